@@ -1,0 +1,1 @@
+"""Dovetail: the merge, from recipe to report."""

@@ -1,0 +1,49 @@
+"""The engine's part of the error tree (its root and the checkpoint errors are in ``dovetail.io.errors``).
+
+::
+
+    DovetailError
+    ├── CheckpointError ...            exit code 3, see dovetail.io.errors
+    ├── RecipeError (ValueError)       exit code 2: the recipe or an option is wrong
+    ├── DoesNotFitError                exit code 4
+    │   ├── MemoryLimitError           the plan's projection exceeds the memory limit
+    │   └── DiskSpaceError             the output does not fit on the disk
+    ├── OutputError (OSError)          exit code 5: the output cannot be written or is refused
+    └── InterruptedMergeError          exit code 130: stopped on request
+"""
+
+from __future__ import annotations
+
+from dovetail.io.errors import DovetailError
+
+
+class RecipeError(DovetailError, ValueError):
+    """The recipe, or an option given beside it, is wrong."""
+
+    exit_code = 2
+
+
+class DoesNotFitError(DovetailError):
+    """The merge does not fit in memory or on disk."""
+
+    exit_code = 4
+
+
+class MemoryLimitError(DoesNotFitError):
+    """The plan's projected memory exceeds the limit."""
+
+
+class DiskSpaceError(DoesNotFitError):
+    """The output does not fit on the disk."""
+
+
+class OutputError(DovetailError, OSError):
+    """The output cannot be written, or is refused."""
+
+    exit_code = 5
+
+
+class InterruptedMergeError(DovetailError):
+    """The merge was stopped on request."""
+
+    exit_code = 130

@@ -1,0 +1,1 @@
+"""Merge methods: one file and one row of the table each."""

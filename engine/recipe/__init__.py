@@ -1,0 +1,1 @@
+"""Recipes: YAML in, validated and resolved parameters out."""

@@ -1,0 +1,1 @@
+"""Dovetail: checkpoints in and out, as chunked Zarr arrays."""

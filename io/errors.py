@@ -1,0 +1,74 @@
+"""The error tree's root and the part of it that concerns checkpoints.
+
+::
+
+    DovetailError                     exit code 1
+    ├── CheckpointError (ValueError)  exit code 3
+    │   ├── HeaderError               a safetensors header that breaks the format's rules
+    │   ├── IndexFileError            a shard index that breaks its rules
+    │   ├── MissingFileError          a checkpoint or a shard that is not there
+    │   ├── UnsupportedError          a format, dtype or quantisation that cannot be merged
+    │   ├── TensorMismatchError       tensors missing or differing in shape between checkpoints
+    │   └── NonFiniteError            NaN or infinity where numbers are expected
+    └── engine.errors ...             recipes, memory, output (see there)
+
+Every message reads ``<what> <actual>; expected <value>; <what to do>``.
+"""
+
+from __future__ import annotations
+
+
+class DovetailError(Exception):
+    """Root of every error that Dovetail raises on purpose.
+
+    Parameters
+    ----------
+    what
+        What is wrong, with the actual value and the file and tensor concerned.
+    expected
+        What would have been right (the word "expected" is added).
+    action
+        What the user can do about it.
+
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, expected: str = "", action: str = "") -> None:
+        self.what, self.expected, self.action = what, expected, action
+        parts = [what, f"expected {expected}" if expected else "", action]
+        super().__init__("; ".join(part for part in parts if part))
+
+    def __reduce__(self) -> tuple[type[DovetailError], tuple[str, str, str]]:
+        """Pickle by the three parts, so that an error crosses process boundaries whole."""
+        return type(self), (self.what, self.expected, self.action)
+
+
+class CheckpointError(DovetailError, ValueError):
+    """A checkpoint is bad."""
+
+    exit_code = 3
+
+
+class HeaderError(CheckpointError):
+    """A safetensors header breaks the format's rules."""
+
+
+class IndexFileError(CheckpointError):
+    """A shard index breaks its rules."""
+
+
+class MissingFileError(CheckpointError):
+    """A checkpoint or one of its files is not there."""
+
+
+class UnsupportedError(CheckpointError):
+    """A format, dtype or quantisation that Dovetail cannot merge."""
+
+
+class TensorMismatchError(CheckpointError):
+    """Tensors are missing or differ in shape between checkpoints."""
+
+
+class NonFiniteError(CheckpointError):
+    """A NaN or an infinity in an input."""
