@@ -1,0 +1,112 @@
+"""What a merge method is made of: reduce passes, then one apply pass, chunk by chunk.
+
+A method turns a `Problem` (one output tensor with its resolved parameters) into a `Program`. The engine cuts the
+tensor into chunks, runs every reduce pass over all chunks, combines their partial results in chunk order, and
+hands the combined state to the next pass and finally to `Program.apply`, which writes the output.
+
+Programs and states cross process boundaries: they are small and picklable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+"""Stored elements as a flat array of bytes."""
+
+State = Any
+"""What reduce passes have found so far; `None` before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One output tensor as a method sees it."""
+
+    name: str
+    """Name of the output tensor."""
+    shape: tuple[int, ...]
+    """Shape of the output tensor."""
+    length: int
+    """Number of elements."""
+    base_code: int | None
+    """Dtype code of the base model's tensor; None without a base model."""
+    model_codes: tuple[int, ...]
+    """Dtype codes of the models' tensors, in model order."""
+    out_code: int
+    """Dtype code of the output."""
+    parameters: Mapping[str, Any]
+    """Merge-wide parameters, resolved for this tensor."""
+    model_parameters: tuple[Mapping[str, Any], ...]
+    """Per-model parameters, resolved for this tensor, in model order."""
+    seed: int = 0
+    """Seed of random masks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The inputs of one chunk: elements ``window_start:window_stop`` of each source, flattened."""
+
+    index: int
+    """Position of the chunk in its tensor."""
+    start: int
+    """First element to compute."""
+    stop: int
+    """One past the last element to compute."""
+    window_start: int
+    """First element present in the arrays, at most `start`."""
+    base: Bytes | None
+    """The base model's stored bytes of the window."""
+    models: tuple[Bytes, ...]
+    """The models' stored bytes of the window, in model order."""
+
+
+@dataclass(slots=True)
+class ChunkStatistics:
+    """What one chunk contributes to its tensor's statistics; adds up over chunks."""
+
+    kept: NDArray[np.int64]
+    """``kept[i, j]``: elements that both model i and model j keep (the diagonal: that model i keeps)."""
+    delta_square: NDArray[np.float64]
+    """Sum of squares of each model's task vector."""
+    kept_square: NDArray[np.float64]
+    """Sum of squares of the kept part of each model's task vector."""
+    merged_square: float
+    """Sum of squares of the merged change, output minus base, before rounding to the output dtype."""
+    overflowed: int = 0
+    """Finite values that became infinite in the output dtype."""
+    nonfinite: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """NaN and infinite elements read, by source: the base model (if any) first, then the models."""
+
+
+class Program(Protocol):
+    """How one tensor is computed."""
+
+    @property
+    def reduce_passes(self) -> int:
+        """Number of passes over the inputs before the apply pass."""
+        ...
+
+    def window(self, start: int, stop: int) -> tuple[int, int]:
+        """Element range of the inputs that chunk ``start:stop`` needs."""
+        ...
+
+    def scratch_bytes(self, elements: int) -> int:
+        """Working memory, beyond inputs and output, for a window of that many elements."""
+        ...
+
+    def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
+        """Compute pass `step`'s partial result of one chunk."""
+        ...
+
+    def combine(self, step: int, partials: Sequence[Any], state: State) -> State:
+        """Combine the partial results of all chunks, given in chunk order, into the next state."""
+        ...
+
+    def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
+        """Compute elements ``chunk.start:chunk.stop`` into `out` (stored bytes of the output dtype)."""
+        ...
