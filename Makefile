@@ -1,0 +1,43 @@
+# Everything runs in an environment of its own, made on first use; nothing has to be active.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean help
+
+help:
+	@echo "make demo   install, make small checkpoints, merge them by CABS, explain the result"
+	@echo "make test   install with the test extra; ruff, mypy --strict and the whole test suite"
+	@echo "make lint   ruff and mypy alone"
+	@echo "make clean  remove the environment and everything made here"
+
+$(BIN)/dovetail: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $(BIN)/dovetail
+
+$(VENV)/.test: pyproject.toml $(BIN)/dovetail
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $(VENV)/.test
+
+demo: $(BIN)/dovetail
+	$(BIN)/dovetail demo
+
+# mypy looks the packages up by their import names, which the folders alone do not have.
+.typecheck/dovetail:
+	@mkdir -p .typecheck/dovetail
+	@ln -sfn ../../engine .typecheck/dovetail/engine
+	@ln -sfn ../../io .typecheck/dovetail/io
+
+lint: $(VENV)/.test .typecheck/dovetail
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml -p dovetail.engine -p dovetail.io
+
+test: lint
+	$(BIN)/pytest -q -n auto
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n auto tests/kernels tests/methods
+
+clean:
+	rm -rf $(VENV) .typecheck build *.egg-info dovetail-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,71 @@
+"""The model card of a merged model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from dovetail.engine.manifest import MANIFEST_NAME, pair_overlaps
+from dovetail.engine.planned import Plan
+
+
+def model_card(plan: Plan, totals: dict[str, Any]) -> str:
+    """Write the README.md of the output: what was merged, how, and with what result.
+
+    Parameters
+    ----------
+    plan
+        The merge.
+    totals
+        Statistics of the whole merge, as in the manifest.
+
+    """
+    names = [*([str(plan.base.path)] if plan.base else []), *plan.models]
+    # Only hub names are valid in a card's base_model; a local path means nothing elsewhere.
+    hub_names = [name for name in dict.fromkeys(names) if _is_hub_name(name)]
+    front: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "dovetail", plan.method.name]}
+    if hub_names:
+        front["base_model"] = hub_names
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False).strip(),
+        "---",
+        "",
+        "# Merged model",
+        "",
+        f"Merged with [Dovetail](https://pypi.org/project/dovetail/) by `{plan.method.name}`"
+        + (f" ([paper]({plan.method.paper}))." if plan.method.paper else "."),
+        "",
+    ]
+    if plan.base is not None:
+        lines += [f"Base model: `{_short(str(plan.base.path))}`.", ""]
+    lines += ["| model | density | task vector norm | norm kept |", "|---|---|---|---|"]
+    for index, name in enumerate(plan.models):
+        lines.append(
+            f"| `{_short(name)}` | {totals['density'][index]:.4f} | {totals['task_vector_norm'][index]:.4g} "
+            f"| {totals['kept_norm'][index]:.4g} |"
+        )
+    lines.append("")
+    for i, j, value in pair_overlaps(totals):
+        lines.append(f"Overlap of `{_short(plan.models[i])}` and `{_short(plan.models[j])}`: {value:.4f}.")
+    lines += [
+        "",
+        "## Recipe",
+        "",
+        "```yaml",
+        plan.recipe.origin.text.strip(),
+        "```",
+        "",
+        f"Per-tensor statistics and checksums: `{MANIFEST_NAME}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _is_hub_name(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith((".", "/", "~")) else name

@@ -1,0 +1,245 @@
+"""The command ``dovetail``. Heavy imports wait until a command needs them, so that help answers at once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from dovetail.engine.merging import RunOptions
+    from dovetail.engine.planned import PlanOptions
+
+app = typer.Typer(
+    name="dovetail",
+    help="Merge model checkpoints that are bigger than your memory: exact, bounded, resumable.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class OnNonFinite(StrEnum):
+    """What to do with NaN and infinity in an input."""
+
+    error = "error"
+    keep = "keep"
+
+
+class OutputFormat(StrEnum):
+    """Format of the output."""
+
+    safetensors = "safetensors"
+
+
+class _Mode:
+    """How errors are shown."""
+
+    debug = False
+    as_json = False
+
+
+def _set_debug(value: bool) -> bool:
+    _Mode.debug = _Mode.debug or value
+    return value
+
+
+def _set_json(value: bool) -> bool:
+    _Mode.as_json = _Mode.as_json or value
+    return value
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        import importlib.metadata
+
+        print(f"dovetail {importlib.metadata.version('dovetail')}")
+        raise typer.Exit
+
+
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A mergekit YAML file.")]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Limit on the whole process. [default: half of what is free, at most 2GiB]"),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Tasks at once, if memory allows. [default: one a core]"),
+]
+ShardOption = Annotated[str, typer.Option("--shard-size", metavar="SIZE", help="Size of an output shard.")]
+DtypeOption = Annotated[
+    str | None, typer.Option(metavar="DTYPE", help="Output dtype, such as bfloat16. [default: the recipe's]")
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of random masks.")]
+NonFiniteOption = Annotated[OnNonFinite, typer.Option(help="What to do with NaN and infinity in an input.")]
+JsonOption = Annotated[bool, typer.Option("--json", callback=_set_json, help="Print JSON.")]
+DebugOption = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show tracebacks of errors.")]
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Merge model checkpoints that are bigger than your memory: exact, bounded, resumable."""
+
+
+@app.command()
+def merge(
+    recipe: RecipeArgument,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    format: Annotated[OutputFormat, typer.Option(help="Format of the output.")] = OutputFormat.safetensors,
+    shard_size: ShardOption = "5GB",
+    dtype: DtypeOption = None,
+    seed: SeedOption = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished merge into OUT away.")] = False,
+    nonfinite: NonFiniteOption = OnNonFinite.error,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Merge checkpoints as RECIPE says; the same command again continues an interrupted merge."""
+    from dovetail.engine import events
+    from dovetail.engine.display import choose_display
+    from dovetail.engine.merging import merge as run_merge
+    from dovetail.engine.report import print_summary
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    finished: list[events.Done] = []
+    with choose_display(quiet=quiet, as_json=as_json) as display:
+
+        def listen(event: events.Event) -> None:
+            display(event)
+            if isinstance(event, events.Done):
+                finished.append(event)
+
+        options = _plan_options(shard_size, dtype, seed, nonfinite)
+        manifest = run_merge(recipe, output, options, _run_options(memory, workers, overwrite, restart), listen)
+    if not quiet and not as_json:
+        print_summary(manifest, finished[0])
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    shard_size: ShardOption = "5GB",
+    dtype: DtypeOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what a merge would read, write and hold; no tensor data is touched."""
+    from dovetail.engine.merging import prepare
+    from dovetail.engine.planning import make_plan
+    from dovetail.engine.report import plan_json, print_plan
+
+    made = make_plan(recipe, _plan_options(shard_size, dtype, seed, OnNonFinite.error))
+    budget, _ = prepare(made, _run_options(memory, workers, overwrite=False, restart=False))
+    if as_json:
+        print(json.dumps(plan_json(made, budget), indent=1))
+    else:
+        print_plan(made, budget)
+
+
+@app.command()
+def inspect(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A folder or a .safetensors file.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List a checkpoint's tensors, shapes, dtypes and sizes."""
+    from dovetail.engine.report import checkpoint_json, print_checkpoint
+    from dovetail.io.checkpoint import read_checkpoint
+
+    opened = read_checkpoint(checkpoint)
+    if as_json:
+        print(json.dumps(checkpoint_json(opened), indent=1))
+    else:
+        print_checkpoint(opened)
+
+
+@app.command()
+def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Show the table of methods: parameters, defaults, papers."""
+    from dovetail.engine.methods.registry import METHODS
+    from dovetail.engine.report import methods_json, print_methods
+
+    if as_json:
+        print(json.dumps(methods_json(METHODS), indent=1))
+    else:
+        print_methods(METHODS)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it.")] = Path("dovetail-demo"),
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Limit on the merging process.")] = "512MiB",
+    debug: DebugOption = False,
+) -> None:
+    """Make small checkpoints, merge them by CABS, check the result and explain it."""
+    from dovetail.engine.demo import run_demo
+    from dovetail.engine.sizes import parse_size
+
+    run_demo(folder, parse_size(memory))
+
+
+def _plan_options(shard_size: str, dtype: str | None, seed: int, nonfinite: OnNonFinite) -> PlanOptions:
+    from dovetail.engine.planned import PlanOptions
+    from dovetail.engine.sizes import parse_size
+
+    return PlanOptions(parse_size(shard_size), dtype, seed, nonfinite is OnNonFinite.keep)
+
+
+def _run_options(memory: str | None, workers: int | None, overwrite: bool, restart: bool) -> RunOptions:
+    from dovetail.engine.merging import RunOptions
+    from dovetail.engine.sizes import parse_size
+
+    return RunOptions(None if memory is None else parse_size(memory), workers, overwrite, restart)
+
+
+def _interrupt(signal_number: int, frame: Any) -> NoReturn:
+    """Treat a request to terminate like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command and exit with its code: see ``dovetail.io.errors`` and ``dovetail.engine.errors``."""
+    _Mode.debug = _Mode.as_json = False
+    try:
+        app(arguments)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except Exception as error:
+        from dovetail.engine.failure import describe
+
+        text, code = describe(error)
+        _fail(text, code)
+    sys.exit(0)
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    """Say what went wrong, where people and programs look for it."""
+    if _Mode.debug:
+        traceback.print_exc()
+    if _Mode.as_json:
+        print(json.dumps({"event": "error", "text": text, "exit_code": code}), flush=True)
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

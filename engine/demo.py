@@ -1,0 +1,167 @@
+"""The demonstration: small checkpoints, merged by CABS, checked by other means, explained."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.engine import events
+from dovetail.engine.display import choose_display
+from dovetail.engine.errors import OutputError
+from dovetail.engine.manifest import MANIFEST_NAME
+from dovetail.engine.merging import RunOptions, merge
+from dovetail.engine.planned import PlanOptions
+from dovetail.engine.report import print_summary
+from dovetail.engine.sizes import format_size
+from dovetail.engine.synthetic import SIZES, make_checkpoint
+
+KEEP, BLOCK, WEIGHT = 64, 256, 1.2
+"""n, m and weight: the paper's setting for two 7B models."""
+
+SHARD_BYTES = 48 * 10**6
+"""Size of the demonstration's shards, small enough that there are several."""
+
+CHECKED_TENSORS = 8
+"""Tensors that the check computes again."""
+
+MODELS = ("base", "math", "code")
+"""Folders of the base model and its two fine-tunes."""
+
+
+def run_demo(folder: Path, memory_bytes: int) -> None:
+    """Make, merge, check and explain, in `folder`.
+
+    Raises
+    ------
+    OutputError
+        The folder holds something that is not a demonstration.
+
+    """
+    recipe, merged = folder / "recipe.yml", folder / "merged"
+    if folder.exists() and any(folder.iterdir()) and not recipe.exists():
+        raise OutputError(f"folder {folder} is not empty", "a new folder or an earlier demonstration", "choose another")
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"1. Making a base model and two fine-tunes (Llama-shaped, bfloat16, sharded) in {folder}/")
+    _make_checkpoints(folder)
+    recipe.write_text(_recipe(folder))
+    print(f"\n2. Merging them by CABS with {KEEP}:{BLOCK}, in at most {format_size(memory_bytes)} of memory:")
+    print(f"   dovetail merge {recipe} {merged} --memory {memory_bytes // 2**20}MiB --shard-size 48MB\n")
+    if merged.exists():
+        shutil.rmtree(merged)
+    finished: list[events.Done] = []
+    with choose_display(quiet=False, as_json=False) as display:
+
+        def listen(event: events.Event) -> None:
+            display(event)
+            if isinstance(event, events.Done):
+                finished.append(event)
+
+        manifest = merge(recipe, merged, PlanOptions(SHARD_BYTES), RunOptions(memory_bytes), listen)
+    print_summary(manifest, finished[0])
+    print("\n3. Checking the result by other means")
+    for line in check(folder, manifest):
+        print(f"   {line}")
+    _explain(merged, recipe)
+
+
+def _make_checkpoints(folder: Path) -> None:
+    """Write the checkpoints in processes of their own, so that their memory is not the merge's."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        jobs = [
+            pool.submit(make_checkpoint, folder / name, SIZES["demo"], index, max_shard_bytes=SHARD_BYTES)
+            for index, name in enumerate(MODELS)
+        ]
+        for name, job in zip(MODELS, jobs, strict=True):
+            print(f"   {name:5} {format_size(job.result())}", flush=True)
+
+
+def _recipe(folder: Path) -> str:
+    """Write the recipe as a user would."""
+    base, *models = (folder / name for name in MODELS)
+    lines = ["merge_method: cabs", f"base_model: {base}", "models:"]
+    lines += [f"  - model: {model}\n    parameters: {{weight: {WEIGHT}}}" for model in models]
+    lines += [f"parameters: {{n: {KEEP}, m: {BLOCK}}}", "dtype: bfloat16", ""]
+    return "\n".join(lines)
+
+
+def check(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """Compute some tensors again with plain numpy from the official safetensors reader, and compare every bit.
+
+    Raises
+    ------
+    OutputError
+        A tensor differs.
+
+    """
+    names = sorted(manifest["tensors"], key=lambda name: (manifest["tensors"][name]["shape"], name))
+    step = max(1, len(names) // CHECKED_TENSORS)
+    chosen = names[::step][:CHECKED_TENSORS]
+    shared = kept = 0
+    for name in chosen:
+        base, *models, merged = (_load(folder / part, name) for part in (*MODELS, "merged"))
+        expected, masks = _plain_cabs(base, models)
+        shared += int(np.sum(masks[0] & masks[1]))
+        kept += int(masks[0].sum() + masks[1].sum())
+        if not np.array_equal(expected, merged):
+            raise OutputError(f"tensor {name!r} of the demonstration is wrong", "the same bits as plain numpy")
+    return [
+        f"{len(chosen)} tensors computed again in plain numpy: every bit is the same",
+        f"{kept:,} kept changes in them, {shared} at a place that both models keep",
+        "read with the official safetensors library",
+    ]
+
+
+def _load(folder: Path, name: str) -> NDArray[np.uint16]:
+    """Read one bfloat16 tensor, as bits, with the official library."""
+    from safetensors import safe_open
+
+    weight_map = json.loads((folder / "model.safetensors.index.json").read_bytes())["weight_map"]
+    with safe_open(folder / weight_map[name], framework="np") as file:
+        tensor: NDArray[Any] = file.get_tensor(name)
+    return tensor.reshape(-1).view(np.uint16)
+
+
+def _plain_cabs(
+    base: NDArray[np.uint16], models: list[NDArray[np.uint16]]
+) -> tuple[NDArray[np.uint16], list[NDArray[np.bool_]]]:
+    """Merge one tensor whose length is a multiple of the block's, as the paper's Algorithm 1 reads."""
+    import ml_dtypes
+
+    origin = base.view(ml_dtypes.bfloat16).astype(np.float32)
+    claimed = np.zeros(origin.shape, np.bool_)
+    change, masks = np.zeros_like(origin), []
+    for stored in models:
+        tau = stored.view(ml_dtypes.bfloat16).astype(np.float32) - origin
+        rank = np.where(claimed | (tau == 0), np.float32(-1), np.abs(tau)).reshape(-1, BLOCK)
+        strongest = np.argsort(-rank, axis=1, kind="stable")[:, :KEEP]
+        mask = np.zeros(rank.shape, np.bool_)
+        np.put_along_axis(mask, strongest, np.take_along_axis(rank, strongest, 1) >= 0, 1)
+        masks.append(mask.reshape(-1))
+        claimed |= masks[-1]
+        change += np.where(masks[-1], np.float32(WEIGHT) * tau, np.float32(0))
+    merged = np.where(change == 0, origin, origin + change)
+    return merged.astype(ml_dtypes.bfloat16).view(np.uint16), masks
+
+
+def _explain(merged: Path, recipe: Path) -> None:
+    print(
+        f"""
+4. What happened
+   Of every {BLOCK} consecutive weights, each fine-tune kept its {KEEP} strongest changes (in bfloat16 many are exactly
+   zero: they are never kept). No two fine-tunes kept a change at the same place, so the overlap is 0.
+
+5. Where to look next
+   {merged}/README.md                  the model card
+   {merged}/{MANIFEST_NAME}     statistics and checksums of every tensor
+   .venv/bin/dovetail inspect {merged}    its tensors
+   .venv/bin/dovetail plan {recipe}       what the merge reads, writes and holds
+   .venv/bin/dovetail methods                        all methods and their parameters"""
+    )

@@ -1,0 +1,195 @@
+"""Carrying out a plan: scheduler, background commits, journal, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
+
+from dovetail.engine import events
+from dovetail.engine.commit import Committer
+from dovetail.engine.grid import Job
+from dovetail.engine.journal import Journal
+from dovetail.engine.manifest import chunk_checksums
+from dovetail.engine.memory import Budget, resident_bytes
+from dovetail.engine.planned import Plan
+from dovetail.engine.records import RecordTable
+from dovetail.engine.run import Scheduler
+from dovetail.engine.task import PieceWork, TaskRecord, Work
+from dovetail.io.sink import SafetensorsSink
+
+
+class Execution:
+    """One run over the tasks of a plan that the journal does not have yet.
+
+    Parameters
+    ----------
+    plan, budget, table, journal, sink
+        What to do, within what memory, and where results go.
+    listen
+        Receives events, always on the thread that calls `run`.
+
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        budget: Budget,
+        table: RecordTable,
+        journal: Journal,
+        sink: SafetensorsSink,
+        listen: events.Listener,
+    ) -> None:
+        self.plan, self.budget, self.table, self.journal = plan, budget, table, journal
+        self.sink, self.listen = sink, listen
+        self.read_bytes = self.written_bytes = 0
+        self._jobs = [(job, todo) for job in plan.jobs if (todo := self._positions(job))]
+        self._total_bytes = sum(self._job_bytes(job, todo) for job, todo in self._jobs)
+        self._shard_chunks: Counter[int] = Counter()
+        for index, placed in enumerate(plan.layout.tensors):
+            self._shard_chunks[placed.shard] += int((table.of_tensor(index)["done"] == 0).sum())
+        self._durable: queue.SimpleQueue[Sequence[TaskRecord]] = queue.SimpleQueue()
+        self._durable_tasks = 0
+
+    @property
+    def remaining_bytes(self) -> int:
+        """Output bytes that are still to be written."""
+        tensors = self.plan.tensors
+        return sum(
+            (piece.stop - piece.start) * tensors[piece.tensor].dtype.itemsize
+            for job, todo in self._jobs
+            for position in todo
+            for piece in job.tasks[position]
+        )
+
+    def run(self, executor: Executor | None = None) -> None:
+        """Run everything; on return all of it is durable and journalled.
+
+        On an error or an interruption, what was finished before is made durable and journalled too.
+        """
+        started = time.monotonic()
+        committer = Committer(self._flush, self._durable.put, self.budget.unwritten_bytes)
+        try:
+            with _executor(executor, self.budget.workers) as pool:
+                scheduler = Scheduler(pool, self.budget.workers, self._passes, self._combine, self._work)
+                with contextlib.closing(scheduler.run(self._jobs)) as finished:
+                    for record in finished:
+                        self.read_bytes += record.read_bytes
+                        self.written_bytes += record.written_bytes
+                        if record.pieces:
+                            committer.put(record)
+                        self._report_durable()
+                        self._report_progress(started)
+        finally:
+            committer.close()
+            self._report_durable()
+
+    def _positions(self, job: Job) -> list[int]:
+        """Give the tasks of a job that are not wholly done."""
+        return [
+            position
+            for position, pieces in enumerate(job.tasks)
+            if not all(self.table.is_done(piece.tensor, piece.chunk) for piece in pieces)
+        ]
+
+    def _job_bytes(self, job: Job, todo: list[int]) -> int:
+        """Give the bytes that a job will read and write."""
+        total = 0
+        passes = self._passes(job)
+        for position, pieces in enumerate(job.tasks):
+            for piece in pieces:
+                tensor = self.plan.tensors[piece.tensor]
+                size = piece.stop - piece.start
+                read = size * sum(item.source.itemsize for item in tensor.inputs)
+                total += passes * read + (position in todo) * (read + size * tensor.dtype.itemsize)
+        return total
+
+    def _passes(self, job: Job) -> int:
+        """Give a job's number of reduce passes; tensors that are one chunk run theirs inside their task."""
+        return self.plan.tensors[job.tasks[0][0].tensor].program.reduce_passes if len(job.tasks) > 1 else 0
+
+    def _combine(self, job: Job, step: int, partials: list[Any], state: Any) -> Any:
+        return self.plan.tensors[job.tasks[0][0].tensor].program.combine(step, partials, state)
+
+    def _work(self, job: Job, position: int, step: int, state: Any) -> Work:
+        pieces = []
+        for piece in job.tasks[position]:
+            tensor = self.plan.tensors[piece.tensor]
+            pieces.append(
+                PieceWork(
+                    tensor=piece.tensor,
+                    chunk=piece.chunk,
+                    start=piece.start,
+                    stop=piece.stop,
+                    length=tensor.length,
+                    program=tensor.program,
+                    base=tensor.base,
+                    models=tensor.models,
+                    element_bytes=tensor.dtype.itemsize,
+                    slot=self.sink.slot(piece.tensor),
+                    state=state,
+                )
+            )
+        return Work(job.first_task + position, step, tuple(pieces), self.plan.options.keep_nonfinite)
+
+    def _flush(self, group: Sequence[TaskRecord]) -> None:
+        """Make a group's bytes durable, then its rows."""
+        pieces = [piece for record in group for piece in record.pieces]
+        chunk = [self.plan.tensors[piece.tensor].chunk_elements for piece in pieces]
+        self.sink.commit(
+            (
+                piece.tensor,
+                piece.chunk * size,
+                min(self.plan.tensors[piece.tensor].length, (piece.chunk + 1) * size),
+            )
+            for piece, size in zip(pieces, chunk, strict=True)
+        )
+        self.journal.append(self.table.add(pieces))
+
+    def _report_durable(self) -> None:
+        """Tell of commits since the last call, and of output files that they completed."""
+        while not self._durable.empty():
+            group = self._durable.get()
+            self._durable_tasks += len(group)
+            size = sum(record.written_bytes for record in group)
+            self.listen(events.Committed(tasks=self._durable_tasks, bytes=size))
+            shards: Counter[int] = Counter(
+                self.plan.layout.tensors[piece.tensor].shard for record in group for piece in record.pieces
+            )
+            for number, count in shards.items():
+                self._shard_chunks[number] -= count
+                if self._shard_chunks[number] == 0:
+                    self.listen(self._shard_finished(number))
+
+    def _shard_finished(self, number: int) -> events.ShardFinished:
+        shard = self.plan.layout.shards[number]
+        checksums = {
+            placed.name: chunk_checksums(self.table.of_tensor(index))
+            for index, placed in enumerate(self.plan.layout.tensors)
+            if placed.shard == number
+        }
+        return events.ShardFinished(file=shard.file_name, bytes=shard.size_bytes, checksums=checksums)
+
+    def _report_progress(self, started: float) -> None:
+        self.listen(
+            events.Progress(
+                done_bytes=self.read_bytes + self.written_bytes,
+                total_bytes=self._total_bytes,
+                seconds=time.monotonic() - started,
+                resident_bytes=resident_bytes(),
+            )
+        )
+
+
+@contextlib.contextmanager
+def _executor(given: Executor | None, workers: int) -> Iterator[Executor]:
+    """Use the executor given, or a pool of threads: kernels run without the interpreter's lock."""
+    if given is not None:
+        yield given
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="dovetail-work") as pool:
+        yield pool

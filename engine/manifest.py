@@ -1,0 +1,180 @@
+"""The manifest: what went into a merge, what came out, and what happened to every tensor.
+
+It depends on the plan and the data alone, so that two runs of one plan write the same manifest, byte for byte.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.engine.planned import MATHS_VERSION, Plan, PlannedTensor
+from dovetail.engine.records import RecordTable
+
+MANIFEST_NAME = "dovetail_manifest.json"
+"""File name of the manifest in the output folder."""
+
+FORMAT_VERSION = 1
+"""Changes whenever the manifest's structure does."""
+
+
+def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Describe a finished merge.
+
+    Parameters
+    ----------
+    plan
+        What was done.
+    table
+        The rows of all chunks.
+    side_files
+        Size and checksum of every output file that is not a shard, by name.
+
+    Returns
+    -------
+    dict
+        A JSON object. Checksums are XXH3-64 in hexadecimal; statistics are described in `tensor_statistics`.
+
+    """
+    return {
+        "format": "dovetail-manifest",
+        "format_version": FORMAT_VERSION,
+        "dovetail_version": importlib.metadata.version("dovetail"),
+        "maths_version": MATHS_VERSION,
+        "recipe": json.loads(plan.recipe.canonical_json()),
+        "options": {
+            "dtype": plan.options.dtype,
+            "seed": plan.options.seed,
+            "nonfinite": "keep" if plan.options.keep_nonfinite else "error",
+            "shard_size_bytes": plan.options.shard_size_bytes,
+        },
+        "models": list(plan.models),
+        "inputs": [
+            {
+                "checkpoint": str(checkpoint.path),
+                "files": [
+                    {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
+                    for file in checkpoint.files
+                ],
+            }
+            for checkpoint in plan.checkpoints
+        ],
+        "checksum": "xxh3-64",
+        "shards": [
+            {"name": shard.file_name, "size_bytes": shard.size_bytes, "header_bytes": len(shard.header)}
+            for shard in plan.layout.shards
+        ],
+        "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
+        "totals": total_statistics(plan, table),
+        "tensors": {
+            tensor.name: _tensor_entry(plan, tensor, index, table.of_tensor(index))
+            for index, tensor in enumerate(plan.tensors)
+        },
+    }
+
+
+def chunk_checksums(rows: NDArray[Any]) -> list[str]:
+    """Write the checksums of a tensor's chunks in hexadecimal."""
+    return [f"{int(value):016x}" for value in rows["checksum"]]
+
+
+def _tensor_entry(plan: Plan, tensor: PlannedTensor, index: int, rows: NDArray[Any]) -> dict[str, Any]:
+    return {
+        "file": plan.layout.shards[plan.layout.tensors[index].shard].file_name,
+        "dtype": tensor.dtype.name,
+        "shape": list(tensor.shape),
+        "chunk_elements": tensor.chunk_elements,
+        "checksums": chunk_checksums(rows),
+        "statistics": tensor_statistics(tensor, rows),
+    }
+
+
+def tensor_statistics(tensor: PlannedTensor, rows: NDArray[Any]) -> dict[str, Any]:
+    """Summarise one tensor; lists are in the order of its models as the method took them (``models``).
+
+    ``kept``, ``density``: elements of each task vector that the merge keeps, and their fraction.
+    ``overlap``: for each pair of models, elements that both keep over elements that either keeps.
+    ``task_vector_norm``, ``kept_norm``: Euclidean norms before and after pruning. ``merged_norm``: that of the
+    merged change. ``overflowed``: values that became infinite in the output dtype. ``nonfinite``: NaN and
+    infinite elements read, the base model's first.
+    """
+    if tensor.copied:
+        return {"copied": True, "differing": bool(rows["differing"].any())}
+    count = len(tensor.models)
+    kept = rows["kept"].sum(axis=0)[:count, :count]
+    return {
+        "models": list(tensor.order),
+        **_kept_statistics(kept, tensor.length),
+        "task_vector_norm": _norms(rows["delta_square"][:, :count]),
+        "kept_norm": _norms(rows["kept_square"][:, :count]),
+        "merged_norm": float(np.sqrt(rows["merged_square"].sum())),
+        "overflowed": int(rows["overflowed"].sum()),
+        "nonfinite": [int(value) for value in rows["nonfinite"].sum(axis=0)[: len(tensor.inputs)]],
+    }
+
+
+def total_statistics(plan: Plan, table: RecordTable) -> dict[str, Any]:
+    """Summarise the whole merge; lists are in the order of the recipe's models (``models`` of the manifest)."""
+    count = len(plan.models)
+    kept, elements = np.zeros((count, count), np.int64), np.zeros(count, np.int64)
+    delta, kept_square, merged = np.zeros(count), np.zeros(count), 0.0
+    overflowed = nonfinite = 0
+    for index, tensor in enumerate(plan.tensors):
+        if tensor.copied:
+            continue
+        rows, order = table.of_tensor(index), np.array(tensor.order)
+        size = len(order)
+        # A model can stand at several places of a tensor's order: unbuffered addition counts each.
+        np.add.at(kept, np.ix_(order, order), rows["kept"].sum(axis=0)[:size, :size])
+        np.add.at(elements, order, tensor.length)
+        np.add.at(delta, order, rows["delta_square"].sum(axis=0)[:size])
+        np.add.at(kept_square, order, rows["kept_square"].sum(axis=0)[:size])
+        merged += float(rows["merged_square"].sum())
+        overflowed += int(rows["overflowed"].sum())
+        nonfinite += int(rows["nonfinite"].sum())
+    return {
+        "elements": [int(value) for value in elements],
+        **_kept_statistics(kept, elements),
+        "task_vector_norm": _norms(delta[np.newaxis]),
+        "kept_norm": _norms(kept_square[np.newaxis]),
+        "merged_norm": float(np.sqrt(merged)),
+        "overflowed": overflowed,
+        "nonfinite": nonfinite,
+        "copied": sum(tensor.copied for tensor in plan.tensors),
+        "copied_differing": differing_copies(plan, table),
+    }
+
+
+def differing_copies(plan: Plan, table: RecordTable) -> list[str]:
+    """Name the tensors that were taken from the base model although a model has other values."""
+    return [
+        tensor.name
+        for index, tensor in enumerate(plan.tensors)
+        if tensor.copied and table.of_tensor(index)["differing"].any()
+    ]
+
+
+def _kept_statistics(kept: NDArray[np.int64], elements: int | NDArray[np.int64]) -> dict[str, Any]:
+    alone = np.diagonal(kept)
+    union = alone[:, np.newaxis] + alone[np.newaxis, :] - kept
+    overlap = kept / np.maximum(union, 1)
+    return {
+        "kept": [int(value) for value in alone],
+        "density": [float(value) for value in alone / np.maximum(elements, 1)],
+        "overlap": [[float(value) for value in line] for line in overlap],
+    }
+
+
+def _norms(squares: NDArray[np.float64]) -> list[float]:
+    return [float(value) for value in np.sqrt(squares.sum(axis=0))]
+
+
+def pair_overlaps(statistics: Mapping[str, Any]) -> Sequence[tuple[int, int, float]]:
+    """List (i, j, overlap) for every pair of models i < j."""
+    matrix = statistics["overlap"]
+    return [(i, j, matrix[i][j]) for i in range(len(matrix)) for j in range(i + 1, len(matrix))]

@@ -1,0 +1,224 @@
+"""The merge itself, from a recipe to a published folder: the function behind ``dovetail merge``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dovetail.engine import events
+from dovetail.engine.card import model_card
+from dovetail.engine.errors import InterruptedMergeError
+from dovetail.engine.execution import Execution
+from dovetail.engine.journal import JOURNAL_NAME, Journal
+from dovetail.engine.lock import LOCK_NAME, locked
+from dovetail.engine.manifest import MANIFEST_NAME, build_manifest, total_statistics
+from dovetail.engine.memory import (
+    Budget,
+    default_limit_bytes,
+    fit,
+    peak_resident_bytes,
+    resident_bytes,
+    usable_cores,
+)
+from dovetail.engine.planned import Plan, PlanOptions
+from dovetail.engine.planning import make_plan, problems
+from dovetail.engine.records import RecordTable
+from dovetail.engine.sidefiles import write_side_files
+from dovetail.engine.staging import check_disk_space, check_target, publish, staging_path, write_durably
+from dovetail.engine.warm import trials, warm_up
+from dovetail.io.sink import SafetensorsSink
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a plan is run; none of it changes a byte of the output."""
+
+    memory_bytes: int | None = None
+    """Limit on the process; None for half of what is free, at most 2 GiB."""
+    workers: int | None = None
+    """Tasks that run at once, if memory allows; None for one a core."""
+    overwrite: bool = False
+    """Whether an output folder that is not empty is replaced."""
+    restart: bool = False
+    """Whether an unfinished output is thrown away instead of continued."""
+    executor: Executor | None = None
+    """Runs the tasks; None for a pool of threads. Its workers must see the same files."""
+
+
+def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore) -> tuple[Budget, RecordTable]:
+    """Load the plan's kernels, measure what the process holds, and fit the plan to the memory limit.
+
+    Raises
+    ------
+    MemoryLimitError
+        The limit is too small; the text names one that would do.
+
+    """
+    allowed = run.memory_bytes if run.memory_bytes is not None else default_limit_bytes()
+    table = RecordTable(plan)
+
+    def compiling() -> None:
+        listen(events.Notice("info", "Compiling kernels for this machine; later runs find them in the cache."))
+
+    warm_up(trials(plan.method.name, problems(plan)), compiling)
+    workers = run.workers if run.workers is not None else usable_cores()
+    return fit(allowed, resident_bytes(), plan.task_bytes, workers), table
+
+
+def merge(
+    recipe: str | Path,
+    output: str | Path,
+    options: PlanOptions | None = None,
+    run: RunOptions | None = None,
+    listen: events.Listener = events.ignore,
+) -> dict[str, Any]:
+    """Merge checkpoints as a recipe says, and write the result into a folder.
+
+    The same call after an interruption continues where the journal ends.
+
+    Parameters
+    ----------
+    recipe
+        A mergekit YAML file.
+    output
+        Folder to make; it appears under its name only when it is complete.
+    options
+        What decides the output's bytes.
+    run
+        How the work is done; no effect on the output's bytes.
+    listen
+        Receives events while the merge goes on, on the calling thread.
+
+    Returns
+    -------
+    dict
+        The manifest, as written to ``dovetail_manifest.json``.
+
+    Raises
+    ------
+    DovetailError
+        One of the tree in `dovetail.engine.errors` and `dovetail.io.errors`.
+
+    """
+    started, output, run = time.monotonic(), Path(output), run or RunOptions()
+    plan = make_plan(recipe, options or PlanOptions())
+    inputs = [Path(recipe), *(checkpoint.path for checkpoint in plan.checkpoints)]
+    check_target(output, inputs, overwrite=run.overwrite)
+    for warning in plan.warnings:
+        listen(events.Notice("warning", warning))
+    budget, table = prepare(plan, run, listen)
+    staging = staging_path(output)
+    with locked(staging):
+        if run.restart:
+            _clear(staging)
+        execution = _execute(plan, budget, table, staging, listen, run.executor)
+        manifest = _complete(plan, table, staging)
+        publish(staging, output)
+        # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
+        for name in (JOURNAL_NAME, LOCK_NAME):
+            (output / name).unlink()
+    for warning in _findings(manifest):
+        listen(events.Notice("warning", warning))
+    listen(
+        events.Done(
+            output=str(output),
+            seconds=time.monotonic() - started,
+            read_bytes=execution.read_bytes,
+            written_bytes=execution.written_bytes,
+            peak_resident_bytes=peak_resident_bytes(),
+            allowed_bytes=budget.allowed_bytes,
+            workers=budget.workers,
+            summary=manifest["totals"],
+        )
+    )
+    return manifest
+
+
+def _execute(
+    plan: Plan,
+    budget: Budget,
+    table: RecordTable,
+    staging: Path,
+    listen: events.Listener,
+    executor: Executor | None,
+) -> Execution:
+    """Write every shard into the staging folder."""
+    with contextlib.closing(Journal(staging / JOURNAL_NAME, plan, table)) as journal:
+        if journal.resumed_rows:
+            share = journal.resumed_rows / len(table.rows)
+            listen(events.Notice("info", f"Continuing an unfinished merge: {share:.1%} of its chunks are done."))
+        else:
+            _clear(staging, keep={JOURNAL_NAME, LOCK_NAME})
+        with contextlib.closing(_open_sink(plan, staging, resumed=bool(journal.resumed_rows))) as sink:
+            execution = Execution(plan, budget, table, journal, sink, listen)
+            check_disk_space(staging, execution.remaining_bytes)
+            listen(_started(plan, budget, staging))
+            try:
+                execution.run(executor)
+            except KeyboardInterrupt:
+                raise InterruptedMergeError(
+                    f"merge interrupted; {table.rows['done'].mean():.1%} of its chunks are safe in {staging}",
+                    action="run the same command again to continue",
+                ) from None
+    return execution
+
+
+def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> SafetensorsSink:
+    """Create the output files, or open those of the interrupted run."""
+    return SafetensorsSink(plan.layout, staging) if resumed else SafetensorsSink.create(plan.layout, staging)
+
+
+def _complete(plan: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:
+    """Add the small files and the manifest."""
+    side_files = write_side_files(plan, staging, model_card(plan, total_statistics(plan, table)))
+    manifest = build_manifest(plan, table, side_files)
+    write_durably(staging / MANIFEST_NAME, json.dumps(manifest, indent=1).encode() + b"\n")
+    return manifest
+
+
+def _clear(staging: Path, keep: frozenset[str] | set[str] = frozenset({LOCK_NAME})) -> None:
+    """Remove everything from the staging folder but the files named."""
+    for path in staging.iterdir():
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _started(plan: Plan, budget: Budget, staging: Path) -> events.Started:
+    return events.Started(
+        method=plan.method.name,
+        tensors=len(plan.tensors),
+        tasks=plan.task_count,
+        read_bytes=plan.read_bytes,
+        write_bytes=plan.write_bytes,
+        allowed_bytes=budget.allowed_bytes,
+        reserved_bytes=budget.reserved_bytes,
+        projected_bytes=budget.projected_bytes,
+        workers=budget.workers,
+        staging=str(staging),
+    )
+
+
+def _findings(manifest: dict[str, Any]) -> list[str]:
+    """Say what the data turned out to hold that a person should know."""
+    totals, found = manifest["totals"], []
+    if totals["copied_differing"]:
+        names = ", ".join(totals["copied_differing"][:3])
+        found.append(
+            f"{len(totals['copied_differing'])} integer tensors differ between the models and were taken from the "
+            f"base model: {names}"
+        )
+    if totals["overflowed"]:
+        found.append(f"{totals['overflowed']} values became infinite in the output dtype.")
+    if totals["nonfinite"]:
+        found.append(f"{totals['nonfinite']} NaN or infinite input values were passed through.")
+    return found

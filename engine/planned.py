@@ -1,0 +1,151 @@
+"""What a merge will do, fully decided before the first byte of a tensor is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dovetail.engine.grid import Job
+from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.methods.table import Method
+from dovetail.engine.recipe import Recipe
+from dovetail.engine.task import Input
+from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.dtypes import DType
+from dovetail.io.layout import SafetensorsLayout
+
+MATHS_VERSION = 1
+"""Changes whenever the same recipe and inputs give other bits than before."""
+
+DEFAULT_SHARD_BYTES = 5 * 10**9
+"""Default size of an output shard."""
+
+PAGE_SLACK_BYTES = 128 * 2**10
+"""Pages around a window of one input that become resident with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What, besides the recipe and the inputs, decides the output's bytes."""
+
+    shard_size_bytes: int = DEFAULT_SHARD_BYTES
+    """Size at which a new output shard begins."""
+    dtype: str | None = None
+    """Output dtype; None for the recipe's, else the base model's own, tensor by tensor."""
+    seed: int = 0
+    """Seed of random masks."""
+    keep_nonfinite: bool = False
+    """Whether NaN and infinity pass through; else they are errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One output tensor."""
+
+    name: str
+    """Its name."""
+    shape: tuple[int, ...]
+    """Its shape."""
+    length: int
+    """Its number of elements."""
+    dtype: DType
+    """Its dtype in the output."""
+    program: Program
+    """How it is computed."""
+    problem: Problem | None
+    """What it is to its method; None if it is copied."""
+    base: Input | None
+    """The base model's tensor."""
+    models: tuple[Input, ...]
+    """The models' tensors, in the order of the method."""
+    order: tuple[int, ...]
+    """Index in `Plan.models` of each of `models`."""
+    element_bytes: int
+    """Bytes that one element moves: every input and the output."""
+    chunk_elements: int
+    """Elements in a chunk."""
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The base model's tensor, if any, then the models'."""
+        return self.models if self.base is None else (self.base, *self.models)
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of all inputs, read once."""
+        return self.length * (self.element_bytes - self.dtype.itemsize)
+
+    @property
+    def passes(self) -> int:
+        """Number of times the inputs are read; a tensor of one chunk is read just once."""
+        return 1 if self.length <= self.chunk_elements else self.program.reduce_passes + 1
+
+    @property
+    def copied(self) -> bool:
+        """Whether the tensor is taken as it is rather than merged."""
+        return self.problem is None
+
+    def task_bytes(self, start: int, stop: int) -> int:
+        """Most memory that computing elements ``start:stop`` takes: mapped windows, output buffer, scratch."""
+        low, high = self.program.window(start, stop)
+        windows = (high - low) * (self.element_bytes - self.dtype.itemsize)
+        slack = len(self.inputs) * PAGE_SLACK_BYTES
+        return windows + slack + (stop - start) * self.dtype.itemsize + self.program.scratch_bytes(high - low)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A merge, fully decided."""
+
+    recipe: Recipe
+    """What was asked for."""
+    options: PlanOptions
+    """How it was asked for."""
+    method: Method
+    """The row of the table of methods."""
+    checkpoints: tuple[Checkpoint, ...]
+    """Every checkpoint that is read, the base model first."""
+    base: Checkpoint | None
+    """The base model, or None."""
+    models: tuple[str, ...]
+    """Names of the merged models, in recipe order."""
+    tensors: tuple[PlannedTensor, ...]
+    """Output tensors in the order of the output files."""
+    layout: SafetensorsLayout
+    """Output files, headers and offsets."""
+    jobs: tuple[Job, ...]
+    """Tasks, grouped."""
+    layer_count: int | None
+    """Number of layers of the result where slices change it."""
+    warnings: tuple[str, ...]
+    """What a person should know before running it."""
+    hash: str
+    """Changes whenever the output would change."""
+
+    @property
+    def task_count(self) -> int:
+        """Number of tasks of the apply pass."""
+        return sum(len(job.tasks) for job in self.jobs)
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes read from checkpoints, every pass counted."""
+        return sum(tensor.input_bytes * tensor.passes for tensor in self.tensors)
+
+    @property
+    def write_bytes(self) -> int:
+        """Bytes of all output shards."""
+        return sum(shard.size_bytes for shard in self.layout.shards)
+
+    @property
+    def side_checkpoint(self) -> Checkpoint:
+        """The checkpoint whose configuration, tokenizer and other small files the output takes."""
+        return self.base or self.checkpoints[0]
+
+    @property
+    def task_bytes(self) -> int:
+        """Most memory that one running task takes; the pieces of a task run one after another."""
+        most = 0
+        for job in self.jobs:
+            for piece in job.tasks[0] if len(job.tasks) == 1 else job.tasks[len(job.tasks) // 2]:
+                most = max(most, self.tensors[piece.tensor].task_bytes(piece.start, piece.stop))
+        return most

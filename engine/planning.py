@@ -1,0 +1,227 @@
+"""Making a plan: recipe and checkpoint headers in, `Plan` out. No tensor data is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from dovetail.engine.errors import RecipeError
+from dovetail.engine.grid import chunk_elements, make_jobs
+from dovetail.engine.methods.copy import Copy
+from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.methods.registry import find
+from dovetail.engine.methods.table import Method
+from dovetail.engine.planned import MATHS_VERSION, Plan, PlannedTensor, PlanOptions
+from dovetail.engine.recipe import (
+    Expansion,
+    Recipe,
+    SourceTensor,
+    TensorSpec,
+    expand,
+    load_recipe,
+    resolve_model_path,
+)
+from dovetail.engine.task import Input
+from dovetail.io.checkpoint import Checkpoint, TensorInfo, read_checkpoint
+from dovetail.io.dtypes import DType, parse_dtype
+from dovetail.io.errors import TensorMismatchError
+from dovetail.io.layout import plan_layout
+
+CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
+"""The kernels' dtype codes by safetensors dtype name."""
+
+
+def make_plan(recipe_path: str | Path, options: PlanOptions | None = None) -> Plan:
+    """Decide everything about a merge from the recipe and the checkpoints' headers.
+
+    The result depends on nothing else: not on memory, workers or the machine.
+
+    Parameters
+    ----------
+    recipe_path
+        A mergekit YAML file.
+    options
+        What else decides the output.
+
+    Raises
+    ------
+    RecipeError
+        The recipe or an option is wrong.
+    CheckpointError
+        A checkpoint is bad, or the checkpoints do not fit together.
+
+    """
+    options = options or PlanOptions()
+    recipe = load_recipe(recipe_path)
+    _refuse_unsupported(recipe)
+    method = find(recipe.merge_method)
+    references = recipe.references()
+    folder = Path(recipe_path).parent
+    checkpoints = tuple(read_checkpoint(resolve_model_path(ref, folder)) for ref in references)
+    catalogues = {
+        ref: {name: info.shape for name, info in checkpoint.tensors.items()}
+        for ref, checkpoint in zip(references, checkpoints, strict=True)
+    }
+    expansion = expand(recipe, method, catalogues)
+    builder = _Builder(method, checkpoints, expansion, options, _requested_dtype(recipe, options))
+    tensors = tuple(builder.tensor(spec) for spec in expansion.tensors)
+    layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], options.shard_size_bytes)
+    jobs = make_jobs([item.length for item in tensors], [item.element_bytes for item in tensors])
+    base = checkpoints[references.index(recipe.base_model)] if recipe.base_model else None
+    return Plan(
+        recipe=recipe,
+        options=options,
+        method=method,
+        checkpoints=checkpoints,
+        base=base,
+        models=tuple(str(expansion.checkpoints[index]) for index in builder.models),
+        tensors=tensors,
+        layout=layout,
+        jobs=tuple(jobs),
+        layer_count=expansion.layer_count if recipe.slices else None,
+        warnings=(*expansion.warnings, *builder.warnings()),
+        hash=_hash(recipe, options, checkpoints),
+    )
+
+
+def problems(plan: Plan) -> Iterator[Problem]:
+    """Give the problem of every tensor that is merged rather than copied."""
+    return (tensor.problem for tensor in plan.tensors if tensor.problem is not None)
+
+
+class _Builder:
+    """Turns the recipe's tensors into planned ones, collecting what a person should know."""
+
+    def __init__(
+        self,
+        method: Method,
+        checkpoints: Sequence[Checkpoint],
+        expansion: Expansion,
+        options: PlanOptions,
+        dtype: DType | None,
+    ) -> None:
+        self._method, self._checkpoints, self._options, self._dtype = method, checkpoints, options, dtype
+        self._labels = [str(ref) for ref in expansion.checkpoints]
+        used = {item.checkpoint for spec in expansion.tensors for item in spec.inputs}
+        self.models = sorted(used)
+        self._model_index = {checkpoint: index for index, checkpoint in enumerate(self.models)}
+        self._double = self._copied = 0
+
+    def warnings(self) -> list[str]:
+        """Say what the planned tensors have that a person should know."""
+        found = []
+        if self._double:
+            found.append(f"{self._double} float64 tensors are merged in float32.")
+        if self._copied:
+            found.append(f"{self._copied} integer tensors are not merged but taken from the base model.")
+        return found
+
+    def tensor(self, spec: TensorSpec) -> PlannedTensor:
+        """Plan one output tensor."""
+        reference = self._find(spec.reference)
+        if not reference.dtype.mergeable:
+            return self._copy(spec, reference)
+        base = None if spec.base is None else self._input(spec.base)
+        models = tuple(self._input(item) for item in spec.inputs)
+        inputs = models if base is None else (base, *models)
+        self._double += any(item.code == CODES["F64"] for item in inputs)
+        dtype = self._dtype or reference.dtype
+        problem = Problem(
+            name=spec.name,
+            shape=reference.shape,
+            length=reference.length,
+            base_code=None if base is None else base.code,
+            model_codes=tuple(item.code for item in models),
+            out_code=CODES[dtype.name],
+            parameters=spec.parameters,
+            model_parameters=spec.model_parameters,
+            seed=self._options.seed,
+        )
+        program = self._method.program(problem)
+        return self._planned(spec, reference, dtype, program, problem, base, models)
+
+    def _copy(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
+        """Plan a tensor that is taken from the base model, and compared with the others'."""
+        self._copied += 1
+        others = tuple(self._raw(item) for item in spec.inputs if item != spec.reference)
+        base = self._raw(spec.reference)
+        return self._planned(spec, reference, reference.dtype, Copy(), None, base, others)
+
+    def _planned(
+        self,
+        spec: TensorSpec,
+        reference: TensorInfo,
+        dtype: DType,
+        program: Program,
+        problem: Problem | None,
+        base: Input | None,
+        models: tuple[Input, ...],
+    ) -> PlannedTensor:
+        inputs = models if base is None else (base, *models)
+        element_bytes = dtype.itemsize + sum(item.source.itemsize for item in inputs)
+        return PlannedTensor(
+            name=spec.name,
+            shape=reference.shape,
+            length=reference.length,
+            dtype=dtype,
+            program=program,
+            problem=problem,
+            base=base,
+            models=models,
+            order=tuple(self._model_index[item.checkpoint] for item in spec.inputs),
+            element_bytes=element_bytes,
+            chunk_elements=chunk_elements(element_bytes),
+        )
+
+    def _find(self, item: SourceTensor) -> TensorInfo:
+        return self._checkpoints[item.checkpoint].tensors[item.name]
+
+    def _raw(self, item: SourceTensor) -> Input:
+        return Input(self._find(item).source, -1, self._labels[item.checkpoint], item.name)
+
+    def _input(self, item: SourceTensor) -> Input:
+        info = self._find(item)
+        if not info.dtype.mergeable:
+            raise TensorMismatchError(
+                f"tensor {item.name!r} of checkpoint {self._labels[item.checkpoint]} has dtype {info.dtype}",
+                "a floating-point dtype, as in the other checkpoints",
+                "merge checkpoints of one architecture",
+            )
+        return Input(info.source, CODES[info.dtype.name], self._labels[item.checkpoint], item.name)
+
+
+def _requested_dtype(recipe: Recipe, options: PlanOptions) -> DType | None:
+    """Give the one output dtype asked for, if any."""
+    name = options.dtype or recipe.out_dtype or recipe.dtype
+    if name is None:
+        return None
+    dtype = parse_dtype(name)
+    if not dtype.mergeable:
+        raise RecipeError(f"output dtype {name} is not a floating-point dtype", "such as bfloat16")
+    return dtype
+
+
+def _refuse_unsupported(recipe: Recipe) -> None:
+    """Refuse what a recipe may ask for and this version cannot do, rather than leave it undone."""
+    if recipe.tokenizer is not None or recipe.tokenizer_source not in (None, "base"):
+        raise RecipeError(
+            "tokenizer settings other than 'tokenizer_source: base' are not supported yet",
+            "the base model's tokenizer",
+            "remove them from the recipe",
+        )
+    if recipe.chat_template is not None:
+        raise RecipeError("chat_template is not supported yet", "a recipe without it", "remove it")
+
+
+def _hash(recipe: Recipe, options: PlanOptions, checkpoints: Sequence[Checkpoint]) -> str:
+    """Hash everything that decides the output's bytes."""
+    content = {
+        "maths_version": MATHS_VERSION,
+        "recipe": recipe.canonical_json(),
+        "options": asdict(options),
+        "inputs": [[str(item.path), [asdict(file) for file in item.files]] for item in checkpoints],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,202 @@
+"""Tables for people and JSON for programs: plans, finished merges, checkpoints, methods."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dovetail.engine import events
+from dovetail.engine.manifest import MANIFEST_NAME, pair_overlaps
+from dovetail.engine.memory import Budget
+from dovetail.engine.methods.table import REQUIRED, Method, Parameter
+from dovetail.engine.planned import Plan
+from dovetail.engine.sizes import format_size
+from dovetail.io.checkpoint import Checkpoint
+
+
+def _print(*things: Any) -> None:
+    """Print without wrapping or colouring numbers; a pipe gets plain text as wide as it needs."""
+    console = Console(highlight=False)
+    width = None if console.is_terminal else 200
+    Console(highlight=False, width=width, soft_wrap=True).print(*things, markup=False)
+
+
+def _facts(rows: Mapping[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def short_name(name: str) -> str:
+    """Give the last part of a path, or a hub name as it is."""
+    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith((".", "/", "~")) else name
+
+
+def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
+    """Say what a merge did: size, speed, memory, and what each model contributed."""
+    totals = manifest["totals"]
+    moved = done.read_bytes + done.written_bytes
+    _print(
+        _facts(
+            {
+                "Output": f"{done.output} ({format_size(done.written_bytes)} in {len(manifest['shards'])} shards)",
+                "Time": f"{done.seconds:.1f} s, {moved / max(done.seconds, 1e-9) / 1e9:.2f} GB/s read and written, "
+                f"{done.workers} workers",
+                "Memory": f"peak {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed",
+            }
+        )
+    )
+    _print(_model_table(manifest["models"], totals))
+    for i, j, value in pair_overlaps(totals):
+        names = f"{short_name(manifest['models'][i])} and {short_name(manifest['models'][j])}"
+        _print(f"Overlap of {names}: {value:.4%}")
+    _print(f"Statistics and checksums of every tensor: {done.output}/{MANIFEST_NAME}")
+
+
+def _model_table(models: list[str], totals: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Model")
+    for title in ("density", "task vector norm", "norm kept"):
+        table.add_column(title, justify="right")
+    for index, name in enumerate(models):
+        table.add_row(
+            short_name(name),
+            f"{totals['density'][index]:.4%}",
+            f"{totals['task_vector_norm'][index]:.5g}",
+            f"{totals['kept_norm'][index]:.5g}",
+        )
+    return table
+
+
+def plan_json(plan: Plan, budget: Budget) -> dict[str, Any]:
+    """Give a plan as a JSON object."""
+    return {
+        "method": plan.method.name,
+        "base_model": None if plan.base is None else str(plan.base.path),
+        "models": list(plan.models),
+        "tensors": len(plan.tensors),
+        "tasks": plan.task_count,
+        "passes": max((tensor.passes for tensor in plan.tensors), default=0),
+        "read_bytes": plan.read_bytes,
+        "write_bytes": plan.write_bytes,
+        "shards": [{"name": shard.file_name, "size_bytes": shard.size_bytes} for shard in plan.layout.shards],
+        "allowed_bytes": budget.allowed_bytes,
+        "reserved_bytes": budget.reserved_bytes,
+        "task_bytes": budget.task_bytes,
+        "projected_bytes": budget.projected_bytes,
+        "workers": budget.workers,
+        "warnings": list(plan.warnings),
+        "hash": plan.hash,
+    }
+
+
+def print_plan(plan: Plan, budget: Budget) -> None:
+    """Say what a plan would read, write and hold."""
+    dtypes = Counter(tensor.dtype.torch_name for tensor in plan.tensors)
+    elements = sum(tensor.length for tensor in plan.tensors)
+    rows = {
+        "Method": plan.method.name,
+        "Base model": "none" if plan.base is None else str(plan.base.path),
+        "Models": ", ".join(plan.models),
+        "Output": f"{len(plan.tensors)} tensors, {elements:,} elements, "
+        + ", ".join(f"{count} {name}" for name, count in dtypes.most_common()),
+        "Read": f"{format_size(plan.read_bytes)} in {plan.task_count} tasks, at most "
+        f"{max((tensor.passes for tensor in plan.tensors), default=0)} passes over a tensor",
+        "Write": f"{format_size(plan.write_bytes)} in {len(plan.layout.shards)} shards",
+        "Memory": f"at most {format_size(budget.projected_bytes)} of {format_size(budget.allowed_bytes)} allowed: "
+        f"{format_size(budget.reserved_bytes)} for the program, {format_size(budget.task_bytes)} for each of "
+        f"{budget.workers} workers",
+        "Hash": plan.hash[:16],
+    }
+    _print(_facts(rows))
+    for warning in plan.warnings:
+        _print(f"warning: {warning}")
+
+
+def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Give a checkpoint's catalogue as a JSON object."""
+    return {
+        "path": str(checkpoint.path),
+        "files": [{"name": file.name, "size_bytes": file.size_bytes} for file in checkpoint.files],
+        "metadata": dict(checkpoint.metadata),
+        "tensors": {
+            name: {"dtype": info.dtype.name, "shape": list(info.shape), "size_bytes": info.nbytes}
+            for name, info in checkpoint.tensors.items()
+        },
+        "elements": sum(info.length for info in checkpoint.tensors.values()),
+        "size_bytes": checkpoint.nbytes,
+    }
+
+
+def print_checkpoint(checkpoint: Checkpoint) -> None:
+    """List a checkpoint's tensors, then its totals."""
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (("Tensor", "left"), ("dtype", "left"), ("shape", "left"), ("size", "right")):
+        table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # both are permitted
+    for name, info in checkpoint.tensors.items():
+        table.add_row(
+            name,
+            info.dtype.torch_name,
+            " x ".join(map(str, info.shape)) or "scalar",
+            format_size(info.nbytes),
+        )
+    _print(table)
+    elements = sum(info.length for info in checkpoint.tensors.values())
+    _print(
+        f"{len(checkpoint.tensors)} tensors, {elements:,} elements, {format_size(checkpoint.nbytes)} in "
+        f"{len(checkpoint.files)} files"
+    )
+
+
+def methods_json(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
+    """Give the table of methods as a JSON list."""
+    return [
+        {
+            "name": method.name,
+            "summary": method.summary,
+            "paper": method.paper,
+            "base_model": method.base,
+            "parameters": [
+                {
+                    "name": parameter.name,
+                    "kind": parameter.kind,
+                    "scope": parameter.scope,
+                    "required": parameter.default is REQUIRED,
+                    "default": None if parameter.default is REQUIRED else parameter.default,
+                    "choices": list(parameter.choices),
+                    "synonyms": list(parameter.synonyms),
+                    "help": parameter.help,
+                }
+                for parameter in method.parameters
+            ],
+        }
+        for method in methods.values()
+    ]
+
+
+def print_methods(methods: Mapping[str, Method]) -> None:
+    """Show the table of methods, each with its parameters."""
+    for method in methods.values():
+        _print(f"{method.name}: {method.summary}")
+        if method.paper:
+            _print(f"  paper       {method.paper}")
+        _print(f"  base model  {method.base}")
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
+        for parameter in method.parameters:
+            table.add_row("", parameter.name, _default(parameter), parameter.help)
+        _print(table)
+        _print("")
+
+
+def _default(parameter: Parameter) -> str:
+    each = " a model" if parameter.scope == "model" else ""
+    if parameter.default is REQUIRED:
+        return f"required{each}"
+    default = str(parameter.default).lower() if isinstance(parameter.default, bool) else parameter.default
+    choices = " | ".join(parameter.choices)
+    return f"{choices or parameter.kind}{each}, default {'none' if default is None else default}"

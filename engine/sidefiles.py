@@ -1,0 +1,109 @@
+"""The small files around the weights, so that the output folder loads as it is.
+
+Configuration, tokenizer and generation files come from the base model; the configuration's dtype and layer count are
+set to the output's; a model card and the recipe are added. Nothing from a checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from dovetail.engine.manifest import MANIFEST_NAME
+from dovetail.engine.planned import Plan
+from dovetail.engine.staging import write_durably
+from dovetail.io.errors import CheckpointError
+from dovetail.io.layout import INDEX_NAME
+
+RECIPE_NAME = "dovetail_recipe.yml"
+"""File name of the recipe's copy in the output folder."""
+
+LARGEST_BYTES = 64 * 2**20
+"""Larger files are not side files."""
+
+_WEIGHTS = {
+    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".npz", ".pkl",
+    ".zarr", ".zip", ".tar", ".gz", ".mlmodel", ".tflite", ".ot",
+}  # fmt: skip
+_REPLACED = {"readme.md", "config.json", RECIPE_NAME, MANIFEST_NAME, "mergekit_config.yml"}
+
+
+def copied_files(folder: Path) -> list[Path]:
+    """List the files of a checkpoint folder that belong beside any weights, by name."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file()
+        and not path.name.startswith(".")
+        and path.suffix.lower() not in _WEIGHTS
+        and not path.name.endswith(".index.json")
+        and path.name.lower() not in _REPLACED
+        and path.stat().st_size <= LARGEST_BYTES
+    )
+
+
+def output_config(plan: Plan) -> dict[str, Any] | None:
+    """Give the output's config.json: the base model's, with the dtype and layer count of the output.
+
+    Raises
+    ------
+    CheckpointError
+        The base model's config.json is not a JSON object.
+
+    """
+    folder = plan.side_checkpoint.folder
+    path = None if folder is None else folder / "config.json"
+    if path is None or not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON ({error})", "a JSON object", "repair the file") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds a {type(config).__name__}", "a JSON object", "repair the file")
+    dtype = output_dtype(plan)
+    if dtype is not None:
+        # Newer configurations say "dtype", older ones "torch_dtype"; every version reads the older key.
+        for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
+            config[key] = dtype
+    if plan.layer_count is not None:
+        for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
+            if key in config:
+                config[key] = plan.layer_count
+    return config
+
+
+def output_dtype(plan: Plan) -> str | None:
+    """Give the name, in PyTorch's words, of the dtype that most merged elements of the output have."""
+    elements: dict[str, int] = {}
+    for tensor in plan.tensors:
+        if tensor.dtype.mergeable:
+            elements[tensor.dtype.torch_name] = elements.get(tensor.dtype.torch_name, 0) + tensor.length
+    return max(elements, key=lambda name: elements[name], default=None)
+
+
+def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str, Any]]:
+    """Write every side file into `folder`, durably, and give the size and checksum of each by name.
+
+    The shard index, which the sink has written, is among those given.
+    """
+    contents: dict[str, bytes] = {}
+    if plan.side_checkpoint.folder is not None:
+        for path in copied_files(plan.side_checkpoint.folder):
+            contents[path.name] = path.read_bytes()
+    config = output_config(plan)
+    if config is not None:
+        contents["config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    contents["README.md"] = card.encode()
+    contents[RECIPE_NAME] = plan.recipe.origin.text.encode()
+    for name, data in contents.items():
+        write_durably(folder / name, data)
+    if plan.layout.index is not None:
+        contents[INDEX_NAME] = plan.layout.index
+    return {
+        name: {"size_bytes": len(data), "checksum": f"{xxhash.xxh3_64_intdigest(data):016x}"}
+        for name, data in contents.items()
+    }

@@ -1,0 +1,215 @@
+"""One task: read its chunks, compute them, write them to their place in the output, return a small record.
+
+A `Work` carries all that it needs and can be pickled, so that any `concurrent.futures.Executor` can run it. Running
+it twice writes the same bytes twice.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from dovetail.engine.kernels.convert import ITEMSIZES, decode
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Program, State
+from dovetail.io.errors import NonFiniteError
+from dovetail.io.source import Slot, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One source tensor of an output tensor."""
+
+    source: Source
+    """Where its elements are read."""
+    code: int
+    """Its dtype code; -1 where the tensor is only copied."""
+    checkpoint: str
+    """Name of its checkpoint, for people."""
+    tensor: str
+    """Its name in that checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class PieceWork:
+    """One chunk with everything needed to compute it."""
+
+    tensor: int
+    """Index of the output tensor."""
+    chunk: int
+    """Index of the chunk in its tensor."""
+    start: int
+    """First element."""
+    stop: int
+    """One past the last element."""
+    length: int
+    """Elements of the whole tensor."""
+    program: Program
+    """What to compute."""
+    base: Input | None
+    """The base model's tensor."""
+    models: tuple[Input, ...]
+    """The models' tensors, in the order of the method."""
+    element_bytes: int
+    """Bytes of one output element."""
+    slot: Slot
+    """Where the output tensor is written."""
+    state: State = None
+    """What earlier reduce passes found."""
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The base model's tensor, if any, then the models'."""
+        return self.models if self.base is None else (self.base, *self.models)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the piece is its whole tensor, so that all passes can run in one task."""
+        return self.stop - self.start == self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One task and the pass to run."""
+
+    task: int
+    """Index of the task in the plan."""
+    step: int
+    """Which reduce pass; the number of reduce passes stands for the apply pass."""
+    pieces: tuple[PieceWork, ...]
+    """The chunks."""
+    keep_nonfinite: bool
+    """Whether NaN and infinity pass through; else they are errors."""
+
+
+@dataclass(frozen=True, slots=True)
+class PieceRecord:
+    """What an apply pass leaves behind for the journal and the manifest."""
+
+    tensor: int
+    """Index of the output tensor."""
+    chunk: int
+    """Index of the chunk in its tensor."""
+    checksum: int
+    """XXH3-64 of the chunk's output bytes."""
+    statistics: ChunkStatistics
+    """Statistics of the chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """What one task returns."""
+
+    task: int
+    """Index of the task in the plan."""
+    step: int
+    """Which pass it was."""
+    partial: Any
+    """Partial result of a reduce pass; None after an apply pass."""
+    pieces: tuple[PieceRecord, ...]
+    """Records of an apply pass; empty after a reduce pass."""
+    read_bytes: int
+    """Bytes read."""
+    written_bytes: int
+    """Bytes written."""
+
+
+_thread = threading.local()
+
+
+def _output_buffer(size_bytes: int) -> Bytes:
+    """Give this thread's output buffer, grown if need be, cut to the size asked for."""
+    buffer: Bytes | None = getattr(_thread, "output", None)
+    if buffer is None or buffer.size < size_bytes:
+        buffer = _thread.output = np.empty(size_bytes, np.uint8)
+    return buffer[:size_bytes]
+
+
+def prefetch(work: Work) -> None:
+    """Ask the operating system to read what `work` will need, without waiting."""
+    for piece in work.pieces:
+        low, high = piece.program.window(piece.start, piece.stop)
+        for item in piece.inputs:
+            item.source.prefetch(low, high)
+
+
+def execute(work: Work) -> TaskRecord:
+    """Run one pass of one task.
+
+    Raises
+    ------
+    NonFiniteError
+        An input holds NaN or infinity and they are not to be kept.
+    CheckpointError
+        An input changed or vanished since it was opened.
+    OSError
+        Reading or writing failed.
+
+    """
+    partial: Any = None
+    records: list[PieceRecord] = []
+    read_bytes = written_bytes = 0
+    for piece in work.pieces:
+        low, high = piece.program.window(piece.start, piece.stop)
+        chunk = _read(piece, low, high)
+        read_bytes += sum(view.nbytes for view in chunk.models)
+        read_bytes += 0 if chunk.base is None else chunk.base.nbytes
+        try:
+            if work.step < piece.program.reduce_passes and not piece.whole:
+                partial = piece.program.reduce(work.step, chunk, piece.state)
+                continue
+            state = _reduce_whole(piece, chunk) if piece.whole else piece.state
+            out = _output_buffer((piece.stop - piece.start) * piece.element_bytes)
+            statistics = piece.program.apply(chunk, state, out)
+            if not work.keep_nonfinite and statistics.nonfinite.any():
+                raise _nonfinite_error(piece, chunk)
+            piece.slot.write(piece.start, out)
+            written_bytes += out.nbytes
+            checksum = xxhash.xxh3_64_intdigest(out.data)
+            records.append(PieceRecord(piece.tensor, piece.chunk, checksum, statistics))
+        finally:
+            del chunk
+            for item in piece.inputs:
+                item.source.release(low, high)
+    return TaskRecord(work.task, work.step, partial, tuple(records), read_bytes, written_bytes)
+
+
+def _read(piece: PieceWork, low: int, high: int) -> Chunk:
+    return Chunk(
+        index=piece.chunk,
+        start=piece.start,
+        stop=piece.stop,
+        window_start=low,
+        base=None if piece.base is None else piece.base.source.read(low, high),
+        models=tuple(item.source.read(low, high) for item in piece.models),
+    )
+
+
+def _reduce_whole(piece: PieceWork, chunk: Chunk) -> State:
+    """Run every reduce pass of a tensor that is one chunk."""
+    state: State = None
+    for step in range(piece.program.reduce_passes):
+        state = piece.program.combine(step, [piece.program.reduce(step, chunk, state)], state)
+    return state
+
+
+def _nonfinite_error(piece: PieceWork, chunk: Chunk) -> NonFiniteError:
+    """Find the first NaN or infinity and say where it is."""
+    views = chunk.models if chunk.base is None else (chunk.base, *chunk.models)
+    for item, view in zip(piece.inputs, views, strict=True):
+        size = ITEMSIZES[item.code]
+        values = np.empty(view.nbytes // size, np.float32)
+        decode(view, item.code, 0, values.size, values)
+        inside = values[piece.start - chunk.window_start : piece.stop - chunk.window_start]
+        found = np.flatnonzero(~np.isfinite(inside))
+        if found.size:
+            index = piece.start + int(found[0])
+            return NonFiniteError(
+                f"{item.checkpoint}: tensor {item.tensor!r} holds {inside[found[0]]} at element {index}",
+                "finite numbers",
+                "repair the checkpoint, or pass --nonfinite keep to let such values through",
+            )
+    raise AssertionError("a kernel counted values that are not there")

@@ -1,0 +1,42 @@
+"""The chunk grid covers every tensor exactly once and depends on lengths alone."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dovetail.engine.grid import BATCH_PIECES, TASK_BYTES, chunk_elements, make_jobs
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.tuples(st.integers(0, 9_000_000), st.sampled_from([2, 8, 12, 36])), max_size=40))
+def test_pieces_cover_every_tensor_once(tensors: list[tuple[int, int]]) -> None:
+    """The pieces of a tensor follow one another from 0 to its length, numbered in order."""
+    jobs = make_jobs([length for length, _ in tensors], [size for _, size in tensors])
+    seen: dict[int, list[tuple[int, int, int]]] = {}
+    for job in jobs:
+        for task in job.tasks:
+            for piece in task:
+                seen.setdefault(piece.tensor, []).append((piece.chunk, piece.start, piece.stop))
+    assert list(range(len(tensors))) == sorted(seen)
+    for number, (length, size) in enumerate(tensors):
+        position = 0
+        for index, (chunk, start, stop) in enumerate(seen[number]):
+            assert (index, position) == (chunk, start)
+            assert stop - start <= chunk_elements(size)
+            position = stop
+        assert length == position
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 3_000_000), max_size=2000))
+def test_tasks_are_bounded_and_numbered(lengths: list[int]) -> None:
+    """No task moves more than the target, batches hold a bounded number of tensors, and numbers are consecutive."""
+    jobs = make_jobs(lengths, [8] * len(lengths))
+    expected = 0
+    for job in jobs:
+        assert expected == job.first_task
+        expected += len(job.tasks)
+        for task in job.tasks:
+            assert sum((piece.stop - piece.start) * 8 for piece in task) <= TASK_BYTES
+            assert len(task) <= BATCH_PIECES
