@@ -173,6 +173,25 @@ def inspect(
 
 
 @app.command()
+def verify(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that dovetail merge has written.")],
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print damage only.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check every byte of an output against its manifest, and name what is damaged."""
+    from dovetail.engine.display import choose_display
+    from dovetail.engine.report import conclude_verification, verdict_json
+    from dovetail.engine.verify import verify as run_verify
+
+    with choose_display(quiet=quiet, as_json=as_json, label="verifying") as display:
+        verdict = run_verify(output, display)
+    if as_json:
+        print(json.dumps(verdict_json(verdict)))
+    conclude_verification(output, verdict, quiet=quiet or as_json)
+
+
+@app.command()
 def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Show the table of methods: parameters, defaults, papers."""
     from dovetail.engine.methods.registry import METHODS

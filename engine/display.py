@@ -91,10 +91,10 @@ class PlainDisplay(_Simple):
 class LiveDisplay:
     """One live bar with bytes done, GB/s, time left and resident memory."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, label: str) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("merging"),
+            TextColumn(label),
             BarColumn(),
             TaskProgressColumn(),
             TextColumn("{task.fields[rate]}"),
@@ -124,19 +124,29 @@ class LiveDisplay:
             self._console.print(_notice(event), style=style, highlight=False, markup=False)
         elif isinstance(event, events.Started):
             self._console.print(_started(event), highlight=False, markup=False)
-            self._task = self._progress.add_task("merge", total=None, rate="")
-        elif isinstance(event, events.Progress) and self._task is not None:
+        elif isinstance(event, events.Progress):
+            if self._task is None:
+                self._task = self._progress.add_task("", total=event.total_bytes, rate="")
             self._progress.update(self._task, total=event.total_bytes, completed=event.done_bytes, rate=_rate(event))
 
 
-def choose_display(*, quiet: bool, as_json: bool) -> Display:
-    """Give the display for the options and the terminal, or what stands in its place."""
+def choose_display(*, quiet: bool, as_json: bool, label: str = "merging") -> Display:
+    """Give the display for the options and the terminal, or what stands in its place.
+
+    Parameters
+    ----------
+    quiet, as_json
+        What the user asked for.
+    label
+        What the live bar says.
+
+    """
     if as_json:
         return JsonDisplay()
     if quiet:
         return QuietDisplay()
     console = Console()
-    return LiveDisplay(console) if console.is_terminal else PlainDisplay()
+    return LiveDisplay(console, label) if console.is_terminal else PlainDisplay()
 
 
 def _notice(event: events.Notice) -> str:

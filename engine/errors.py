@@ -9,6 +9,7 @@
     │   ├── MemoryLimitError           the plan's projection exceeds the memory limit
     │   └── DiskSpaceError             the output does not fit on the disk
     ├── OutputError (OSError)          exit code 5: the output cannot be written or is refused
+    ├── VerificationError              exit code 5: an output is not what its manifest says
     └── InterruptedMergeError          exit code 130: stopped on request
 """
 
@@ -39,6 +40,12 @@ class DiskSpaceError(DoesNotFitError):
 
 class OutputError(DovetailError, OSError):
     """The output cannot be written, or is refused."""
+
+    exit_code = 5
+
+
+class VerificationError(DovetailError):
+    """An output is not what its manifest says."""
 
     exit_code = 5
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from dovetail.engine.planned import MATHS_VERSION, Plan, PlannedTensor
@@ -18,6 +19,9 @@ from dovetail.engine.records import RecordTable
 
 MANIFEST_NAME = "dovetail_manifest.json"
 """File name of the manifest in the output folder."""
+
+SELF_CHECKSUM = "self_checksum"
+"""Key of the checksum of everything else in the manifest."""
 
 FORMAT_VERSION = 1
 """Changes whenever the manifest's structure does."""
@@ -66,7 +70,12 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
         ],
         "checksum": "xxh3-64",
         "shards": [
-            {"name": shard.file_name, "size_bytes": shard.size_bytes, "header_bytes": len(shard.header)}
+            {
+                "name": shard.file_name,
+                "size_bytes": shard.size_bytes,
+                "header_bytes": len(shard.header),
+                "header_checksum": hex_checksum(shard.header),
+            }
             for shard in plan.layout.shards
         ],
         "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
@@ -76,6 +85,17 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
             for index, tensor in enumerate(plan.tensors)
         },
     }
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> bytes:
+    """Write a manifest as JSON whose last entry is the checksum of the rest."""
+    body = {key: value for key, value in manifest.items() if key != SELF_CHECKSUM}
+    return json.dumps({**body, SELF_CHECKSUM: hex_checksum(json.dumps(body).encode())}, indent=1).encode() + b"\n"
+
+
+def hex_checksum(data: bytes) -> str:
+    """Give the XXH3-64 of some bytes as the manifest writes it."""
+    return f"{xxhash.xxh3_64_intdigest(data):016x}"
 
 
 def chunk_checksums(rows: NDArray[Any]) -> list[str]:

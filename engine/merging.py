@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
 from concurrent.futures import Executor
@@ -17,7 +16,7 @@ from dovetail.engine.errors import InterruptedMergeError
 from dovetail.engine.execution import Execution
 from dovetail.engine.journal import JOURNAL_NAME, Journal
 from dovetail.engine.lock import LOCK_NAME, locked
-from dovetail.engine.manifest import MANIFEST_NAME, build_manifest, total_statistics
+from dovetail.engine.manifest import MANIFEST_NAME, build_manifest, manifest_text, total_statistics
 from dovetail.engine.memory import (
     Budget,
     default_limit_bytes,
@@ -178,7 +177,7 @@ def _complete(plan: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:
     """Add the small files and the manifest."""
     side_files = write_side_files(plan, staging, model_card(plan, total_statistics(plan, table)))
     manifest = build_manifest(plan, table, side_files)
-    write_durably(staging / MANIFEST_NAME, json.dumps(manifest, indent=1).encode() + b"\n")
+    write_durably(staging / MANIFEST_NAME, manifest_text(manifest))
     return manifest
 
 

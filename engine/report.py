@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from dovetail.engine import events
+from dovetail.engine.errors import VerificationError
 from dovetail.engine.manifest import MANIFEST_NAME, pair_overlaps
 from dovetail.engine.memory import Budget
 from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 from dovetail.engine.planned import Plan
 from dovetail.engine.sizes import format_size
+from dovetail.engine.verify import Verdict
 from dovetail.io.checkpoint import Checkpoint
 
 
@@ -151,6 +154,42 @@ def print_checkpoint(checkpoint: Checkpoint) -> None:
         f"{len(checkpoint.tensors)} tensors, {elements:,} elements, {format_size(checkpoint.nbytes)} in "
         f"{len(checkpoint.files)} files"
     )
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """Give what a verification found as a JSON object."""
+    return {
+        "event": "verdict",
+        "sound": not verdict.damage,
+        "damage": list(verdict.damage),
+        "unlisted": list(verdict.unlisted),
+        "checked_bytes": verdict.checked_bytes,
+    }
+
+
+def conclude_verification(output: Path, verdict: Verdict, *, quiet: bool) -> None:
+    """Say what a verification found.
+
+    Raises
+    ------
+    VerificationError
+        Something is damaged.
+
+    """
+    if not quiet:
+        for line in verdict.damage:
+            _print(line)
+        for name in verdict.unlisted:
+            _print(f"not in the manifest, not checked: {name}")
+    if verdict.damage:
+        raise VerificationError(
+            f"{output} is damaged: {verdict.damage[0]}"
+            + (f", and {len(verdict.damage) - 1} more" if len(verdict.damage) > 1 else ""),
+            "the bytes that were written",
+            "merge again, or copy it again from where it is whole",
+        )
+    if not quiet:
+        _print(f"{output} is whole: {format_size(verdict.checked_bytes)} are as its manifest says")
 
 
 def methods_json(methods: Mapping[str, Method]) -> list[dict[str, Any]]:

@@ -10,9 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
-from dovetail.engine.manifest import MANIFEST_NAME
+from dovetail.engine.manifest import MANIFEST_NAME, hex_checksum
 from dovetail.engine.planned import Plan
 from dovetail.engine.staging import write_durably
 from dovetail.io.errors import CheckpointError
@@ -103,7 +101,4 @@ def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str,
         write_durably(folder / name, data)
     if plan.layout.index is not None:
         contents[INDEX_NAME] = plan.layout.index
-    return {
-        name: {"size_bytes": len(data), "checksum": f"{xxhash.xxh3_64_intdigest(data):016x}"}
-        for name, data in contents.items()
-    }
+    return {name: {"size_bytes": len(data), "checksum": hex_checksum(data)} for name, data in contents.items()}
