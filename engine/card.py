@@ -40,12 +40,19 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
     ]
     if plan.base is not None:
         lines += [f"Base model: `{_short(str(plan.base.path))}`.", ""]
-    lines += ["| model | density | task vector norm | norm kept |", "|---|---|---|---|"]
+    if any(totals["task_vector_norm"]):  # methods without task vectors have no density or overlap
+        lines += ["| model | density | task vector norm | norm kept |", "|---|---|---|---|"]
+    else:
+        lines += ["| model |", "|---|"]
     for index, name in enumerate(plan.models):
-        lines.append(
-            f"| `{_short(name)}` | {totals['density'][index]:.4f} | {totals['task_vector_norm'][index]:.4g} "
-            f"| {totals['kept_norm'][index]:.4g} |"
-        )
+        cells = [f"`{_short(name)}`"]
+        if any(totals["task_vector_norm"]):
+            cells += [
+                f"{totals['density'][index]:.4f}",
+                f"{totals['task_vector_norm'][index]:.4g}",
+                f"{totals['kept_norm'][index]:.4g}",
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     for i, j, value in pair_overlaps(totals):
         lines.append(f"Overlap of `{_short(plan.models[i])}` and `{_short(plan.models[j])}`: {value:.4f}.")

@@ -93,7 +93,7 @@ def _program(
     """Merge model checkpoints that are bigger than your memory: exact, bounded, resumable."""
 
 
-@app.command()
+@app.command(short_help="Merge checkpoints as a recipe says.")
 def merge(
     recipe: RecipeArgument,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
@@ -131,7 +131,7 @@ def merge(
         print_summary(manifest, finished[0])
 
 
-@app.command()
+@app.command(short_help="Say what a merge would read, write and hold.")
 def plan(
     recipe: RecipeArgument,
     memory: MemoryOption = None,
@@ -155,7 +155,7 @@ def plan(
         print_plan(made, budget)
 
 
-@app.command()
+@app.command(short_help="List a checkpoint's tensors.")
 def inspect(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A folder or a .safetensors file.")],
     as_json: JsonOption = False,
@@ -172,7 +172,7 @@ def inspect(
         print_checkpoint(opened)
 
 
-@app.command()
+@app.command(short_help="Check every byte of an output.")
 def verify(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that dovetail merge has written.")],
     quiet: Annotated[bool, typer.Option("--quiet", help="Print damage only.")] = False,
@@ -191,7 +191,7 @@ def verify(
     conclude_verification(output, verdict, quiet=quiet or as_json)
 
 
-@app.command()
+@app.command(short_help="Show the methods and their parameters.")
 def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Show the table of methods: parameters, defaults, papers."""
     from dovetail.engine.methods.registry import METHODS
@@ -203,7 +203,7 @@ def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
         print_methods(METHODS)
 
 
-@app.command()
+@app.command(short_help="Merge small made-up checkpoints and explain.")
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it.")] = Path("dovetail-demo"),
     memory: Annotated[str, typer.Option(metavar="SIZE", help="Limit on the merging process.")] = "512MiB",

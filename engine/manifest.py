@@ -195,6 +195,6 @@ def _norms(squares: NDArray[np.float64]) -> list[float]:
 
 
 def pair_overlaps(statistics: Mapping[str, Any]) -> Sequence[tuple[int, int, float]]:
-    """List (i, j, overlap) for every pair of models i < j."""
-    matrix = statistics["overlap"]
+    """List (i, j, overlap) for every pair of models i < j; none for methods without task vectors."""
+    matrix = statistics["overlap"] if any(statistics["task_vector_norm"]) else []
     return [(i, j, matrix[i][j]) for i in range(len(matrix)) for j in range(i + 1, len(matrix))]

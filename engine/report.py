@@ -54,7 +54,8 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
             }
         )
     )
-    _print(_model_table(manifest["models"], totals))
+    if any(totals["task_vector_norm"]):  # methods without task vectors have no density or overlap
+        _print(_model_table(manifest["models"], totals))
     for i, j, value in pair_overlaps(totals):
         names = f"{short_name(manifest['models'][i])} and {short_name(manifest['models'][j])}"
         _print(f"Overlap of {names}: {value:.4%}")

@@ -1,1 +1,66 @@
-"""Dovetail: checkpoints in and out, as chunked Zarr arrays."""
+"""Dovetail: checkpoints in and out, as chunked Zarr arrays.
+
+Importing this package loads neither numpy nor zarr: what needs them is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from dovetail.io.errors import (
+    ChangedFileError,
+    CheckpointError,
+    DovetailError,
+    HeaderError,
+    IndexFileError,
+    MissingFileError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    import zarr
+
+    from dovetail.io.checkpoint import Checkpoint
+
+__all__ = [
+    "ChangedFileError",
+    "CheckpointError",
+    "DovetailError",
+    "HeaderError",
+    "IndexFileError",
+    "MissingFileError",
+    "UnsupportedError",
+    "open_checkpoint",
+    "read_checkpoint",
+]
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> zarr.Group:
+    """Open a checkpoint as a read-only Zarr group with one array for each tensor.
+
+    Headers are read and checked; data is read when arrays are indexed, straight from the files.
+
+    Parameters
+    ----------
+    path
+        A folder in the Hugging Face layout, or one ``.safetensors`` file.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no checkpoint at `path`, or it is damaged, or of a kind that is not read.
+
+    """
+    import zarr
+
+    from dovetail.io.store import SafetensorsStore
+
+    return zarr.open_group(SafetensorsStore(read_checkpoint(path)), mode="r")
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint as a catalogue of its tensors: see `dovetail.io.checkpoint.read_checkpoint`."""
+    from dovetail.io import checkpoint
+
+    return checkpoint.read_checkpoint(path)

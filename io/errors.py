@@ -7,9 +7,11 @@
     │   ├── HeaderError               a safetensors header that breaks the format's rules
     │   ├── IndexFileError            a shard index that breaks its rules
     │   ├── MissingFileError          a checkpoint or a shard that is not there
+    │   ├── ChangedFileError          a checkpoint file that changed after it was opened
     │   ├── UnsupportedError          a format, dtype or quantisation that cannot be merged
     │   ├── TensorMismatchError       tensors missing or differing in shape between checkpoints
     │   └── NonFiniteError            NaN or infinity where numbers are expected
+    ├── DTypeNameError (ValueError)   exit code 2: no such dtype
     └── engine.errors ...             recipes, memory, output (see there)
 
 Every message reads ``<what> <actual>; expected <value>; <what to do>``.
@@ -62,6 +64,10 @@ class MissingFileError(CheckpointError):
     """A checkpoint or one of its files is not there."""
 
 
+class ChangedFileError(CheckpointError):
+    """A checkpoint file changed after it was opened, or can no longer be read."""
+
+
 class UnsupportedError(CheckpointError):
     """A format, dtype or quantisation that Dovetail cannot merge."""
 
@@ -72,3 +78,9 @@ class TensorMismatchError(CheckpointError):
 
 class NonFiniteError(CheckpointError):
     """A NaN or an infinity in an input."""
+
+
+class DTypeNameError(DovetailError, ValueError):
+    """A user named a dtype that does not exist."""
+
+    exit_code = 2

@@ -3,6 +3,10 @@
 Kernels see stored tensors as flat ``uint8`` arrays plus a dtype code, so that one compiled kernel serves
 every mixture of dtypes. All maths is float32. Decoding is exact except for F64 (rounded to nearest even);
 encoding rounds once to nearest even.
+
+Every intermediate is cast back to ``uint32``: numba widens ``uint32 + uint32`` to 64 bits, which would halve
+the vector width. No sum or difference leaves the range of ``uint32``, so the functions mean the same, without
+overflow warnings, when they run as plain Python.
 """
 
 from __future__ import annotations
@@ -21,16 +25,26 @@ _EXP = np.uint32(0x7F800000)
 _ONE = np.uint32(1)
 
 
-@njit(nogil=True, cache=True)
-def _decode_f16_bits(half: np.uint32) -> np.uint32:
+@njit(nogil=True, cache=True, inline="always")
+def _decode_f16(half: np.uint32) -> np.uint32:
     """Float32 bits of a binary16 value given as an integer; exact, subnormals and specials included."""
-    sign = (half & np.uint32(0x8000)) << np.uint32(16)
+    sign = np.uint32((half & np.uint32(0x8000)) << np.uint32(16))
     # Shift the exponent and mantissa into place, then rebias by an exact multiplication with 2^112.
     shifted = np.uint32((half & np.uint32(0x7FFF)) << np.uint32(13))
-    scaled = (shifted.view(np.float32) * np.float32(2.0**112)).view(np.uint32)
+    scaled = np.float32(np.uint32(shifted).view(np.float32) * np.float32(2.0**112)).view(np.uint32)
     special = (half & np.uint32(0x7C00)) == np.uint32(0x7C00)
-    magnitude = (shifted | _EXP) if special else scaled
-    return np.uint32(sign | magnitude)
+    return np.uint32(sign | (np.uint32(shifted | _EXP) if special else scaled))
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _decode_e4m3(byte: np.uint32) -> np.uint32:
+    """Float32 bits of a float8 E4M3 value (the finite-only variant); exact."""
+    sign = np.uint32((byte & np.uint32(0x80)) << np.uint32(24))
+    # As for binary16: place the 7 low bits, rebias from 7 to 127 by an exact multiplication.
+    shifted = np.uint32((byte & np.uint32(0x7F)) << np.uint32(20))
+    scaled = np.float32(np.uint32(shifted).view(np.float32) * np.float32(2.0**120)).view(np.uint32)
+    is_nan = (byte & np.uint32(0x7F)) == np.uint32(0x7F)
+    return np.uint32(sign | (np.uint32(0x7FC00000) if is_nan else scaled))
 
 
 @njit(nogil=True, cache=True)
@@ -52,88 +66,99 @@ def decode(raw: np.ndarray, code: int, start: int, stop: int, out: np.ndarray) -
     count = stop - start
     bits = out.view(np.uint32)
     if code == BF16:
-        src16 = raw.view(np.uint16)[start:stop]
+        src16 = raw[2 * start : 2 * stop].view(np.uint16)
         for i in range(count):
             bits[i] = np.uint32(src16[i]) << np.uint32(16)
     elif code == F32:
-        src32 = raw.view(np.uint32)[start:stop]
+        src32 = raw[4 * start : 4 * stop].view(np.uint32)
         for i in range(count):
             bits[i] = src32[i]
     elif code == F16:
-        half = raw.view(np.uint16)[start:stop]
+        half = raw[2 * start : 2 * stop].view(np.uint16)
         for i in range(count):
-            bits[i] = _decode_f16_bits(np.uint32(half[i]))
+            bits[i] = _decode_f16(np.uint32(half[i]))
     elif code == F64:
-        src64 = raw.view(np.float64)[start:stop]
+        src64 = raw[8 * start : 8 * stop].view(np.float64)
         for i in range(count):
             out[i] = np.float32(src64[i])
     elif code == F8_E5M2:
         # E5M2 is the upper byte of binary16.
         for i in range(count):
-            bits[i] = _decode_f16_bits(np.uint32(raw[start + i]) << np.uint32(8))
+            bits[i] = _decode_f16(np.uint32(np.uint32(raw[start + i]) << np.uint32(8)))
     else:
         for i in range(count):
-            byte = np.uint32(raw[start + i])
-            # As for binary16: place the 7 low bits, rebias from 7 to 127 by an exact multiplication.
-            shifted = np.uint32((byte & np.uint32(0x7F)) << np.uint32(20))
-            scaled = (shifted.view(np.float32) * np.float32(2.0**120)).view(np.uint32)
-            magnitude = np.uint32(0x7FC00000) if (byte & np.uint32(0x7F)) == np.uint32(0x7F) else scaled
-            bits[i] = ((byte & np.uint32(0x80)) << np.uint32(24)) | magnitude
+            bits[i] = _decode_e4m3(np.uint32(raw[start + i]))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _encode_bf16(bits: np.uint32) -> np.uint32:
     """Bfloat16 bits of a float32 given as bits: nearest even; NaN stays a (quiet) NaN."""
-    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & _ONE)) >> np.uint32(16)
-    quiet = (bits >> np.uint32(16)) | np.uint32(0x40)
-    return quiet if (bits & _ABS) > _EXP else rounded
-
-
-@njit(nogil=True, cache=True)
-def _encode_small(
-    bits: np.uint32, mantissa: np.uint32, smallest: np.uint32, bias_shift: np.uint32, top: np.uint32
-) -> np.uint32:
-    """Magnitude bits of a float32 in a format with `mantissa` mantissa bits, nearest even, no specials.
-
-    `smallest` holds the float32 bits of the least normal number of the format, `bias_shift` the difference of
-    the exponent biases (127 minus the format's), `top` the result for everything that overflows.
-    """
+    sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))
     magnitude = np.uint32(bits & _ABS)
-    shift = np.uint32(23) - mantissa
-    # Subnormal results: adding 2^(k) aligns the value so that the hardware rounds it to the last place.
-    magic = np.uint32(smallest + (shift << np.uint32(23))).view(np.float32)
-    small = (magnitude.view(np.float32) + magic).view(np.uint32) - magic.view(np.uint32)
-    half = (_ONE << (shift - _ONE)) - _ONE
-    normal = magnitude - (bias_shift << np.uint32(23))
-    normal = (normal + half + ((normal >> shift) & _ONE)) >> shift
-    result = small if magnitude < smallest else normal
-    return min(result, top) if magnitude >= smallest else result
+    odd = np.uint32((magnitude >> np.uint32(16)) & _ONE)
+    rounded = np.uint32(np.uint32(magnitude + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+    quiet = np.uint32(np.uint32(magnitude >> np.uint32(16)) | np.uint32(0x40))
+    return np.uint32(sign | (quiet if magnitude > _EXP else rounded))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
+def _encode_small(magnitude, mantissa, least, top):  # type: ignore[no-untyped-def]
+    """Magnitude bits of a finite float32 in a format of `mantissa` mantissa bits, nearest even.
+
+    `least` holds the float32 bits of the least normal number of the format, `top` the result for everything
+    that overflows.
+    """
+    shift = np.uint32(np.uint32(23) - mantissa)
+    # Subnormal results: adding a power of two aligns the value so that the hardware rounds it to the last place.
+    magic = np.uint32(least + np.uint32(shift << np.uint32(23)))
+    below = np.uint32(min(magnitude, least))
+    aligned = np.float32(np.uint32(below).view(np.float32) + np.uint32(magic).view(np.float32))
+    small = np.uint32(aligned.view(np.uint32) - magic)
+    # Normal results: rebias the exponent so that `least` has exponent 1, then round the mantissa away.
+    rebias = np.uint32(least - np.uint32(1 << 23))
+    normal = np.uint32(max(magnitude, least) - rebias)
+    odd = np.uint32(np.uint32(normal >> shift) & _ONE)
+    half = np.uint32(np.uint32(_ONE << np.uint32(shift - _ONE)) - _ONE)
+    normal = np.uint32(np.uint32(normal + half + odd) >> shift)
+    return small if magnitude < least else np.uint32(min(normal, top))
+
+
+@njit(nogil=True, cache=True, inline="always")
 def _encode_f16(bits: np.uint32) -> np.uint32:
     """Binary16 bits of a float32 given as bits: nearest even, overflow to infinity, NaN to a quiet NaN."""
-    sign = (bits >> np.uint32(16)) & np.uint32(0x8000)
-    magnitude = _encode_small(bits, np.uint32(10), np.uint32(113 << 23), np.uint32(112), np.uint32(0x7C00))
-    is_nan = (bits & _ABS) > _EXP
-    payload = np.uint32(0x7E00) | ((bits >> np.uint32(13)) & np.uint32(0x3FF))
-    return sign | (payload if is_nan else magnitude)
+    sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))
+    absolute = np.uint32(bits & _ABS)
+    magnitude = _encode_small(absolute, np.uint32(10), np.uint32(113 << 23), np.uint32(0x7C00))
+    quiet = np.uint32(np.uint32(0x7E00) | np.uint32((bits >> np.uint32(13)) & np.uint32(0x3FF)))
+    return np.uint32(sign | (quiet if absolute > _EXP else magnitude))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, inline="always")
 def _encode_e5m2(bits: np.uint32) -> np.uint32:
     """Float8 E5M2 bits of a float32 given as bits: nearest even, overflow to infinity."""
-    sign = (bits >> np.uint32(24)) & np.uint32(0x80)
-    magnitude = _encode_small(bits, np.uint32(2), np.uint32(113 << 23), np.uint32(112), np.uint32(0x7C))
-    return sign | (np.uint32(0x7E) if (bits & _ABS) > _EXP else magnitude)
+    sign = np.uint32((bits >> np.uint32(24)) & np.uint32(0x80))
+    absolute = np.uint32(bits & _ABS)
+    magnitude = _encode_small(absolute, np.uint32(2), np.uint32(113 << 23), np.uint32(0x7C))
+    return np.uint32(sign | (np.uint32(0x7E) if absolute > _EXP else magnitude))
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _encode_e4m3(bits: np.uint32) -> np.uint32:
+    """Float8 E4M3 (the finite-only variant) bits of a float32 given as bits: nearest even, overflow to NaN."""
+    sign = np.uint32((bits >> np.uint32(24)) & np.uint32(0x80))
+    absolute = np.uint32(bits & _ABS)
+    magnitude = _encode_small(absolute, np.uint32(3), np.uint32(121 << 23), np.uint32(0x7F))
+    return np.uint32(sign | (np.uint32(0x7F) if absolute >= _EXP else magnitude))
 
 
 @njit(nogil=True, cache=True)
-def _encode_e4m3(bits: np.uint32) -> np.uint32:
-    """Float8 E4M3 (the finite-only variant) bits of a float32 given as bits: nearest even, overflow to NaN."""
-    sign = (bits >> np.uint32(24)) & np.uint32(0x80)
-    magnitude = _encode_small(bits, np.uint32(3), np.uint32(121 << 23), np.uint32(120), np.uint32(0x7F))
-    return sign | (np.uint32(0x7F) if (bits & _ABS) >= _EXP else magnitude)
+def _count_from(bits: np.ndarray, count: int, least: np.uint32) -> int:
+    """How many of the first `count` values are finite but at least `least` (bits) in magnitude."""
+    found = np.uint32(0)
+    for i in range(count):
+        magnitude = np.uint32(bits[i] & _ABS)
+        found = np.uint32(found + np.uint32((magnitude >= least) & (magnitude < _EXP)))
+    return np.int64(found)
 
 
 @njit(nogil=True, cache=True)
@@ -143,7 +168,7 @@ def encode(values: np.ndarray, code: int, start: int, stop: int, raw: np.ndarray
     Parameters
     ----------
     values : float32[:]
-        What to store.
+        What to store; fewer than 2^32 values.
     code : int
         Dtype code of `raw`.
     start, stop : int
@@ -159,37 +184,33 @@ def encode(values: np.ndarray, code: int, start: int, stop: int, raw: np.ndarray
     """
     count = stop - start
     bits = values.view(np.uint32)
-    overflowed = 0
     if code == BF16:
-        dst16 = raw.view(np.uint16)[start:stop]
+        dst16 = raw[2 * start : 2 * stop].view(np.uint16)
         for i in range(count):
             dst16[i] = np.uint16(_encode_bf16(bits[i]))
-            # Half the distance past the largest bfloat16 rounds up to infinity.
-            magnitude = bits[i] & _ABS
-            overflowed += (magnitude >= np.uint32(0x7F7F8000)) & (magnitude < _EXP)
+        # Half the distance past the largest bfloat16 rounds up to infinity.
+        return _count_from(bits, count, np.uint32(0x7F7F8000))
     elif code == F32:
-        dst32 = raw.view(np.uint32)[start:stop]
+        dst32 = raw[4 * start : 4 * stop].view(np.uint32)
         for i in range(count):
             dst32[i] = bits[i]
+        return 0
     elif code == F16:
-        half = raw.view(np.uint16)[start:stop]
+        half = raw[2 * start : 2 * stop].view(np.uint16)
         for i in range(count):
             half[i] = np.uint16(_encode_f16(bits[i]))
-            magnitude = bits[i] & _ABS
-            overflowed += (magnitude >= np.uint32(0x477FF000)) & (magnitude < _EXP)
+        return _count_from(bits, count, np.uint32(0x477FF000))
     elif code == F64:
-        dst64 = raw.view(np.float64)[start:stop]
+        dst64 = raw[8 * start : 8 * stop].view(np.float64)
         for i in range(count):
             dst64[i] = np.float64(values[i])
+        return 0
     elif code == F8_E5M2:
         for i in range(count):
             raw[start + i] = np.uint8(_encode_e5m2(bits[i]))
-            magnitude = bits[i] & _ABS
-            overflowed += (magnitude >= np.uint32(0x47700000)) & (magnitude < _EXP)
+        return _count_from(bits, count, np.uint32(0x47700000))
     else:
         for i in range(count):
             raw[start + i] = np.uint8(_encode_e4m3(bits[i]))
-            magnitude = bits[i] & _ABS
-            # 464 lies halfway between 448, the largest, and the next step; ties go to the even 448.
-            overflowed += (magnitude > np.uint32(0x43E80000)) & (magnitude < _EXP)
-    return overflowed
+        # 464 lies halfway between 448, the largest, and the next step; ties go to the even 448.
+        return _count_from(bits, count, np.uint32(0x43E80001))

@@ -45,6 +45,8 @@ class Problem:
     """Per-model parameters, resolved for this tensor, in model order."""
     seed: int = 0
     """Seed of random masks."""
+    model_names: tuple[str, ...] = ()
+    """Names of the models, in model order, for messages; empty where nobody will read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,11 @@ class Chunk:
 
 @dataclass(slots=True)
 class ChunkStatistics:
-    """What one chunk contributes to its tensor's statistics; adds up over chunks."""
+    """What one chunk contributes to its tensor's statistics; adds up over chunks.
+
+    A method without masks keeps whatever its task vectors change (their non-zero elements). A method without task
+    vectors keeps nothing: all but `overflowed` and `nonfinite` is zero.
+    """
 
     kept: NDArray[np.int64]
     """``kept[i, j]``: elements that both model i and model j keep (the diagonal: that model i keeps)."""
@@ -81,6 +87,8 @@ class ChunkStatistics:
     """Finite values that became infinite in the output dtype."""
     nonfinite: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """NaN and infinite elements read, by source: the base model (if any) first, then the models."""
+    differing: bool = False
+    """Whether a tensor that is copied, not merged, differs between the sources."""
 
 
 class Program(Protocol):

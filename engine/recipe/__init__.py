@@ -1,1 +1,26 @@
-"""Recipes: YAML in, validated and resolved parameters out."""
+"""Recipes: mergekit's YAML in, every output tensor with its sources and parameters out.
+
+The modules in the order of the data: `reader` (text to plain values), `schema` with `model_ref` and
+`settings` (typed recipe), `values` (parameters checked against the method), `groups` (which models go where),
+`layers` (layers from names), `resolver` (parameters of a tensor), `specs`, `slices` and `expand` (every
+tensor). `load` does the first four, and `origin`, `places` and `problems` serve the error messages.
+"""
+
+from __future__ import annotations
+
+from dovetail.engine.recipe.expand import Expansion, expand
+from dovetail.engine.recipe.load import load_recipe
+from dovetail.engine.recipe.model_ref import ModelRef, resolve_model_path
+from dovetail.engine.recipe.schema import Recipe
+from dovetail.engine.recipe.specs import SourceTensor, TensorSpec
+
+__all__ = [
+    "Expansion",
+    "ModelRef",
+    "Recipe",
+    "SourceTensor",
+    "TensorSpec",
+    "expand",
+    "load_recipe",
+    "resolve_model_path",
+]
