@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from dovetail.engine.manifest import MANIFEST_NAME, pair_overlaps
+from dovetail.engine.manifest import MANIFEST_NAME, has_task_vectors, norm_text, pair_overlaps
 from dovetail.engine.planned import Plan
 
 
@@ -34,23 +34,23 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
         "",
         "# Merged model",
         "",
-        f"Merged with [Dovetail](https://pypi.org/project/dovetail/) by `{plan.method.name}`"
+        f"Merged with Dovetail by `{plan.method.name}`"
         + (f" ([paper]({plan.method.paper}))." if plan.method.paper else "."),
         "",
     ]
     if plan.base is not None:
         lines += [f"Base model: `{_short(str(plan.base.path))}`.", ""]
-    if any(totals["task_vector_norm"]):  # methods without task vectors have no density or overlap
+    if has_task_vectors(totals):
         lines += ["| model | density | task vector norm | norm kept |", "|---|---|---|---|"]
     else:
         lines += ["| model |", "|---|"]
     for index, name in enumerate(plan.models):
         cells = [f"`{_short(name)}`"]
-        if any(totals["task_vector_norm"]):
+        if has_task_vectors(totals):
             cells += [
                 f"{totals['density'][index]:.4f}",
-                f"{totals['task_vector_norm'][index]:.4g}",
-                f"{totals['kept_norm'][index]:.4g}",
+                norm_text(totals["task_vector_norm"][index], 4),
+                norm_text(totals["kept_norm"][index], 4),
             ]
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
@@ -61,7 +61,7 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
         "## Recipe",
         "",
         "```yaml",
-        plan.recipe.origin.text.strip(),
+        plan.recipe.text.strip(),
         "```",
         "",
         f"Per-tensor statistics and checksums: `{MANIFEST_NAME}`.",

@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -40,21 +41,8 @@ class OutputFormat(StrEnum):
     safetensors = "safetensors"
 
 
-class _Mode:
-    """How errors are shown."""
-
-    debug = False
-    as_json = False
-
-
-def _set_debug(value: bool) -> bool:
-    _Mode.debug = _Mode.debug or value
-    return value
-
-
-def _set_json(value: bool) -> bool:
-    _Mode.as_json = _Mode.as_json or value
-    return value
+# Typer carries a click of its own in some versions, and builds on the installed one in others.
+_UsageError: Any = typer.BadParameter.__base__
 
 
 def _show_version(value: bool) -> None:
@@ -80,8 +68,8 @@ DtypeOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of random masks.")]
 NonFiniteOption = Annotated[OnNonFinite, typer.Option(help="What to do with NaN and infinity in an input.")]
-JsonOption = Annotated[bool, typer.Option("--json", callback=_set_json, help="Print JSON.")]
-DebugOption = Annotated[bool, typer.Option("--debug", callback=_set_debug, help="Show tracebacks of errors.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
 
 @app.callback()
@@ -237,26 +225,35 @@ def _interrupt(signal_number: int, frame: Any) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit with its code: see ``dovetail.io.errors`` and ``dovetail.engine.errors``."""
-    _Mode.debug = _Mode.as_json = False
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app(arguments)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        # Typer swallows Ctrl-C: some versions return this code, others raise Abort.
+        interrupted = app(arguments, standalone_mode=False) == 130
+    except (KeyboardInterrupt, typer.Abort):
+        interrupted = True
+    except _UsageError as error:
+        error.show()
+        _fail(error.format_message(), error.exit_code, arguments, shown=True)
     except Exception as error:
         from dovetail.engine.failure import describe
 
-        text, code = describe(error)
-        _fail(text, code)
+        _fail(*describe(error), arguments)
+    if interrupted:
+        _fail("interrupted; run the same command again to continue", 130, arguments)
     sys.exit(0)
 
 
-def _fail(text: str, code: int) -> NoReturn:
-    """Say what went wrong, where people and programs look for it."""
-    if _Mode.debug:
+def _fail(text: str, code: int, arguments: Sequence[str], *, shown: bool = False) -> NoReturn:
+    """Say what went wrong, where people and programs look for it.
+
+    The arguments are searched for the options that matter here, as parsing them may be what failed.
+    """
+    if "--debug" in arguments and sys.exc_info()[0]:
         traceback.print_exc()
-    if _Mode.as_json:
+    if "--json" in arguments:
         print(json.dumps({"event": "error", "text": text, "exit_code": code}), flush=True)
-    print(f"error: {text}", file=sys.stderr)
+    if not shown:
+        print(f"error: {text}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -109,7 +109,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "format": "dovetail-journal",
         "plan_hash": plan.hash,
         "maths_version": MATHS_VERSION,
-        "recipe": plan.recipe.canonical_json(),
+        "recipe": plan.recipe.to_json(),
         "options": {
             "dtype": plan.options.dtype,
             "seed": plan.options.seed,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
         "format_version": FORMAT_VERSION,
         "dovetail_version": importlib.metadata.version("dovetail"),
         "maths_version": MATHS_VERSION,
-        "recipe": json.loads(plan.recipe.canonical_json()),
+        "recipe": plan.recipe.to_json(),
         "options": {
             "dtype": plan.options.dtype,
             "seed": plan.options.seed,
@@ -121,7 +122,7 @@ def tensor_statistics(tensor: PlannedTensor, rows: NDArray[Any]) -> dict[str, An
     ``overlap``: for each pair of models, elements that both keep over elements that either keeps.
     ``task_vector_norm``, ``kept_norm``: Euclidean norms before and after pruning. ``merged_norm``: that of the
     merged change. ``overflowed``: values that became infinite in the output dtype. ``nonfinite``: NaN and
-    infinite elements read, the base model's first.
+    infinite elements read, the base model's first. Norms are None where such elements passed through.
     """
     if tensor.copied:
         return {"copied": True, "differing": bool(rows["differing"].any())}
@@ -132,7 +133,7 @@ def tensor_statistics(tensor: PlannedTensor, rows: NDArray[Any]) -> dict[str, An
         **_kept_statistics(kept, tensor.length),
         "task_vector_norm": _norms(rows["delta_square"][:, :count]),
         "kept_norm": _norms(rows["kept_square"][:, :count]),
-        "merged_norm": float(np.sqrt(rows["merged_square"].sum())),
+        "merged_norm": _norm(rows["merged_square"].sum()),
         "overflowed": int(rows["overflowed"].sum()),
         "nonfinite": [int(value) for value in rows["nonfinite"].sum(axis=0)[: len(tensor.inputs)]],
     }
@@ -162,7 +163,7 @@ def total_statistics(plan: Plan, table: RecordTable) -> dict[str, Any]:
         **_kept_statistics(kept, elements),
         "task_vector_norm": _norms(delta[np.newaxis]),
         "kept_norm": _norms(kept_square[np.newaxis]),
-        "merged_norm": float(np.sqrt(merged)),
+        "merged_norm": _norm(merged),
         "overflowed": overflowed,
         "nonfinite": nonfinite,
         "copied": sum(tensor.copied for tensor in plan.tensors),
@@ -190,11 +191,26 @@ def _kept_statistics(kept: NDArray[np.int64], elements: int | NDArray[np.int64])
     }
 
 
-def _norms(squares: NDArray[np.float64]) -> list[float]:
-    return [float(value) for value in np.sqrt(squares.sum(axis=0))]
+def _norms(squares: NDArray[np.float64]) -> list[float | None]:
+    return [_norm(square) for square in squares.sum(axis=0)]
+
+
+def _norm(square: float) -> float | None:
+    """Give the norm, or None where NaN or infinity passed through: JSON has neither."""
+    return math.sqrt(square) if math.isfinite(square) else None
+
+
+def norm_text(norm: float | None, digits: int) -> str:
+    """Write a norm for people."""
+    return "not finite" if norm is None else f"{norm:.{digits}g}"
+
+
+def has_task_vectors(statistics: Mapping[str, Any]) -> bool:
+    """Whether any model changed anything; methods without task vectors have no density or overlap to show."""
+    return any(norm != 0 for norm in statistics["task_vector_norm"])
 
 
 def pair_overlaps(statistics: Mapping[str, Any]) -> Sequence[tuple[int, int, float]]:
     """List (i, j, overlap) for every pair of models i < j; none for methods without task vectors."""
-    matrix = statistics["overlap"] if any(statistics["task_vector_norm"]) else []
+    matrix = statistics["overlap"] if has_task_vectors(statistics) else []
     return [(i, j, matrix[i][j]) for i in range(len(matrix)) for j in range(i + 1, len(matrix))]

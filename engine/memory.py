@@ -134,10 +134,11 @@ def fit(allowed_bytes: int, reserved_bytes: int, task_bytes: int, workers: int) 
         Not even one worker fits; the text names the limit that would do.
 
     """
-    for count in range(workers, 0, -1):
-        budget = Budget(allowed_bytes, reserved_bytes, task_bytes, count)
-        if budget.projected_bytes <= allowed_bytes:
-            return budget
+    room = allowed_bytes - reserved_bytes - MARGIN_BYTES
+    count = min(workers, room // (task_bytes + WORKER_OVERHEAD_BYTES))
+    if count >= 1:
+        return Budget(allowed_bytes, reserved_bytes, task_bytes, count)
+    budget = Budget(allowed_bytes, reserved_bytes, task_bytes, 1)
     needed_mib = -(-budget.projected_bytes // (16 * _MIB)) * 16
     raise MemoryLimitError(
         f"memory limit {format_size(allowed_bytes)} is too small for this merge",

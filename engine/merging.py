@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from dovetail.engine import events
 from dovetail.engine.card import model_card
-from dovetail.engine.errors import InterruptedMergeError
+from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.execution import Execution
 from dovetail.engine.journal import JOURNAL_NAME, Journal
 from dovetail.engine.lock import LOCK_NAME, locked
@@ -107,21 +108,22 @@ def merge(
     """
     started, output, run = time.monotonic(), Path(output), run or RunOptions()
     plan = make_plan(recipe, options or PlanOptions())
-    inputs = [Path(recipe), *(checkpoint.path for checkpoint in plan.checkpoints)]
-    check_target(output, inputs, overwrite=run.overwrite)
+    check_target(output, [Path(recipe), *_input_paths(plan)], overwrite=run.overwrite)
     for warning in plan.warnings:
         listen(events.Notice("warning", warning))
     budget, table = prepare(plan, run, listen)
     staging = staging_path(output)
+    if not staging.exists():
+        check_disk_space(staging, plan.write_bytes)
     with locked(staging):
         if run.restart:
             _clear(staging)
         execution = _execute(plan, budget, table, staging, listen, run.executor)
+        for checkpoint in plan.checkpoints:
+            checkpoint.check_unchanged()
         manifest = _complete(plan, table, staging)
-        publish(staging, output)
         # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
-        for name in (JOURNAL_NAME, LOCK_NAME):
-            (output / name).unlink()
+        publish(staging, output, overwrite=run.overwrite, remove=(JOURNAL_NAME, LOCK_NAME))
     for warning in _findings(manifest):
         listen(events.Notice("warning", warning))
     listen(
@@ -170,7 +172,24 @@ def _execute(
 
 def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> SafetensorsSink:
     """Create the output files, or open those of the interrupted run."""
-    return SafetensorsSink(plan.layout, staging) if resumed else SafetensorsSink.create(plan.layout, staging)
+    if not resumed:
+        return SafetensorsSink.create(plan.layout, staging)
+    try:
+        return SafetensorsSink(plan.layout, staging)
+    except OSError as error:
+        raise OutputError(
+            f"unfinished output {staging} cannot be continued: {error.strerror} ({error.filename})",
+            "the output files as the interrupted merge left them",
+            "pass --restart to begin anew",
+        ) from error
+
+
+def _input_paths(plan: Plan) -> Iterator[Path]:
+    """Give every checkpoint and every file of it: a file can be a link to another folder."""
+    for checkpoint in plan.checkpoints:
+        yield checkpoint.path
+        if checkpoint.folder is not None:
+            yield from (checkpoint.folder / file.name for file in checkpoint.files)
 
 
 def _complete(plan: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def make_plan(recipe_path: str | Path, options: PlanOptions | None = None) -> Pl
         tensors=tensors,
         layout=layout,
         jobs=tuple(jobs),
-        layer_count=expansion.layer_count if recipe.slices else None,
+        layer_count=expansion.layer_count if recipe.has_slices else None,
         warnings=(*expansion.warnings, *builder.warnings()),
         hash=_hash(recipe, options, checkpoints),
     )

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dovetail.engine import events
 from dovetail.engine.errors import VerificationError
-from dovetail.engine.manifest import MANIFEST_NAME, pair_overlaps
+from dovetail.engine.manifest import MANIFEST_NAME, has_task_vectors, norm_text, pair_overlaps
 from dovetail.engine.memory import Budget
 from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 from dovetail.engine.planned import Plan
@@ -54,7 +54,7 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
             }
         )
     )
-    if any(totals["task_vector_norm"]):  # methods without task vectors have no density or overlap
+    if has_task_vectors(totals):
         _print(_model_table(manifest["models"], totals))
     for i, j, value in pair_overlaps(totals):
         names = f"{short_name(manifest['models'][i])} and {short_name(manifest['models'][j])}"
@@ -71,8 +71,8 @@ def _model_table(models: list[str], totals: Mapping[str, Any]) -> Table:
         table.add_row(
             short_name(name),
             f"{totals['density'][index]:.4%}",
-            f"{totals['task_vector_norm'][index]:.5g}",
-            f"{totals['kept_norm'][index]:.5g}",
+            norm_text(totals["task_vector_norm"][index], 5),
+            norm_text(totals["kept_norm"][index], 5),
         )
     return table
 

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dovetail.engine.journal import JOURNAL_NAME
+from dovetail.engine.lock import LOCK_NAME
 from dovetail.engine.manifest import MANIFEST_NAME, hex_checksum
 from dovetail.engine.planned import Plan
 from dovetail.engine.staging import write_durably
@@ -26,7 +28,9 @@ _WEIGHTS = {
     ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".npz", ".pkl",
     ".zarr", ".zip", ".tar", ".gz", ".mlmodel", ".tflite", ".ot",
 }  # fmt: skip
-_REPLACED = {"readme.md", "config.json", RECIPE_NAME, MANIFEST_NAME, "mergekit_config.yml"}
+_REPLACED = {
+    "readme.md", "config.json", RECIPE_NAME, MANIFEST_NAME, JOURNAL_NAME, LOCK_NAME, "mergekit_config.yml",
+}  # fmt: skip
 
 
 def copied_files(folder: Path) -> list[Path]:
@@ -88,17 +92,24 @@ def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str,
 
     The shard index, which the sink has written, is among those given.
     """
-    contents: dict[str, bytes] = {}
+    written: dict[str, dict[str, Any]] = {}
+
+    def note(name: str, data: bytes) -> None:
+        written[name] = {"size_bytes": len(data), "checksum": hex_checksum(data)}
+
+    def write(name: str, data: bytes) -> None:
+        write_durably(folder / name, data)
+        note(name, data)
+
     if plan.side_checkpoint.folder is not None:
         for path in copied_files(plan.side_checkpoint.folder):
-            contents[path.name] = path.read_bytes()
+            write(path.name, path.read_bytes())  # one at a time: together they may be too large for the memory limit
     config = output_config(plan)
     if config is not None:
-        contents["config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    contents["README.md"] = card.encode()
-    contents[RECIPE_NAME] = plan.recipe.origin.text.encode()
-    for name, data in contents.items():
-        write_durably(folder / name, data)
+        # Escaped, as JSON strings can hold lone surrogates, which UTF-8 cannot.
+        write("config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write("README.md", card.encode())
+    write(RECIPE_NAME, plan.recipe.text.encode())
     if plan.layout.index is not None:
-        contents[INDEX_NAME] = plan.layout.index
-    return {name: {"size_bytes": len(data), "checksum": hex_checksum(data)} for name, data in contents.items()}
+        note(INDEX_NAME, plan.layout.index)
+    return written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterable
@@ -16,7 +17,19 @@ DISK_MARGIN_BYTES = 16 * 2**20
 
 def staging_path(output: Path) -> Path:
     """Give the folder in which `output` grows until it is complete: beside it, on the same file system."""
-    return output.parent / f".{output.name}.dovetail-partial"
+    place = _place(output)
+    return place.parent / f".{place.name}.dovetail-partial"
+
+
+def _place(output: Path) -> Path:
+    """Follow links: the folder that a link leads to is replaced, not the link."""
+    return Path(os.path.realpath(output))
+
+
+def _old_path(output: Path) -> Path:
+    """Give the folder to which a replaced output is moved aside."""
+    place = _place(output)
+    return place.parent / f".{place.name}.dovetail-old"
 
 
 def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
@@ -25,19 +38,27 @@ def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> No
     Raises
     ------
     OutputError
-        The target is or contains an input, lies inside one, is not a folder, or is not empty and `overwrite` is
-        not set.
+        The target, or a folder that is made or removed on the way, is or contains an input or lies inside one;
+        or the target cannot be replaced, is not a folder, or is not empty and `overwrite` is not set.
 
     """
-    target = output.resolve()
+    target = _place(output)
     for path in inputs:
-        source = path.resolve()
-        if source == target or target in source.parents or (source.is_dir() and source in target.parents):
-            raise OutputError(
-                f"output folder {output} holds, is or lies inside the input {path}",
-                "a folder apart from every input",
-                "choose another output folder",
-            )
+        source = _place(path)
+        for place in (target, staging_path(output), _old_path(output)):
+            if source == place or place in source.parents or (source.is_dir() and source in place.parents):
+                name = f"output folder {output}" if place == target else f"working folder {place}"
+                raise OutputError(
+                    f"{name} holds, is or lies inside the input {path}",
+                    "a folder apart from every input",
+                    "choose another output folder",
+                )
+    if os.path.ismount(target):
+        raise OutputError(
+            f"output folder {output} is a mount point",
+            "a folder that can be replaced when the merge is complete",
+            f"choose a folder inside it, such as {output / 'merged'}",
+        )
     if target in (Path.cwd().resolve(), Path.home().resolve(), *Path.cwd().resolve().parents):
         raise OutputError(
             f"output folder {output} is or contains the current or home folder",
@@ -60,9 +81,11 @@ def check_disk_space(folder: Path, needed_bytes: int) -> None:
     Raises
     ------
     DiskSpaceError
-        Less than `needed_bytes` and a margin is free where `folder` lies.
+        Less than `needed_bytes` and a margin is free where `folder` lies, or will lie.
 
     """
+    while not folder.exists():
+        folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed_bytes + DISK_MARGIN_BYTES:
         raise DiskSpaceError(
@@ -72,20 +95,47 @@ def check_disk_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def publish(staging: Path, output: Path) -> None:
+def publish(staging: Path, output: Path, *, overwrite: bool, remove: Iterable[str] = ()) -> None:
     """Put the complete staging folder in the place of `output`, durably.
 
     What stood there is moved aside first and removed last, so that at every instant either it or the new output
     is whole.
+
+    Parameters
+    ----------
+    staging, output
+        The two folders.
+    overwrite
+        Whether an output that is not empty is replaced.
+    remove
+        Names of files in the staging folder that go once it has its final name.
+
+    Raises
+    ------
+    OutputError
+        Files have come into `output` since it was checked, and `overwrite` is not set.
+
     """
+    place, old = _place(output), _old_path(output)
     sync_folder(staging)
-    old = output.parent / f".{output.name}.dovetail-old"
-    if old.exists():
-        shutil.rmtree(old)
-    if output.exists():
-        output.rename(old)
-    staging.rename(output)
-    sync_folder(output.parent)
+    try:
+        staging.rename(place)  # takes the place of nothing or of an empty folder, in one step
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not overwrite:
+            raise OutputError(
+                f"files have come into the output folder {output} while the merge ran",
+                "an empty folder",
+                "move them away and run the same command again: nothing is computed twice",
+            ) from None
+        if old.exists():
+            shutil.rmtree(old)
+        place.rename(old)
+        staging.rename(place)
+    sync_folder(place.parent)
+    for name in remove:
+        (place / name).unlink()
     if old.exists():
         shutil.rmtree(old)
 

@@ -1,0 +1,106 @@
+"""Layers from tensors' names, for any architecture: there is no table of architectures.
+
+A *stack* is a list of like layers. Its name is a word for many layers (``layers``, ``layer``, ``h``,
+``blocks``, ``block``, or a name that ends in one of them, such as ``resblocks``), and the number after it is
+the layer. The first such number in a name counts: ``model.layers.3.mlp.experts.5.w1`` belongs to layer 3, and
+T5's ``encoder.block.0.layer.1.norm`` to layer 0. A model may have several stacks (encoder and decoder, vision
+and text).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# No leading zeros, so that a name can be put together again from its parts.
+_LAYER = re.compile(r"(?:^|\.)(?:[a-z0-9_]*(?:layers?|blocks?)|h)\.(0|[1-9][0-9]{0,8})(?=\.|$)", re.IGNORECASE)
+
+# Words by which tensors outside the layers are told apart: what comes before the layers ...
+_BEFORE = re.compile(r"emb|^w[tp]e$|^shared$|(?:^|_)pre$|^patch_|^conv[0-9]*$", re.IGNORECASE)
+# ... and what comes after them, which wins where a component has both (embed_out).
+_AFTER = re.compile(
+    r"^embed_out$|head|^score$|classifier|pooler|^cls$|^output|(?:^|_)out$|(?:^|_)proj_out$|^vocab_|^final",
+    re.IGNORECASE,
+)
+_NORM = re.compile(r"norm|(?:^|_)ln(?:_|$)", re.IGNORECASE)
+
+
+class LayerName(NamedTuple):
+    """A tensor's name, taken apart at its layer number."""
+
+    stack: str
+    """What comes before the number, such as ``model.layers.``."""
+    number: int
+    """The layer, from 0."""
+    suffix: str
+    """What comes after the number, such as ``.mlp.up_proj.weight``."""
+
+    def at(self, number: int) -> str:
+        """Name of the same tensor in another layer."""
+        return f"{self.stack}{number}{self.suffix}"
+
+
+def parse_layer(name: str) -> LayerName | None:
+    """Take a tensor's name apart; None if it belongs to no layer."""
+    match = _LAYER.search(name)
+    if match is None:
+        return None
+    return LayerName(name[: match.start(1)], int(match[1]), name[match.end(1) :])
+
+
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """The layers of a checkpoint."""
+
+    lengths: dict[str, int]
+    """Number of layers of each stack: one more than its highest number."""
+    parsed: dict[str, LayerName]
+    """Names of the tensors that are in layers, taken apart, in file order."""
+    loose: tuple[str, ...]
+    """Names of the others, in file order."""
+
+    @property
+    def longest(self) -> int:
+        """Number of layers of the longest stack; 0 without layers."""
+        return max(self.lengths.values(), default=0)
+
+    def by_layer(self) -> dict[int, list[LayerName]]:
+        """Names of the tensors of each layer, all stacks together, in file order."""
+        layers: dict[int, list[LayerName]] = {}
+        for layer in self.parsed.values():
+            layers.setdefault(layer.number, []).append(layer)
+        return layers
+
+
+def find_stacks(names: Iterable[str]) -> Stacks:
+    """Group tensors' names into stacks of layers."""
+    lengths: dict[str, int] = {}
+    parsed: dict[str, LayerName] = {}
+    loose = []
+    for name in names:
+        layer = parse_layer(name)
+        if layer is None:
+            loose.append(name)
+        else:
+            parsed[name] = layer
+            if layer.number >= lengths.get(layer.stack, 0):
+                lengths[layer.stack] = layer.number + 1
+    return Stacks(lengths, parsed, tuple(loose))
+
+
+def layer_fraction(number: int, count: int) -> float:
+    """Position of a layer among `count`: 0 for the first, 1 for the last and, as in mergekit, for an only one."""
+    return number / (count - 1) if count > 1 else 1.0
+
+
+def comes_after_layers(name: str) -> bool:
+    """Whether a tensor outside the layers is used after them: final norm, head, pooler.
+
+    Everything else comes before them: embeddings, and whatever is not recognised.
+    """
+    parts = name.split(".")
+    if any(_AFTER.search(part) for part in parts):
+        return True
+    return not any(_BEFORE.search(part) for part in parts) and any(_NORM.search(part) for part in parts)

@@ -1,0 +1,28 @@
+"""Where a recipe came from, so that every error can name its file, line and key path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dovetail.engine.errors import RecipeError
+from dovetail.engine.recipe.places import Where
+from dovetail.engine.recipe.reader import find_line
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The text of a recipe and the file that it was read from."""
+
+    name: str = "recipe"
+    """File name for people; "recipe" for text that came from no file."""
+    text: str = ""
+    """The text as it was read."""
+    folder: Path | None = None
+    """Folder of the file; None for text that came from no file."""
+
+    def error(self, where: Where, problem: str, expected: str = "", action: str = "") -> RecipeError:
+        """Make the error that says what is wrong at `where`; `problem` names the key path itself."""
+        line = find_line(self.text, where)
+        place = f"{self.name}, line {line}" if line else self.name
+        return RecipeError(f"{place}: {problem}", expected, action)

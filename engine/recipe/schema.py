@@ -1,0 +1,221 @@
+"""Recipes as pydantic models: mergekit's YAML, with every key known and every value typed.
+
+Whether a method knows the parameters that a recipe gives it is checked in `values`; here they are only read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    StrictInt,
+    model_validator,
+)
+
+from dovetail.engine.recipe.model_ref import ModelRef
+from dovetail.engine.recipe.origin import Origin
+from dovetail.engine.recipe.places import nearest, one_of, shown
+from dovetail.engine.recipe.problems import problem
+from dovetail.engine.recipe.settings import Setting
+from dovetail.engine.recipe.strict import Strict
+from dovetail.engine.recipe.tokenizer import Tokenizer, TokenizerSource
+
+DTYPES = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2")
+"""Names of dtypes in recipes; mergekit knows the first three."""
+
+
+def _check_dtype(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    name = value.removeprefix("torch.")
+    if name not in DTYPES:
+        raise problem(f"is {shown(value)}", one_of(DTYPES), nearest(name, DTYPES))
+    return name
+
+
+Parameters = Annotated[dict[str, Setting], BeforeValidator(lambda value: {} if value is None else value)]
+"""Values of parameters by name."""
+Dtype = Annotated[str, BeforeValidator(_check_dtype)]
+"""Name of a dtype."""
+
+
+class InputModel(Strict):
+    """A model to merge."""
+
+    model: ModelRef
+    """The checkpoint."""
+    parameters: Parameters = Field(default_factory=dict)
+    """Its own parameters."""
+
+
+class SliceSource(Strict):
+    """Layers of a model to merge."""
+
+    model: ModelRef
+    """The checkpoint."""
+    layer_range: tuple[StrictInt, StrictInt]
+    """First layer, and one past the last."""
+    parameters: Parameters = Field(default_factory=dict)
+    """Its own parameters."""
+
+    @model_validator(mode="after")
+    def _check_range(self) -> SliceSource:
+        if not 0 <= self.layer_range[0] <= self.layer_range[1]:
+            raise problem(f"is {list(self.layer_range)}", "0 <= first <= last + 1", path=("layer_range",))
+        return self
+
+
+class OutputSlice(Strict):
+    """Consecutive layers of the output."""
+
+    sources: tuple[SliceSource, ...] = Field(min_length=1)
+    """What they are merged from."""
+    base_model: ModelRef | None = None
+    """Base model of these layers; None for the recipe's."""
+    residual_weight: float | None = None
+    """Accepted for mergekit's sake, where it has no effect either."""
+    parameters: Parameters = Field(default_factory=dict)
+    """Parameters of these layers."""
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> OutputSlice:
+        seen: set[tuple[ModelRef, tuple[int, int]]] = set()
+        lengths = [source.layer_range[1] - source.layer_range[0] for source in self.sources]
+        for i, (source, length) in enumerate(zip(self.sources, lengths, strict=True)):
+            if length != lengths[0]:
+                raise problem(
+                    f"has {length} layers",
+                    f"{lengths[0]} as in the slice's first source",
+                    path=("sources", i, "layer_range"),
+                )
+            if (source.model, source.layer_range) in seen:
+                raise problem("is listed twice", "each source once", path=("sources", i))
+            seen.add((source.model, source.layer_range))
+        return self
+
+
+class OutputModule(Strict):
+    """A part of the output that has layers of its own, made of models or slices."""
+
+    models: tuple[InputModel, ...] = ()
+    """Whole models to merge."""
+    slices: tuple[OutputSlice, ...] = ()
+    """Layers to stack."""
+    parameters: Parameters = Field(default_factory=dict)
+    """Parameters of this part."""
+
+    @model_validator(mode="after")
+    def _check_one(self) -> OutputModule:
+        if bool(self.models) == bool(self.slices):
+            raise problem("has both or neither of 'models' and 'slices'", "exactly one of them")
+        _check_models(self.models)
+        return self
+
+
+class Recipe(Strict):
+    """A recipe: what to merge, and how."""
+
+    name: str | None = None
+    """Name of the result."""
+    merge_method: str
+    """Name of a method."""
+    base_model: ModelRef | None = None
+    """The model that the others were made from."""
+    models: tuple[InputModel, ...] = ()
+    """Whole models to merge; or else"""
+    slices: tuple[OutputSlice, ...] = ()
+    """layers to stack; or else"""
+    modules: dict[str, OutputModule] = Field(default_factory=dict)
+    """parts of the output."""
+    parameters: Parameters = Field(default_factory=dict)
+    """Parameters of the whole merge."""
+    dtype: Dtype | None = None
+    """Dtype of the output unless `out_dtype` is given."""
+    out_dtype: Dtype | None = None
+    """Dtype of the output."""
+    chat_template: str | None = None
+    """Name or text of a chat template."""
+    tokenizer_source: TokenizerSource | None = None
+    """Where the tokenizer comes from."""
+    tokenizer: Tokenizer | None = None
+    """How the tokenizer is made, in detail."""
+
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {k: v for k, v in data.items() if v is not None or k not in ("models", "slices", "modules")}
+        return data
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Recipe:
+        given = [key for key in ("models", "slices", "modules") if getattr(self, key)]
+        if len(given) != 1:
+            raise problem(
+                f"has {' and '.join(given) or 'no models to merge'}", "exactly one of models, slices, modules"
+            )
+        if self.tokenizer and self.tokenizer_source:
+            raise problem("has both 'tokenizer' and 'tokenizer_source'", "one of them")
+        if len(self.modules) > 1:
+            raise problem(
+                f"has {len(self.modules)} modules",
+                "one",
+                "merge whole models by 'models' instead",
+                ("modules",),
+            )
+        _check_models(self.models)
+        return self
+
+    @property
+    def origin(self) -> Origin:
+        """Where the recipe came from, with its original text."""
+        return self._origin
+
+    @property
+    def text(self) -> str:
+        """The recipe as it was written."""
+        return self._origin.text
+
+    @property
+    def has_slices(self) -> bool:
+        """Whether layers are stacked, so that the output may have another number of them than its base model."""
+        return bool(self.slices) or any(module.slices for module in self.modules.values())
+
+    def with_origin(self, origin: Origin) -> Recipe:
+        """Return the same recipe, said to come from `origin`."""
+        copy = self.model_copy()
+        copy._origin = origin
+        return copy
+
+    def references(self) -> tuple[ModelRef, ...]:
+        """Every checkpoint whose tensors the recipe names, once each: the base model first, then in order."""
+        refs = [self.base_model] if self.base_model else []
+        parts: list[Recipe | OutputModule] = [self, *self.modules.values()]
+        for part in parts:
+            refs += [model.model for model in part.models]
+            for piece in part.slices:
+                refs += [piece.base_model] if piece.base_model else []
+                refs += [source.model for source in piece.sources]
+        return tuple(dict.fromkeys(refs))
+
+    def to_json(self) -> dict[str, Any]:
+        """Write what the recipe says as values that JSON has, its defaults left out."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def canonical_json(self) -> str:
+        """Write what the recipe says, not how it says it: equal for equal recipes, fit for hashing."""
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+
+
+def _check_models(models: tuple[InputModel, ...]) -> None:
+    seen = set()
+    for i, entry in enumerate(models):
+        if entry.model in seen:
+            raise problem(f"is {shown(str(entry.model))} again", "each model once", path=("models", i, "model"))
+        seen.add(entry.model)
