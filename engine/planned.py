@@ -12,6 +12,7 @@ from dovetail.engine.task import Input
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.layout import SafetensorsLayout
+from dovetail.io.mapping import RELEASE_GRANULE_BYTES
 
 MATHS_VERSION = 1
 """Changes whenever the same recipe and inputs give other bits than before."""
@@ -19,8 +20,8 @@ MATHS_VERSION = 1
 DEFAULT_SHARD_BYTES = 5 * 10**9
 """Default size of an output shard."""
 
-PAGE_SLACK_BYTES = 128 * 2**10
-"""Pages around a window of one input that become resident with it."""
+PAGE_SLACK_BYTES = 2 * RELEASE_GRANULE_BYTES
+"""Pages around a window of one input that become resident with it: the rest of a large folio at each end."""
 
 
 @dataclass(frozen=True, slots=True)

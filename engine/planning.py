@@ -139,6 +139,7 @@ class _Builder:
             parameters=spec.parameters,
             model_parameters=spec.model_parameters,
             seed=self._options.seed,
+            model_names=tuple(item.checkpoint for item in models),
         )
         program = self._method.program(problem)
         return self._planned(spec, reference, dtype, program, problem, base, models)

@@ -1,0 +1,163 @@
+"""Weighted sums of models, and of task vectors, fused from stored bytes to stored bytes.
+
+Each kernel makes one pass over a chunk, tile by tile, so that everything between reading and writing stays in the
+nearest cache. All arithmetic is float32, each operation rounded on its own, models in order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dovetail.engine.kernels.consensus import add_change
+from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
+from dovetail.engine.kernels.general import subtract
+from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero, sum_squares
+
+TILE = 4096
+"""Elements of a tile: few enough for the nearest caches, enough to outweigh the work around each loop."""
+
+
+@njit(nogil=True, cache=True)
+def _scale(values: np.ndarray, factor: np.float32) -> None:
+    """Multiply in place; one is skipped, as the result is the same."""
+    if factor != np.float32(1.0):
+        for i in range(len(values)):
+            values[i] = np.float32(values[i] * factor)
+
+
+@njit(nogil=True, cache=True)
+def _divide(values: np.ndarray, divisor: np.float32) -> None:
+    """Divide in place; one is skipped, as the result is the same."""
+    if divisor != np.float32(1.0):
+        for i in range(len(values)):
+            values[i] = np.float32(values[i] / divisor)
+
+
+@njit(nogil=True, cache=True)
+def _add_scaled(values: np.ndarray, weight: np.float32, total: np.ndarray) -> None:
+    """Add ``weight * values`` to a sum."""
+    for i in range(len(values)):
+        total[i] = np.float32(total[i] + np.float32(weight * values[i]))
+
+
+@njit(nogil=True, cache=True)
+def weighted_sum(models, codes, weights, divisor, out, out_code, nonfinite):  # type: ignore[no-untyped-def]
+    """Compute sum(w W) / divisor over the whole of `out`.
+
+    The sum starts from the first product, so that -0.0 survives where all terms are -0.0.
+
+    Parameters
+    ----------
+    models : tuple of uint8[:]
+        The models' stored bytes, all of the same type.
+    codes : int64[:]
+        Their dtype codes.
+    weights : float32[:]
+        Their weights.
+    divisor : float32
+        What the sum is divided by.
+    out : uint8[:]
+        Receives the stored bytes of the result.
+    out_code : int
+        Its dtype code.
+    nonfinite : int64[:]
+        NaN and infinite elements of each model; added to.
+
+    Returns
+    -------
+    int
+        Finite results that overflow the stored dtype.
+
+    """
+    length = len(out) // ITEMSIZES[out_code]
+    values = np.empty(TILE, np.float32)
+    total = np.empty(TILE, np.float32)
+    overflowed = 0
+    for start in range(0, length, TILE):
+        stop = min(start + TILE, length)
+        count = stop - start
+        tile = values[:count]
+        sums = total[:count]
+        decode(models[0], codes[0], start, stop, sums)
+        nonfinite[0] += count_nonfinite(sums)
+        _scale(sums, weights[0])
+        for j in range(1, len(models)):
+            decode(models[j], codes[j], start, stop, tile)
+            nonfinite[j] += count_nonfinite(tile)
+            _add_scaled(tile, weights[j], sums)
+        _divide(sums, divisor)
+        overflowed += encode(sums, out_code, start, stop, out)
+    return overflowed
+
+
+@njit(nogil=True, cache=True)
+def weighted_task_vectors(  # type: ignore[no-untyped-def]
+    sources, codes, weights, scale, out, out_code, nonfinite, pairs, squares
+):
+    """Compute W0 + factor * (sum(w tau) / divisor) over the whole of `out`.
+
+    Task arithmetic: https://arxiv.org/abs/2212.04089, equation 1. Where the change is exactly zero the base stands.
+
+    Parameters
+    ----------
+    sources : tuple of uint8[:]
+        Stored bytes of the base model and of the models, all of the same type.
+    codes : int64[:]
+        Their dtype codes.
+    weights : float32[:]
+        The models' weights.
+    scale : (float32, float32)
+        Divisor and factor (lambda) of the sum.
+    out : uint8[:]
+        Receives the stored bytes of the result.
+    out_code : int
+        Its dtype code.
+    nonfinite : int64[:]
+        NaN and infinite elements of each source; added to.
+    pairs : int64[:, :]
+        How many elements both model i and model j change; added to.
+    squares : float64[:]
+        Sum of squares of each task vector, then of the change; added to.
+
+    Returns
+    -------
+    int
+        Finite results that overflow the stored dtype.
+
+    """
+    models = len(weights)
+    length = len(out) // ITEMSIZES[out_code]
+    divisor, factor = scale
+    base = np.empty(TILE, np.float32)
+    tau = np.empty(TILE, np.float32)
+    delta = np.empty(TILE, np.float32)
+    masks = np.empty((models, TILE), np.uint8)
+    overflowed = 0
+    for start in range(0, length, TILE):
+        stop = min(start + TILE, length)
+        count = stop - start
+        origin, vector, change = base[:count], tau[:count], delta[:count]
+        decode(sources[0], codes[0], start, stop, origin)
+        change[:] = np.float32(0.0)
+        finite = True
+        for j in range(models):
+            decode(sources[j + 1], codes[j + 1], start, stop, vector)
+            subtract(vector, origin)
+            square = sum_squares(vector)
+            squares[j] += square
+            # Squares of float32 cannot overflow float64: a finite sum means that both sources are finite here.
+            finite &= np.isfinite(square)
+            mark_nonzero(vector, masks[j, :count])
+            _add_scaled(vector, weights[j], change)
+        if not finite:
+            for j in range(models + 1):
+                decode(sources[j], codes[j], start, stop, vector)
+                nonfinite[j] += count_nonfinite(vector)
+        count_pairs(masks, count, pairs)
+        _divide(change, divisor)
+        _scale(change, factor)
+        squares[models] += sum_squares(change)
+        add_change(change, origin)
+        overflowed += encode(change, out_code, start, stop, out)
+    return overflowed

@@ -1,0 +1,195 @@
+"""CABS: each model keeps its strongest changes, and no two models keep a change at the same place.
+
+Conflict-Aware and Balanced Sparsification, https://arxiv.org/abs/2503.01874, algorithm 1. Masks are made model by
+model in the order in which the engine lists the models: ``pruning_order`` is applied before a program is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import lcm
+from typing import Any
+
+import numpy as np
+
+from dovetail.engine.errors import RecipeError
+from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE, claim_blocks
+from dovetail.engine.methods.cabs_magnitude import MagnitudeCabs
+from dovetail.engine.methods.masked import PIECE, MaskedSum, Range, TaskVectors, pieces
+from dovetail.engine.methods.problem import describe_model, model_weights, task_vector_codes
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem, Program, State
+from dovetail.engine.methods.table import REQUIRED, Method, Parameter
+
+
+@dataclass(frozen=True, slots=True)
+class BalancedCabs:
+    """CABS with n:m blocks."""
+
+    length: int
+    """Elements of the tensor."""
+    codes: tuple[int, ...]
+    """Dtype codes of the base model's tensor and of the models'."""
+    out_code: int
+    """Dtype code of the output."""
+    n: tuple[int, ...]
+    """Elements that each model keeps in a block."""
+    m: tuple[int, ...]
+    """Elements of each model's blocks."""
+    weights: tuple[float, ...]
+    """The models' weights."""
+    mode: int
+    """What claims of earlier models mean: IGNORE, FORBID or MINIMIZE."""
+    ties: bool
+    """Whether elements kept by several models are merged by sign election instead of a sum."""
+
+    @property
+    def reduce_passes(self) -> int:
+        """None: blocks are local."""
+        return 0
+
+    @property
+    def _step(self) -> int:
+        """Distance of the places where a chunk is cut into pieces: block boundaries of every model if possible."""
+        common = lcm(*self.m)
+        return PIECE // common * common if common <= PIECE else max(PIECE, 4 * max(self.m))
+
+    def _ranges(self, start: int, stop: int) -> list[Range]:
+        """Find where each model's mask must be known to merge ``start:stop``.
+
+        A model's blocks must be whole, and on all of them the masks of the models before it must be known.
+        """
+        ranges: list[Range] = []
+        low, high = start, stop
+        for m in reversed(self.m):
+            if self.mode == IGNORE:
+                low, high = start, stop
+            low, high = low // m * m, min(self.length, -(-high // m) * m)
+            ranges.append((low, high))
+        return ranges[::-1]
+
+    def window(self, start: int, stop: int) -> Range:
+        """Widen a chunk to whole blocks of every model."""
+        lows, highs = zip(*self._ranges(start, stop), strict=True)
+        return min(lows), max(highs)
+
+    def scratch_bytes(self, elements: int) -> int:
+        """Working memory for a window of that many elements."""
+        size = min(elements, self._step + 2 * sum(self.m))
+        merge = MaskedSum.scratch_bytes(len(self.m), self.ties, min(elements, self._step))
+        return TaskVectors.scratch_bytes(size) + merge + 3 * size + 8 * max(self.n)
+
+    def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
+        """Never called: there are no reduce passes."""
+        raise AssertionError("balanced CABS has no reduce passes")
+
+    def combine(self, step: int, partials: Sequence[Any], state: State) -> State:
+        """Never called: there are no reduce passes."""
+        raise AssertionError("balanced CABS has no reduce passes")
+
+    def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
+        """Merge a chunk, piece by piece."""
+        cuts = list(pieces(chunk.start, chunk.stop, self._step))
+        windows = [self.window(*cut) for cut in cuts]
+        size = max((high - low for low, high in windows), default=0)
+        vectors = TaskVectors(chunk, self.codes, size)
+        merged = MaskedSum(vectors, self.weights, self.ties, min(size, self._step))
+        claims, mask = np.empty(size, np.uint16), np.empty(size, np.uint8)
+        heap = np.empty(max(self.n), np.int64)
+        for (start, stop), (first, last) in zip(cuts, windows, strict=True):
+            vectors.begin(first, last, (start, stop))
+            merged.begin(stop - start)
+            claims[: last - first] = 0
+            for model, (low, high) in enumerate(self._ranges(start, stop)):
+                tau, marks = vectors.tau(model, low, high), mask[: high - low]
+                n, m = self.n[model], self.m[model]
+                claim_blocks(tau, n, m, self.mode, claims[low - first : high - first], marks, heap)
+                merged.add(model, tau[start - low : stop - low], marks[start - low : stop - low])
+            merged.finish(vectors.base(start, stop), out, self.out_code, start - chunk.start)
+        return merged.statistics
+
+
+def _check_block(problem: Problem, model: int, longest: int | None) -> tuple[int, int]:
+    """Give a model's n and m, or say what is wrong with them."""
+    n, m = (int(problem.model_parameters[model][key]) for key in ("n", "m"))
+    where = f"for {describe_model(problem, model)}"
+    if m < 1 or (longest is not None and m > longest):
+        limit = "a whole number from 1" + (f" to {longest}" if longest else "")
+        raise RecipeError(f"m is {m} {where}", limit, "correct 'm' in the recipe")
+    if not 0 <= n <= m:
+        raise RecipeError(f"n is {n} {where}", f"0 <= n <= m, and m is {m}", "correct 'n' or 'm' in the recipe")
+    return n, m
+
+
+def make_program(problem: Problem) -> Program:
+    """Choose the program for a tensor.
+
+    Raises
+    ------
+    RecipeError
+        A model's n:m or weight cannot be used.
+
+    """
+    options = problem.parameters
+    balanced = bool(options["balanced"])
+    blocks = [
+        _check_block(problem, model, MAX_BLOCK if balanced else None) for model in range(len(problem.model_codes))
+    ]
+    mode = {"forbid": FORBID, "minimize": MINIMIZE}[options["overlap"]] if options["conflict_aware"] else IGNORE
+    return (BalancedCabs if balanced else MagnitudeCabs)(
+        length=problem.length,
+        codes=task_vector_codes(problem),
+        out_code=problem.out_code,
+        n=tuple(n for n, _ in blocks),
+        m=tuple(m for _, m in blocks),
+        weights=model_weights(problem),
+        mode=mode,
+        ties=options["consensus"] == "ties",
+    )
+
+
+CABS = Method(
+    name="cabs",
+    summary="Keep each model's strongest changes, n of every m, with no two models in one place: "
+    "use it when fine-tunes for different tasks get in each other's way.",
+    paper="https://arxiv.org/abs/2503.01874",
+    base="required",
+    parameters=(
+        Parameter("weight", "float", REQUIRED, "factor (lambda) of the model's kept changes", "model"),
+        Parameter(
+            "n",
+            "int",
+            REQUIRED,
+            "changes kept in every block of m; n/m is the density",
+            "model",
+            synonyms=("n_val", "default_n_val"),
+        ),
+        Parameter(
+            "m",
+            "int",
+            REQUIRED,
+            f"elements of a block, at most {MAX_BLOCK}",
+            "model",
+            synonyms=("m_val", "default_m_val"),
+        ),
+        Parameter("pruning_order", "models", None, "models from first to last choice; default: as listed"),
+        Parameter(
+            "overlap",
+            "choice",
+            "forbid",
+            "forbid: never keep what an earlier model keeps; minimize: only where nothing else is left",
+            choices=("forbid", "minimize"),
+        ),
+        Parameter(
+            "consensus",
+            "choice",
+            "sum",
+            "where several models keep a change: sum them, or (ties) elect a sign and take the mean",
+            choices=("sum", "ties"),
+        ),
+        Parameter("conflict_aware", "bool", True, "false: every model prunes alone, as if it were the only one"),
+        Parameter("balanced", "bool", True, "false: prune by magnitude over the whole tensor at density n/m"),
+    ),
+    program=make_program,
+)
+"""The row of the table of methods."""

@@ -1,0 +1,115 @@
+"""Weighted averages of models, https://arxiv.org/abs/2203.05482 (model soups)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dovetail.engine.errors import RecipeError
+from dovetail.engine.kernels.convert import ITEMSIZES
+from dovetail.engine.kernels.linear import TILE, weighted_sum
+from dovetail.engine.methods.masked import read_only
+from dovetail.engine.methods.problem import model_weights, sum_float32
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem, State
+from dovetail.engine.methods.table import REQUIRED, Method, Parameter
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """sum(w W) / divisor; a base model counts only where it is one of the models."""
+
+    codes: tuple[int, ...]
+    """Dtype codes of the models' tensors."""
+    out_code: int
+    """Dtype code of the output."""
+    weights: tuple[float, ...]
+    """The models' weights."""
+    divisor: float
+    """What the weighted sum is divided by."""
+
+    @property
+    def reduce_passes(self) -> int:
+        """None: the sum is elementwise."""
+        return 0
+
+    def window(self, start: int, stop: int) -> tuple[int, int]:
+        """Need just the chunk itself."""
+        return start, stop
+
+    def scratch_bytes(self, elements: int) -> int:
+        """Two tiles of float32."""
+        return 8 * TILE
+
+    def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
+        """Never called: there are no reduce passes."""
+        raise AssertionError("linear has no reduce passes")
+
+    def combine(self, step: int, partials: Sequence[Any], state: State) -> State:
+        """Never called: there are no reduce passes."""
+        raise AssertionError("linear has no reduce passes")
+
+    def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
+        """Merge a chunk."""
+        count = len(self.codes)
+        unused = 0 if chunk.base is None else 1
+        nonfinite = np.zeros(unused + count, np.int64)
+        overflowed = weighted_sum(
+            tuple(own_elements(chunk, raw, code) for raw, code in zip(chunk.models, self.codes, strict=True)),
+            np.array(self.codes, np.int64),
+            np.array(self.weights, np.float32),
+            np.float32(self.divisor),
+            out,
+            self.out_code,
+            nonfinite[unused:],
+        )
+        return ChunkStatistics(
+            kept=np.zeros((count, count), np.int64),
+            delta_square=np.zeros(count),
+            kept_square=np.zeros(count),
+            merged_square=0.0,
+            overflowed=overflowed,
+            nonfinite=nonfinite,
+        )
+
+
+def own_elements(chunk: Chunk, raw: Bytes, code: int) -> Bytes:
+    """Cut a source's window to the elements that the chunk computes."""
+    low, high = chunk.start - chunk.window_start, chunk.stop - chunk.window_start
+    return read_only(raw[low * ITEMSIZES[code] : high * ITEMSIZES[code]])
+
+
+def make_program(problem: Problem) -> Linear:
+    """Make the program of one tensor.
+
+    Raises
+    ------
+    RecipeError
+        A weight cannot be used, or the weights to normalize by add up to zero.
+
+    """
+    weights = model_weights(problem)
+    divisor = sum_float32(weights) if problem.parameters["normalize"] else 1.0
+    if divisor == 0:
+        raise RecipeError(
+            f"the weights for tensor {problem.name!r} add up to 0",
+            "another sum, as 'normalize' divides by it",
+            "correct the weights or set 'normalize: false'",
+        )
+    return Linear(problem.model_codes, problem.out_code, weights, divisor)
+
+
+LINEAR = Method(
+    name="linear",
+    summary="Average whole models by weight: use it for fine-tunes of one base for the same task (model soups).",
+    paper="https://arxiv.org/abs/2203.05482",
+    base="optional",
+    parameters=(
+        Parameter("weight", "float", REQUIRED, "the model's share", "model"),
+        Parameter("normalize", "bool", True, "divide by the sum of the weights"),
+    ),
+    program=make_program,
+)
+"""The row of the table of methods."""

@@ -1,0 +1,51 @@
+"""What the engine sees of stored tensors, to read and to write, whatever the checkpoint's format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Source(Protocol):
+    """The stored elements of one tensor, flattened row-major. Picklable, and safe to share among threads.
+
+    All ranges are in elements, half open, and within ``[0, length)``. `prefetch`, `populate` and `release`
+    are hints about memory: they never change what `read` returns.
+    """
+
+    @property
+    def length(self) -> int:
+        """Number of elements."""
+
+    @property
+    def itemsize(self) -> int:
+        """Size of one element in bytes."""
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return a range's bytes, flat, read-only and aligned to the element size; if possible, no copy."""
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Start reading a range from disk, without waiting for it."""
+
+    def populate(self, start: int, stop: int) -> bool:
+        """Make a range resident now, waiting for the disk; ``False`` where the system cannot."""
+
+    def release(self, start: int, stop: int) -> None:
+        """Let go of a range's resident memory."""
+
+
+class Slot(Protocol):
+    """The place of one output tensor. Picklable, and safe to share among threads."""
+
+    def write(self, start: int, data: NDArray[np.uint8]) -> None:
+        """Write the stored bytes of consecutive elements, from element `start` on.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or fails.
+
+        """

@@ -1,0 +1,61 @@
+"""JSON from untrusted files: decoded to one object, or refused with the one reason why."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+
+class JsonDefectError(Exception):
+    """What is wrong with a JSON text, worded to follow the text's name: "is not JSON"."""
+
+
+def decode_json(raw: bytes) -> dict[str, Any]:
+    """Decode a JSON object.
+
+    Raises
+    ------
+    JsonDefectError
+        If `raw` is not UTF-8, not JSON (``NaN`` is not), no object, nested beyond what can be followed, or
+        has an object with one name twice (the last would win silently).
+
+    """
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise JsonDefectError(f"is not UTF-8 (byte {raw[error.start]:#04x} at {error.start})") from error
+    try:
+        document = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise JsonDefectError("is nested too deeply") from error
+    except ValueError as error:  # JSONDecodeError, and integers of more than 4,300 digits
+        raise JsonDefectError(f"is not JSON ({error})") from error
+    if type(document) is not dict:
+        raise JsonDefectError(f"is a JSON {_KINDS.get(type(document), 'value')}")
+    return document
+
+
+_KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "boolean", type(None): "null"}
+
+
+def brief(value: object) -> str:
+    """Show a value from an untrusted file without flooding the terminal."""
+    if isinstance(value, (dict, list)) and len(value) > 100:
+        return f"{_KINDS.get(type(value), 'object')} of {len(value)}"
+    text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise JsonDefectError(f"has the name {brief(name)} twice")
+            seen.add(name)
+    return result
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise JsonDefectError(f"is not JSON ({constant} is no JSON number)")

@@ -1,0 +1,204 @@
+"""Zarr data types for bfloat16 and float8, so that arrays of checkpoint weights open like any others.
+
+Importing this module registers them: zarr-python 3.1 collects the entry points ``zarr.data_type`` but never
+loads them.
+
+Names are those of https://github.com/zarr-developers/zarr-extensions: ``bfloat16`` and ``float8_e5m2``. The
+float8 that checkpoints call F8_E4M3 has no infinities; numpy, PyTorch and TensorStore call it
+``float8_e4m3fn``, which the registry does not list yet. The registry's ``float8_e4m3`` is the variant *with*
+infinities, whose codes mean other numbers: it must not be used here.
+
+Zarr v2 metadata (``"dtype": "bfloat16"``, as T5X and NeMo write it) can be read. zarr-python cannot write v2
+chunks of these types: its v2 codecs need the buffer protocol, which numpy does not have for them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Literal, Self, TypeGuard, overload
+
+import ml_dtypes
+import numpy as np
+from zarr.core.common import JSON, ZarrFormat
+from zarr.core.dtype.common import DTypeConfig_V2, DTypeJSON, HasEndianness, HasItemSize
+from zarr.core.dtype.wrapper import TBaseDType
+from zarr.dtype import DataTypeValidationError, ZDType, data_type_registry
+
+_SPECIAL: Final[Mapping[str, float]] = {
+    "NaN": float("nan"),
+    "Infinity": float("inf"),
+    "-Infinity": float("-inf"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MLFloat(ZDType[np.dtype[Any], np.generic], HasItemSize):
+    """What the types have in common. `endianness` matters only to those of more than one byte."""
+
+    dtype_cls: ClassVar[type[np.dtype[Any]]]
+    _zarr_v3_name: ClassVar[str]
+    _scalar: ClassVar[type[Any]]
+    _nan_bits: ClassVar[int]
+    _has_infinity: ClassVar[bool] = True
+
+    @property
+    def item_size(self) -> int:
+        """Size of one element in bytes."""
+        return np.dtype(self._scalar).itemsize
+
+    @classmethod
+    def from_native_dtype(cls, dtype: TBaseDType) -> Self:
+        """Wrap a numpy dtype."""
+        if cls._check_native_dtype(dtype):
+            return cls()
+        raise DataTypeValidationError(f"Invalid data type: {dtype}. Expected {cls._zarr_v3_name}.")
+
+    def to_native_dtype(self) -> np.dtype[Any]:
+        """Return the numpy dtype."""
+        return np.dtype(self._scalar)
+
+    @classmethod
+    def _from_json_v2(cls, data: DTypeJSON) -> Self:
+        if isinstance(data, Mapping) and data == {"name": cls._zarr_v3_name, "object_codec_id": None}:
+            return cls()
+        raise DataTypeValidationError(f"Invalid JSON for {cls._zarr_v3_name}: {data!r}.")
+
+    @classmethod
+    def _from_json_v3(cls, data: DTypeJSON) -> Self:
+        if data == cls._zarr_v3_name:
+            return cls()
+        if isinstance(data, Mapping) and {"configuration": {}, **data} == {
+            "name": cls._zarr_v3_name,
+            "configuration": {},
+        }:
+            return cls()
+        raise DataTypeValidationError(f"Invalid JSON for {cls._zarr_v3_name}: {data!r}.")
+
+    @overload
+    def to_json(self, zarr_format: Literal[2]) -> DTypeConfig_V2[str, None]: ...
+
+    @overload
+    def to_json(self, zarr_format: Literal[3]) -> str: ...
+
+    def to_json(self, zarr_format: ZarrFormat) -> DTypeConfig_V2[str, None] | str:
+        """Return the type's metadata: its name, in v2 (where TensorStore and T5X use it too) as in v3."""
+        if zarr_format == 2:
+            return {"name": self._zarr_v3_name, "object_codec_id": None}
+        return self._zarr_v3_name
+
+    def _check_scalar(self, data: object) -> TypeGuard[float]:
+        try:
+            float(data)  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            return False
+        return True
+
+    def cast_scalar(self, data: object) -> np.generic:
+        """Convert a number to a scalar of this type."""
+        if isinstance(data, self._scalar):  # by value, a NaN would lose its payload
+            return self._from_bits(self._to_bits(data))
+        if not self._check_scalar(data):
+            raise TypeError(f"Cannot convert {data!r} of {type(data)} to {self._zarr_v3_name}.")
+        return self._from_float(float(data))
+
+    def default_scalar(self) -> np.generic:
+        """Return zero."""
+        return self._from_bits(0)
+
+    def from_json_scalar(self, data: JSON, *, zarr_format: ZarrFormat) -> np.generic:
+        """Decode a fill value: a number, ``"NaN"``, ``"Infinity"``, ``"-Infinity"``, or bits ``"0x..."``."""
+        if isinstance(data, str) and data.startswith("0x") and len(data) == 2 + 2 * self.item_size:
+            return self._from_bits(int(data, 16))
+        if isinstance(data, str) and data in _SPECIAL:
+            return self._from_float(_SPECIAL[data])
+        if isinstance(data, int | float) and not isinstance(data, bool):
+            return self._from_float(float(data))
+        raise TypeError(f"Invalid fill value for {self._zarr_v3_name}: {data!r}.")
+
+    def to_json_scalar(self, data: object, *, zarr_format: ZarrFormat) -> float | str:
+        """Encode a fill value; a NaN other than the usual one as its bits, where the format (v3) can."""
+        scalar = self.cast_scalar(data)
+        value = float(scalar)
+        if math.isnan(value):
+            bits = self._to_bits(scalar)
+            return "NaN" if bits == self._nan_bits or zarr_format == 2 else f"0x{bits:0{2 * self.item_size}x}"
+        if math.isinf(value):
+            return "Infinity" if value > 0 else "-Infinity"
+        return value
+
+    def _from_float(self, value: float) -> np.generic:
+        if math.isnan(value):
+            return self._from_bits(self._nan_bits)
+        if math.isinf(value) and not self._has_infinity:
+            raise ValueError(f"Invalid value for {self._zarr_v3_name}: {value}. The type has no infinity.")
+        scalar: np.generic = self._scalar(value)
+        return scalar
+
+    def _from_bits(self, bits: int) -> np.generic:
+        scalar: np.generic = np.frombuffer(bits.to_bytes(self.item_size, "little"), self._scalar)[0]
+        return scalar
+
+    @staticmethod
+    def _to_bits(scalar: np.generic) -> int:
+        return int.from_bytes(scalar.tobytes(), "little")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BFloat16(_MLFloat, HasEndianness):
+    """``bfloat16``: the upper half of a float32."""
+
+    dtype_cls = type(np.dtype(ml_dtypes.bfloat16))
+    _zarr_v3_name = "bfloat16"
+    _scalar = ml_dtypes.bfloat16
+    _nan_bits = 0x7FC0
+
+    @classmethod
+    def from_native_dtype(cls, dtype: TBaseDType) -> Self:
+        """Wrap a numpy dtype."""
+        if cls._check_native_dtype(dtype):
+            return cls(endianness="big" if dtype.byteorder == ">" else "little")
+        raise DataTypeValidationError(f"Invalid data type: {dtype}. Expected {cls._zarr_v3_name}.")
+
+    def to_native_dtype(self) -> np.dtype[Any]:
+        """Return the numpy dtype."""
+        native: np.dtype[Any] = np.dtype(self._scalar)
+        return native.newbyteorder(">" if self.endianness == "big" else "<")
+
+    @overload
+    def to_json(self, zarr_format: Literal[2]) -> DTypeConfig_V2[str, None]: ...
+
+    @overload
+    def to_json(self, zarr_format: Literal[3]) -> str: ...
+
+    def to_json(self, zarr_format: ZarrFormat) -> DTypeConfig_V2[str, None] | str:
+        """Return the type's metadata; v2 has no way to say that it is big endian."""
+        if zarr_format == 2 and self.endianness == "big":
+            raise ValueError("Invalid byte order for bfloat16 in Zarr v2: big. Expected little.")
+        return super().to_json(zarr_format)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Float8E4M3FN(_MLFloat):
+    """``float8_e4m3fn``: 4 bits of exponent, 3 of mantissa, no infinity."""
+
+    dtype_cls = type(np.dtype(ml_dtypes.float8_e4m3fn))
+    _zarr_v3_name = "float8_e4m3fn"
+    _scalar = ml_dtypes.float8_e4m3fn
+    _nan_bits = 0x7F
+    _has_infinity = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Float8E5M2(_MLFloat):
+    """``float8_e5m2``: 5 bits of exponent, 2 of mantissa."""
+
+    dtype_cls = type(np.dtype(ml_dtypes.float8_e5m2))
+    _zarr_v3_name = "float8_e5m2"
+    _scalar = ml_dtypes.float8_e5m2
+    _nan_bits = 0x7E
+
+
+for _data_type in (BFloat16, Float8E4M3FN, Float8E5M2):
+    data_type_registry.register(_data_type._zarr_v3_name, _data_type)

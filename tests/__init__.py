@@ -1,0 +1,1 @@
+"""Tests of Dovetail; the folders mirror the packages under test."""

@@ -1,0 +1,242 @@
+"""Opening checkpoints: which files are taken, what the catalogue says, and what is refused."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dovetail.io import read_checkpoint as public_read_checkpoint
+from dovetail.io.checkpoint import read_checkpoint
+from dovetail.io.dtypes import DTYPES, to_numpy
+from dovetail.io.errors import ChangedFileError, CheckpointError, HeaderError, MissingFileError, UnsupportedError
+from dovetail.io.layout import plan_layout
+from dovetail.io.sink import SafetensorsSink
+from tests.io.samples import every_kind, random_array, write_file, write_shards
+
+ONE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
+
+
+def test_single_file_folder(tmp_path: Path) -> None:
+    """A folder with ``model.safetensors`` opens, and every tensor's bytes are those that were written."""
+    tensors = every_kind()
+    write_file(tmp_path / "model.safetensors", tensors, {"format": "pt"})
+    checkpoint = public_read_checkpoint(str(tmp_path))
+    assert tmp_path == checkpoint.path == checkpoint.folder
+    assert {"format": "pt"} == checkpoint.metadata
+    assert set(tensors) == set(checkpoint.tensors)
+    assert sum(array.nbytes for array in tensors.values()) == checkpoint.nbytes
+    for name, array in tensors.items():
+        info = checkpoint.tensors[name]
+        assert (array.shape, array.size, array.nbytes) == (info.shape, info.length, info.nbytes)
+        assert array.dtype == to_numpy(info.dtype)
+        assert array.tobytes() == info.source.read(0, info.length).tobytes()
+
+
+def test_one_file(tmp_path: Path) -> None:
+    """A path to one file opens just that file, with no folder for side files."""
+    path = write_file(tmp_path / "any.name", ONE)
+    checkpoint = read_checkpoint(path)
+    assert (path, None) == (checkpoint.path, checkpoint.folder)
+    assert ["any.name"] == [file.name for file in checkpoint.files]
+
+
+def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources hold absolute paths, so that a worker in another folder reads the same file."""
+    write_file(tmp_path / "model.safetensors", ONE)
+    monkeypatch.chdir(tmp_path)
+    checkpoint = read_checkpoint(".")
+    monkeypatch.chdir("/")
+    assert ONE["w"].tobytes() == checkpoint.tensors["w"].source.read(0, 6).tobytes()
+
+
+def test_shards(tmp_path: Path) -> None:
+    """Shards open as one checkpoint, tensors in the order of files and of their data."""
+    write_shards(tmp_path, {"b": ONE["w"], "a": ONE["w"]}, {"c": ONE["w"]})
+    checkpoint = read_checkpoint(tmp_path)
+    assert ["a", "b", "c"] == list(checkpoint.tensors)
+    assert ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"] == [
+        file.name for file in checkpoint.files
+    ]
+
+
+def test_tensors_beyond_the_index_are_kept(tmp_path: Path) -> None:
+    """A tensor that a shard holds and the index forgot is part of the checkpoint, as it is for transformers."""
+    write_shards(tmp_path, {"a": ONE["w"]}, {"b": ONE["w"]})
+    write_file(tmp_path / "model-00002-of-00002.safetensors", {"b": ONE["w"], "extra": ONE["w"]})
+    assert {"a", "b", "extra"} == set(read_checkpoint(tmp_path).tensors)
+
+
+def test_consolidated_file_beside_shards_is_ignored(tmp_path: Path) -> None:
+    """The second copy that some publishers add in their own layout is not read."""
+    write_shards(tmp_path, {"a": ONE["w"]}, {"b": ONE["w"]})
+    write_file(tmp_path / "consolidated.safetensors", {"other": ONE["w"]})
+    assert {"a", "b"} == set(read_checkpoint(tmp_path).tensors)
+
+
+def test_any_single_file_is_taken(tmp_path: Path) -> None:
+    """A folder's only safetensors file is its checkpoint, whatever its name; an index of another name counts too."""
+    write_file(tmp_path / "diffusion_pytorch_model.safetensors", ONE)
+    assert ["w"] == list(read_checkpoint(tmp_path).tensors)
+    shards = write_shards(tmp_path / "shards", {"a": ONE["w"]}, {"b": ONE["w"]})
+    (shards / "model.safetensors.index.json").rename(shards / "transformer.safetensors.index.json")
+    assert ["a", "b"] == list(read_checkpoint(shards).tensors)
+
+
+def test_missing_path(tmp_path: Path) -> None:
+    """A path that is not there is said to be so."""
+    with pytest.raises(MissingFileError, match=r"there is no checkpoint at .*/nothing; expected a folder or a file"):
+        read_checkpoint(tmp_path / "nothing")
+
+
+def test_folder_without_checkpoint(tmp_path: Path) -> None:
+    """An empty folder's error says what was looked for."""
+    with pytest.raises(
+        MissingFileError,
+        match=r"has no .safetensors file; expected model.safetensors, model.safetensors.index.json with",
+    ):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("pytorch_model.bin", "PyTorch"), ("model.gguf", "GGUF"), ("flax_model.msgpack", "Flax")]
+)
+def test_other_formats_are_named(name: str, kind: str, tmp_path: Path) -> None:
+    """A checkpoint in another format is named, in a folder and as a file."""
+    (tmp_path / name).write_bytes(b"x" * 100)
+    with pytest.raises(MissingFileError, match=rf"no .safetensors file, only {kind} \({name}\), which is not read"):
+        read_checkpoint(tmp_path)
+    with pytest.raises(UnsupportedError, match=f"{name} is a {kind} file"):
+        read_checkpoint(tmp_path / name)
+
+
+def test_several_files_without_index(tmp_path: Path) -> None:
+    """Several files without an index are ambiguous: none is guessed."""
+    write_file(tmp_path / "a.safetensors", ONE)
+    write_file(tmp_path / "b.safetensors", ONE)
+    with pytest.raises(MissingFileError, match=r"has 2 .safetensors files and no index \(a.safetensors, b.safetensors"):
+        read_checkpoint(tmp_path)
+
+
+def test_adapter_is_refused(tmp_path: Path) -> None:
+    """A LoRA adapter is not a model."""
+    write_file(tmp_path / "adapter_model.safetensors", ONE)
+    with pytest.raises(UnsupportedError, match=r"is an adapter \(LoRA\), not a model"):
+        read_checkpoint(tmp_path)
+
+
+def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that cannot be listed is an error of ours, not of Python's."""
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(MissingFileError, match=r"cannot read .* \(Permission denied\); expected a readable folder"):
+        read_checkpoint(tmp_path)
+
+
+def test_truncated_shard(tmp_path: Path) -> None:
+    """A shard whose download broke off is refused when the checkpoint is opened."""
+    write_shards(tmp_path, {"a": ONE["w"]}, {"b": ONE["w"]})
+    os.truncate(tmp_path / "model-00002-of-00002.safetensors", 90)
+    with pytest.raises(HeaderError, match=r"tensor 'b' in .*00002-of-00002.safetensors ends at byte 24, outside"):
+        read_checkpoint(tmp_path)
+
+
+QUANTISED: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
+    "config": ({"w": "F16"}, {"quantization_config": {"quant_method": "awq"}}, "quantization_config (awq)"),
+    "nested config": ({"w": "F16"}, {"text_config": {"quantization_config": {}}}, "quantization_config (unknown"),
+    "compressed-tensors": ({"w": "F16"}, {"compression_config": {}}, "compression_config"),
+    "GPTQ": ({"l.qweight": "I32", "l.scales": "F16"}, {}, "tensor 'l.qweight' (GPTQ or AWQ)"),
+    "AWQ": ({"l.qzeros": "I32"}, {}, "tensor 'l.qzeros' (GPTQ or AWQ)"),
+    "bitsandbytes int8": ({"l.weight": "I8", "l.SCB": "F32"}, {}, "tensor 'l.SCB' (bitsandbytes int8)"),
+    "bitsandbytes nf4": ({"l.weight.quant_state.bitsandbytes__nf4": "U8"}, {}, "(bitsandbytes)"),
+    "bitsandbytes maps": ({"l.weight.quant_map": "F32"}, {}, "(bitsandbytes)"),
+    "scaled float8": ({"l.weight": "F8_E4M3", "l.weight_scale_inv": "F32"}, {}, "(scaled float8)"),
+    "float8 per tensor": ({"l.weight": "F8_E4M3", "l.weight_scale": "F32"}, {}, "scales a weight of F8_E4M3"),
+    "MLX": ({"l.weight": "U32", "l.scales": "F16", "l.biases": "F16"}, {}, "'l.scales' scales a weight of U32"),
+}
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_quantised_checkpoints_are_refused(kind: str, tmp_path: Path) -> None:
+    """Each kind of quantisation is recognised, by configuration or by tensors, and the error says what to do."""
+    dtypes, config, text = QUANTISED[kind]
+    write_file(tmp_path / "model.safetensors", {name: random_array(0, dtype, (4,)) for name, dtype in dtypes.items()})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnsupportedError) as caught:
+        read_checkpoint(tmp_path)
+    assert f"{tmp_path} is quantised: " in str(caught.value)
+    assert text in str(caught.value)
+    assert "use the unquantised original, or convert this one to bfloat16 first" in str(caught.value)
+
+
+def test_similar_names_are_not_quantised(tmp_path: Path) -> None:
+    """Plain float8, scales beside full-precision weights and a null quantization_config are fine."""
+    dtypes = {"a.weight": "F8_E4M3", "b.weight": "BF16", "b.scales": "BF16", "c.weight_scale": "F32", "scales": "F32"}
+    write_file(tmp_path / "model.safetensors", {name: random_array(0, dtype, (4,)) for name, dtype in dtypes.items()})
+    (tmp_path / "config.json").write_text('{"quantization_config": null}')
+    assert set(dtypes) == set(read_checkpoint(tmp_path).tensors)
+
+
+def test_broken_config_is_refused(tmp_path: Path) -> None:
+    """A config.json that is not a JSON object is an error: it could have said that the model is quantised."""
+    write_file(tmp_path / "model.safetensors", ONE)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config.json: is not JSON"):
+        read_checkpoint(tmp_path)
+
+
+def test_checkpoints_are_pickled(tmp_path: Path) -> None:
+    """A checkpoint crosses to another process whole, and its tensors can be read there."""
+    write_shards(tmp_path, {"a": ONE["w"]}, {"b": ONE["w"]})
+    checkpoint = read_checkpoint(tmp_path)
+    copy = pickle.loads(pickle.dumps(checkpoint))
+    assert checkpoint == copy
+    assert ONE["w"].tobytes() == copy.tensors["b"].source.read(0, 6).tobytes()
+
+
+def test_fingerprints_tell_headers_apart(tmp_path: Path) -> None:
+    """Equal headers have equal hashes, different headers different ones, whatever the data."""
+    hashes = {}
+    for name, shape in {"a": (2, 3), "b": (2, 3), "c": (3, 2)}.items():
+        path = write_file(tmp_path / f"{name}.safetensors", {"w": random_array(ord(name), "F32", shape)})
+        (file,) = read_checkpoint(path).files
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (file.size_bytes, file.mtime_ns)
+        hashes[name] = file.header_hash
+    assert hashes["a"] == hashes["b"] != hashes["c"]
+    assert 32 == len(hashes["a"])
+
+
+def test_changes_are_noticed(tmp_path: Path) -> None:
+    """A file that grows, shrinks, is touched or removed after opening is noticed on request."""
+    path = write_file(tmp_path / "model.safetensors", ONE)
+    checkpoint = read_checkpoint(tmp_path)
+    checkpoint.check_unchanged()
+    os.utime(path, ns=(0, 1))
+    with pytest.raises(ChangedFileError, match=r"model.safetensors changed while it was in use"):
+        checkpoint.check_unchanged()
+    path.unlink()
+    with pytest.raises(ChangedFileError, match=r"model.safetensors is gone"):
+        checkpoint.check_unchanged()
+
+
+def test_fifty_thousand_tensors_are_fast(tmp_path: Path) -> None:
+    """A checkpoint of 50,000 tensors in many shards opens in well under a second, without reading data."""
+    specs = ((f"model.layers.{i // 700}.mlp.experts.{i % 700}.w", DTYPES["BF16"], (32, 1024)) for i in range(50_000))
+    SafetensorsSink.create(plan_layout(specs, 50 * 2**20), tmp_path).close()
+    seconds = []
+    for _ in range(3):
+        started = time.process_time()
+        checkpoint = read_checkpoint(tmp_path)
+        seconds.append(time.process_time() - started)
+    assert 50_000 == len(checkpoint.tensors)
+    assert min(seconds) < 1.0
