@@ -1,1 +1,33 @@
-"""Compiled kernels; they import nothing of ours."""
+"""Compiled kernels; they import nothing of ours outside this folder.
+
+Compiled code is kept in the user's cache folder, under a name that changes with any kernel's source: numba itself looks
+only at the file of the function that is called, and would miss changes in those that it calls.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from numba import config
+
+
+def _cache_folder() -> str:
+    """Give a folder for compiled code: the user's cache, else one that lives as long as the process's machine."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = root / "dovetail" / f"kernels-{digest.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError:
+        return tempfile.mkdtemp(prefix="dovetail-kernels-")
+
+
+if not config.CACHE_DIR:
+    config.CACHE_DIR = _cache_folder()

@@ -80,73 +80,11 @@ def _span(m: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def _select_short(high, low, start, n, m, rows_high, rows_low):  # type: ignore[no-untyped-def]
-    """Mark a span of blocks of 1, 2, 4, 8, 16 or 32 elements: a row of a square holds several whole blocks."""
-    span = _span(m)
-    for square in range(0, span, _SQUARE):
-        transpose_lanes(high, start + square, LANES, rows_high, square, LANES)
-        transpose_lanes(low, start + square, LANES, rows_low, square, LANES)
-    if m <= 4:
-        for first in range(0, span, 8 * LANES * m):
-            select_lanes_8(rows_high, rows_low, first, m, n)
-    elif m == 8:
-        select_lanes_4(rows_high, rows_low, 0, m, n)
-    else:
-        select_lanes_2(rows_high, rows_low, 0, m, n)
-    for square in range(0, span, _SQUARE):
-        transpose_lanes(rows_high, square, LANES, high, start + square, LANES)
-
-
-@njit(nogil=True, cache=True)
-def _select_long(high, low, start, n, m, rows_high, rows_low):  # type: ignore[no-untyped-def]
-    """Mark a span of blocks whose length is a multiple of the number of lanes."""
-    size = LANES * m
-    span = _span(m)
-    for group in range(0, span, size):
-        for column in range(0, m, LANES):
-            transpose_lanes(high, start + group + column, m, rows_high, group + column * LANES, LANES)
-            transpose_lanes(low, start + group + column, m, rows_low, group + column * LANES, LANES)
-    if span == size:
-        select_lanes(rows_high, rows_low, 0, m, n)
-    else:
-        select_lanes_2(rows_high, rows_low, 0, m, n)
-    for group in range(0, span, size):
-        for column in range(0, m, LANES):
-            transpose_lanes(rows_high, group + column * LANES, LANES, high, start + group + column, m)
-
-
-@njit(nogil=True, cache=True)
-def _select_span(high, low, start, n, m, rows):  # type: ignore[no-untyped-def]
-    """Mark a span of blocks of a length that fits squares."""
-    if m <= LANES:
-        _select_short(high, low, start, n, m, rows[0], rows[1])
-    else:
-        _select_long(high, low, start, n, m, rows[0], rows[1])
-
-
-@njit(nogil=True, cache=True)
-def _select_padded(high, low, start, n, m, rows):  # type: ignore[no-untyped-def]
-    """Mark a span of blocks of any other length: give each zeros at its end, mark, and take the marks back."""
-    length = padded(m)
-    blocks = _span(length) // length
-    wide_high, wide_low = rows[2], rows[3]
-    wide_high[: blocks * length] = 0
-    wide_low[: blocks * length] = 0
-    for block in range(blocks):
-        first, place = start + block * m, block * length
-        for i in range(m):  # assigning slices costs more than copying such short ones
-            wide_high[place + i] = high[first + i]
-            wide_low[place + i] = low[first + i]
-    _select_span(wide_high, wide_low, 0, n, length, rows)
-    for block in range(blocks):
-        first, place = start + block * m, block * length
-        for i in range(m):
-            high[first + i] = wide_high[place + i]
-
-
-@njit(nogil=True, cache=True)
 def select(high, low, count, n, m, rows):  # type: ignore[no-untyped-def]
     """Select the n largest magnitudes of every block of m; equal ones: lower index first; zeros never.
+
+    Blocks are turned into columns, span by span, and back. Up to `LANES` elements, a row of a square holds several
+    whole blocks; beyond that, a block goes through several squares.
 
     Parameters
     ----------
@@ -165,15 +103,45 @@ def select(high, low, count, n, m, rows):  # type: ignore[no-untyped-def]
         high[:count] = 0
         return
     length = padded(m)
-    span = _span(length) // length * m
-    end = (count + span - 1) // span * span
+    span = _span(length)
+    blocks = span // length
+    end = (count + blocks * m - 1) // (blocks * m) * (blocks * m)
     high[count:end] = 0
     low[count:end] = 0
-    for start in range(0, count, span):
-        if m == length:
-            _select_span(high, low, start, n, m, rows)
+    stride = max(length, LANES)
+    upper, lower, wide_upper, wide_lower = rows[0], rows[1], rows[2], rows[3]
+    for start in range(0, count, blocks * m):
+        from_upper, from_lower, place = high, low, start
+        if m != length:
+            from_upper, from_lower, place = wide_upper, wide_lower, 0
+            wide_upper[:span] = 0
+            wide_lower[:span] = 0
+            for block in range(blocks):
+                for i in range(m):  # assigning slices costs more than copying such short ones
+                    wide_upper[block * length + i] = high[start + block * m + i]
+                    wide_lower[block * length + i] = low[start + block * m + i]
+        for square in range(0, span, _SQUARE):
+            group, column = square // (LANES * stride), square % (LANES * stride) // LANES
+            first = place + group * LANES * stride + column
+            transpose_lanes(from_upper, first, stride, upper, square, LANES)
+            transpose_lanes(from_lower, first, stride, lower, square, LANES)
+        if length <= 4:
+            for row in range(0, span, 8 * LANES * length):
+                select_lanes_8(upper, lower, row, length, n)
+        elif length == 8:
+            select_lanes_4(upper, lower, 0, length, n)
+        elif span == 2 * LANES * length:
+            select_lanes_2(upper, lower, 0, length, n)
         else:
-            _select_padded(high, low, start, n, m, rows)
+            select_lanes(upper, lower, 0, length, n)
+        for square in range(0, span, _SQUARE):
+            group, column = square // (LANES * stride), square % (LANES * stride) // LANES
+            first = place + group * LANES * stride + column
+            transpose_lanes(upper, square, LANES, from_upper, first, stride)
+        if m != length:
+            for block in range(blocks):
+                for i in range(m):
+                    high[start + block * m + i] = wide_upper[block * length + i]
 
 
 @njit(nogil=True, cache=True)

@@ -19,6 +19,8 @@ MAX_BLOCK = 1 << 16
 
 _ABS = np.uint32(0x7FFFFFFF)
 _MAX_CLAIMS = 0x7FFF
+_SHORT = 8
+_LONG = 256
 
 
 @njit(nogil=True, cache=True)
@@ -38,38 +40,54 @@ def subtract(values: np.ndarray, base: np.ndarray) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _push(heap: np.ndarray, size: int, rank: int) -> None:
-    """Add a rank to a min-heap of `size` ranks."""
-    child = size
-    while child > 0:
-        parent = (child - 1) // 2
-        if heap[parent] <= rank:
-            break
-        heap[child] = heap[parent]
-        child = parent
-    heap[child] = rank
+def _pivot(ranks: np.ndarray, low: int, high: int) -> int:
+    """Choose a rank that splits ``ranks[low:high]``: the median of three."""
+    first, middle, last = low, (low + high) // 2, high - 1
+    if high - low > _LONG:
+        # Places that no order of the elements can foresee, so that long blocks never take quadratic time.
+        seed = ((ranks[low] >> 16) ^ ranks[last]) & 0xFFFF
+        first = low + (seed * 40503 >> 4) % (high - low)
+        middle = low + (seed * 30011 >> 4) % (high - low)
+    a, b, c = ranks[first], ranks[middle], ranks[last]
+    return max(min(a, b), min(max(a, b), c))
 
 
 @njit(nogil=True, cache=True)
-def _replace_least(heap: np.ndarray, size: int, rank: int) -> None:
-    """Put a rank in place of the least one of a min-heap of `size` ranks."""
-    parent = 0
-    while True:
-        child = 2 * parent + 1
-        if child >= size:
-            break
-        if child + 1 < size and heap[child + 1] < heap[child]:
-            child += 1
-        if rank <= heap[child]:
-            break
-        heap[parent] = heap[child]
-        parent = child
-    heap[parent] = rank
+def _select(ranks: np.ndarray, count: int, keep: int) -> None:
+    """Move the `keep` greatest of the first `count` ranks to the front, by quickselect; all ranks differ."""
+    low, high = 0, count
+    while low < keep < high:
+        if high - low <= _SHORT:
+            for i in range(low + 1, high):
+                rank, place = ranks[i], i
+                while place > low and ranks[place - 1] < rank:
+                    ranks[place] = ranks[place - 1]
+                    place -= 1
+                ranks[place] = rank
+            return
+        pivot = _pivot(ranks, low, high)
+        # What is not less than the pivot goes first; every swap is made, as a branch would be guessed wrongly.
+        split = low
+        for i in range(low, high):
+            rank = ranks[i]
+            ranks[i] = ranks[split]
+            ranks[split] = rank
+            split += rank >= pivot
+        if split <= keep:
+            low = split
+            continue
+        # The pivot is the least of the first part. It moves to the end and out, so that the part always shrinks.
+        high = split - 1
+        for i in range(low, high):
+            if ranks[i] == pivot:
+                ranks[i] = ranks[high]
+                ranks[high] = pivot
+                break
 
 
 @njit(nogil=True, cache=True)
 def claim_blocks(
-    tau: np.ndarray, n: int, m: int, mode: int, claims: np.ndarray, mask: np.ndarray, heap: np.ndarray
+    tau: np.ndarray, n: int, m: int, mode: int, claims: np.ndarray, mask: np.ndarray, ranks: np.ndarray
 ) -> None:
     """Keep the n strongest candidates in every block of m elements, and claim them.
 
@@ -89,32 +107,27 @@ def claim_blocks(
         How many earlier models kept each element; updated, except under `IGNORE`.
     mask : uint8[:]
         Receives 1 where this model keeps the element, else 0.
-    heap : int64[:]
-        Scratch of at least n elements.
+    ranks : int64[:]
+        Scratch of at least min(m, elements) places.
 
     """
     bits = tau.view(np.uint32)
     for i in range(len(bits)):
         mask[i] = np.uint8(0)
-    if n == 0:
-        return
     for start in range(0, len(bits), m):
         stop = min(start + m, len(bits))
-        held = 0
+        count = 0
         for i in range(start, stop):
             magnitude = int(np.int64(bits[i] & _ABS))
             earlier = 0 if mode == IGNORE else int(np.int64(claims[i]))
-            if magnitude == 0 or (mode == FORBID and earlier > 0):
-                continue
             # One integer that orders candidates: 15 bits of claims, 31 of magnitude, 16 of position.
-            rank = ((_MAX_CLAIMS - earlier) << 47) | (magnitude << 16) | (MAX_BLOCK - 1 - (i - start))
-            if held < n:
-                _push(heap, held, rank)
-                held += 1
-            elif rank > heap[0]:
-                _replace_least(heap, held, rank)
-        for place in range(held):
-            kept = start + MAX_BLOCK - 1 - (heap[place] & (MAX_BLOCK - 1))
+            ranks[count] = ((_MAX_CLAIMS - earlier) << 47) | (magnitude << 16) | (MAX_BLOCK - 1 - (i - start))
+            # Whether it counts is data, not a branch: every other change may be zero, which no processor guesses.
+            count += (magnitude != 0) & ((mode != FORBID) | (earlier == 0))
+        keep = min(n, count)
+        _select(ranks, count, keep)
+        for place in range(keep):
+            kept = start + MAX_BLOCK - 1 - (ranks[place] & (MAX_BLOCK - 1))
             mask[kept] = np.uint8(1)
             if mode != IGNORE:
                 claims[kept] = np.uint16(claims[kept] + np.uint16(1))
