@@ -201,7 +201,7 @@ def _requested_dtype(recipe: Recipe, options: PlanOptions) -> DType | None:
         return None
     dtype = parse_dtype(name)
     if not dtype.mergeable:
-        raise RecipeError(f"output dtype {name} is not a floating-point dtype", "such as bfloat16")
+        raise RecipeError(f"output dtype is {name}", "a floating-point dtype, such as bfloat16")
     return dtype
 
 

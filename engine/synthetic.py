@@ -1,14 +1,15 @@
-"""Synthetic Llama-shaped checkpoints, a base model and fine-tunes, for the demonstration, benchmarks and tests.
+"""Synthetic Llama-shaped checkpoints, a base and fine-tunes, for the demonstration, benchmarks and tests.
 
-The values have what matters to a merge. Base weights are normal with standard deviation 0.02. A fine-tune adds
-changes that follow a Student t distribution with three degrees of freedom, so a few are much larger than the
-rest, and is then rounded to the checkpoint's dtype, so that in bfloat16 half of the changes are exactly zero, as
-in real fine-tunes. At half of the places the fine-tunes share the scale of their changes (not their sign): their
-strongest changes overlap partly.
+The values have what matters to a merge. Base weights are normal with standard deviation 0.02. A fine-tune
+adds changes that follow a Student t distribution with three degrees of freedom, so a few are much larger
+than the rest, and is then rounded to the checkpoint's dtype, so that in bfloat16 half of the changes are
+exactly zero, as in real fine-tunes. At half of the places the fine-tunes share the scale of their changes
+(not their sign): their strongest changes overlap partly.
 
-Billions of normal deviates would take minutes, so each model draws one *pool* of values and every tensor is put
-together from pieces of it. A piece has the same offset in the pools of all models; it depends only on the name
-of the tensor. Nothing larger than a pool is ever in memory, and the same arguments always give the same bytes.
+Billions of normal deviates would take minutes, so each model draws one *pool* of values and every tensor is
+put together from pieces of it. A piece has the same offset in the pools of all models; it depends only on
+the name of the tensor. Nothing larger than a pool is ever in memory, and the same arguments always give the
+same bytes.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def _pivot(ranks: np.ndarray, low: int, high: int) -> int:
         first = low + (seed * 40503 >> 4) % (high - low)
         middle = low + (seed * 30011 >> 4) % (high - low)
     a, b, c = ranks[first], ranks[middle], ranks[last]
-    return max(min(a, b), min(max(a, b), c))
+    return int(max(min(a, b), min(max(a, b), c)))
 
 
 @njit(nogil=True, cache=True)

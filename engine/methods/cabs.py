@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine.errors import RecipeError
+from dovetail.engine.kernels import exclusive
+from dovetail.engine.kernels.exclusive import tile_elements
 from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE, claim_blocks
 from dovetail.engine.methods.cabs_magnitude import MagnitudeCabs
-from dovetail.engine.methods.masked import PIECE, MaskedSum, Range, TaskVectors, pieces
+from dovetail.engine.methods.masked import PIECE, MaskedSum, Range, TaskVectors, elements, pieces
 from dovetail.engine.methods.problem import describe_model, model_weights, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem, Program, State
 from dovetail.engine.methods.table import REQUIRED, Method, Parameter
@@ -49,6 +51,14 @@ class BalancedCabs:
         return 0
 
     @property
+    def _tile(self) -> int | None:
+        """Tile of the fused kernel; None where an option or the blocks need the general ones.
+
+        A single model prunes alone under any option, so that the kernel serves it always.
+        """
+        return tile_elements(self.m) if self.mode == FORBID or len(self.m) == 1 else None
+
+    @property
     def _step(self) -> int:
         """Distance of the places where a chunk is cut into pieces: block boundaries of every model if possible."""
         common = lcm(*self.m)
@@ -70,14 +80,19 @@ class BalancedCabs:
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to whole blocks of every model."""
+        if self._tile:
+            common = lcm(*self.m)
+            return start // common * common, min(self.length, -(-stop // common) * common)
         lows, highs = zip(*self._ranges(start, stop), strict=True)
         return min(lows), max(highs)
 
     def scratch_bytes(self, elements: int) -> int:
         """Working memory for a window of that many elements."""
+        if self._tile:
+            return exclusive.scratch_bytes(self._tile, self.m)
         size = min(elements, self._step + 2 * sum(self.m))
         merge = MaskedSum.scratch_bytes(len(self.m), self.ties, min(elements, self._step))
-        return TaskVectors.scratch_bytes(size) + merge + 3 * size + 8 * max(self.n)
+        return TaskVectors.scratch_bytes(size) + merge + 3 * size + 8 * max(self.m)
 
     def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
         """Never called: there are no reduce passes."""
@@ -88,14 +103,50 @@ class BalancedCabs:
         raise AssertionError("balanced CABS has no reduce passes")
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, piece by piece."""
+        """Merge a chunk."""
+        return self._apply_fused(chunk, out, self._tile) if self._tile else self._apply_general(chunk, out)
+
+    def _apply_fused(self, chunk: Chunk, out: Bytes, tile: int) -> ChunkStatistics:
+        """Merge a chunk in one call."""
+        assert chunk.base is not None
+        count, (low, high) = len(self.m), self.window(chunk.start, chunk.stop)
+        common = lcm(*self.m)
+        tile = min(tile, max(1, -(-(high - low) // common)) * common)
+        sources = zip((chunk.base, *chunk.models), self.codes, strict=True)
+        kept, squares = np.zeros(count, np.int64), np.zeros((2, count))
+        nonfinite = np.zeros(count + 1, np.int64)
+        overflowed = exclusive.exclusive_chunk(
+            tuple(elements(chunk, raw, code, low, high) for raw, code in sources),
+            np.array((*self.codes, self.out_code), np.int64),
+            np.array(self.n, np.int64),
+            np.array(self.m, np.int64),
+            np.array(self.weights, np.float32),
+            np.array((low, high, chunk.start, chunk.stop), np.int64),
+            exclusive.make_scratch(tile, self.m),
+            out,
+            kept,
+            squares,
+            nonfinite,
+        )
+        return ChunkStatistics(
+            kept=np.diag(kept),
+            delta_square=squares[0],
+            kept_square=squares[1],
+            # Models never meet, so that the change is made of their scaled parts.
+            merged_square=float(np.square(np.array(self.weights, np.float32), dtype=np.float64) @ squares[1]),
+            overflowed=overflowed,
+            nonfinite=nonfinite,
+        )
+
+    def _apply_general(self, chunk: Chunk, out: Bytes) -> ChunkStatistics:
+        """Merge a chunk piece by piece, model by model."""
         cuts = list(pieces(chunk.start, chunk.stop, self._step))
         windows = [self.window(*cut) for cut in cuts]
         size = max((high - low for low, high in windows), default=0)
         vectors = TaskVectors(chunk, self.codes, size)
         merged = MaskedSum(vectors, self.weights, self.ties, min(size, self._step))
         claims, mask = np.empty(size, np.uint16), np.empty(size, np.uint8)
-        heap = np.empty(max(self.n), np.int64)
+        ranks = np.empty(min(size, max(self.m)), np.int64)
         for (start, stop), (first, last) in zip(cuts, windows, strict=True):
             vectors.begin(first, last, (start, stop))
             merged.begin(stop - start)
@@ -103,7 +154,7 @@ class BalancedCabs:
             for model, (low, high) in enumerate(self._ranges(start, stop)):
                 tau, marks = vectors.tau(model, low, high), mask[: high - low]
                 n, m = self.n[model], self.m[model]
-                claim_blocks(tau, n, m, self.mode, claims[low - first : high - first], marks, heap)
+                claim_blocks(tau, n, m, self.mode, claims[low - first : high - first], marks, ranks)
                 merged.add(model, tau[start - low : stop - low], marks[start - low : stop - low])
             merged.finish(vectors.base(start, stop), out, self.out_code, start - chunk.start)
         return merged.statistics

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.kernels.linear import TILE, weighted_sum
-from dovetail.engine.methods.masked import read_only
+from dovetail.engine.methods.masked import elements
 from dovetail.engine.methods.problem import model_weights, sum_float32
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem, State
 from dovetail.engine.methods.table import REQUIRED, Method, Parameter
@@ -56,8 +55,9 @@ class Linear:
         count = len(self.codes)
         unused = 0 if chunk.base is None else 1
         nonfinite = np.zeros(unused + count, np.int64)
+        sources = zip(chunk.models, self.codes, strict=True)
         overflowed = weighted_sum(
-            tuple(own_elements(chunk, raw, code) for raw, code in zip(chunk.models, self.codes, strict=True)),
+            tuple(elements(chunk, raw, code, chunk.start, chunk.stop) for raw, code in sources),
             np.array(self.codes, np.int64),
             np.array(self.weights, np.float32),
             np.float32(self.divisor),
@@ -73,12 +73,6 @@ class Linear:
             overflowed=overflowed,
             nonfinite=nonfinite,
         )
-
-
-def own_elements(chunk: Chunk, raw: Bytes, code: int) -> Bytes:
-    """Cut a source's window to the elements that the chunk computes."""
-    low, high = chunk.start - chunk.window_start, chunk.stop - chunk.window_start
-    return read_only(raw[low * ITEMSIZES[code] : high * ITEMSIZES[code]])
 
 
 def make_program(problem: Problem) -> Linear:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.consensus import add_change, add_kept, add_signed, elect, keep_masked
-from dovetail.engine.kernels.convert import decode, encode
+from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
 from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, sum_squares
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
@@ -39,6 +39,12 @@ def read_only(raw: Bytes) -> Bytes:
     view = raw.view()
     view.flags.writeable = False
     return view
+
+
+def elements(chunk: Chunk, raw: Bytes, code: int, low: int, high: int) -> Bytes:
+    """Cut a source's window to elements ``low:high`` of the tensor."""
+    offset, size = chunk.window_start, ITEMSIZES[code]
+    return read_only(raw[(low - offset) * size : (high - offset) * size])
 
 
 class TaskVectors:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.linear import TILE, weighted_task_vectors
-from dovetail.engine.methods.linear import own_elements
+from dovetail.engine.methods.masked import elements
 from dovetail.engine.methods.problem import LARGEST, model_weights, sum_float32, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem, State
 from dovetail.engine.methods.table import REQUIRED, Method, Parameter
@@ -64,7 +64,7 @@ class TaskArithmetic:
         nonfinite = np.zeros(count + 1, np.int64)
         sources = zip((chunk.base, *chunk.models), self.codes, strict=True)
         overflowed = weighted_task_vectors(
-            tuple(own_elements(chunk, raw, code) for raw, code in sources),
+            tuple(elements(chunk, raw, code, chunk.start, chunk.stop) for raw, code in sources),
             np.array(self.codes, np.int64),
             np.array(self.weights, np.float32),
             (np.float32(self.divisor), np.float32(self.factor)),

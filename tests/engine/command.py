@@ -1,0 +1,86 @@
+"""Running the command ``dovetail`` as a user does, in this process or in one of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dovetail.engine.cli import main
+
+COMMAND = (sys.executable, "-m", "dovetail.engine.cli")
+"""What starts the command in a process of its own."""
+
+
+COMPILING = "Compiling kernels for this machine; later runs find them in the cache."
+"""Said by whichever test is the first to need a kernel on a machine, and therefore left out of what is compared."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left behind, but for `COMPILING`."""
+
+    code: int
+    """Exit code."""
+    out: str
+    """Standard output."""
+    err: str
+    """Standard error."""
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """The JSON objects on standard output, one a line."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def dovetail(*arguments: str | Path) -> Outcome:
+    """Run the command in this process, by the function that the installed script calls."""
+    out, err = io.StringIO(), io.StringIO()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+            main([str(argument) for argument in arguments])
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert isinstance(left.value.code, int)
+    return _outcome(left.value.code, out.getvalue(), err.getvalue())
+
+
+def dovetail_process(
+    *arguments: str | Path, environment: Mapping[str, str] | None = None, folder: Path | None = None
+) -> Outcome:
+    """Run the command in a process of its own."""
+    done = subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=folder,
+        timeout=120,
+        check=False,
+    )
+    return _outcome(done.returncode, done.stdout, done.stderr)
+
+
+def _outcome(code: int, out: str, err: str) -> Outcome:
+    def cleaned(text: str) -> str:
+        return "".join(line for line in text.splitlines(keepends=True) if COMPILING not in line)
+
+    return Outcome(code, cleaned(out), cleaned(err))
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int] | None]:
+    """Read every file below a folder, with its modification time; None for a folder."""
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+    }
