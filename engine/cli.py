@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -250,10 +251,11 @@ def _fail(text: str, code: int, arguments: Sequence[str], *, shown: bool = False
     """
     if "--debug" in arguments and sys.exc_info()[0]:
         traceback.print_exc()
-    if "--json" in arguments:
-        print(json.dumps({"event": "error", "text": text, "exit_code": code}), flush=True)
     if not shown:
         print(f"error: {text}", file=sys.stderr)
+    if "--json" in arguments:
+        with contextlib.suppress(OSError):  # that stdout takes no more may be what failed
+            print(json.dumps({"event": "error", "text": text, "exit_code": code}), flush=True)
     sys.exit(code)
 
 

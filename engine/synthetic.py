@@ -235,7 +235,7 @@ def make_checkpoint(
             file.write(shard_header(shard, dtype))
             for name, tensor_shape in shard.items():
                 for piece in pools.pieces(name, tensor_shape):
-                    file.write(piece.view(np.uint8))
+                    file.write(piece.view(np.uint8).data)
     return write_side_files(folder, shape, dtype, shards)
 
 

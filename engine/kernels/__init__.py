@@ -10,8 +10,9 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from numba import config
+from numba.core import config as numba_config
 
 
 def _cache_folder() -> str:
@@ -29,5 +30,6 @@ def _cache_folder() -> str:
         return tempfile.mkdtemp(prefix="dovetail-kernels-")
 
 
-if not config.CACHE_DIR:
-    config.CACHE_DIR = _cache_folder()
+settings: Any = numba_config  # made at run time, so unknown to type checkers
+if not settings.CACHE_DIR:
+    settings.CACHE_DIR = _cache_folder()

@@ -158,7 +158,7 @@ def _count_from(bits: np.ndarray, count: int, least: np.uint32) -> int:
     for i in range(count):
         magnitude = np.uint32(bits[i] & _ABS)
         found = np.uint32(found + np.uint32((magnitude >= least) & (magnitude < _EXP)))
-    return np.int64(found)
+    return int(np.int64(found))
 
 
 @njit(nogil=True, cache=True)

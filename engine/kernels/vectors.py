@@ -18,9 +18,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config, types
+from numba import types
 from numba.extending import intrinsic
 from numba.np import arrayobj
+
+from dovetail.engine.kernels import settings
 
 LANES = 32
 """Blocks side by side."""
@@ -32,7 +34,8 @@ _ZERO = ir.Constant(_ROW, [0] * LANES)
 
 def _data(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     """Address of an array's first element."""
-    return arrayobj.make_array(kind)(context, builder, array).data
+    make_array: Any = arrayobj.make_array
+    return make_array(kind)(context, builder, array).data
 
 
 def _at(builder: Any, data: Any, element: Any) -> Any:
@@ -254,8 +257,8 @@ def _make_select(groups: int) -> Any:
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             kinds, (_, _, start, rows, needed) = signature.args, arguments
             planes = [_data(context, builder, kinds[plane], arguments[plane]) for plane in (0, 1)]
-            tall = [_Rows(builder, data, start, rows, groups) for data in planes]
-            _select(builder, *tall, builder.trunc(needed, _I16))
+            highs, lows = (_Rows(builder, data, start, rows, groups) for data in planes)
+            _select(builder, highs, lows, builder.trunc(needed, _I16))
             return context.get_dummy_value()
 
         return types.void(high, low, types.int64, types.int64, types.int64), generate
@@ -282,14 +285,16 @@ def _make_plain_select(groups: int) -> Any:
     return select
 
 
-transpose_lanes = _plain_transpose if config.DISABLE_JIT else _transpose
+transpose_lanes: Any = _plain_transpose if settings.DISABLE_JIT else _transpose
 """``transpose_lanes(source, start, stride, target, target_start, target_stride)``
 
 Turn 32 rows of 32 16-bit integers, at `start` and every `stride` of `source`, into as many columns: rows at
 `target_start` and every `target_stride` of `target`.
 """
 
-_selects = [(_make_plain_select if config.DISABLE_JIT else _make_select)(groups) for groups in (1, 2, 4, 8)]
+_selects: list[Any] = [
+    (_make_plain_select if settings.DISABLE_JIT else _make_select)(groups) for groups in (1, 2, 4, 8)
+]
 
 select_lanes, select_lanes_2, select_lanes_4, select_lanes_8 = _selects
 """``select_lanes(high, low, start, rows, needed)``
