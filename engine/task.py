@@ -178,6 +178,9 @@ def execute(work: Work) -> TaskRecord:
 
 
 def _read(piece: PieceWork, low: int, high: int) -> Chunk:
+    for item in piece.inputs:
+        # Touching pages that cannot be read, of a file cut short or a failing disk, would kill the process.
+        item.source.populate(low, high)
     return Chunk(
         index=piece.chunk,
         start=piece.start,

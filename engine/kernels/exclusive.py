@@ -80,6 +80,19 @@ def _span(m: int) -> int:
 
 
 @njit(nogil=True, cache=True)
+def _copy_blocks(source, start, stride, target, place, distance, m, blocks):  # type: ignore[no-untyped-def]
+    """Copy blocks of m elements, at `start` and every `stride`, to `place` and every `distance`."""
+    if m < LANES:  # short runs cost more than steps
+        for i in range(m):
+            for block in range(blocks):
+                target[place + block * distance + i] = source[start + block * stride + i]
+    else:
+        for block in range(blocks):
+            for i in range(m):
+                target[place + block * distance + i] = source[start + block * stride + i]
+
+
+@njit(nogil=True, cache=True)
 def select(high, low, count, n, m, rows):  # type: ignore[no-untyped-def]
     """Select the n largest magnitudes of every block of m; equal ones: lower index first; zeros never.
 
@@ -116,10 +129,8 @@ def select(high, low, count, n, m, rows):  # type: ignore[no-untyped-def]
             from_upper, from_lower, place = wide_upper, wide_lower, 0
             wide_upper[:span] = 0
             wide_lower[:span] = 0
-            for block in range(blocks):
-                for i in range(m):  # assigning slices costs more than copying such short ones
-                    wide_upper[block * length + i] = high[start + block * m + i]
-                    wide_lower[block * length + i] = low[start + block * m + i]
+            _copy_blocks(high, start, m, wide_upper, 0, length, m, blocks)
+            _copy_blocks(low, start, m, wide_lower, 0, length, m, blocks)
         for square in range(0, span, _SQUARE):
             group, column = square // (LANES * stride), square % (LANES * stride) // LANES
             first = place + group * LANES * stride + column
@@ -139,9 +150,7 @@ def select(high, low, count, n, m, rows):  # type: ignore[no-untyped-def]
             first = place + group * LANES * stride + column
             transpose_lanes(upper, square, LANES, from_upper, first, stride)
         if m != length:
-            for block in range(blocks):
-                for i in range(m):
-                    high[start + block * m + i] = wide_upper[block * length + i]
+            _copy_blocks(wide_upper, 0, length, high, start, m, m, blocks)
 
 
 @njit(nogil=True, cache=True)

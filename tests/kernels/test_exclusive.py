@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from numba.core import config
 from numpy.typing import NDArray
 
@@ -17,6 +18,12 @@ from dovetail.engine.kernels.exclusive import LARGEST_TILE, make_scratch, padded
 from dovetail.engine.kernels.vectors import LANES, transpose_lanes
 
 LENGTHS = [1, 2, 3, 4, 5, 7, 8, 12, 16, 24, 31, 32, 33, 64, 96, 100, 128, 255, 256, 512, 1000, 1024, 2048]
+
+
+@njit
+def _transpose(source, start, stride, target, target_start, target_stride):  # type: ignore[no-untyped-def]
+    """Make the intrinsic callable from Python."""
+    transpose_lanes(source, start, stride, target, target_start, target_stride)
 
 
 def naive_selection(magnitudes: NDArray[np.uint32], n: int, m: int) -> NDArray[np.bool_]:
@@ -81,7 +88,7 @@ def test_squares_are_transposed() -> None:
     """Rows become columns at any place and stride, and nothing else is touched."""
     source = np.random.default_rng(0).integers(0, 2**16, 5000).astype(np.uint16)
     target = np.zeros(5000, np.uint16)
-    transpose_lanes(source, 7, 40, target, 3, 50)
+    _transpose(source, 7, 40, target, 3, 50)
     expected = np.zeros(5000, np.uint16)
     for row in range(LANES):
         for lane in range(LANES):
