@@ -14,11 +14,11 @@ help:
 
 $(BIN)/dovetail: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $(BIN)/dovetail
 
 $(VENV)/.test: pyproject.toml $(BIN)/dovetail
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
 	@touch $(VENV)/.test
 
 demo: $(BIN)/dovetail

@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from dovetail.engine.merging import RunOptions, merge
     from dovetail.engine.planned import Plan, PlanOptions
     from dovetail.engine.planning import make_plan as plan
+    from dovetail.engine.verify import read_manifest
 
-__all__ = ["Plan", "PlanOptions", "RunOptions", "merge", "plan"]
+__all__ = ["Plan", "PlanOptions", "RunOptions", "merge", "plan", "read_manifest"]
 
 _HOMES = {
     "Plan": ("planned", "Plan"),
@@ -17,6 +18,7 @@ _HOMES = {
     "RunOptions": ("merging", "RunOptions"),
     "merge": ("merging", "merge"),
     "plan": ("planning", "make_plan"),
+    "read_manifest": ("verify", "read_manifest"),
 }
 
 

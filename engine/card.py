@@ -8,6 +8,7 @@ import yaml
 
 from dovetail.engine.manifest import MANIFEST_NAME, has_task_vectors, norm_text, pair_overlaps
 from dovetail.engine.planned import Plan
+from dovetail.engine.report import short_name
 
 
 def model_card(plan: Plan, totals: dict[str, Any]) -> str:
@@ -39,13 +40,13 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
         "",
     ]
     if plan.base is not None:
-        lines += [f"Base model: `{_short(str(plan.base.path))}`.", ""]
+        lines += [f"Base model: `{short_name(str(plan.base.path))}`.", ""]
     if has_task_vectors(totals):
         lines += ["| model | density | task vector norm | norm kept |", "|---|---|---|---|"]
     else:
         lines += ["| model |", "|---|"]
     for index, name in enumerate(plan.models):
-        cells = [f"`{_short(name)}`"]
+        cells = [f"`{short_name(name)}`"]
         if has_task_vectors(totals):
             cells += [
                 f"{totals['density'][index]:.4f}",
@@ -55,7 +56,7 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines.append("")
     for i, j, value in pair_overlaps(totals):
-        lines.append(f"Overlap of `{_short(plan.models[i])}` and `{_short(plan.models[j])}`: {value:.4f}.")
+        lines.append(f"Overlap of `{short_name(plan.models[i])}` and `{short_name(plan.models[j])}`: {value:.4f}.")
     lines += [
         "",
         "## Recipe",
@@ -71,8 +72,4 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
 
 
 def _is_hub_name(name: str) -> bool:
-    return name.count("/") == 1 and not name.startswith((".", "/", "~"))
-
-
-def _short(name: str) -> str:
-    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith((".", "/", "~")) else name
+    return name.count("/") == 1 and short_name(name) == name

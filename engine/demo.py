@@ -21,6 +21,7 @@ from dovetail.engine.planned import PlanOptions
 from dovetail.engine.report import print_summary
 from dovetail.engine.sizes import format_size
 from dovetail.engine.synthetic import SIZES, make_checkpoint
+from dovetail.engine.verify import read_manifest
 
 KEEP, BLOCK, WEIGHT = 64, 256, 1.2
 """n, m and weight: the paper's setting for two 7B models."""
@@ -48,11 +49,11 @@ def run_demo(folder: Path, memory_bytes: int) -> None:
     if folder.exists() and any(folder.iterdir()) and not recipe.exists():
         raise OutputError(f"folder {folder} is not empty", "a new folder or an earlier demonstration", "choose another")
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"1. Making a base model and two fine-tunes (Llama-shaped, bfloat16, sharded) in {folder}/")
+    print(f"1. Making a base model and two fine-tunes (Llama-shaped, bfloat16, sharded) in {folder}/", flush=True)
     _make_checkpoints(folder)
     recipe.write_text(_recipe(folder))
     print(f"\n2. Merging them by CABS with {KEEP}:{BLOCK}, in at most {format_size(memory_bytes)} of memory:")
-    print(f"   dovetail merge {recipe} {merged} --memory {memory_bytes // 2**20}MiB --shard-size 48MB\n")
+    print(f"   dovetail merge {recipe} {merged} --memory {memory_bytes // 2**20}MiB --shard-size 48MB\n", flush=True)
     if merged.exists():
         shutil.rmtree(merged)
     finished: list[events.Done] = []
@@ -65,8 +66,8 @@ def run_demo(folder: Path, memory_bytes: int) -> None:
 
         manifest = merge(recipe, merged, PlanOptions(SHARD_BYTES), RunOptions(memory_bytes), listen)
     print_summary(manifest, finished[0])
-    print("\n3. Checking the result by other means")
-    for line in check(folder, manifest):
+    print("\n3. Checking the result by other means", flush=True)
+    for line in check(folder, read_manifest(merged)):
         print(f"   {line}")
     _explain(merged, recipe)
 

@@ -90,6 +90,9 @@ class Done(Event):
     name: ClassVar[str] = "done"
     output: str
     seconds: float
+    """From the call to the end."""
+    merge_seconds: float
+    """Of these, reading, computing and writing: without starting up, compiling and finishing."""
     read_bytes: int
     written_bytes: int
     peak_resident_bytes: int

@@ -47,6 +47,7 @@ class Execution:
         self.plan, self.budget, self.table, self.journal = plan, budget, table, journal
         self.sink, self.listen = sink, listen
         self.read_bytes = self.written_bytes = 0
+        self.seconds = 0.0
         self._jobs = [(job, todo) for job in plan.jobs if (todo := self._positions(job))]
         self._total_bytes = sum(self._job_bytes(job, todo) for job, todo in self._jobs)
         self._shard_chunks: Counter[int] = Counter()
@@ -87,6 +88,7 @@ class Execution:
         finally:
             committer.close()
             self._report_durable()
+            self.seconds = time.monotonic() - started
 
     def _positions(self, job: Job) -> list[int]:
         """Give the tasks of a job that are not wholly done."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 
 
 def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Describe a finished merge.
+    """Describe a finished merge, but for its single tensors, which `manifest_pieces` adds.
 
     Parameters
     ----------
@@ -81,17 +81,38 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
         ],
         "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
         "totals": total_statistics(plan, table),
-        "tensors": {
-            tensor.name: _tensor_entry(plan, tensor, index, table.of_tensor(index))
-            for index, tensor in enumerate(plan.tensors)
-        },
     }
 
 
-def manifest_text(manifest: Mapping[str, Any]) -> bytes:
-    """Write a manifest as JSON whose last entry is the checksum of the rest."""
-    body = {key: value for key, value in manifest.items() if key != SELF_CHECKSUM}
-    return json.dumps({**body, SELF_CHECKSUM: hex_checksum(json.dumps(body).encode())}, indent=1).encode() + b"\n"
+def manifest_pieces(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) -> Iterator[bytes]:
+    """Write a manifest as JSON, piece by piece: what `build_manifest` gave, then every tensor on a line of its own.
+
+    All tensors' entries together can be more than the memory limit foresees. The last entry is the checksum of all
+    the text before it.
+    """
+    checksum = xxhash.xxh3_64()
+
+    def piece(text: str) -> bytes:
+        data = text.encode()
+        checksum.update(data)
+        return data
+
+    yield piece(json.dumps(manifest, indent=1).removesuffix("\n}") + ',\n "tensors": {')
+    for index, tensor in enumerate(plan.tensors):
+        entry = json.dumps(_tensor_entry(plan, tensor, index, table.of_tensor(index)))
+        yield piece(f"{',' if index else ''}\n  {json.dumps(tensor.name)}: {entry}")
+    yield piece("\n }")
+    yield _checksum_entry(checksum.hexdigest())
+
+
+def is_intact(text: bytes) -> bool:
+    """Whether a manifest's text is as `manifest_pieces` wrote it."""
+    body, _, _ = text.rpartition(_checksum_entry("").partition(b'""')[0])
+    return text == body + _checksum_entry(hex_checksum(body))
+
+
+def _checksum_entry(checksum: str) -> bytes:
+    return f',\n "{SELF_CHECKSUM}": "{checksum}"\n}}\n'.encode()
 
 
 def hex_checksum(data: bytes) -> str:

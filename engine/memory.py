@@ -24,6 +24,9 @@ WORKER_OVERHEAD_BYTES = 2 * 2**20
 MARGIN_BYTES = 8 * 2**20
 """Allowance for what grows during a run: records, progress display, allocator slack."""
 
+TENSOR_BYTES = 512
+"""Allowance per output tensor for what is told of it when its file is complete."""
+
 _MIB = 2**20
 
 

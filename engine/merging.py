@@ -17,8 +17,9 @@ from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.execution import Execution
 from dovetail.engine.journal import JOURNAL_NAME, Journal
 from dovetail.engine.lock import LOCK_NAME, locked
-from dovetail.engine.manifest import MANIFEST_NAME, build_manifest, manifest_text, total_statistics
+from dovetail.engine.manifest import MANIFEST_NAME, build_manifest, manifest_pieces, total_statistics
 from dovetail.engine.memory import (
+    TENSOR_BYTES,
     Budget,
     default_limit_bytes,
     fit,
@@ -68,7 +69,8 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
 
     warm_up(trials(plan.method.name, problems(plan)), compiling)
     workers = run.workers if run.workers is not None else usable_cores()
-    return fit(allowed, resident_bytes(), plan.task_bytes, workers), table
+    reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors)
+    return fit(allowed, reserved, plan.task_bytes, workers), table
 
 
 def merge(
@@ -98,7 +100,7 @@ def merge(
     Returns
     -------
     dict
-        The manifest, as written to ``dovetail_manifest.json``.
+        The manifest but for its ``tensors``, of which there can be many: `dovetail.engine.read_manifest` reads all.
 
     Raises
     ------
@@ -130,6 +132,7 @@ def merge(
         events.Done(
             output=str(output),
             seconds=time.monotonic() - started,
+            merge_seconds=execution.seconds,
             read_bytes=execution.read_bytes,
             written_bytes=execution.written_bytes,
             peak_resident_bytes=peak_resident_bytes(),
@@ -196,7 +199,7 @@ def _complete(plan: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:
     """Add the small files and the manifest."""
     side_files = write_side_files(plan, staging, model_card(plan, total_statistics(plan, table)))
     manifest = build_manifest(plan, table, side_files)
-    write_durably(staging / MANIFEST_NAME, manifest_text(manifest))
+    write_durably(staging / MANIFEST_NAME, manifest_pieces(manifest, plan, table))
     return manifest
 
 

@@ -37,7 +37,8 @@ def _facts(rows: Mapping[str, str]) -> Table:
 
 def short_name(name: str) -> str:
     """Give the last part of a path, or a hub name as it is."""
-    return name.rstrip("/").rsplit("/", 1)[-1] if name.startswith((".", "/", "~")) else name
+    is_path = name.startswith((".", "/", "~")) or Path(name).exists()
+    return name.rstrip("/").rsplit("/", 1)[-1] if is_path else name
 
 
 def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
@@ -48,8 +49,8 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
         _facts(
             {
                 "Output": f"{done.output} ({format_size(done.written_bytes)} in {len(manifest['shards'])} shards)",
-                "Time": f"{done.seconds:.1f} s, {moved / max(done.seconds, 1e-9) / 1e9:.2f} GB/s read and written, "
-                f"{done.workers} workers",
+                "Time": f"{done.seconds:.1f} s, of these {done.merge_seconds:.1f} s merging at "
+                f"{moved / max(done.merge_seconds, 1e-9) / 1e9:.2f} GB/s read and written, {done.workers} workers",
                 "Memory": f"peak {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed",
             }
         )

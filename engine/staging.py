@@ -149,9 +149,10 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a whole file and make it durable."""
+def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a whole file, given at once or in pieces, and make it durable."""
     with path.open("wb") as file:
-        file.write(data)
+        for piece in (data,) if isinstance(data, bytes) else data:
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())

@@ -19,7 +19,7 @@ import xxhash
 
 from dovetail.engine import events
 from dovetail.engine.errors import VerificationError
-from dovetail.engine.manifest import FORMAT_VERSION, MANIFEST_NAME, hex_checksum, manifest_text
+from dovetail.engine.manifest import FORMAT_VERSION, MANIFEST_NAME, hex_checksum, is_intact
 from dovetail.engine.memory import resident_bytes, usable_cores
 from dovetail.io.checkpoint import Checkpoint, read_checkpoint
 from dovetail.io.errors import CheckpointError
@@ -37,7 +37,7 @@ class Verdict:
     """Bytes read and compared."""
 
 
-def read_manifest(output: Path) -> dict[str, Any]:
+def read_manifest(output: str | Path) -> dict[str, Any]:
     """Read an output's manifest.
 
     Raises
@@ -46,12 +46,13 @@ def read_manifest(output: Path) -> dict[str, Any]:
         There is none, or it is not one.
 
     """
-    path = output / MANIFEST_NAME
+    path = Path(output) / MANIFEST_NAME
     try:
-        manifest = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        manifest = json.loads(text)
         if manifest["format"] != "dovetail-manifest" or manifest["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {manifest['format']!r} version {manifest['format_version']!r}")
-        if manifest_text(manifest) != path.read_bytes():
+        if not is_intact(text):
             raise ValueError("its own checksum does not match")
         return dict(manifest)
     except FileNotFoundError:
