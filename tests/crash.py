@@ -1,0 +1,156 @@
+"""Killing merges at random instants and resuming them, for tests/test_crash.py and bench/crash.py.
+
+Each attempt is a forked process, so that it starts in no time. Between attempts, everything that the journal does not
+vouch for is overwritten with garbage, as a power failure might: only what was journalled may be relied on.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dovetail.engine import commit, grid
+from dovetail.engine.journal import JOURNAL_NAME, Journal
+from dovetail.engine.merging import RunOptions, merge
+from dovetail.engine.planned import Plan, PlanOptions
+from dovetail.engine.planning import make_plan
+from dovetail.engine.records import RecordTable
+from dovetail.engine.staging import staging_path
+from tests.checkpoints import folder_bytes, llama_tensors, write_checkpoint, write_recipe
+
+OPTIONS = PlanOptions(shard_size_bytes=100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class CrashCase:
+    """One merge to be killed."""
+
+    name: str
+    content: dict[str, Any]
+    workers: int
+
+
+def cases() -> Iterator[CrashCase]:
+    """Give merges by methods of one pass and of several, with one worker and more."""
+    parameters: dict[str, dict[str, Any]] = {
+        "cabs": {"merge_method": "cabs", "parameters": {"n": 8, "m": 32, "weight": 0.7}},
+        "cabs-minimize": {
+            "merge_method": "cabs",
+            "parameters": {"n": 24, "m": 32, "weight": 0.7, "overlap": "minimize", "consensus": "ties"},
+        },
+        "cabs-magnitude": {
+            "merge_method": "cabs",
+            "parameters": {"n": 1, "m": 4, "weight": 0.7, "balanced": False},
+        },
+        "task_arithmetic": {"merge_method": "task_arithmetic", "parameters": {"weight": 0.4}},
+    }
+    for name, content in parameters.items():
+        for workers in (1, 3):
+            yield CrashCase(f"{name}-{workers}", content, workers)
+
+
+def prepare(folder: Path, case: CrashCase) -> tuple[Path, dict[str, bytes]]:
+    """Write checkpoints and the recipe; give the recipe and the files of an uninterrupted merge."""
+    base = llama_tensors(0, layers=4)
+    write_checkpoint(folder / "base", base)
+    for number in (1, 2):
+        write_checkpoint(folder / f"model{number}", llama_tensors(number, base, layers=4))
+    models = [{"model": str(folder / f"model{number}")} for number in (1, 2)]
+    recipe = write_recipe(folder / "recipe.yml", **case.content, base_model=str(folder / "base"), models=models)
+    merge(recipe, folder / "expected", OPTIONS, RunOptions(workers=case.workers))
+    return recipe, folder_bytes(folder / "expected")
+
+
+def small_tasks() -> None:
+    """Cut everything into many tasks and commit them in small groups, in this process."""
+    grid.TASK_BYTES, grid.CHUNK_STEP, grid.BATCH_PIECES = 8192, 1024, 2
+    commit.GROUP_BYTES, commit.GROUP_SECONDS = 4096, 0.001
+
+
+def attempt(recipe: Path, output: Path, workers: int, delay_seconds: float) -> bool:
+    """Run the merge in a process of its own and kill it after a while; give whether it was killed in time."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            merge(recipe, output, OPTIONS, RunOptions(workers=workers))
+            code = 0
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + delay_seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert 0 == status, "an attempt failed by itself"
+            return False
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or status == 0, "an attempt failed by itself"
+    return os.WIFSIGNALED(status)
+
+
+def scribble(recipe: Path, output: Path) -> int:
+    """Overwrite every chunk of an unfinished output that its journal does not list; give how many it lists."""
+    staging = staging_path(output)
+    journal = staging / JOURNAL_NAME
+    if not journal.exists() or b"\n" not in journal.read_bytes():
+        return 0
+    plan = make_plan(recipe, OPTIONS)
+    table = RecordTable(plan)
+    Journal(journal, plan, table).close()
+    for index, placed in enumerate(plan.layout.tensors):
+        path = staging / plan.layout.shards[placed.shard].file_name
+        if path.exists() and path.stat().st_size == plan.layout.shards[placed.shard].size_bytes:
+            with path.open("r+b") as file:
+                _scribble_tensor(file, plan, index, table)
+    return int(table.rows["done"].sum())
+
+
+def _scribble_tensor(file: Any, plan: Plan, index: int, table: RecordTable) -> None:
+    tensor, placed = plan.tensors[index], plan.layout.tensors[index]
+    for chunk, start in enumerate(range(0, tensor.length, tensor.chunk_elements)):
+        if not table.is_done(index, chunk):
+            stop = min(tensor.length, start + tensor.chunk_elements)
+            file.seek(placed.offset_bytes + start * tensor.dtype.itemsize)
+            file.write(b"\xaa" * ((stop - start) * tensor.dtype.itemsize))
+
+
+def kill_until_done(folder: Path, case: CrashCase, kills: int, seed: int) -> tuple[int, int]:
+    """Merge again and again, killing most attempts, until so many kills have happened; check every result.
+
+    Returns
+    -------
+    int
+        Kills.
+    int
+        Of these, those that left a journal with finished chunks, from which the next attempt continued.
+
+    """
+    small_tasks()
+    recipe, expected = prepare(folder, case)
+    random_delay = random.Random(seed)
+    output, killed, continued, duration = folder / "out", 0, 0, 0.15
+    while killed < kills:
+        began = time.monotonic()
+        if attempt(recipe, output, case.workers, random_delay.uniform(0, 1.1 * duration)):
+            killed += 1
+            if not output.exists():
+                continued += scribble(recipe, output) > 0
+                continue
+        else:
+            duration = 0.8 * duration + 0.2 * (time.monotonic() - began)
+        # What stands under the final name is whole, however the process ended.
+        found = folder_bytes(output)
+        assert expected == {name: found[name] for name in found if name in expected}
+        assert set(found) - set(expected) <= {JOURNAL_NAME, "dovetail_lock"}
+        for path in output.iterdir():
+            path.unlink()
+        output.rmdir()
+    return killed, continued
