@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import signal
 import sys
@@ -164,20 +165,41 @@ def inspect(
 @app.command(short_help="Check every byte of an output.")
 def verify(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that dovetail merge has written.")],
+    fraction: Annotated[
+        float,
+        typer.Option(
+            "--recompute",
+            metavar="FRACTION",
+            min=0.0,
+            max=1.0,
+            help="Also compute this share of the chunks again from the inputs, and compare bits.",
+        ),
+    ] = 0.0,
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print damage only.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Check every byte of an output against its manifest, and name what is damaged."""
     from dovetail.engine.display import choose_display
+    from dovetail.engine.recompute import recompute
     from dovetail.engine.report import conclude_verification, verdict_json
     from dovetail.engine.verify import verify as run_verify
 
+    run = _run_options(memory, workers, overwrite=False, restart=False)
     with choose_display(quiet=quiet, as_json=as_json, label="verifying") as display:
         verdict = run_verify(output, display)
     if as_json:
         print(json.dumps(verdict_json(verdict)))
     conclude_verification(output, verdict, quiet=quiet or as_json)
+    if fraction:
+        with choose_display(quiet=quiet, as_json=as_json, label="recomputing") as display:
+            compared_bytes = recompute(output, fraction, run, display)
+        if as_json:
+            print(json.dumps({"event": "recomputed", "compared_bytes": compared_bytes}))
+        elif not quiet:
+            print(f"{compared_bytes:,} bytes of it, computed again from the inputs, are the same bit for bit")
 
 
 @app.command(short_help="Show the methods and their parameters.")
@@ -227,6 +249,8 @@ def _interrupt(signal_number: int, frame: Any) -> NoReturn:
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit with its code: see ``dovetail.io.errors`` and ``dovetail.engine.errors``."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names can have letters that the terminal's encoding lacks
     try:
         # Typer swallows Ctrl-C: some versions return this code, others raise Abort.
         interrupted = app(arguments, standalone_mode=False) == 130

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Any
 
 from dovetail.engine import events
 from dovetail.engine.commit import Committer
@@ -19,7 +18,7 @@ from dovetail.engine.memory import Budget, resident_bytes
 from dovetail.engine.planned import Plan
 from dovetail.engine.records import RecordTable
 from dovetail.engine.run import Scheduler
-from dovetail.engine.task import PieceWork, TaskRecord, Work
+from dovetail.engine.task import TaskRecord
 from dovetail.io.sink import SafetensorsSink
 
 
@@ -75,8 +74,8 @@ class Execution:
         started = time.monotonic()
         committer = Committer(self._flush, self._durable.put, self.budget.unwritten_bytes)
         try:
-            with _executor(executor, self.budget.workers) as pool:
-                scheduler = Scheduler(pool, self.budget.workers, self._passes, self._combine, self._work)
+            with open_executor(executor, self.budget.workers) as pool:
+                scheduler = Scheduler(pool, self.budget.workers, self.plan, self.sink.slot)
                 with contextlib.closing(scheduler.run(self._jobs)) as finished:
                     for record in finished:
                         self.read_bytes += record.read_bytes
@@ -101,7 +100,7 @@ class Execution:
     def _job_bytes(self, job: Job, todo: list[int]) -> int:
         """Give the bytes that a job will read and write."""
         total = 0
-        passes = self._passes(job)
+        passes = self.plan.reduce_passes(job)
         for position, pieces in enumerate(job.tasks):
             for piece in pieces:
                 tensor = self.plan.tensors[piece.tensor]
@@ -109,34 +108,6 @@ class Execution:
                 read = size * sum(item.source.itemsize for item in tensor.inputs)
                 total += passes * read + (position in todo) * (read + size * tensor.dtype.itemsize)
         return total
-
-    def _passes(self, job: Job) -> int:
-        """Give a job's number of reduce passes; tensors that are one chunk run theirs inside their task."""
-        return self.plan.tensors[job.tasks[0][0].tensor].program.reduce_passes if len(job.tasks) > 1 else 0
-
-    def _combine(self, job: Job, step: int, partials: list[Any], state: Any) -> Any:
-        return self.plan.tensors[job.tasks[0][0].tensor].program.combine(step, partials, state)
-
-    def _work(self, job: Job, position: int, step: int, state: Any) -> Work:
-        pieces = []
-        for piece in job.tasks[position]:
-            tensor = self.plan.tensors[piece.tensor]
-            pieces.append(
-                PieceWork(
-                    tensor=piece.tensor,
-                    chunk=piece.chunk,
-                    start=piece.start,
-                    stop=piece.stop,
-                    length=tensor.length,
-                    program=tensor.program,
-                    base=tensor.base,
-                    models=tensor.models,
-                    element_bytes=tensor.dtype.itemsize,
-                    slot=self.sink.slot(piece.tensor),
-                    state=state,
-                )
-            )
-        return Work(job.first_task + position, step, tuple(pieces), self.plan.options.keep_nonfinite)
 
     def _flush(self, group: Sequence[TaskRecord]) -> None:
         """Make a group's bytes durable, then its rows."""
@@ -188,7 +159,7 @@ class Execution:
 
 
 @contextlib.contextmanager
-def _executor(given: Executor | None, workers: int) -> Iterator[Executor]:
+def open_executor(given: Executor | None, workers: int) -> Iterator[Executor]:
     """Use the executor given, or a pool of threads: kernels run without the interpreter's lock."""
     if given is not None:
         yield given

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dovetail.engine.grid import Job
-from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
 from dovetail.engine.recipe import Recipe
-from dovetail.engine.task import Input
+from dovetail.engine.task import Input, PieceWork, Work
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.layout import SafetensorsLayout
 from dovetail.io.mapping import RELEASE_GRANULE_BYTES
+from dovetail.io.source import Slot
 
 MATHS_VERSION = 1
 """Changes whenever the same recipe and inputs give other bits than before."""
@@ -150,3 +153,44 @@ class Plan:
             for piece in job.tasks[0] if len(job.tasks) == 1 else job.tasks[len(job.tasks) // 2]:
                 most = max(most, self.tensors[piece.tensor].task_bytes(piece.start, piece.stop))
         return most
+
+    def reduce_passes(self, job: Job) -> int:
+        """Give a job's number of reduce passes; tensors that are one chunk run theirs inside their task."""
+        return self.tensors[job.tasks[0][0].tensor].program.reduce_passes if len(job.tasks) > 1 else 0
+
+    def combine(self, job: Job, step: int, partials: Sequence[Any], state: State) -> State:
+        """Combine the partial results of a job's reduce pass, given in chunk order."""
+        return self.tensors[job.tasks[0][0].tensor].program.combine(step, partials, state)
+
+    def work(self, job: Job, position: int, step: int, state: State, slots: Callable[[int], Slot]) -> Work:
+        """Build the work of one task of a job.
+
+        Parameters
+        ----------
+        job, position
+            The job, and which of its tasks.
+        step, state
+            The pass, and what the passes before it found.
+        slots
+            Gives the place to write by the tensor's index.
+
+        """
+        pieces = []
+        for piece in job.tasks[position]:
+            tensor = self.tensors[piece.tensor]
+            pieces.append(
+                PieceWork(
+                    tensor=piece.tensor,
+                    chunk=piece.chunk,
+                    start=piece.start,
+                    stop=piece.stop,
+                    length=tensor.length,
+                    program=tensor.program,
+                    base=tensor.base,
+                    models=tensor.models,
+                    element_bytes=tensor.dtype.itemsize,
+                    slot=slots(piece.tensor),
+                    state=state,
+                )
+            )
+        return Work(job.first_task + position, step, tuple(pieces), self.options.keep_nonfinite)

@@ -34,7 +34,9 @@ CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 """The kernels' dtype codes by safetensors dtype name."""
 
 
-def make_plan(recipe_path: str | Path, options: PlanOptions | None = None) -> Plan:
+def make_plan(
+    recipe_path: str | Path, options: PlanOptions | None = None, folders: Sequence[Path] | None = None
+) -> Plan:
     """Decide everything about a merge from the recipe and the checkpoints' headers.
 
     The result depends on nothing else: not on memory, workers or the machine.
@@ -45,6 +47,8 @@ def make_plan(recipe_path: str | Path, options: PlanOptions | None = None) -> Pl
         A mergekit YAML file.
     options
         What else decides the output.
+    folders
+        Where the checkpoints are, in the order of `Recipe.references`; None to look where the recipe says.
 
     Raises
     ------
@@ -59,8 +63,9 @@ def make_plan(recipe_path: str | Path, options: PlanOptions | None = None) -> Pl
     _refuse_unsupported(recipe)
     method = find(recipe.merge_method)
     references = recipe.references()
-    folder = Path(recipe_path).parent
-    checkpoints = tuple(read_checkpoint(resolve_model_path(ref, folder)) for ref in references)
+    if folders is None:
+        folders = [resolve_model_path(ref, Path(recipe_path).parent) for ref in references]
+    checkpoints = tuple(read_checkpoint(folder) for folder in folders)
     catalogues = {
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
         for ref, checkpoint in zip(references, checkpoints, strict=True)

@@ -9,16 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dovetail.engine.grid import Job
-from dovetail.engine.task import TaskRecord, Work, execute, prefetch
+from dovetail.engine.planned import Plan
+from dovetail.engine.task import TaskRecord, execute, prefetch
+from dovetail.io.source import Slot
 
 READ_AHEAD = 2
 """Tasks queued, with their inputs being read, beyond those that run."""
 
 OPEN_JOBS = 4
 """Jobs that may wait for a pass to complete while others use the workers."""
-
-MakeWork = Callable[[Job, int, int, Any], Work]
-"""Builds the work of (job, position of the task in the job, pass, state)."""
 
 
 @dataclass(slots=True)
@@ -56,12 +55,10 @@ class Scheduler:
         Any `concurrent.futures.Executor`.
     workers
         Tasks that may run at once.
-    passes
-        Number of reduce passes of a job with several tasks.
-    combine
-        Combines (job, pass, partial results in chunk order, state) into the next state.
-    make_work
-        Builds a task's work.
+    plan
+        Knows the passes of a job, combines their partial results, and builds the work of a task.
+    slots
+        Gives the place to write by the tensor's index.
 
     """
 
@@ -69,12 +66,11 @@ class Scheduler:
         self,
         executor: Executor,
         workers: int,
-        passes: Callable[[Job], int],
-        combine: Callable[[Job, int, list[Any], Any], Any],
-        make_work: MakeWork,
+        plan: Plan,
+        slots: Callable[[int], Slot],
     ) -> None:
         self._executor, self._window = executor, workers + READ_AHEAD
-        self._passes, self._combine, self._make_work = passes, combine, make_work
+        self._plan, self._slots = plan, slots
         self._open: list[_Running] = []
         self._flying: dict[Future[TaskRecord], tuple[_Running, int]] = {}
 
@@ -112,14 +108,13 @@ class Scheduler:
                 job, positions = next(queue, (None, []))
                 if job is None:
                     return
-                passes = self._passes(job) if len(job.tasks) > 1 else 0
-                running = _Running(job, passes, positions)
+                running = _Running(job, self._plan.reduce_passes(job), positions)
                 running.begin(0)
                 if running.pending:
                     self._open.append(running)
                 continue
             position = running.pending.popleft()
-            work = self._make_work(running.job, position, running.step, running.state)
+            work = self._plan.work(running.job, position, running.step, running.state, self._slots)
             prefetch(work)
             self._flying[self._executor.submit(execute, work)] = (running, position)
 
@@ -134,5 +129,5 @@ class Scheduler:
             self._open.remove(running)
             return
         partials = [running.partials[index] for index in range(len(running.job.tasks))]
-        running.state = self._combine(running.job, running.step, partials, running.state)
+        running.state = self._plan.combine(running.job, running.step, partials, running.state)
         running.begin(running.step + 1)

@@ -59,7 +59,8 @@ def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> No
             "a folder that can be replaced when the merge is complete",
             f"choose a folder inside it, such as {output / 'merged'}",
         )
-    if target in (Path.cwd().resolve(), Path.home().resolve(), *Path.cwd().resolve().parents):
+    home = Path(os.path.expanduser("~")).resolve()  # noqa: PTH111  Path.home raises for users without one
+    if target in (Path.cwd().resolve(), home, *Path.cwd().resolve().parents):
         raise OutputError(
             f"output folder {output} is or contains the current or home folder",
             "a folder of its own",

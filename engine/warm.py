@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numba.core import event
 
+from dovetail.engine.kernels import settings
 from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.methods.program import Chunk, Problem
 from dovetail.engine.methods.registry import find
@@ -81,7 +82,7 @@ def _compile_in_child(needed: Sequence[Trial]) -> None:
     subprocess.run(
         [sys.executable, "-m", "dovetail.engine.warm"],
         input=pickle.dumps(list(needed)),
-        env=dict(os.environ),
+        env={**os.environ, "NUMBA_CACHE_DIR": settings.CACHE_DIR},  # where it may be a folder made for this run
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         check=False,

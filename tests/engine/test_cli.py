@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -265,3 +266,17 @@ def test_paths_relative_to_the_recipe(family: Family, monkeypatch: pytest.Monkey
     monkeypatch.chdir(elsewhere)
     assert 0 == dovetail("merge", family.recipe_path, "out").code
     assert 9 == len(read_output(elsewhere / "out"))
+
+
+def test_names_that_the_terminal_cannot_show(family: Family) -> None:
+    """Letters beyond the terminal's encoding are escaped; they are no reason to fail."""
+    family.math.rename(family.home / "mäth")
+    cabs_recipe(family.recipe_path, family.base, [family.home / "mäth"])
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    outcome = dovetail_process("plan", family.recipe_path, environment=environment)
+    assert (0, "") == (outcome.code, outcome.err)
+    assert f"{family.home}/m\\xe4th" in outcome.out
+    (family.home / "mäth" / "model.safetensors").unlink()
+    outcome = dovetail_process("plan", family.recipe_path, environment=environment)
+    assert 3 == outcome.code
+    assert outcome.err.startswith(f"error: {family.home}/m\\xe4th has no .safetensors file; ")

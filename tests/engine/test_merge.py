@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from dovetail.engine import grid
 from dovetail.engine.merging import merge
+from dovetail.engine.verify import read_manifest
 from tests import naive
 from tests.checkpoints import Tensors, cabs_recipe, read_output, write_recipe
 from tests.engine.awkward import DTYPES, SHAPES, base_tensors, same_bits, tuned_tensors, write_family
@@ -224,7 +226,7 @@ def test_pruning_order(tmp_path: Path) -> None:
         masks = naive.cabs(
             base[name], [model[name] for model in reordered], [8] * 3, [16] * 3, [0.8] * 3, np.float32
         ).masks
-        statistics = manifest["tensors"][name]["statistics"]
+        statistics = read_manifest(tmp_path / "out")["tensors"][name]["statistics"]
         by_model = {
             manifest["models"][index]: count
             for index, count in zip(statistics["models"], statistics["kept"], strict=True)
@@ -286,3 +288,42 @@ def test_a_checkpoint_without_tensors(tmp_path: Path) -> None:
     assert (0, "") == (outcome.code, outcome.err)
     assert {} == read_output(tmp_path / "out")
     assert 0 == dovetail("verify", tmp_path / "out").code
+
+
+def test_slices(tmp_path: Path) -> None:
+    """Layers stacked from slices are merged layer by layer, renumbered, and counted in the configuration."""
+    base = base_tensors()
+    models = [tuned_tensors(base, seed) for seed in range(2)]
+    folder, folders = write_family(tmp_path, base, models)
+    recipe = write_recipe(
+        tmp_path / "r.yml",
+        merge_method="cabs",
+        base_model=str(folder),
+        slices=[
+            {"sources": [{"model": str(path), "layer_range": layers} for path in (folder, *folders)]}
+            for layers in ([0, 2], [1, 3])
+        ],
+        parameters={"n": 4, "m": 16, "weight": 0.8},
+    )
+    merge(recipe, tmp_path / "out")
+    merged = read_output(tmp_path / "out")
+    came_from = {name: name for name in base if ".layers.2." not in name}
+    came_from |= {name.replace("layers.1", "layers.2"): name for name in base if ".layers.1." in name}
+    came_from |= {name.replace("layers.2", "layers.3"): name for name in base if ".layers.2." in name}
+    assert set(came_from) == set(merged)
+    for name, source in came_from.items():
+        oracle = naive.cabs(base[source], [model[source] for model in models], [4, 4], [16, 16], [0.8, 0.8], np.float32)
+        assert same_bits(oracle.output, merged[name]), name
+    assert 4 == json.loads((tmp_path / "out" / "config.json").read_text())["num_hidden_layers"]
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_enormous_counts(tmp_path: Path) -> None:
+    """Densities of whole tensors are exact fractions, however large n and m are."""
+    base = base_tensors()
+    models = [tuned_tensors(base, seed) for seed in range(2)]
+    folder, folders = write_family(tmp_path, base, models)
+    n, m = 2**61, 2**63 - 1
+    parameters = {"n": n, "m": m, "weight": 1.0, "balanced": False}
+    merge(cabs_recipe(tmp_path / "r.yml", folder, folders, dtype=None, parameters=parameters), tmp_path / "out")
+    check_cabs(tmp_path / "out", base, models, [n] * 2, [m] * 2, weights=[1.0] * 2, dtype=np.float32, balanced=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -15,9 +16,11 @@ import pytest
 
 from dovetail.engine import commit, events, grid, merging
 from dovetail.engine.errors import InterruptedMergeError, OutputError
+from dovetail.engine.journal import Journal
 from dovetail.engine.memory import Budget
 from dovetail.engine.merging import RunOptions, merge
 from dovetail.engine.planned import PlanOptions
+from dovetail.io.sink import SafetensorsSink
 from tests.checkpoints import folder_bytes
 from tests.engine.command import COMMAND, Outcome, dovetail
 from tests.engine.conftest import Family
@@ -263,6 +266,33 @@ def test_a_recipe_written_differently_continues(family: Family) -> None:
     merge(family.recipe_path, family.out, OPTIONS, listen=seen.append)
     assert any(isinstance(event, events.Notice) and "Continuing" in event.text for event in seen)
     assert family.recipe_path.read_bytes() == (family.out / "dovetail_recipe.yml").read_bytes()
+
+
+@pytest.mark.parametrize(("target", "number", "code"), [("sink", errno.EIO, 5), ("journal", errno.ENOSPC, 4)])
+def test_a_disk_that_fails(
+    family: Family, monkeypatch: pytest.MonkeyPatch, target: str, number: int, code: int
+) -> None:
+    """What was not made durable is not counted as done, and the same command ends with the same files."""
+    kind: Any = SafetensorsSink if target == "sink" else Journal
+    method = "commit" if target == "sink" else "append"
+    original, left = getattr(kind, method), [3]
+
+    def fail(self: Any, argument: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(number, os.strerror(number))
+        original(self, argument)
+
+    command = ("merge", family.recipe_path, family.out, "--shard-size", "20000", "--json")
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, method, fail)
+        assert code == dovetail(*command).code
+    assert not family.out.exists()
+    assert 3 <= journal_rows(family) <= 9
+    outcome = dovetail(*command)
+    assert 0 == outcome.code
+    assert outcome.events[0]["text"].startswith("Continuing an unfinished merge: ")
+    assert expected_files(family) == folder_bytes(family.out)
 
 
 def test_one_process_at_a_time(family: Family) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dovetail.engine import run
 from dovetail.engine.grid import Job, Piece
-from dovetail.engine.task import TaskRecord, Work
+from dovetail.engine.task import TaskRecord
 
 
 def _jobs(*counts: int) -> list[tuple[Job, list[int]]]:
@@ -44,20 +44,30 @@ class _Tasks:
         return TaskRecord(task, step, partial=(task, step), pieces=(), read_bytes=0, written_bytes=0)
 
 
+class _Plan:
+    """Stands in for a plan whose jobs all have the same number of passes."""
+
+    def __init__(self, passes: int) -> None:
+        self._passes = passes
+
+    def reduce_passes(self, job: Job) -> int:
+        return self._passes if len(job.tasks) > 1 else 0
+
+    def combine(self, job: Job, step: int, partials: list[Any], state: Any) -> Any:
+        assert [(job.first_task + index, step) for index in range(len(job.tasks))] == partials
+        return (*(state or ()), step)
+
+    def work(self, job: Job, position: int, step: int, state: Any, slots: Any) -> tuple[int, int, Any]:
+        return job.first_task + position, step, state
+
+
 def _scheduler(
     monkeypatch: pytest.MonkeyPatch, tasks: _Tasks, executor: Executor, workers: int, passes: int
 ) -> run.Scheduler:
     monkeypatch.setattr(run, "execute", tasks.execute)
     monkeypatch.setattr(run, "prefetch", lambda work: None)
 
-    def combine(job: Job, step: int, partials: list[Any], state: Any) -> Any:
-        assert [(job.first_task + index, step) for index in range(len(job.tasks))] == partials
-        return (state or ()) + (step,)
-
-    def make_work(job: Job, position: int, step: int, state: Any) -> Work:
-        return (job.first_task + position, step, state)  # type: ignore[return-value]  # all that the stand-in needs
-
-    return run.Scheduler(executor, workers, lambda job: passes, combine, make_work)
+    return run.Scheduler(executor, workers, _Plan(passes), lambda tensor: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -1,0 +1,155 @@
+"""Computing a sample of a finished output again from its inputs, and comparing bits.
+
+Checksums show that an output is what was written; this shows that what was written is what the recipe says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dovetail.engine import events
+from dovetail.engine.errors import VerificationError
+from dovetail.engine.execution import open_executor
+from dovetail.engine.grid import Job
+from dovetail.engine.memory import resident_bytes
+from dovetail.engine.merging import RunOptions, prepare
+from dovetail.engine.methods.program import Bytes
+from dovetail.engine.planned import MATHS_VERSION, Plan, PlanOptions
+from dovetail.engine.planning import make_plan
+from dovetail.engine.run import Scheduler
+from dovetail.engine.sidefiles import RECIPE_NAME
+from dovetail.engine.verify import read_manifest
+from dovetail.io.checkpoint import read_checkpoint
+from dovetail.io.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class ComparingSlot:
+    """Stands where output would be written, and compares instead."""
+
+    tensor: str
+    """Name of the output tensor."""
+    source: Source
+    """What was written."""
+
+    def write(self, start: int, data: Bytes) -> None:
+        """Compare stored bytes, from element `start` on, with those of the output.
+
+        Raises
+        ------
+        VerificationError
+            They differ.
+
+        """
+        stop = start + data.size // self.source.itemsize
+        found = self.source.read(start, stop)
+        if not np.array_equal(found, data):
+            first = int(np.flatnonzero(found != data)[0]) // self.source.itemsize + start
+            raise VerificationError(
+                f"tensor {self.tensor!r} computed again differs from the output at element {first}",
+                "the same bits",
+                "merge again; if that does not help, report it as a defect",
+            )
+        del found
+        self.source.release(start, stop)
+
+
+def recompute(
+    output: str | Path,
+    fraction: float,
+    run: RunOptions | None = None,
+    listen: events.Listener = events.ignore,
+    seed: int = 0,
+) -> int:
+    """Compute a random sample of an output's tasks again.
+
+    Parameters
+    ----------
+    output
+        A folder that `merge` has written; its inputs must be where they were.
+    fraction
+        Share of the tasks to compute, above 0 and at most 1; at least one task is computed.
+    run
+        Memory limit and workers.
+    listen
+        Receives progress.
+    seed
+        Seed of the sample.
+
+    Returns
+    -------
+    int
+        Bytes of output compared.
+
+    Raises
+    ------
+    VerificationError
+        A bit differs, or the inputs are not those of the merge.
+
+    """
+    output, run, began = Path(output), run or RunOptions(), time.monotonic()
+    manifest = read_manifest(output)
+    plan = _plan_again(output, manifest)
+    written = read_checkpoint(output)
+    slots = [ComparingSlot(tensor.name, written.tensors[tensor.name].source) for tensor in plan.tensors]
+    todo = _sample(plan, fraction, seed)
+    budget, _ = prepare(plan, run, listen)
+    compared, tasks = 0, sum(len(positions) for _, positions in todo)
+    with open_executor(run.executor, budget.workers) as pool:
+        scheduler = Scheduler(pool, budget.workers, plan, lambda tensor: slots[tensor])
+        with contextlib.closing(scheduler.run(todo)) as finished:
+            done = 0
+            for record in finished:
+                compared += record.written_bytes
+                done += bool(record.pieces)
+                seconds = time.monotonic() - began
+                listen(events.Progress(done, tasks, seconds, resident_bytes()))
+    return compared
+
+
+def _sample(plan: Plan, fraction: float, seed: int) -> list[tuple[Job, list[int]]]:
+    """Choose tasks, in the order of the plan."""
+    everything = [(index, position) for index, job in enumerate(plan.jobs) for position in range(len(job.tasks))]
+    count = min(len(everything), max(1, round(fraction * len(everything))))
+    chosen: dict[int, list[int]] = {}
+    for index, position in sorted(random.Random(seed).sample(everything, count)):
+        chosen.setdefault(index, []).append(position)
+    return [(plan.jobs[index], positions) for index, positions in chosen.items()]
+
+
+def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
+    """Make the plan of a finished merge again.
+
+    Raises
+    ------
+    VerificationError
+        The inputs, or the maths of this version, are not those of the merge.
+
+    """
+    if manifest["maths_version"] != MATHS_VERSION:
+        raise VerificationError(
+            f"{output} was merged by maths version {manifest['maths_version']}",
+            f"version {MATHS_VERSION} of this program",
+            "recompute with the version that made it",
+        )
+    said = manifest["options"]
+    options = PlanOptions(said["shard_size_bytes"], said["dtype"], said["seed"], said["nonfinite"] == "keep")
+    folders = [Path(entry["checkpoint"]) for entry in manifest["inputs"]]
+    plan = make_plan(output / RECIPE_NAME, options, folders)
+    for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
+        found = [[file.name, file.size_bytes, file.header_hash] for file in checkpoint.files]
+        if found != [[file["name"], file["size_bytes"], file["header_hash"]] for file in entry["files"]]:
+            raise VerificationError(
+                f"input {entry['checkpoint']} has changed since the merge",
+                "the files that were merged",
+                "restore them, or verify without --recompute",
+            )
+    return plan
