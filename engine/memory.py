@@ -18,6 +18,9 @@ from dovetail.engine.sizes import format_size
 DEFAULT_LIMIT_BYTES = 2 * 2**30
 """Upper bound of the default limit."""
 
+LARGEST_SHARE = 0.85
+"""Part of the free memory that the default limit never exceeds."""
+
 WORKER_OVERHEAD_BYTES = 2 * 2**20
 """Allowance per worker for its stack, allocator arena and Python objects."""
 
@@ -53,9 +56,17 @@ def available_bytes() -> int:
     return max(0, min(free))
 
 
-def default_limit_bytes() -> int:
-    """Half of what is free, at most `DEFAULT_LIMIT_BYTES`."""
-    return min(DEFAULT_LIMIT_BYTES, available_bytes() // 2)
+def default_limit_bytes(least_bytes: int = 0) -> int:
+    """Half of what is free, at most `DEFAULT_LIMIT_BYTES`; more where a merge needs it and it is there.
+
+    Parameters
+    ----------
+    least_bytes
+        What the merge needs; it is allowed as long as it leaves a part of the free memory.
+
+    """
+    free = available_bytes()
+    return max(min(DEFAULT_LIMIT_BYTES, free // 2), min(least_bytes, int(LARGEST_SHARE * free)))
 
 
 def _cgroup_limits() -> list[tuple[int, int]]:
@@ -128,6 +139,12 @@ class Budget:
         return max(16 * _MIB, min(256 * _MIB, (self.allowed_bytes - self.reserved_bytes) // 4))
 
 
+def least(reserved_bytes: int, task_bytes: int) -> int:
+    """Give the smallest limit that would do: for one worker, with some room."""
+    needed = Budget(0, reserved_bytes, task_bytes, 1).projected_bytes
+    return -(-needed // (16 * _MIB)) * 16 * _MIB
+
+
 def fit(allowed_bytes: int, reserved_bytes: int, task_bytes: int, workers: int) -> Budget:
     """Find the greatest number of workers, at most `workers`, whose projection stays within the limit.
 
@@ -142,7 +159,7 @@ def fit(allowed_bytes: int, reserved_bytes: int, task_bytes: int, workers: int) 
     if count >= 1:
         return Budget(allowed_bytes, reserved_bytes, task_bytes, count)
     budget = Budget(allowed_bytes, reserved_bytes, task_bytes, 1)
-    needed_mib = -(-budget.projected_bytes // (16 * _MIB)) * 16
+    needed_mib = least(reserved_bytes, task_bytes) // _MIB
     raise MemoryLimitError(
         f"memory limit {format_size(allowed_bytes)} is too small for this merge",
         f"at least {needed_mib} MiB ({format_size(reserved_bytes)} for the program, "

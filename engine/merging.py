@@ -15,6 +15,7 @@ from dovetail.engine import events
 from dovetail.engine.card import model_card
 from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.execution import Execution
+from dovetail.engine.interrupts import interrupts_deferred
 from dovetail.engine.journal import JOURNAL_NAME, Journal
 from dovetail.engine.lock import LOCK_NAME, locked
 from dovetail.engine.manifest import MANIFEST_NAME, build_manifest, manifest_pieces, total_statistics
@@ -23,6 +24,7 @@ from dovetail.engine.memory import (
     Budget,
     default_limit_bytes,
     fit,
+    least,
     peak_resident_bytes,
     resident_bytes,
     usable_cores,
@@ -61,7 +63,6 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
         The limit is too small; the text names one that would do.
 
     """
-    allowed = run.memory_bytes if run.memory_bytes is not None else default_limit_bytes()
     table = RecordTable(plan)
 
     def compiling() -> None:
@@ -70,6 +71,7 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     warm_up(trials(plan.method.name, problems(plan)), compiling)
     workers = run.workers if run.workers is not None else usable_cores()
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors)
+    allowed = run.memory_bytes or default_limit_bytes(least(reserved, plan.task_bytes))
     return fit(allowed, reserved, plan.task_bytes, workers), table
 
 
@@ -123,9 +125,10 @@ def merge(
         execution = _execute(plan, budget, table, staging, listen, run.executor)
         for checkpoint in plan.checkpoints:
             checkpoint.check_unchanged()
-        manifest = _complete(plan, table, staging)
-        # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
-        publish(staging, output, overwrite=run.overwrite, remove=(JOURNAL_NAME, LOCK_NAME))
+        with interrupts_deferred():  # from here on it is faster to finish than to stop
+            manifest = _complete(plan, table, staging)
+            # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
+            publish(staging, output, overwrite=run.overwrite, remove=(JOURNAL_NAME, LOCK_NAME))
     for warning in _findings(manifest):
         listen(events.Notice("warning", warning))
     listen(
