@@ -36,7 +36,7 @@ def main() -> None:
                 done = json.loads(result.tail)
                 if done["workers"] != count:
                     print(f"--memory {args.memory} leaves {done['workers']} workers of {count}")
-                merging_s[count].append(done["seconds"])
+                merging_s[count].append(done["merge_seconds"])
                 return result
 
             return measured
