@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from dovetail.engine import events
-from dovetail.engine.sizes import format_size
+from dovetail.engine.sizes import counted, format_size
 
 PLAIN_SECONDS = 10.0
 """Time between two progress lines where there is no terminal."""
@@ -154,10 +154,9 @@ def _notice(event: events.Notice) -> str:
 
 
 def _started(event: events.Started) -> str:
-    workers = f"{event.workers} worker{'s' if event.workers > 1 else ''}"
     return (
-        f"{event.method}: {event.tensors} tensors, reading {format_size(event.read_bytes)}, writing "
-        f"{format_size(event.write_bytes)}, {workers}, at most {format_size(event.projected_bytes)} of "
+        f"{event.method}: {counted(event.tensors, 'tensor')}, reading {format_size(event.read_bytes)}, writing "
+        f"{format_size(event.write_bytes)}, {counted(event.workers, 'worker')}, at most {format_size(event.projected_bytes)} of "
         f"{format_size(event.allowed_bytes)} allowed"
     )
 

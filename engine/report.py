@@ -16,7 +16,7 @@ from dovetail.engine.manifest import MANIFEST_NAME, has_task_vectors, norm_text,
 from dovetail.engine.memory import Budget
 from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 from dovetail.engine.planned import Plan
-from dovetail.engine.sizes import format_size
+from dovetail.engine.sizes import counted, format_size
 from dovetail.engine.verify import Verdict
 from dovetail.io.checkpoint import Checkpoint
 
@@ -48,9 +48,9 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
     _print(
         _facts(
             {
-                "Output": f"{done.output} ({format_size(done.written_bytes)} in {len(manifest['shards'])} shards)",
+                "Output": f"{done.output} ({format_size(done.written_bytes)} in {counted(len(manifest['shards']), 'shard')})",
                 "Time": f"{done.seconds:.1f} s, of these {done.merge_seconds:.1f} s merging at "
-                f"{moved / max(done.merge_seconds, 1e-9) / 1e9:.2f} GB/s read and written, {done.workers} workers",
+                f"{moved / max(done.merge_seconds, 1e-9) / 1e9:.2f} GB/s read and written, {counted(done.workers, 'worker')}",
                 "Memory": f"peak {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed",
             }
         )
@@ -108,14 +108,14 @@ def print_plan(plan: Plan, budget: Budget) -> None:
         "Method": plan.method.name,
         "Base model": "none" if plan.base is None else str(plan.base.path),
         "Models": ", ".join(plan.models),
-        "Output": f"{len(plan.tensors)} tensors, {elements:,} elements, "
+        "Output": f"{counted(len(plan.tensors), 'tensor')}, {elements:,} elements, "
         + ", ".join(f"{count} {name}" for name, count in dtypes.most_common()),
-        "Read": f"{format_size(plan.read_bytes)} in {plan.task_count} tasks, at most "
-        f"{max((tensor.passes for tensor in plan.tensors), default=0)} passes over a tensor",
-        "Write": f"{format_size(plan.write_bytes)} in {len(plan.layout.shards)} shards",
+        "Read": f"{format_size(plan.read_bytes)} in {counted(plan.task_count, 'task')}, at most "
+        f"{counted(max((tensor.passes for tensor in plan.tensors), default=0), 'pass')} over a tensor",
+        "Write": f"{format_size(plan.write_bytes)} in {counted(len(plan.layout.shards), 'shard')}",
         "Memory": f"at most {format_size(budget.projected_bytes)} of {format_size(budget.allowed_bytes)} allowed: "
         f"{format_size(budget.reserved_bytes)} for the program, {format_size(budget.task_bytes)} for each of "
-        f"{budget.workers} workers",
+        f"{counted(budget.workers, 'worker')}",
         "Hash": plan.hash[:16],
     }
     _print(_facts(rows))
@@ -153,8 +153,8 @@ def print_checkpoint(checkpoint: Checkpoint) -> None:
     _print(table)
     elements = sum(info.length for info in checkpoint.tensors.values())
     _print(
-        f"{len(checkpoint.tensors)} tensors, {elements:,} elements, {format_size(checkpoint.nbytes)} in "
-        f"{len(checkpoint.files)} files"
+        f"{counted(len(checkpoint.tensors), 'tensor')}, {elements:,} elements, {format_size(checkpoint.nbytes)} in "
+        f"{counted(len(checkpoint.files), 'file')}"
     )
 
 

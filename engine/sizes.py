@@ -60,3 +60,9 @@ def format_size(size_bytes: float) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.3g} {unit}"
         value /= 1024
     return f"{value:.4g} TiB"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun: ``1 shard``, ``3 shards``."""
+    plural = noun + ("es" if noun.endswith("ss") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"

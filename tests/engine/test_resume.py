@@ -3,78 +3,35 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from dovetail.engine import commit, events, grid, merging
-from dovetail.engine.errors import InterruptedMergeError, OutputError
+from dovetail.engine import events, merging
+from dovetail.engine.errors import InterruptedMergeError
 from dovetail.engine.journal import Journal
-from dovetail.engine.memory import Budget
 from dovetail.engine.merging import RunOptions, merge
-from dovetail.engine.planned import PlanOptions
 from dovetail.io.sink import SafetensorsSink
 from tests.checkpoints import folder_bytes
-from tests.engine.command import COMMAND, Outcome, dovetail
+from tests.engine.command import dovetail
 from tests.engine.conftest import Family
-
-OPTIONS = PlanOptions(shard_size_bytes=20_000)
+from tests.engine.interrupt import (
+    ENTRY_BYTES,
+    OPTIONS,
+    Interrupter,
+    commit_often,
+    expected_files,
+    interrupt,
+    journal_rows,
+)
 
 
 @pytest.fixture(autouse=True)
 def _many_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut tensors into chunks of 1,000 elements, and let no more than three wait to be committed."""
-    monkeypatch.setattr(grid, "CHUNK_STEP", 1000)
-    monkeypatch.setattr(grid, "TASK_BYTES", 1)
-    monkeypatch.setattr(commit, "GROUP_BYTES", 1)
-    monkeypatch.setattr(Budget, "unwritten_bytes", 4000)
-
-
-class Interrupter:
-    """Listens to a merge and interrupts it, as Ctrl-C does, after a number of commits."""
-
-    def __init__(self, commits: int) -> None:
-        self.left = commits
-        self.seen: list[events.Event] = []
-
-    def __call__(self, event: events.Event) -> None:
-        self.seen.append(event)
-        if isinstance(event, events.Committed):
-            self.left -= 1
-            if self.left == 0:
-                raise KeyboardInterrupt
-
-
-def interrupt(family: Family, commits: int = 5, options: PlanOptions = OPTIONS) -> InterruptedMergeError:
-    """Run a merge that is interrupted."""
-    with pytest.raises(InterruptedMergeError) as caught:
-        merge(family.recipe_path, family.out, options, RunOptions(workers=1), Interrupter(commits))
-    return caught.value
-
-
-def expected_files(family: Family) -> dict[str, bytes]:
-    """Merge without interruption, elsewhere."""
-    merge(family.recipe_path, family.home / "uninterrupted", OPTIONS)
-    return folder_bytes(family.home / "uninterrupted")
-
-
-def journal_rows(family: Family) -> int:
-    """Count the journal's entries by its size: a line of JSON, then entries of one size."""
-    content = (family.staging / "dovetail_journal").read_bytes()
-    line, _, body = content.partition(b"\n")
-    assert line.startswith(b'{"format": "dovetail-journal"')
-    return len(body) // ENTRY_BYTES
-
-
-ENTRY_BYTES = 8 + (1 + 1 + 8 + 8 + 8 * 4 + 8 * 3 + 8 * 2 + 8 * 2 + 8) + 8
-"""An entry with two models: number, done, differing, checksum, overflowed, kept, nonfinite, norms, checksum."""
+    """Make merges commit after every few of their many tasks."""
+    commit_often(monkeypatch)
 
 
 def test_an_interrupted_merge_continues(family: Family) -> None:
@@ -293,104 +250,3 @@ def test_a_disk_that_fails(
     assert 0 == outcome.code
     assert outcome.events[0]["text"].startswith("Continuing an unfinished merge: ")
     assert expected_files(family) == folder_bytes(family.out)
-
-
-def test_one_process_at_a_time(family: Family) -> None:
-    """While one process writes an output, another is refused and disturbs nothing."""
-    family.staging.mkdir()
-    with (family.staging / "dovetail_lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        outcome = dovetail("merge", family.recipe_path, family.out)
-        assert (
-            5,
-            f"error: another process is writing into {family.staging}; expected one process for one output; wait for "
-            "it to end, or choose another output folder\n",
-        ) == (outcome.code, outcome.err)
-        assert ["dovetail_lock"] == os.listdir(family.staging)
-    assert 0 == dovetail("merge", family.recipe_path, family.out).code
-
-
-def test_two_merges_into_one_output_in_one_process(family: Family) -> None:
-    """The same holds for two merges of one process."""
-
-    def listen(event: events.Event) -> None:
-        if isinstance(event, events.Started):
-            with pytest.raises(OutputError, match="another process is writing into"):
-                merge(family.recipe_path, family.out, OPTIONS)
-
-    merge(family.recipe_path, family.out, OPTIONS, listen=listen)
-    assert expected_files(family) == folder_bytes(family.out)
-
-
-SLOW = """
-import sys, time
-from dovetail.engine import cli, commit, execution, grid, memory
-grid.CHUNK_STEP, grid.TASK_BYTES, commit.GROUP_BYTES, memory.Budget.unwritten_bytes = 1000, 1, 1, 4000
-report = execution.Execution._report_progress
-def slowly(self, started):
-    report(self, started)
-    time.sleep(0.05)
-execution.Execution._report_progress = slowly
-cli.main(sys.argv[1:])
-"""
-"""The command, cut into small tasks and slowed down so that there is time to stop it."""
-
-
-def start_slowly(family: Family) -> subprocess.Popen[str]:
-    """Start a merge in a process of its own and wait until some of it is done."""
-    arguments = ["merge", family.recipe_path, family.out, "--shard-size", "20000", "--json", "--workers", "1"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if '"committed"' in line:
-            return process
-    raise AssertionError("the merge ended by itself")
-
-
-def test_a_killed_process(family: Family) -> None:
-    """SIGKILL leaves no OUT; the same command takes up what was done and gives the same files."""
-    process = start_slowly(family)
-    process.kill()
-    process.communicate(timeout=60)
-    assert -signal.SIGKILL == process.returncode
-    assert not family.out.exists()
-    assert journal_rows(family) >= 1
-    outcome = dovetail("merge", family.recipe_path, family.out, "--shard-size", "20000", "--json")
-    assert 0 == outcome.code
-    assert outcome.events[0]["text"].startswith("Continuing an unfinished merge: ")
-    assert expected_files(family) == folder_bytes(family.out)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_process_asked_to_stop(family: Family, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end with exit code 130 and say how to go on, to people and to programs."""
-    process = start_slowly(family)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert 130 == process.returncode
-    assert err.startswith("error: merge interrupted; ")
-    assert err.endswith(f"of its chunks are safe in {family.staging}; run the same command again to continue\n")
-    *_, last = Outcome(0, out, err).events
-    assert {"event": "error", "text": err[len("error: ") : -1], "exit_code": 130} == last
-    merge(family.recipe_path, family.out, OPTIONS)
-    assert expected_files(family) == folder_bytes(family.out)
-
-
-def test_a_process_stopped_before_it_began(family: Family) -> None:
-    """Ctrl-C while a recipe is still being waited for has exit code 130 too, and a text."""
-    pipe = family.home / "pipe"
-    os.mkfifo(pipe)
-    process = subprocess.Popen(
-        [*COMMAND, "plan", str(pipe), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    with pipe.open("w"):  # returns as soon as the command has opened the other end
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert (130, "error: interrupted; run the same command again to continue\n") == (process.returncode, err)
-    assert [{"event": "error", "text": err[len("error: ") : -1], "exit_code": 130}] == Outcome(0, out, err).events
