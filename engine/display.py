@@ -155,9 +155,9 @@ def _notice(event: events.Notice) -> str:
 
 def _started(event: events.Started) -> str:
     return (
-        f"{event.method}: {counted(event.tensors, 'tensor')}, reading {format_size(event.read_bytes)}, writing "
-        f"{format_size(event.write_bytes)}, {counted(event.workers, 'worker')}, at most {format_size(event.projected_bytes)} of "
-        f"{format_size(event.allowed_bytes)} allowed"
+        f"{event.method}: {counted(event.tensors, 'tensor')}, reading {format_size(event.read_bytes)}, "
+        f"writing {format_size(event.write_bytes)}, {counted(event.workers, 'worker')}, "
+        f"at most {format_size(event.projected_bytes)} of {format_size(event.allowed_bytes)} allowed"
     )
 
 

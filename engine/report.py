@@ -45,12 +45,14 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
     """Say what a merge did: size, speed, memory, and what each model contributed."""
     totals = manifest["totals"]
     moved = done.read_bytes + done.written_bytes
+    speed = f"{moved / max(done.merge_seconds, 1e-9) / 1e9:.2f} GB/s read and written"
+    shards = counted(len(manifest["shards"]), "shard")
     _print(
         _facts(
             {
-                "Output": f"{done.output} ({format_size(done.written_bytes)} in {counted(len(manifest['shards']), 'shard')})",
-                "Time": f"{done.seconds:.1f} s, of these {done.merge_seconds:.1f} s merging at "
-                f"{moved / max(done.merge_seconds, 1e-9) / 1e9:.2f} GB/s read and written, {counted(done.workers, 'worker')}",
+                "Output": f"{done.output} ({format_size(done.written_bytes)} in {shards})",
+                "Time": f"{done.seconds:.1f} s, of these {done.merge_seconds:.1f} s merging at {speed}, "
+                f"{counted(done.workers, 'worker')}",
                 "Memory": f"peak {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed",
             }
         )

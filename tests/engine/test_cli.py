@@ -125,7 +125,7 @@ def test_a_plan(family: Family) -> None:
     assert {"Method", "Base", "Models", "Output", "Read", "Write", "Memory", "Hash"} == set(rows)
     assert f"{family.math}, {family.code}" == rows["Models"].strip()
     assert "9 tensors, 37,440 elements, 9 bfloat16" == rows["Output"].strip()
-    assert "219 KiB in 1 tasks, at most 1 passes over a tensor" == rows["Read"].strip()
+    assert "219 KiB in 1 task, at most 1 pass over a tensor" == rows["Read"].strip()
     assert rows["Write"].strip().endswith(" in 5 shards")
     assert " of 4 GiB allowed: " in rows["Memory"]
     assert not family.out.exists()
@@ -216,7 +216,7 @@ def test_a_merge_without_a_terminal(family: Family) -> None:
     lines = [line.rstrip() for line in outcome.out.splitlines()]
     assert lines[0].startswith("cabs: 9 tensors, reading 219 KiB, writing 74 KiB, 1 worker, at most ")
     assert lines[0].endswith(" of 4 GiB allowed")
-    assert f"Output  {family.out} (73.1 KiB in 1 shards)" == lines[1]
+    assert f"Output  {family.out} (73.1 KiB in 1 shard)" == lines[1]
     assert lines[3].startswith("Memory  peak ")
     manifest = json.loads((family.out / "dovetail_manifest.json").read_bytes())
     for name, density in zip(("math", "code"), manifest["totals"]["density"], strict=True):
