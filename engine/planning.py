@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from dovetail.engine.errors import RecipeError
@@ -17,6 +17,7 @@ from dovetail.engine.methods.table import Method
 from dovetail.engine.planned import MATHS_VERSION, Plan, PlannedTensor, PlanOptions
 from dovetail.engine.recipe import (
     Expansion,
+    ModelRef,
     Recipe,
     SourceTensor,
     TensorSpec,
@@ -24,8 +25,10 @@ from dovetail.engine.recipe import (
     load_recipe,
     resolve_model_path,
 )
+from dovetail.engine.sizes import counted
 from dovetail.engine.task import Input
 from dovetail.io.checkpoint import Checkpoint, TensorInfo, read_checkpoint
+from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.errors import TensorMismatchError
 from dovetail.io.layout import plan_layout
@@ -34,6 +37,7 @@ CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 """The kernels' dtype codes by safetensors dtype name."""
 
 
+@collector_paused()
 def make_plan(
     recipe_path: str | Path, options: PlanOptions | None = None, folders: Sequence[Path] | None = None
 ) -> Plan:
@@ -70,6 +74,7 @@ def make_plan(
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
         for ref, checkpoint in zip(references, checkpoints, strict=True)
     }
+    _take_integers_from(references[0], checkpoints[0], catalogues)
     expansion = expand(recipe, method, catalogues)
     builder = _Builder(method, checkpoints, expansion, options, _requested_dtype(recipe, options))
     tensors = tuple(builder.tensor(spec) for spec in expansion.tensors)
@@ -114,6 +119,7 @@ class _Builder:
         self.models = sorted(used)
         self._model_index = {checkpoint: index for index, checkpoint in enumerate(self.models)}
         self._double = self._copied = 0
+        self._unlike: list[str] = []
 
     def warnings(self) -> list[str]:
         """Say what the planned tensors have that a person should know."""
@@ -122,6 +128,11 @@ class _Builder:
             found.append(f"{self._double} float64 tensors are merged in float32.")
         if self._copied:
             found.append(f"{self._copied} integer tensors are not merged but taken from the base model.")
+        if self._unlike:
+            found.append(
+                f"{counted(len(self._unlike), 'integer tensor')} missing or of another shape in a model: "
+                + ", ".join(self._unlike[:3])
+            )
         return found
 
     def tensor(self, spec: TensorSpec) -> PlannedTensor:
@@ -152,9 +163,18 @@ class _Builder:
     def _copy(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
         """Plan a tensor that is taken from the base model, and compared with the others'."""
         self._copied += 1
-        others = tuple(self._raw(item) for item in spec.inputs if item != spec.reference)
-        base = self._raw(spec.reference)
-        return self._planned(spec, reference, reference.dtype, Copy(), None, base, others)
+        others = [item for item in spec.inputs if item != spec.reference]
+        alike = [item for item in others if self._shape(item) == reference.shape]
+        if alike != others:
+            self._unlike.append(spec.name)
+        base, models = self._raw(spec.reference), tuple(self._raw(item) for item in alike)
+        spec = replace(spec, inputs=tuple(alike))
+        return self._planned(spec, reference, reference.dtype, Copy(), None, base, models)
+
+    def _shape(self, item: SourceTensor) -> tuple[int, ...] | None:
+        """Give a source's shape; None if it is missing, which only tensors that are copied may be."""
+        info = self._checkpoints[item.checkpoint].tensors.get(item.name)
+        return None if info is None else info.shape
 
     def _planned(
         self,
@@ -197,6 +217,16 @@ class _Builder:
                 "merge checkpoints of one architecture",
             )
         return Input(info.source, CODES[info.dtype.name], self._labels[item.checkpoint], item.name)
+
+
+def _take_integers_from(
+    reference: ModelRef, checkpoint: Checkpoint, catalogues: Mapping[ModelRef, dict[str, tuple[int, ...]]]
+) -> None:
+    """Let models lack integer tensors: they are taken from the base model, and only compared with the others'."""
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items() if not info.dtype.mergeable}
+    for other, catalogue in catalogues.items():
+        if other != reference:
+            catalogue.update(shapes)
 
 
 def _requested_dtype(recipe: Recipe, options: PlanOptions) -> DType | None:

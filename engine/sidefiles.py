@@ -16,6 +16,7 @@ from dovetail.engine.manifest import MANIFEST_NAME, hex_checksum
 from dovetail.engine.planned import Plan
 from dovetail.engine.staging import write_durably
 from dovetail.io.errors import CheckpointError
+from dovetail.io.index import resolve_in_folder
 from dovetail.io.layout import INDEX_NAME
 
 RECIPE_NAME = "dovetail_recipe.yml"
@@ -34,7 +35,10 @@ _REPLACED = {
 
 
 def copied_files(folder: Path) -> list[Path]:
-    """List the files of a checkpoint folder that belong beside any weights, by name."""
+    """List the files of a checkpoint folder that belong beside any weights, by name.
+
+    Links that lead outside the checkpoint are left out: a checkpoint must not bring along a private file.
+    """
     return sorted(
         path
         for path in folder.iterdir()
@@ -44,7 +48,16 @@ def copied_files(folder: Path) -> list[Path]:
         and not path.name.endswith(".index.json")
         and path.name.lower() not in _REPLACED
         and path.stat().st_size <= LARGEST_BYTES
+        and _stays_inside(folder, path.name)
     )
+
+
+def _stays_inside(folder: Path, name: str) -> bool:
+    try:
+        resolve_in_folder(folder, name, "its folder")
+    except CheckpointError:
+        return False
+    return True
 
 
 def output_config(plan: Plan) -> dict[str, Any] | None:

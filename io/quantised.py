@@ -43,7 +43,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / "config.json"
     try:
-        return decode_json(path.read_bytes())
+        return decode_json(path.read_bytes(), constants=True)  # some models' limits are infinite
     except FileNotFoundError:
         return None
     except (OSError, JsonDefectError) as error:

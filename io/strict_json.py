@@ -10,13 +10,20 @@ class JsonDefectError(Exception):
     """What is wrong with a JSON text, worded to follow the text's name: "is not JSON"."""
 
 
-def decode_json(raw: bytes) -> dict[str, Any]:
+def decode_json(raw: bytes, *, constants: bool = False) -> dict[str, Any]:
     """Decode a JSON object.
+
+    Parameters
+    ----------
+    raw
+        The text.
+    constants
+        Whether ``NaN`` and ``Infinity``, which JSON lacks and Python writes, are let through.
 
     Raises
     ------
     JsonDefectError
-        If `raw` is not UTF-8, not JSON (``NaN`` is not), no object, nested beyond what can be followed, or
+        If `raw` is not UTF-8, not JSON, no object, nested beyond what can be followed, or
         has an object with one name twice (the last would win silently).
 
     """
@@ -25,7 +32,8 @@ def decode_json(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise JsonDefectError(f"is not UTF-8 (byte {raw[error.start]:#04x} at {error.start})") from error
     try:
-        document = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
+        parse = None if constants else _refuse_constant
+        document = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=parse)
     except RecursionError as error:
         raise JsonDefectError("is nested too deeply") from error
     except ValueError as error:  # JSONDecodeError, and integers of more than 4,300 digits

@@ -6,8 +6,10 @@ only at the file of the function that is called, and would miss changes in those
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,18 +18,20 @@ from numba.core import config as numba_config
 
 
 def _cache_folder() -> str:
-    """Give a folder for compiled code: the user's cache, else one that lives as long as the process's machine."""
+    """Give a folder for compiled code: the user's cache, else one that lives as long as this process."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = root / "dovetail" / f"kernels-{digest.hexdigest()[:16]}"
     try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = root / "dovetail" / f"kernels-{digest.hexdigest()[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return str(folder)
-    except OSError:
-        return tempfile.mkdtemp(prefix="dovetail-kernels-")
+    except (OSError, RuntimeError):  # not writable, or no home folder
+        made = tempfile.mkdtemp(prefix="dovetail-kernels-")
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        return made
 
 
 settings: Any = numba_config  # made at run time, so unknown to type checkers

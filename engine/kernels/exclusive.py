@@ -9,6 +9,7 @@ CABS: https://arxiv.org/abs/2503.01874, algorithm 1. `general` gives the same ma
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from math import lcm
 
@@ -37,7 +38,8 @@ _ABS = np.uint32(0x7FFFFFFF)
 _EXP = np.uint32(0x7F800000)
 
 
-def tile_elements(m: Sequence[int]) -> int | None:
+@functools.cache
+def tile_elements(m: tuple[int, ...]) -> int | None:
     """Give the length of a tile that holds whole blocks of every model, or None if none does within bounds."""
     spans = [_span(padded(each)) // padded(each) * each for each in m]
     common, blocks = lcm(*spans), lcm(*m)

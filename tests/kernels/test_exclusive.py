@@ -100,7 +100,7 @@ def test_squares_are_transposed() -> None:
 @given(st.lists(st.sampled_from(LENGTHS), min_size=1, max_size=5))
 def test_tiles_hold_whole_blocks(m: list[int]) -> None:
     """A tile is a bounded multiple of every block length, or there is none, and scratch is what it says."""
-    tile = tile_elements(m)
+    tile = tile_elements(tuple(m))
     if tile is None:
         return
     assert 0 < tile <= LARGEST_TILE
