@@ -250,8 +250,10 @@ def exclusive_chunk(sources, codes, n, m, weights, bounds, scratch, out, kept, s
         high, low, free = words[0], words[1], words[2, :count]
         offset = first - window_start
         decode(sources[0], codes[0], offset, offset + count, base)
-        result[:] = base
-        free[:] = np.uint16(0xFFFF)
+        for i in range(count):
+            result[i] = base[i]
+        for i in range(count):
+            free[i] = np.uint16(0xFFFF)
         top = np.uint32(0)
         for j in range(len(n)):
             largest = _task_vector(sources[j + 1], codes[j + 1], offset, base, free, tau, high, low)

@@ -113,11 +113,23 @@ class _Rows:
         _store(self.builder, value, self.data, self._element(group, row))
 
 
-def _thresholds(builder: Any, rows: _Rows, needed: list[Any], bits: Any) -> list[Any]:
+def _count_not_below(builder: Any, counts: Any, values: Any, bounds: Any, *, narrow: bool) -> Any:
+    """Add one to the lanes whose value is at least the bound.
+
+    Where all numbers are below 2^15, the sign of the difference tells, which is faster than a comparison on machines
+    that keep the results of comparisons in registers of their own.
+    """
+    if not narrow:
+        return _count(builder, counts, builder.icmp_unsigned(">=", values, bounds))
+    below = builder.lshr(builder.sub(values, bounds), ir.Constant(_ROW, [15] * LANES))
+    return builder.add(counts, builder.xor(below, ir.Constant(_ROW, [1] * LANES)))
+
+
+def _thresholds(builder: Any, rows: _Rows, needed: list[Any], bits: Any, *, narrow: bool = False) -> list[Any]:
     """Find for every block the greatest t with at least `needed` elements >= t; 0 if there are too few.
 
     Bits are decided from the highest down. A bit that no element has cannot be part of a threshold: only those in
-    `bits` are tried.
+    `bits` are tried. With `narrow`, no element has the highest bit.
     """
     before = builder.block
     head, look, count, skip, end = (builder.append_basic_block(name) for name in ("bit", "look", "try", "skip", "end"))
@@ -137,7 +149,7 @@ def _thresholds(builder: Any, rows: _Rows, needed: list[Any], bits: Any) -> list
 
     def add(row: Any, counts: list[Any]) -> list[Any]:
         return [
-            _count(builder, counts[group], builder.icmp_unsigned(">=", rows.load(group, row), tried[group]))
+            _count_not_below(builder, counts[group], rows.load(group, row), tried[group], narrow=narrow)
             for group in range(rows.groups)
         ]
 
@@ -171,21 +183,28 @@ def _select(builder: Any, high: _Rows, low: _Rows, needed: Any) -> None:
         [_ZERO],
         lambda row, state: [_or_all(builder, [state[0], *(high.load(group, row) for group in groups)])],
     )
-    top = _thresholds(builder, high, everywhere, _union(builder, bits))
+    top = _thresholds(builder, high, everywhere, _union(builder, bits), narrow=True)
 
     def split(row: Any, state: list[Any]) -> list[Any]:
-        above, bits = state[:-1], state[-1]
+        above, level, bits = (state[part * high.groups : (part + 1) * high.groups] for part in range(3))
         for group in groups:
             value = high.load(group, row)
-            level = builder.icmp_unsigned("==", value, top[group])
+            equal = builder.icmp_unsigned("==", value, top[group])
             above[group] = _count(builder, above[group], builder.icmp_unsigned(">", value, top[group]))
-            rest = builder.select(level, low.load(group, row), _ZERO)
+            level[group] = _count(builder, level[group], equal)
+            rest = builder.select(equal, low.load(group, row), _ZERO)
             low.store(rest, group, row)
-            bits = builder.or_(bits, rest)
-        return [*above, bits]
+            bits[group] = builder.or_(bits[group], rest)
+        return [*above, *level, *bits]
 
-    *above, bits = _loop(builder, high.count, [_ZERO] * (high.groups + 1), split)
+    state = _loop(builder, high.count, [_ZERO] * (3 * high.groups), split)
+    above, level, low_bits = (state[part * high.groups : (part + 1) * high.groups] for part in range(3))
     left = [builder.sub(need, more) for need, more in zip(everywhere, above, strict=True)]
+    # Only blocks with more elements at the threshold than are left to choose need to tell them apart.
+    for group in groups:
+        choose = builder.icmp_unsigned(">", level[group], left[group])
+        low_bits[group] = builder.select(choose, low_bits[group], _ZERO)
+    bits = _or_all(builder, low_bits)
     bottom = _thresholds(builder, low, left, _union(builder, bits))
     above = _loop(
         builder,
