@@ -6,6 +6,11 @@ environment and imports nothing of ours.
 
 from __future__ import annotations
 
+import sys
+
+# This folder has a module "kernels", as has the package index; torch's friends must not take ours for it.
+sys.path.pop(0)
+
 import torch
 from mergekit.merge_methods.base import BasePolicy, InputContract, PerNonBase, TensorGroup
 from mergekit.merge_methods.easy_define import merge_method
