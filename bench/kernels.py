@@ -2,10 +2,10 @@
 
     python bench/kernels.py
 
-All contestants work on the same values, in turn, in one process, from memory to memory. A figure is nanoseconds for
-each element of the output: reading the base and K models, selecting, merging, rounding and writing. "memcpy" copies as many
-bytes as the kernel reads and writes. "torch" is the same computation as a user of torch would write it (topk of every
-block, models in turn), with as many threads; it needs the extra "torch".
+All contestants work on the same values, in turn, in one process, from memory to memory. A figure is nanoseconds
+for each element of the output: reading the base and K models, selecting, merging, rounding and writing.
+"memcpy" copies as many bytes as the kernel reads and writes. "torch" is the same computation as a user of torch
+would write it (topk of every block, models in turn), with as many threads; it needs the extra "torch".
 """
 
 from __future__ import annotations

@@ -25,6 +25,9 @@ from dovetail.io.strict_json import JsonDefectError, brief, decode_json
 MAX_HEADER_BYTES: Final = 100_000_000
 """Longest header that the format allows, in bytes."""
 
+MAX_NAME_LENGTH: Final = 500
+"""Longest tensor name that is taken, in characters: names end up in messages and paths."""
+
 _LENGTH_BYTES: Final = 8
 _MAX_DIMENSIONS: Final = 64  # numpy's own limit
 _MAX_SIZE: Final = 2**63 - 1
@@ -210,6 +213,12 @@ def _check_metadata(metadata: Any, file: str) -> dict[str, str]:
 
 def _check_name(name: str, file: str) -> None:
     """Refuse names that cannot be printed, and those that cannot be one part of a Zarr path."""
+    if len(name) > MAX_NAME_LENGTH:
+        raise UnsupportedError(
+            f"a tensor name in {file} has {len(name)} characters ({brief(name)})",
+            f"at most {MAX_NAME_LENGTH}",
+            "rename the tensor and save the file again",
+        )
     if bad := _CONTROL.search(name):
         _fail(
             f"tensor name {name!r} in {file} has the character U+{ord(bad.group()):04X}",
@@ -226,7 +235,7 @@ def _check_name(name: str, file: str) -> None:
 
 def _check_entry(name: str, fields: Any, file: str) -> HeaderEntry:
     """Check all of a tensor's description that does not depend on other tensors."""
-    if not name.isprintable() or "/" in name or "\\" in name or not name.strip("."):
+    if not name.isprintable() or "/" in name or "\\" in name or not name.strip(".") or len(name) > MAX_NAME_LENGTH:
         _check_name(name, file)
     if type(fields) is not dict or fields.keys() != _FIELDS:
         _fail(

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from dovetail.io.errors import IndexFileError, MissingFileError
+from dovetail.io.header import MAX_NAME_LENGTH
 from dovetail.io.strict_json import JsonDefectError, brief, decode_json
 
 MAX_INDEX_BYTES: Final = 100_000_000
 """Longest index that is read, in bytes: as long as the longest header."""
 
-_PLAIN_FILE_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f]+\.safetensors")
+_PLAIN_FILE_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,243}\.safetensors")  # 255 bytes at most
 _REDOWNLOAD: Final = "download or export the checkpoint again"
 
 
@@ -49,6 +50,8 @@ def read_index(path: Path) -> dict[str, str]:
         _fail(f"weight_map in {path} is {brief(weight_map)}", "an object of file names by tensor name")
     plain: set[str] = set()
     for tensor, file_name in weight_map.items():
+        if len(tensor) > MAX_NAME_LENGTH:
+            _fail(f"the index {path} has a tensor name of {len(tensor)} characters", f"at most {MAX_NAME_LENGTH}")
         if type(file_name) is str and (file_name in plain or _PLAIN_FILE_NAME.fullmatch(file_name)):
             plain.add(file_name)
             continue
