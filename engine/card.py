@@ -22,12 +22,7 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
         Statistics of the whole merge, as in the manifest.
 
     """
-    names = [*([str(plan.base.path)] if plan.base else []), *plan.models]
-    # Only hub names are valid in a card's base_model; a local path means nothing elsewhere.
-    hub_names = [name for name in dict.fromkeys(names) if _is_hub_name(name)]
     front: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "dovetail", plan.method.name]}
-    if hub_names:
-        front["base_model"] = hub_names
     lines = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
@@ -69,7 +64,3 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _is_hub_name(name: str) -> bool:
-    return name.count("/") == 1 and short_name(name) == name

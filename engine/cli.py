@@ -58,7 +58,10 @@ def _show_version(value: bool) -> None:
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A mergekit YAML file.")]
 MemoryOption = Annotated[
     str | None,
-    typer.Option(metavar="SIZE", help="Limit on the whole process. [default: half of what is free, at most 2GiB]"),
+    typer.Option(
+        metavar="SIZE",
+        help="Limit on the whole process. [default: half of what is free, at most 2GiB, or what the merge needs]",
+    ),
 ]
 WorkersOption = Annotated[
     int | None,
@@ -133,12 +136,13 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Say what a merge would read, write and hold; no tensor data is touched."""
+    from dovetail.engine.display import NoticeDisplay
     from dovetail.engine.merging import prepare
     from dovetail.engine.planning import make_plan
     from dovetail.engine.report import plan_json, print_plan
 
     made = make_plan(recipe, _plan_options(shard_size, dtype, seed, OnNonFinite.error))
-    budget, _ = prepare(made, _run_options(memory, workers, overwrite=False, restart=False))
+    budget, _ = prepare(made, _run_options(memory, workers, overwrite=False, restart=False), NoticeDisplay())
     if as_json:
         print(json.dumps(plan_json(made, budget), indent=1))
     else:

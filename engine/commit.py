@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from dovetail.engine.task import TaskRecord
 
@@ -17,14 +16,6 @@ GROUP_BYTES = 64 * 2**20
 
 GROUP_SECONDS = 1.0
 """A group is committed after this long, however small."""
-
-
-class Durable(Protocol):
-    """An output whose written tensors can be made durable."""
-
-    def commit(self, pieces: Sequence[tuple[int, int]]) -> None:
-        """Return once the bytes of all (tensor, chunk) pairs written so far are on the disk."""
-        ...
 
 
 class Committer:

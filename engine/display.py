@@ -56,7 +56,16 @@ class QuietDisplay(_Simple):
     def __call__(self, event: events.Event) -> None:
         """Print a warning to stderr."""
         if isinstance(event, events.Notice) and event.level == "warning":
-            print(f"warning: {event.text}", file=sys.stderr)
+            print(_notice(event), file=sys.stderr)
+
+
+class NoticeDisplay(_Simple):
+    """Shows what a person should read, and no progress."""
+
+    def __call__(self, event: events.Event) -> None:
+        """Print a notice to stderr."""
+        if isinstance(event, events.Notice):
+            print(_notice(event), file=sys.stderr, flush=True)
 
 
 class JsonDisplay(_Simple):

@@ -10,6 +10,7 @@
     │   └── DiskSpaceError             the output does not fit on the disk
     ├── OutputError (OSError)          exit code 5: the output cannot be written or is refused
     ├── VerificationError              exit code 5: an output is not what its manifest says
+    ├── WorkerLostError                exit code 5: a process that ran tasks has died
     └── InterruptedMergeError          exit code 130: stopped on request
 """
 
@@ -46,6 +47,12 @@ class OutputError(DovetailError, OSError):
 
 class VerificationError(DovetailError):
     """An output is not what its manifest says."""
+
+    exit_code = 5
+
+
+class WorkerLostError(DovetailError):
+    """A process that ran tasks for the merge has died."""
 
     exit_code = 5
 

@@ -76,18 +76,25 @@ class Execution:
         try:
             with open_executor(executor, self.budget.workers) as pool:
                 scheduler = Scheduler(pool, self.budget.workers, self.plan, self.sink.slot)
-                with contextlib.closing(scheduler.run(self._jobs)) as finished:
-                    for record in finished:
-                        self.read_bytes += record.read_bytes
-                        self.written_bytes += record.written_bytes
-                        if record.pieces:
-                            committer.put(record)
-                        self._report_durable()
-                        self._report_progress(started)
+                try:
+                    with contextlib.closing(scheduler.run(self._jobs)) as finished:
+                        for record in finished:
+                            self._take(record, committer)
+                            self._report_durable()
+                            self._report_progress(started)
+                finally:  # stopped early, with tasks in flight that have finished since
+                    for record in scheduler.late:
+                        self._take(record, committer)
         finally:
             committer.close()
             self._report_durable()
             self.seconds = time.monotonic() - started
+
+    def _take(self, record: TaskRecord, committer: Committer) -> None:
+        self.read_bytes += record.read_bytes
+        self.written_bytes += record.written_bytes
+        if record.pieces:
+            committer.put(record)
 
     def _positions(self, job: Job) -> list[int]:
         """Give the tasks of a job that are not wholly done."""
@@ -110,7 +117,12 @@ class Execution:
         return total
 
     def _flush(self, group: Sequence[TaskRecord]) -> None:
-        """Make a group's bytes durable, then its rows."""
+        """Make a group's bytes durable, then its rows.
+
+        Chunks of an input that has changed are not: put back as it was, it would be taken for the one that was read.
+        """
+        for checkpoint in self.plan.checkpoints:
+            checkpoint.check_unchanged()
         pieces = [piece for record in group for piece in record.pieces]
         chunk = [self.plan.tensors[piece.tensor].chunk_elements for piece in pieces]
         self.sink.commit(

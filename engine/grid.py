@@ -12,8 +12,18 @@ from dataclasses import dataclass
 TASK_BYTES = 16 * 2**20
 """Target for the bytes that one task reads and writes."""
 
+LEAST_TASK_BYTES = 4 * 2**20
+"""What is left of the target however many inputs there are."""
+
+INPUT_BYTES = 3 * 2**19
+"""Resident pages around the window of an input, on the average. Beyond a base model and two fine-tunes, the target
+shrinks by as much, so that a task holds the same memory for any number of models."""
+
 BATCH_PIECES = 512
 """Most tensors in one batch of small tensors."""
+
+OPEN_JOBS = 4
+"""Jobs that may wait for a pass to complete while others use the workers."""
 
 CHUNK_STEP = 1 << 16
 """Chunks are multiples of this many elements: a multiple of all the usual block lengths m."""
@@ -43,12 +53,23 @@ class Job:
     """The pieces of each task."""
 
 
-def chunk_elements(element_bytes: int) -> int:
-    """Give the number of elements in a chunk of a tensor that moves `element_bytes` for each element."""
-    return max(CHUNK_STEP, TASK_BYTES // max(1, element_bytes) // CHUNK_STEP * CHUNK_STEP)
+def chunk_elements(element_bytes: int, inputs: int = 3) -> int:
+    """Give the number of elements in a chunk of a tensor.
+
+    Parameters
+    ----------
+    element_bytes
+        Bytes read and written for each element.
+    inputs
+        Tensors that are read.
+
+    """
+    least = min(LEAST_TASK_BYTES, TASK_BYTES)
+    target = max(least, TASK_BYTES - INPUT_BYTES * max(0, inputs - 3))
+    return max(CHUNK_STEP, target // max(1, element_bytes) // CHUNK_STEP * CHUNK_STEP)
 
 
-def make_jobs(lengths: Sequence[int], element_bytes: Sequence[int]) -> list[Job]:
+def make_jobs(lengths: Sequence[int], element_bytes: Sequence[int], chunks: Sequence[int]) -> list[Job]:
     """Group tensors, in order, into jobs.
 
     Parameters
@@ -57,6 +78,8 @@ def make_jobs(lengths: Sequence[int], element_bytes: Sequence[int]) -> list[Job]
         Elements of each tensor.
     element_bytes
         Bytes read and written for each element of it.
+    chunks
+        Elements of its chunks, from `chunk_elements`.
 
     """
     jobs: list[Job] = []
@@ -71,8 +94,7 @@ def make_jobs(lengths: Sequence[int], element_bytes: Sequence[int]) -> list[Job]
             count += 1
             batch, batch_bytes = [], 0
 
-    for tensor, (length, size) in enumerate(zip(lengths, element_bytes, strict=True)):
-        chunk = chunk_elements(size)
+    for tensor, (length, size, chunk) in enumerate(zip(lengths, element_bytes, chunks, strict=True)):
         if length > chunk:
             close_batch()
             pieces = tuple((piece,) for piece in _cut(tensor, length, chunk))

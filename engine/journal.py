@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from dovetail.engine.errors import OutputError
 from dovetail.engine.planned import MATHS_VERSION, Plan
 from dovetail.engine.records import RecordTable
+from dovetail.io.outfile import naming
 
 JOURNAL_NAME = "dovetail_journal"
 """File name of the journal in the staging folder."""
 
+_LONGEST_LINE_BYTES = 64 * 2**20
 _NUMBER_BYTES = 8
 _CHECKSUM_BYTES = 8
 
@@ -47,7 +49,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, plan: Plan, table: RecordTable) -> None:
-        self._table = table
+        self._table, self._path = table, path
         self._entry_bytes = _NUMBER_BYTES + table.rows.dtype.itemsize + _CHECKSUM_BYTES
         self._file = open(path, "a+b")  # noqa: SIM115, PTH123  stays open for the merge
         try:
@@ -62,13 +64,15 @@ class Journal:
         for number in numbers:
             body = int(number).to_bytes(_NUMBER_BYTES, "little") + self._table.rows[number].tobytes()
             entries += body + xxhash.xxh3_64_digest(body)
-        self._file.write(entries)
-        self._file.flush()
-        os.fdatasync(self._file.fileno())
+        with naming(self._path):
+            self._file.write(entries)
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with naming(self._path):
+            self._file.close()
 
     def _load(self, path: Path, plan: Plan) -> int:
         """Read what is there, or begin a new journal; give the number of rows found."""
@@ -78,10 +82,11 @@ class Journal:
         header = identity(plan)
         if not newline or (not body and line != json.dumps(header).encode()):
             # Nothing was done yet, so nothing is lost by beginning anew.
-            self._file.truncate(0)
-            self._file.write(json.dumps(header).encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with naming(path):
+                self._file.truncate(0)
+                self._file.write(json.dumps(header).encode() + b"\n")
+                self._file.flush()
+                os.fsync(self._file.fileno())
             return 0
         _check_identity(path, line, header)
         rows = self._read_entries(body)
@@ -101,6 +106,15 @@ class Journal:
             self._table.rows[number] = np.frombuffer(row, self._table.rows.dtype)[0]
             count += 1
         return count
+
+
+def belongs_to(path: Path, plan: Plan) -> bool:
+    """Whether a file is the journal of a plan."""
+    try:
+        with path.open("rb") as file:
+            return file.readline(_LONGEST_LINE_BYTES) == json.dumps(identity(plan)).encode() + b"\n"
+    except OSError:
+        return False
 
 
 def identity(plan: Plan) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dovetail.engine.errors import OutputError
+from dovetail.engine.staging import sync_folder
 
 LOCK_NAME = "dovetail_lock"
 """File name of the lock in the staging folder."""
@@ -28,6 +29,7 @@ def locked(staging: Path) -> Iterator[None]:
 
     """
     staging.mkdir(parents=True, exist_ok=True)
+    sync_folder(staging.parent)  # so that the journal is found again even after a power failure
     descriptor = os.open(staging / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:

@@ -142,7 +142,7 @@ def tensor_statistics(tensor: PlannedTensor, rows: NDArray[Any]) -> dict[str, An
     ``kept``, ``density``: elements of each task vector that the merge keeps, and their fraction.
     ``overlap``: for each pair of models, elements that both keep over elements that either keeps.
     ``task_vector_norm``, ``kept_norm``: Euclidean norms before and after pruning. ``merged_norm``: that of the
-    merged change. ``overflowed``: values that became infinite in the output dtype. ``nonfinite``: NaN and
+    merged change. ``overflowed``: elements of the output that are not finite. ``nonfinite``: NaN and
     infinite elements read, the base model's first. Norms are None where such elements passed through.
     """
     if tensor.copied:

@@ -13,10 +13,10 @@ from typing import Any
 
 from dovetail.engine import events
 from dovetail.engine.card import model_card
-from dovetail.engine.errors import InterruptedMergeError, OutputError
+from dovetail.engine.errors import InterruptedMergeError, OutputError, RecipeError
 from dovetail.engine.execution import Execution
 from dovetail.engine.interrupts import interrupts_deferred
-from dovetail.engine.journal import JOURNAL_NAME, Journal
+from dovetail.engine.journal import JOURNAL_NAME, Journal, belongs_to
 from dovetail.engine.lock import LOCK_NAME, locked
 from dovetail.engine.manifest import MANIFEST_NAME, build_manifest, manifest_pieces, total_statistics
 from dovetail.engine.memory import (
@@ -32,8 +32,8 @@ from dovetail.engine.memory import (
 from dovetail.engine.planned import Plan, PlanOptions
 from dovetail.engine.planning import make_plan, problems
 from dovetail.engine.records import RecordTable
-from dovetail.engine.sidefiles import write_side_files
-from dovetail.engine.staging import check_disk_space, check_target, publish, staging_path, write_durably
+from dovetail.engine.sidefiles import side_bytes, write_side_files
+from dovetail.engine.staging import check_disk_space, check_target, publish, staging_path, take_back, write_durably
 from dovetail.engine.warm import trials, warm_up
 from dovetail.io.sink import SafetensorsSink
 
@@ -43,7 +43,7 @@ class RunOptions:
     """How a plan is run; none of it changes a byte of the output."""
 
     memory_bytes: int | None = None
-    """Limit on the process; None for half of what is free, at most 2 GiB."""
+    """Limit on this process; None for half of what is free, at most 2 GiB, or what the merge needs."""
     workers: int | None = None
     """Tasks that run at once, if memory allows; None for one a core."""
     overwrite: bool = False
@@ -51,7 +51,13 @@ class RunOptions:
     restart: bool = False
     """Whether an unfinished output is thrown away instead of continued."""
     executor: Executor | None = None
-    """Runs the tasks; None for a pool of threads. Its workers must see the same files."""
+    """Runs the tasks; None for a pool of threads. Its workers must see the same files. The limit bounds this process
+    alone: processes of an executor each have memory of their own."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("memory_bytes", self.memory_bytes), ("workers", self.workers)):
+            if value is not None and value < 1:
+                raise RecipeError(f"{name} is {value}", "a positive number, or None", f"correct {name}")
 
 
 def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore) -> tuple[Budget, RecordTable]:
@@ -70,7 +76,8 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
 
     warm_up(trials(plan.method.name, problems(plan)), compiling)
     workers = run.workers if run.workers is not None else usable_cores()
-    reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors)
+    # The table's pages become resident only as chunks finish.
+    reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes
     allowed = run.memory_bytes or default_limit_bytes(least(reserved, plan.task_bytes))
     return fit(allowed, reserved, plan.task_bytes, workers), table
 
@@ -112,13 +119,16 @@ def merge(
     """
     started, output, run = time.monotonic(), Path(output), run or RunOptions()
     plan = make_plan(recipe, options or PlanOptions())
+    staging = staging_path(output)
+    if not run.restart and not staging.exists() and belongs_to(output / JOURNAL_NAME, plan):
+        with locked(output):  # killed after its output had been renamed, this merge has only to be ended well
+            take_back(output, staging)
     check_target(output, [Path(recipe), *_input_paths(plan)], overwrite=run.overwrite)
     for warning in plan.warnings:
         listen(events.Notice("warning", warning))
     budget, table = prepare(plan, run, listen)
-    staging = staging_path(output)
     if not staging.exists():
-        check_disk_space(staging, plan.write_bytes)
+        check_disk_space(staging, plan.write_bytes + side_bytes(plan))
     with locked(staging):
         if run.restart:
             _clear(staging)
@@ -241,8 +251,8 @@ def _findings(manifest: dict[str, Any]) -> list[str]:
             f"{len(totals['copied_differing'])} integer tensors differ between the models and were taken from the "
             f"base model: {names}"
         )
-    if totals["overflowed"]:
-        found.append(f"{totals['overflowed']} values became infinite in the output dtype.")
+    if totals["overflowed"] and not totals["nonfinite"]:
+        found.append(f"{totals['overflowed']} values are too large for float32 or for the output dtype, and infinite.")
     if totals["nonfinite"]:
         found.append(f"{totals['nonfinite']} NaN or infinite input values were passed through.")
     return found

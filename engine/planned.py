@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.engine.grid import Job
+from dovetail.engine.grid import OPEN_JOBS, Job
 from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
 from dovetail.engine.recipe import Recipe
@@ -92,6 +93,7 @@ class PlannedTensor:
         """Most memory that computing elements ``start:stop`` takes: mapped windows, output buffer, scratch."""
         low, high = self.program.window(start, stop)
         windows = (high - low) * (self.element_bytes - self.dtype.itemsize)
+        windows += sum((high - low) * item.source.itemsize for item in self.inputs if item.source.copies)
         slack = len(self.inputs) * PAGE_SLACK_BYTES
         return windows + slack + (stop - start) * self.dtype.itemsize + self.program.scratch_bytes(high - low)
 
@@ -150,9 +152,21 @@ class Plan:
         """Most memory that one running task takes; the pieces of a task run one after another."""
         most = 0
         for job in self.jobs:
-            for piece in job.tasks[0] if len(job.tasks) == 1 else job.tasks[len(job.tasks) // 2]:
-                most = max(most, self.tensors[piece.tensor].task_bytes(piece.start, piece.stop))
+            # All chunks but the last have one length; windows widen most in the middle.
+            for task in {job.tasks[0], job.tasks[len(job.tasks) // 2], job.tasks[-1]}:
+                for piece in task:
+                    most = max(most, self.tensors[piece.tensor].task_bytes(piece.start, piece.stop))
         return most
+
+    @property
+    def partial_bytes(self) -> int:
+        """Most memory that partial results of reduce passes take while the jobs that wait for them are open."""
+        held = (
+            len(job.tasks) * self.tensors[job.tasks[0][0].tensor].program.partial_bytes
+            for job in self.jobs
+            if self.reduce_passes(job)
+        )
+        return sum(heapq.nlargest(OPEN_JOBS, held))
 
     def reduce_passes(self, job: Job) -> int:
         """Give a job's number of reduce passes; tensors that are one chunk run theirs inside their task."""

@@ -31,7 +31,7 @@ from dovetail.io.checkpoint import Checkpoint, TensorInfo, read_checkpoint
 from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.errors import TensorMismatchError
-from dovetail.io.layout import plan_layout
+from dovetail.io.layout import SafetensorsLayout, plan_layout
 
 CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 """The kernels' dtype codes by safetensors dtype name."""
@@ -79,7 +79,11 @@ def make_plan(
     builder = _Builder(method, checkpoints, expansion, options, _requested_dtype(recipe, options))
     tensors = tuple(builder.tensor(spec) for spec in expansion.tensors)
     layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], options.shard_size_bytes)
-    jobs = make_jobs([item.length for item in tensors], [item.element_bytes for item in tensors])
+    jobs = make_jobs(
+        [item.length for item in tensors],
+        [item.element_bytes for item in tensors],
+        [item.chunk_elements for item in tensors],
+    )
     base = checkpoints[references.index(recipe.base_model)] if recipe.base_model else None
     return Plan(
         recipe=recipe,
@@ -93,7 +97,7 @@ def make_plan(
         jobs=tuple(jobs),
         layer_count=expansion.layer_count if recipe.has_slices else None,
         warnings=(*expansion.warnings, *builder.warnings()),
-        hash=_hash(recipe, options, checkpoints),
+        hash=_hash(recipe, options, checkpoints, tensors, layout),
     )
 
 
@@ -199,7 +203,7 @@ class _Builder:
             models=models,
             order=tuple(self._model_index[item.checkpoint] for item in spec.inputs),
             element_bytes=element_bytes,
-            chunk_elements=chunk_elements(element_bytes),
+            chunk_elements=chunk_elements(element_bytes, len(inputs)),
         )
 
     def _find(self, item: SourceTensor) -> TensorInfo:
@@ -252,12 +256,20 @@ def _refuse_unsupported(recipe: Recipe) -> None:
         raise RecipeError("chat_template is not supported yet", "a recipe without it", "remove it")
 
 
-def _hash(recipe: Recipe, options: PlanOptions, checkpoints: Sequence[Checkpoint]) -> str:
-    """Hash everything that decides the output's bytes."""
+def _hash(
+    recipe: Recipe,
+    options: PlanOptions,
+    checkpoints: Sequence[Checkpoint],
+    tensors: Sequence[PlannedTensor],
+    layout: SafetensorsLayout,
+) -> str:
+    """Hash everything that decides the output's bytes, and what a journal's entries mean: files and chunks."""
     content = {
         "maths_version": MATHS_VERSION,
         "recipe": recipe.canonical_json(),
         "options": asdict(options),
         "inputs": [[str(item.path), [asdict(file) for file in item.files]] for item in checkpoints],
+        "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
+        "chunks": [item.chunk_elements for item in tensors],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

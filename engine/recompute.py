@@ -26,8 +26,9 @@ from dovetail.engine.planned import MATHS_VERSION, Plan, PlanOptions
 from dovetail.engine.planning import make_plan
 from dovetail.engine.run import Scheduler
 from dovetail.engine.sidefiles import RECIPE_NAME
-from dovetail.engine.verify import read_manifest
-from dovetail.io.checkpoint import read_checkpoint
+from dovetail.engine.verify import DEFECTS, manifest_error, read_manifest
+from dovetail.io.checkpoint import Checkpoint, read_checkpoint
+from dovetail.io.errors import DovetailError
 from dovetail.io.source import Source
 
 
@@ -50,6 +51,7 @@ class ComparingSlot:
 
         """
         stop = start + data.size // self.source.itemsize
+        self.source.populate(start, stop)  # or else pages that cannot be read would kill the process
         found = self.source.read(start, stop)
         if not np.array_equal(found, data):
             first = int(np.flatnonzero(found != data)[0]) // self.source.itemsize + start
@@ -97,9 +99,13 @@ def recompute(
     """
     output, run, began = Path(output), run or RunOptions(), time.monotonic()
     manifest = read_manifest(output)
-    plan = _plan_again(output, manifest)
-    written = read_checkpoint(output)
-    slots = [ComparingSlot(tensor.name, written.tensors[tensor.name].source) for tensor in plan.tensors]
+    try:
+        plan = _plan_again(output, manifest)
+    except DovetailError:
+        raise
+    except DEFECTS as error:
+        raise manifest_error(output, error) from None
+    slots = _slots(plan, read_checkpoint(output))
     todo = _sample(plan, fraction, seed)
     budget, _ = prepare(plan, run, listen)
     compared, tasks = 0, sum(len(positions) for _, positions in todo)
@@ -113,6 +119,31 @@ def recompute(
                 seconds = time.monotonic() - began
                 listen(events.Progress(done, tasks, seconds, resident_bytes()))
     return compared
+
+
+def _slots(plan: Plan, written: Checkpoint) -> list[ComparingSlot]:
+    """Find every tensor of a plan in what was written.
+
+    Raises
+    ------
+    VerificationError
+        The output has other tensors.
+
+    """
+    expected = {tensor.name: (tensor.dtype.name, tensor.shape) for tensor in plan.tensors}
+    found = {name: (info.dtype.name, info.shape) for name, info in written.tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise VerificationError(
+                f"tensor {name!r} of {written.path} is {_described(found.get(name))}",
+                f"{_described(expected.get(name))}, as its recipe gives",
+                "merge again",
+            )
+    return [ComparingSlot(tensor.name, written.tensors[tensor.name].source) for tensor in plan.tensors]
+
+
+def _described(kind: tuple[str, tuple[int, ...]] | None) -> str:
+    return "not there" if kind is None else f"{kind[0]} of shape {list(kind[1])}"
 
 
 def _sample(plan: Plan, fraction: float, seed: int) -> list[tuple[Job, list[int]]]:

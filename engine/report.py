@@ -36,9 +36,8 @@ def _facts(rows: Mapping[str, str]) -> Table:
 
 
 def short_name(name: str) -> str:
-    """Give the last part of a path, or a hub name as it is."""
-    is_path = name.startswith((".", "/", "~")) or Path(name).exists()
-    return name.rstrip("/").rsplit("/", 1)[-1] if is_path else name
+    """Give the last part of a path or of a hub name."""
+    return name.rstrip("/").rsplit("/", 1)[-1]
 
 
 def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:

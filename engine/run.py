@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
-from dovetail.engine.grid import Job
+from dovetail.engine.errors import WorkerLostError
+from dovetail.engine.grid import OPEN_JOBS, Job
 from dovetail.engine.planned import Plan
 from dovetail.engine.task import TaskRecord, execute, prefetch
 from dovetail.io.source import Slot
 
 READ_AHEAD = 2
 """Tasks queued, with their inputs being read, beyond those that run."""
-
-OPEN_JOBS = 4
-"""Jobs that may wait for a pass to complete while others use the workers."""
 
 
 @dataclass(slots=True)
@@ -71,6 +69,7 @@ class Scheduler:
     ) -> None:
         self._executor, self._window = executor, workers + READ_AHEAD
         self._plan, self._slots = plan, slots
+        self.late: list[TaskRecord] = []
         self._open: list[_Running] = []
         self._flying: dict[Future[TaskRecord], tuple[_Running, int]] = {}
 
@@ -79,7 +78,13 @@ class Scheduler:
 
         Every record is yielded on the calling thread: apply records as they finish, reduce records too (they tell
         progress). On any error, and when the caller stops early, tasks not yet started are cancelled and running
-        ones are waited for.
+        ones are waited for; the records of those that succeed are left in `late`.
+
+        Raises
+        ------
+        WorkerLostError
+            A process of the executor has died.
+
         """
         queue = iter(jobs)
         try:
@@ -93,10 +98,18 @@ class Scheduler:
                     record = future.result()
                     self._advance(running, position, record)
                     yield record
+        except BrokenExecutor as error:
+            raise WorkerLostError(
+                f"a worker process has died ({str(error).rstrip('.')})",
+                "every worker to live until the merge ends",
+                "see whether the system killed it for want of memory, and run the same merge again to continue",
+            ) from error
         finally:
             for future in self._flying:
                 future.cancel()
             wait(self._flying)
+            finished = (future for future in self._flying if not future.cancelled() and not future.exception())
+            self.late = [future.result() for future in finished]
 
     def _fill(self, queue: Iterator[tuple[Job, list[int]]]) -> None:
         """Submit tasks until the window is full, opening further jobs while others wait for a pass."""

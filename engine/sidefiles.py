@@ -52,6 +52,12 @@ def copied_files(folder: Path) -> list[Path]:
     )
 
 
+def side_bytes(plan: Plan) -> int:
+    """Give the bytes of the files that the output takes from the base model."""
+    folder = plan.side_checkpoint.folder
+    return 0 if folder is None else sum(path.stat().st_size for path in copied_files(folder))
+
+
 def _stays_inside(folder: Path, name: str) -> bool:
     try:
         resolve_in_folder(folder, name, "its folder")

@@ -6,6 +6,9 @@ import re
 
 from dovetail.engine.errors import RecipeError
 
+LARGEST_BYTES = 2**63 - 1
+"""The largest size that is understood."""
+
 _UNITS = {
     "": 1,
     "b": 1,
@@ -43,8 +46,9 @@ def parse_size(text: str | int) -> int:
     """
     match = _SIZE.fullmatch(str(text))
     unit = _UNITS.get(match[2].lower()) if match else None
-    size = round(float(match[1]) * unit) if match and unit else 0
-    if size < 1:
+    number = float(match[1]) if match else 0.0
+    size = round(number * unit) if unit and number < LARGEST_BYTES else 0
+    if not 1 <= size <= LARGEST_BYTES:
         raise RecipeError(
             f"size {str(text)!r} is not understood",
             "a positive number with a unit, such as 512MiB, 2GB or 1.5g",

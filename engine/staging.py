@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dovetail.engine.errors import DiskSpaceError, OutputError
 from dovetail.engine.sizes import format_size
+from dovetail.io.outfile import naming
 
 DISK_MARGIN_BYTES = 16 * 2**20
 """Room left for side files and file system metadata."""
@@ -135,10 +136,21 @@ def publish(staging: Path, output: Path, *, overwrite: bool, remove: Iterable[st
         place.rename(old)
         staging.rename(place)
     sync_folder(place.parent)
-    for name in remove:
-        (place / name).unlink()
+    _tidy(place, old, remove)
+
+
+def _tidy(place: Path, old: Path, names: Iterable[str]) -> None:
+    """Remove what was replaced, then what only the merge needed: as long as that is there, `take_back` finds it."""
     if old.exists():
         shutil.rmtree(old)
+    for name in names:
+        (place / name).unlink()
+
+
+def take_back(output: Path, staging: Path) -> None:
+    """Give an output whose merge ended before it was tidied its staging name again, so that the merge can end well."""
+    _place(output).rename(staging)
+    sync_folder(staging.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -152,7 +164,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write a whole file, given at once or in pieces, and make it durable."""
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         for piece in (data,) if isinstance(data, bytes) else data:
             file.write(piece)
         file.flush()

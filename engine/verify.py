@@ -7,6 +7,7 @@ so that damage is traced to a tensor and a range of its elements.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +20,20 @@ import xxhash
 
 from dovetail.engine import events
 from dovetail.engine.errors import VerificationError
-from dovetail.engine.manifest import FORMAT_VERSION, MANIFEST_NAME, hex_checksum, is_intact
+from dovetail.engine.manifest import FORMAT_VERSION, MANIFEST_NAME, is_intact
 from dovetail.engine.memory import resident_bytes, usable_cores
 from dovetail.io.checkpoint import Checkpoint, read_checkpoint
-from dovetail.io.errors import CheckpointError
+from dovetail.io.errors import CheckpointError, DovetailError
+from dovetail.io.source import Source
+from dovetail.io.strict_json import brief
+
+_CHANGED = "has changed"
+
+READ_BYTES = 4 * 2**20
+"""Bytes read at a time, so that no claim of a manifest decides how much memory is taken."""
+
+DEFECTS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What comes of using a manifest that is sound JSON and yet not what a merge writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +98,19 @@ def verify(output: str | Path, listen: events.Listener = events.ignore) -> Verdi
     manifest = read_manifest(output)
     try:
         return _Verification(output, manifest, listen, started).run()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise VerificationError(
-            f"{output / MANIFEST_NAME} is damaged ({type(error).__name__}: {error})", "a whole manifest", "merge again"
-        ) from None
+    except DovetailError:
+        raise
+    except DEFECTS as error:
+        raise manifest_error(output, error) from None
+
+
+def manifest_error(output: Path, error: Exception) -> VerificationError:
+    """Word one of `DEFECTS`."""
+    return VerificationError(
+        f"{output / MANIFEST_NAME} is damaged ({type(error).__name__}: {brief(str(error))})",
+        "a manifest as dovetail merge writes it",
+        "merge again",
+    )
 
 
 class _Verification:
@@ -101,6 +121,9 @@ class _Verification:
         self.damage: list[str] = []
         self.checked_bytes = 0
         self.total_bytes = sum(entry["size_bytes"] for entry in (*manifest["shards"], *manifest["side_files"].values()))
+        for name in (*manifest["side_files"], *(shard["name"] for shard in manifest["shards"])):
+            if "/" in name or "\0" in name or name in ("", ".", ".."):
+                raise ValueError(f"{name!r} is no file name")
 
     def run(self) -> Verdict:
         """Check the small files, then the tensors on all cores."""
@@ -116,33 +139,39 @@ class _Verification:
 
     def _check_side_files(self) -> None:
         for name, entry in self.manifest["side_files"].items():
-            path = self.output / name
-            if not path.is_file():
-                self.damage.append(f"file {name} is missing")
-                continue
-            data = path.read_bytes()
-            self.checked_bytes += len(data)
-            if (len(data), hex_checksum(data)) != (entry["size_bytes"], entry["checksum"]):
-                self.damage.append(f"file {name} has changed")
+            damage = self._check_start(name, entry["size_bytes"], entry["size_bytes"], entry["checksum"])
+            if damage:
+                self.damage.append(f"file {name} {damage}")
 
     def _check_shards(self) -> bool:
         """Check sizes and headers; tensors can be found only if these are right."""
         before = len(self.damage)
         for shard in self.manifest["shards"]:
-            path = self.output / shard["name"]
-            if not path.is_file():
-                self.damage.append(f"shard {shard['name']} is missing")
-                continue
-            size = path.stat().st_size
-            if size != shard["size_bytes"]:
-                self.damage.append(f"shard {shard['name']} has {size} bytes instead of {shard['size_bytes']}")
-                continue
-            with path.open("rb") as file:
-                header = file.read(shard["header_bytes"])
-            self.checked_bytes += len(header)
-            if hex_checksum(header) != shard["header_checksum"]:
-                self.damage.append(f"shard {shard['name']} has a damaged header")
+            name, size_bytes = shard["name"], shard["size_bytes"]
+            damage = self._check_start(name, size_bytes, shard["header_bytes"], shard["header_checksum"])
+            if damage == _CHANGED:
+                size = (self.output / name).stat().st_size
+                damage = "has a damaged header" if size == size_bytes else f"has {size} bytes instead of {size_bytes}"
+            if damage:
+                self.damage.append(f"shard {name} {damage}")
         return len(self.damage) == before
+
+    def _check_start(self, name: str, size_bytes: int, checked_bytes: int, checksum: str) -> str:
+        """Check a file's size and the checksum of its first bytes; say what is wrong, or nothing."""
+        path, digest, left = self.output / name, xxhash.xxh3_64(), checked_bytes
+        if not path.is_file():
+            return "is missing"
+        try:
+            with path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size != size_bytes:
+                    return _CHANGED
+                while left > 0 and (data := file.read(min(left, READ_BYTES))):
+                    digest.update(data)
+                    left -= len(data)
+        except OSError as error:
+            return f"cannot be read ({error.strerror})"
+        self.checked_bytes += checked_bytes - left
+        return "" if (left, digest.hexdigest()) == (0, checksum) else _CHANGED
 
     def _check_tensors(self, checkpoint: Checkpoint) -> None:
         names = set(self.manifest["tensors"])
@@ -175,18 +204,29 @@ class _Verification:
             return [f"tensor {name!r} has {len(entry['checksums'])} checksums instead of {len(starts)}"], 0
         for start, expected in zip(starts, entry["checksums"], strict=True):
             stop = min(info.length, start + chunk)
-            info.source.prefetch(stop, min(info.length, stop + chunk))  # the disk reads while this chunk is hashed
-            view = info.source.read(start, stop)
-            found = f"{xxhash.xxh3_64_intdigest(np.ascontiguousarray(view).data):016x}"
-            del view
-            info.source.release(start, stop)
-            if found != expected:
-                damage.append(f"tensor {name!r} in {entry['file']} is damaged between elements {start} and {stop}")
+            try:
+                info.source.prefetch(stop, min(info.length, stop + chunk))  # the disk reads while this chunk is hashed
+                sound, fault = _checksum(info.source, start, stop) == expected, "is damaged"
+            except CheckpointError:  # touching pages that cannot be read would have killed the process
+                sound, fault = False, "cannot be read"
+            if not sound:
+                damage.append(f"tensor {name!r} in {entry['file']} {fault} between elements {start} and {stop}")
         return damage, info.nbytes
 
     def _unlisted(self) -> tuple[str, ...]:
         known = {MANIFEST_NAME, *self.manifest["side_files"], *(shard["name"] for shard in self.manifest["shards"])}
         return tuple(sorted(path.name for path in self.output.iterdir() if path.name not in known))
+
+
+def _checksum(source: Source, start: int, stop: int) -> str:
+    """Give the checksum of a range of elements as the manifest writes it."""
+    digest, step = xxhash.xxh3_64(), READ_BYTES // source.itemsize
+    for begin in range(start, stop, step):
+        end = min(stop, begin + step)
+        source.populate(begin, end)
+        digest.update(np.ascontiguousarray(source.read(begin, end)).data)
+        source.release(begin, end)
+    return digest.hexdigest()
 
 
 def _call(check: Callable[[], tuple[list[str], int]]) -> tuple[list[str], int]:

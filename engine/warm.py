@@ -80,7 +80,7 @@ def warm_up(needed: Sequence[Trial], compiling: Callable[[], None]) -> None:
 def _compile_in_child(needed: Sequence[Trial]) -> None:
     """Fill the cache; if the child fails, the kernels are compiled here, at the cost of memory."""
     subprocess.run(
-        [sys.executable, "-m", "dovetail.engine.warm"],
+        [sys.executable, "-P", "-m", "dovetail.engine.warm"],  # -P: nothing in the current folder is imported
         input=pickle.dumps(list(needed)),
         env={**os.environ, "NUMBA_CACHE_DIR": settings.CACHE_DIR},  # where it may be a folder made for this run
         stdout=subprocess.DEVNULL,

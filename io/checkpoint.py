@@ -102,9 +102,9 @@ class Checkpoint:
 
         """
         for file in self.files:
-            path = self.path if self.folder is None else self.folder / file.name
+            path = self.path if self.folder is None else f"{self.folder}/{file.name}"
             try:
-                status = path.stat()
+                status = os.stat(path)  # noqa: PTH116 - called with every commit, for hundreds of files
             except OSError as error:
                 raise ChangedFileError(
                     f"{path} is gone ({error.strerror})", "the file that was opened", "put it back"

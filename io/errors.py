@@ -39,15 +39,20 @@ class DovetailError(Exception):
     def __init__(self, what: str, expected: str = "", action: str = "") -> None:
         self.what, self.expected, self.action = what, expected, action
         parts = [what, f"expected {expected}" if expected else "", action]
-        super().__init__(printable("; ".join(part for part in parts if part)))
+        super().__init__("; ".join(_readable(part) for part in parts if part))
 
     def __reduce__(self) -> tuple[type[DovetailError], tuple[str, str, str]]:
         """Pickle by the three parts, so that an error crosses process boundaries whole."""
         return type(self), (self.what, self.expected, self.action)
 
 
-def printable(text: str) -> str:
-    """Escape what could steer a terminal or vanish on it: names from untrusted files end up in messages."""
+_LONGEST_PART = 2_000
+
+
+def _readable(text: str) -> str:
+    """Shorten a text beyond reading, and escape what could steer a terminal: it may quote untrusted files."""
+    if len(text) > _LONGEST_PART:
+        text = f"{text[: _LONGEST_PART // 2]} ... {text[-_LONGEST_PART // 4 :]}"
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -99,10 +99,10 @@ def read_header(path: Path) -> tuple[Header, int, int]:
             raise HeaderError(f"{path} is not a regular file", "a safetensors file", "check the path")
         prefix = _read_up_to(file, _LENGTH_BYTES)
         length = _check_length(prefix, status.st_size, str(path))
-        body = _read_up_to(file, length)
-    if len(body) < length:
-        _fail(f"{path} ended after {len(body)} of {length} header bytes", "the whole header", _REDOWNLOAD)
-    return parse_header(prefix + body, status.st_size, str(path)), status.st_size, status.st_mtime_ns
+        raw = prefix + _read_up_to(file, length)
+    if (got := len(raw) - _LENGTH_BYTES) < length:
+        _fail(f"{path} ended after {got} of {length} header bytes", "the whole header", _REDOWNLOAD)
+    return parse_header(raw, status.st_size, str(path)), status.st_size, status.st_mtime_ns
 
 
 @collector_paused()

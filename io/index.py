@@ -9,6 +9,7 @@ from typing import Final, NoReturn
 
 from dovetail.io.errors import IndexFileError, MissingFileError
 from dovetail.io.header import MAX_NAME_LENGTH
+from dovetail.io.smallfile import read_at_most
 from dovetail.io.strict_json import JsonDefectError, brief, decode_json
 
 MAX_INDEX_BYTES: Final = 100_000_000
@@ -35,8 +36,7 @@ def read_index(path: Path) -> dict[str, str]:
 
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_INDEX_BYTES + 1)
+        raw = read_at_most(path, MAX_INDEX_BYTES + 1)
     except OSError as error:
         raise MissingFileError(f"cannot open {path} ({error.strerror})", "a shard index") from error
     if len(raw) > MAX_INDEX_BYTES:

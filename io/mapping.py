@@ -86,10 +86,18 @@ class MappedFile:
             return advise(self._address + begin, end - begin, option)
         except OSError as error:
             raise ChangedFileError(
-                f"{self.path} can no longer be read at bytes {begin} to {end} ({error.strerror})",
+                f"{self.path} can no longer be read at bytes {begin} to {end} ({self._reason(error)})",
                 f"{self.array.size} bytes of data",
                 "check that the file was not cut short, and check the disk",
             ) from error
+
+    def _reason(self, error: OSError) -> str:
+        """Say why pages cannot be read: the system's "bad address" tells nobody anything."""
+        try:
+            size = os.stat(self.path).st_size  # noqa: PTH116 - a string
+        except OSError:
+            return str(error.strerror)
+        return "the disk fails" if size >= self.array.size else f"it was cut short to {size} bytes"
 
 
 _open_files: OrderedDict[tuple[str, int, int], MappedFile] = OrderedDict()
@@ -136,6 +144,11 @@ class MappedSource:
     file_mtime_ns: int
     """Modification time that the file must have, in nanoseconds since 1970."""
 
+    @property
+    def copies(self) -> bool:
+        """Whether `read` has to copy: the file does not keep elements aligned."""
+        return self.offset_bytes % self.itemsize != 0
+
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return the bytes of elements ``[start, stop)``.
 
@@ -149,7 +162,7 @@ class MappedSource:
         if begin == end:
             return _EMPTY
         view = self._file().array[begin:end]
-        if self.offset_bytes % self.itemsize:
+        if self.copies:
             view = view.copy()
             view.flags.writeable = False
         return view

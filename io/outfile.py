@@ -25,6 +25,17 @@ class OutFile:
     """Its inode number. A later file of the same name is another file, and must not receive its writes."""
 
 
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let errors of the operating system inside say which file they are about: calls on descriptors do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
 def create_file(path: Path, head: bytes, size_bytes: int) -> None:
     """Create a file that starts with `head` and is zero after it, durably.
 
@@ -38,9 +49,10 @@ def create_file(path: Path, head: bytes, size_bytes: int) -> None:
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        write_all(descriptor, memoryview(head), 0)
-        os.ftruncate(descriptor, size_bytes)
-        os.fsync(descriptor)
+        with naming(path):
+            write_all(descriptor, memoryview(head), 0)
+            os.ftruncate(descriptor, size_bytes)
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -91,9 +103,10 @@ def borrow(file: OutFile) -> Iterator[int]:
         _descriptors.move_to_end(file)
         _borrowers[file] += 1
         descriptor = _descriptors[file]
-        _close_idle(list(_descriptors)[: len(_descriptors) - _MAX_OPEN_FILES])
+        _close_idle(list(_descriptors)[: max(0, len(_descriptors) - _MAX_OPEN_FILES)])
     try:
-        yield descriptor
+        with naming(file.path):
+            yield descriptor
     finally:
         with _lock:
             _borrowers[file] -= 1

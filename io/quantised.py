@@ -5,12 +5,15 @@ Merging codes would give a model that loads and talks nonsense, so these are ref
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import CheckpointError, UnsupportedError
+from dovetail.io.index import resolve_in_folder
+from dovetail.io.smallfile import read_at_most
 from dovetail.io.strict_json import JsonDefectError, decode_json
 
 _LAST_PARTS: Final[Mapping[str, str]] = {
@@ -29,6 +32,8 @@ _LAST_PARTS: Final[Mapping[str, str]] = {
 _SCALES: Final = ("weight_scale", "scale_weight", "input_scale", "scales")
 """Last parts that tell of quantisation where the weight beside them is stored in small or packed numbers."""
 
+_MAX_CONFIG_BYTES: Final = 64 * 2**20  # real ones have a few kilobytes
+
 _CODE_DTYPES: Final = frozenset(("F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "U32"))
 
 
@@ -38,14 +43,18 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     Raises
     ------
     CheckpointError
-        If the file is not a JSON object.
+        If the file is not a JSON object, or a link that leads outside the folder: the output gets a copy of it.
 
     """
     path = folder / "config.json"
-    try:
-        return decode_json(path.read_bytes(), constants=True)  # some models' limits are infinite
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
+    resolve_in_folder(folder, path.name, "its folder")
+    try:
+        raw = read_at_most(path, _MAX_CONFIG_BYTES + 1)
+        if len(raw) > _MAX_CONFIG_BYTES:
+            raise JsonDefectError(f"is larger than {_MAX_CONFIG_BYTES} bytes")
+        return decode_json(raw, constants=True)  # some models' limits are infinite
     except (OSError, JsonDefectError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise CheckpointError(f"{path}: {reason}", "a JSON object", "repair the file or copy it again") from error

@@ -24,6 +24,10 @@ class Source(Protocol):
     def itemsize(self) -> int:
         """Size of one element in bytes."""
 
+    @property
+    def copies(self) -> bool:
+        """Whether `read` has to copy, so that a range takes twice its size."""
+
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return a range's bytes, flat, read-only and aligned to the element size; if possible, no copy."""
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any, NoReturn
 
+MAX_JSON_VALUES = 2_000_000
+"""Most values in a text, about: enough for 250,000 tensors, and a bound on memory, of which values take 20 times as
+much as text can."""
+
 
 class JsonDefectError(Exception):
     """What is wrong with a JSON text, worded to follow the text's name: "is not JSON"."""
@@ -23,14 +27,16 @@ def decode_json(raw: bytes, *, constants: bool = False) -> dict[str, Any]:
     Raises
     ------
     JsonDefectError
-        If `raw` is not UTF-8, not JSON, no object, nested beyond what can be followed, or
-        has an object with one name twice (the last would win silently).
+        If `raw` is not UTF-8, not JSON, no object, nested beyond what can be followed, of more than
+        `MAX_JSON_VALUES`, or has an object with one name twice (the last would win silently).
 
     """
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise JsonDefectError(f"is not UTF-8 (byte {raw[error.start]:#04x} at {error.start})") from error
+    if raw.count(b",") + raw.count(b"[") + raw.count(b"{") > MAX_JSON_VALUES:
+        raise JsonDefectError(f"has more than {MAX_JSON_VALUES:,} values")
     try:
         parse = None if constants else _refuse_constant
         document = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=parse)

@@ -234,7 +234,7 @@ def exclusive_chunk(sources, codes, n, m, weights, bounds, scratch, out, kept, s
     Returns
     -------
     int
-        Finite results that overflow the output dtype.
+        Elements of the output that are not finite.
 
     """
     window_start, window_stop, start, stop = bounds
@@ -267,6 +267,7 @@ def exclusive_chunk(sources, codes, n, m, weights, bounds, scratch, out, kept, s
             for j in range(len(sources)):
                 decode(sources[j], codes[j], offset, offset + count, tau)
                 nonfinite[j] += count_nonfinite(tau[inner:outer])
+        overflowed += count_nonfinite(result[inner:outer])
         written = first + inner - start
         overflowed += encode(result[inner:outer], codes[-1], written, written + outer - inner, out)
     return overflowed

@@ -67,7 +67,7 @@ def weighted_sum(models, codes, weights, divisor, out, out_code, nonfinite):  # 
     Returns
     -------
     int
-        Finite results that overflow the stored dtype.
+        Elements of the output that are not finite.
 
     """
     length = len(out) // ITEMSIZES[out_code]
@@ -87,6 +87,7 @@ def weighted_sum(models, codes, weights, divisor, out, out_code, nonfinite):  # 
             nonfinite[j] += count_nonfinite(tile)
             _add_scaled(tile, weights[j], sums)
         _divide(sums, divisor)
+        overflowed += count_nonfinite(sums)
         overflowed += encode(sums, out_code, start, stop, out)
     return overflowed
 
@@ -123,7 +124,7 @@ def weighted_task_vectors(  # type: ignore[no-untyped-def]
     Returns
     -------
     int
-        Finite results that overflow the stored dtype.
+        Elements of the output that are not finite.
 
     """
     models = len(weights)
@@ -159,5 +160,6 @@ def weighted_task_vectors(  # type: ignore[no-untyped-def]
         _scale(change, factor)
         squares[models] += sum_squares(change)
         add_change(change, origin)
+        overflowed += count_nonfinite(change)
         overflowed += encode(change, out_code, start, stop, out)
     return overflowed

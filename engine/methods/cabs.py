@@ -51,6 +51,11 @@ class BalancedCabs:
         return 0
 
     @property
+    def partial_bytes(self) -> int:
+        """None: there are no reduce passes."""
+        return 0
+
+    @property
     def _tile(self) -> int | None:
         """Tile of the fused kernel; None where an option or the blocks need the general ones.
 

@@ -16,6 +16,7 @@ class Copy:
     """Take the first source's bytes; count where the others differ from them."""
 
     reduce_passes: int = 0
+    partial_bytes: int = 0
 
     def window(self, start: int, stop: int) -> tuple[int, int]:
         """Need just the chunk itself."""

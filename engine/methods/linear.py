@@ -34,6 +34,11 @@ class Linear:
         """None: the sum is elementwise."""
         return 0
 
+    @property
+    def partial_bytes(self) -> int:
+        """None: there are no reduce passes."""
+        return 0
+
     def window(self, start: int, stop: int) -> tuple[int, int]:
         """Need just the chunk itself."""
         return start, stop

@@ -163,4 +163,5 @@ class MaskedSum:
         self.statistics.merged_square += sum_squares(delta)
         count_pairs(self._masks, self._size, self.statistics.kept)
         add_change(delta, base)
+        self.statistics.overflowed += count_nonfinite(delta)
         self.statistics.overflowed += encode(delta, code, start, start + self._size, out)

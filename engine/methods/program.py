@@ -84,7 +84,8 @@ class ChunkStatistics:
     merged_square: float
     """Sum of squares of the merged change, output minus base, before rounding to the output dtype."""
     overflowed: int = 0
-    """Finite values that became infinite in the output dtype."""
+    """Elements of the output that are not finite: too large for float32 or for the output dtype, or, where such inputs
+    are kept, passed through."""
     nonfinite: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """NaN and infinite elements read, by source: the base model (if any) first, then the models."""
     differing: bool = False
@@ -97,6 +98,11 @@ class Program(Protocol):
     @property
     def reduce_passes(self) -> int:
         """Number of passes over the inputs before the apply pass."""
+        ...
+
+    @property
+    def partial_bytes(self) -> int:
+        """Size of one chunk's partial result of a reduce pass; 0 without reduce passes."""
         ...
 
     def window(self, start: int, stop: int) -> tuple[int, int]:

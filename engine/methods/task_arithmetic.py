@@ -40,6 +40,11 @@ class TaskArithmetic:
         """None: the sum is elementwise."""
         return 0
 
+    @property
+    def partial_bytes(self) -> int:
+        """None: there are no reduce passes."""
+        return 0
+
     def window(self, start: int, stop: int) -> tuple[int, int]:
         """Need just the chunk itself."""
         return start, stop
@@ -117,6 +122,7 @@ TASK_ARITHMETIC = Method(
         Parameter("weight", "float", REQUIRED, "factor of the model's change", "model"),
         Parameter("lambda", "float", 1.0, "factor of the sum of all changes"),
         Parameter("normalize", "bool", False, "divide the sum of changes by the sum of the weights"),
+        Parameter("int8_mask", "bool", False, "no effect; accepted as mergekit has it"),
     ),
     program=make_program,
 )

@@ -37,13 +37,16 @@ class ReadError(Exception):
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with a limit on nesting (composing recurses)."""
+    """PyYAML's safe loader, with limits on nesting (composing recurses) and on values."""
 
-    depth = 0
+    depth = count = 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        """Compose one node, counting how deep it is."""
+        """Compose one node, counting it and how deep it is."""
         self.depth += 1
+        self.count += 1
+        if self.count > MAX_VALUES:  # a text of the greatest size can hold half a million, which takes 10 s
+            raise ReadError("the recipe has too many values", f"at most {MAX_VALUES:,}", self.line + 1)
         if self.depth > MAX_DEPTH:
             raise ReadError("the text is nested too deeply", f"at most {MAX_DEPTH} levels", self.line + 1)
         try:

@@ -75,7 +75,7 @@ def test_missing_kernels_are_compiled_in_a_child(monkeypatch: pytest.MonkeyPatch
             raise warm._CompilationNeeded
 
     def run(command: list[str], **options: Any) -> None:
-        assert [sys.executable, "-m", "dovetail.engine.warm"] == command
+        assert [sys.executable, "-P", "-m", "dovetail.engine.warm"] == command
         assert ["compiling"] == said
         children.append(options)
 

@@ -1,0 +1,1 @@
+"""Faults of the machine around a merge: disks, files, permissions, signals, processes."""

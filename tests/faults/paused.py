@@ -1,0 +1,72 @@
+"""The command ``dovetail``, cut into many small tasks, that pauses at a given place until a line comes in.
+
+    python -m tests.faults.paused PLACE merge RECIPE OUT ...
+
+PLACE is ``commit:N``, after N tasks are durable, or ``MODULE:FUNCTION:N``, before the N-th call of that function.
+The word "paused" on standard output tells that it is there. Whoever started the process inflicts a fault, and lets it
+go on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from dovetail.engine import cli, commit, execution, grid, memory
+
+COMMAND = (sys.executable, "-m", "tests.faults.paused")
+"""What starts it, in the folder `HOME`."""
+
+HOME = Path(__file__).parents[2]
+"""The repository."""
+
+
+def small_tasks() -> None:
+    """Cut tensors into chunks of 1,000 elements, and let no more than three wait to be committed."""
+    grid.CHUNK_STEP, grid.TASK_BYTES, commit.GROUP_BYTES = 1000, 1, 1
+    memory.Budget.unwritten_bytes = 4000  # type: ignore[assignment, method-assign]  # a property otherwise
+
+
+def _pause() -> None:
+    print("paused", flush=True)
+    sys.stdin.readline()
+
+
+def _pause_after_commits(count: int) -> None:
+    report, left = execution.Execution._report_durable, [True]
+
+    def report_and_pause(self: execution.Execution) -> None:
+        report(self)
+        if left and self._durable_tasks >= count:
+            left.clear()
+            _pause()
+
+    execution.Execution._report_durable = report_and_pause  # type: ignore[method-assign]
+
+
+def _pause_before(module: str, names: str, count: int) -> None:
+    owner: Any = importlib.import_module(module)
+    *outer, name = names.split(".")
+    for each in outer:
+        owner = getattr(owner, each)
+    function, calls = getattr(owner, name), [0]
+
+    def pause_and_call(*arguments: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == count:
+            _pause()
+        return function(*arguments, **named)
+
+    setattr(owner, name, pause_and_call)
+
+
+if __name__ == "__main__":
+    small_tasks()
+    place, *what = sys.argv[1].split(":")
+    if place == "commit":
+        _pause_after_commits(int(what[0]))
+    elif place:
+        _pause_before(place, what[0], int(what[1]) if len(what) > 1 else 1)
+    cli.main(sys.argv[2:])

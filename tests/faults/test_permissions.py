@@ -1,0 +1,140 @@
+"""Files and folders that may not be read or written: named, with the right exit code, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import folder_bytes
+from tests.engine.command import Outcome, snapshot
+from tests.engine.conftest import Family
+from tests.engine.interrupt import expected_files
+from tests.faults.machine import AS_ORDINARY_USER, Paused, finish, small_disk
+
+
+def ordinary(family: Family) -> Outcome:
+    """Run the merge, in a process of its own, as one who may not read and write everything."""
+    if os.geteuid() == 0 and not shutil.which(AS_ORDINARY_USER[0]):
+        pytest.skip("the administrator may read and write everything, and setpriv is not there to take that away")
+    with Paused(family, "", prefix=AS_ORDINARY_USER if os.geteuid() == 0 else ()) as merge:
+        return merge.go_on()
+
+
+@pytest.fixture(autouse=True)
+def _opened_again(tmp_path: Path) -> Iterator[None]:
+    """Let the test's folder be removed at the end."""
+    yield
+    for path in (tmp_path, *(Path(folder) for folder, _, _ in os.walk(tmp_path))):
+        path.chmod(0o755)
+
+
+@dataclass(frozen=True)
+class Closed:
+    """One thing that may not be used."""
+
+    id: str
+    """What it is."""
+    path: Callable[[Family], Path]
+    """Gives it."""
+    mode: int
+    """What it may still be used for."""
+    code: int
+    """Exit code."""
+    text: str
+    """How the error begins; ``{path}`` is the thing and ``{home}`` the folder of everything."""
+
+
+CLOSED = (
+    Closed("weights", lambda family: family.math / "model.safetensors", 0, 3, "cannot open {path} (Permission denied)"),
+    Closed(
+        "index",
+        lambda family: family.code / "model.safetensors.index.json",
+        0,
+        3,
+        "cannot open {path} (Permission denied); expected a shard index",
+    ),
+    Closed("configuration", lambda family: family.base / "config.json", 0, 3, "{path}: Permission denied; expected "),
+    Closed("checkpoint", lambda family: family.math, 0, 3, "cannot read {path} (Permission denied); expected "),
+    Closed(
+        "place of the output", lambda family: family.home, 0o555, 5, "Permission denied at {home}/.out.dovetail-par"
+    ),
+)
+
+
+@pytest.mark.parametrize("closed", CLOSED, ids=lambda closed: closed.id)
+def test_what_may_not_be_used_is_named(family: Family, closed: Closed) -> None:
+    """The error names it and nothing is made; opened, the same command works."""
+    path = closed.path(family)
+    mode = path.stat().st_mode
+    before = snapshot(family.home)
+    path.chmod(closed.mode)
+    outcome = ordinary(family)
+    path.chmod(mode)
+    assert outcome.err.startswith("error: " + closed.text.format(path=path, home=family.home)), outcome.err
+    assert (closed.code, "") == (outcome.code, outcome.out)
+    assert before == snapshot(family.home)
+    assert 0 == ordinary(family).code
+
+
+def test_a_side_file_that_may_not_be_read(family: Family) -> None:
+    """It is needed at the very end: all that was computed is kept, and the same command computes nothing again."""
+    path = family.base / "tokenizer.json"
+    path.chmod(0)
+    outcome = ordinary(family)
+    path.chmod(0o644)
+    assert 5 == outcome.code
+    assert outcome.err.startswith(f"error: Permission denied at {path}; expected "), outcome.err
+    assert not family.out.exists()
+    assert 0 == finish(family).events[-1]["written_bytes"]
+
+
+def test_an_unfinished_output_that_may_not_be_written(family: Family) -> None:
+    """A working folder that was closed meanwhile is named, and kept as it is."""
+    with Paused(family, "commit:5") as merge:
+        merge.process.kill()
+    path = family.staging / "dovetail_journal"
+    path.chmod(0o444)
+    before = folder_bytes(family.staging)
+    outcome = ordinary(family)
+    path.chmod(0o644)
+    assert 5 == outcome.code
+    assert outcome.err.endswith(
+        f"error: Permission denied at {path}; expected to read the inputs and write the output; mend that and run the "
+        "same command again to continue\n"
+    )
+    assert before == folder_bytes(family.staging)
+    finish(family)
+
+
+def test_a_read_only_file_system(family: Family) -> None:
+    """It is named with exit code 5, before the merge and where it becomes so on the way; nothing is lost."""
+    with small_disk(family.home / "small") as disk:
+        out = disk.folder / "out"
+        with Paused(family, "commit:5", out) as merge:
+            merge.process.kill()
+        disk.remount("ro")
+        with Paused(family, "", out) as merge:
+            outcome = merge.go_on()
+        assert 5 == outcome.code
+        assert f"Read-only file system at {disk.folder}/.out.dovetail-partial/" in outcome.err
+        disk.remount("rw")
+        finish(family, out)
+
+
+def test_inputs_on_a_read_only_file_system(family: Family) -> None:
+    """Inputs are never written to, so they may lie where nothing can be."""
+    expected = expected_files(family)
+    with small_disk(family.home / "small") as disk:
+        shutil.copytree(family.math, disk.folder / "math")
+        shutil.rmtree(family.math)
+        family.math.symlink_to(disk.folder / "math")
+        disk.remount("ro")
+        with Paused(family, "") as merge:
+            assert 0 == merge.go_on().code
+    # Copying changed the file's times, which are not in the output.
+    assert expected == folder_bytes(family.out)
