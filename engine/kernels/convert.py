@@ -83,22 +83,22 @@ def decode(raw: np.ndarray, code: int, start: int, stop: int, out: np.ndarray) -
             out[i] = np.float32(src64[i])
     elif code == F8_E5M2:
         # E5M2 is the upper byte of binary16.
+        src8 = raw[start:stop]
         for i in range(count):
-            bits[i] = _decode_f16(np.uint32(np.uint32(raw[start + i]) << np.uint32(8)))
+            bits[i] = _decode_f16(np.uint32(np.uint32(src8[i]) << np.uint32(8)))
     else:
+        src8 = raw[start:stop]
         for i in range(count):
-            bits[i] = _decode_e4m3(np.uint32(raw[start + i]))
+            bits[i] = _decode_e4m3(np.uint32(src8[i]))
 
 
 @njit(nogil=True, cache=True, inline="always")
 def _encode_bf16(bits: np.uint32) -> np.uint32:
-    """Bfloat16 bits of a float32 given as bits: nearest even; NaN stays a (quiet) NaN."""
-    sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))
+    """Bfloat16 bits of a float32 that is not NaN, given as bits: nearest even."""
+    sign = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
     magnitude = np.uint32(bits & _ABS)
-    odd = np.uint32((magnitude >> np.uint32(16)) & _ONE)
-    rounded = np.uint32(np.uint32(magnitude + np.uint32(0x7FFF) + odd) >> np.uint32(16))
-    quiet = np.uint32(np.uint32(magnitude >> np.uint32(16)) | np.uint32(0x40))
-    return np.uint32(sign | (quiet if magnitude > _EXP else rounded))
+    odd = np.uint32(np.uint32(magnitude >> np.uint32(16)) & _ONE)
+    return np.uint32(sign | np.uint32(np.uint32(magnitude + np.uint32(0x7FFF) + odd) >> np.uint32(16)))
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -186,9 +186,17 @@ def encode(values: np.ndarray, code: int, start: int, stop: int, raw: np.ndarray
     bits = values.view(np.uint32)
     if code == BF16:
         dst16 = raw[2 * start : 2 * stop].view(np.uint16)
+        largest = np.uint32(0)
         for i in range(count):
             dst16[i] = np.uint16(_encode_bf16(bits[i]))
+            largest = max(largest, np.uint32(bits[i] & _ABS))
         # Half the distance past the largest bfloat16 rounds up to infinity.
+        if largest < np.uint32(0x7F7F8000):
+            return 0
+        if largest > _EXP:
+            for i in range(count):
+                if np.uint32(bits[i] & _ABS) > _EXP:  # the rounding above may have carried out of a NaN
+                    dst16[i] = np.uint16(np.uint32(bits[i] >> np.uint32(16)) | np.uint32(0x40))
         return _count_from(bits, count, np.uint32(0x7F7F8000))
     elif code == F32:
         dst32 = raw[4 * start : 4 * stop].view(np.uint32)
@@ -206,11 +214,13 @@ def encode(values: np.ndarray, code: int, start: int, stop: int, raw: np.ndarray
             dst64[i] = np.float64(values[i])
         return 0
     elif code == F8_E5M2:
+        dst8 = raw[start:stop]
         for i in range(count):
-            raw[start + i] = np.uint8(_encode_e5m2(bits[i]))
+            dst8[i] = np.uint8(_encode_e5m2(bits[i]))
         return _count_from(bits, count, np.uint32(0x47700000))
     else:
+        dst8 = raw[start:stop]
         for i in range(count):
-            raw[start + i] = np.uint8(_encode_e4m3(bits[i]))
+            dst8[i] = np.uint8(_encode_e4m3(bits[i]))
         # 464 lies halfway between 448, the largest, and the next step; ties go to the even 448.
         return _count_from(bits, count, np.uint32(0x43E80001))

@@ -1,0 +1,202 @@
+"""n:m selection in a tile of task vectors: the n largest of every m, equal ones by index, zeros never.
+
+Blocks of up to 128 elements are sorted, sixteen at a time, those of up to 16 in registers (`short_blocks`,
+`medium_blocks`); of longer ones the threshold is sought, block by block (`long_blocks`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dovetail.engine.kernels.long_blocks import (
+    ROW,
+    count_from,
+    count_level_from,
+    largest_in_level,
+    mark_above,
+    mark_from,
+    split_block,
+)
+from dovetail.engine.kernels.medium_blocks import LONGEST, PIECE, mark_blocks, merge_32, merge_64, turn_piece
+from dovetail.engine.kernels.network import BLOCKS
+from dovetail.engine.kernels.prefetch import fetch_ahead
+from dovetail.engine.kernels.short_blocks import LONGEST as LONGEST_SHORT
+from dovetail.engine.kernels.short_blocks import dense_4, dense_8, dense_16, loose_4, loose_8, loose_16
+
+TABLE_ELEMENTS = (LONGEST + 2) * BLOCKS
+"""Length of a table of blocks side by side."""
+
+SLACK = 64
+"""Elements that may be touched beyond the last span."""
+
+
+@njit(nogil=True, cache=True)
+def span_elements(m: int) -> int:
+    """Give the number of elements that are selected from at once: a multiple of m."""
+    return BLOCKS * m if m <= LONGEST else m
+
+
+@njit(nogil=True, cache=True)
+def plane_elements(m: int) -> int:
+    """Give the length of the planes for blocks of m."""
+    return 0 if m <= LONGEST else (m + ROW - 1) // ROW * ROW
+
+
+@njit(nogil=True, cache=True)
+def fill(array, start, stop, value):  # type: ignore[no-untyped-def]
+    """Set ``array[start:stop]``; a loop, unlike the assignment to a slice, becomes vector code."""
+    part = array[start:stop]
+    for i in range(len(part)):
+        part[i] = value
+
+
+@njit(nogil=True, cache=True)
+def _select_short(tau, free, marks, count, m, n, ahead):  # type: ignore[no-untyped-def]
+    """Select from blocks of up to `LONGEST_SHORT` elements."""
+    fetched = np.int64(0)
+    for start in range(0, count, BLOCKS * m):
+        fetched = fetch_ahead(ahead, fetched, start + BLOCKS * m, count)
+        if m == 4:
+            dense_4(tau, free, marks, start, m, n)
+        elif m == 8:
+            dense_8(tau, free, marks, start, m, n)
+        elif m == 16:
+            dense_16(tau, free, marks, start, m, n)
+        elif m < 4:
+            loose_4(tau, free, marks, start, m, n)
+        elif m < 8:
+            loose_8(tau, free, marks, start, m, n)
+        else:
+            loose_16(tau, free, marks, start, m, n)
+
+
+@njit(nogil=True, cache=True)
+def _merge(ordered, place, pieces):  # type: ignore[no-untyped-def]
+    """Merge up to 4 sorted pieces, after a row of the largest integer; give the rows sorted, zeros included."""
+    fill(ordered, (place - 1) * BLOCKS, place * BLOCKS, np.uint32(0xFFFFFFFF))
+    if pieces >= 2:
+        merge_32(ordered, place)
+    if pieces <= 2:
+        return pieces * PIECE
+    if pieces == 3:
+        fill(ordered, (place + 3 * PIECE) * BLOCKS, (place + 4 * PIECE) * BLOCKS, np.uint32(0))
+    merge_32(ordered, place + 2 * PIECE)
+    merge_64(ordered, place)
+    return 4 * PIECE
+
+
+@njit(nogil=True, cache=True)
+def _select_medium(tau, free, marks, count, m, n, table, ordered, ahead):  # type: ignore[no-untyped-def]
+    """Select from blocks of up to `LONGEST` elements."""
+    pieces, fetched = (m + PIECE - 1) // PIECE, np.int64(0)
+    first, second = np.int64(1), np.int64(2 + 4 * PIECE)
+    for start in range(0, count, BLOCKS * m):
+        fetched = fetch_ahead(ahead, fetched, start + BLOCKS * m, count)
+        for piece in range(pieces):
+            place = first + piece * PIECE if piece < 4 else second + (piece - 4) * PIECE
+            turn_piece(tau, free, start, m, piece * PIECE, table, ordered, place)
+        most = _merge(ordered, first, min(pieces, 4))
+        least = n - _merge(ordered, second, max(pieces - 4, 0))
+        mark_blocks(table, ordered, first - 1, second - 1, max(least, 0), min(n, most), n, marks, start, m)
+
+
+@njit(nogil=True, cache=True)
+def _level(upper, m, n, guess):  # type: ignore[no-untyped-def]
+    """Find the largest t with at least n elements >= t in the upper plane, and how many are needed of those at t.
+
+    Thresholds of neighbouring blocks are close to each other, so that the search starts from a guess, in steps that
+    grow until they pass the threshold. It ends early where exactly n elements are >= t; then none is needed of those
+    at t - 1.
+    """
+    low, high, above = 0, 0x8000, 0
+    place, step = max(guess, 1), 8
+    while high - low > 1:
+        count = count_from(upper, m, place)
+        if count == n:
+            return place - 1, 0
+        if count > n:
+            low = place
+            place = min(low + step, (low + high) // 2) if high == 0x8000 else (low + high) // 2
+        else:
+            high, above = place, count
+            place = max(high - step, (low + high) // 2) if low == 0 else (low + high) // 2
+        step *= 2
+    return low, n - above
+
+
+@njit(nogil=True, cache=True)
+def _rest(upper, lower, m, level, needed):  # type: ignore[no-untyped-def]
+    """Find the threshold of the lower halves in a level of which `needed` elements are to be kept, and the ties at it.
+
+    Usually the largest few are the same: values that were stored in 16 bits have nothing in their lower halves.
+    """
+    most, above = 0xFFFF, 0
+    for _ in range(4):
+        largest = largest_in_level(upper, lower, m, level, most)
+        if largest == 0:
+            return 0, needed - above
+        count = count_level_from(upper, lower, m, level, largest)
+        if count >= needed:
+            return largest, needed - above
+        most, above = largest - 1, count
+    low = 0
+    for bit in range(15, -1, -1):
+        count = count_level_from(upper, lower, m, level, low | 1 << bit)
+        if count >= needed:
+            low |= 1 << bit
+        else:
+            above = count
+    return low, needed - above
+
+
+@njit(nogil=True, cache=True)
+def _select_long(tau, free, marks, count, m, n, upper, lower, ahead):  # type: ignore[no-untyped-def]
+    """Select from blocks of more than `LONGEST` elements."""
+    level, fetched = np.int64(0), np.int64(0)
+    for start in range(0, count, m):
+        fetched = fetch_ahead(ahead, fetched, start + m, count)
+        split_block(tau, free, start, m, upper, lower)
+        level, needed = _level(upper, m, n, level)
+        if needed == 0:
+            mark_above(upper, marks, start, m, level)
+            continue
+        low, ties = _rest(upper, lower, m, level, needed)
+        # Zero is never kept, so at a threshold of zero no tie is.
+        mark_from(upper, lower, marks, start, m, level, low, ties if level | low else 0)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def select(tau, free, marks, count, m, n, scratch, ahead):  # type: ignore[no-untyped-def]
+    """Mark the n largest magnitudes among the free elements of every block of m.
+
+    Parameters
+    ----------
+    tau : float32[:]
+        Values; set to zero between `count` and the end of its span.
+    free : uint16[:]
+        All ones where an element may be selected, else zero.
+    marks : uint16[:]
+        Receives all ones where selected, else zero. These three arrays are `SLACK` longer than whole spans.
+    count : int
+        Elements; the last block may be short.
+    m, n : int
+        Elements of a block, and how many of them to select.
+    scratch : (uint32[:], uint32[:], uint16[:], uint16[:])
+        Two tables of `TABLE_ELEMENTS`, two planes of `plane_elements`.
+    ahead : uint8[:]
+        Memory that is needed next: it is asked for as the work goes on.
+
+    """
+    if n == 0:
+        fill(marks, np.int64(0), count, np.uint16(0))
+    else:
+        table, ordered, upper, lower = scratch
+        span = span_elements(m)
+        fill(tau, count, (count + span - 1) // span * span, np.float32(0.0))
+        if m <= LONGEST_SHORT:
+            _select_short(tau, free, marks, count, m, n, ahead)
+        elif m <= LONGEST:
+            _select_medium(tau, free, marks, count, m, n, table, ordered, ahead)
+        else:
+            _select_long(tau, free, marks, count, m, n, upper, lower, ahead)
