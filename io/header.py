@@ -93,10 +93,11 @@ def read_header(path: Path) -> tuple[Header, int, int]:
         raise MissingFileError(
             f"cannot open {path} ({error.strerror})", "a safetensors file", "check the path"
         ) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise HeaderError(f"{path} is not a regular file", "a safetensors file", "check the path")
     with os.fdopen(descriptor, "rb", buffering=0) as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise HeaderError(f"{path} is not a regular file", "a safetensors file", "check the path")
         prefix = _read_up_to(file, _LENGTH_BYTES)
         length = _check_length(prefix, status.st_size, str(path))
         raw = prefix + _read_up_to(file, length)

@@ -51,6 +51,7 @@ HEADER_ATTACKS = (
     HeaderAttack(
         "header too large", file_of({}, length=100_000_001), "header is 100000001 bytes long; expected at most"
     ),
+    HeaderAttack("header of 2^63", file_of(b"{}", length=2**63), "header is 9223372036854775808 bytes long"),
     HeaderAttack("header of 2^64-1", b"\xff" * 8, "header is 18446744073709551615 bytes long"),
     HeaderAttack("header truncated", file_of({"w": tensor()}, length=9000), "is truncated: it has"),
     HeaderAttack("no header", file_of(b""), "is not JSON"),
@@ -64,6 +65,7 @@ HEADER_ATTACKS = (
     HeaderAttack("null", file_of(None), "is a JSON null"),
     HeaderAttack("deep nesting", file_of(b'{"w":' + b"[" * 200_000), "is nested too deeply"),
     HeaderAttack("deep objects", file_of(b'{"w":' * 200_000), "is nested too deeply"),
+    HeaderAttack("millions of values", file_of(b'{"w":[' + b"[]," * 2_000_000 + b"1]}"), "more than 2,000,000 values"),
     HeaderAttack("enormous integer", file_of(b'{"w":' + b"9" * 5000 + b"}"), "is not JSON"),
     HeaderAttack("name twice", file_of(f'{{"w":{_F32},"w":{_F32}}}'.encode(), DATA), "has the name 'w' twice"),
     HeaderAttack(
@@ -140,5 +142,6 @@ HEADER_ATTACKS = (
     ),
     HeaderAttack("backslash in a name", _one("a\\b"), "cannot be part of a path", UnsupportedError),
     HeaderAttack("parent as a name", _one(".."), "tensor name '..' in {file} cannot be", UnsupportedError),
+    HeaderAttack("enormous name", _one("w" * 100_000), "has 100000 characters ('wwww", UnsupportedError),
     HeaderAttack("no name", _one(""), "tensor name '' in {file} cannot be part of a path", UnsupportedError),
 )

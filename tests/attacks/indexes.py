@@ -83,6 +83,10 @@ INDEX_ATTACKS = (
     IndexAttack("deep nesting", raw(b"[" * 200_000), "is nested too deeply"),
     IndexAttack("too large", raw(b" " * 100_000_001), "is too large; expected at most 100000000 bytes"),
     IndexAttack("tensor twice", raw(b'{"weight_map":{"w":"a","w":"b"}}'), "has the name 'w' twice"),
+    IndexAttack(
+        "millions of values", raw(b'{"weight_map":[' + b"1," * 2_000_001 + b"1]}"), "more than 2,000,000 values"
+    ),
+    IndexAttack("enormous name", places({"w" * 100_000: SHARD}), "has a tensor name of 100000 characters"),
     IndexAttack("no weight_map", raw({"metadata": {}}), "weight_map in {index} is None"),
     IndexAttack("weight_map is a list", raw({"weight_map": [["w", SHARD]]}), "expected an object of file names"),
     IndexAttack("weight_map is empty", raw({"weight_map": {}}), "weight_map in {index} is {}"),
@@ -96,6 +100,8 @@ INDEX_ATTACKS = (
     IndexAttack("absolute path", places({"w": f"/tmp/{SHARD}"}), OUTSIDE),
     IndexAttack("backslash", places({"w": f"..\\{SHARD}"}), OUTSIDE),
     IndexAttack("drive", places({"w": f"C:\\{SHARD}"}), OUTSIDE),
+    IndexAttack("file name too long", places({"w": "x" * 300 + ".safetensors"}), OUTSIDE),
+    IndexAttack("half a character", places({"w": "\ud800.safetensors"}), OUTSIDE),
     IndexAttack("NUL", places({"w": f"{SHARD}\0.safetensors"}), OUTSIDE),
     IndexAttack("pickle", places({"w": "pytorch_model.bin"}), f"in 'pytorch_model.bin'; expected {OUTSIDE}"),
     IndexAttack("only a suffix", places({"w": ".safetensors"}), OUTSIDE),
