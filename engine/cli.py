@@ -157,7 +157,7 @@ def inspect(
 ) -> None:
     """List a checkpoint's tensors, shapes, dtypes and sizes."""
     from dovetail.engine.report import checkpoint_json, print_checkpoint
-    from dovetail.io.checkpoint import read_checkpoint
+    from dovetail.io.opening import read_checkpoint
 
     opened = read_checkpoint(checkpoint)
     if as_json:

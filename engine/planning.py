@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.grid import chunk_elements, make_jobs
+from dovetail.engine.locations import Location, locate, open_location
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.methods.registry import find
@@ -23,11 +24,10 @@ from dovetail.engine.recipe import (
     TensorSpec,
     expand,
     load_recipe,
-    resolve_model_path,
 )
 from dovetail.engine.sizes import counted
 from dovetail.engine.task import Input
-from dovetail.io.checkpoint import Checkpoint, TensorInfo, read_checkpoint
+from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.errors import TensorMismatchError
@@ -39,7 +39,7 @@ CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 
 @collector_paused()
 def make_plan(
-    recipe_path: str | Path, options: PlanOptions | None = None, folders: Sequence[Path] | None = None
+    recipe_path: str | Path, options: PlanOptions | None = None, locations: Sequence[Location] | None = None
 ) -> Plan:
     """Decide everything about a merge from the recipe and the checkpoints' headers.
 
@@ -51,7 +51,7 @@ def make_plan(
         A mergekit YAML file.
     options
         What else decides the output.
-    folders
+    locations
         Where the checkpoints are, in the order of `Recipe.references`; None to look where the recipe says.
 
     Raises
@@ -67,9 +67,9 @@ def make_plan(
     _refuse_unsupported(recipe)
     method = find(recipe.merge_method)
     references = recipe.references()
-    if folders is None:
-        folders = [resolve_model_path(ref, Path(recipe_path).parent) for ref in references]
-    checkpoints = tuple(read_checkpoint(folder) for folder in folders)
+    if locations is None:
+        locations = [locate(ref, Path(recipe_path).parent) for ref in references]
+    checkpoints = tuple(open_location(location) for location in locations)
     catalogues = {
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
         for ref, checkpoint in zip(references, checkpoints, strict=True)

@@ -19,6 +19,7 @@ from dovetail.engine import events
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.execution import open_executor
 from dovetail.engine.grid import Job
+from dovetail.engine.locations import Location
 from dovetail.engine.memory import resident_bytes
 from dovetail.engine.merging import RunOptions, prepare
 from dovetail.engine.methods.program import Bytes
@@ -27,8 +28,9 @@ from dovetail.engine.planning import make_plan
 from dovetail.engine.run import Scheduler
 from dovetail.engine.sidefiles import RECIPE_NAME
 from dovetail.engine.verify import DEFECTS, manifest_error, read_manifest
-from dovetail.io.checkpoint import Checkpoint, read_checkpoint
+from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import DovetailError
+from dovetail.io.opening import read_checkpoint
 from dovetail.io.source import Source
 
 
@@ -173,8 +175,8 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
         )
     said = manifest["options"]
     options = PlanOptions(said["shard_size_bytes"], said["dtype"], said["seed"], said["nonfinite"] == "keep")
-    folders = [Path(entry["checkpoint"]) for entry in manifest["inputs"]]
-    plan = make_plan(output / RECIPE_NAME, options, folders)
+    locations = [Location(entry["checkpoint"]) for entry in manifest["inputs"]]
+    plan = make_plan(output / RECIPE_NAME, options, locations)
     for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
         found = [[file.name, file.size_bytes, file.header_hash] for file in checkpoint.files]
         if found != [[file["name"], file["size_bytes"], file["header_hash"]] for file in entry["files"]]:

@@ -22,8 +22,9 @@ from dovetail.engine import events
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.manifest import FORMAT_VERSION, MANIFEST_NAME, is_intact
 from dovetail.engine.memory import resident_bytes, usable_cores
-from dovetail.io.checkpoint import Checkpoint, read_checkpoint
+from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError, DovetailError
+from dovetail.io.opening import read_checkpoint
 from dovetail.io.source import Source
 from dovetail.io.strict_json import brief
 

@@ -60,7 +60,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> zarr.Group:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint as a catalogue of its tensors: see `dovetail.io.checkpoint.read_checkpoint`."""
-    from dovetail.io import checkpoint
+    """Open a checkpoint as a catalogue of its tensors: see `dovetail.io.opening.read_checkpoint`."""
+    from dovetail.io import opening
 
-    return checkpoint.read_checkpoint(path)
+    return opening.read_checkpoint(path)

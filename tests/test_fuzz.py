@@ -15,7 +15,7 @@ import pytest
 
 from dovetail.engine.planning import make_plan
 from dovetail.engine.recipe import load_recipe
-from dovetail.io.checkpoint import read_checkpoint
+from dovetail.io.opening import read_checkpoint
 from tests import fuzz
 from tests.checkpoints import llama_tensors, write_checkpoint
 

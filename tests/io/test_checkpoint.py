@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from dovetail.io import read_checkpoint as public_read_checkpoint
-from dovetail.io.checkpoint import read_checkpoint
 from dovetail.io.dtypes import DTYPES, to_numpy
 from dovetail.io.errors import ChangedFileError, CheckpointError, HeaderError, MissingFileError, UnsupportedError
 from dovetail.io.layout import plan_layout
+from dovetail.io.opening import read_checkpoint
 from dovetail.io.sink import SafetensorsSink
 from tests.io.samples import every_kind, random_array, write_file, write_shards
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.io.checkpoint import read_checkpoint
 from dovetail.io.errors import IndexFileError
 from dovetail.io.index import read_index, resolve_in_folder
+from dovetail.io.opening import read_checkpoint
 from tests.attacks.indexes import INDEX, INDEX_ATTACKS, IndexAttack, save
 from tests.io.samples import write_index
 

@@ -1,0 +1,74 @@
+"""Opening a checkpoint, whatever its format: looks at what is there and calls the format's reader."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from dovetail.io import safetensors_reader
+from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.errors import MissingFileError, UnsupportedError
+
+OTHER_FORMATS: Final[Mapping[str, str]] = {
+    ".bin": "PyTorch",
+    ".pt": "PyTorch",
+    ".pth": "PyTorch",
+    ".ckpt": "PyTorch",
+    ".gguf": "GGUF",
+    ".h5": "Keras",
+    ".msgpack": "Flax",
+    ".onnx": "ONNX",
+}
+"""File suffixes of formats that are not read, with the format's name."""
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a checkpoint: read and check its headers, and no tensor data.
+
+    Parameters
+    ----------
+    path
+        A folder in the Hugging Face layout (``model.safetensors``, or shards with an index, or any one
+        ``.safetensors`` file), or one ``.safetensors`` file.
+
+    Raises
+    ------
+    MissingFileError
+        If there is no checkpoint at `path`, or one of its files is missing.
+    HeaderError, IndexFileError
+        If a header or the index breaks its rules.
+    UnsupportedError
+        If the checkpoint is quantised or in a format that is not read.
+
+    """
+    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would lose the folder of a linked file
+    try:
+        return _read_path(absolute)
+    except OSError as error:
+        raise MissingFileError(
+            f"cannot read {absolute} ({error.strerror})", "a readable folder or file", "check its permissions"
+        ) from error
+
+
+def _read_path(path: Path) -> Checkpoint:
+    """Find out what is there, and read it."""
+    if path.is_file():
+        if kind := OTHER_FORMATS.get(path.suffix):
+            raise UnsupportedError(f"{path} is a {kind} file", "a .safetensors file", "convert it first")
+        return safetensors_reader.read_file(path)
+    if not path.is_dir():
+        raise MissingFileError(f"there is no checkpoint at {path}", "a folder or a file", "check the path")
+    if safetensors_reader.is_there(path):
+        return safetensors_reader.read_folder(path)
+    names = sorted(entry.name for entry in path.iterdir())
+    looked_for = safetensors_reader.LOOKED_FOR
+    for name in names:
+        if kind := OTHER_FORMATS.get(Path(name).suffix):
+            raise MissingFileError(
+                f"{path} has no .safetensors file, only {kind} ({name}), which is not read",
+                looked_for,
+                "convert the checkpoint to safetensors",
+            )
+    raise MissingFileError(f"{path} has no .safetensors file", looked_for, "check the path")
