@@ -6,10 +6,8 @@ model in the order in which the engine lists the models: ``pruning_order`` is ap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import lcm
-from typing import Any
 
 import numpy as np
 
@@ -18,14 +16,15 @@ from dovetail.engine.kernels import exclusive
 from dovetail.engine.kernels.exclusive import tile_elements
 from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE, claim_blocks
 from dovetail.engine.methods.cabs_magnitude import MagnitudeCabs
-from dovetail.engine.methods.masked import PIECE, MaskedSum, Range, TaskVectors, elements, pieces
+from dovetail.engine.methods.decoding import PIECE, Range, TaskVectors, elements, pieces
+from dovetail.engine.methods.masked import MaskedSum
 from dovetail.engine.methods.problem import describe_model, model_weights, task_vector_codes
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem, Program, State
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, Program, State
 from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 
 
 @dataclass(frozen=True, slots=True)
-class BalancedCabs:
+class BalancedCabs(OnePass):
     """CABS with n:m blocks."""
 
     length: int
@@ -44,16 +43,6 @@ class BalancedCabs:
     """What claims of earlier models mean: IGNORE, FORBID or MINIMIZE."""
     ties: bool
     """Whether elements kept by several models are merged by sign election instead of a sum."""
-
-    @property
-    def reduce_passes(self) -> int:
-        """None: blocks are local."""
-        return 0
-
-    @property
-    def partial_bytes(self) -> int:
-        """None: there are no reduce passes."""
-        return 0
 
     @property
     def _tile(self) -> int | None:
@@ -98,14 +87,6 @@ class BalancedCabs:
         size = min(elements, self._step + 2 * sum(self.m))
         merge = MaskedSum.scratch_bytes(len(self.m), self.ties, min(elements, self._step))
         return TaskVectors.scratch_bytes(size) + merge + 3 * size + 8 * max(self.m)
-
-    def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
-        """Never called: there are no reduce passes."""
-        raise AssertionError("balanced CABS has no reduce passes")
-
-    def combine(self, step: int, partials: Sequence[Any], state: State) -> State:
-        """Never called: there are no reduce passes."""
-        raise AssertionError("balanced CABS has no reduce passes")
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""
@@ -209,7 +190,7 @@ CABS = Method(
     summary="Keep each model's strongest changes, n of every m, with no two models in one place: "
     "use it when fine-tunes for different tasks get in each other's way.",
     paper="https://arxiv.org/abs/2503.01874",
-    base="required",
+    base="origin",
     parameters=(
         Parameter("weight", "float", REQUIRED, "factor (lambda) of the model's kept changes", "model"),
         Parameter(

@@ -9,50 +9,22 @@ made again from their rules; without it all models share three passes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.general import IGNORE, MINIMIZE
-from dovetail.engine.kernels.magnitude import (
-    ALL_LEVELS,
-    DIGIT_BINS,
-    NO_THRESHOLD,
-    claim_strongest,
-    count_digits,
-    find_place,
-)
-from dovetail.engine.methods.masked import PIECE, Floats, Marks, MaskedSum, Range, TaskVectors, pieces
+from dovetail.engine.kernels.magnitude import DIGIT_BINS, claim_strongest, count_digits
+from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, TaskVectors, pieces
+from dovetail.engine.methods.masked import MaskedSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
+from dovetail.engine.methods.threshold import KEEP_NONE, Rule, Rules, finish, first_digit, next_digit, total
 
 _DIGITS = len(DIGIT_BINS)
 
 Counts = tuple[NDArray[np.uint32], ...]
 """One chunk's histograms, one a searched model; empty where its rule is known already."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What a model keeps of a tensor, or as much of it as is known."""
-
-    level: int
-    """Claims of the last candidate kept; candidates with fewer are all kept."""
-    threshold: int
-    """Magnitude bits of that candidate (so far its higher digits); larger ones of its level are kept."""
-    ties: int
-    """Candidates of that level and magnitude (or those higher digits) that are kept, lowest indices first."""
-    before: tuple[int, ...] = ()
-    """For every chunk, the ties in the chunks before it."""
-    final: bool = False
-    """Whether the rule is complete."""
-
-
-KEEP_ALL = Rule(ALL_LEVELS, 0, 0, final=True)
-KEEP_NONE = Rule(0, NO_THRESHOLD, 0, final=True)
-
-Rules = tuple[Rule, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +109,13 @@ class MagnitudeCabs:
         rules = list(state or ())
         for place, model in enumerate(self._searched(step)):
             chunks = [partial[place] for partial in partials]
-            counts = _total(chunks)
+            counts = total(chunks)
             if step % _DIGITS == 0:
-                rules.append(_first_digit(counts, self._kept(model)))
+                rules.append(first_digit(counts, self._kept(model)))
             elif not rules[model].final:
-                rules[model] = _next_digit(rules[model], counts)
+                rules[model] = next_digit(rules[model], counts)
                 if step % _DIGITS == _DIGITS - 1:
-                    rules[model] = _finish(rules[model], chunks)
+                    rules[model] = finish(rules[model], chunks)
         return tuple(rules)
 
     def apply(self, chunk: Chunk, state: Rules, out: Bytes) -> ChunkStatistics:
@@ -190,32 +162,3 @@ class _Pieces:
         )
         self._seen[model] = seen - before
         return tau, mask
-
-
-def _total(chunks: Sequence[NDArray[np.uint32]]) -> NDArray[np.int64]:
-    total = np.zeros(chunks[0].shape, np.int64)
-    for chunk in chunks:
-        total += chunk
-    return total
-
-
-def _first_digit(counts: NDArray[np.int64], kept: int) -> Rule:
-    """Find the claims and the highest digit of the last candidate kept."""
-    if kept == 0:
-        return KEEP_NONE
-    if kept >= counts.sum():
-        return KEEP_ALL
-    return Rule(*find_place(counts, kept))
-
-
-def _next_digit(rule: Rule, counts: NDArray[np.int64]) -> Rule:
-    """Append a digit to the magnitude of the last candidate kept."""
-    _, digit, ties = find_place(counts, rule.ties)
-    return replace(rule, threshold=rule.threshold * counts.shape[1] + digit, ties=ties)
-
-
-def _finish(rule: Rule, chunks: Sequence[NDArray[np.uint32]]) -> Rule:
-    """Note how many ties lie before each chunk; the chunks' last histograms tell."""
-    digit = rule.threshold % chunks[0].shape[1]
-    here = [int(chunk[0, digit]) for chunk in chunks]
-    return replace(rule, before=tuple(accumulate(here[:-1], initial=0)), final=True)

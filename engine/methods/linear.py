@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.linear import TILE, weighted_sum
-from dovetail.engine.methods.masked import elements
+from dovetail.engine.methods.decoding import elements, plain_statistics
 from dovetail.engine.methods.problem import model_weights, sum_float32
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem, State
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
 from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class Linear(OnePass):
     """sum(w W) / divisor; a base model counts only where it is one of the models."""
 
     codes: tuple[int, ...]
@@ -28,39 +26,19 @@ class Linear:
     """The models' weights."""
     divisor: float
     """What the weighted sum is divided by."""
-
-    @property
-    def reduce_passes(self) -> int:
-        """None: the sum is elementwise."""
-        return 0
-
-    @property
-    def partial_bytes(self) -> int:
-        """None: there are no reduce passes."""
-        return 0
-
-    def window(self, start: int, stop: int) -> tuple[int, int]:
-        """Need just the chunk itself."""
-        return start, stop
+    with_base: bool = False
+    """Whether the base model is the first of the models, not a stranger to the sum."""
 
     def scratch_bytes(self, elements: int) -> int:
         """Two tiles of float32."""
         return 8 * TILE
 
-    def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
-        """Never called: there are no reduce passes."""
-        raise AssertionError("linear has no reduce passes")
-
-    def combine(self, step: int, partials: Sequence[Any], state: State) -> State:
-        """Never called: there are no reduce passes."""
-        raise AssertionError("linear has no reduce passes")
-
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""
-        count = len(self.codes)
-        unused = 0 if chunk.base is None else 1
-        nonfinite = np.zeros(unused + count, np.int64)
-        sources = zip(chunk.models, self.codes, strict=True)
+        unused = 0 if chunk.base is None or self.with_base else 1
+        models = (chunk.base, *chunk.models) if self.with_base and chunk.base is not None else chunk.models
+        nonfinite = np.zeros(unused + len(models), np.int64)
+        sources = zip(models, self.codes, strict=True)
         overflowed = weighted_sum(
             tuple(elements(chunk, raw, code, chunk.start, chunk.stop) for raw, code in sources),
             np.array(self.codes, np.int64),
@@ -70,14 +48,7 @@ class Linear:
             self.out_code,
             nonfinite[unused:],
         )
-        return ChunkStatistics(
-            kept=np.zeros((count, count), np.int64),
-            delta_square=np.zeros(count),
-            kept_square=np.zeros(count),
-            merged_square=0.0,
-            overflowed=overflowed,
-            nonfinite=nonfinite,
-        )
+        return plain_statistics(len(chunk.models), overflowed, nonfinite)
 
 
 def make_program(problem: Problem) -> Linear:
@@ -104,7 +75,7 @@ LINEAR = Method(
     name="linear",
     summary="Average whole models by weight: use it for fine-tunes of one base for the same task (model soups).",
     paper="https://arxiv.org/abs/2203.05482",
-    base="optional",
+    base="member",
     parameters=(
         Parameter("weight", "float", REQUIRED, "the model's share", "model"),
         Parameter("normalize", "bool", True, "divide by the sum of the weights"),

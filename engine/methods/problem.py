@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import xxhash
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.program import Problem
@@ -28,15 +29,41 @@ def model_weights(problem: Problem) -> tuple[float, ...]:
         A weight is not a number that float32 can hold.
 
     """
-    weights = tuple(float(parameters["weight"]) for parameters in problem.model_parameters)
-    for model, weight in enumerate(weights):
-        if not math.isfinite(weight) or abs(weight) > LARGEST:
-            raise RecipeError(
-                f"weight is {weight} for {describe_model(problem, model)}",
-                "a finite number within the range of float32",
-                "correct 'weight' in the recipe",
-            )
-    return weights
+    return tuple(model_number(problem, model, "weight") for model in range(len(problem.model_codes)))
+
+
+def model_number(problem: Problem, model: int, key: str, least: float = -LARGEST, most: float = LARGEST) -> float:
+    """Give a model's parameter, a number between two others.
+
+    Raises
+    ------
+    RecipeError
+        It is not.
+
+    """
+    value = float(problem.model_parameters[model][key])
+    return _check_number(value, f"for {describe_model(problem, model)}", key, least, most)
+
+
+def merge_number(problem: Problem, key: str, least: float = -LARGEST, most: float = LARGEST) -> float:
+    """Give a parameter of the merge, a number between two others.
+
+    Raises
+    ------
+    RecipeError
+        It is not.
+
+    """
+    return _check_number(float(problem.parameters[key]), f"for tensor {problem.name!r}", key, least, most)
+
+
+def _check_number(value: float, whose: str, key: str, least: float, most: float) -> float:
+    if math.isfinite(value) and least <= value <= most:
+        return value
+    expected = "a finite number within the range of float32"
+    if least != -LARGEST:
+        expected = f"a number from {least:g}" + ("" if most == LARGEST else f" to {most:g}")
+    raise RecipeError(f"{key} is {value} {whose}", expected, f"correct '{key}' in the recipe")
 
 
 def sum_float32(values: tuple[float, ...]) -> float:
@@ -51,3 +78,13 @@ def task_vector_codes(problem: Problem) -> tuple[int, ...]:
     """Give the dtype codes of the base model's tensor and of the models'."""
     assert problem.base_code is not None, "the engine checks that methods with a required base model have one"
     return (problem.base_code, *problem.model_codes)
+
+
+def random_key(problem: Problem) -> tuple[int, int]:
+    """Give the key of a tensor's random masks: two words of 32 bits from the seed and the tensor's name.
+
+    Streams of the generator are told apart by the model's place in the order of the method, and words by the element's
+    index, so that masks depend on nothing else.
+    """
+    digest = xxhash.xxh3_64_intdigest(problem.name.encode("utf-8", "surrogatepass"), seed=problem.seed % 2**64)
+    return digest & 0xFFFFFFFF, digest >> 32

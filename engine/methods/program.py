@@ -124,3 +124,31 @@ class Program(Protocol):
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
         """Compute elements ``chunk.start:chunk.stop`` into `out` (stored bytes of the output dtype)."""
         ...
+
+
+class OnePass:
+    """A program without reduce passes whose chunks need nothing beyond themselves: the usual answers."""
+
+    __slots__ = ()
+
+    @property
+    def reduce_passes(self) -> int:
+        """None."""
+        return 0
+
+    @property
+    def partial_bytes(self) -> int:
+        """None: there are no reduce passes."""
+        return 0
+
+    def window(self, start: int, stop: int) -> tuple[int, int]:
+        """Need just the chunk itself."""
+        return start, stop
+
+    def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
+        """Never called: there are no reduce passes."""
+        raise AssertionError(f"{type(self).__name__} has no reduce passes")
+
+    def combine(self, step: int, partials: Sequence[Any], state: State) -> State:
+        """Never called: there are no reduce passes."""
+        raise AssertionError(f"{type(self).__name__} has no reduce passes")

@@ -6,12 +6,35 @@ import difflib
 from typing import Final
 
 from dovetail.engine.errors import RecipeError
+from dovetail.engine.methods.arcee_fusion import ARCEE_FUSION
+from dovetail.engine.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
 from dovetail.engine.methods.cabs import CABS
+from dovetail.engine.methods.dare import DARE_LINEAR, DARE_TIES
+from dovetail.engine.methods.della import DELLA, DELLA_LINEAR
+from dovetail.engine.methods.karcher import KARCHER
 from dovetail.engine.methods.linear import LINEAR
+from dovetail.engine.methods.model_stock import MODEL_STOCK
+from dovetail.engine.methods.multislerp import MULTISLERP
+from dovetail.engine.methods.nearswap import NEARSWAP
+from dovetail.engine.methods.nm_pruning import NM_PRUNING
+from dovetail.engine.methods.nuslerp import NUSLERP
+from dovetail.engine.methods.passthrough import PASSTHROUGH
+from dovetail.engine.methods.ram import RAM, RAMPLUS_TL
+from dovetail.engine.methods.sce import SCE
+from dovetail.engine.methods.slerp import SLERP
 from dovetail.engine.methods.table import Method
 from dovetail.engine.methods.task_arithmetic import TASK_ARITHMETIC
+from dovetail.engine.methods.ties import MAGNITUDE, TIES
 
-METHODS: Final[dict[str, Method]] = {row.name: row for row in (CABS, TASK_ARITHMETIC, LINEAR)}
+METHODS: Final[dict[str, Method]] = {
+    row.name: row
+    for row in (
+        *(CABS, NM_PRUNING, MAGNITUDE),
+        *(TASK_ARITHMETIC, TIES, DARE_LINEAR, DARE_TIES, BREADCRUMBS, BREADCRUMBS_TIES, DELLA, DELLA_LINEAR),
+        *(LINEAR, SLERP, NUSLERP, MULTISLERP, KARCHER, MODEL_STOCK),
+        *(SCE, RAM, RAMPLUS_TL, NEARSWAP, ARCEE_FUSION, PASSTHROUGH),
+    )
+}
 """Every method by its name."""
 
 

@@ -50,8 +50,10 @@ class Method:
     """What it does and when to use it, in one line."""
     paper: str
     """Address of the paper that defines it, or an empty string."""
-    base: Literal["required", "optional"]
-    """Whether a recipe must name a base model."""
+    base: Literal["origin", "pair", "optional", "member"]
+    """What the base model is. ``origin``: required, the origin of task vectors, not merged itself. ``pair``: required,
+    and merged with just one other model. ``optional``: the origin of task vectors if there is one. ``member``: a model
+    like any other."""
     parameters: tuple[Parameter, ...]
     """Its parameters."""
     program: Callable[[Problem], Program] = field(repr=False)

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.linear import TILE, weighted_task_vectors
-from dovetail.engine.methods.masked import elements
-from dovetail.engine.methods.problem import LARGEST, model_weights, sum_float32, task_vector_codes
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem, State
-from dovetail.engine.methods.table import REQUIRED, Method, Parameter
-
-SMALLEST_DIVISOR = 1e-8
-"""A sum of weights below this does not divide, as in mergekit."""
+from dovetail.engine.methods.decoding import elements
+from dovetail.engine.methods.problem import merge_number, model_weights, task_vector_codes
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
+from dovetail.engine.methods.table import Method
+from dovetail.engine.methods.task_vector_rows import DENSITY, INT8_MASK, LAMBDA, WEIGHT, divisor_of, normalize, rescale
 
 
 @dataclass(frozen=True, slots=True)
-class TaskArithmetic:
+class TaskArithmetic(OnePass):
     """W0 + factor * sum(w tau) / divisor."""
 
     codes: tuple[int, ...]
@@ -35,31 +29,9 @@ class TaskArithmetic:
     factor: float
     """What it is multiplied by then (lambda)."""
 
-    @property
-    def reduce_passes(self) -> int:
-        """None: the sum is elementwise."""
-        return 0
-
-    @property
-    def partial_bytes(self) -> int:
-        """None: there are no reduce passes."""
-        return 0
-
-    def window(self, start: int, stop: int) -> tuple[int, int]:
-        """Need just the chunk itself."""
-        return start, stop
-
     def scratch_bytes(self, elements: int) -> int:
         """Three tiles of float32 and a mask for each model."""
         return (12 + len(self.weights)) * TILE
-
-    def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
-        """Never called: there are no reduce passes."""
-        raise AssertionError("task arithmetic has no reduce passes")
-
-    def combine(self, step: int, partials: Sequence[Any], state: State) -> State:
-        """Never called: there are no reduce passes."""
-        raise AssertionError("task arithmetic has no reduce passes")
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""
@@ -99,16 +71,8 @@ def make_program(problem: Problem) -> TaskArithmetic:
 
     """
     weights = model_weights(problem)
-    factor = float(problem.parameters["lambda"])
-    if not math.isfinite(factor) or abs(factor) > LARGEST:
-        raise RecipeError(
-            f"lambda is {factor} for tensor {problem.name!r}",
-            "a finite number within the range of float32",
-            "correct 'lambda' in the recipe",
-        )
-    divisor = sum_float32(weights) if problem.parameters["normalize"] else 1.0
-    if abs(divisor) < SMALLEST_DIVISOR:
-        divisor = 1.0
+    factor = merge_number(problem, "lambda")
+    divisor = divisor_of(weights) if problem.parameters["normalize"] else 1.0
     return TaskArithmetic(task_vector_codes(problem), problem.out_code, weights, divisor, factor)
 
 
@@ -117,13 +81,9 @@ TASK_ARITHMETIC = Method(
     summary="Add every model's whole change to the base, by weight: the plain way to combine fine-tunes for "
     "different tasks, and the one to compare others with.",
     paper="https://arxiv.org/abs/2212.04089",
-    base="required",
-    parameters=(
-        Parameter("weight", "float", REQUIRED, "factor of the model's change", "model"),
-        Parameter("lambda", "float", 1.0, "factor of the sum of all changes"),
-        Parameter("normalize", "bool", False, "divide the sum of changes by the sum of the weights"),
-        Parameter("int8_mask", "bool", False, "no effect; accepted as mergekit has it"),
-    ),
+    base="origin",
+    # mergekit has density and rescale for the whole family; nothing is sparsified here.
+    parameters=(WEIGHT, DENSITY, LAMBDA, normalize(False), rescale(False), INT8_MASK),
     program=make_program,
 )
 """The row of the table of methods."""

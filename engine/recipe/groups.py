@@ -94,7 +94,7 @@ def make_groups(recipe: Recipe, method: Method) -> tuple[tuple[Group, ...], list
 
 def works_on_task_vectors(method: Method) -> bool:
     """Whether the base model is the origin of task vectors rather than one of the models."""
-    return method.base == "required"
+    return method.base in ("origin", "pair", "optional")
 
 
 def _whole_group(

@@ -1,0 +1,179 @@
+"""The divergence of two rows' softmax distributions, in float64 by arithmetic alone: the same bits on every machine.
+
+Exponentials and logarithms of the system's library differ in their last bits between its versions and processors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+EPSILON = 1e-8
+"""Added to every probability, as in mergekit."""
+
+_LOG2E = 1.4426950408889634
+_LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10
+_ROUND = 6755399441055744.0  # 1.5 * 2^52: adding and subtracting it rounds to a whole number
+_LEAST = -708.0
+_T2, _T3, _T4, _T5, _T6, _T7 = 1 / 2, 1 / 6, 1 / 24, 1 / 120, 1 / 720, 1 / 5040
+_T8, _T9, _T10, _T11 = 1 / 40320, 1 / 362880, 1 / 3628800, 1 / 39916800
+_T12, _T13 = 1 / 479001600, 1 / 6227020800
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _exponential(x: float) -> float:
+    """e^x for x from -708 to 0, to about one unit in the last place: powers of two, then Taylor's series."""
+    power = (x * _LOG2E + _ROUND) - _ROUND
+    r = (x - power * _LN2_HIGH) - power * _LN2_LOW
+    s = _T13
+    s = s * r + _T12
+    s = s * r + _T11
+    s = s * r + _T10
+    s = s * r + _T9
+    s = s * r + _T8
+    s = s * r + _T7
+    s = s * r + _T6
+    s = s * r + _T5
+    s = s * r + _T4
+    s = s * r + _T3
+    s = s * r + _T2
+    s = s * r + 1.0
+    s = s * r + 1.0
+    return s * np.int64((np.int64(power) + 1023) << 52).view(np.float64)
+
+
+@njit(nogil=True, cache=True)
+def _exponentials(values: np.ndarray, out: np.ndarray) -> float:
+    """Write e^(x - max) of every value, and give the sum."""
+    largest = values[0]
+    for i in range(len(values)):
+        largest = max(largest, values[i])
+    for i in range(len(values)):
+        x = np.float64(values[i]) - np.float64(largest)
+        out[i] = _exponential(x if x > _LEAST else _LEAST)
+    total = 0.0
+    for i in range(len(values)):
+        total += out[i]
+    return total
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _log_ratio(p: float, q: float) -> float:
+    """log(p / q) for p near q, from 2 artanh((p - q) / (p + q)): exact to rounding while its argument is below 0.1."""
+    s = (p - q) / (p + q)
+    z = s * s
+    t = 1.0 / 17.0
+    t = t * z + 1.0 / 15.0
+    t = t * z + 1.0 / 13.0
+    t = t * z + 1.0 / 11.0
+    t = t * z + 1.0 / 9.0
+    t = t * z + 1.0 / 7.0
+    t = t * z + 1.0 / 5.0
+    t = t * z + 1.0 / 3.0
+    return 2.0 * s + 2.0 * s * z * t
+
+
+@njit(nogil=True, cache=True)
+def _log_ratio_far(p: float, q: float) -> float:
+    """log(p / q) for any p and q above 0: powers of two are taken out first."""
+    ratio = p / q
+    power = 0.0
+    while ratio > 1.2:
+        ratio *= 0.5
+        power += 1.0
+    while ratio < 0.6:
+        ratio *= 2.0
+        power -= 1.0
+    return power * _LN2_HIGH + (power * _LN2_LOW + _log_ratio_near_one(ratio))
+
+
+@njit(nogil=True, cache=True)
+def _log_ratio_near_one(ratio: float) -> float:
+    """log of a number from 0.6 to 1.2, by square roots down to where the series is exact."""
+    root = np.sqrt(np.sqrt(ratio))
+    return 4.0 * _log_ratio(root, 1.0)
+
+
+@njit(nogil=True, cache=True)
+def row_divergence(tuned: np.ndarray, base: np.ndarray, scratch: np.ndarray) -> np.float32:
+    """Compute sum(p log(p / q)), p and q being the softmax of two rows plus `EPSILON`; never below 0.
+
+    Parameters
+    ----------
+    tuned, base : float32[:]
+        The two rows, at least one element.
+    scratch : float64[3, :]
+        Working memory of at least their length.
+
+    Returns
+    -------
+    float32
+        The divergence.
+
+    """
+    count = len(tuned)
+    p, q, terms = scratch[0, :count], scratch[1, :count], scratch[2, :count]
+    whole_p, whole_q = _exponentials(tuned, p), _exponentials(base, q)
+    far = False
+    for i in range(count):
+        first, second = p[i] / whole_p + EPSILON, q[i] / whole_q + EPSILON
+        p[i], q[i] = first, second
+        far |= abs(first - second) > 0.1 * (first + second)
+        terms[i] = first * _log_ratio(first, second)
+    if far:
+        for i in range(count):
+            if abs(p[i] - q[i]) > 0.1 * (p[i] + q[i]):
+                terms[i] = p[i] * _log_ratio_far(p[i], q[i])
+    total = 0.0
+    for i in range(count):
+        total += terms[i]
+    return np.float32(max(total, 0.0))
+
+
+@njit(nogil=True, cache=True)
+def row_divergences(tuned: np.ndarray, base: np.ndarray, row_length: int, scratch: np.ndarray, out: np.ndarray) -> None:
+    """Compute the divergence of every row.
+
+    Parameters
+    ----------
+    tuned, base : float32[:]
+        Whole rows.
+    row_length : int
+        Elements of a row.
+    scratch : float64[3, :]
+        Working memory of at least that length.
+    out : float32[:]
+        Receives a number a row.
+
+    """
+    for row in range(len(out)):
+        begin, end = row * row_length, (row + 1) * row_length
+        out[row] = row_divergence(tuned[begin:end], base[begin:end], scratch)
+
+
+@njit(nogil=True, cache=True)
+def importance(tau: np.ndarray, first: int, row_length: int, divergences: np.ndarray, out: np.ndarray) -> None:
+    """Multiply each change's magnitude by its row's divergence.
+
+    Parameters
+    ----------
+    tau : float32[:]
+        Task vector: consecutive elements of the tensor.
+    first : int
+        The first one's index in the tensor.
+    row_length : int
+        Elements of a row.
+    divergences : float32[:]
+        The divergence of every row of the tensor.
+    out : float32[:]
+        Receives the products.
+
+    """
+    done = 0
+    while done < len(tau):
+        row, column = divmod(first + done, row_length)
+        here = min(row_length - column, len(tau) - done)
+        factor = divergences[row]
+        for i in range(done, done + here):
+            out[i] = np.float32(abs(tau[i]) * factor)
+        done += here

@@ -1,0 +1,123 @@
+"""Linear combinations whose coefficients differ by row or by column, and the dot products that they come from.
+
+Dot products are float64 sums in a fixed order, element by element; combinations are float32, each operation rounded on
+its own, vectors in order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dovetail.engine.kernels.sums import gram
+
+
+@njit(nogil=True, cache=True)
+def row_grams(vectors: np.ndarray, row_length: int, grams: np.ndarray) -> None:
+    """Compute the dot products of every row's vectors.
+
+    Parameters
+    ----------
+    vectors : float32[:, :]
+        One line a vector, holding whole rows.
+    row_length : int
+        Elements of a row.
+    grams : float64[rows, :, :]
+        Receives a symmetric matrix for each row.
+
+    """
+    for row in range(len(grams)):
+        part = vectors[:, row * row_length : (row + 1) * row_length]
+        gram(part, row_length, grams[row])
+
+
+@njit(nogil=True, cache=True)
+def add_column_grams(vectors: np.ndarray, columns: int, first: int, grams: np.ndarray) -> None:
+    """Add the products of every column's vectors.
+
+    Parameters
+    ----------
+    vectors : float32[:, :]
+        One line a vector: consecutive elements of a tensor with `columns` columns.
+    columns : int
+        Number of columns.
+    first : int
+        Column of the first element.
+    grams : float64[:, :, columns]
+        Symmetric matrices, added to.
+
+    """
+    count = vectors.shape[1]
+    done, column = 0, first
+    while done < count:
+        here = min(columns - column, count - done)
+        for i in range(len(vectors)):
+            for j in range(i + 1):
+                a, b = vectors[i, done : done + here], vectors[j, done : done + here]
+                sums = grams[i, j, column : column + here]
+                for k in range(here):
+                    sums[k] += np.float64(a[k]) * np.float64(b[k])
+                if i != j:
+                    grams[j, i, column : column + here] = sums
+        done, column = done + here, 0
+
+
+@njit(nogil=True, cache=True)
+def mix_rows(vectors: np.ndarray, row_length: int, coefficients: np.ndarray, out: np.ndarray) -> None:
+    """Combine vectors with coefficients of their own for every row.
+
+    Parameters
+    ----------
+    vectors : float32[:, :]
+        One line a vector, holding whole rows.
+    row_length : int
+        Elements of a row.
+    coefficients : float32[rows, :]
+        For each row the coefficient of every vector.
+    out : float32[:]
+        Receives the combination.
+
+    """
+    for row in range(len(coefficients)):
+        begin, end = row * row_length, (row + 1) * row_length
+        total = out[begin:end]
+        for j in range(len(vectors)):
+            factor, vector = coefficients[row, j], vectors[j, begin:end]
+            if j == 0:
+                for k in range(row_length):
+                    total[k] = np.float32(factor * vector[k])
+            else:
+                for k in range(row_length):
+                    total[k] = np.float32(total[k] + np.float32(factor * vector[k]))
+
+
+@njit(nogil=True, cache=True)
+def mix_columns(vectors: np.ndarray, first: int, coefficients: np.ndarray, out: np.ndarray) -> None:
+    """Combine vectors with coefficients of their own for every column.
+
+    Parameters
+    ----------
+    vectors : float32[:, :]
+        One line a vector: consecutive elements of the tensor.
+    first : int
+        Column of the first element.
+    coefficients : float32[:, columns]
+        For each vector its coefficient in every column.
+    out : float32[:]
+        Receives the combination.
+
+    """
+    columns, count = coefficients.shape[1], vectors.shape[1]
+    done, column = 0, first
+    while done < count:
+        here = min(columns - column, count - done)
+        total = out[done : done + here]
+        for j in range(len(vectors)):
+            factors, vector = coefficients[j, column : column + here], vectors[j, done : done + here]
+            if j == 0:
+                for k in range(here):
+                    total[k] = np.float32(factors[k] * vector[k])
+            else:
+                for k in range(here):
+                    total[k] = np.float32(total[k] + np.float32(factors[k] * vector[k]))
+        done, column = done + here, 0

@@ -1,0 +1,182 @@
+"""Random masks whose keep probability grows with the rank of an element's magnitude in its row (MAGPRUNE).
+
+DELLA: https://arxiv.org/abs/2406.11617, section 3.1. Hardly any element needs its exact rank: its place in a histogram
+of the row's magnitudes bounds it, and the random number is mostly outside of the bounds. The others are ranked by
+counting; rows in which that would take long are sorted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+_ABS = np.uint32(0x7FFFFFFF)
+_ONE = np.uint32(1)
+_SHORT_ROW = 1 << 14
+_SHORT_SHIFT, _LONG_SHIFT = np.uint32(18), np.uint32(15)
+BINS = 1 << 16
+"""Most bins of a row's histogram: 256 an octave of magnitudes; rows up to `_SHORT_ROW` have 32 an octave."""
+_MOST_MAGNITUDES = 64
+"""A row whose undecided elements have more different magnitudes is sorted."""
+_RUN = 64
+"""Elements looked at together for one that is undecided."""
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _edge(low: float, step: float, rank: int) -> np.uint32:
+    """Words below this keep the element of a rank: low + rank * step, rounded up."""
+    return np.uint32(np.uint64(np.ceil(low + np.float64(rank) * step)))
+
+
+@njit(nogil=True, cache=True)
+def _count_below(bits: np.ndarray, magnitude: np.uint32) -> int:
+    """How many elements are smaller."""
+    found = np.uint32(0)
+    for k in range(len(bits)):
+        found = np.uint32(found + np.uint32(np.uint32(bits[k] & _ABS) < magnitude))
+    return int(np.int64(found))
+
+
+@njit(nogil=True, cache=True)
+def _count_equal(bits: np.ndarray, magnitude: np.uint32) -> int:
+    """How many elements are as large."""
+    found = np.uint32(0)
+    for k in range(len(bits)):
+        found = np.uint32(found + np.uint32(np.uint32(bits[k] & _ABS) == magnitude))
+    return int(np.int64(found))
+
+
+@njit(nogil=True, cache=True)
+def _mark_sorted(bits: np.ndarray, low: float, step: float, words: np.ndarray, mask: np.ndarray) -> None:
+    """Mark a row's elements by sorting their magnitudes with their indices."""
+    keys = np.empty(len(bits), np.int64)
+    for i in range(len(bits)):
+        keys[i] = (np.int64(bits[i] & _ABS) << np.int64(32)) | np.int64(i)
+    keys.sort()
+    for rank in range(len(bits)):
+        i = int(keys[rank] & np.int64(0xFFFFFFFF))
+        mask[i] = np.uint8(words[i] < _edge(low, step, rank))
+
+
+@njit(nogil=True, cache=True)
+def _mark_counted(
+    bits: np.ndarray, low: float, step: float, words: np.ndarray, mask: np.ndarray, undecided: np.ndarray
+) -> bool:
+    """Mark the undecided elements (ascending indices), those of equal magnitude together, by counting.
+
+    Gives up, and gives false, where there are too many magnitudes.
+    """
+    magnitudes = 0
+    for first in range(len(undecided)):
+        if undecided[first] < 0:
+            continue
+        if magnitudes == _MOST_MAGNITUDES:
+            return False
+        magnitudes += 1
+        magnitude = np.uint32(bits[undecided[first]] & _ABS)
+        rank, reached = _count_below(bits, magnitude), 0
+        for other in range(first, len(undecided)):
+            i = undecided[other]
+            if i >= 0 and np.uint32(bits[i] & _ABS) == magnitude:
+                rank += _count_equal(bits[reached:i], magnitude)
+                reached = i
+                mask[i] = np.uint8(words[i] < _edge(low, step, rank))
+                undecided[other] = -1
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _make_edges(bits: np.ndarray, shift: np.uint32, low: float, step: float, bins: np.ndarray) -> tuple[int, int]:
+    """Find for every magnitude's bin below which words its first and its last element are kept.
+
+    The first line of ``bins`` receives the edges of the first, the second those of the last; gives the range of bins.
+    """
+    counts, last = bins[0], bins[1]
+    least, most = np.uint32(BINS - 1), np.uint32(0)
+    for i in range(len(bits)):
+        place = np.uint32(np.uint32(bits[i] & _ABS) >> shift)
+        counts[place] += _ONE
+        least, most = min(least, place), max(most, place)
+    rank = 0
+    begin, end = int(np.int64(least)), int(np.int64(most)) + 1
+    for bin_ in range(begin, end):
+        here = int(np.int64(counts[bin_]))
+        if here > 0:
+            counts[bin_] = _edge(low, step, rank)
+            rank += here
+            last[bin_] = _edge(low, step, rank - 1)
+    return begin, end
+
+
+@njit(nogil=True, cache=True)
+def _mark_row(bits: np.ndarray, low: float, step: float, words: np.ndarray, mask: np.ndarray, bins: np.ndarray) -> None:
+    """Mark one row; ``bins`` is uint32[2, BINS], its first line all zero before and after."""
+    shift = _SHORT_SHIFT if len(bits) <= _SHORT_ROW else _LONG_SHIFT
+    begin, end = _make_edges(bits, shift, low, step, bins)
+    surely, perhaps = bins[0], bins[1]
+    undecided = np.empty(_MOST_MAGNITUDES + len(bits) // 8, np.int64)
+    found = 0
+    for start in range(0, len(bits), _RUN):
+        stop = min(start + _RUN, len(bits))
+        differing = np.uint32(0)
+        for i in range(start, stop):
+            place = np.uint32(np.uint32(bits[i] & _ABS) >> shift)
+            keep = words[i] < surely[place]
+            differing = np.uint32(differing | np.uint32(keep != (words[i] < perhaps[place])))
+            mask[i] = np.uint8(keep)
+        if differing != 0:
+            for i in range(start, stop):
+                magnitude = np.uint32(bits[i] & _ABS)
+                place = np.uint32(magnitude >> shift)
+                if (words[i] < surely[place]) != (words[i] < perhaps[place]) and magnitude != 0:
+                    if found < len(undecided):
+                        undecided[found] = i
+                    found += 1
+    bins[0, begin:end] = 0
+    if found > len(undecided) or not _mark_counted(bits, low, step, words, mask, undecided[:found]):
+        _mark_sorted(bits, low, step, words, mask)
+    for i in range(len(bits)):
+        mask[i] = np.uint8(mask[i] & np.uint8((bits[i] & _ABS) != 0))
+
+
+@njit(nogil=True, cache=True)
+def mark_by_rank(
+    values: np.ndarray,
+    row_length: int,
+    probability: tuple[float, float],
+    words: np.ndarray,
+    mask: np.ndarray,
+    bins: np.ndarray,
+) -> None:
+    """Mark the values of whole rows at random, the stronger of a row with the greater probability.
+
+    The element of rank r of n (from 0 for the smallest magnitude; equal ones by index) is kept with probability
+    density - epsilon + 2 epsilon r / (n - 1), or density where n = 1; a zero never.
+
+    Parameters
+    ----------
+    values : float32[:]
+        A whole number of rows.
+    row_length : int
+        Elements of a row, below 2^32.
+    probability : (float, float)
+        Density and epsilon; their sum and their difference are between 0 and 1.
+    words : uint32[:]
+        As many random words.
+    mask : uint8[:]
+        Receives 1 or 0 for each value.
+    bins : uint32[2, BINS]
+        Scratch; its first line is all zero before and after.
+
+    """
+    density, epsilon = probability
+    whole = 4294967296.0
+    low, step = (density - epsilon) * whole, 0.0
+    if row_length > 1:
+        step = 2.0 * epsilon * whole / (row_length - 1)
+    else:
+        low = density * whole
+    bits = values.view(np.uint32)
+    for begin in range(0, len(values), row_length):
+        end = begin + row_length
+        _mark_row(bits[begin:end], low, step, words[begin:end], mask[begin:end], bins)

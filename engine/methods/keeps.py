@@ -1,0 +1,221 @@
+"""What each model keeps of its task vector where models do not see each other.
+
+Everything, a band of ranks by magnitude, or a part at random.
+
+A `Keep` is what the plan knows; its marker marks the elements of one chunk, in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.engine.kernels.philox import mark_random, random_words
+from dovetail.engine.kernels.ranks import BINS, mark_by_rank
+from dovetail.engine.kernels.statistics import mark_nonzero
+from dovetail.engine.kernels.strongest import mark_strongest
+from dovetail.engine.methods.decoding import Floats, Marks
+from dovetail.engine.methods.threshold import Rules
+
+Key = tuple[int, int]
+"""Key of a tensor's random numbers."""
+
+
+class Marker(Protocol):
+    """Marks the kept elements of one model in one chunk."""
+
+    def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
+        """Mark elements ``start:stop``; calls follow one another without a gap.
+
+        Parameters
+        ----------
+        tau
+            The task vector from element `low` on: at least the rows that hold ``start:stop``, where rows matter.
+        low, start, stop
+            Elements of the tensor.
+
+        """
+        ...
+
+
+class Keep(Protocol):
+    """What one model keeps of one tensor."""
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Counts of strongest elements for which rules must be found first."""
+        ...
+
+    @property
+    def everything(self) -> bool:
+        """Whether all is kept, so that there is nothing to rescale."""
+        ...
+
+    def marker(self, rules: Rules, chunk: int, size: int) -> Marker:
+        """Give a marker for a chunk, by the rules of `ranks`, for at most `size` elements at a time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeepEverything:
+    """Keep whatever is not zero."""
+
+    ranks: tuple[int, ...] = ()
+    everything: bool = True
+
+    def marker(self, rules: Rules, chunk: int, size: int) -> Marker:
+        """Give a marker."""
+        return _EverythingMarker(size)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepBand:
+    """Keep the elements that come after the `skipped` strongest, up to the `last` strongest.
+
+    Elements are ordered by magnitude, greatest first, equal ones by index, lowest first.
+    """
+
+    skipped: int
+    """How many of the strongest are dropped."""
+    last: int
+    """Rank of the last element kept, counted from 1; 0 keeps nothing."""
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Where the band begins and ends."""
+        return (self.last, self.skipped) if self.skipped else (self.last,)
+
+    @property
+    def everything(self) -> bool:
+        """Never quite."""
+        return False
+
+    def marker(self, rules: Rules, chunk: int, size: int) -> Marker:
+        """Give a marker."""
+        return _BandMarker(rules, chunk, size)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAtRandom:
+    """Keep each element with the same probability: DARE, https://arxiv.org/abs/2311.03099, section 3."""
+
+    density: float
+    """The probability, from 0 to 1."""
+    key: Key
+    """Key of the random numbers."""
+    stream: int
+    """Which model it is."""
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """None."""
+        return ()
+
+    @property
+    def everything(self) -> bool:
+        """Never quite."""
+        return False
+
+    def marker(self, rules: Rules, chunk: int, size: int) -> Marker:
+        """Give a marker."""
+        return _RandomMarker(self, size)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepByRank:
+    """Keep each element with a probability that grows with its rank in its row: MAGPRUNE of DELLA.
+
+    https://arxiv.org/abs/2406.11617, section 3.1: from density - epsilon for the smallest magnitude of a row to density
+    + epsilon for the greatest. A row is a run along the last dimension; a vector is one row.
+    """
+
+    density: float
+    """Mean probability."""
+    epsilon: float
+    """Distance of the extreme probabilities from it."""
+    row_length: int
+    """Elements of a row."""
+    key: Key
+    """Key of the random numbers."""
+    stream: int
+    """Which model it is."""
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """None: ranks are local to rows."""
+        return ()
+
+    @property
+    def everything(self) -> bool:
+        """Never quite."""
+        return False
+
+    def marker(self, rules: Rules, chunk: int, size: int) -> Marker:
+        """Give a marker."""
+        return _RankMarker(self, size)
+
+
+def marker_scratch_bytes(size: int) -> int:
+    """Working memory of any marker for `size` elements: masks, random words, bins, keys of a long row to be sorted."""
+    return (1 + 4 + 4 + 8 + 1) * size + 8 * BINS
+
+
+class _EverythingMarker:
+    def __init__(self, size: int) -> None:
+        self._mask = np.empty(size, np.uint8)
+
+    def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
+        mask = self._mask[: stop - start]
+        mark_nonzero(tau[start - low : stop - low], mask)
+        return mask
+
+
+class _BandMarker:
+    def __init__(self, rules: Rules, chunk: int, size: int) -> None:
+        self._rules = rules
+        self._seen = [rule.before[chunk] if rule.before else 0 for rule in rules]
+        self._masks = [np.empty(size, np.uint8) for _ in rules]
+
+    def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
+        part = tau[start - low : stop - low]
+        masks = [mask[: stop - start] for mask in self._masks]
+        for place, rule in enumerate(self._rules):
+            self._seen[place] = mark_strongest(part, rule.threshold, rule.ties, self._seen[place], masks[place])
+        if len(masks) > 1:
+            masks[0] &= masks[1] ^ 1
+        return masks[0]
+
+
+class _RandomMarker:
+    def __init__(self, keep: KeepAtRandom, size: int) -> None:
+        self._keep, self._key = keep, _words_of(keep.key)
+        self._mask, self._words = np.empty(size, np.uint8), np.empty(size, np.uint32)
+
+    def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
+        mask, words = self._mask[: stop - start], self._words[: stop - start]
+        random_words(self._key, self._keep.stream, start, words)
+        mark_random(words, self._keep.density * 2.0**32, tau[start - low : stop - low], mask)
+        return mask
+
+
+class _RankMarker:
+    def __init__(self, keep: KeepByRank, size: int) -> None:
+        self._keep, self._key = keep, _words_of(keep.key)
+        self._mask, self._words = np.empty(size, np.uint8), np.empty(size, np.uint32)
+        self._bins = np.zeros((2, BINS), np.uint32)
+
+    def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
+        keep, row = self._keep, self._keep.row_length
+        first, last = start // row * row, -(-stop // row) * row
+        words, mask = self._words[: last - first], self._mask[: last - first]
+        random_words(self._key, keep.stream, first, words)
+        rows = tau[first - low : last - low]
+        mark_by_rank(rows, row, (keep.density, keep.epsilon), words, mask, self._bins)
+        return mask[start - first : stop - first]
+
+
+def _words_of(key: Key) -> NDArray[np.uint64]:
+    return np.array(key, np.uint64)

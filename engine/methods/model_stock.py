@@ -1,0 +1,35 @@
+"""Model Stock: between the base and the mean of fine-tunes, by their angle, https://arxiv.org/abs/2403.19522."""
+
+from __future__ import annotations
+
+from dovetail.engine.methods.geometry import ModelStock
+from dovetail.engine.methods.mixture import Mixture
+from dovetail.engine.methods.problem import task_vector_codes
+from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.methods.row_mixture import Combination, RowMixture
+from dovetail.engine.methods.table import Method, Parameter
+
+
+def make_program(problem: Problem) -> Program:
+    """Make the program of one tensor."""
+    codes, geometry = task_vector_codes(problem), ModelStock(len(problem.model_codes))
+    if problem.parameters["filter_wise"] and len(problem.shape) > 1:
+        sources = Combination(True, codes, problem.out_code, geometry, relative=True, adds=False)
+        return RowMixture(problem.length, max(1, problem.shape[-1]), sources)
+    return Mixture(
+        problem.name, problem.length, has_base=True, codes=codes, out_code=problem.out_code, geometry=geometry,
+        relative=True, adds=False,
+    )  # fmt: skip
+
+
+MODEL_STOCK = Method(
+    name="model_stock",
+    summary="Average fine-tunes and move towards the base as far as their angle says: "
+    "use it for a few fine-tunes for the same task, with nothing to tune.",
+    paper="https://arxiv.org/abs/2403.19522",
+    base="origin",
+    parameters=(Parameter("filter_wise", "bool", False, "an angle for every row instead of one for the tensor"),),
+    program=make_program,
+    min_models=2,
+)
+"""The row of the table of methods."""

@@ -1,0 +1,36 @@
+"""n:m pruning without conflict awareness: the balanced half of CABS alone, https://arxiv.org/abs/2503.01874."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dovetail.engine.methods.cabs import CABS, make_program
+from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.methods.table import Method
+
+_FIXED = {"overlap": "forbid", "conflict_aware": False, "balanced": True}
+"""Options of CABS that make it this method."""
+
+
+def make_pruning(problem: Problem) -> Program:
+    """Make the program of one tensor.
+
+    Raises
+    ------
+    RecipeError
+        A model's n:m or weight cannot be used.
+
+    """
+    return make_program(replace(problem, parameters={**problem.parameters, **_FIXED}))
+
+
+NM_PRUNING = Method(
+    name="nm_pruning",
+    summary="Keep each model's strongest changes, n of every m, and add them: "
+    "CABS without conflict awareness, which its paper compares with.",
+    paper="https://arxiv.org/abs/2503.01874",
+    base="origin",
+    parameters=tuple(row for row in CABS.parameters if row.name in ("weight", "n", "m", "consensus")),
+    program=make_pruning,
+)
+"""The row of the table of methods."""

@@ -1,0 +1,35 @@
+"""Taking one model's tensors as they are: for stacking layers of several models."""
+
+from __future__ import annotations
+
+from dovetail.engine.methods.linear import Linear
+from dovetail.engine.methods.problem import model_number
+from dovetail.engine.methods.program import Problem
+from dovetail.engine.methods.table import Method, Parameter
+
+
+def make_program(problem: Problem) -> Linear:
+    """Make the program of one tensor.
+
+    Raises
+    ------
+    RecipeError
+        `scale` cannot be used.
+
+    """
+    scale = 1.0 if problem.model_parameters[0]["scale"] is None else model_number(problem, 0, "scale")
+    return Linear(problem.model_codes, problem.out_code, (scale,), 1.0)
+
+
+PASSTHROUGH = Method(
+    name="passthrough",
+    summary="Take one model as it is, scaled if asked: use it with slices to stack layers of several models.",
+    paper="https://github.com/arcee-ai/mergekit",
+    base="member",
+    parameters=(
+        Parameter("scale", "float", None, "factor of the model's values; none: take them as they are", "model"),
+    ),
+    program=make_program,
+    max_models=1,
+)
+"""The row of the table of methods."""

@@ -1,0 +1,216 @@
+"""SCE: select by variance, calculate weights, erase minorities, https://arxiv.org/abs/2408.07990.
+
+Of every tensor the elements whose changes vary most among the models are selected; each model's weight is its share of
+the squares of what is selected; at every element only changes of the elected sign are averaged. As in mergekit, signs
+are elected by the unweighted sum, weights that add up to less than 1e-6 are equal, and a divisor is at least 1e-6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import fsum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.engine.kernels.consensus import keep_masked
+from dovetail.engine.kernels.election import add_weighted_votes, elect_signs
+from dovetail.engine.kernels.pointwise import variance
+from dovetail.engine.kernels.statistics import mark_nonzero, sum_squares
+from dovetail.engine.kernels.strongest import mark_strongest
+from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, Values, pieces
+from dovetail.engine.methods.masked import PieceSum
+from dovetail.engine.methods.problem import LARGEST, merge_number, task_vector_codes
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
+from dovetail.engine.methods.table import Method, Parameter
+from dovetail.engine.methods.task_vector_rows import INT8_MASK
+from dovetail.engine.methods.threshold import (
+    DIGITS,
+    KEEP_ALL,
+    DigitCounter,
+    Rule,
+    count_partial_bytes,
+    follow,
+    total,
+)
+
+LEAST_WEIGHTS = 1e-6
+"""Weights that add up to less are equal; a smaller divisor counts as this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the reduce passes have found."""
+
+    rule: Rule = KEEP_ALL
+    """Which variances are selected."""
+    weights: tuple[float, ...] = ()
+    """The models' weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class SelectCalculateErase:
+    """W0 + sum(w_j tau_j) / sum(w_j) over the selected elements and the models of the elected sign."""
+
+    length: int
+    """Elements of the tensor."""
+    codes: tuple[int, ...]
+    """Dtype codes of the base model's tensor and of the models'."""
+    out_code: int
+    """Dtype code of the output."""
+    part: float
+    """Part of the elements with any variance that is selected; 1 for all elements."""
+
+    @property
+    def _models(self) -> int:
+        return len(self.codes) - 1
+
+    @property
+    def _searches(self) -> bool:
+        return self.part < 1.0
+
+    @property
+    def reduce_passes(self) -> int:
+        """Three to find the selected variances, one to sum squares."""
+        return DIGITS * self._searches + 1
+
+    @property
+    def partial_bytes(self) -> int:
+        """A histogram, or the sums of a chunk's blocks."""
+        return max(count_partial_bytes(1), 1024 * self._models)
+
+    def window(self, start: int, stop: int) -> Range:
+        """Widen a chunk to the end of the last block that begins in it."""
+        return start, min(self.length, -(-stop // PIECE) * PIECE)
+
+    def scratch_bytes(self, elements: int) -> int:
+        """Working memory: sources, variances, masks and sums of a piece."""
+        size = min(elements, PIECE)
+        return Values.scratch_bytes(len(self.codes), size) + size * (4 + 2 + self._models + 8 + 20)
+
+    def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
+        """Count variances, then sum the squares of what is selected."""
+        state = state or Found()
+        if self._searches and step < DIGITS:
+            values, spread = Values(chunk, self.codes, min(PIECE, self.length)), np.empty(PIECE, np.float32)
+            counter = DigitCounter(step, (state.rule,))
+            for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+                _, taus = values.load_task_vectors(start, stop, (start, stop))
+                variance(taus, spread[: stop - start])
+                counter.add(spread[: stop - start])
+            return counter.counts
+        return self._squares(chunk, state)
+
+    def combine(self, step: int, partials: Sequence[Any], state: Found | None) -> Found:
+        """Find the next digit of the least selected variance, then the weights."""
+        state = state or Found()
+        if self._searches and step < DIGITS:
+            kept = 0
+            if step == 0:  # the first histogram says how many variances are not zero
+                kept = int(int(total([partial[0] for partial in partials]).sum()) * self.part)
+            (rule,) = follow(step, partials, (kept,), (state.rule,))
+            return Found(rule)
+        sums = np.concatenate(partials)
+        means = [_mean(sums[:, model], self.length) for model in range(self._models)]
+        whole = sum(means)
+        if abs(whole) < LEAST_WEIGHTS:
+            return Found(state.rule, (1.0 / self._models,) * self._models)
+        return Found(state.rule, tuple(mean / whole for mean in means))
+
+    def _squares(self, chunk: Chunk, state: Found) -> NDArray[np.float64]:
+        """Sum the squares of each model's selected changes, for the blocks that begin here: float64[blocks, models]."""
+        first = -(-chunk.start // PIECE) * PIECE
+        last = min(self.length, -(-chunk.stop // PIECE) * PIECE)
+        values, kept = Values(chunk, self.codes, min(PIECE, self.length)), np.empty(PIECE, np.float32)
+        found = []
+        for start, _, _, taus, mask in self._select(chunk, state, values, last if first < last else chunk.start):
+            sums = np.zeros(self._models)
+            for model, tau in enumerate(taus):
+                keep_masked(tau, mask, kept[: len(tau)])
+                sums[model] = sum_squares(kept[: len(tau)])
+            if start >= first:  # else it is the end of a block that began in the chunk before
+                found.append(sums)
+        return np.array(found).reshape(-1, self._models)
+
+    def _select(
+        self, chunk: Chunk, state: Found, values: Values, last: int
+    ) -> Iterator[tuple[int, int, Floats, Floats, Marks]]:
+        """Go through a chunk up to `last`: (start, stop, base, task vectors, which elements are selected)."""
+        rule, spread, mask = state.rule, np.empty(PIECE, np.float32), np.ones(PIECE, np.uint8)
+        seen = rule.before[chunk.index] if rule.before else 0
+        for start, stop in pieces(chunk.start, last, PIECE):
+            base, taus = values.load_task_vectors(start, stop, (start, stop))
+            if self._searches:
+                variance(taus, spread[: stop - start])
+                seen = mark_strongest(spread[: stop - start], rule.threshold, rule.ties, seen, mask[: stop - start])
+            yield start, stop, base, taus, mask[: stop - start]
+
+    def apply(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
+        """Merge a chunk, piece by piece."""
+        size = min(PIECE, self.length)
+        values, kept = Values(chunk, self.codes, size), np.empty(size, np.uint8)
+        merged = _Sum(values.nonfinite, state.weights, size)
+        for start, stop, base, taus, mask in self._select(chunk, state, values, chunk.stop):
+            merged.begin(stop - start)
+            for model, tau in enumerate(taus):
+                marks = kept[: stop - start]
+                mark_nonzero(tau, marks)
+                marks &= mask
+                merged.add(model, tau, marks)
+            merged.finish(base, out, self.out_code, start - chunk.start)
+        return merged.statistics
+
+
+def _mean(squares: NDArray[np.float64], length: int) -> float:
+    """Give the mean square, without intermediate rounding so that the order cannot matter."""
+    return fsum(squares) / max(length, 1) if np.isfinite(squares).all() else float("nan")
+
+
+class _Sum(PieceSum):
+    """The weighted mean of the changes of the elected sign."""
+
+    def __init__(self, nonfinite: NDArray[np.int64], weights: Sequence[float], size: int) -> None:
+        super().__init__(nonfinite, len(weights), size)
+        self._weights = np.array(weights, np.float32)
+        self._sums = np.empty((5, size), np.float32)
+
+    def begin(self, size: int) -> None:
+        """Start a piece of `size` elements."""
+        super().begin(size)
+        self._sums[:, :size] = 0
+
+    def _add(self, model: int, tau: Floats, mask: Marks) -> None:
+        add_weighted_votes(tau, mask, self._weights[model], self._sums[:, : self._size])
+
+    def _resolve(self, delta: Floats) -> None:
+        elect_signs(self._sums[:, : self._size], True, np.float32(LEAST_WEIGHTS), delta)
+
+
+def make_program(problem: Problem) -> SelectCalculateErase:
+    """Make the program of one tensor.
+
+    Raises
+    ------
+    RecipeError
+        `select_topk` cannot be used.
+
+    """
+    part = min(1.0, merge_number(problem, "select_topk", 0.0, LARGEST))
+    return SelectCalculateErase(problem.length, task_vector_codes(problem), problem.out_code, part)
+
+
+SCE = Method(
+    name="sce",
+    summary="Select the changes in which models differ most, weigh models by the size of theirs, and drop minorities: "
+    "use it to fuse models of one family without choosing weights.",
+    paper="https://arxiv.org/abs/2408.07990",
+    base="origin",
+    parameters=(
+        Parameter("select_topk", "float", 1.0, "part of the elements that is selected, by variance, from 0 to 1"),
+        INT8_MASK,
+    ),
+    program=make_program,
+)
+"""The row of the table of methods."""

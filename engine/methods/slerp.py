@@ -1,0 +1,44 @@
+"""Spherical interpolation of two models, https://en.wikipedia.org/wiki/Slerp."""
+
+from __future__ import annotations
+
+from dovetail.engine.methods.geometry import Slerp
+from dovetail.engine.methods.mixture import Mixture
+from dovetail.engine.methods.problem import merge_number, task_vector_codes
+from dovetail.engine.methods.program import Problem
+from dovetail.engine.methods.table import REQUIRED, Method, Parameter
+
+
+def make_program(problem: Problem) -> Mixture:
+    """Make the program of one tensor.
+
+    Raises
+    ------
+    RecipeError
+        `t` cannot be used.
+
+    """
+    return Mixture(
+        name=problem.name,
+        length=problem.length,
+        has_base=True,
+        codes=task_vector_codes(problem),
+        out_code=problem.out_code,
+        geometry=Slerp(merge_number(problem, "t")),
+        relative=False,
+        adds=False,
+    )
+
+
+SLERP = Method(
+    name="slerp",
+    summary="Interpolate between the base model and one other along the arc of their directions: "
+    "use it to blend two fine-tunes of one model.",
+    paper="https://en.wikipedia.org/wiki/Slerp",
+    base="pair",
+    parameters=(Parameter("t", "float", REQUIRED, "0 for the base model, 1 for the other"),),
+    program=make_program,
+    min_models=1,
+    max_models=1,
+)
+"""The row of the table of methods."""

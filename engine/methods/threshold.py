@@ -1,0 +1,145 @@
+"""Exact selection out of core: the rule that picks the strongest elements of a tensor of any size.
+
+The magnitude of the last element that is kept is found digit by digit, each from the histograms of all chunks (see
+`dovetail.engine.kernels.magnitude`); how many elements of just that magnitude each chunk has settles ties by index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.engine.kernels.magnitude import ALL_LEVELS, DIGIT_BINS, NO_THRESHOLD, find_place
+from dovetail.engine.kernels.strongest import count_magnitudes
+
+DIGITS = len(DIGIT_BINS)
+"""Reduce passes that a search takes."""
+
+Counts = tuple[NDArray[np.uint32], ...]
+"""One chunk's histograms of one digit, one a searched rule; empty where a rule is final."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a model keeps of a tensor, or as much of it as is known."""
+
+    level: int
+    """Claims of the last candidate kept; candidates with fewer are all kept."""
+    threshold: int
+    """Magnitude bits of that candidate (so far its higher digits); larger ones of its level are kept."""
+    ties: int
+    """Candidates of that level and magnitude (or those higher digits) that are kept, lowest indices first."""
+    before: tuple[int, ...] = ()
+    """For every chunk, the ties in the chunks before it."""
+    final: bool = False
+    """Whether the rule is complete."""
+
+
+KEEP_ALL = Rule(ALL_LEVELS, 0, 0, final=True)
+KEEP_NONE = Rule(0, NO_THRESHOLD, 0, final=True)
+
+Rules = tuple[Rule, ...]
+
+
+def total(chunks: Sequence[NDArray[np.uint32]]) -> NDArray[np.int64]:
+    """Add up the histograms of all chunks."""
+    return np.asarray(np.sum(chunks, axis=0, dtype=np.int64))
+
+
+def first_digit(counts: NDArray[np.int64], kept: int) -> Rule:
+    """Find the claims and the highest digit of the last of `kept` candidates."""
+    if kept == 0:
+        return KEEP_NONE
+    if kept >= counts.sum():
+        return KEEP_ALL
+    return Rule(*find_place(counts, kept))
+
+
+def next_digit(rule: Rule, counts: NDArray[np.int64]) -> Rule:
+    """Append a digit to the magnitude of the last candidate kept."""
+    _, digit, ties = find_place(counts, rule.ties)
+    return replace(rule, threshold=rule.threshold * counts.shape[1] + digit, ties=ties)
+
+
+def finish(rule: Rule, chunks: Sequence[NDArray[np.uint32]]) -> Rule:
+    """Note how many ties lie before each chunk; the chunks' last histograms tell."""
+    digit = rule.threshold % chunks[0].shape[1]
+    here = [int(chunk[0, digit]) for chunk in chunks]
+    return replace(rule, before=tuple(accumulate(here[:-1], initial=0)), final=True)
+
+
+def count_partial_bytes(rules: int) -> int:
+    """Give the size of one chunk's histograms when `rules` rules are searched at once."""
+    return 4 * DIGIT_BINS[0] * rules
+
+
+class DigitCounter:
+    """Counts one digit of a chunk's values for several rules: the reduce pass of a search.
+
+    Parameters
+    ----------
+    digit
+        0, 1 or 2.
+    rules
+        What is known of each rule; for digit 0 nothing is, and one histogram serves all.
+
+    """
+
+    def __init__(self, digit: int, rules: Rules) -> None:
+        self._digit = digit
+        self._rules = (KEEP_NONE,) if digit == 0 else rules
+        self._counts = [
+            np.zeros(DIGIT_BINS[digit] if digit == 0 or not rule.final else 0, np.int64) for rule in self._rules
+        ]
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count some values."""
+        for rule, counts in zip(self._rules, self._counts, strict=True):
+            if counts.size:
+                count_magnitudes(values, self._digit, rule.threshold, counts)
+
+    @property
+    def counts(self) -> Counts:
+        """The histograms."""
+        return tuple(counts.astype(np.uint32) for counts in self._counts)
+
+
+def follow_exactly(digit: int, partials: Sequence[Counts], ranks: Sequence[int], rules: Rules) -> Rules:
+    """Do as `follow`, for the magnitudes at some ranks themselves: a rule without one means that it is zero."""
+    if digit == 0:
+        counts = total([partial[0] for partial in partials])[np.newaxis]
+        nonzero = counts.sum()
+        return tuple(KEEP_NONE if rank > nonzero else Rule(*find_place(counts, rank)) for rank in ranks)
+    return follow(digit, partials, ranks, rules)
+
+
+def follow(digit: int, partials: Sequence[Counts], kept: Sequence[int], rules: Rules) -> Rules:
+    """Find one more digit of several rules.
+
+    Parameters
+    ----------
+    digit
+        0, 1 or 2.
+    partials
+        From every chunk's `DigitCounter`, in chunk order.
+    kept
+        How many elements each rule is to keep.
+    rules
+        The rules so far; anything for digit 0.
+
+    """
+    if digit == 0:
+        counts = total([partial[0] for partial in partials])[np.newaxis]
+        return tuple(first_digit(counts, count) for count in kept)
+    found = list(rules)
+    for place, rule in enumerate(rules):
+        if not rule.final:
+            chunks = [partial[place][np.newaxis] for partial in partials]
+            found[place] = next_digit(rule, total(chunks))
+            if digit == DIGITS - 1:
+                found[place] = finish(found[place], chunks)
+    return tuple(found)
