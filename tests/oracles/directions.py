@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.oracles.result import Case, Doubles, Floats, Result, rounded
+from tests.oracles.result import Case, Doubles, Floats, Result, partial_sums, rounded
 
 
 def _double(*arrays: Floats) -> list[Doubles]:
@@ -73,7 +73,7 @@ def multislerp(case: Case) -> Result:
         if len(vectors) != 2:
             raise ZeroDivisionError("the directions cancel")
         parts = [weight * vector for weight, vector in zip(weights, vectors, strict=True)]
-        return rounded(base + parts[0] + parts[1], base, *parts)
+        return rounded(base + parts[0] + parts[1], base, *partial_sums(parts))
     centre = centre / length
     tangents = [unit - np.sum(unit * centre) * centre for unit in units]
     tangent = np.asarray(sum(weight * each for weight, each in zip(weights, tangents, strict=True)))
@@ -81,7 +81,7 @@ def multislerp(case: Case) -> Result:
     mean_length = float(np.dot(weights, lengths))
     change = (centre * np.cos(angle) + tangent * (np.sin(angle) / angle)) * mean_length
     parts = [weight * unit / length * mean_length for weight, unit in zip(weights, units, strict=True)]
-    return rounded(base + change, base, *parts)
+    return rounded(base + change, base, *partial_sums(parts))
 
 
 def karcher(case: Case) -> Result:
@@ -113,7 +113,7 @@ def karcher(case: Case) -> Result:
         if length > tolerance:
             mean = mean / length
     scale = sum(lengths) / len(lengths)
-    return rounded(scale * mean, *(scale * share * unit for unit in units))
+    return rounded(scale * mean, *partial_sums([scale * share * unit for unit in units]))
 
 
 def model_stock(case: Case) -> Result:
@@ -135,4 +135,4 @@ def model_stock(case: Case) -> Result:
     average = np.asarray(sum(_double(*case.models)) / count).reshape(rows)
     to_average, to_base = (share * average).reshape(shape), ((1 - share) * base).reshape(shape)
     parts = [(share * model.reshape(rows) / count).reshape(shape) for model in _double(*case.models)]
-    return rounded(to_average + to_base, to_average, to_base, *parts)
+    return rounded(to_average + to_base, to_average, to_base, *partial_sums(parts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.oracles.result import Case, Doubles, Floats, Result, add_up, largest
+from tests.oracles.result import Case, Doubles, Floats, Result, add_up, largest, partial_sums
 
 
 def linear(case: Case) -> Result:
@@ -14,7 +14,7 @@ def linear(case: Case) -> Result:
     total = add_up(contributions)
     divisor = add_up(weights) if case.parameters["normalize"] else np.float32(1)
     output = np.asarray(total / divisor, np.float32)
-    return Result(output, largest(output, *(each / divisor for each in contributions)))
+    return Result(output, largest(output, *(each / divisor for each in partial_sums(contributions))))
 
 
 def passthrough(case: Case) -> Result:
@@ -68,5 +68,5 @@ def _reinforced(case: Case, factors: list[np.float32]) -> Result:
         kept = np.where(counts > 1, tau / shares, tau * factor)
         contributions.append(np.where(mask, kept, np.float32(0)))
     output = np.asarray(case.origin + add_up(contributions))
-    operands: Doubles = largest(output, case.origin, *contributions)
+    operands: Doubles = largest(output, case.origin, *partial_sums(contributions))
     return Result(output, operands, tuple(changed))

@@ -82,6 +82,12 @@ def largest(*arrays: Array) -> Doubles:
     return found
 
 
+def partial_sums(values: Sequence[Array]) -> list[Doubles]:
+    """Give the terms of a sum, and what they add up to on the way, as operands of its additions."""
+    terms = [np.asarray(value, np.float64) for value in values]
+    return [*terms, *np.cumsum(terms, axis=0)[1:]]
+
+
 def add_up(values: Sequence[Floats]) -> Floats:
     """Sum in float32, in order."""
     total = values[0]

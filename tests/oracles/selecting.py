@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.oracles.result import Case, Doubles, Floats, Mask, Result, add_up, largest
+from tests.oracles.result import Case, Doubles, Floats, Mask, Result, add_up, largest, partial_sums
 from tests.oracles.task_vectors import marked, strongest_first
 
 
@@ -38,7 +38,7 @@ def sce(case: Case) -> Result:
     divisor = add_up([np.where(yes, weight, zero) for yes, weight in zip(agrees, weights, strict=True)])
     divisor = np.maximum(divisor, np.float32(1e-6))
     output = np.asarray(case.origin + add_up(contributions) / divisor)
-    operands = largest(output, case.origin, *(each / divisor for each in contributions))
+    operands = largest(output, case.origin, *(each / divisor for each in partial_sums(contributions)))
     return Result(output, operands, (mask,) * len(taus), exact=False)
 
 
