@@ -104,6 +104,8 @@ def explain(
         random_masks=None if masks is None else tuple(masks),
         uniform=uniform,
     )
+    if not arrays[0].size:
+        return Result(arrays[0], np.zeros(arrays[0].shape))
     with np.errstate(all="ignore"):
         return ORACLES[method](case)
 

@@ -62,6 +62,8 @@ class Result:
     """What each model keeps, for methods that select."""
     exact: bool = True
     """Whether the output is defined to the bit."""
+    doubtful: Mask | None = None
+    """Elements whose selection hangs on the rounding of a score, for methods with scores."""
 
     def tolerance(self, ulps: float = 2) -> Doubles:
         """Difference per element that so many units in the last place of the largest operand make up."""

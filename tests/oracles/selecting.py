@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.oracles.result import Case, Doubles, Floats, Mask, Result, add_up, largest, partial_sums
+from tests.oracles.result import Case, Doubles, Floats, Mask, Result, add_up, largest, partial_sums, spacing
 from tests.oracles.task_vectors import marked, strongest_first
 
 
@@ -14,19 +14,30 @@ def variance(taus: tuple[Floats, ...]) -> Floats:
     return np.asarray(np.mean((stack - np.mean(stack, axis=0)) ** 2, axis=0)).astype(np.float32)
 
 
-def sce_mask(taus: tuple[Floats, ...], share: float) -> Mask:
-    """Select, of the elements where models differ, that share with the largest variance."""
+NEAR = 8
+"""Scores that differ by fewer units in the last place may be in another order elsewhere."""
+
+
+def sce_mask(taus: tuple[Floats, ...], share: float) -> tuple[Mask, Mask]:
+    """Select, of the elements where models differ, that share with the largest variance; and say what is doubtful."""
     spread = variance(taus)
     count = int(int(np.count_nonzero(spread)) * share) if share > 0 else 0
-    return marked(spread.shape, strongest_first(spread)[:count])
+    order = strongest_first(spread)
+    doubtful = np.zeros(spread.shape, bool)
+    if 0 < count < spread.size:
+        last, next_one = (spread.ravel()[order[i]] for i in (count - 1, count))
+        near = NEAR * spacing(last)
+        if 0 < last - next_one <= near:
+            doubtful = np.abs(spread - last) <= 2 * near
+    return marked(spread.shape, order[:count]), doubtful
 
 
 def sce(case: Case) -> Result:
     """Select by variance, weigh models by their mean square, erase the minority's signs (arXiv:2408.07990)."""
     taus, share = case.taus(), float(case.parameters["select_topk"])
-    mask = np.ones(case.origin.shape, bool)
+    mask, doubtful = np.ones(case.origin.shape, bool), None
     if share < 1:
-        mask = sce_mask(taus, share)
+        mask, doubtful = sce_mask(taus, share)
         taus = tuple(np.where(mask, tau, np.float32(0)) for tau in taus)
     squares = [float(np.mean(tau.astype(np.float64) ** 2)) if tau.size else 0.0 for tau in taus]
     total = sum(squares)
@@ -39,7 +50,7 @@ def sce(case: Case) -> Result:
     divisor = np.maximum(divisor, np.float32(1e-6))
     output = np.asarray(case.origin + add_up(contributions) / divisor)
     operands = largest(output, case.origin, *(each / divisor for each in partial_sums(contributions)))
-    return Result(output, operands, (mask,) * len(taus), exact=False)
+    return Result(output, operands, (mask,) * len(taus), exact=False, doubtful=doubtful)
 
 
 def _shares(rows: Doubles) -> Doubles:
@@ -65,10 +76,11 @@ def fusion_threshold(scores: Floats) -> np.float32:
 def arcee_fusion(case: Case) -> Result:
     """Take the other model's elements where their importance is far above the median."""
     base, model = case.origin, case.models[0]
-    if not base.size:
-        return Result(base, largest(base), (np.ones(base.shape, bool),))
     flat = base.reshape(1) if base.ndim == 0 else base
     scores = importance(flat, model.reshape(flat.shape)).reshape(base.shape)
-    mask = scores >= fusion_threshold(scores)
+    threshold = fusion_threshold(scores)
+    mask = scores >= threshold
+    distance = np.abs(scores - threshold)
+    doubtful = (distance > 0) & (distance <= NEAR * spacing(threshold))
     output = np.asarray(base + np.where(mask, model - base, np.float32(0)))
-    return Result(output, largest(output, base, model), (mask,), exact=False)
+    return Result(output, largest(output, base, model), (mask,), exact=False, doubtful=doubtful)
