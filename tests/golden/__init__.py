@@ -1,0 +1,1 @@
+"""Golden files made with mergekit; see README.md."""

@@ -1,0 +1,77 @@
+"""Hypothesis strategies for the parameters of every method, as mergekit accepts them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+Strategy = st.SearchStrategy[Any]
+
+
+def between(low: float, high: float) -> Strategy:
+    """Numbers as people write them: of three digits after the point."""
+    return st.integers(round(low * 1000), round(high * 1000)).map(lambda thousandths: thousandths / 1000)
+
+
+FLAG = st.booleans()
+WEIGHT = between(-0.5, 1.5)
+POSITIVE = between(0.05, 1.5)
+FAMILY: dict[str, Strategy] = {
+    "weight": WEIGHT,
+    "lambda": st.just(1.0) | between(-1.2, 1.5),
+    "normalize": FLAG,
+    "rescale": FLAG,
+    "int8_mask": FLAG,
+}
+DENSITY = st.sampled_from([0.0, 1.0]) | between(0, 1)
+
+VALUES: dict[str, dict[str, Strategy]] = {
+    "linear": {"weight": POSITIVE, "normalize": FLAG},
+    "passthrough": {"scale": st.none() | between(-1, 2)},
+    "nearswap": {"t": st.sampled_from([1e-6, 0.0, 1.0]) | between(0.001, 0.1)},
+    "ram": {"epsilon": st.sampled_from([1e-5, 0.0]) | between(0, 0.2)},
+    "ramplus_tl": {
+        "epsilon": st.sampled_from([1e-5]) | between(0.001, 0.2),
+        "r": between(0, 1),
+        "alpha": between(0, 1),
+    },
+    "slerp": {"t": st.sampled_from([0.0, 0.5, 1.0]) | between(-0.2, 1.2)},
+    "nuslerp": {"weight": POSITIVE, "nuslerp_row_wise": FLAG, "nuslerp_flatten": FLAG},
+    "multislerp": {"weight": POSITIVE, "normalize_weights": FLAG, "eps": st.sampled_from([1e-8, 1e-5, 0.01])},
+    "karcher": {"max_iter": st.integers(1, 12), "tol": st.sampled_from([1e-5, 1e-4, 0.01])},
+    "model_stock": {"filter_wise": FLAG},
+    "sce": {"select_topk": DENSITY, "int8_mask": FLAG},
+    "arcee_fusion": {},
+    "task_arithmetic": {key: value for key, value in FAMILY.items() if key != "rescale"},
+    "ties": {**FAMILY, "density": DENSITY},
+    "breadcrumbs": {**FAMILY, "density": DENSITY, "gamma": between(0, 0.3)},
+    "breadcrumbs_ties": {**FAMILY, "density": DENSITY, "gamma": between(0, 0.3)},
+    "dare_linear": {**FAMILY, "density": between(0.1, 1)},
+    "dare_ties": {**FAMILY, "density": between(0.1, 1)},
+    "della": {**FAMILY, "density": st.just(1.0) | between(0.3, 0.7), "epsilon": between(0, 0.25)},
+    "della_linear": {**FAMILY, "density": st.just(1.0) | between(0.3, 0.7), "epsilon": between(0, 0.25)},
+}
+"""By method, then by parameter."""
+
+COUNTS: dict[str, tuple[int, int]] = {
+    **dict.fromkeys(("slerp", "nearswap", "arcee_fusion", "passthrough"), (1, 1)),
+    "nuslerp": (2, 2),
+    "model_stock": (2, 4),
+    "sce": (1, 4),
+}
+"""Least and greatest number of models, the base not counted, of methods that do not take any."""
+
+BASELESS = ("linear", "karcher", "passthrough")
+"""Methods without a base of their own."""
+EITHER = ("nuslerp", "multislerp")
+"""Methods that work with a base or without."""
+PER_MODEL: dict[str, tuple[str, ...]] = {
+    method: tuple(
+        key
+        for key in values
+        if key in ("weight", "density", "gamma", "scale") or (key == "epsilon" and method.startswith("della"))
+    )
+    for method, values in VALUES.items()
+}
+"""Parameters that each model has for itself."""
