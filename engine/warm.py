@@ -11,7 +11,8 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from numba.core import event
 
 from dovetail.engine.kernels import settings
 from dovetail.engine.kernels.convert import ITEMSIZES
-from dovetail.engine.methods.program import Chunk, Problem
+from dovetail.engine.methods.program import Bytes, Chunk, Problem
 from dovetail.engine.methods.registry import find
 
 LARGEST_TRIAL_ELEMENTS = 1 << 18
@@ -46,15 +47,37 @@ class _Refuse(event.Listener):
 def trials(method: str, problems: Iterable[Problem]) -> list[Trial]:
     """Give one small problem for every combination of kernels that `problems` use."""
     found: dict[Any, Trial] = {}
+    seen = set()
     for problem in problems:
-        # Kernels differ by the number of models, the method's switches and its block lengths; dtypes are codes.
-        switches = tuple(item for item in sorted(problem.parameters.items()) if isinstance(item[1], str | bool))
+        # Parameters that are equal are mostly the same objects: a quick look spares a thorough one.
+        count, dimensions = len(problem.model_codes), len(problem.shape)
+        quick = (
+            id(problem.parameters),
+            *map(id, problem.model_parameters),
+            problem.base_code is None,
+            count,
+            dimensions,
+        )
+        if quick in seen:
+            continue
+        seen.add(quick)
         counts = [value for each in problem.model_parameters for value in each.values() if type(value) is int]
-        key = (problem.base_code is None, len(problem.model_codes), switches, tuple(counts))
-        if key not in found:
-            length = min(LARGEST_TRIAL_ELEMENTS, max(64, 2 * max(counts, default=0)))
-            found[key] = (method, replace(problem, shape=(length,), length=length))
+        length = min(LARGEST_TRIAL_ELEMENTS, max(64, 2 * max(counts, default=0)))
+        shape = (2, length // 2) if dimensions > 1 else (length,)
+        trial = replace(problem, shape=shape, length=prod(shape))
+        # Kernels differ by the number of models, the parts of the program and its switches; dtypes are codes.
+        key = (trial.base_code is None, count, tuple(counts), _parts(find(method).program(trial)))
+        found.setdefault(key, (method, trial))
     return list(found.values())
+
+
+def _parts(value: Any) -> Any:
+    """Describe what a program is made of: its type and switches, and those of its parts, but none of its numbers."""
+    if is_dataclass(value):
+        return type(value), tuple(_parts(getattr(value, field.name)) for field in fields(value))
+    if isinstance(value, tuple):
+        return tuple(dict.fromkeys(map(_parts, value)))
+    return value if isinstance(value, bool) else type(value)
 
 
 def warm_up(needed: Sequence[Trial], compiling: Callable[[], None]) -> None:
@@ -90,14 +113,12 @@ def _compile_in_child(needed: Sequence[Trial]) -> None:
 
 
 def _try_all(needed: Sequence[Trial]) -> None:
-    """Run every pass of each trial on zeros."""
+    """Run every pass of each trial on made-up values: none of them, for instance, is the same everywhere."""
     for method, problem in needed:
         program = find(method).program(problem)
         low, high = program.window(0, problem.length)
-        read_only = [np.zeros((high - low) * ITEMSIZES[code], np.uint8) for code in problem.model_codes]
-        base = None
-        if problem.base_code is not None:
-            base = np.zeros((high - low) * ITEMSIZES[problem.base_code], np.uint8)
+        read_only = [_values(high - low, code, 1 + model) for model, code in enumerate(problem.model_codes)]
+        base = None if problem.base_code is None else _values(high - low, problem.base_code, 0)
         for array in (*read_only, *(() if base is None else (base,))):
             array.flags.writeable = False
         chunk = Chunk(0, 0, problem.length, low, base, tuple(read_only))
@@ -105,6 +126,11 @@ def _try_all(needed: Sequence[Trial]) -> None:
         for step in range(program.reduce_passes):
             state = program.combine(step, [program.reduce(step, chunk, state)], state)
         program.apply(chunk, state, np.zeros(problem.length * ITEMSIZES[problem.out_code], np.uint8))
+
+
+def _values(count: int, code: int, shift: int) -> Bytes:
+    """Make stored bytes that are finite numbers in any dtype: below 60, so that no exponent is all ones."""
+    return ((np.arange(count * ITEMSIZES[code]) * 7 + 13 * shift) % 59).astype(np.uint8)
 
 
 if __name__ == "__main__":

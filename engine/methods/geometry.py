@@ -97,14 +97,17 @@ class MultiSlerp:
     def coefficients(self, grams: Doubles) -> Doubles:
         """Give the coefficients of any number of vectors; NaN where the weighted mean has no direction.
 
-        Two vectors that balance out are interpolated linearly, as in mergekit.
+        Two vectors that balance out are interpolated linearly, as in mergekit. Vectors that are all zero, such as the
+        task vectors of frozen layers, have the mean zero; mergekit refuses more than two.
         """
         weights, length = np.array(self.weights), norms(grams)
         units = weights / (length + self.epsilon)
         mean = np.sqrt(np.maximum(np.einsum("...i,...ij,...j->...", units, grams, units), 0.0))[..., np.newaxis]
         nowhere = mean < self.epsilon
-        rest = weights if len(weights) == 2 else np.nan
+        rest = np.where(length.max(axis=-1, keepdims=True) > 0, weights if len(weights) == 2 else np.nan, 0.0)
         scale = np.sum(weights * length, axis=-1, keepdims=True)
+        # The angle gone along the zero tangent is not zero but epsilon, which keeps the formula from dividing by zero.
+        scale = scale * np.cos(self.epsilon)
         return np.where(nowhere, rest, scale * units / np.where(nowhere, 1.0, mean))
 
 

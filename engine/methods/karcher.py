@@ -5,7 +5,7 @@ from __future__ import annotations
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.geometry import Karcher
 from dovetail.engine.methods.linear import Linear
-from dovetail.engine.methods.mixture import Mixture
+from dovetail.engine.methods.mixture import Combination, Mixture
 from dovetail.engine.methods.problem import merge_number
 from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.methods.table import Method, Parameter
@@ -27,10 +27,8 @@ def make_program(problem: Problem) -> Program:
     if len(codes) == 1:
         return Linear(codes, problem.out_code, (1.0,), 1.0)
     geometry = Karcher(len(codes), steps, tolerance)
-    return Mixture(
-        problem.name, problem.length, has_base=False, codes=codes, out_code=problem.out_code, geometry=geometry,
-        relative=False, adds=False,
-    )  # fmt: skip
+    sources = Combination(False, codes, problem.out_code, geometry, relative=False, adds=False)
+    return Mixture(problem.name, problem.length, sources)
 
 
 KARCHER = Method(

@@ -26,8 +26,6 @@ class Linear(OnePass):
     """The models' weights."""
     divisor: float
     """What the weighted sum is divided by."""
-    with_base: bool = False
-    """Whether the base model is the first of the models, not a stranger to the sum."""
 
     def scratch_bytes(self, elements: int) -> int:
         """Two tiles of float32."""
@@ -35,10 +33,9 @@ class Linear(OnePass):
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""
-        unused = 0 if chunk.base is None or self.with_base else 1
-        models = (chunk.base, *chunk.models) if self.with_base and chunk.base is not None else chunk.models
-        nonfinite = np.zeros(unused + len(models), np.int64)
-        sources = zip(models, self.codes, strict=True)
+        count, unused = len(self.codes), 0 if chunk.base is None else 1
+        nonfinite = np.zeros(unused + count, np.int64)
+        sources = zip(chunk.models, self.codes, strict=True)
         overflowed = weighted_sum(
             tuple(elements(chunk, raw, code, chunk.start, chunk.stop) for raw, code in sources),
             np.array(self.codes, np.int64),
@@ -48,7 +45,7 @@ class Linear(OnePass):
             self.out_code,
             nonfinite[unused:],
         )
-        return plain_statistics(len(chunk.models), overflowed, nonfinite)
+        return plain_statistics(count, overflowed, nonfinite)
 
 
 def make_program(problem: Problem) -> Linear:

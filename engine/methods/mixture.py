@@ -1,7 +1,7 @@
 """Linear combinations of whole tensors whose coefficients follow from the vectors' dot products.
 
-One reduce pass computes the Gram matrix, block by block so that it does not depend on the chunks; the apply pass is the
-fused weighted sum of `linear` or of `task_arithmetic`.
+One reduce pass computes the Gram matrix, block by block so that it does not depend on the chunks. Coefficients and sums
+are float64, rounded to float32 once.
 """
 
 from __future__ import annotations
@@ -15,22 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.errors import RecipeError
+from dovetail.engine.kernels.convert import encode
+from dovetail.engine.kernels.general import subtract
+from dovetail.engine.kernels.mixing import mix_rows
+from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.sums import gram
-from dovetail.engine.methods.decoding import PIECE, Range, Values, blocks
+from dovetail.engine.methods.decoding import PIECE, Floats, Range, Values, blocks, pieces, plain_statistics
 from dovetail.engine.methods.geometry import Geometry
-from dovetail.engine.methods.linear import Linear
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
-from dovetail.engine.methods.task_arithmetic import TaskArithmetic
 
 
 @dataclass(frozen=True, slots=True)
-class Mixture:
-    """A combination of the sources, the base model first if there is one."""
+class Combination:
+    """What is combined, and into what."""
 
-    name: str
-    """Name of the tensor, for messages."""
-    length: int
-    """Elements of the tensor."""
     has_base: bool
     """Whether there is a base model."""
     codes: tuple[int, ...]
@@ -45,6 +43,45 @@ class Mixture:
     """Whether the combination is of task vectors and added to the base, not one of the weights."""
 
     @property
+    def models(self) -> int:
+        """Number of models, the base model not counted."""
+        return len(self.codes) - self.has_base
+
+    @property
+    def vectors(self) -> int:
+        """Number of vectors whose dot products are taken."""
+        return len(self.codes) - self.relative
+
+    def scratch_bytes(self, size: int) -> int:
+        """Working memory for pieces of `size` elements: sources, task vectors, the result."""
+        return 2 * Values.scratch_bytes(len(self.codes), size) + 4 * size
+
+    def split(self, values: Floats) -> tuple[Floats, Floats]:
+        """Give the vectors whose products are taken and those that are combined."""
+        if not self.relative:
+            return values, values
+        taus = values[1:].copy()
+        for tau in taus:
+            subtract(tau, values[0])
+        return taus, taus if self.adds else values
+
+    def store(self, mixed: Floats, out: Bytes, start: int) -> int:
+        """Store combined elements from `start` of `out` on; give how many are not finite."""
+        return count_nonfinite(mixed) + int(encode(mixed, self.out_code, start, start + mixed.size, out))
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """A combination with one set of coefficients for the tensor."""
+
+    name: str
+    """Name of the tensor, for messages."""
+    length: int
+    """Elements of the tensor."""
+    sources: Combination
+    """What is combined."""
+
+    @property
     def reduce_passes(self) -> int:
         """One, for the Gram matrix."""
         return 1
@@ -52,7 +89,7 @@ class Mixture:
     @property
     def partial_bytes(self) -> int:
         """A Gram matrix for each block of a chunk."""
-        return 64 * 8 * len(self.codes) ** 2
+        return 64 * 8 * self.sources.vectors**2
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""
@@ -60,21 +97,20 @@ class Mixture:
 
     def scratch_bytes(self, elements: int) -> int:
         """Working memory: the decoded sources of a block."""
-        return Values.scratch_bytes(len(self.codes), min(elements, PIECE)) + (1 << 17)
+        return self.sources.scratch_bytes(min(elements, PIECE))
 
     def reduce(self, step: int, chunk: Chunk, state: Any) -> NDArray[np.float64]:
         """Compute the dot products of every block that begins in a chunk: float64[blocks, V, V]."""
-        values = Values(chunk, self.codes, min(PIECE, self.length))
+        values, count = Values(chunk, self.sources.codes, min(PIECE, self.length)), self.sources.vectors
         found = []
         for start, stop in blocks(chunk, self.length, PIECE):
-            if self.relative:
+            if self.sources.relative:
                 _, vectors = values.load_task_vectors(start, stop, (start, stop))
             else:
                 vectors = values.load(start, stop, (start, stop))
-            products = np.empty((len(vectors), len(vectors)))
+            products = np.empty((count, count))
             gram(vectors, stop - start, products)
             found.append(products)
-        count = len(self.codes) - self.relative
         return np.array(found).reshape(-1, count, count)
 
     def combine(self, step: int, partials: Sequence[NDArray[np.float64]], state: Any) -> tuple[float, ...]:
@@ -90,7 +126,7 @@ class Mixture:
         count = sums.shape[1]
         whole = np.array([[_sum(sums[:, i, j]) for j in range(count)] for i in range(count)])
         with np.errstate(all="ignore"):
-            found = self.geometry.coefficients(whole)
+            found = self.sources.geometry.coefficients(whole)
         if np.isnan(found).any() and np.isfinite(whole).all():
             raise RecipeError(
                 f"the result for tensor {self.name!r} is undefined: the models' weighted directions cancel out",
@@ -100,10 +136,15 @@ class Mixture:
         return tuple(float(value) for value in found)
 
     def apply(self, chunk: Chunk, state: tuple[float, ...], out: Bytes) -> ChunkStatistics:
-        """Merge a chunk."""
-        if self.adds:
-            return TaskArithmetic(self.codes, self.out_code, state, 1.0, 1.0).apply(chunk, None, out)
-        return Linear(self.codes, self.out_code, state, 1.0, with_base=self.has_base).apply(chunk, None, out)
+        """Merge a chunk, piece by piece."""
+        size, overflowed = min(PIECE, self.length), 0
+        values, result, coefficients = Values(chunk, self.sources.codes, size), np.empty(size, np.float32), [state]
+        for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+            loaded, mixed = values.load(start, stop, (start, stop)), result[: stop - start]
+            _, combined = self.sources.split(loaded)
+            mix_rows(combined, stop - start, np.array(coefficients), loaded[0], self.sources.adds, mixed)
+            overflowed += self.sources.store(mixed, out, start - chunk.start)
+        return plain_statistics(self.sources.models, overflowed, values.nonfinite)
 
 
 def _sum(values: NDArray[np.float64]) -> float:

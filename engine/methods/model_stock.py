@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dovetail.engine.methods.geometry import ModelStock
-from dovetail.engine.methods.mixture import Mixture
+from dovetail.engine.methods.mixture import Combination, Mixture
 from dovetail.engine.methods.problem import task_vector_codes
 from dovetail.engine.methods.program import Problem, Program
-from dovetail.engine.methods.row_mixture import Combination, RowMixture
+from dovetail.engine.methods.row_mixture import RowMixture
 from dovetail.engine.methods.table import Method, Parameter
 
 
 def make_program(problem: Problem) -> Program:
     """Make the program of one tensor."""
     codes, geometry = task_vector_codes(problem), ModelStock(len(problem.model_codes))
+    sources = Combination(True, codes, problem.out_code, geometry, relative=True, adds=False)
     if problem.parameters["filter_wise"] and len(problem.shape) > 1:
-        sources = Combination(True, codes, problem.out_code, geometry, relative=True, adds=False)
         return RowMixture(problem.length, max(1, problem.shape[-1]), sources)
-    return Mixture(
-        problem.name, problem.length, has_base=True, codes=codes, out_code=problem.out_code, geometry=geometry,
-        relative=True, adds=False,
-    )  # fmt: skip
+    return Mixture(problem.name, problem.length, sources)
 
 
 MODEL_STOCK = Method(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.geometry import MultiSlerp
 from dovetail.engine.methods.linear import Linear
-from dovetail.engine.methods.mixture import Mixture
+from dovetail.engine.methods.mixture import Combination, Mixture
 from dovetail.engine.methods.problem import merge_number, model_weights, sum_float32
 from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.methods.table import REQUIRED, Method, Parameter
@@ -38,7 +38,8 @@ def make_program(problem: Problem) -> Program:
     has_base = problem.base_code is not None
     codes = problem.model_codes if problem.base_code is None else (problem.base_code, *problem.model_codes)
     geometry = MultiSlerp(weights, epsilon)
-    return Mixture(problem.name, problem.length, has_base, codes, problem.out_code, geometry, has_base, has_base)
+    sources = Combination(has_base, codes, problem.out_code, geometry, relative=has_base, adds=has_base)
+    return Mixture(problem.name, problem.length, sources)
 
 
 MULTISLERP = Method(

@@ -8,10 +8,10 @@ from __future__ import annotations
 from math import prod
 
 from dovetail.engine.methods.geometry import NuSlerp
-from dovetail.engine.methods.mixture import Mixture
+from dovetail.engine.methods.mixture import Combination, Mixture
 from dovetail.engine.methods.problem import model_weights
 from dovetail.engine.methods.program import Problem, Program
-from dovetail.engine.methods.row_mixture import ColumnMixture, Combination, RowMixture
+from dovetail.engine.methods.row_mixture import ColumnMixture, RowMixture
 from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 
 SMALLEST_SUM = 1e-6
@@ -33,9 +33,9 @@ def make_program(problem: Problem) -> Program:
     has_base = problem.base_code is not None
     codes = problem.model_codes if problem.base_code is None else (problem.base_code, *problem.model_codes)
     shape, length = problem.shape, problem.length
+    sources = Combination(has_base, codes, problem.out_code, geometry, relative=has_base, adds=has_base)
     if problem.parameters["nuslerp_flatten"] or len(shape) < 2:
-        return Mixture(problem.name, length, has_base, codes, problem.out_code, geometry, has_base, has_base)
-    sources = Combination(has_base, codes, problem.out_code, geometry, has_base, has_base)
+        return Mixture(problem.name, length, sources)
     if problem.parameters["nuslerp_row_wise"]:
         return ColumnMixture(length, max(1, prod(shape[1:])), sources)
     return RowMixture(length, max(1, shape[-1]), sources)

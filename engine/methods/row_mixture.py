@@ -9,64 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.consensus import add_change
-from dovetail.engine.kernels.convert import encode
-from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.mixing import add_column_grams, mix_columns, mix_rows, row_grams
-from dovetail.engine.kernels.statistics import count_nonfinite
-from dovetail.engine.methods.decoding import PIECE, Floats, Range, Values, blocks, pieces, plain_statistics
-from dovetail.engine.methods.geometry import Geometry
+from dovetail.engine.methods.decoding import PIECE, Range, Values, blocks, pieces, plain_statistics
+from dovetail.engine.methods.mixture import Combination
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass
 
 _LEAST_BLOCK, _MOST_BLOCK, _BLOCKS = 1 << 18, 1 << 22, 64
 """Bounds of a block of rows, in elements, and the number of blocks between them: partial results are a block each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Combination:
-    """What is combined, and into what."""
-
-    has_base: bool
-    """Whether there is a base model."""
-    codes: tuple[int, ...]
-    """Dtype codes of the base model's tensor, if any, and of the models'."""
-    out_code: int
-    """Dtype code of the output."""
-    geometry: Geometry
-    """Gives the coefficients."""
-    relative: bool
-    """Whether dot products are of task vectors, not of the weights."""
-    adds: bool
-    """Whether the combination is of task vectors and added to the base, not one of the weights."""
-
-    @property
-    def models(self) -> int:
-        """Number of models, the base model not counted."""
-        return len(self.codes) - self.has_base
-
-    @property
-    def vectors(self) -> int:
-        """Number of vectors whose dot products are taken."""
-        return len(self.codes) - self.relative
-
-    def scratch_bytes(self, size: int) -> int:
-        """Working memory for pieces of `size` elements: sources, task vectors, the result."""
-        return 2 * Values.scratch_bytes(len(self.codes), size) + 4 * size
-
-    def split(self, values: Floats) -> tuple[Floats, Floats]:
-        """Give the vectors whose products are taken and those that are combined."""
-        if not self.relative:
-            return values, values
-        taus = values[1:].copy()
-        for tau in taus:
-            subtract(tau, values[0])
-        return taus, taus if self.adds else values
-
-    def store(self, mixed: Floats, base: Floats, out: Bytes, start: int) -> int:
-        """Store combined elements from `start` of `out` on; give how many are not finite."""
-        if self.adds:
-            add_change(mixed, base)
-        return count_nonfinite(mixed) + int(encode(mixed, self.out_code, start, start + mixed.size, out))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +54,10 @@ class RowMixture(OnePass):
             grams = np.empty(((high - low) // row, len(vectors), len(vectors)))
             row_grams(vectors, row, grams)
             with np.errstate(all="ignore"):
-                coefficients = self.sources.geometry.coefficients(grams).astype(np.float32)
+                coefficients = np.ascontiguousarray(self.sources.geometry.coefficients(grams))
             mixed = np.empty(high - low, np.float32)
-            mix_rows(combined, row, coefficients, mixed)
-            inner = slice(start - low, stop - low)
-            overflowed += self.sources.store(mixed[inner], loaded[0, inner], out, start - chunk.start)
+            mix_rows(combined, row, coefficients, loaded[0], self.sources.adds, mixed)
+            overflowed += self.sources.store(mixed[start - low : stop - low], out, start - chunk.start)
         return plain_statistics(self.sources.models, overflowed, values.nonfinite)
 
 
@@ -163,17 +111,17 @@ class ColumnMixture:
             found.append(grams)
         return np.array(found).reshape(-1, count, count, self.columns)
 
-    def combine(self, step: int, partials: Sequence[NDArray[np.float64]], state: Any) -> NDArray[np.float32]:
-        """Add up the blocks in order and find the coefficients: float32[vectors, columns]."""
+    def combine(self, step: int, partials: Sequence[NDArray[np.float64]], state: Any) -> NDArray[np.float64]:
+        """Add up the blocks in order and find the coefficients: float64[vectors, columns]."""
         grams = np.zeros((self.sources.vectors, self.sources.vectors, self.columns))
         for partial in partials:
             for block in partial:
                 grams += block
         with np.errstate(all="ignore"):
             found = self.sources.geometry.coefficients(np.moveaxis(grams, -1, 0))
-        return np.ascontiguousarray(found.astype(np.float32).T)
+        return np.ascontiguousarray(found.T)
 
-    def apply(self, chunk: Chunk, state: NDArray[np.float32], out: Bytes) -> ChunkStatistics:
+    def apply(self, chunk: Chunk, state: NDArray[np.float64], out: Bytes) -> ChunkStatistics:
         """Merge a chunk, piece by piece."""
         overflowed = 0
         values = Values(chunk, self.sources.codes, min(PIECE, self.length))
@@ -181,6 +129,6 @@ class ColumnMixture:
             loaded = values.load(start, stop, (start, stop))
             _, combined = self.sources.split(loaded)
             mixed = np.empty(stop - start, np.float32)
-            mix_columns(combined, start % self.columns, state, mixed)
-            overflowed += self.sources.store(mixed, loaded[0], out, start - chunk.start)
+            mix_columns(combined, start % self.columns, state, loaded[0], self.sources.adds, mixed)
+            overflowed += self.sources.store(mixed, out, start - chunk.start)
         return plain_statistics(self.sources.models, overflowed, values.nonfinite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dovetail.engine.methods.geometry import Slerp
-from dovetail.engine.methods.mixture import Mixture
+from dovetail.engine.methods.mixture import Combination, Mixture
 from dovetail.engine.methods.problem import merge_number, task_vector_codes
 from dovetail.engine.methods.program import Problem
 from dovetail.engine.methods.table import REQUIRED, Method, Parameter
@@ -18,16 +18,9 @@ def make_program(problem: Problem) -> Mixture:
         `t` cannot be used.
 
     """
-    return Mixture(
-        name=problem.name,
-        length=problem.length,
-        has_base=True,
-        codes=task_vector_codes(problem),
-        out_code=problem.out_code,
-        geometry=Slerp(merge_number(problem, "t")),
-        relative=False,
-        adds=False,
-    )
+    geometry = Slerp(merge_number(problem, "t"))
+    sources = Combination(True, task_vector_codes(problem), problem.out_code, geometry, relative=False, adds=False)
+    return Mixture(problem.name, problem.length, sources)
 
 
 SLERP = Method(

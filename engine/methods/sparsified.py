@@ -227,8 +227,8 @@ class _Sum(PieceSum):
 
 
 def _scale(whole: float, kept: float) -> float:
-    """Give the factor that makes the sum of what is kept that of the whole; both rounded to float32 as stored."""
+    """Give the factor that makes the sum of what is kept that of the whole, rounded once."""
     if whole < LEAST_NORM or kept < LEAST_NORM:
         return 1.0
     with np.errstate(all="ignore"):
-        return float(np.float32(whole) / np.float32(kept))
+        return float(np.float32(whole / kept))
