@@ -161,11 +161,10 @@ class Plan:
     @property
     def partial_bytes(self) -> int:
         """Most memory that partial results of reduce passes take while the jobs that wait for them are open."""
-        held = (
-            len(job.tasks) * self.tensors[job.tasks[0][0].tensor].program.partial_bytes
-            for job in self.jobs
-            if self.reduce_passes(job)
-        )
+        waiting = [
+            (len(job.tasks), self.tensors[job.tasks[0][0].tensor]) for job in self.jobs if self.reduce_passes(job)
+        ]
+        held = (count * tensor.program.partial_bytes(tensor.chunk_elements) for count, tensor in waiting)
         return sum(heapq.nlargest(OPEN_JOBS, held))
 
     def reduce_passes(self, job: Job) -> int:

@@ -50,15 +50,9 @@ def trials(method: str, problems: Iterable[Problem]) -> list[Trial]:
     seen = set()
     for problem in problems:
         # Parameters that are equal are mostly the same objects: a quick look spares a thorough one.
-        count, dimensions = len(problem.model_codes), len(problem.shape)
-        quick = (
-            id(problem.parameters),
-            *map(id, problem.model_parameters),
-            problem.base_code is None,
-            count,
-            dimensions,
-        )
-        if quick in seen:
+        count, dimensions = len(problem.model_codes), min(2, len(problem.shape))
+        given = (id(problem.parameters), *map(id, problem.model_parameters))
+        if (quick := (given, problem.base_code is None, count, dimensions)) in seen:
             continue
         seen.add(quick)
         counts = [value for each in problem.model_parameters for value in each.values() if type(value) is int]

@@ -58,10 +58,10 @@ class Fusion:
         """One for the rows' divergences, three for the quartiles."""
         return 1 + DIGITS
 
-    @property
-    def partial_bytes(self) -> int:
+    def partial_bytes(self, elements: int) -> int:
         """Histograms, or a number for each row of a chunk."""
-        return count_partial_bytes(_QUARTILES) + (1 << 24) // self.row_length
+        # Every row's divergence stays, as part of the state.
+        return count_partial_bytes(_QUARTILES) + 8 * (elements // self.row_length + 1)
 
     @property
     def _block(self) -> int:

@@ -53,8 +53,7 @@ class MagnitudeCabs:
         """Three a model, or three in all if every model prunes alone."""
         return _DIGITS * (1 if self.mode == IGNORE else len(self.n))
 
-    @property
-    def partial_bytes(self) -> int:
+    def partial_bytes(self, elements: int) -> int:
         """One histogram of 32-bit counts for each claim level or model."""
         return 4 * DIGIT_BINS[0] * len(self.n)
 

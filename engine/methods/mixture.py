@@ -86,10 +86,9 @@ class Mixture:
         """One, for the Gram matrix."""
         return 1
 
-    @property
-    def partial_bytes(self) -> int:
+    def partial_bytes(self, elements: int) -> int:
         """A Gram matrix for each block of a chunk."""
-        return 64 * 8 * self.sources.vectors**2
+        return 8 * self.sources.vectors**2 * (elements // PIECE + 1)
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""

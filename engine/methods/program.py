@@ -100,9 +100,8 @@ class Program(Protocol):
         """Number of passes over the inputs before the apply pass."""
         ...
 
-    @property
-    def partial_bytes(self) -> int:
-        """Size of one chunk's partial result of a reduce pass; 0 without reduce passes."""
+    def partial_bytes(self, elements: int) -> int:
+        """Most bytes of one chunk's partial result of a reduce pass, by the chunk's elements; 0 without such passes."""
         ...
 
     def window(self, start: int, stop: int) -> tuple[int, int]:
@@ -136,8 +135,7 @@ class OnePass:
         """None."""
         return 0
 
-    @property
-    def partial_bytes(self) -> int:
+    def partial_bytes(self, elements: int) -> int:
         """None: there are no reduce passes."""
         return 0
 

@@ -39,8 +39,7 @@ class Reinforced:
         """One to count shared and unique changes, if they matter."""
         return int(self.counted)
 
-    @property
-    def partial_bytes(self) -> int:
+    def partial_bytes(self, elements: int) -> int:
         """Two counts a model."""
         return 16 * len(self.codes)
 

@@ -83,10 +83,9 @@ class ColumnMixture:
         """One, for the dot products of all columns."""
         return 1
 
-    @property
-    def partial_bytes(self) -> int:
-        """Dot products for each block that begins in a chunk, of which few do."""
-        return 8 * self.sources.vectors**2 * self.columns * 4
+    def partial_bytes(self, elements: int) -> int:
+        """Dot products of all columns for each block that begins in a chunk."""
+        return 8 * self.sources.vectors**2 * self.columns * (elements // self._block + 1)
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""
@@ -96,7 +95,7 @@ class ColumnMixture:
 
     def scratch_bytes(self, elements: int) -> int:
         """Working memory for a window of that many elements."""
-        return self.sources.scratch_bytes(min(elements, PIECE)) + self.partial_bytes
+        return self.sources.scratch_bytes(min(elements, PIECE)) + self.partial_bytes(elements)
 
     def reduce(self, step: int, chunk: Chunk, state: Any) -> NDArray[np.float64]:
         """Compute every column's dot products for the blocks that begin in a chunk: float64[blocks, V, V, columns]."""

@@ -76,10 +76,9 @@ class SelectCalculateErase:
         """Three to find the selected variances, one to sum squares."""
         return DIGITS * self._searches + 1
 
-    @property
-    def partial_bytes(self) -> int:
+    def partial_bytes(self, elements: int) -> int:
         """A histogram, or the sums of a chunk's blocks."""
-        return max(count_partial_bytes(1), 1024 * self._models)
+        return max(count_partial_bytes(1), 8 * self._models * (elements // PIECE + 1))
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""

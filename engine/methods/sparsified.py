@@ -89,11 +89,11 @@ class SparsifiedSum:
         """Three to find the rules of ranks, one to find the scales."""
         return DIGITS * self._searches + self._rescales
 
-    @property
-    def partial_bytes(self) -> int:
+    def partial_bytes(self, elements: int) -> int:
         """Histograms of every rule, or the sums of a chunk's blocks."""
         rules = sum(len(keep.ranks) for keep in self.keeps)
-        return max(count_partial_bytes(rules), 2048 * len(self.keeps) if self._rescales else 0)
+        sums = 16 * len(self.keeps) * (elements // self._block + 1) if self._rescales else 0
+        return max(count_partial_bytes(rules), sums)
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to whole rows, and to the end of the last block that begins in it."""

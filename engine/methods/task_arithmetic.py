@@ -78,8 +78,8 @@ def make_program(problem: Problem) -> TaskArithmetic:
 
 TASK_ARITHMETIC = Method(
     name="task_arithmetic",
-    summary="Add every model's whole change to the base, by weight: the plain way to combine fine-tunes for "
-    "different tasks, and the one to compare others with.",
+    summary="Add every model's whole change to the base, by weight: use it to combine fine-tunes for "
+    "different tasks, and to compare other methods with.",
     paper="https://arxiv.org/abs/2212.04089",
     base="origin",
     # mergekit has density and rescale for the whole family; nothing is sparsified here.

@@ -47,10 +47,27 @@ def test_tensors_that_use_the_same_kernels_are_tried_once() -> None:
 def test_trials_are_small() -> None:
     """A trial is of a few blocks, and bounded however long a block is."""
     ((_, usual),) = trials("cabs", [PROBLEM])
-    assert (512, (512,)) == (usual.length, usual.shape)
-    long_blocks = tuple({**each, "m": 2**62} for each in PROBLEM.model_parameters)
-    ((_, longest),) = trials("cabs", [replace(PROBLEM, model_parameters=long_blocks)])
+    assert (512, (2, 256)) == (usual.length, usual.shape)
+    ((_, vector),) = trials("cabs", [replace(PROBLEM, shape=(4096,), length=4096)])
+    assert (512, (512,)) == (vector.length, vector.shape)
+    whole = replace(
+        PROBLEM,
+        parameters={**PROBLEM.parameters, "balanced": False},
+        model_parameters=tuple({**each, "m": 2**62} for each in PROBLEM.model_parameters),
+    )
+    ((_, longest),) = trials("cabs", [whole])
     assert LARGEST_TRIAL_ELEMENTS == longest.length
+
+
+def test_kernels_that_only_some_tensors_need_are_tried() -> None:
+    """A parameter or a shape that differs between tensors can call for other kernels: those of all are tried."""
+    parameters = {"lambda": 1.0, "normalize": True, "rescale": False, "int8_mask": False}
+    thin = replace(PROBLEM, parameters=parameters, model_parameters=({"weight": 1.0, "density": 0.5},) * 2)
+    full = replace(thin, model_parameters=({"weight": 1.0, "density": 1.0},) * 2)
+    assert 2 == len(trials("ties", [thin, full, replace(thin, name="again")]))
+    row = {"nuslerp_flatten": False, "nuslerp_row_wise": False}
+    matrix = replace(PROBLEM, parameters=row, model_parameters=({"weight": 1.0},) * 2)
+    assert 2 == len(trials("nuslerp", [matrix, replace(matrix, shape=(64,), length=64)]))
 
 
 def test_cached_kernels_are_only_loaded() -> None:

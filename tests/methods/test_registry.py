@@ -10,8 +10,8 @@ from dovetail.engine.methods.table import REQUIRED, Method
 
 
 def test_rows_are_found_by_name() -> None:
-    """Each row is listed under its own name."""
-    assert {"cabs", "task_arithmetic", "linear"} == set(METHODS)
+    """Each row is listed under its own name, and there are as many as the field has."""
+    assert 23 == len(METHODS)
     for name, row in METHODS.items():
         assert name == row.name
         assert row is find(name)
@@ -24,7 +24,7 @@ def test_unknown_methods_suggest_the_nearest(name: str, nearest: str) -> None:
     """The error names what was asked for, what there is, and the nearest of it."""
     with pytest.raises(RecipeError) as caught:
         find(name)
-    expected = f"merge_method is {name!r}; expected one of cabs, task_arithmetic, linear; did you mean {nearest!r}?"
+    expected = f"merge_method is {name!r}; expected one of {', '.join(METHODS)}; did you mean {nearest!r}?"
     assert expected == str(caught.value)
 
 
@@ -32,7 +32,8 @@ def test_unknown_methods_suggest_the_nearest(name: str, nearest: str) -> None:
 def test_rows_explain_themselves(row: Method) -> None:
     """A row says when to use it, where it comes from, and what every parameter does; defaults are valid."""
     assert row.summary.endswith(".")
-    assert row.paper.startswith("https://arxiv.org/abs/")
+    assert ": use it " in row.summary or "CABS" in row.summary
+    assert row.paper.startswith("https://")
     names = [name for each in row.parameters for name in (each.name, *each.synonyms)]
     assert len(set(names)) == len(names)
     for each in row.parameters:
