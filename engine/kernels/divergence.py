@@ -57,7 +57,7 @@ def _exponentials(values: np.ndarray, out: np.ndarray) -> float:
     return total
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _log_ratio(p: float, q: float) -> float:
     """log(p / q) for p near q, from 2 artanh((p - q) / (p + q)): exact to rounding while its argument is below 0.1."""
     s = (p - q) / (p + q)
@@ -73,7 +73,7 @@ def _log_ratio(p: float, q: float) -> float:
     return 2.0 * s + 2.0 * s * z * t
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _log_ratio_far(p: float, q: float) -> float:
     """log(p / q) for any p and q above 0: powers of two are taken out first."""
     ratio = p / q
@@ -87,14 +87,14 @@ def _log_ratio_far(p: float, q: float) -> float:
     return power * _LN2_HIGH + (power * _LN2_LOW + _log_ratio_near_one(ratio))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def _log_ratio_near_one(ratio: float) -> float:
     """log of a number from 0.6 to 1.2, by square roots down to where the series is exact."""
     root = np.sqrt(np.sqrt(ratio))
     return 4.0 * _log_ratio(root, 1.0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def row_divergence(tuned: np.ndarray, base: np.ndarray, scratch: np.ndarray) -> np.float32:
     """Compute sum(p log(p / q)), p and q being the softmax of two rows plus `EPSILON`; never below 0.
 

@@ -1,7 +1,8 @@
 """Sums of scaled task vectors, with or without the election of signs.
 
 TIES: https://arxiv.org/abs/2306.01708, section 3. All arithmetic is float32, each operation rounded on its own, models
-in order. A sum of 0 elects +; contributions of 0 have no sign and are never counted.
+in order. A sum of 0 elects +; contributions of 0 have no sign and are never counted. Kernels that divide do so by
+numpy's rules: a check for zero at every element would keep them from becoming vector code.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def add_weighted_votes(tau: np.ndarray, mask: np.ndarray, weight: np.float32, su
         below[i] = np.float32(below[i] + (weight if minus else _ZERO))
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def elect_signs(sums: np.ndarray, normalize: bool, least: np.float32, change: np.ndarray) -> None:
     """Take the contributions of the elected sign, divided by the sum of their weights if they are to be normalised.
 
@@ -120,7 +121,7 @@ def elect_signs(sums: np.ndarray, normalize: bool, least: np.float32, change: np
             change[i] = np.float32(change[i] / divisor)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def scale_change(change: np.ndarray, divisor: np.float32, factor: np.float32) -> None:
     """Divide, then multiply, in place; one is skipped, as the result is the same.
 

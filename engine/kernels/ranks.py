@@ -18,8 +18,6 @@ BINS = 1 << 16
 """Most bins of a row's histogram: 256 an octave of magnitudes; rows up to `_SHORT_ROW` have 32 an octave."""
 _MOST_MAGNITUDES = 64
 """A row whose undecided elements have more different magnitudes is sorted."""
-_RUN = 64
-"""Elements looked at together for one that is undecided."""
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -55,7 +53,7 @@ def _mark_sorted(bits: np.ndarray, low: float, step: float, words: np.ndarray, m
     keys.sort()
     for rank in range(len(bits)):
         i = int(keys[rank] & np.int64(0xFFFFFFFF))
-        mask[i] = np.uint8(words[i] < _edge(low, step, rank))
+        mask[i] = np.uint8((words[i] < _edge(low, step, rank)) & ((bits[i] & _ABS) != 0))
 
 
 @njit(nogil=True, cache=True)
@@ -92,13 +90,14 @@ def _make_edges(bits: np.ndarray, shift: np.uint32, low: float, step: float, bin
     The first line of ``bins`` receives the edges of the first, the second those of the last; gives the range of bins.
     """
     counts, last = bins[0], bins[1]
-    least, most = np.uint32(BINS - 1), np.uint32(0)
+    least, most = _ABS, np.uint32(0)
     for i in range(len(bits)):
-        place = np.uint32(np.uint32(bits[i] & _ABS) >> shift)
-        counts[place] += _ONE
-        least, most = min(least, place), max(most, place)
+        magnitude = np.uint32(bits[i] & _ABS)
+        least, most = min(least, magnitude), max(most, magnitude)
+    for i in range(len(bits)):
+        counts[np.uint32(np.uint32(bits[i] & _ABS) >> shift)] += _ONE
     rank = 0
-    begin, end = int(np.int64(least)), int(np.int64(most)) + 1
+    begin, end = int(np.int64(np.uint32(least >> shift))), int(np.int64(np.uint32(most >> shift))) + 1
     for bin_ in range(begin, end):
         here = int(np.int64(counts[bin_]))
         if here > 0:
@@ -115,28 +114,21 @@ def _mark_row(bits: np.ndarray, low: float, step: float, words: np.ndarray, mask
     begin, end = _make_edges(bits, shift, low, step, bins)
     surely, perhaps = bins[0], bins[1]
     undecided = np.empty(_MOST_MAGNITUDES + len(bits) // 8, np.int64)
+    for i in range(len(bits)):
+        magnitude = np.uint32(bits[i] & _ABS)
+        place = np.uint32(magnitude >> shift)
+        keep = words[i] < surely[place]
+        other = words[i] < perhaps[place]
+        mask[i] = np.uint8((np.uint8(keep) | np.uint8(np.uint8(keep != other) << 1)) if magnitude != 0 else 0)
     found = 0
-    for start in range(0, len(bits), _RUN):
-        stop = min(start + _RUN, len(bits))
-        differing = np.uint32(0)
-        for i in range(start, stop):
-            place = np.uint32(np.uint32(bits[i] & _ABS) >> shift)
-            keep = words[i] < surely[place]
-            differing = np.uint32(differing | np.uint32(keep != (words[i] < perhaps[place])))
-            mask[i] = np.uint8(keep)
-        if differing != 0:
-            for i in range(start, stop):
-                magnitude = np.uint32(bits[i] & _ABS)
-                place = np.uint32(magnitude >> shift)
-                if (words[i] < surely[place]) != (words[i] < perhaps[place]) and magnitude != 0:
-                    if found < len(undecided):
-                        undecided[found] = i
-                    found += 1
+    for i in range(len(bits)):
+        if mask[i] & 2:
+            if found < len(undecided):
+                undecided[found] = i
+            found += 1
     bins[0, begin:end] = 0
     if found > len(undecided) or not _mark_counted(bits, low, step, words, mask, undecided[:found]):
         _mark_sorted(bits, low, step, words, mask)
-    for i in range(len(bits)):
-        mask[i] = np.uint8(mask[i] & np.uint8((bits[i] & _ABS) != 0))
 
 
 @njit(nogil=True, cache=True)
