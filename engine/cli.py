@@ -73,6 +73,9 @@ DtypeOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of random masks.")]
 NonFiniteOption = Annotated[OnNonFinite, typer.Option(help="What to do with NaN and infinity in an input.")]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse checkpoints that do not have the same tensors in the same shapes.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
@@ -99,6 +102,7 @@ def merge(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished merge into OUT away.")] = False,
     nonfinite: NonFiniteOption = OnNonFinite.error,
+    strict: StrictOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -118,7 +122,7 @@ def merge(
             if isinstance(event, events.Done):
                 finished.append(event)
 
-        options = _plan_options(shard_size, dtype, seed, nonfinite)
+        options = _plan_options(shard_size, dtype, seed, nonfinite, strict)
         manifest = run_merge(recipe, output, options, _run_options(memory, workers, overwrite, restart), listen)
     if not quiet and not as_json:
         print_summary(manifest, finished[0])
@@ -132,6 +136,7 @@ def plan(
     shard_size: ShardOption = "5GB",
     dtype: DtypeOption = None,
     seed: SeedOption = 0,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -141,7 +146,7 @@ def plan(
     from dovetail.engine.planning import make_plan
     from dovetail.engine.report import plan_json, print_plan
 
-    made = make_plan(recipe, _plan_options(shard_size, dtype, seed, OnNonFinite.error))
+    made = make_plan(recipe, _plan_options(shard_size, dtype, seed, OnNonFinite.error, strict))
     budget, _ = prepare(made, _run_options(memory, workers, overwrite=False, restart=False), NoticeDisplay())
     if as_json:
         print(json.dumps(plan_json(made, budget), indent=1))
@@ -231,11 +236,11 @@ def demo(
     run_demo(folder, parse_size(memory))
 
 
-def _plan_options(shard_size: str, dtype: str | None, seed: int, nonfinite: OnNonFinite) -> PlanOptions:
+def _plan_options(shard_size: str, dtype: str | None, seed: int, nonfinite: OnNonFinite, strict: bool) -> PlanOptions:
     from dovetail.engine.planned import PlanOptions
     from dovetail.engine.sizes import parse_size
 
-    return PlanOptions(parse_size(shard_size), dtype, seed, nonfinite is OnNonFinite.keep)
+    return PlanOptions(parse_size(shard_size), dtype, seed, nonfinite is OnNonFinite.keep, strict)
 
 
 def _run_options(memory: str | None, workers: int | None, overwrite: bool, restart: bool) -> RunOptions:

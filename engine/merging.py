@@ -30,7 +30,7 @@ from dovetail.engine.memory import (
     usable_cores,
 )
 from dovetail.engine.planned import Plan, PlanOptions
-from dovetail.engine.planning import make_plan, problems
+from dovetail.engine.planning import conversions, make_plan, problems
 from dovetail.engine.records import RecordTable
 from dovetail.engine.sidefiles import side_bytes, write_side_files
 from dovetail.engine.staging import check_disk_space, check_target, publish, staging_path, take_back, write_durably
@@ -74,7 +74,7 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     def compiling() -> None:
         listen(events.Notice("info", "Compiling kernels for this machine; later runs find them in the cache."))
 
-    warm_up(trials(plan.method.name, problems(plan)), compiling)
+    warm_up([*trials(plan.method.name, problems(plan)), *trials("linear", conversions(plan))], compiling)
     workers = run.workers if run.workers is not None else usable_cores()
     # The table's pages become resident only as chunks finish.
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes

@@ -35,6 +35,15 @@ def _facts(rows: Mapping[str, str]) -> Table:
     return table
 
 
+BASE_MODELS = {
+    "origin": "required: the model that the others were made from",
+    "pair": "required: one of the two models that are merged",
+    "optional": "optional: if given, the model that the others were made from",
+    "member": "optional: a model like any other",
+}
+"""What the kinds of base models in the table of methods mean, for people."""
+
+
 def short_name(name: str) -> str:
     """Give the last part of a path or of a hub name."""
     return name.rstrip("/").rsplit("/", 1)[-1]
@@ -227,7 +236,7 @@ def print_methods(methods: Mapping[str, Method]) -> None:
         _print(f"{method.name}: {method.summary}")
         if method.paper:
             _print(f"  paper       {method.paper}")
-        _print(f"  base model  {method.base}")
+        _print(f"  base model  {BASE_MODELS[method.base]}")
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
         for parameter in method.parameters:
             table.add_row("", parameter.name, _default(parameter), parameter.help)

@@ -209,7 +209,7 @@ CABS = Method(
     summary="Keep each model's strongest changes, n of every m, with no two models in one place: "
     "use it when fine-tunes for different tasks get in each other's way.",
     paper="https://arxiv.org/abs/2503.01874",
-    base="required",
+    base="origin",
     parameters=(
         Parameter("weight", "float", REQUIRED, "factor (lambda) of the model's kept changes", "model"),
         Parameter(

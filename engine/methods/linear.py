@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -100,11 +101,25 @@ def make_program(problem: Problem) -> Linear:
     return Linear(problem.model_codes, problem.out_code, weights, divisor)
 
 
+def conversion(name: str, shape: tuple[int, ...], code: int, out_code: int) -> Problem:
+    """Pose the problem of one tensor that is taken as it is, in another dtype."""
+    return Problem(
+        name=name,
+        shape=shape,
+        length=math.prod(shape),
+        base_code=None,
+        model_codes=(code,),
+        out_code=out_code,
+        parameters={"normalize": False},
+        model_parameters=({"weight": 1.0},),
+    )
+
+
 LINEAR = Method(
     name="linear",
     summary="Average whole models by weight: use it for fine-tunes of one base for the same task (model soups).",
     paper="https://arxiv.org/abs/2203.05482",
-    base="optional",
+    base="member",
     parameters=(
         Parameter("weight", "float", REQUIRED, "the model's share", "model"),
         Parameter("normalize", "bool", True, "divide by the sum of the weights"),

@@ -50,8 +50,9 @@ class Method:
     """What it does and when to use it, in one line."""
     paper: str
     """Address of the paper that defines it, or an empty string."""
-    base: Literal["required", "optional"]
-    """Whether a recipe must name a base model."""
+    base: Literal["origin", "pair", "optional", "member"]
+    """What the base model is: ``origin`` of task vectors, required and not merged itself; ``pair``, required and merged
+    with exactly one other; ``optional``, the origin if there is one; ``member``, a model like any other, if any."""
     parameters: tuple[Parameter, ...]
     """Its parameters."""
     program: Callable[[Problem], Program] = field(repr=False)

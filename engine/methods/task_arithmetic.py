@@ -117,7 +117,7 @@ TASK_ARITHMETIC = Method(
     summary="Add every model's whole change to the base, by weight: the plain way to combine fine-tunes for "
     "different tasks, and the one to compare others with.",
     paper="https://arxiv.org/abs/2212.04089",
-    base="required",
+    base="origin",
     parameters=(
         Parameter("weight", "float", REQUIRED, "factor of the model's change", "model"),
         Parameter("lambda", "float", 1.0, "factor of the sum of all changes"),

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.table import Method
-from dovetail.engine.recipe.groups import make_groups
+from dovetail.engine.recipe.groups import make_parts
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import recipe_error
@@ -57,7 +57,7 @@ def parse_recipe(origin: Origin, methods: Mapping[str, Method] | None = None) ->
         # The chain would show pydantic's own report of the whole recipe.
         raise recipe_error(error, data, origin) from None
     recipe = recipe.with_origin(origin)
-    make_groups(recipe, _find_method(recipe, _own_methods() if methods is None else methods))
+    make_parts(recipe, _find_method(recipe, _own_methods() if methods is None else methods))
     return recipe
 
 

@@ -162,13 +162,6 @@ class Recipe(Strict):
             )
         if self.tokenizer and self.tokenizer_source:
             raise problem("has both 'tokenizer' and 'tokenizer_source'", "one of them")
-        if len(self.modules) > 1:
-            raise problem(
-                f"has {len(self.modules)} modules",
-                "one",
-                "merge whole models by 'models' instead",
-                ("modules",),
-            )
         _check_models(self.models)
         return self
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dovetail.engine.methods.registry import METHODS
+from dovetail.engine.report import BASE_MODELS
 from tests.checkpoints import cabs_recipe, read_output
 from tests.engine.awkward import base_tensors, tuned_tensors, write_family
 from tests.engine.command import dovetail, dovetail_process
@@ -63,7 +64,7 @@ def test_methods_are_listed_with_their_parameters() -> None:
     for method in METHODS.values():
         assert f"{method.name}: {method.summary}\n" in outcome.out
         assert f"  paper       {method.paper}\n" in outcome.out
-        assert f"  base model  {method.base}\n" in outcome.out
+        assert f"  base model  {BASE_MODELS[method.base]}\n" in outcome.out
         for parameter in method.parameters:
             (line,) = {
                 line

@@ -18,7 +18,7 @@ KINDS = Method(
     name="kinds",
     summary="one parameter of each kind",
     paper="",
-    base="optional",
+    base="member",
     parameters=(
         Parameter("real", "float", 1.0, "a number"),
         Parameter("whole", "int", 1, "a whole number"),
