@@ -40,7 +40,10 @@ CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 
 @collector_paused()
 def make_plan(
-    recipe_path: str | Path, options: PlanOptions | None = None, locations: Sequence[Location] | None = None
+    recipe: str | Path | Recipe,
+    options: PlanOptions | None = None,
+    locations: Sequence[Location] | None = None,
+    checkpoints: Sequence[Checkpoint] | None = None,
 ) -> Plan:
     """Decide everything about a merge from the recipe and the checkpoints' headers.
 
@@ -48,12 +51,14 @@ def make_plan(
 
     Parameters
     ----------
-    recipe_path
-        A mergekit YAML file.
+    recipe
+        A mergekit YAML file, or what was read from one.
     options
         What else decides the output.
     locations
         Where the checkpoints are, in the order of `Recipe.references`; None to look where the recipe says.
+    checkpoints
+        The checkpoints themselves, in the same order, where they are open already.
 
     Raises
     ------
@@ -64,13 +69,15 @@ def make_plan(
 
     """
     options = options or PlanOptions()
-    recipe = load_recipe(recipe_path)
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     _refuse_unsupported(recipe)
     method = find(recipe.merge_method)
     references = recipe.references()
-    if locations is None:
-        locations = [locate(ref, Path(recipe_path).parent) for ref in references]
-    checkpoints = tuple(open_location(location) for location in locations)
+    if checkpoints is None:
+        if locations is None:
+            locations = [locate(ref, recipe.origin.folder) for ref in references]
+        checkpoints = [open_location(location) for location in locations]
+    checkpoints = tuple(checkpoints)
     catalogues = {
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
         for ref, checkpoint in zip(references, checkpoints, strict=True)

@@ -173,7 +173,7 @@ class Recipe(Strict):
     @property
     def text(self) -> str:
         """The recipe as it was written."""
-        return self._origin.text
+        return self._origin.text if self._origin.own_text is None else self._origin.own_text
 
     @property
     def has_slices(self) -> bool:

@@ -234,7 +234,7 @@ def test_other_shape() -> None:
 @pytest.mark.parametrize("rows", [31, 33])
 def test_other_number_of_rows(rows: int) -> None:
     """Embedding and head are merged all the same, cut or filled to the base's rows; --strict makes it an error."""
-    changed = {name: (rows, 8) for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    changed = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (rows, 8))
     shapes = {"base": llama(1), "a": llama(1) | changed}
     expansion = expand_text(PAIR, shapes)
     for name in changed:

@@ -98,7 +98,7 @@ def test_canonical_json_is_a_recipe() -> None:
         (
             "method: average",
             "method: averge",
-            "line 2: merge_method is 'averge'; expected one of sparse, average, blend, stack, turn; did you mean 'average'?",
+            "merge_method is 'averge'; expected one of sparse, average, blend, stack, turn; did you mean 'average'?",
         ),
         ("method: average", "method: 3", "merge_method is 3; expected text"),
         ("merge_method: average", "", "merge_method is missing"),
