@@ -19,6 +19,8 @@ LARGEST_BYTES: Final = 16 * 2**20
 """Larger files are no configurations."""
 
 _COUNT = re.compile(r"^(?:(?:num_|n_)?(?:hidden_|encoder_|decoder_)?layers?|n_layer|depth)$")
+_TOTALS: Final = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""Keys that count the layers of a model with one stack, whatever they say."""
 _BY_NUMBER: Final = (
     "max_window_layers", "sliding_window_pattern", "full_attention_interval", "attn_layer_period", "attn_layer_offset",
     "expert_layer_period", "expert_layer_offset", "first_k_dense_replace", "decoder_sparse_step", "mlp_only_layers",
@@ -91,7 +93,7 @@ def restack(
         for place in places:
             part = _at(config, place)
             assert part is not None
-            for key in [key for key in part if _is_count(key, part, old, single=len(stacks) == 1)]:
+            for key in _counts(part, stack, old):
                 part[key] = new
             unchanged = [number for _, number in stack.layers] == list(range(old))
             for key, value in part.items():
@@ -135,13 +137,22 @@ def _declared(config: Mapping[str, Any]) -> int:
     )
 
 
-def _is_count(key: str, part: Mapping[str, Any], old: int, *, single: bool) -> bool:
-    value = part[key]
-    return (
-        _COUNT.match(key) is not None
-        and type(value) is int
-        and (value == old or (single and key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers")))
-    )
+def _counts(part: Mapping[str, Any], stack: StackedLayers, old: int) -> list[str]:
+    """Give the keys that count a stack's layers, those of a decoder and an encoder told apart."""
+    keys = [
+        key
+        for key, value in part.items()
+        if _COUNT.match(key) and type(value) is int and (value == old or (stack.module is None and key in _TOTALS))
+    ]
+    words = _words(f"{stack.stack}.{stack.module or ''}") & {"encoder", "decoder"}
+    if stack.module is None or not words:
+        return keys
+    others = {"encoder", "decoder"} - words
+    named = [key for key in keys if words & _words(key.replace("_", "."))]
+    # Keys that name neither are the encoder's where a decoder has keys of its own: so in T5, BART and Whisper.
+    if "decoder" in words and named:
+        return named
+    return [key for key in keys if not others & _words(key.replace("_", "."))]
 
 
 def _places(config: Mapping[str, Any], stack: StackedLayers, old: int) -> list[_Place]:
@@ -149,8 +160,7 @@ def _places(config: Mapping[str, Any], stack: StackedLayers, old: int) -> list[_
 
     If several do, those whose name has a word in common with the stack or its module; else all that are not named.
     """
-    single = stack.module is None
-    found = [place for place, part in _parts(config) if any(_is_count(key, part, old, single=single) for key in part)]
+    found = [place for place, part in _parts(config) if _counts(part, stack, old)]
     if len(found) < 2:
         return found
     words = _words(f"{stack.stack}.{stack.module or ''}")

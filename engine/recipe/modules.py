@@ -73,13 +73,13 @@ class Modules:
         """Name the module of a tensor; None if it belongs to none."""
         prefix = _prefix(name)
         if prefix not in self._cache:
-            components, best = _split(prefix), (0, self._rest)
+            components, best, owner = _split(prefix), (0, 0), self._rest
             for words, module in self._words.items():
-                end = _last_end(words, components)
                 # Of two that end at the same component, the longer says more.
-                if end and (end, len(words)) > (best[0], 0 if best[0] < end else len(words)):
-                    best = (end, module)
-            self._cache[prefix] = best[1]
+                found = (_last_end(words, components), len(words))
+                if found[0] and found > best:
+                    best, owner = found, module
+            self._cache[prefix] = owner
         return self._cache[prefix]
 
     def select(self, names: Iterable[str], module: str | None) -> list[str]:

@@ -7,18 +7,19 @@ output has none.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from dovetail.engine.recipe.layers import parse_layer
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.specs import Catalogue, SourceTensor, TensorSpec
 
-_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output|output_layer)\.weight$")
-_EMBEDDING = re.compile(
-    r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared|embedding|emb)\.weight$"
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.weight")
+_EMBEDDINGS = tuple(
+    f"{word}.weight"
+    for word in ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared", "embedding", "emb")
 )
+"""How names of heads and embeddings end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def find_heads(catalogues: Mapping[ModelRef, Catalogue], tied: Mapping[ModelRef,
         Whether its configuration says that its head is its embedding; None where it does not say.
 
     """
-    names = dict.fromkeys(name for catalogue in catalogues.values() for name in _loose(catalogue, _HEAD))
+    names = dict.fromkeys(name for catalogue in catalogues.values() for name in _loose(catalogue, _HEADS))
     found = dict(catalogues)
     stand_ins: dict[ModelRef, dict[str, str]] = {}
     own = set()
@@ -74,16 +75,19 @@ def find_heads(catalogues: Mapping[ModelRef, Catalogue], tied: Mapping[ModelRef,
     return Heads(found, stand_ins, frozenset(own))
 
 
-def _loose(catalogue: Catalogue, pattern: re.Pattern[str]) -> Iterable[str]:
-    return (name for name in catalogue if name.endswith(".weight") and pattern.search(name) and not parse_layer(name))
+def _loose(catalogue: Catalogue, endings: tuple[str, ...]) -> list[str]:
+    """Give the tensors outside the layers whose last components are one of `endings`."""
+    # Few names pass the first test, which is all the time that a large catalogue takes.
+    found = [name for name in catalogue if name.endswith(endings)]
+    return [name for name in found if f".{name}".endswith(tuple(f".{e}" for e in endings)) and not parse_layer(name)]
 
 
 def _is_head(catalogue: Catalogue, name: str) -> bool:
     """Whether a tensor has the shape of an embedding of its checkpoint, as heads have."""
-    return any(catalogue[item] == catalogue[name] for item in _loose(catalogue, _EMBEDDING))
+    return any(catalogue[item] == catalogue[name] for item in _loose(catalogue, _EMBEDDINGS))
 
 
 def _embedding(catalogue: Catalogue, head: tuple[int, ...]) -> str | None:
     """Name the embedding that has a head's columns, if possible its rows too; the first in the file of several."""
-    found = [name for name in _loose(catalogue, _EMBEDDING) if len(head) == 2 and catalogue[name][1:] == head[1:]]
+    found = [name for name in _loose(catalogue, _EMBEDDINGS) if len(head) == 2 and catalogue[name][1:] == head[1:]]
     return next((name for name in found if catalogue[name] == head), found[0] if found else None)

@@ -283,9 +283,9 @@ def test_fifty_thousand_tensors() -> None:
     }
     recipe = read(TIES_LIKE)
     catalogues = {ref: dict(shapes) for ref in recipe.references()}
-    began = time.perf_counter()
+    began = time.process_time()  # of this process alone, however busy the machine is
     expansion = expand(recipe, TABLE["sparse"], catalogues)
-    took_s = time.perf_counter() - began
+    took_s = time.process_time() - began
     assert 50_220 == len(expansion.tensors)
     assert took_s < 3
     # Tensors that are treated alike share their parameters.
