@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dovetail.engine import events
-from dovetail.engine.errors import RecipeError
+from dovetail.engine.errors import OutputError, RecipeError
 from dovetail.engine.journal import JOURNAL_NAME, belongs_to
 from dovetail.engine.locations import Location, locate, open_location
 from dovetail.engine.manifest import stage_entry
@@ -131,6 +131,8 @@ def merge_stages(
 
     """
     folder = kept or stages_path(output)
+    if kept is None:
+        _refuse_links(folder)
     if run.restart and kept is None and folder.exists():
         shutil.rmtree(folder)
     _check(stages, output, folder, options, run, everything=kept is not None)
@@ -159,6 +161,13 @@ def merge_stages(
     if kept is None:
         shutil.rmtree(folder, ignore_errors=True)
     return manifest
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse links where a folder of our own is to be filled and removed: they lead to someone else's."""
+    for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+        if path.is_symlink():
+            raise OutputError(f"{path} is a link", "a folder that Dovetail has made", "remove the link")
 
 
 def _check(

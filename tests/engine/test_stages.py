@@ -232,6 +232,23 @@ def test_restart(family: Family) -> None:
     assert not stages_folder(family).exists()
 
 
+def test_links_are_not_followed(family: Family) -> None:
+    """A link in the place of a folder that would be filled and removed is refused, and what it leads to stays."""
+    precious = family.home / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("")
+    two(family)
+    stages_folder(family).symlink_to(precious)
+    with pytest.raises(OutputError, match="is a link"):
+        merge(family.recipe_path, family.out, run=RunOptions(restart=True))
+    stages_folder(family).unlink()
+    stages_folder(family).mkdir()
+    (stages_folder(family) / "mean").symlink_to(precious)
+    with pytest.raises(OutputError, match="is a link"):
+        merge(family.recipe_path, family.out)
+    assert ["file"] == [path.name for path in precious.iterdir()]
+
+
 def test_one_document_is_one_stage(family: Family) -> None:
     """A recipe of one document is planned by the same function."""
     (forecast,) = plan_stages(family.recipe_path)

@@ -6,8 +6,12 @@ from typing import Any
 
 import yaml
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe import Expansion, Recipe, TensorSpec, expand
+from dovetail.engine.recipe.gaps import is_vocabulary
+from dovetail.io.errors import TensorMismatchError
 from tests.recipe.naive_recipe import Merged, resolve
 from tests.recipe.rows import TABLE, read
 from tests.recipe.strategies import ARCHITECTURES, RandomRecipe, Taker, recipes
@@ -58,7 +62,7 @@ def as_merged(spec: TensorSpec, expansion: Expansion, expected: Merged) -> Merge
     )
 
 
-@settings(max_examples=400)
+@settings(max_examples=250, deadline=None)
 @given(recipes(TAKERS))
 def test_sources_and_parameters(recipe: RandomRecipe) -> None:
     """Every output tensor has the sources, the order and the values that the rules give it, and there are no others."""
@@ -71,7 +75,7 @@ def test_sources_and_parameters(recipe: RandomRecipe) -> None:
         assert expected[spec.name] == as_merged(spec, expansion, expected[spec.name])
 
 
-@settings(max_examples=100)
+@settings(max_examples=50, deadline=None)
 @given(recipes(TAKERS))
 def test_defaults_where_no_value_is_given(recipe: RandomRecipe) -> None:
     """What no place gives has the method's default."""
@@ -85,7 +89,7 @@ def test_defaults_where_no_value_is_given(recipe: RandomRecipe) -> None:
                 assert defaults[key] == values[key]
 
 
-@settings(max_examples=100)
+@settings(max_examples=50, deadline=None)
 @given(recipes(TAKERS))
 def test_layers_are_numbered_through(recipe: RandomRecipe) -> None:
     """Every stack of the output has the layers 0, 1, 2 ... without a gap, and slices say where each came from."""
@@ -106,12 +110,60 @@ def test_layers_are_numbered_through(recipe: RandomRecipe) -> None:
             assert recipe.layers["base"][stack.prefix] == len(found)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50, deadline=None)
 @given(recipes(TAKERS))
 def test_canonical_form_means_the_same(recipe: RandomRecipe) -> None:
     """A recipe written from its canonical JSON is the same recipe."""
     loaded = load(recipe)
     assert loaded.canonical_json() == read(yaml.safe_dump(loaded.to_json())).canonical_json()
+
+
+@settings(max_examples=100, deadline=None)
+@given(recipes(TAKERS), st.data())
+def test_tensors_that_do_not_stand_alike(recipe: RandomRecipe, data: st.DataObject) -> None:
+    """Whatever models lack or have in another shape, each tensor is merged from those that have it as the reference.
+
+    Strict merges are refused just where there is anything to tell.
+    """
+    names = list(recipe.catalogues["base"])
+    damage = data.draw(st.dictionaries(st.sampled_from(("base", "orca", "math")), st.sampled_from(names), max_size=2))
+    shape = data.draw(st.sampled_from([None, (2, 4), (3, 3)]))
+    catalogues = recipe.catalogues
+    for model, name in damage.items():
+        if shape is None:
+            del catalogues[model][name]
+        else:
+            catalogues[model][name] = shape
+    loaded, method = load(recipe), TABLE[recipe.taker.name]
+    given_shapes = {ref: catalogues[str(ref)] for ref in loaded.references()}
+    refused = ""
+    try:
+        expansion = expand(loaded, method, given_shapes)
+    except (TensorMismatchError, RecipeError) as error:
+        refused = str(error)
+    if refused:  # a model of a single tensor has nothing left, or a stack of a single one is gone
+        assert any(text in refused for text in ("has no tensor of the name", "layer", "module"))
+        return
+    expected = resolve(recipe)
+    for spec in expansion.tensors:
+        reference = catalogues[str(expansion.checkpoints[spec.reference.checkpoint])][spec.reference.name]
+        merged, (_, *rows) = expected[spec.name], reference
+        alike = [
+            (model, name)
+            for model, name in merged.models
+            if (found := catalogues[model].get(name)) == reference
+            or (spec.layer is None and is_vocabulary(name) and found is not None and list(found[1:]) == rows)
+        ]
+        found_models = [(str(expansion.checkpoints[i]), name) for i, name in spec.inputs]
+        assert (found_models == alike) if not spec.copied else (len(alike) < max(1, method.min_models))
+        assert len(spec.inputs) == len(spec.model_parameters)
+    unlike = [text for text in expansion.warnings if "is not listed" not in text]
+    try:
+        expand(loaded, method, given_shapes, strict=True)
+    except TensorMismatchError:
+        assert unlike
+    else:
+        assert not unlike
 
 
 def test_all_kinds_are_drawn() -> None:
