@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from dovetail.engine.merging import RunOptions, merge
     from dovetail.engine.planned import Plan, PlanOptions
     from dovetail.engine.planning import make_plan as plan
+    from dovetail.engine.stages import plan_stages
     from dovetail.engine.verify import read_manifest
 
-__all__ = ["Plan", "PlanOptions", "RunOptions", "merge", "plan", "read_manifest"]
+__all__ = ["Plan", "PlanOptions", "RunOptions", "merge", "plan", "plan_stages", "read_manifest"]
 
 _HOMES = {
     "Plan": ("planned", "Plan"),
@@ -18,6 +19,7 @@ _HOMES = {
     "RunOptions": ("merging", "RunOptions"),
     "merge": ("merging", "merge"),
     "plan": ("planning", "make_plan"),
+    "plan_stages": ("stages", "plan_stages"),
     "read_manifest": ("verify", "read_manifest"),
 }
 

@@ -73,6 +73,13 @@ DtypeOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of random masks.")]
 NonFiniteOption = Annotated[OnNonFinite, typer.Option(help="What to do with NaN and infinity in an input.")]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Refuse checkpoints that do not have the same tensors in the same shapes.")
+]
+StagesOption = Annotated[
+    Path | None,
+    typer.Option("--stages", metavar="DIR", help="Keep the results of a recipe's stages here. [default: remove them]"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
@@ -99,6 +106,8 @@ def merge(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished merge into OUT away.")] = False,
     nonfinite: NonFiniteOption = OnNonFinite.error,
+    strict: StrictOption = False,
+    stages: StagesOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -118,10 +127,11 @@ def merge(
             if isinstance(event, events.Done):
                 finished.append(event)
 
-        options = _plan_options(shard_size, dtype, seed, nonfinite)
-        manifest = run_merge(recipe, output, options, _run_options(memory, workers, overwrite, restart), listen)
+        options = _plan_options(shard_size, dtype, seed, nonfinite, strict)
+        run = _run_options(memory, workers, overwrite, restart)
+        manifest = run_merge(recipe, output, options, run, listen, stages)
     if not quiet and not as_json:
-        print_summary(manifest, finished[0])
+        print_summary(manifest, finished[-1])
 
 
 @app.command(short_help="Say what a merge would read, write and hold.")
@@ -132,21 +142,23 @@ def plan(
     shard_size: ShardOption = "5GB",
     dtype: DtypeOption = None,
     seed: SeedOption = 0,
+    strict: StrictOption = False,
+    stages: StagesOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Say what a merge would read, write and hold; no tensor data is touched."""
     from dovetail.engine.display import NoticeDisplay
-    from dovetail.engine.merging import prepare
-    from dovetail.engine.planning import make_plan
-    from dovetail.engine.report import plan_json, print_plan
+    from dovetail.engine.report import print_stages, stages_json
+    from dovetail.engine.stages import plan_stages, prepare_stages
 
-    made = make_plan(recipe, _plan_options(shard_size, dtype, seed, OnNonFinite.error))
-    budget, _ = prepare(made, _run_options(memory, workers, overwrite=False, restart=False), NoticeDisplay())
+    forecasts = plan_stages(recipe, _plan_options(shard_size, dtype, seed, OnNonFinite.error, strict), stages)
+    run = _run_options(memory, workers, overwrite=False, restart=False)
+    budgets = prepare_stages(forecasts, run, NoticeDisplay())
     if as_json:
-        print(json.dumps(plan_json(made, budget), indent=1))
+        print(json.dumps(stages_json(forecasts, budgets), indent=1))
     else:
-        print_plan(made, budget)
+        print_stages(forecasts, budgets)
 
 
 @app.command(short_help="List a checkpoint's tensors.")
@@ -231,11 +243,11 @@ def demo(
     run_demo(folder, parse_size(memory))
 
 
-def _plan_options(shard_size: str, dtype: str | None, seed: int, nonfinite: OnNonFinite) -> PlanOptions:
+def _plan_options(shard_size: str, dtype: str | None, seed: int, nonfinite: OnNonFinite, strict: bool) -> PlanOptions:
     from dovetail.engine.planned import PlanOptions
     from dovetail.engine.sizes import parse_size
 
-    return PlanOptions(parse_size(shard_size), dtype, seed, nonfinite is OnNonFinite.keep)
+    return PlanOptions(parse_size(shard_size), dtype, seed, nonfinite is OnNonFinite.keep, strict)
 
 
 def _run_options(memory: str | None, workers: int | None, overwrite: bool, restart: bool) -> RunOptions:

@@ -28,7 +28,12 @@ FORMAT_VERSION = 1
 """Changes whenever the manifest's structure does."""
 
 
-def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def build_manifest(
+    plan: Plan,
+    table: RecordTable,
+    side_files: Mapping[str, Mapping[str, Any]],
+    earlier: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Describe a finished merge, but for its single tensors, which `manifest_pieces` adds.
 
     Parameters
@@ -39,6 +44,8 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
         The rows of all chunks.
     side_files
         Size and checksum of every output file that is not a shard, by name.
+    earlier
+        What `stage_entry` says of the stages whose results were merged.
 
     Returns
     -------
@@ -59,29 +66,49 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
             "shard_size_bytes": plan.options.shard_size_bytes,
         },
         "models": list(plan.models),
-        "inputs": [
-            {
-                "checkpoint": str(checkpoint.path),
-                "files": [
-                    {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
-                    for file in checkpoint.files
-                ],
-            }
-            for checkpoint in plan.checkpoints
-        ],
+        "inputs": _inputs(plan),
+        **({"stages": list(earlier)} if earlier else {}),
         "checksum": "xxh3-64",
-        "shards": [
-            {
-                "name": shard.file_name,
-                "size_bytes": shard.size_bytes,
-                "header_bytes": len(shard.header),
-                "header_checksum": hex_checksum(shard.header),
-            }
-            for shard in plan.layout.shards
-        ],
+        "shards": _shards(plan),
         "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
         "totals": total_statistics(plan, table),
     }
+
+
+def stage_entry(name: str, plan: Plan) -> dict[str, Any]:
+    """Describe a stage whose result is an input of a later one."""
+    return {
+        "name": name,
+        "recipe": plan.recipe.to_json(),
+        "models": list(plan.models),
+        "inputs": _inputs(plan),
+        "shards": _shards(plan),
+    }
+
+
+def _inputs(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {
+            "checkpoint": str(checkpoint.path),
+            "files": [
+                {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
+                for file in checkpoint.files
+            ],
+        }
+        for checkpoint in plan.checkpoints
+    ]
+
+
+def _shards(plan: Plan) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": shard.file_name,
+            "size_bytes": shard.size_bytes,
+            "header_bytes": len(shard.header),
+            "header_checksum": hex_checksum(shard.header),
+        }
+        for shard in plan.layout.shards
+    ]
 
 
 def manifest_pieces(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) -> Iterator[bytes]:

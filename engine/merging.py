@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,8 @@ from dovetail.engine.memory import (
     usable_cores,
 )
 from dovetail.engine.planned import Plan, PlanOptions
-from dovetail.engine.planning import make_plan, problems
+from dovetail.engine.planning import conversions, make_plan, problems
+from dovetail.engine.recipe.stages import load_stages
 from dovetail.engine.records import RecordTable
 from dovetail.engine.sidefiles import side_bytes, write_side_files
 from dovetail.engine.staging import check_disk_space, check_target, publish, staging_path, take_back, write_durably
@@ -74,7 +75,7 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     def compiling() -> None:
         listen(events.Notice("info", "Compiling kernels for this machine; later runs find them in the cache."))
 
-    warm_up(trials(plan.method.name, problems(plan)), compiling)
+    warm_up([*trials(plan.method.name, problems(plan)), *trials("linear", conversions(plan))], compiling)
     workers = run.workers if run.workers is not None else usable_cores()
     # The table's pages become resident only as chunks finish.
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes
@@ -88,6 +89,7 @@ def merge(
     options: PlanOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
+    stages: str | Path | None = None,
 ) -> dict[str, Any]:
     """Merge checkpoints as a recipe says, and write the result into a folder.
 
@@ -96,7 +98,7 @@ def merge(
     Parameters
     ----------
     recipe
-        A mergekit YAML file.
+        A mergekit YAML file; of several documents, each is a stage that can use the results of others by name.
     output
         Folder to make; it appears under its name only when it is complete.
     options
@@ -105,6 +107,8 @@ def merge(
         How the work is done; no effect on the output's bytes.
     listen
         Receives events while the merge goes on, on the calling thread.
+    stages
+        Folder in which the results of stages are kept, each under its name; None to remove them at the end.
 
     Returns
     -------
@@ -117,13 +121,40 @@ def merge(
         One of the tree in `dovetail.engine.errors` and `dovetail.io.errors`.
 
     """
-    started, output, run = time.monotonic(), Path(output), run or RunOptions()
-    plan = make_plan(recipe, options or PlanOptions())
-    staging = staging_path(output)
+    from dovetail.engine.stages import merge_stages  # which merges each stage by the function below
+
+    found, output, options, run = load_stages(recipe), Path(output), options or PlanOptions(), run or RunOptions()
+    if len(found) > 1:
+        return merge_stages(found, output, options, run, listen, None if stages is None else Path(stages))
+    return merge_plan(make_plan(found[0].recipe, options), output, run, listen)
+
+
+def merge_plan(
+    plan: Plan,
+    output: Path,
+    run: RunOptions,
+    listen: events.Listener,
+    earlier: Sequence[Mapping[str, Any]] = (),
+    *,
+    keep_journal: bool = False,
+) -> dict[str, Any]:
+    """Carry out a plan; see `merge`.
+
+    Parameters
+    ----------
+    plan, output, run, listen
+        What is merged, where to, and how.
+    earlier
+        What the manifest says of the stages whose results are inputs.
+    keep_journal
+        Whether the output keeps the journal, by which it is known for the result of this plan.
+
+    """
+    started, staging = time.monotonic(), staging_path(output)
     if not run.restart and not staging.exists() and belongs_to(output / JOURNAL_NAME, plan):
         with locked(output):  # killed after its output had been renamed, this merge has only to be ended well
             take_back(output, staging)
-    check_target(output, [Path(recipe), *_input_paths(plan)], overwrite=run.overwrite)
+    check_target(output, input_paths(plan), overwrite=run.overwrite)
     for warning in plan.warnings:
         listen(events.Notice("warning", warning))
     budget, table = prepare(plan, run, listen)
@@ -136,9 +167,10 @@ def merge(
         for checkpoint in plan.checkpoints:
             checkpoint.check_unchanged()
         with interrupts_deferred():  # from here on it is faster to finish than to stop
-            manifest = _complete(plan, table, staging)
+            manifest = _complete(plan, table, staging, earlier)
             # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
-            publish(staging, output, overwrite=run.overwrite, remove=(JOURNAL_NAME, LOCK_NAME))
+            done_with = (LOCK_NAME,) if keep_journal else (JOURNAL_NAME, LOCK_NAME)
+            publish(staging, output, overwrite=run.overwrite, remove=done_with)
     for warning in _findings(manifest):
         listen(events.Notice("warning", warning))
     listen(
@@ -200,18 +232,20 @@ def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> SafetensorsSink:
         ) from error
 
 
-def _input_paths(plan: Plan) -> Iterator[Path]:
-    """Give every checkpoint and every file of it: a file can be a link to another folder."""
+def input_paths(plan: Plan) -> Iterator[Path]:
+    """Give the recipe, every checkpoint, and every file of it: a file can be a link to another folder."""
+    if plan.recipe.origin.path is not None:
+        yield plan.recipe.origin.path
     for checkpoint in plan.checkpoints:
         yield checkpoint.path
         if checkpoint.folder is not None:
             yield from (checkpoint.folder / file.name for file in checkpoint.files)
 
 
-def _complete(plan: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:
+def _complete(plan: Plan, table: RecordTable, staging: Path, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Add the small files and the manifest."""
     side_files = write_side_files(plan, staging, model_card(plan, total_statistics(plan, table)))
-    manifest = build_manifest(plan, table, side_files)
+    manifest = build_manifest(plan, table, side_files, earlier)
     write_durably(staging / MANIFEST_NAME, manifest_pieces(manifest, plan, table))
     return manifest
 

@@ -10,7 +10,7 @@ from typing import Any
 from dovetail.engine.grid import OPEN_JOBS, Job
 from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
-from dovetail.engine.recipe import Recipe
+from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.engine.task import Input, PieceWork, Work
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
@@ -40,6 +40,9 @@ class PlanOptions:
     """Seed of random masks."""
     keep_nonfinite: bool = False
     """Whether NaN and infinity pass through; else they are errors."""
+    strict: bool = False
+    """Whether it is an error if the checkpoints do not have the same tensors in the same shapes. It decides between an
+    error and a warning alone, so it is no part of the plan's hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +123,10 @@ class Plan:
     """Output files, headers and offsets."""
     jobs: tuple[Job, ...]
     """Tasks, grouped."""
-    layer_count: int | None
-    """Number of layers of the result where slices change it."""
+    stacks: tuple[StackedLayers, ...]
+    """Stacks of layers of the result that slices put together."""
+    untied: bool
+    """Whether the result has a head of its own although the checkpoint of its configuration ties it."""
     warnings: tuple[str, ...]
     """What a person should know before running it."""
     hash: str
@@ -146,6 +151,11 @@ class Plan:
     def side_checkpoint(self) -> Checkpoint:
         """The checkpoint whose configuration, tokenizer and other small files the output takes."""
         return self.base or self.checkpoints[0]
+
+    @property
+    def side_index(self) -> int:
+        """Position of `side_checkpoint` in `checkpoints`."""
+        return next(i for i, checkpoint in enumerate(self.checkpoints) if checkpoint is self.side_checkpoint)
 
     @property
     def task_bytes(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,26 +12,27 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.grid import chunk_elements, make_jobs
 from dovetail.engine.locations import Location, locate, open_location
 from dovetail.engine.methods.copy import Copy
+from dovetail.engine.methods.linear import LINEAR, Linear, conversion
 from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.methods.registry import find
 from dovetail.engine.methods.table import Method
+from dovetail.engine.model_config import read_config, restack, says_tied
 from dovetail.engine.planned import MATHS_VERSION, Plan, PlannedTensor, PlanOptions
 from dovetail.engine.recipe import (
     Expansion,
-    ModelRef,
     Recipe,
     SourceTensor,
     TensorSpec,
     expand,
     load_recipe,
 )
-from dovetail.engine.sizes import counted
 from dovetail.engine.task import Input
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.errors import TensorMismatchError
 from dovetail.io.layout import SafetensorsLayout, plan_layout
+from dovetail.io.rows import FilledElements, LeadingElements
 
 CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 """The kernels' dtype codes by safetensors dtype name."""
@@ -39,7 +40,10 @@ CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 
 @collector_paused()
 def make_plan(
-    recipe_path: str | Path, options: PlanOptions | None = None, locations: Sequence[Location] | None = None
+    recipe: str | Path | Recipe,
+    options: PlanOptions | None = None,
+    locations: Sequence[Location] | None = None,
+    checkpoints: Sequence[Checkpoint] | None = None,
 ) -> Plan:
     """Decide everything about a merge from the recipe and the checkpoints' headers.
 
@@ -47,12 +51,14 @@ def make_plan(
 
     Parameters
     ----------
-    recipe_path
-        A mergekit YAML file.
+    recipe
+        A mergekit YAML file, or what was read from one.
     options
         What else decides the output.
     locations
         Where the checkpoints are, in the order of `Recipe.references`; None to look where the recipe says.
+    checkpoints
+        The checkpoints themselves, in the same order, where they are open already.
 
     Raises
     ------
@@ -63,19 +69,22 @@ def make_plan(
 
     """
     options = options or PlanOptions()
-    recipe = load_recipe(recipe_path)
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     _refuse_unsupported(recipe)
     method = find(recipe.merge_method)
     references = recipe.references()
-    if locations is None:
-        locations = [locate(ref, Path(recipe_path).parent) for ref in references]
-    checkpoints = tuple(open_location(location) for location in locations)
+    if checkpoints is None:
+        if locations is None:
+            locations = [locate(ref, recipe.origin.folder) for ref in references]
+        checkpoints = [open_location(location) for location in locations]
+    checkpoints = tuple(checkpoints)
     catalogues = {
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
         for ref, checkpoint in zip(references, checkpoints, strict=True)
     }
-    _take_integers_from(references[0], checkpoints[0], catalogues)
-    expansion = expand(recipe, method, catalogues)
+    configs = [read_config(checkpoint) for checkpoint in checkpoints]
+    tied = {ref: says_tied(config) for ref, config in zip(references, configs, strict=True)}
+    expansion = expand(recipe, method, catalogues, tied, strict=options.strict)
     builder = _Builder(method, checkpoints, expansion, options, _requested_dtype(recipe, options))
     tensors = tuple(builder.tensor(spec) for spec in expansion.tensors)
     layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], options.shard_size_bytes)
@@ -85,6 +94,7 @@ def make_plan(
         [item.chunk_elements for item in tensors],
     )
     base = checkpoints[references.index(recipe.base_model)] if recipe.base_model else None
+    restacked = restack(dict(configs[0] or {}), expansion.stacks, configs, 0) if configs[0] else []
     return Plan(
         recipe=recipe,
         options=options,
@@ -95,8 +105,9 @@ def make_plan(
         tensors=tensors,
         layout=layout,
         jobs=tuple(jobs),
-        layer_count=expansion.layer_count if recipe.has_slices else None,
-        warnings=(*expansion.warnings, *builder.warnings()),
+        stacks=expansion.stacks,
+        untied=references[0] in expansion.untied,
+        warnings=(*expansion.warnings, *restacked, *builder.warnings()),
         hash=_hash(recipe, options, checkpoints, tensors, layout),
     )
 
@@ -104,6 +115,13 @@ def make_plan(
 def problems(plan: Plan) -> Iterator[Problem]:
     """Give the problem of every tensor that is merged rather than copied."""
     return (tensor.problem for tensor in plan.tensors if tensor.problem is not None)
+
+
+def conversions(plan: Plan) -> Iterator[Problem]:
+    """Give the problem, for the method ``linear``, of every tensor that is taken as it is through its kernel."""
+    for tensor in plan.tensors:
+        if tensor.copied and isinstance(tensor.program, Linear):
+            yield conversion(tensor.name, tensor.shape, tensor.models[0].code, CODES[tensor.dtype.name])
 
 
 class _Builder:
@@ -123,7 +141,6 @@ class _Builder:
         self.models = sorted(used)
         self._model_index = {checkpoint: index for index, checkpoint in enumerate(self.models)}
         self._double = self._copied = 0
-        self._unlike: list[str] = []
 
     def warnings(self) -> list[str]:
         """Say what the planned tensors have that a person should know."""
@@ -132,11 +149,6 @@ class _Builder:
             found.append(f"{self._double} float64 tensors are merged in float32.")
         if self._copied:
             found.append(f"{self._copied} integer tensors are not merged but taken from the base model.")
-        if self._unlike:
-            found.append(
-                f"{counted(len(self._unlike), 'integer tensor')} missing or of another shape in a model: "
-                + ", ".join(self._unlike[:3])
-            )
         return found
 
     def tensor(self, spec: TensorSpec) -> PlannedTensor:
@@ -144,8 +156,10 @@ class _Builder:
         reference = self._find(spec.reference)
         if not reference.dtype.mergeable:
             return self._copy(spec, reference)
-        base = None if spec.base is None else self._input(spec.base)
-        models = tuple(self._input(item) for item in spec.inputs)
+        if spec.copied:
+            return self._take(spec, reference)
+        base = None if spec.base is None else self._input(spec.base, spec.reference)
+        models = tuple(self._input(item, spec.reference) for item in spec.inputs)
         inputs = models if base is None else (base, *models)
         self._double += any(item.code == CODES["F64"] for item in inputs)
         dtype = self._dtype or reference.dtype
@@ -167,18 +181,19 @@ class _Builder:
     def _copy(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
         """Plan a tensor that is taken from the base model, and compared with the others'."""
         self._copied += 1
-        others = [item for item in spec.inputs if item != spec.reference]
-        alike = [item for item in others if self._shape(item) == reference.shape]
-        if alike != others:
-            self._unlike.append(spec.name)
+        alike = [item for item in spec.inputs if item != spec.reference and self._find(item).shape == reference.shape]
         base, models = self._raw(spec.reference), tuple(self._raw(item) for item in alike)
         spec = replace(spec, inputs=tuple(alike))
         return self._planned(spec, reference, reference.dtype, Copy(), None, base, models)
 
-    def _shape(self, item: SourceTensor) -> tuple[int, ...] | None:
-        """Give a source's shape; None if it is missing, which only tensors that are copied may be."""
-        info = self._checkpoints[item.checkpoint].tensors.get(item.name)
-        return None if info is None else info.shape
+    def _take(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
+        """Plan a tensor that is not merged, but has the output's dtype."""
+        dtype = self._dtype or reference.dtype
+        if dtype == reference.dtype == parse_dtype("F64"):  # all else is exact by way of float32
+            return self._planned(spec, reference, dtype, Copy(), None, self._raw(spec.reference), ())
+        problem = conversion(spec.name, reference.shape, CODES[reference.dtype.name], CODES[dtype.name])
+        taken = self._input(spec.reference, spec.reference)
+        return self._planned(spec, reference, dtype, LINEAR.program(problem), None, None, (taken,))
 
     def _planned(
         self,
@@ -212,25 +227,28 @@ class _Builder:
     def _raw(self, item: SourceTensor) -> Input:
         return Input(self._find(item).source, -1, self._labels[item.checkpoint], item.name)
 
-    def _input(self, item: SourceTensor) -> Input:
-        info = self._find(item)
+    def _input(self, item: SourceTensor, reference: SourceTensor) -> Input:
+        info, model = self._find(item), self._find(reference)
         if not info.dtype.mergeable:
             raise TensorMismatchError(
                 f"tensor {item.name!r} of checkpoint {self._labels[item.checkpoint]} has dtype {info.dtype}",
                 "a floating-point dtype, as in the other checkpoints",
                 "merge checkpoints of one architecture",
             )
-        return Input(info.source, CODES[info.dtype.name], self._labels[item.checkpoint], item.name)
-
-
-def _take_integers_from(
-    reference: ModelRef, checkpoint: Checkpoint, catalogues: Mapping[ModelRef, dict[str, tuple[int, ...]]]
-) -> None:
-    """Let models lack integer tensors: they are taken from the base model, and only compared with the others'."""
-    shapes = {name: info.shape for name, info in checkpoint.tensors.items() if not info.dtype.mergeable}
-    for other, catalogue in catalogues.items():
-        if other != reference:
-            catalogue.update(shapes)
+        source = info.source
+        if info.length > model.length:
+            source = LeadingElements(source, model.length)
+        elif info.length < model.length:
+            if info.dtype != model.dtype:
+                raise TensorMismatchError(
+                    f"tensor {item.name!r} of checkpoint {self._labels[item.checkpoint]} has {info.shape[0]} rows of "
+                    f"{info.dtype}",
+                    f"{model.shape[0]} rows, or dtype {model.dtype}, so that rows of "
+                    f"{self._labels[reference.checkpoint]} can stand in for those that are missing",
+                    "bring the models to one dtype or one vocabulary first",
+                )
+            source = FilledElements(source, model.source)
+        return Input(source, CODES[info.dtype.name], self._labels[item.checkpoint], item.name)
 
 
 def _requested_dtype(recipe: Recipe, options: PlanOptions) -> DType | None:
@@ -267,7 +285,7 @@ def _hash(
     content = {
         "maths_version": MATHS_VERSION,
         "recipe": recipe.canonical_json(),
-        "options": asdict(options),
+        "options": {key: value for key, value in asdict(options).items() if key != "strict"},
         "inputs": [[str(item.path), [asdict(file) for file in item.files]] for item in checkpoints],
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
         "chunks": [item.chunk_elements for item in tensors],

@@ -25,6 +25,7 @@ from dovetail.engine.merging import RunOptions, prepare
 from dovetail.engine.methods.program import Bytes
 from dovetail.engine.planned import MATHS_VERSION, Plan, PlanOptions
 from dovetail.engine.planning import make_plan
+from dovetail.engine.recipe.stages import load_stages
 from dovetail.engine.run import Scheduler
 from dovetail.engine.sidefiles import RECIPE_NAME
 from dovetail.engine.verify import DEFECTS, manifest_error, read_manifest
@@ -176,7 +177,15 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
     said = manifest["options"]
     options = PlanOptions(said["shard_size_bytes"], said["dtype"], said["seed"], said["nonfinite"] == "keep")
     locations = [Location(entry["checkpoint"]) for entry in manifest["inputs"]]
-    plan = make_plan(output / RECIPE_NAME, options, locations)
+    for entry in manifest.get("stages", ()):
+        for location in locations:
+            if Path(location.address).name == entry["name"] and not Path(location.address).exists():
+                raise VerificationError(
+                    f"the result of the stage {entry['name']!r}, {location.address}, is gone",
+                    "the results of all stages",
+                    "merge again with --stages DIR to keep them, or verify without --recompute",
+                )
+    plan = make_plan(load_stages(output / RECIPE_NAME)[-1].recipe, options, locations)
     for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
         found = [[file.name, file.size_bytes, file.header_hash] for file in checkpoint.files]
         if found != [[file["name"], file["size_bytes"], file["header_hash"]] for file in entry["files"]]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +20,9 @@ from dovetail.engine.sizes import counted, format_size
 from dovetail.engine.verify import Verdict
 from dovetail.io.checkpoint import Checkpoint
 
+if TYPE_CHECKING:
+    from dovetail.engine.stages import Forecast
+
 
 def _print(*things: Any) -> None:
     """Print without wrapping or colouring numbers; a pipe gets plain text as wide as it needs."""
@@ -33,6 +36,15 @@ def _facts(rows: Mapping[str, str]) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+BASE_MODELS = {
+    "origin": "required: the model that the others were made from",
+    "pair": "required: one of the two models that are merged",
+    "optional": "optional: if given, the model that the others were made from",
+    "member": "optional: a model like any other",
+}
+"""What the kinds of base models in the table of methods mean, for people."""
 
 
 def short_name(name: str) -> str:
@@ -122,6 +134,43 @@ def print_plan(plan: Plan, budget: Budget) -> None:
     _print(_facts(rows))
     for warning in plan.warnings:
         _print(f"warning: {warning}")
+
+
+def stages_json(forecasts: Sequence[Forecast], budgets: Sequence[Budget | None]) -> dict[str, Any]:
+    """Give the plans of a recipe as a JSON object: that of its only stage, or a list of all."""
+    if len(forecasts) == 1:
+        (plan,), (budget,) = [each.plan for each in forecasts], budgets
+        assert plan is not None, "all that a recipe of one document needs is there"
+        assert budget is not None
+        return plan_json(plan, budget)
+    return {
+        "stages": [
+            {
+                "name": each.stage.name,
+                "needs": list(each.stage.needs),
+                "complete": each.complete,
+                "plan": None if each.plan is None or budget is None else plan_json(each.plan, budget),
+            }
+            for each, budget in zip(forecasts, budgets, strict=True)
+        ]
+    }
+
+
+def print_stages(forecasts: Sequence[Forecast], budgets: Sequence[Budget | None]) -> None:
+    """Say what every stage of a recipe would read, write and hold."""
+    for number, (each, budget) in enumerate(zip(forecasts, budgets, strict=True), 1):
+        if len(forecasts) > 1:
+            needs = f", from {', '.join(each.stage.needs)}" if each.stage.needs else ""
+            unused = "" if each.stage.needed else " (nothing uses it: merged only with --stages)"
+            _print(f"Stage {number} of {len(forecasts)}: {each.title}{needs}{unused}")
+        if each.plan is None or budget is None:
+            _print(f"can be planned when merged: {', '.join(each.stage.needs)}")
+        elif each.complete:
+            _print("is merged already")
+        else:
+            print_plan(each.plan, budget)
+        if number < len(forecasts):
+            _print("")
 
 
 def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -227,7 +276,7 @@ def print_methods(methods: Mapping[str, Method]) -> None:
         _print(f"{method.name}: {method.summary}")
         if method.paper:
             _print(f"  paper       {method.paper}")
-        _print(f"  base model  {method.base}")
+        _print(f"  base model  {BASE_MODELS[method.base]}")
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
         for parameter in method.parameters:
             table.add_row("", parameter.name, _default(parameter), parameter.help)

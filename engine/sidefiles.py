@@ -13,6 +13,7 @@ from typing import Any
 from dovetail.engine.journal import JOURNAL_NAME
 from dovetail.engine.lock import LOCK_NAME
 from dovetail.engine.manifest import MANIFEST_NAME, hex_checksum
+from dovetail.engine.model_config import read_config, restack, untie
 from dovetail.engine.planned import Plan
 from dovetail.engine.staging import write_durably
 from dovetail.io.errors import CheckpointError
@@ -90,10 +91,10 @@ def output_config(plan: Plan) -> dict[str, Any] | None:
         # Newer configurations say "dtype", older ones "torch_dtype"; every version reads the older key.
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
             config[key] = dtype
-    if plan.layer_count is not None:
-        for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
-            if key in config:
-                config[key] = plan.layer_count
+    if plan.stacks:
+        restack(config, plan.stacks, [read_config(each) for each in plan.checkpoints], plan.side_index)
+    if plan.untied:
+        untie(config)
     return config
 
 

@@ -22,6 +22,12 @@ def staging_path(output: Path) -> Path:
     return place.parent / f".{place.name}.dovetail-partial"
 
 
+def stages_path(output: Path) -> Path:
+    """Give the folder of the intermediate results of a merge into `output`, beside it."""
+    place = _place(output)
+    return place.parent / f".{place.name}.dovetail-stages"
+
+
 def _place(output: Path) -> Path:
     """Follow links: the folder that a link leads to is replaced, not the link."""
     return Path(os.path.realpath(output))

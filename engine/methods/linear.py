@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,20 @@ def make_program(problem: Problem) -> Linear:
             "correct the weights or set 'normalize: false'",
         )
     return Linear(problem.model_codes, problem.out_code, weights, divisor)
+
+
+def conversion(name: str, shape: tuple[int, ...], code: int, out_code: int) -> Problem:
+    """Pose the problem of one tensor that is taken as it is, in another dtype."""
+    return Problem(
+        name=name,
+        shape=shape,
+        length=math.prod(shape),
+        base_code=None,
+        model_codes=(code,),
+        out_code=out_code,
+        parameters={"normalize": False},
+        model_parameters=({"weight": 1.0},),
+    )
 
 
 LINEAR = Method(

@@ -27,7 +27,7 @@ def make_pruning(problem: Problem) -> Program:
 NM_PRUNING = Method(
     name="nm_pruning",
     summary="Keep each model's strongest changes, n of every m, and add them: "
-    "CABS without conflict awareness, which its paper compares with.",
+    "CABS without conflict awareness, to see what that adds; use it for hardware that wants n:m sparse changes.",
     paper="https://arxiv.org/abs/2503.01874",
     base="origin",
     parameters=tuple(row for row in CABS.parameters if row.name in ("weight", "n", "m", "consensus")),

@@ -10,8 +10,8 @@ from dovetail.engine.kernels.linear import TILE, weighted_task_vectors
 from dovetail.engine.methods.decoding import elements
 from dovetail.engine.methods.problem import merge_number, model_weights, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
-from dovetail.engine.methods.table import Method
-from dovetail.engine.methods.task_vector_rows import DENSITY, INT8_MASK, LAMBDA, WEIGHT, divisor_of, normalize, rescale
+from dovetail.engine.methods.table import Method, Parameter
+from dovetail.engine.methods.task_vector_rows import INT8_MASK, LAMBDA, WEIGHT, divisor_of, normalize
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,15 @@ TASK_ARITHMETIC = Method(
     "different tasks, and to compare other methods with.",
     paper="https://arxiv.org/abs/2212.04089",
     base="origin",
-    # mergekit has density and rescale for the whole family; nothing is sparsified here.
-    parameters=(WEIGHT, DENSITY, LAMBDA, normalize(False), rescale(False), INT8_MASK),
+    parameters=(
+        WEIGHT,
+        LAMBDA,
+        normalize(False),
+        # mergekit has these for the whole family.
+        Parameter("density", "float", 1.0, "no effect, as nothing is dropped; accepted as mergekit has it", "model"),
+        Parameter("rescale", "bool", False, "no effect, as nothing is dropped; accepted as mergekit has it"),
+        INT8_MASK,
+    ),
     program=make_program,
 )
 """The row of the table of methods."""

@@ -49,7 +49,7 @@ TIES = Method(
 MAGNITUDE = Method(
     name="magnitude",
     summary="Keep each model's strongest changes of the whole tensor and add them: "
-    "the magnitude pruning that the CABS paper compares with.",
+    "the pruning that the CABS paper compares with; use it where fine-tunes hardly meet.",
     paper="https://arxiv.org/abs/2503.01874",
     base="origin",
     parameters=(WEIGHT, DENSITY, LAMBDA, normalize(False), rescale(False), INT8_MASK),

@@ -2,8 +2,9 @@
 
 The modules in the order of the data: `reader` (text to plain values), `schema` with `model_ref` and
 `settings` (typed recipe), `values` (parameters checked against the method), `groups` (which models go where),
-`layers` (layers from names), `resolver` (parameters of a tensor), `specs`, `slices` and `expand` (every
-tensor). `load` does the first four, and `origin`, `places` and `problems` serve the error messages.
+`layers` and `modules` (layers and parts from names), `tied` (heads that are embeddings), `resolver` (parameters of a
+tensor), `specs` with `gaps` (what does not stand alike), `slices` and `expand` (every tensor). `load` does the first
+four, `stages` does it for recipes of several documents, and `origin`, `places` and `problems` serve the error messages.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dovetail.engine.recipe.expand import Expansion, expand
 from dovetail.engine.recipe.load import load_recipe
 from dovetail.engine.recipe.model_ref import ModelRef, resolve_model_path
 from dovetail.engine.recipe.schema import Recipe
+from dovetail.engine.recipe.slices import StackedLayers
 from dovetail.engine.recipe.specs import SourceTensor, TensorSpec
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "ModelRef",
     "Recipe",
     "SourceTensor",
+    "StackedLayers",
     "TensorSpec",
     "expand",
     "load_recipe",

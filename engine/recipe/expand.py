@@ -2,23 +2,29 @@
 
 Output tensors are those of the base model, or of the first model without one. For whole models they keep its
 file order. For slices, tensors outside the layers are merged from the first slice's sources if they come
-before the layers and from the last slice's if they come after, and stand there in the output too. No tensor
-data is needed.
+before the layers and from the last slice's if they come after, and stand there in the output too. Modules follow
+each other in the recipe's order; tensors that belong to none are taken from the base model, or the first model, as
+they are. No tensor data is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dovetail.engine.methods.table import Method
-from dovetail.engine.recipe.groups import make_groups
+from dovetail.engine.recipe.gaps import Gaps
+from dovetail.engine.recipe.groups import Part, make_parts
 from dovetail.engine.recipe.layers import find_stacks, layer_fraction
 from dovetail.engine.recipe.model_ref import ModelRef
+from dovetail.engine.recipe.modules import Modules
+from dovetail.engine.recipe.places import shown
 from dovetail.engine.recipe.resolver import Resolver
 from dovetail.engine.recipe.schema import Recipe
-from dovetail.engine.recipe.slices import expand_slices
+from dovetail.engine.recipe.slices import StackedLayers, expand_slices
 from dovetail.engine.recipe.specs import Catalogue, GroupWriter, Output, TensorSpec
+from dovetail.engine.recipe.tied import find_heads
+from dovetail.io.errors import TensorMismatchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +39,20 @@ class Expansion:
     """Layers of the output; of its longest stack if it has several, 0 if none."""
     warnings: tuple[str, ...]
     """What a person should know."""
+    stacks: tuple[StackedLayers, ...] = ()
+    """The stacks of layers that were put together from slices."""
+    untied: frozenset[ModelRef] = frozenset()
+    """Checkpoints that tie their head to their embedding although the output has a head of its own."""
 
 
-def expand(recipe: Recipe, method: Method, catalogues: Mapping[ModelRef, Catalogue]) -> Expansion:
+def expand(
+    recipe: Recipe,
+    method: Method,
+    catalogues: Mapping[ModelRef, Catalogue],
+    tied: Mapping[ModelRef, bool | None] | None = None,
+    *,
+    strict: bool = False,
+) -> Expansion:
     """Say for every output tensor what it is merged from, and with which parameters.
 
     Parameters
@@ -46,35 +63,96 @@ def expand(recipe: Recipe, method: Method, catalogues: Mapping[ModelRef, Catalog
         The row of its `merge_method`.
     catalogues
         Tensors of every checkpoint in `recipe.references()`.
+    tied
+        Whether a checkpoint's configuration says that its head is its embedding; None where it does not say.
+    strict
+        Whether it is an error if tensors do not stand alike in all checkpoints; see `gaps`.
 
     Raises
     ------
     RecipeError
-        The recipe does not fit the method, or its layers are not there.
+        The recipe does not fit the method, or its layers or modules are not there.
     TensorMismatchError
-        A tensor is missing in a checkpoint, or its shape differs.
+        A tensor does not stand alike in all checkpoints and `strict` is set, or a model has nothing to merge.
 
     """
-    groups, warnings = make_groups(recipe, method)
-    output = Output(recipe.references(), catalogues)
-    writers = [GroupWriter(output, group, Resolver(group, method, recipe.origin)) for group in groups]
-    if groups[0].reference.stop is None:
-        layer_count = _expand_whole(output, writers[0])
-    else:
-        layer_count = expand_slices(output, writers, recipe.origin)
-    warnings += output.warnings()
-    return Expansion(output.checkpoints, tuple(output.specs.values()), layer_count, tuple(warnings))
+    parts, warnings = make_parts(recipe, method)
+    tied = tied or {}
+    heads = find_heads(catalogues, tied)
+    output = Output(recipe.references(), heads.catalogues, Gaps(strict=strict))
+    modules = Modules(parts, heads.catalogues, recipe.origin) if recipe.modules else None
+    stacks, layer_count = [], 0
+    for part in parts:
+        writers = [
+            GroupWriter(output, group, Resolver(group, method, recipe.origin), method.min_models)
+            for group in part.groups
+        ]
+        refs = dict.fromkeys(source.ref for group in part.groups for source in (group.reference, *group.sources))
+        names: dict[ModelRef, Iterable[str]] = {
+            ref: modules.select(output.catalogues[ref], part.module) if modules else output.catalogues[ref]
+            for ref in refs
+        }
+        if part.sliced:
+            made = expand_slices(output, writers, names, part.module, recipe.origin)
+            stacks.append(made)
+            layer_count = max(layer_count, len(made.layers))
+        else:
+            layer_count = max(layer_count, _expand_whole(output, writers[0], names))
+    if modules:
+        warnings += _copy_the_rest(output, modules)
+    _check_merged(output, parts)
+    warnings += output.gaps.warnings()
+    for name in {name for each in heads.stand_ins.values() for name in each} & output.specs.keys():
+        output.specs[name] = heads.read_instead(output.specs[name], output.checkpoints)
+    untied = {
+        ref
+        for ref in output.checkpoints
+        for name in heads.own & output.specs.keys()
+        if tied.get(ref) is True or name in heads.stand_ins.get(ref, {})
+    }
+    return Expansion(
+        output.checkpoints,
+        tuple(output.specs.values()),
+        layer_count,
+        tuple(warnings),
+        tuple(stacks),
+        frozenset(untied),
+    )
 
 
-def _expand_whole(output: Output, writer: GroupWriter) -> int:
-    catalogue = output.catalogues[writer.group.reference.ref]
-    stacks = find_stacks(catalogue)
-    for name in catalogue:
+def _expand_whole(output: Output, writer: GroupWriter, names: Mapping[ModelRef, Iterable[str]]) -> int:
+    ours = names[writer.group.reference.ref]
+    stacks = find_stacks(ours)
+    for name in ours:
         layer = stacks.parsed.get(name)
         if layer is None:
             writer.add(name, 0.0, None)
         else:
             writer.add(name, layer_fraction(layer.number, stacks.lengths[layer.stack]), layer.number)
+    known = output.catalogues[writer.group.reference.ref]
     for source in writer.group.models:
-        output.note_unused(source.ref, [n for n in output.catalogues[source.ref] if n not in catalogue])
+        output.gaps.unused(source.ref, [name for name in names[source.ref] if name not in known])
     return stacks.longest
+
+
+def _copy_the_rest(output: Output, modules: Modules) -> list[str]:
+    """Take what belongs to no module from the base model, or the first model, as it is."""
+    rest = modules.select(output.catalogues[output.checkpoints[0]], None)
+    for name in rest:
+        output.copy(name, 0, None)
+    if not rest:
+        return []
+    some = ", ".join(shown(name) for name in rest[:3]) + (", ..." if len(rest) > 3 else "")
+    count = f"{len(rest)} tensor" + "s" * (len(rest) > 1)
+    return [f"{count} in none of the modules and taken from {output.checkpoints[0]}: {some}"]
+
+
+def _check_merged(output: Output, parts: Sequence[Part]) -> None:
+    """Refuse a model that has nothing to merge: it is of another architecture."""
+    for ref in output.gaps.refs() - output.merged:
+        reference = parts[0].groups[0].reference.ref
+        raise TensorMismatchError(
+            f"checkpoint {ref} has no tensor of the name and shape that {reference} has",
+            "checkpoints of one architecture and size",
+            "remove it from the recipe",
+        )

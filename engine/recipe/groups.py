@@ -1,16 +1,16 @@
 """Which models a recipe merges into which part of the output, and with which parameters.
 
-The rules are mergekit's. A group is one item of ``slices``, or all whole models together. Parameters are
-looked for in the source's own, then the slice's, the module's, the recipe's; those of the whole merge
-everywhere but in the source's own. If the method works on task vectors, the base model is their origin and is
-not merged itself. For other methods (linear) it is a model like any other, and among ``models`` it is added
-as the last one if it is not listed.
+The rules are mergekit's. A part is a module, or all of the output; a group is one item of its ``slices``, or all
+its whole models together. Parameters are looked for in the source's own, then the slice's, the module's, the
+recipe's; those of the whole merge everywhere but in the source's own. What a base model is depends on the method:
+see `Method.base`. Where it is a model like any other (linear), it is added to ``models`` as the last one if it is
+not listed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dovetail.engine.methods.table import REQUIRED, Method
 from dovetail.engine.recipe.model_ref import ModelRef
@@ -38,12 +38,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What is merged into one slice of the output, or into all of it."""
+    """What is merged into one slice of the output, or into all of a part."""
 
     where: Where
     """Its place in the recipe."""
     base: Source | None
-    """Origin of the task vectors; None for methods without."""
+    """The base model where the method sets it apart from the models; else None."""
     models: tuple[Source, ...]
     """The models to merge, in the order of the method."""
     reference: Source
@@ -57,13 +57,30 @@ class Group:
         return self.models if self.base is None else (self.base, *self.models)
 
 
-def make_groups(recipe: Recipe, method: Method) -> tuple[tuple[Group, ...], list[str]]:
-    """Check a recipe against its method and sort its models into groups.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A module of the output, or all of it."""
+
+    module: str | None
+    """The module's name; None for all of the output."""
+    where: Where
+    """Its place in the recipe."""
+    groups: tuple[Group, ...]
+    """Its slices in the order of the output's layers, or the one group of whole models."""
+
+    @property
+    def sliced(self) -> bool:
+        """Whether its layers are stacked from slices."""
+        return self.groups[0].reference.stop is not None
+
+
+def make_parts(recipe: Recipe, method: Method) -> tuple[tuple[Part, ...], list[str]]:
+    """Check a recipe against its method and sort its models into parts and groups.
 
     Returns
     -------
     tuple
-        The groups, in the order of the output's layers, and warnings.
+        The parts in the recipe's order, and warnings.
 
     Raises
     ------
@@ -73,13 +90,30 @@ def make_groups(recipe: Recipe, method: Method) -> tuple[tuple[Group, ...], list
     """
     origin = recipe.origin
     shared: tuple[Scope, ...] = (check_parameters(recipe.parameters, method, ("parameters",), origin),)
-    part: Recipe | OutputModule = recipe
-    where: Where = ()
-    for name, module in recipe.modules.items():
-        part, where = module, ("modules", name)
-        place = (*where, "parameters")
-        shared = (check_parameters(module.parameters, method, place, origin), *shared)
     warnings: list[str] = []
+    if not recipe.modules:
+        return (Part(None, (), _part_groups(recipe, recipe, method, (), shared, warnings)),), warnings
+    parts = []
+    for name, module in recipe.modules.items():
+        where: Where = ("modules", name)
+        own = check_parameters(module.parameters, method, (*where, "parameters"), origin)
+        parts.append(Part(name, where, _part_groups(module, recipe, method, where, (own, *shared), warnings)))
+    return tuple(parts), list(dict.fromkeys(warnings))
+
+
+def sets_base_apart(method: Method, *, given: bool) -> bool:
+    """Whether a base model is the origin of task vectors, or the first of a pair, rather than one of the models."""
+    return method.base in ("origin", "pair") or (method.base == "optional" and given)
+
+
+def _part_groups(
+    part: Recipe | OutputModule,
+    recipe: Recipe,
+    method: Method,
+    where: Where,
+    shared: tuple[Scope, ...],
+    warnings: list[str],
+) -> tuple[Group, ...]:
     if part.slices:
         groups = [
             _slice_group(piece, recipe, method, (*where, "slices", i), shared) for i, piece in enumerate(part.slices)
@@ -87,14 +121,9 @@ def make_groups(recipe: Recipe, method: Method) -> tuple[tuple[Group, ...], list
     else:
         groups = [_whole_group(part.models, recipe, method, (*where, "models"), shared, warnings)]
     for group in groups:
-        _check_count(group, method, origin)
-        _check_required(group, method, origin)
-    return tuple(_in_order(group, method, origin) for group in groups), warnings
-
-
-def works_on_task_vectors(method: Method) -> bool:
-    """Whether the base model is the origin of task vectors rather than one of the models."""
-    return method.base in ("origin", "pair", "optional")
+        _check_count(group, method, recipe.origin)
+        _check_required(group, method, recipe.origin)
+    return tuple(_in_order(group, method, recipe.origin) for group in groups)
 
 
 def _whole_group(
@@ -109,7 +138,7 @@ def _whole_group(
     base = next((s for s in listed if s.ref == recipe.base_model), None)
     if base is None and recipe.base_model:
         base = Source(recipe.base_model, ("base_model",), {})
-    if works_on_task_vectors(method):
+    if sets_base_apart(method, given=base is not None):
         if base is None:
             raise _no_base(method, recipe.origin)
         return Group(where, base, tuple(s for s in listed if s.ref != base.ref), base, shared)
@@ -134,7 +163,7 @@ def _slice_group(piece: OutputSlice, recipe: Recipe, method: Method, where: Wher
     sources = [_source(entry, method, (*where, i), origin) for i, entry in enumerate(piece.sources)]
     base_model = piece.base_model or recipe.base_model
     bases = [source for source in sources if source.ref == base_model]
-    if not works_on_task_vectors(method):
+    if not sets_base_apart(method, given=base_model is not None):
         return Group(where, None, tuple(sources), bases[0] if bases else sources[0], shared)
     if base_model is None:
         raise _no_base(method, origin)
@@ -157,20 +186,23 @@ def _source(entry: InputModel | SliceSource, method: Method, where: Where, origi
 
 
 def _no_base(method: Method, origin: Origin) -> Exception:
+    meant = "one of the two models" if method.base == "pair" else "the model that the others were made from"
     return origin.error(
         ("merge_method",),
         f"merge_method {method.name} has no base_model to compare with",
-        "the model that the others were made from",
+        meant,
         "add 'base_model: PATH'",
     )
 
 
 def _check_count(group: Group, method: Method, origin: Origin) -> None:
-    count, most = len(group.models), method.max_models
-    if count >= method.min_models and (most is None or count <= most):
+    count, least, most = len(group.models), method.min_models, method.max_models
+    if method.base == "pair":
+        least, most = 1, 1
+    if count >= least and (most is None or count <= most):
         return
-    limits = f"at least {method.min_models}" if most is None else f"{method.min_models} to {most}"
-    limits = f"{most}" if most == method.min_models else limits
+    limits = f"at least {least}" if most is None else f"{least} to {most}"
+    limits = f"{most}" if most == least else limits
     besides = " besides the base model" if group.base else ""
     raise origin.error(
         group.where,
@@ -222,4 +254,4 @@ def _in_order(group: Group, method: Method, origin: Origin) -> Group:
         order.append(source)
     if by_name:
         raise origin.error(("parameters", row.name), f"{row.name} leaves out {one_of(by_name)}", "every model once")
-    return Group(group.where, group.base, tuple(order), group.reference, group.shared)
+    return replace(group, models=tuple(order))

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.table import Method
-from dovetail.engine.recipe.groups import make_groups
+from dovetail.engine.recipe.groups import make_parts
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import recipe_error
-from dovetail.engine.recipe.reader import MAX_TEXT_BYTES, ReadError, read_yaml
+from dovetail.engine.recipe.reader import MAX_TEXT_BYTES, Document, ReadError, read_documents
 from dovetail.engine.recipe.schema import Recipe
 
 
@@ -39,25 +40,44 @@ def load_recipe(path_or_text: str | Path, methods: Mapping[str, Method] | None =
         name.
 
     """
+    return parse_recipe(read_origin(path_or_text), methods)
+
+
+def read_origin(path_or_text: str | Path) -> Origin:
+    """Read the text of a recipe; see `load_recipe`."""
     if isinstance(path_or_text, str) and ("\n" in path_or_text or path_or_text.lstrip().startswith("{")):
-        return parse_recipe(Origin(text=path_or_text), methods)
-    return parse_recipe(_read_file(Path(path_or_text)), methods)
+        return Origin(text=path_or_text)
+    return _read_file(Path(path_or_text))
 
 
 def parse_recipe(origin: Origin, methods: Mapping[str, Method] | None = None) -> Recipe:
     """Make a recipe from its text; see `load_recipe`."""
+    documents = parse_documents(origin)
+    if len(documents) != 1:
+        raise RecipeError(
+            f"{origin.name}: the recipe has {len(documents)} documents", "one", "merge its stages by load_stages"
+        )
+    return build_recipe(documents[0].value, origin, methods)
+
+
+def parse_documents(origin: Origin) -> list[Document]:
+    """Read the documents of a recipe's text as plain values; see `load_recipe` for what it raises."""
     try:
-        data = read_yaml(origin.text)
+        return read_documents(origin.text)
     except ReadError as error:
         place = f"{origin.name}, line {error.line}" if error.line else origin.name
         raise RecipeError(f"{place}: {error.problem}", error.expected) from error
+
+
+def build_recipe(data: Any, origin: Origin, methods: Mapping[str, Method] | None = None) -> Recipe:
+    """Make a recipe from plain values; see `load_recipe` for what it raises."""
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         # The chain would show pydantic's own report of the whole recipe.
         raise recipe_error(error, data, origin) from None
     recipe = recipe.with_origin(origin)
-    make_groups(recipe, _find_method(recipe, _own_methods() if methods is None else methods))
+    make_parts(recipe, _find_method(recipe, _own_methods() if methods is None else methods))
     return recipe
 
 
@@ -94,4 +114,4 @@ def _read_file(path: Path) -> Origin:
         raise RecipeError(
             f"{path}: byte {error.start} is not UTF-8 text", "text in UTF-8", "save it in that encoding"
         ) from error
-    return Origin(str(path), text, path.parent)
+    return Origin(str(path), text, path)

@@ -18,11 +18,20 @@ class Origin:
     """File name for people; "recipe" for text that came from no file."""
     text: str = ""
     """The text as it was read."""
-    folder: Path | None = None
-    """Folder of the file; None for text that came from no file."""
+    path: Path | None = None
+    """The file; None for text that came from no file."""
+    document: int = 0
+    """Which document of the text it is."""
+    own_text: str | None = None
+    """The part of the text that is this recipe alone; None where it is all of it."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the file; None for text that came from no file."""
+        return None if self.path is None else self.path.parent
 
     def error(self, where: Where, problem: str, expected: str = "", action: str = "") -> RecipeError:
         """Make the error that says what is wrong at `where`; `problem` names the key path itself."""
-        line = find_line(self.text, where)
+        line = find_line(self.text, where, self.document)
         place = f"{self.name}, line {line}" if line else self.name
         return RecipeError(f"{place}: {problem}", expected, action)

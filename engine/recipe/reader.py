@@ -9,7 +9,7 @@ written.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
@@ -64,23 +64,42 @@ def read_yaml(text: str) -> Any:
         Anything else, or a text beyond the limits of this module.
 
     """
+    documents = read_documents(text)
+    if len(documents) != 1:
+        raise ReadError(f"the recipe has {len(documents)} documents", "one")
+    return documents[0].value
+
+
+class Document(NamedTuple):
+    """One document of a YAML text."""
+
+    value: Any
+    """What it says."""
+    text: str
+    """Its own part of the text."""
+
+
+def read_documents(text: str) -> list[Document]:
+    """Read a text of several YAML documents, the limits being those of all together; raises as `read_yaml` does."""
     if len(text) > MAX_TEXT_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
         raise ReadError(f"the recipe is larger than {MAX_TEXT_BYTES:,} bytes", "a smaller recipe")
     loader, nodes = _compose(text)
-    if len(nodes) != 1:
-        raise ReadError(f"the recipe has {len(nodes)} documents", "one; write each to a file and merge them in turn")
-    return _Builder(loader).build(nodes[0], ())
+    builder = _Builder(loader)
+    return [
+        Document(builder.build(node, ()), text[node.start_mark.index : node.end_mark.index].rstrip() + "\n")
+        for node in nodes
+    ]
 
 
-def find_line(text: str, where: Where) -> int:
-    """Line of the innermost part of `where` that the text has, from 1; 0 if it has none or is not YAML."""
+def find_line(text: str, where: Where, document: int = 0) -> int:
+    """Line of the innermost part of `where` that a document has, from 1; 0 if it has none or is not YAML."""
     if not text or not where:
         return 0
     try:
         _, nodes = _compose(text)
     except ReadError:
         return 0
-    node, line = nodes[0] if nodes else None, 0
+    node, line = nodes[document] if document < len(nodes) else None, 0
     for part in where:
         if isinstance(node, MappingNode):
             found = next(((k, v) for k, v in node.value if k.value == part), None)

@@ -162,13 +162,6 @@ class Recipe(Strict):
             )
         if self.tokenizer and self.tokenizer_source:
             raise problem("has both 'tokenizer' and 'tokenizer_source'", "one of them")
-        if len(self.modules) > 1:
-            raise problem(
-                f"has {len(self.modules)} modules",
-                "one",
-                "merge whole models by 'models' instead",
-                ("modules",),
-            )
         _check_models(self.models)
         return self
 
@@ -180,7 +173,7 @@ class Recipe(Strict):
     @property
     def text(self) -> str:
         """The recipe as it was written."""
-        return self._origin.text
+        return self._origin.text if self._origin.own_text is None else self._origin.own_text
 
     @property
     def has_slices(self) -> bool:

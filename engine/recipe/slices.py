@@ -6,7 +6,8 @@ the whole output, and a slice of one layer takes its last value; both as in merg
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from dovetail.engine.recipe.groups import Source
@@ -15,6 +16,20 @@ from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import key_path, shown
 from dovetail.engine.recipe.specs import GroupWriter, Output
+
+
+@dataclass(frozen=True, slots=True)
+class StackedLayers:
+    """A stack of layers of the output that was put together from slices."""
+
+    stack: str
+    """What its tensors' names begin with, such as ``model.layers.``."""
+    module: str | None
+    """Name of the recipe's module; None without modules."""
+    lengths: tuple[int, ...]
+    """Number of layers of this stack in every checkpoint of the expansion; 0 where it is not used."""
+    layers: tuple[tuple[int, int], ...]
+    """For each layer of the output, the checkpoint that decides its tensors, and the layer's number there."""
 
 
 class _Layout(NamedTuple):
@@ -27,7 +42,13 @@ class _Layout(NamedTuple):
 _Layouts = dict[ModelRef, _Layout]
 
 
-def expand_slices(output: Output, writers: Sequence[GroupWriter], origin: Origin) -> int:
+def expand_slices(
+    output: Output,
+    writers: Sequence[GroupWriter],
+    names: Mapping[ModelRef, Iterable[str]],
+    module: str | None,
+    origin: Origin,
+) -> StackedLayers:
     """Add the tensors of all slices to the output, with those before and after the layers.
 
     Parameters
@@ -36,49 +57,58 @@ def expand_slices(output: Output, writers: Sequence[GroupWriter], origin: Origin
         The output.
     writers
         One for each slice.
+    names
+        For each checkpoint, the tensors that the slices are of: all, or those of a module.
+    module
+        Name of the module, if any.
     origin
         The recipe, for errors.
 
     Returns
     -------
-    int
-        Number of layers of the output.
+    StackedLayers
+        Where the layers of the output came from.
 
     Raises
     ------
     RecipeError
         A checkpoint does not have the layers, or has several stacks of them.
     TensorMismatchError
-        A tensor is missing in a checkpoint, or its shape differs.
+        A tensor does not stand alike in all checkpoints, and the merge is strict.
 
     """
     layouts: _Layouts = {}
     for ref in dict.fromkeys(source.ref for writer in writers for source in writer.group.sources):
-        stacks = find_stacks(output.catalogues[ref])
+        stacks = find_stacks(names[ref])
         layouts[ref] = _Layout(stacks, stacks.by_layer())
+    first = layouts[writers[0].group.reference.ref].stacks
     for writer in writers:
         for source in writer.group.sources:
-            first = layouts[writers[0].group.reference.ref].stacks
-            _check_layers(source, layouts[source.ref].stacks, first, origin)
+            _check_layers(source, layouts[source.ref].stacks, first, module, origin)
     _add_loose(writers[0], layouts, after=False)
-    number = 0
+    layers: list[tuple[int, int]] = []
     for writer in writers:
-        number += _add_layers(output, writer, layouts, number)
+        reference = writer.group.reference
+        index, count = output.checkpoints.index(reference.ref), (reference.stop or 0) - reference.start
+        _add_layers(output, writer, layouts, len(layers), count)
+        layers += [(index, reference.start + offset) for offset in range(count)]
     _add_loose(writers[-1], layouts, after=True)
     for ref, layout in layouts.items():
-        output.note_unused(ref, [name for name in layout.stacks.loose if name not in output.specs])
-    return number
+        output.gaps.unused(ref, [name for name in layout.stacks.loose if name not in output.specs])
+    lengths = tuple(layouts[ref].stacks.longest if ref in layouts else 0 for ref in output.checkpoints)
+    return StackedLayers(next(iter(first.lengths)), module, lengths, tuple(layers))
 
 
-def _check_layers(source: Source, stacks: Stacks, first: Stacks, origin: Origin) -> None:
+def _check_layers(source: Source, stacks: Stacks, first: Stacks, module: str | None, origin: Origin) -> None:
     where = (*source.where, "layer_range")
     if list(stacks.lengths) != list(first.lengths) or len(stacks.lengths) != 1:
         found = ", ".join(f"{name}* ({count})" for name, count in stacks.lengths.items()) or "none"
+        place = f"module {module} of {source.ref}" if module else str(source.ref)
         raise origin.error(
             where,
-            f"{key_path(source.where)}: the stacks of layers in {source.ref} are {shown(found)}",
+            f"{key_path(source.where)}: the stacks of layers in {place} are {shown(found)}",
             "one stack, of the same name in every model",
-            "merge whole models by 'models' instead",
+            "say by 'modules' which slices are of which stack, or merge whole models by 'models'",
         )
     if source.stop is not None and source.stop > stacks.longest:
         raise origin.error(
@@ -88,10 +118,9 @@ def _check_layers(source: Source, stacks: Stacks, first: Stacks, origin: Origin)
         )
 
 
-def _add_layers(output: Output, writer: GroupWriter, layouts: _Layouts, first: int) -> int:
-    """Add the layers of one slice, numbered from `first`; return how many there are."""
+def _add_layers(output: Output, writer: GroupWriter, layouts: _Layouts, first: int, count: int) -> None:
+    """Add the layers of one slice, numbered from `first`."""
     reference, sources = writer.group.reference, writer.group.sources
-    count = (reference.stop or 0) - reference.start
     for offset in range(count):
         suffixes = set()
         for layer in layouts[reference.ref].layers.get(reference.start + offset, ()):
@@ -105,8 +134,7 @@ def _add_layers(output: Output, writer: GroupWriter, layouts: _Layouts, first: i
             )
         for source in sources:
             others = layouts[source.ref].layers.get(source.start + offset, ())
-            output.note_unused(source.ref, [x.at(x.number) for x in others if x.suffix not in suffixes])
-    return count
+            output.gaps.unused(source.ref, [x.at(x.number) for x in others if x.suffix not in suffixes])
 
 
 def _add_loose(writer: GroupWriter, layouts: _Layouts, *, after: bool) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from dovetail.engine.recipe.gaps import Gaps, is_vocabulary, rows_differ
 from dovetail.engine.recipe.groups import Group
 from dovetail.engine.recipe.model_ref import ModelRef
-from dovetail.engine.recipe.places import shown
 from dovetail.engine.recipe.resolver import Resolved, Resolver
-from dovetail.io.errors import TensorMismatchError
 
 Catalogue = Mapping[str, tuple[int, ...]]
 """A checkpoint's tensors in file order: shapes by name."""
@@ -32,7 +31,7 @@ class TensorSpec:
     name: str
     """Its name in the output."""
     base: SourceTensor | None
-    """Origin of the task vectors; None for methods that do not work on task vectors."""
+    """The base model's tensor where the method sets it apart from the models; else None."""
     inputs: tuple[SourceTensor, ...]
     """The models' tensors, in the order of the method."""
     parameters: Mapping[str, Any]
@@ -44,10 +43,12 @@ class TensorSpec:
     reference: SourceTensor
     """The tensor that gives shape and dtype, and the values where nothing is to be merged: the base model's
     if there is one, even where it is not the origin of task vectors, else the first model's."""
+    copied: bool = False
+    """Whether the reference is taken as it is."""
 
 
 class Output:
-    """The output tensors found so far, and the checkpoints' tensors that are left out.
+    """The output tensors found so far.
 
     Parameters
     ----------
@@ -55,27 +56,21 @@ class Output:
         Every checkpoint.
     catalogues
         Their tensors.
+    gaps
+        Told of tensors that do not stand alike in all checkpoints.
 
     """
 
-    def __init__(self, checkpoints: tuple[ModelRef, ...], catalogues: Mapping[ModelRef, Catalogue]) -> None:
-        self.checkpoints, self.catalogues = checkpoints, catalogues
+    def __init__(self, checkpoints: tuple[ModelRef, ...], catalogues: Mapping[ModelRef, Catalogue], gaps: Gaps) -> None:
+        self.checkpoints, self.catalogues, self.gaps = checkpoints, catalogues, gaps
         self.specs: dict[str, TensorSpec] = {}
-        self._unused: dict[ModelRef, dict[str, None]] = {}
+        self.merged: set[ModelRef] = set()
+        """Checkpoints of which at least one tensor was merged."""
 
-    def note_unused(self, ref: ModelRef, names: Iterable[str]) -> None:
-        """Remember tensors of a checkpoint that are not in the output, for `warnings`."""
-        self._unused.setdefault(ref, {}).update(dict.fromkeys(names))
-
-    def warnings(self) -> list[str]:
-        """Say which tensors of the checkpoints are left out."""
-        texts = []
-        for ref, unused in self._unused.items():
-            if unused:
-                some = ", ".join(shown(name) for name in list(unused)[:3]) + (", ..." if len(unused) > 3 else "")
-                count = f"{len(unused)} tensor" + "s" * (len(unused) > 1)
-                texts.append(f"not in the output: {count} of {ref} that the others lack: {some}")
-        return texts
+    def copy(self, name: str, index: int, layer: int | None, source_name: str | None = None) -> None:
+        """Add a tensor that is taken from a checkpoint as it is."""
+        reference = SourceTensor(index, source_name or name)
+        self.specs[name] = TensorSpec(name, None, (), {}, (), layer, reference, copied=True)
 
 
 class GroupWriter:
@@ -89,15 +84,18 @@ class GroupWriter:
         What they are merged from.
     resolver
         Their parameters.
+    least
+        Least number of models of the method, the base model not counted where it is set apart.
 
     """
 
-    def __init__(self, output: Output, group: Group, resolver: Resolver) -> None:
+    def __init__(self, output: Output, group: Group, resolver: Resolver, least: int = 1) -> None:
         self.output, self.group = output, group
-        self._resolve = resolver.resolve
+        self._resolve, self._least = resolver.resolve, max(1, least)
         indices = {ref: i for i, ref in enumerate(output.checkpoints)}
         self._reference = indices[group.reference.ref], output.catalogues[group.reference.ref]
         self._sources = [(indices[s.ref], output.catalogues[s.ref].get) for s in group.sources]
+        self._seen = {s.ref for s in group.sources} <= output.merged
 
     def add(self, name: str, fraction: float, layer: int | None) -> None:
         """Add a tensor that has the same name in the output and in every source.
@@ -114,7 +112,7 @@ class GroupWriter:
         Raises
         ------
         TensorMismatchError
-            It is missing in a source, or has another shape there.
+            It does not stand alike in all sources, and the merge is strict.
 
         """
         index, catalogue = self._reference
@@ -123,7 +121,9 @@ class GroupWriter:
         sources = []
         for index, get in self._sources:
             if get(name) != shape:
-                raise self._mismatch(self.output.checkpoints[index], name, shape)
+                names = [name] * len(self._sources)
+                self._add_unlike(name, reference, names, self._resolve(fraction, name), layer)
+                return
             sources.append(SourceTensor(index, name))
         self._append(name, sources, reference, self._resolve(fraction, name), layer)
 
@@ -132,12 +132,13 @@ class GroupWriter:
         index, catalogue = self._reference
         shape = catalogue[reference_name]
         reference = SourceTensor(index, reference_name)
+        resolved = self._resolve(fraction, name, source_names[1:] if self.group.base else source_names)
         sources = []
         for (index, get), source_name in zip(self._sources, source_names, strict=True):
             if get(source_name) != shape:
-                raise self._mismatch(self.output.checkpoints[index], source_name, shape)
+                self._add_unlike(name, reference, source_names, resolved, layer)
+                return
             sources.append(SourceTensor(index, source_name))
-        resolved = self._resolve(fraction, name, source_names[1:] if self.group.base else source_names)
         self._append(name, sources, reference, resolved, layer)
 
     def _append(
@@ -148,19 +149,50 @@ class GroupWriter:
         resolved: Resolved,
         layer: int | None,
     ) -> None:
+        if not self._seen:
+            self._seen = True
+            self.output.merged.update(source.ref for source in self.group.sources)
         base = sources.pop(0) if self.group.base else None
         self.output.specs[name] = TensorSpec(name, base, tuple(sources), *resolved, layer, reference)
 
-    def _mismatch(self, ref: ModelRef, name: str, shape: tuple[int, ...]) -> TensorMismatchError:
-        found = self.output.catalogues[ref].get(name)
-        if found is None:
-            return TensorMismatchError(
-                f"tensor {shown(name)} is missing in checkpoint {ref}",
-                f"shape {list(shape)}, as in {self.group.reference.ref}",
-                "merge checkpoints of one architecture",
-            )
-        return TensorMismatchError(
-            f"tensor {shown(name)} of checkpoint {ref} has shape {list(found)}",
-            f"{list(shape)}, as in {self.group.reference.ref}",
-            "merge checkpoints of one architecture and vocabulary",
+    def _add_unlike(
+        self, name: str, reference: SourceTensor, source_names: list[str], resolved: Resolved, layer: int | None
+    ) -> None:
+        """Add a tensor from those sources that have it in a shape that can be used."""
+        base: SourceTensor | None = None
+        models: list[SourceTensor] = []
+        own: list[Mapping[str, Any]] = []
+        model_parameters = iter(resolved[1])
+        for source, (index, _), source_name in zip(self.group.sources, self._sources, source_names, strict=True):
+            tensor = SourceTensor(index, source_name)
+            if source is self.group.base:
+                base = tensor  # which is the reference itself
+                continue
+            parameters = next(model_parameters)
+            if tensor == reference or self._is_usable(tensor, reference, layer):
+                models.append(tensor)
+                own.append(parameters)
+                self.output.merged.add(source.ref)
+        if len(models) < self._least:
+            self.output.gaps.copied(name)
+            self.output.copy(name, reference.checkpoint, layer, reference.name)
+            return
+        self.output.specs[name] = TensorSpec(
+            name, base, tuple(models), resolved[0], tuple(own), layer, reference, copied=False
         )
+
+    def _is_usable(self, tensor: SourceTensor, reference: SourceTensor, layer: int | None) -> bool:
+        """Whether a model's tensor can be merged; note what is not as in the reference."""
+        ref, reference_ref = (self.output.checkpoints[item.checkpoint] for item in (tensor, reference))
+        shape, found = self._reference[1][reference.name], self.output.catalogues[ref].get(tensor.name)
+        gaps = self.output.gaps
+        if found == shape:
+            return True
+        if found is None:
+            gaps.missing(ref, reference_ref, tensor.name, shape)
+            return False
+        if layer is None and rows_differ(shape, found) and is_vocabulary(tensor.name):
+            gaps.unlike("cut" if found[0] > shape[0] else "filled", ref, reference_ref, tensor.name, shape, found)
+            return True
+        gaps.unlike("shape", ref, reference_ref, tensor.name, shape, found)
+        return False

@@ -21,7 +21,7 @@ SPARSE = Method(
     name="sparse",
     summary="keeps a part of each task vector",
     paper="",
-    base="required",
+    base="origin",
     parameters=(
         Parameter("weight", "float", REQUIRED, "factor", "model"),
         Parameter("n", "int", 1, "kept in a block", "model", synonyms=("n_val", "default_n_val")),
@@ -37,7 +37,7 @@ AVERAGE = Method(
     name="average",
     summary="average",
     paper="",
-    base="optional",
+    base="member",
     parameters=(
         Parameter("weight", "float", REQUIRED, "share", "model"),
         Parameter("normalize", "bool", True, "divide"),
@@ -48,7 +48,7 @@ BLEND = Method(
     name="blend",
     summary="between a base and a model",
     paper="",
-    base="required",
+    base="pair",
     parameters=(Parameter("t", "float", REQUIRED, "position"),),
     program=no_program,
     max_models=1,
@@ -57,12 +57,22 @@ STACK = Method(
     name="stack",
     summary="copy",
     paper="",
-    base="optional",
+    base="member",
     parameters=(Parameter("scale", "float", None, "factor", "model"),),
     program=no_program,
     max_models=1,
 )
-TABLE = {row.name: row for row in (SPARSE, AVERAGE, BLEND, STACK)}
+TURN = Method(
+    name="turn",
+    summary="between two models, on task vectors if there is a base",
+    paper="",
+    base="optional",
+    parameters=(Parameter("weight", "float", REQUIRED, "share", "model"),),
+    program=no_program,
+    min_models=2,
+    max_models=2,
+)
+TABLE = {row.name: row for row in (SPARSE, AVERAGE, BLEND, STACK, TURN)}
 
 
 def llama(layers: int, width: int = 8) -> dict[str, tuple[int, ...]]:
@@ -80,12 +90,12 @@ def read(text: str) -> Recipe:
     return load_recipe(text, TABLE)
 
 
-def expand_text(text: str, shapes: Shapes | Mapping[str, Shapes]) -> Expansion:
+def expand_text(text: str, shapes: Shapes | Mapping[str, Shapes], *, strict: bool = False) -> Expansion:
     """Expand a recipe whose checkpoints all have the same tensors, or those given by the checkpoints' names."""
     recipe = read(text)
     by_name = all(isinstance(value, Mapping) for value in shapes.values())
     catalogues = {ref: shapes[str(ref)] if by_name else shapes for ref in recipe.references()}
-    return expand(recipe, TABLE[recipe.merge_method], catalogues)  # type: ignore[arg-type]
+    return expand(recipe, TABLE[recipe.merge_method], catalogues, strict=strict)  # type: ignore[arg-type]
 
 
 def names(expansion: Expansion) -> list[str]:

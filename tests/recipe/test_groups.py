@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.recipe.groups import Group, make_groups
+from dovetail.engine.recipe.groups import Group, make_parts
 from tests.recipe.rows import TABLE, read
 
 
 def groups(text: str) -> tuple[list[Group], list[str]]:
     """Groups of a recipe for the made-up methods, and warnings."""
     recipe = read(text)
-    made, warnings = make_groups(recipe, TABLE[recipe.merge_method])
-    return list(made), warnings
+    parts, warnings = make_parts(recipe, TABLE[recipe.merge_method])
+    return [group for part in parts for group in part.groups], warnings
 
 
 def merged(group: Group) -> list[str]:

@@ -98,7 +98,7 @@ def test_canonical_json_is_a_recipe() -> None:
         (
             "method: average",
             "method: averge",
-            "line 2: merge_method is 'averge'; expected one of sparse, average, blend, stack; did you mean 'average'?",
+            "merge_method is 'averge'; expected one of sparse, average, blend, stack, turn; did you mean 'average'?",
         ),
         ("method: average", "method: 3", "merge_method is 3; expected text"),
         ("merge_method: average", "", "merge_method is missing"),
@@ -206,10 +206,10 @@ def test_has_slices() -> None:
 
 
 def test_modules() -> None:
-    """A single module is the whole recipe; more need a table of architectures, and are refused with advice."""
+    """Each module has models or slices, and the references are those of all modules."""
     module = "merge_method: average\nmodules:\n  default:\n    models: [{model: a}, {model: b}]\n"
     assert (ModelRef(path="a"), ModelRef(path="b")) == read(module + "parameters: {weight: 1}").references()
-    with pytest.raises(RecipeError, match=r"modules has 2 modules; expected one; merge whole models by 'models'"):
-        read(module + "  vision:\n    models: [{model: a}]\nparameters: {weight: 1}")
+    two = read(module + "  vision:\n    models: [{model: c}, {model: a}]\nparameters: {weight: 1}")
+    assert ["a", "b", "c"] == [str(ref) for ref in two.references()]
     with pytest.raises(RecipeError, match=r"modules\.default has both or neither"):
         read("merge_method: average\nmodules: {default: {}}")

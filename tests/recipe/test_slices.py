@@ -149,17 +149,20 @@ def test_several_stacks() -> None:
 
 
 def test_layers_that_differ() -> None:
-    """A layer that lacks a tensor of the base's, or has it in another shape, is an error; surplus is a warning."""
+    """A layer that lacks a tensor of the base's, or has it in another shape, is merged without it, or refused."""
     text = MERGED.replace("[4, 5]", "[0, 1]")
     broken = llama(5)
     del broken["model.layers.3.mlp.up_proj.weight"]
-    with pytest.raises(TensorMismatchError, match=r"'model.layers.3.mlp.up_proj.weight' is missing in checkpoint a"):
-        expand_text(text, {"base": llama(5), "a": broken, "b": llama(5)})
-    with pytest.raises(TensorMismatchError, match=r"'model.layers.3.mlp.up_proj.weight' of checkpoint a has shape"):
-        expand_text(
-            text,
-            {"base": llama(5), "a": llama(5) | {"model.layers.3.mlp.up_proj.weight": (1, 1)}, "b": llama(5)},
-        )
+    other = llama(5) | {"model.layers.3.mlp.up_proj.weight": (1, 1)}
+    for catalogue, message in ((broken, "is missing in checkpoint a"), (other, "of checkpoint a has shape")):
+        shapes = {"base": llama(5), "a": catalogue, "b": llama(5)}
+        expansion = expand_text(text, shapes)
+        assert ["b:model.layers.2.mlp.up_proj.weight"] == by_output(expansion)["model.layers.1.mlp.up_proj.weight"]
+        (spec,) = [item for item in expansion.tensors if item.name == "model.layers.1.mlp.up_proj.weight"]
+        assert [{"weight": 6, "n": 1, "m": 4}] == list(spec.model_parameters)
+        assert "'model.layers.3.mlp.up_proj.weight'" in expansion.warnings[0]
+        with pytest.raises(TensorMismatchError, match=f"'model.layers.3.mlp.up_proj.weight' {message}"):
+            expand_text(text, shapes, strict=True)
     surplus = llama(5) | {"model.layers.2.bias": (8,), "score.weight": (2, 8), "model.layers.0.unused": (1,)}
     warnings = expand_text(text, {"base": llama(5), "a": surplus, "b": llama(5)}).warnings
     assert 1 == len(warnings)
@@ -167,12 +170,13 @@ def test_layers_that_differ() -> None:
 
 
 def test_head_that_only_the_first_has() -> None:
-    """A head that the last slice's model lacks is not in the output, and a warning says so."""
+    """The embedding of the last slice's model stands in for its head; if both are tied, there is no head."""
     tied = {name: shape for name, shape in llama(4).items() if name != "lm_head.weight"}
-    expansion = expand_text(FRANKEN, {"orca": llama(4), "platypus": tied})
-    assert "lm_head.weight" not in names(expansion)
-    assert "1 tensor of orca" in expansion.warnings[0]
-    assert "lm_head.weight" in names(expand_text(FRANKEN, {"orca": tied, "platypus": llama(4)}))
+    head = by_output(expand_text(FRANKEN, {"orca": llama(4), "platypus": tied}))["lm_head.weight"]
+    assert ["platypus:model.embed_tokens.weight"] == head
+    head = by_output(expand_text(FRANKEN, {"orca": tied, "platypus": llama(4)}))["lm_head.weight"]
+    assert ["platypus:lm_head.weight"] == head
+    assert "lm_head.weight" not in names(expand_text(FRANKEN, tied))
 
 
 def test_slices_of_a_module() -> None:

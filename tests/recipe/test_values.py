@@ -18,7 +18,7 @@ KINDS = Method(
     name="kinds",
     summary="one parameter of each kind",
     paper="",
-    base="optional",
+    base="member",
     parameters=(
         Parameter("real", "float", 1.0, "a number"),
         Parameter("whole", "int", 1, "a whole number"),
@@ -99,12 +99,12 @@ def test_whole_numbers(points: Any, fraction: float, expected: int) -> None:
         ([True, False], 0.5, True),
         ([True, False], 1.0, False),
         ([False, True], 0.0, False),
-        ([False, True], 0.1, True),
+        ([False, True], 0.9, False),
         ([False], 0.5, False),
     ],
 )
 def test_switches(points: Any, fraction: float, expected: bool) -> None:
-    """Booleans may be 0 and 1; a gradient is true wherever mergekit's interpolated number is not 0."""
+    """Booleans may be 0 and 1; a gradient has the value of the last point that a layer has reached, as in mergekit."""
     assert at("flag", points, fraction) is expected
 
 

@@ -1,0 +1,195 @@
+"""Checkpoints that do not have the same tensors in the same shapes, against NumPy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dovetail.engine import PlanOptions, events, merge, plan
+from dovetail.io.errors import NonFiniteError, TensorMismatchError
+from tests.checkpoints import BF16, read_output, write_checkpoint, write_recipe
+
+Tensors = dict[str, NDArray[Any]]
+
+EMBED, HEAD, PROJ, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.layers.0.w", "model.norm.weight"
+
+
+def tensors(seed: int, rows: int = 7, dtype: Any = np.float32) -> Tensors:
+    """Make a model of one layer."""
+    random = np.random.default_rng(seed)
+    shapes = {EMBED: (rows, 4), PROJ: (5, 4), NORM: (4,), HEAD: (rows, 4)}
+    return {name: random.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+
+
+def without(found: Tensors, *names: str) -> Tensors:
+    """Leave tensors out."""
+    return {name: tensor for name, tensor in found.items() if name not in names}
+
+
+def merged(home: Path, method: str, models: dict[str, Tensors], /, **changes: Any) -> tuple[Tensors, list[str], Path]:
+    """Merge all models, the first being the base; give the output, the warnings, and its folder."""
+    configs = changes.pop("configs", {})
+    for name, found in models.items():
+        write_checkpoint(home / name, found, config=configs.get(name))
+    base, *others = models
+    listed = list(models) if method == "linear" else others
+    content: dict[str, Any] = {"merge_method": method, "base_model": str(home / base), "parameters": {"weight": 1}}
+    content["models"] = [{"model": str(home / name)} for name in listed]
+    options = changes.pop("options", None)
+    recipe = write_recipe(home / "recipe.yml", **(content | changes))
+    said: list[str] = []
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.Notice) and event.level == "warning":
+            said.append(event.text)
+
+    merge(recipe, home / "out", options, listen=listen)
+    return read_output(home / "out"), said, home / "out"
+
+
+def mean(*found: NDArray[Any]) -> NDArray[np.float32]:
+    """Average in float32, in order."""
+    total = found[0].astype(np.float32)
+    for tensor in found[1:]:
+        total = total + tensor.astype(np.float32)
+    return total / np.float32(len(found))
+
+
+def test_missing_tensor_is_merged_from_the_others(tmp_path: Path) -> None:
+    """The weights of those that have it count alone; where none has it, the base's own is taken."""
+    a, b, c = tensors(1), tensors(2), tensors(3)
+    out, said, _ = merged(tmp_path, "linear", {"a": a, "b": without(b, PROJ, NORM), "c": without(c, NORM)})
+    assert np.array_equal(mean(a[PROJ], c[PROJ]), out[PROJ])
+    assert np.array_equal(a[NORM], out[NORM])
+    assert np.array_equal(mean(a[EMBED], b[EMBED], c[EMBED]), out[EMBED])
+    assert any(f"2 tensors missing in {tmp_path / 'b'}" in text for text in said)
+
+
+def test_other_shape_is_left_out(tmp_path: Path) -> None:
+    """A task vector of another shape does not count; if none is left, the base's tensor is taken, in the new dtype."""
+    base, a, b = tensors(0), tensors(1), tensors(2)
+    a[PROJ], a[NORM], b[NORM] = np.ones((4, 5), np.float32), np.ones(5, np.float32), np.ones(6, np.float32)
+    out, said, folder = merged(tmp_path, "task_arithmetic", {"base": base, "a": a, "b": b}, dtype="bfloat16")
+    assert np.array_equal(((b[PROJ] - base[PROJ]) + base[PROJ]).astype(BF16), out[PROJ])
+    assert base[NORM].astype(BF16).tobytes() == out[NORM].tobytes()
+    assert any("not merged, as too few models have them" in text and NORM in text for text in said)
+    entry = json.loads((folder / "dovetail_manifest.json").read_text())["tensors"][NORM]
+    assert {"copied": True, "differing": False} == entry["statistics"]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, BF16, np.float64])
+def test_taken_as_it_is(tmp_path: Path, dtype: Any) -> None:
+    """A tensor that is not merged keeps every bit where its dtype stays, those of float64 too."""
+    base = tensors(0, dtype=dtype)
+    base[NORM][0] = -0.0
+    out, _, _ = merged(tmp_path, "task_arithmetic", {"base": base, "a": without(tensors(1, dtype=dtype), NORM)})
+    assert base[NORM].tobytes() == out[NORM].tobytes()
+
+
+def test_not_finite_though_not_merged(tmp_path: Path) -> None:
+    """NaN is found in a tensor that is only taken over, too."""
+    base = tensors(0)
+    base[NORM][2] = np.nan
+    with pytest.raises(NonFiniteError, match=r"'model.norm.weight' holds nan at element 2"):
+        merged(tmp_path, "task_arithmetic", {"base": base, "a": without(tensors(1), NORM)})
+
+
+@pytest.mark.parametrize("rows", [5, 9])
+def test_rows(tmp_path: Path, rows: int) -> None:
+    """More rows than the base's are cut; rows that a model lacks are the base's own: it changes nothing there."""
+    base, a, b = tensors(0), tensors(1), tensors(2, rows)
+    out, said, _ = merged(tmp_path, "linear", {"base": base, "a": a, "b": b}, parameters={"weight": 0.5})
+    for name in (EMBED, HEAD):
+        other = base[name].copy()
+        other[: min(rows, 7)] = b[name][:7]
+        weight = np.float32(0.5)
+        expected = (base[name] * weight + a[name] * weight + other * weight) / np.float32(1.5)
+        assert np.array_equal(expected, out[name])
+    assert any(("cut to the rows of" if rows > 7 else "fewer rows than in") in text for text in said)
+
+
+def test_rows_of_another_dtype(tmp_path: Path) -> None:
+    """Rows can stand in only where the dtype is the same: else the error says what to do."""
+    with pytest.raises(TensorMismatchError, match="has 5 rows of bfloat16; expected 7 rows, or dtype float32"):
+        merged(tmp_path, "task_arithmetic", {"base": tensors(0), "a": tensors(1, 5, BF16)})
+
+
+def test_strict(tmp_path: Path) -> None:
+    """--strict refuses what is unlike, and does not change the plan of what is alike."""
+    base = tensors(0)
+    for unlike in (without(tensors(1), NORM), tensors(1, 8)):
+        with pytest.raises(TensorMismatchError):
+            merged(tmp_path, "task_arithmetic", {"base": base, "a": unlike}, options=PlanOptions(strict=True))
+    assert not (tmp_path / "out").exists()
+    write_checkpoint(tmp_path / "a", tensors(1))
+    loose, strict = (plan(tmp_path / "recipe.yml", PlanOptions(strict=value)) for value in (False, True))
+    assert loose.hash == strict.hash
+
+
+def test_tied_head(tmp_path: Path) -> None:
+    """The base's embedding stands in for its head, the output has a head, and its configuration says so."""
+    base, a = without(tensors(0), HEAD), tensors(1)
+    configs = {"base": {"tie_word_embeddings": True}, "a": {"tie_word_embeddings": False}}
+    out, _, folder = merged(tmp_path, "linear", {"base": base, "a": a}, configs=configs)
+    assert np.array_equal(mean(base[EMBED], a[HEAD]), out[HEAD])
+    assert np.array_equal(mean(base[EMBED], a[EMBED]), out[EMBED])
+    assert False is json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
+
+
+def test_all_tied(tmp_path: Path) -> None:
+    """Where all are tied, no head is made up, stored though it may be, and the configuration stays."""
+    configs = {name: {"tie_word_embeddings": True} for name in ("base", "a")}
+    out, _, folder = merged(tmp_path, "linear", {"base": without(tensors(0), HEAD), "a": tensors(1)}, configs=configs)
+    assert HEAD not in out
+    assert True is json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
+
+
+def test_tied_head_of_another_number_of_rows(tmp_path: Path) -> None:
+    """An embedding that stands in for a head is cut like the head."""
+    base, a = tensors(0), without(tensors(1, 9), HEAD)
+    out, _, _ = merged(tmp_path, "linear", {"base": base, "a": a})
+    assert np.array_equal(mean(base[HEAD], a[EMBED][:7]), out[HEAD])
+
+
+def test_integers_that_are_missing(tmp_path: Path) -> None:
+    """Integer tensors are the base's, and compared with those of models that have them in the same shape."""
+    ids = {"ids": np.arange(3)}
+    models = {"base": tensors(0) | ids, "a": tensors(1), "b": tensors(2) | {"ids": np.arange(4)}}
+    out, said, _ = merged(tmp_path, "task_arithmetic", models)
+    assert [0, 1, 2] == list(out["ids"])
+    assert any("missing in" in text and "'ids'" in text for text in said)
+
+
+def test_frankenmerge_of_modules(tmp_path: Path) -> None:
+    """Layers of an encoder are stacked, those of the decoder merged, the rest taken; the configuration counts both."""
+    names = [f"encoder.block.{i}.w" for i in range(3)] + [f"decoder.block.{i}.w" for i in range(2)] + ["shared.weight"]
+    random = np.random.default_rng(0)
+    a, b = ({name: random.standard_normal((3, 4)).astype(np.float32) for name in names} for _ in range(2))
+    for name, found in (("a", a), ("b", b)):
+        write_checkpoint(tmp_path / name, found, config={"num_layers": 3, "num_decoder_layers": 2})
+    sources = [{"model": str(tmp_path / name), "layer_range": [1, 3]} for name in ("a", "b")]
+    recipe = write_recipe(
+        tmp_path / "recipe.yml",
+        merge_method="linear",
+        modules={
+            "encoder": {"slices": [{"sources": [sources[0]]}, {"sources": [sources[1]]}, {"sources": sources}]},
+            "decoder": {"models": [{"model": str(tmp_path / name)} for name in ("a", "b")]},
+        },
+        parameters={"weight": 1},
+    )
+    merge(recipe, tmp_path / "out")
+    out = read_output(tmp_path / "out")
+    expected = [a["encoder.block.1.w"], a["encoder.block.2.w"], b["encoder.block.1.w"], b["encoder.block.2.w"]]
+    expected += [mean(a[name], b[name]) for name in ("encoder.block.1.w", "encoder.block.2.w")]
+    for i, tensor in enumerate(expected):
+        assert np.array_equal(tensor, out[f"encoder.block.{i}.w"])
+    for name in ("decoder.block.0.w", "decoder.block.1.w"):
+        assert np.array_equal(mean(a[name], b[name]), out[name])
+    assert np.array_equal(a["shared.weight"], out["shared.weight"])
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (6, 2) == (config["num_layers"], config["num_decoder_layers"])
