@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -94,7 +95,7 @@ def make_plan(
         [item.chunk_elements for item in tensors],
     )
     base = checkpoints[references.index(recipe.base_model)] if recipe.base_model else None
-    restacked = restack(dict(configs[0] or {}), expansion.stacks, configs, 0) if configs[0] else []
+    restacked = restack(copy.deepcopy(configs[0]), expansion.stacks, configs, 0) if configs[0] else []
     return Plan(
         recipe=recipe,
         options=options,

@@ -133,6 +133,12 @@ def merge_stages(
     folder = kept or stages_path(output)
     if kept is None:
         _refuse_links(folder)
+    elif output.resolve() in (kept.resolve(), *kept.resolve().parents):
+        raise OutputError(
+            f"the folder of the stages {kept} is or lies inside the output folder {output}",
+            "a folder apart from it",
+            "choose another for --stages",
+        )
     if run.restart and kept is None and folder.exists():
         shutil.rmtree(folder)
     _check(stages, output, folder, options, run, everything=kept is not None)

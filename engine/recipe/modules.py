@@ -55,8 +55,10 @@ class Modules:
     """
 
     def __init__(self, parts: Sequence[Part], catalogues: Mapping[ModelRef, Iterable[str]], origin: Origin) -> None:
-        self._cache: dict[str, str | None] = {}
-        prefixes = dict.fromkeys(_prefix(name) for names in catalogues.values() for name in names)
+        # Checkpoints of one recipe have mostly the same names: each is looked at once.
+        names = dict.fromkeys(name for names in catalogues.values() for name in names)
+        by_name = {name: _prefix(name) for name in names}
+        prefixes = dict.fromkeys(by_name.values())
         self._words: dict[tuple[str, ...], str] = {}
         self._rest: str | None = None
         for part in parts:
@@ -68,23 +70,21 @@ class Modules:
                 self._rest = name
             else:
                 raise _unknown(part, prefixes, origin)
-
-    def owner(self, name: str) -> str | None:
-        """Name the module of a tensor; None if it belongs to none."""
-        prefix = _prefix(name)
-        if prefix not in self._cache:
-            components, best, owner = _split(prefix), (0, 0), self._rest
-            for words, module in self._words.items():
-                # Of two that end at the same component, the longer says more.
-                found = (_last_end(words, components), len(words))
-                if found[0] and found > best:
-                    best, owner = found, module
-            self._cache[prefix] = owner
-        return self._cache[prefix]
+        owners = {prefix: self._find_owner(prefix) for prefix in prefixes}
+        self._owners = {name: owners[prefix] for name, prefix in by_name.items()}
 
     def select(self, names: Iterable[str], module: str | None) -> list[str]:
         """Give the names of a module's tensors, or of those that belong to none, in the order given."""
-        return [name for name in names if self.owner(name) == module]
+        return [name for name in names if self._owners[name] == module]
+
+    def _find_owner(self, prefix: str) -> str | None:
+        components, best, owner = _split(prefix), (0, 0), self._rest
+        for words, module in self._words.items():
+            # Of two that end at the same component, the longer says more.
+            found = (_last_end(words, components), len(words))
+            if found[0] and found > best:
+                best, owner = found, module
+        return owner
 
 
 def _prefix(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dovetail.engine.stages import prepare_stages
 from dovetail.engine.verify import read_manifest, verify
 from dovetail.io.errors import MissingFileError
 from tests.checkpoints import folder_bytes, read_output, write_recipe
-from tests.engine.command import dovetail
+from tests.engine.command import COMMAND, dovetail
 from tests.engine.conftest import Family
 
 
@@ -247,6 +248,31 @@ def test_links_are_not_followed(family: Family) -> None:
     with pytest.raises(OutputError, match="is a link"):
         merge(family.recipe_path, family.out)
     assert ["file"] == [path.name for path in precious.iterdir()]
+
+
+@pytest.mark.parametrize("inside", ["", "stages", "a/b"])
+def test_stages_inside_the_output(family: Family, inside: str) -> None:
+    """A folder that the output would replace is refused before anything is merged."""
+    with pytest.raises(OutputError, match="is or lies inside the output folder"):
+        merge(two(family), family.out, stages=family.out / inside)
+    assert not family.out.exists()
+
+
+def test_killed_after_the_first_stage(family: Family) -> None:
+    """A process killed between two stages leaves a whole result, which the same command continues from."""
+    two(family)
+    merge(family.recipe_path, family.home / "whole")
+    arguments = [*COMMAND, "merge", str(family.recipe_path), str(family.out), "--json"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if '"event": "done"' in line)
+        process.kill()
+    if not family.out.exists():  # else it was quicker than the signal
+        assert () == verify(stages_folder(family) / "mean").damage
+        assert 0 == dovetail("merge", family.recipe_path, family.out).code
+    assert not stages_folder(family).exists() or family.out.exists()
+    for name, tensor in read_output(family.home / "whole").items():
+        assert tensor.tobytes() == read_output(family.out)[name].tobytes()
 
 
 def test_one_document_is_one_stage(family: Family) -> None:
