@@ -2,8 +2,8 @@
 
 A gradient is a line through equally spaced points, from 0 at the first layer to 1 at the last; between two
 points it is (1 - f) * left + f * right in double precision, as mergekit computes it. Integers are rounded
-afterwards, halves up. A boolean gradient is true wherever the line through its 0s and 1s is not 0, and a
-gradient of choices is a step function, both again as in mergekit.
+afterwards, halves up. A gradient of booleans or choices is a step function, again as in mergekit: the last point
+counts at the last layer alone.
 """
 
 from __future__ import annotations
@@ -52,13 +52,11 @@ class Candidate:
             return points[0]
         scaled = fraction * (len(points) - 1)
         left = int(scaled)
-        if self.kind == "choice":
+        if self.kind in ("bool", "choice"):
             return points[left]
         right = min(left + 1, len(points) - 1)
         part = scaled - left
         value = (1 - part) * float(points[left]) + part * float(points[right])
-        if self.kind == "bool":
-            return value != 0
         return math.floor(value + 0.5) if self.kind == "int" else value
 
 

@@ -99,12 +99,13 @@ def test_whole_numbers(points: Any, fraction: float, expected: int) -> None:
         ([True, False], 0.5, True),
         ([True, False], 1.0, False),
         ([False, True], 0.0, False),
-        ([False, True], 0.1, True),
+        ([False, True], 0.9, False),
+        ([0, 1], 1.0, True),
         ([False], 0.5, False),
     ],
 )
 def test_switches(points: Any, fraction: float, expected: bool) -> None:
-    """Booleans may be 0 and 1; a gradient is true wherever mergekit's interpolated number is not 0."""
+    """Booleans may be 0 and 1; a gradient is a step function, as one of words is."""
     assert at("flag", points, fraction) is expected
 
 
