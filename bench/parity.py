@@ -4,9 +4,10 @@
     python bench/parity.py --recipes 500 --seed 7 --methods slerp ties
     python bench/parity.py --oracles                # mergekit against the tests' oracles instead of Dovetail
 
-Differences are in units in the last place of the largest magnitude that enters an addition on the way to an element.
+Differences are in units in the last place of the largest magnitude among an element's operands: the models' and the
+base's values, what is added up, the result.
 Where one is more than 2, mergekit merges the recipe in float64 as well. The difference is its own rounding if that
-result is within 3 units of ours, or nearer to ours than to its result in float32; else it is unexplained, the recipe is
+result is within 5 units of ours, or nearer to ours than to its result in float32; else it is unexplained, the recipe is
 printed, and the script fails.
 
 The checkpoints are tiny Llamas, GPT-2s and Mambas in 32 and 16 bits. Methods with random masks are not compared here.
@@ -128,7 +129,7 @@ def compare(row: Row, recipe: Mapping[str, Any], mergekit: Mergekit, place: Path
     assert not isinstance(double, str)
     to_double, between_theirs = greatest(ours, double, results), greatest(theirs, double, results)
     row.worst_double = max(row.worst_double, to_double)
-    if to_double > max(3, between_theirs):
+    if to_double > max(5, between_theirs):
         text = f"{path.stem}: {units:.3g} units, {to_double:.3g} to mergekit's result in float64, which is "
         row.unexplained.append(f"{text}{between_theirs:.3g} from its own in float32\n{path.read_text()}")
 
