@@ -31,7 +31,6 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # for the tests' orac
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from parity_recipes import FAMILIES, random_recipes
 from peers import PACKAGES, peer_python
 from report import print_table, write_results
 
@@ -40,6 +39,7 @@ from dovetail.engine.errors import DovetailError
 from dovetail.engine.methods.registry import METHODS
 from tests.checkpoints import read_output
 from tests.oracles import ORACLES, RANDOM
+from tests.oracles.random_recipes import FAMILIES, random_recipes
 from tests.oracles.recipes import merge_recipe
 from tests.oracles.result import Result, spacing
 

@@ -12,7 +12,7 @@ ROUNDING: dict[str, float] = {
     "breadcrumbs-normalize-rescale": 5,
     "breadcrumbs_ties-normalize-rescale": 5,
     "ties-rescale": 5,
-    # A multiplication and an addition are rounded once, not twice (fused).
+    # torch.addcmul rounds a multiplication and an addition once (fused), not twice.
     "linear-base-added": 4,
     "linear-gradients": 4,
     # Norms, dot products, angles and shares in float32, where ours are in float64.

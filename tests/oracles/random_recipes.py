@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import yaml
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.golden.checkpoints import ARCHITECTURES, make_tensors, write
@@ -129,11 +130,11 @@ def recipes(draw: st.DrawFn, method: str) -> dict[str, Any]:
     return recipe
 
 
-def random_recipes(method: str, count: int, number: int) -> list[dict[str, Any]]:
-    """Draw recipes of a method, the same for the same seed `number`."""
+def random_recipes(method: str, count: int, seed: int) -> list[dict[str, Any]]:
+    """Draw recipes of a method, the same for the same seed."""
     found: dict[str, dict[str, Any]] = {}
 
-    @seed(number)
+    @hypothesis.seed(seed)
     @settings(
         max_examples=2 * count, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=HealthCheck
     )
