@@ -24,7 +24,7 @@ DETERMINISTIC = (
 """mergekit's methods without random masks."""
 
 RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
-"""Those with random masks: see ``tests/methods/test_random_masks.py``."""
+"""Those with random masks: golden recipes keep all or nothing; the rest is in ``tests/methods/test_random_masks.py``."""
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if method_of(case) in METHODS])
@@ -43,6 +43,6 @@ def test_exceptions_are_cases() -> None:
 
 
 def test_every_method_has_golden_recipes() -> None:
-    """All of mergekit's deterministic methods are compared, and none is skipped because it is missing here."""
-    assert set(DETERMINISTIC) == {method_of(case) for case in CASES}
+    """All of mergekit's methods are compared, and none is skipped because it is missing here."""
+    assert {*DETERMINISTIC, *RANDOM} == {method_of(case) for case in CASES}
     assert {*DETERMINISTIC, *RANDOM} <= set(METHODS)
