@@ -10,7 +10,8 @@ Where one is more than 2, mergekit merges the recipe in float64 as well. The dif
 result is within 5 units of ours, or nearer to ours than to its result in float32; else it is unexplained, the recipe is
 printed, and the script fails.
 
-The checkpoints are tiny Llamas, GPT-2s and Mambas in 32 and 16 bits. Methods with random masks are not compared here.
+The checkpoints are tiny Llamas, GPT-2s and Mambas in 32 and 16 bits. Methods with random masks are compared by
+``parity_random.py``.
 """
 
 from __future__ import annotations
@@ -58,14 +59,19 @@ class Mergekit:
 
     def merge(self, recipe: Mapping[str, Any]) -> Tensors | str:
         """Merge a recipe; give what comes out, or the error."""
-        assert self.process.stdin
-        assert self.process.stdout
         self.count += 1
         path, out = self.folder / f"theirs{self.count}.yml", self.folder / f"theirs{self.count}"
         path.write_text(yaml.safe_dump(dict(recipe)))
-        self.process.stdin.write(json.dumps({"recipe": str(path), "out": str(out)}) + "\n")
-        error = json.loads(self.process.stdout.readline())["error"]
+        error = self.ask(recipe=str(path), out=str(out))["error"]
         return str(error) if error else read_output(out)
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request, and give the answer."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps(request) + "\n")
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
 
     def close(self) -> None:
         """End the process."""
@@ -85,6 +91,7 @@ class Row:
     worst: float = 0
     beyond: int = 0
     worst_double: float = 0
+    exceptions: list[str] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
 
 
@@ -129,9 +136,10 @@ def compare(row: Row, recipe: Mapping[str, Any], mergekit: Mergekit, place: Path
     assert not isinstance(double, str)
     to_double, between_theirs = greatest(ours, double, results), greatest(theirs, double, results)
     row.worst_double = max(row.worst_double, to_double)
+    text = f"{path.stem}: {units:.3g} units; {to_double:.3g} to mergekit's result in float64, which is "
+    row.exceptions.append(f"{text}{between_theirs:.3g} from its own in float32")
     if to_double > max(5, between_theirs):
-        text = f"{path.stem}: {units:.3g} units, {to_double:.3g} to mergekit's result in float64, which is "
-        row.unexplained.append(f"{text}{between_theirs:.3g} from its own in float32\n{path.read_text()}")
+        row.unexplained.append(f"{row.exceptions[-1]}\n{path.read_text()}")
 
 
 def main() -> None:
@@ -157,8 +165,9 @@ def main() -> None:
             for recipe in random_recipes(method, args.recipes, args.seed):
                 compare(row, recipe, mergekit, place, args.oracles)
         mergekit.close()
-    for text in (text for row in rows for text in row.unexplained):
-        print(text)
+    for row in rows:
+        for text in (*row.exceptions, *row.unexplained):
+            print(text)
     print_table(
         f"{'The oracles' if args.oracles else 'Dovetail'} and mergekit {PACKAGES[1][10:]}: random recipes in float32, "
         f"seed {args.seed}",
