@@ -74,7 +74,7 @@ def main() -> None:
             expected = PROBABILITIES[method](Case(method, None, (), {}, (each,)), 0, tau)
             ours, our_norms = our_statistics(method, tau, each, args.seeds)
             request = {"tensor": tau.tolist(), "density": density, "epsilon": epsilon, "seeds": args.seeds}
-            answer = mergekit.ask(sparsify=THEIR_NAMES[method], **request)
+            answer = mergekit.ask(sparsify=THEIR_NAMES[method.split("_")[0]], **request)
             theirs = np.array(answer["kept"])
             deviation = np.sqrt(args.seeds * expected * (1 - expected))
             scores = {
