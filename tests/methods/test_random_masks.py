@@ -122,8 +122,9 @@ def test_models_elements_and_seeds_are_independent(method: str) -> None:
     pairs += [(seeds[:, model], variances[model] ** 2) for model in range(2)]
     for products, variance in pairs:
         assert abs(score(products, len(products) * variance)) < LIMIT
-        each = np.sum(products, axis=0) / np.sqrt(len(products) * variance)
-        assert np.max(np.abs(each)) < LIMIT
+        if JITTED:  # sums over few seeds are far from normal
+            each = np.sum(products, axis=0) / np.sqrt(len(products) * variance)
+            assert np.max(np.abs(each)) < LIMIT
 
 
 @pytest.mark.parametrize("method", PRESENT)

@@ -13,12 +13,13 @@ Equal magnitudes: the lower index counts as the larger.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tests.oracles import directions, elementwise, selecting, task_vectors
-from tests.oracles.result import Array, Case, Floats, Mask, Result
+from tests.oracles.result import Array, Case, Floats, Mask, Result, largest
 
 __all__ = ["DEFAULTS", "ORACLES", "RANDOM", "Result", "explain", "oracle"]
 
@@ -107,7 +108,9 @@ def explain(
     if not arrays[0].size:
         return Result(arrays[0], np.zeros(arrays[0].shape))
     with np.errstate(all="ignore"):
-        return ORACLES[method](case)
+        result = ORACLES[method](case)
+    inputs = arrays if case.base is None else (case.base, *arrays)
+    return replace(result, operands=largest(result.operands, *inputs))
 
 
 def oracle(

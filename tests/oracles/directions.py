@@ -56,7 +56,14 @@ def nuslerp(case: Case) -> Result:
 
 
 def multislerp(case: Case) -> Result:
-    """The exponential map at the normalised mean of directions, times the mean length."""
+    """The exponential map at the normalised mean of directions, times the mean length.
+
+    Raises
+    ------
+    ZeroDivisionError
+        The directions of three vectors or more cancel.
+
+    """
     if len(case.models) == 1:
         return rounded(case.models[0].astype(np.float64), exact=True)
     weights = np.array(case.each("weight"), np.float64)
@@ -70,6 +77,8 @@ def multislerp(case: Case) -> Result:
     centre = np.asarray(sum(weight * unit for weight, unit in zip(weights, units, strict=True)))
     length = float(_norm(centre))
     if length < eps:
+        if not any(lengths):  # nothing to point anywhere; mergekit fails here too, with three models or more
+            return rounded(base)
         if len(vectors) != 2:
             raise ZeroDivisionError("the directions cancel")
         parts = [weight * vector for weight, vector in zip(weights, vectors, strict=True)]

@@ -25,6 +25,8 @@ PER_MODEL = ("weight", "density", "gamma", "epsilon", "scale")
 """Parameters that each model has for itself."""
 SHARED = {"ram": ("epsilon",), "ramplus_tl": ("epsilon",)}
 """Those of them that methods have once."""
+FLAGS = ("normalize", "rescale", "int8_mask", "filter_wise", "nuslerp_row_wise", "nuslerp_flatten", "normalize_weights")
+"""Booleans."""
 
 _LAYER = re.compile(r"^(.*\.(?:layers|layer|h)\.)(\d+)(\..*)$")
 _AFTER = re.compile(r"lm_head|norm|ln_f|pooler")
@@ -140,13 +142,16 @@ def _merge_tensor(
 
 def _find(key: str, scopes: list[Settings], name: str, fraction: float) -> Any:
     for scope in scopes:
-        if key in scope and (value := _evaluate(scope[key], name, fraction)) is not None:
+        if key in scope and (value := _evaluate(scope[key], name, fraction, key in FLAGS)) is not None:
             return value
     return None
 
 
-def _evaluate(setting: Any, name: str, fraction: float) -> Any:
-    """Evaluate a value, a gradient, or the first branch of a list whose filter is part of the name."""
+def _evaluate(setting: Any, name: str, fraction: float, steps: bool) -> Any:
+    """Evaluate a value, a gradient, or the first branch of a list whose filter is part of the name.
+
+    A gradient that goes in steps does not interpolate.
+    """
     if isinstance(setting, dict):
         setting = [setting]
     if not isinstance(setting, list):
@@ -154,11 +159,11 @@ def _evaluate(setting: Any, name: str, fraction: float) -> Any:
     if isinstance(setting[0], dict):
         for branch in setting:
             if branch.get("filter") in (None, "*") or branch["filter"] in name:
-                return _evaluate(branch["value"], name, fraction)
+                return _evaluate(branch["value"], name, fraction, steps)
         return None
     scaled = fraction * (len(setting) - 1)
     left = int(scaled)
-    if isinstance(setting[left], bool):
+    if steps:
         return setting[left]
     right, part = min(left + 1, len(setting) - 1), scaled - left
     return (1 - part) * setting[left] + part * setting[right]

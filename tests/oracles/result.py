@@ -56,8 +56,8 @@ class Result:
     output: Floats
     """The merged tensor."""
     operands: Doubles
-    """The largest magnitude that enters an addition on the way to each element, the element itself included: what
-    units in the last place are counted in."""
+    """The largest magnitude on the way to each element: of the models' and the base's values, of what enters an
+    addition, of the element itself. Units in the last place are counted there."""
     masks: tuple[Mask, ...] = ()
     """What each model keeps, for methods that select."""
     exact: bool = True

@@ -96,8 +96,11 @@ PROBABILITIES = {
 
 def keep_at_random(case: Case, model: int, tau: Floats) -> Mask | None:
     """Keep by given masks, or by given numbers and the method's probabilities."""
-    if float(case.model_parameters[model]["density"]) >= 1:
+    density = float(case.model_parameters[model]["density"])
+    if density >= 1:
         return None
+    if density <= 0:
+        return np.zeros(tau.shape, bool)
     if case.random_masks is not None:
         return np.asarray(case.random_masks[model], bool).reshape(tau.shape)
     assert case.uniform is not None, "random methods need masks or numbers"
