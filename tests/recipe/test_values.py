@@ -100,19 +100,12 @@ def test_whole_numbers(points: Any, fraction: float, expected: int) -> None:
         ([True, False], 1.0, False),
         ([False, True], 0.0, False),
         ([False, True], 0.9, False),
-<<<<<<< HEAD
-=======
         ([0, 1], 1.0, True),
->>>>>>> parity
         ([False], 0.5, False),
     ],
 )
 def test_switches(points: Any, fraction: float, expected: bool) -> None:
-<<<<<<< HEAD
     """Booleans may be 0 and 1; a gradient has the value of the last point that a layer has reached, as in mergekit."""
-=======
-    """Booleans may be 0 and 1; a gradient is a step function, as one of words is."""
->>>>>>> parity
     assert at("flag", points, fraction) is expected
 
 
