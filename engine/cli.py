@@ -124,6 +124,58 @@ def merge(
         print_summary(manifest, finished[0])
 
 
+@app.command(short_help="Convert checkpoints to another format or dtype.")
+def convert(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SRC... DST",
+            help="Checkpoints, then the folder to make; several checkpoints get one each in it, of their own name.",
+            show_default=False,
+        ),
+    ],
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    format: Annotated[OutputFormat, typer.Option(help="Format of the output.")] = OutputFormat.safetensors,
+    shard_size: ShardOption = "5GB",
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="DTYPE", help="Dtype of floating-point tensors. [default: each keeps its own]"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is not empty.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw unfinished conversions away.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Convert checkpoints to another format, dtype or number of shards, byte for byte where the dtype stays.
+
+    The same command again continues what was interrupted, and leaves alone what is complete.
+    """
+    from dovetail.engine import events
+    from dovetail.engine.conversion import convert_all
+    from dovetail.engine.display import choose_display
+    from dovetail.engine.report import print_conversion
+
+    if len(paths) < 2:
+        raise typer.BadParameter("give at least one checkpoint and the folder to make", param_hint="SRC... DST")
+    signal.signal(signal.SIGTERM, _interrupt)
+    finished: list[events.Done] = []
+    try:
+        with choose_display(quiet=quiet, as_json=as_json, label="converting") as display:
+
+            def listen(event: events.Event) -> None:
+                display(event)
+                if isinstance(event, events.Done):
+                    finished.append(event)
+
+            options = _plan_options(shard_size, dtype, 0, OnNonFinite.keep)
+            convert_all(paths[:-1], paths[-1], options, _run_options(memory, workers, overwrite, restart), listen)
+    finally:
+        for done in [] if quiet or as_json else finished:
+            print_conversion(done)
+
+
 @app.command(short_help="Say what a merge would read, write and hold.")
 def plan(
     recipe: RecipeArgument,

@@ -51,6 +51,7 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
         "format_version": FORMAT_VERSION,
         "dovetail_version": importlib.metadata.version("dovetail"),
         "maths_version": MATHS_VERSION,
+        "plan_hash": plan.hash,
         "recipe": plan.recipe.to_json(),
         "options": {
             "dtype": plan.options.dtype,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.card import model_card
+from dovetail.engine.card import conversion_card, model_card
 from dovetail.engine.errors import InterruptedMergeError, OutputError, RecipeError
 from dovetail.engine.execution import Execution
 from dovetail.engine.interrupts import interrupts_deferred
@@ -33,6 +33,7 @@ from dovetail.engine.planned import Plan, PlanOptions
 from dovetail.engine.planning import make_plan, problems
 from dovetail.engine.records import RecordTable
 from dovetail.engine.sidefiles import side_bytes, write_side_files
+from dovetail.engine.sizes import counted
 from dovetail.engine.staging import check_disk_space, check_target, publish, staging_path, take_back, write_durably
 from dovetail.engine.warm import trials, warm_up
 from dovetail.io.sink import SafetensorsSink
@@ -117,13 +118,33 @@ def merge(
         One of the tree in `dovetail.engine.errors` and `dovetail.io.errors`.
 
     """
-    started, output, run = time.monotonic(), Path(output), run or RunOptions()
+    started = time.monotonic()
     plan = make_plan(recipe, options or PlanOptions())
+    return carry_out(plan, Path(output), run or RunOptions(), listen, started, apart=[Path(recipe)])
+
+
+def carry_out(
+    plan: Plan, output: Path, run: RunOptions, listen: events.Listener, started: float, apart: Iterable[Path] = ()
+) -> dict[str, Any]:
+    """Run a plan, or what an earlier run of it has left, and publish the output.
+
+    Parameters
+    ----------
+    plan
+        What to do.
+    output, run, listen
+        As for `merge`, as is what is returned and raised.
+    started
+        When the call began, by the monotonic clock.
+    apart
+        What must not lie in the output, besides the inputs.
+
+    """
     staging = staging_path(output)
     if not run.restart and not staging.exists() and belongs_to(output / JOURNAL_NAME, plan):
-        with locked(output):  # killed after its output had been renamed, this merge has only to be ended well
+        with locked(output):  # killed after its output had been renamed, this has only to be ended well
             take_back(output, staging)
-    check_target(output, [Path(recipe), *_input_paths(plan)], overwrite=run.overwrite)
+    check_target(output, [*apart, *_input_paths(plan)], overwrite=run.overwrite)
     for warning in plan.warnings:
         listen(events.Notice("warning", warning))
     budget, table = prepare(plan, run, listen)
@@ -139,7 +160,7 @@ def merge(
             manifest = _complete(plan, table, staging)
             # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
             publish(staging, output, overwrite=run.overwrite, remove=(JOURNAL_NAME, LOCK_NAME))
-    for warning in _findings(manifest):
+    for warning in _findings(plan, manifest):
         listen(events.Notice("warning", warning))
     listen(
         events.Done(
@@ -169,7 +190,7 @@ def _execute(
     with contextlib.closing(Journal(staging / JOURNAL_NAME, plan, table)) as journal:
         if journal.resumed_rows:
             share = journal.resumed_rows / len(table.rows)
-            listen(events.Notice("info", f"Continuing an unfinished merge: {share:.1%} of its chunks are done."))
+            listen(events.Notice("info", f"Continuing an unfinished {plan.noun}: {share:.1%} of its chunks are done."))
         else:
             _clear(staging, keep={JOURNAL_NAME, LOCK_NAME})
         with contextlib.closing(_open_sink(plan, staging, resumed=bool(journal.resumed_rows))) as sink:
@@ -180,7 +201,7 @@ def _execute(
                 execution.run(executor)
             except KeyboardInterrupt:
                 raise InterruptedMergeError(
-                    f"merge interrupted; {table.rows['done'].mean():.1%} of its chunks are safe in {staging}",
+                    f"{plan.noun} interrupted; {table.rows['done'].mean():.1%} of its chunks are safe in {staging}",
                     action="run the same command again to continue",
                 ) from None
     return execution
@@ -210,10 +231,14 @@ def _input_paths(plan: Plan) -> Iterator[Path]:
 
 def _complete(plan: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:
     """Add the small files and the manifest."""
-    side_files = write_side_files(plan, staging, model_card(plan, total_statistics(plan, table)))
+    side_files = write_side_files(plan, staging, _card(plan, table))
     manifest = build_manifest(plan, table, side_files)
     write_durably(staging / MANIFEST_NAME, manifest_pieces(manifest, plan, table))
     return manifest
+
+
+def _card(plan: Plan, table: RecordTable) -> str:
+    return conversion_card(plan) if plan.is_conversion else model_card(plan, total_statistics(plan, table))
 
 
 def _clear(staging: Path, keep: frozenset[str] | set[str] = frozenset({LOCK_NAME})) -> None:
@@ -242,7 +267,7 @@ def _started(plan: Plan, budget: Budget, staging: Path) -> events.Started:
     )
 
 
-def _findings(manifest: dict[str, Any]) -> list[str]:
+def _findings(plan: Plan, manifest: dict[str, Any]) -> list[str]:
     """Say what the data turned out to hold that a person should know."""
     totals, found = manifest["totals"], []
     if totals["copied_differing"]:
@@ -251,6 +276,14 @@ def _findings(manifest: dict[str, Any]) -> list[str]:
             f"{len(totals['copied_differing'])} integer tensors differ between the models and were taken from the "
             f"base model: {names}"
         )
+    if plan.is_conversion:
+        if totals["overflowed"]:
+            found.append(
+                f"{counted(totals['overflowed'], 'finite value')} too large for {plan.options.dtype}: infinite or NaN now."
+            )
+        if totals["nonfinite"]:
+            found.append(f"{counted(totals['nonfinite'], 'NaN or infinite value')} passed through.")
+        return found
     if totals["overflowed"] and not totals["nonfinite"]:
         found.append(f"{totals['overflowed']} values are too large for float32 or for the output dtype, and infinite.")
     if totals["nonfinite"]:

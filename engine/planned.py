@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dovetail.engine.grid import OPEN_JOBS, Job
+from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
 from dovetail.engine.recipe import Recipe
@@ -103,7 +104,7 @@ class Plan:
     """A merge, fully decided."""
 
     recipe: Recipe
-    """What was asked for."""
+    """What was asked for; a conversion is told as a recipe of one model that no file holds."""
     options: PlanOptions
     """How it was asked for."""
     method: Method
@@ -126,6 +127,16 @@ class Plan:
     """What a person should know before running it."""
     hash: str
     """Changes whenever the output would change."""
+
+    @property
+    def is_conversion(self) -> bool:
+        """Whether one checkpoint is only stored anew."""
+        return self.method.name == CONVERT.name
+
+    @property
+    def noun(self) -> str:
+        """What people call it."""
+        return "conversion" if self.is_conversion else "merge"
 
     @property
     def task_count(self) -> int:

@@ -78,25 +78,58 @@ def make_plan(
     expansion = expand(recipe, method, catalogues)
     builder = _Builder(method, checkpoints, expansion, options, _requested_dtype(recipe, options))
     tensors = tuple(builder.tensor(spec) for spec in expansion.tensors)
-    layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], options.shard_size_bytes)
+    return assemble(
+        recipe=recipe,
+        options=options,
+        method=method,
+        checkpoints=checkpoints,
+        base=checkpoints[references.index(recipe.base_model)] if recipe.base_model else None,
+        models=tuple(str(expansion.checkpoints[index]) for index in builder.models),
+        tensors=tensors,
+        layer_count=expansion.layer_count if recipe.has_slices else None,
+        warnings=(*expansion.warnings, *builder.warnings()),
+    )
+
+
+def assemble(
+    *,
+    recipe: Recipe,
+    options: PlanOptions,
+    method: Method,
+    checkpoints: tuple[Checkpoint, ...],
+    base: Checkpoint | None,
+    models: tuple[str, ...],
+    tensors: tuple[PlannedTensor, ...],
+    layer_count: int | None = None,
+    warnings: tuple[str, ...] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> Plan:
+    """Give every planned tensor its place in the output and in a task; see `Plan` for the parameters.
+
+    Parameters
+    ----------
+    metadata
+        Free-form metadata of the output; None for the usual.
+
+    """
+    layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], options.shard_size_bytes, metadata)
     jobs = make_jobs(
         [item.length for item in tensors],
         [item.element_bytes for item in tensors],
         [item.chunk_elements for item in tensors],
     )
-    base = checkpoints[references.index(recipe.base_model)] if recipe.base_model else None
     return Plan(
         recipe=recipe,
         options=options,
         method=method,
         checkpoints=checkpoints,
         base=base,
-        models=tuple(str(expansion.checkpoints[index]) for index in builder.models),
+        models=models,
         tensors=tensors,
         layout=layout,
         jobs=tuple(jobs),
-        layer_count=expansion.layer_count if recipe.has_slices else None,
-        warnings=(*expansion.warnings, *builder.warnings()),
+        layer_count=layer_count,
+        warnings=warnings,
         hash=_hash(recipe, options, checkpoints, tensors, layout),
     )
 
@@ -235,7 +268,18 @@ def _take_integers_from(
 
 def _requested_dtype(recipe: Recipe, options: PlanOptions) -> DType | None:
     """Give the one output dtype asked for, if any."""
-    name = options.dtype or recipe.out_dtype or recipe.dtype
+    return requested_dtype(options.dtype or recipe.out_dtype or recipe.dtype)
+
+
+def requested_dtype(name: str | None) -> DType | None:
+    """Find the dtype of a name, which must be one that numbers can be stored in.
+
+    Raises
+    ------
+    DTypeNameError, RecipeError
+        There is no such dtype, or it is not floating-point.
+
+    """
     if name is None:
         return None
     dtype = parse_dtype(name)

@@ -20,7 +20,7 @@ from numba.core import event
 from dovetail.engine.kernels import settings
 from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.methods.program import Chunk, Problem
-from dovetail.engine.methods.registry import find
+from dovetail.engine.methods.registry import find_any
 
 LARGEST_TRIAL_ELEMENTS = 1 << 18
 """Most elements of a tensor on which kernels are tried."""
@@ -92,7 +92,7 @@ def _compile_in_child(needed: Sequence[Trial]) -> None:
 def _try_all(needed: Sequence[Trial]) -> None:
     """Run every pass of each trial on zeros."""
     for method, problem in needed:
-        program = find(method).program(problem)
+        program = find_any(method).program(problem)
         low, high = program.window(0, problem.length)
         read_only = [np.zeros((high - low) * ITEMSIZES[code], np.uint8) for code in problem.model_codes]
         base = None

@@ -1,4 +1,5 @@
-"""Copying a tensor unchanged: integer and boolean tensors, which no method merges."""
+"""Copying a tensor unchanged: integer and boolean tensors, which no method merges, and what keeps its dtype when a
+checkpoint is converted."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, State
 class Copy:
     """Take the first source's bytes; count where the others differ from them."""
 
+    compared: bool = True
+    """Whether there are others."""
     reduce_passes: int = 0
     partial_bytes: int = 0
 
@@ -24,7 +27,7 @@ class Copy:
 
     def scratch_bytes(self, elements: int) -> int:
         """Compare in place: one byte of result a compared byte, of at most 8 an element."""
-        return 8 * elements
+        return 8 * elements if self.compared else 0
 
     def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
         """Never called: there are no reduce passes."""
