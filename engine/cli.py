@@ -258,6 +258,46 @@ def verify(
             print(f"{compared_bytes:,} bytes of it, computed again from the inputs, are the same bit for bit")
 
 
+@app.command(short_help="Say how far two checkpoints lie apart.")
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint of any format.", show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
+    max_ulp: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Allow so many units in the last place of the coarser dtype."),
+    ] = None,
+    max_abs: Annotated[float | None, typer.Option(min=0, metavar="X", help="Allow |a - b| up to X.")] = None,
+    max_rel: Annotated[
+        float | None, typer.Option(min=0, metavar="X", help="Allow |a - b| / max(|a|, |b|) up to X.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, metavar="N", help="Most tensors in the table.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="List every tensor, the equal ones too.")] = False,
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the verdict.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say how far two checkpoints lie apart, tensor by tensor.
+
+    Ends with exit code 0 if every difference is within the limits given, else with 6. Without limits any difference is
+    one too many, one of dtype included; tensors that only one has, or of different shapes, are beyond any limit.
+    """
+    from dovetail.engine.comparing import Limits
+    from dovetail.engine.comparing import compare as run_compare
+    from dovetail.engine.comparison_report import comparison_json, conclude_comparison, print_comparison
+    from dovetail.engine.display import choose_display
+
+    limits = Limits(max_abs, max_rel, max_ulp)
+    with choose_display(quiet=quiet, as_json=as_json, label="comparing") as display:
+        found = run_compare(first, second, _run_options(memory, workers, overwrite=False, restart=False), display)
+    if as_json:
+        print(json.dumps(comparison_json(found, limits)))
+    elif not quiet:
+        print_comparison(found, None if everything else top)
+    conclude_comparison((first, second), found, limits)
+
+
 @app.command(short_help="Show the methods and their parameters.")
 def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Show the table of methods: parameters, defaults, papers."""

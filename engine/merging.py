@@ -279,7 +279,7 @@ def _findings(plan: Plan, manifest: dict[str, Any]) -> list[str]:
     if plan.is_conversion:
         if totals["overflowed"]:
             found.append(
-                f"{counted(totals['overflowed'], 'finite value')} too large for {plan.options.dtype}: infinite or NaN now."
+                f"{counted(totals['overflowed'], 'value')} too large for {plan.options.dtype}: infinite or NaN now."
             )
         if totals["nonfinite"]:
             found.append(f"{counted(totals['nonfinite'], 'NaN or infinite value')} passed through.")

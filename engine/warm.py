@@ -25,8 +25,9 @@ from dovetail.engine.methods.registry import find_any
 LARGEST_TRIAL_ELEMENTS = 1 << 18
 """Most elements of a tensor on which kernels are tried."""
 
-Trial = tuple[str, Problem]
-"""A method's name and a small problem that uses the same kernels as a tensor of the plan."""
+Trial = tuple[str, Problem] | Callable[[], None]
+"""A method's name and a small problem that uses the same kernels as a tensor of the plan, or a function of a module,
+which calls kernels of its own."""
 
 
 class _CompilationNeeded(Exception):  # a signal, not an error
@@ -91,7 +92,11 @@ def _compile_in_child(needed: Sequence[Trial]) -> None:
 
 def _try_all(needed: Sequence[Trial]) -> None:
     """Run every pass of each trial on zeros."""
-    for method, problem in needed:
+    for trial in needed:
+        if callable(trial):
+            trial()
+            continue
+        method, problem = trial
         program = find_any(method).program(problem)
         low, high = program.window(0, problem.length)
         read_only = [np.zeros((high - low) * ITEMSIZES[code], np.uint8) for code in problem.model_codes]
