@@ -58,7 +58,7 @@ class PlannedTensor:
     program: Program
     """How it is computed."""
     problem: Problem | None
-    """What it is to its method; None if it is copied."""
+    """What it is to its method, which may be told of another tensor of the same kind; None if it is copied."""
     base: Input | None
     """The base model's tensor."""
     models: tuple[Input, ...]

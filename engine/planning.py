@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.grid import chunk_elements, make_jobs
@@ -31,6 +32,7 @@ from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.errors import TensorMismatchError
+from dovetail.io.header import headers_shared
 from dovetail.io.layout import SafetensorsLayout, plan_layout
 
 CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
@@ -69,7 +71,8 @@ def make_plan(
     references = recipe.references()
     if locations is None:
         locations = [locate(ref, Path(recipe_path).parent) for ref in references]
-    checkpoints = tuple(open_location(location) for location in locations)
+    with headers_shared():
+        checkpoints = tuple(open_location(location) for location in locations)
     catalogues = {
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
         for ref, checkpoint in zip(references, checkpoints, strict=True)
@@ -135,8 +138,9 @@ def assemble(
 
 
 def problems(plan: Plan) -> Iterator[Problem]:
-    """Give the problem of every tensor that is merged rather than copied."""
-    return (tensor.problem for tensor in plan.tensors if tensor.problem is not None)
+    """Give the problems of the tensors that are merged rather than copied, each once."""
+    found = {id(tensor.problem): tensor.problem for tensor in plan.tensors}
+    return (problem for problem in found.values() if problem is not None)
 
 
 class _Builder:
@@ -155,6 +159,7 @@ class _Builder:
         used = {item.checkpoint for spec in expansion.tensors for item in spec.inputs}
         self.models = sorted(used)
         self._model_index = {checkpoint: index for index, checkpoint in enumerate(self.models)}
+        self._programs: dict[Any, tuple[Problem, Program]] = {}
         self._double = self._copied = 0
         self._unlike: list[str] = []
 
@@ -178,11 +183,30 @@ class _Builder:
         if not reference.dtype.mergeable:
             return self._copy(spec, reference)
         base = None if spec.base is None else self._input(spec.base)
-        models = tuple(self._input(item) for item in spec.inputs)
+        models = tuple([self._input(item) for item in spec.inputs])  # comprehensions are faster than generators
         inputs = models if base is None else (base, *models)
-        self._double += any(item.code == CODES["F64"] for item in inputs)
+        self._double += CODES["F64"] in [item.code for item in inputs]
         dtype = self._dtype or reference.dtype
-        problem = Problem(
+        # Of many thousand tensors, most differ from others by their names alone. Parameters are shared between tensors.
+        like = (reference.shape, dtype.name, tuple([(item.code, item.checkpoint) for item in inputs]))
+        key = (*like, id(spec.parameters), id(spec.model_parameters))
+        known = None if self._method.by_name else self._programs.get(key)
+        if known is None:
+            problem = self._problem(spec, reference, dtype, base, models)
+            known = self._programs[key] = problem, self._method.program(problem)
+        problem, program = known
+        return self._planned(spec, reference, dtype, program, problem, base, models)
+
+    def _problem(
+        self,
+        spec: TensorSpec,
+        reference: TensorInfo,
+        dtype: DType,
+        base: Input | None,
+        models: tuple[Input, ...],
+    ) -> Problem:
+        """Describe a tensor to the method."""
+        return Problem(
             name=spec.name,
             shape=reference.shape,
             length=reference.length,
@@ -194,8 +218,6 @@ class _Builder:
             seed=self._options.seed,
             model_names=tuple(item.checkpoint for item in models),
         )
-        program = self._method.program(problem)
-        return self._planned(spec, reference, dtype, program, problem, base, models)
 
     def _copy(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
         """Plan a tensor that is taken from the base model, and compared with the others'."""
@@ -224,7 +246,7 @@ class _Builder:
         models: tuple[Input, ...],
     ) -> PlannedTensor:
         inputs = models if base is None else (base, *models)
-        element_bytes = dtype.itemsize + sum(item.source.itemsize for item in inputs)
+        element_bytes = dtype.itemsize + sum([item.source.itemsize for item in inputs])
         return PlannedTensor(
             name=spec.name,
             shape=reference.shape,
@@ -234,7 +256,7 @@ class _Builder:
             problem=problem,
             base=base,
             models=models,
-            order=tuple(self._model_index[item.checkpoint] for item in spec.inputs),
+            order=tuple([self._model_index[item.checkpoint] for item in spec.inputs]),
             element_bytes=element_bytes,
             chunk_elements=chunk_elements(element_bytes, len(inputs)),
         )

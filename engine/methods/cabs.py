@@ -247,5 +247,6 @@ CABS = Method(
         Parameter("balanced", "bool", True, "false: prune by magnitude over the whole tensor at density n/m"),
     ),
     program=make_program,
+    by_name=False,
 )
 """The row of the table of methods."""

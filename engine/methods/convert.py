@@ -68,5 +68,6 @@ CONVERT = Method(
     parameters=(),
     program=make_program,
     max_models=1,
+    by_name=False,
 )
 """What a conversion has in place of a row of the table of methods."""

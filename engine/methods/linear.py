@@ -110,5 +110,6 @@ LINEAR = Method(
         Parameter("normalize", "bool", True, "divide by the sum of the weights"),
     ),
     program=make_program,
+    by_name=False,
 )
 """The row of the table of methods."""

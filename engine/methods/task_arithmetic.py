@@ -125,5 +125,6 @@ TASK_ARITHMETIC = Method(
         Parameter("int8_mask", "bool", False, "no effect; accepted as mergekit has it"),
     ),
     program=make_program,
+    by_name=False,
 )
 """The row of the table of methods."""
