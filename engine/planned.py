@@ -12,11 +12,10 @@ from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
 from dovetail.engine.recipe import Recipe
-from dovetail.engine.task import Input, PieceWork, Work
+from dovetail.engine.task import PAGE_SLACK_BYTES, Input, PieceWork, Work
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.layout import SafetensorsLayout
-from dovetail.io.mapping import RELEASE_GRANULE_BYTES
 from dovetail.io.source import Slot
 
 MATHS_VERSION = 1
@@ -24,9 +23,6 @@ MATHS_VERSION = 1
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
 """Default size of an output shard."""
-
-PAGE_SLACK_BYTES = 2 * RELEASE_GRANULE_BYTES
-"""Pages around a window of one input that become resident with it: the rest of a large folio at each end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +86,17 @@ class PlannedTensor:
         """Whether the tensor is taken as it is rather than merged."""
         return self.problem is None
 
-    def task_bytes(self, start: int, stop: int) -> int:
-        """Most memory that computing elements ``start:stop`` takes: mapped windows, output buffer, scratch."""
+    def held_bytes(self, start: int, stop: int) -> int:
+        """Memory that elements ``start:stop`` take as such: mapped windows, copies of them, output buffer."""
         low, high = self.program.window(start, stop)
         windows = (high - low) * (self.element_bytes - self.dtype.itemsize)
-        windows += sum((high - low) * item.source.itemsize for item in self.inputs if item.source.copies)
-        slack = len(self.inputs) * PAGE_SLACK_BYTES
-        return windows + slack + (stop - start) * self.dtype.itemsize + self.program.scratch_bytes(high - low)
+        windows += sum([(high - low) * item.source.itemsize for item in self.inputs if item.source.copies])
+        return windows + (stop - start) * self.dtype.itemsize
+
+    def scratch_bytes(self, start: int, stop: int) -> int:
+        """Working memory for elements ``start:stop``."""
+        low, high = self.program.window(start, stop)
+        return self.program.scratch_bytes(high - low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +160,18 @@ class Plan:
 
     @property
     def task_bytes(self) -> int:
-        """Most memory that one running task takes; the pieces of a task run one after another."""
+        """Most memory that one running task takes: what all its pieces hold, one's scratch, pages around each input."""
         most = 0
         for job in self.jobs:
             # All chunks but the last have one length; windows widen most in the middle.
-            for task in {job.tasks[0], job.tasks[len(job.tasks) // 2], job.tasks[-1]}:
-                for piece in task:
-                    most = max(most, self.tensors[piece.tensor].task_bytes(piece.start, piece.stop))
+            positions = {0, len(job.tasks) // 2, len(job.tasks) - 1}
+            for pieces in [job.tasks[position] for position in positions]:
+                tensors = [self.tensors[piece.tensor] for piece in pieces]
+                places = [(tensor, piece.start, piece.stop) for tensor, piece in zip(tensors, pieces, strict=True)]
+                held = sum([tensor.held_bytes(start, stop) for tensor, start, stop in places])
+                scratch = max([tensor.scratch_bytes(start, stop) for tensor, start, stop in places])
+                slack = PAGE_SLACK_BYTES * max([len(tensor.inputs) for tensor in tensors])
+                most = max(most, held + scratch + slack)
         return most
 
     @property

@@ -127,7 +127,7 @@ class BalancedCabs:
             np.array(self.m, np.int64),
             np.array(self.weights, np.float32),
             np.array((low, high, chunk.start, chunk.stop), np.int64),
-            exclusive.make_scratch(tile, self.m),
+            exclusive.thread_scratch(tile, self.m),
             out,
             kept,
             squares,
