@@ -142,7 +142,8 @@ def _tensor_entry(plan: Plan, tensor: PlannedTensor, index: int, rows: NDArray[A
 def tensor_statistics(tensor: PlannedTensor, sums: Any) -> dict[str, Any]:
     """Summarise one tensor, given the sum of its rows; lists are in the order of its models as the method took them.
 
-    ``models``: that order. ``kept``, ``density``: elements of each task vector that the merge keeps, and their fraction.
+    ``models``: that order.
+    ``kept``, ``density``: elements of each task vector that the merge keeps, and their fraction.
     ``overlap``: for each pair of models, elements that both keep over elements that either keeps.
     ``task_vector_norm``, ``kept_norm``: Euclidean norms before and after pruning. ``merged_norm``: that of the
     merged change. ``overflowed``: elements of the output that are not finite. ``nonfinite``: NaN and

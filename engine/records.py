@@ -45,14 +45,15 @@ class RecordTable:
 
     def add(self, records: Sequence[PieceRecord]) -> NDArray[np.int64]:
         """Fill in the rows of finished chunks and give their numbers."""
-        numbers = self.first_row[[item.tensor for item in records]] + [item.chunk for item in records]
+        numbers = self.first_row[np.array([item.tensor for item in records], np.int64)]
+        numbers += np.array([item.chunk for item in records], np.int64)
         alike: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for position, item in enumerate(records):
             alike[len(item.statistics.delta_square), len(item.statistics.nonfinite)].append(position)
         for (count, sources), positions in alike.items():  # all at once, as row by row it takes ten times as long
             items = [records[position] for position in positions]
             found = [item.statistics for item in items]
-            rows = np.zeros(len(items), self.rows.dtype)
+            rows: Any = np.zeros(len(items), self.rows.dtype)
             rows["checksum"] = [item.checksum for item in items]
             rows["differing"] = [each.differing for each in found]
             rows["overflowed"] = [each.overflowed for each in found]
@@ -75,10 +76,10 @@ class RecordTable:
 
     def tensor_sums(self) -> NDArray[Any]:
         """Add up the rows of every tensor: one row each, ``differing`` and ``overflowed`` included."""
-        sums = np.zeros(len(self.first_row) - 1, self.rows.dtype)
+        sums: Any = np.zeros(len(self.first_row) - 1, self.rows.dtype)
         if not len(sums):
-            return sums
+            return np.asarray(sums)
         for name in ("overflowed", "kept", "nonfinite", "delta_square", "kept_square", "merged_square"):
             sums[name] = np.add.reduceat(self.rows[name], self.first_row[:-1], axis=0)
         sums["differing"] = np.maximum.reduceat(self.rows["differing"], self.first_row[:-1])
-        return sums
+        return np.asarray(sums)

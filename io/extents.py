@@ -1,4 +1,4 @@
-"""Ranges that follow each other in one file, taken as one: for small tensors, calls to the system cost most of the time."""
+"""Ranges that follow each other in one file, taken as one: small tensors cost little but the calls to the system."""
 
 from __future__ import annotations
 

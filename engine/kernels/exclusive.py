@@ -75,7 +75,7 @@ _thread = threading.local()
 
 
 def thread_scratch(tile: int, m: tuple[int, ...]) -> tuple[Any, ...]:
-    """Give `make_scratch` of this thread, made anew where it last was of other lengths: small tensors cost less than it.
+    """Give `make_scratch` of this thread, made anew where its lengths change: a small tensor takes less time.
 
     What earlier tiles have left in it does not matter to the kernel, of whichever tensor they were.
     """
