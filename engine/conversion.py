@@ -20,7 +20,7 @@ from dovetail.engine.failure import describe
 from dovetail.engine.grid import chunk_elements
 from dovetail.engine.journal import JOURNAL_NAME
 from dovetail.engine.locations import Location, locate, open_location
-from dovetail.engine.manifest import MANIFEST_NAME
+from dovetail.engine.manifest import MANIFEST_NAME, SELF_CHECKSUM
 from dovetail.engine.merging import RunOptions, carry_out
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.copy import Copy
@@ -195,8 +195,7 @@ def finished(output: Path, plan: Plan) -> dict[str, Any] | None:
         return None
     if manifest.get("plan_hash") != plan.hash:
         return None
-    manifest.pop("tensors", None)
-    return manifest
+    return {key: value for key, value in manifest.items() if key not in ("tensors", SELF_CHECKSUM)}
 
 
 def outputs(sources: Sequence[str], target: Path) -> dict[str, Path]:
