@@ -4,9 +4,9 @@
     python bench/memory.py --quick              # small models only
 
 Five series, each changing one thing: size of the model, size of the largest tensor, number of fine-tunes, number of
-workers, memory limit. Each says how far apart its peaks are. Then conversions and a comparison. Then a merge inside a memory control group of 384 MiB,
-where the page cache counts too and the checkpoints start outside it; without the right to make one, this part is
-left out.
+workers, memory limit. Each says how far apart its peaks are. Then conversions and a comparison. Then a merge inside a
+memory control group of 384 MiB, where the page cache counts too and the checkpoints start outside it; without the
+right to make one, this part is left out.
 """
 
 from __future__ import annotations
