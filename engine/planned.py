@@ -206,8 +206,12 @@ class Plan:
 
         """
         pieces = []
+        windows: dict[tuple[int, int, int], tuple[int, int]] = {}  # many tensors share a program and a length
         for piece in job.tasks[position]:
             tensor = self.tensors[piece.tensor]
+            key = id(tensor.program), piece.start, piece.stop
+            if key not in windows:
+                windows[key] = tensor.program.window(piece.start, piece.stop)
             pieces.append(
                 PieceWork(
                     tensor=piece.tensor,
@@ -216,6 +220,7 @@ class Plan:
                     stop=piece.stop,
                     length=tensor.length,
                     program=tensor.program,
+                    window=windows[key],
                     base=tensor.base,
                     models=tensor.models,
                     element_bytes=tensor.dtype.itemsize,

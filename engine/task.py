@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import xxhash
 from dovetail.engine.kernels.convert import ITEMSIZES, decode
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Program, State
 from dovetail.io.errors import NonFiniteError
-from dovetail.io.extents import JoinedWriter, Place, Range, join_ranges, place_of
+from dovetail.io.extents import JoinedWriter, Range, is_mapped, join_ranges, place_of
 from dovetail.io.mapping import RELEASE_GRANULE_BYTES
 from dovetail.io.source import Slot, Source
 
@@ -56,6 +57,8 @@ class PieceWork:
     """Elements of the whole tensor."""
     program: Program
     """What to compute."""
+    window: tuple[int, int]
+    """Elements of the inputs that it needs."""
     base: Input | None
     """The base model's tensor."""
     models: tuple[Input, ...]
@@ -137,7 +140,8 @@ def _output_buffer(size_bytes: int) -> Bytes:
 
 def prefetch(work: Work) -> None:
     """Ask the operating system to read what `work` will need, without waiting."""
-    for source, start, stop in join_ranges(_ranges(work.pieces)):
+    ranges = _ranges(work.pieces)
+    for source, start, stop in (*join_ranges(filter(is_mapped, ranges)), *filterfalse(is_mapped, ranges)):
         source.prefetch(start, stop)
 
 
@@ -156,7 +160,7 @@ def execute(work: Work) -> TaskRecord:
     """
     first = work.pieces[0]
     if work.step < first.program.reduce_passes and not first.whole:
-        with _resident(join_ranges(_ranges(work.pieces))):
+        with _resident(_ranges(work.pieces)):
             chunk = _read(first)
             partial = first.program.reduce(work.step, chunk, first.state)
             read_bytes = _chunk_bytes(chunk)
@@ -181,41 +185,39 @@ def execute(work: Work) -> TaskRecord:
 
 
 def batches(pieces: Sequence[PieceWork]) -> Iterator[tuple[Sequence[PieceWork], list[Range]]]:
-    """Part a task's pieces into runs that are read and written together, each with the ranges that it reads.
+    """Part a task's pieces into runs, each with the ranges of mapped files that are held in memory for it.
 
     A run takes no more memory than all pieces would whose inputs follow each other in their files: where they do not,
     every place brings pages around it along, and the runs are shorter.
     """
-    if len(pieces) == 1:
-        yield pieces, join_ranges(_ranges(pieces))
-        return
-    whole = join_ranges(_ranges(pieces))
+    mapped = list(filter(is_mapped, _ranges(pieces)))
+    joined = join_ranges(mapped)
     inputs = max(len(piece.inputs) for piece in pieces)
-    if len(whole) <= inputs:
-        yield pieces, whole
+    if len(pieces) == 1 or len(joined) <= inputs:
+        yield pieces, joined
         return
-    room = sum([stop - start for _, start, stop in whole]) + inputs * PAGE_SLACK_BYTES
+    room = sum([(stop - start) * source.itemsize for source, start, stop in mapped]) + inputs * PAGE_SLACK_BYTES
     run: list[PieceWork] = []
-    ends: set[Place] = set()
+    ends: set[tuple[str, int]] = set()
     held = 0
     for piece in pieces:
-        places = [place_of(*each) for each in _ranges([piece])]
+        places = [place_of(*each) for each in filter(is_mapped, _ranges([piece]))]
         added = sum([end - begin + (0 if (file, begin) in ends else PAGE_SLACK_BYTES) for file, begin, end in places])
         if run and held + added > room:
-            yield run, join_ranges(_ranges(run))
+            yield run, join_ranges(filter(is_mapped, _ranges(run)))
             run, ends, held = [], set(), 0
             added = sum([end - begin + PAGE_SLACK_BYTES for _, begin, end in places])
         run.append(piece)
         ends |= {(file, end) for file, _, end in places}
         held += added
-    yield run, join_ranges(_ranges(run))
+    yield run, join_ranges(filter(is_mapped, _ranges(run)))
 
 
 def _ranges(pieces: Iterable[PieceWork]) -> list[Range]:
     """List what some pieces read."""
     found: list[Range] = []
     for piece in pieces:
-        low, high = piece.program.window(piece.start, piece.stop)
+        low, high = piece.window
         found += [(item.source, low, high) for item in piece.inputs]
     return found
 
@@ -246,14 +248,15 @@ def _places(pieces: Sequence[PieceWork]) -> tuple[list[int], int]:
 
 
 def _apply(piece: PieceWork, out: Bytes, *, keep_nonfinite: bool) -> tuple[PieceRecord, int]:
-    """Compute a piece's output; give its record and the bytes read."""
-    chunk = _read(piece)
-    state = _reduce_whole(piece, chunk) if piece.whole else piece.state
-    statistics = piece.program.apply(chunk, state, out)
-    if not keep_nonfinite and statistics.nonfinite.any():
-        raise _nonfinite_error(piece, chunk)
-    checksum = xxhash.xxh3_64_intdigest(out.data)
-    return PieceRecord(piece.tensor, piece.chunk, checksum, statistics), _chunk_bytes(chunk)
+    """Compute a piece's output; give its record and the bytes read. What is mapped is in memory already."""
+    with _resident([each for each in _ranges([piece]) if not is_mapped(each)]):
+        chunk = _read(piece)
+        state = _reduce_whole(piece, chunk) if piece.whole else piece.state
+        statistics = piece.program.apply(chunk, state, out)
+        if not keep_nonfinite and statistics.nonfinite.any():
+            raise _nonfinite_error(piece, chunk)
+        checksum = xxhash.xxh3_64_intdigest(out.data)
+        return PieceRecord(piece.tensor, piece.chunk, checksum, statistics), _chunk_bytes(chunk)
 
 
 def _chunk_bytes(chunk: Chunk) -> int:
@@ -261,7 +264,7 @@ def _chunk_bytes(chunk: Chunk) -> int:
 
 
 def _read(piece: PieceWork) -> Chunk:
-    low, high = piece.program.window(piece.start, piece.stop)
+    low, high = piece.window
     return Chunk(
         index=piece.chunk,
         start=piece.start,

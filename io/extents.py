@@ -20,18 +20,20 @@ Range = tuple["Source", int, int]
 """A source and the range of its elements: start and stop."""
 
 
-Place = tuple[object, int]
-"""A file, or a source that is none, and a position in it in bytes."""
+def is_mapped(each: Range) -> bool:
+    """Whether a range is part of a mapped file."""
+    return type(each[0]) is MappedSource
 
 
-def place_of(source: Source, start: int, stop: int) -> tuple[object, int, int]:
-    """Say where a range lies: in which file, or what else it is read from, and its first and last byte there."""
-    offset, file = (source.offset_bytes, source.path) if isinstance(source, MappedSource) else (0, source)
-    return file, offset + start * source.itemsize, offset + stop * source.itemsize
+def place_of(source: Source, start: int, stop: int) -> tuple[str, int, int]:
+    """Say in which file a range of a mapped source lies, and its first and last byte there."""
+    assert isinstance(source, MappedSource)
+    first = source.offset_bytes
+    return source.path, first + start * source.itemsize, first + stop * source.itemsize
 
 
 def join_ranges(ranges: Iterable[Range]) -> list[Range]:
-    """Join ranges of mapped files that touch or overlap; others stay what they are.
+    """Join ranges of mapped files that touch or overlap.
 
     Returns
     -------
@@ -42,11 +44,9 @@ def join_ranges(ranges: Iterable[Range]) -> list[Range]:
     joined: list[Range] = []
     places: defaultdict[tuple[str, int, int], list[tuple[int, int]]] = defaultdict(list)
     for source, start, stop in ranges:
-        if type(source) is not MappedSource:
-            joined.append((source, start, stop))
-        elif start < stop:
-            begin = source.offset_bytes + start * source.itemsize
-            end = source.offset_bytes + stop * source.itemsize
+        assert isinstance(source, MappedSource)
+        if start < stop:
+            _, begin, end = place_of(source, start, stop)
             found = places[source.path, source.file_size_bytes, source.file_mtime_ns]
             if found and found[-1][1] == begin:  # as they mostly come
                 found[-1] = (found[-1][0], end)

@@ -36,18 +36,6 @@ def test_the_same_bytes_in_fewest_ranges(drawn: list[tuple[str, int, int]]) -> N
     assert len(joined) == sum((path, byte - 1) not in covered for path, byte in covered)
 
 
-def test_other_sources_stay_what_they_are() -> None:
-    """What is no mapped file is passed on with its elements."""
-
-    class Other:
-        itemsize = 2
-
-    other = Other()
-    joined = join_ranges([(other, 1, 5), (source("a", 0, 9), 0, 3), (other, 5, 7)])  # type: ignore[list-item]
-    assert [(other, 1, 5), (other, 5, 7)] == [each for each in joined if each[0] is other]
-    assert 3 == len(joined)
-
-
 def test_files_that_changed_in_between_are_apart() -> None:
     """A path with another size or time is another file."""
     first, second = source("a", 0, 5), MappedSource("a", 10, 5, 2, 10**9, 8)
