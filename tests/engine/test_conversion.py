@@ -34,7 +34,10 @@ def source(tmp_path: Path) -> Path:
         tensors |= {f"{dtype}.{name}": values for name, values in base_tensors(dtype, number).items()}
     tensors["special"] = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45, 3e38], np.float32)
     tensors["payload"] = np.array([0x7FC1, 0xFF81, 0x8000], np.uint16).view(ml_dtypes.bfloat16)
-    tensors |= {"ids": np.arange(-5, 2000), "mask": np.array([True, False]), "short": np.arange(9, dtype=np.int32)}
+    tensors |= {"ids": np.arange(-5, 2000), "mask": np.array([True, False])}
+    for kind in "iu":
+        for size in (1, 2, 4, 8):
+            tensors[f"{kind}{size}"] = np.arange(-20, 20).astype(f"{kind}{size}")
     return write_checkpoint(tmp_path / "source", tensors, shards=3, config={"torch_dtype": "float32"})
 
 
@@ -62,7 +65,7 @@ def test_another_dtype(source: Path, tmp_path: Path, dtype: str) -> None:
     convert(source, tmp_path / "out", PlanOptions(dtype=dtype))
     for name, values in read_output(source).items():
         found = read_output(tmp_path / "out")[name]
-        if values.dtype.kind in "ib":
+        if values.dtype.kind in "iub":
             assert same_bits(values, found)
             continue
         with np.errstate(all="ignore"):
@@ -193,6 +196,8 @@ def test_several_at_once(source: Path, tmp_path: Path) -> None:
     assert "1 of 3 checkpoints could not be converted" in outcome.err
     for path in (source, other):
         assert_same(path, tmp_path / "all" / path.name)
+    again = dovetail("convert", source, tmp_path / "absent", other, tmp_path / "all")
+    assert again.err.splitlines()[1].startswith(f"failed: {tmp_path / 'absent'}: there is no checkpoint at ")
     write_checkpoint(tmp_path / "absent", llama_tensors(1))
     heard: list[events.Event] = []
     convert_all([str(source), str(tmp_path / "absent"), str(other)], tmp_path / "all", listen=heard.append)
