@@ -292,7 +292,8 @@ def compare(
     with choose_display(quiet=quiet, as_json=as_json, label="comparing") as display:
         found = run_compare(first, second, _run_options(memory, workers, overwrite=False, restart=False), display)
     if as_json:
-        print(json.dumps(comparison_json(found, limits)))
+        for line in comparison_json(found, limits):
+            print(json.dumps(line))
     elif not quiet:
         print_comparison(found, None if everything else top)
     conclude_comparison((first, second), found, limits)

@@ -17,7 +17,7 @@ from dovetail.engine.conversion import find_source, parse_source
 from dovetail.engine.grid import Piece, chunk_elements, make_jobs
 from dovetail.engine.kernels import compare as kernel
 from dovetail.engine.locations import open_location
-from dovetail.engine.memory import Budget, default_limit_bytes, fit, least, resident_bytes, usable_cores
+from dovetail.engine.memory import TENSOR_BYTES, Budget, default_limit_bytes, fit, least, resident_bytes, usable_cores
 from dovetail.engine.merging import RunOptions
 from dovetail.engine.methods.masked import read_only
 from dovetail.engine.planning import CODES
@@ -205,7 +205,7 @@ def _budget(pairs: Sequence[Pair], tasks: Iterable[Task], run: RunOptions) -> Bu
     """Fit the tasks to the memory limit."""
     most = max((_piece_bytes(pairs[piece.tensor], piece) for task in tasks for piece in task), default=0)
     workers = run.workers if run.workers is not None else usable_cores()
-    reserved = resident_bytes()
+    reserved = resident_bytes() + TENSOR_BYTES * len(pairs)
     return fit(run.memory_bytes or default_limit_bytes(least(reserved, most)), reserved, most, workers)
 
 

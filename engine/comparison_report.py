@@ -14,15 +14,20 @@ from dovetail.engine.sizes import counted, format_size
 from dovetail.io.dtypes import DTYPES
 
 
-def comparison_json(found: Comparison, limits: Limits) -> dict[str, Any]:
-    """Give a comparison as a JSON object; ``within`` says whether it is within the limits."""
+def comparison_json(found: Comparison, limits: Limits) -> Iterator[dict[str, Any]]:
+    """Give a comparison as JSON objects, one a tensor, as there can be many, then the verdict.
+
+    ``within`` says whether all is within the limits.
+    """
+    for difference in found.differences:
+        yield {"event": "difference", **difference.to_json()}
     beyond = found.beyond(limits)
-    return {
+    yield {
         "event": "comparison",
         "within": not beyond,
         "beyond": list(beyond),
         "limits": {"max_abs": limits.max_abs, "max_rel": limits.max_rel, "max_ulp": limits.max_ulp},
-        "tensors": [difference.to_json() for difference in found.differences],
+        "tensors": len(found.differences),
         "only_first": list(found.only_first),
         "only_second": list(found.only_second),
         "unlike": [{"name": name, "first": one, "second": other} for name, one, other in found.unlike],

@@ -28,7 +28,7 @@ MARGIN_BYTES = 8 * 2**20
 """Allowance for what grows during a run: records, progress display, allocator slack."""
 
 TENSOR_BYTES = 512
-"""Allowance per output tensor for what is told of it when its file is complete."""
+"""Allowance per output tensor for what is told of it when its file is complete, or of a comparison at its end."""
 
 _MIB = 2**20
 

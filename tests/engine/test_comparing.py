@@ -172,7 +172,7 @@ def test_as_json(pair: tuple[Path, Path]) -> None:
     comparison = next(event for event in outcome.events if event["event"] == "comparison")
     assert {"missing", "extra", "lm_head.weight"} == set(comparison["beyond"])
     assert {"max_abs": 100, "max_rel": None, "max_ulp": None} == comparison["limits"]
-    (ids,) = [each for each in comparison["tensors"] if each["name"] == "ids"]
+    (ids,) = [event for event in outcome.events if event["event"] == "difference" and event["name"] == "ids"]
     assert (2, 3, 0.02) == (ids["changed"], ids["max_ulp"], ids["changed_fraction"])
     assert outcome.events[0]["event"] == "progress"
     assert 6 == outcome.events[-1]["exit_code"]

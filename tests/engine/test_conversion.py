@@ -242,3 +242,19 @@ def test_wrong_usage(tmp_path: Path, words: list[str], code: int) -> None:
     outcome = dovetail("convert", *arguments)
     assert code == outcome.code
     assert outcome.err
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * (2**20 + 1)])
+def test_a_card_that_cannot_be_taken_along(source: Path, tmp_path: Path, content: bytes) -> None:
+    """One that is no text or too long is replaced by a short one."""
+    (source / "README.md").write_bytes(content)
+    convert(source, tmp_path / "out")
+    assert "# source" in (tmp_path / "out" / "README.md").read_text().splitlines()
+
+
+def test_a_card_from_elsewhere_is_not_read(source: Path, tmp_path: Path) -> None:
+    """A link that leads outside the checkpoint must not bring along a private file."""
+    (tmp_path / "secret").write_text("the password")
+    (source / "README.md").symlink_to(tmp_path / "secret")
+    convert(source, tmp_path / "out")
+    assert "password" not in (tmp_path / "out" / "README.md").read_text()
