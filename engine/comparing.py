@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine import events
 from dovetail.engine.conversion import find_source, parse_source
+from dovetail.engine.errors import RecipeError
 from dovetail.engine.grid import Piece, chunk_elements, make_jobs
 from dovetail.engine.kernels import compare as kernel
 from dovetail.engine.locations import open_location
@@ -73,6 +74,11 @@ class Limits:
     max_abs: float | None = None
     max_rel: float | None = None
     max_ulp: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in (("max_abs", self.max_abs), ("max_rel", self.max_rel), ("max_ulp", self.max_ulp)):
+            if limit is not None and not limit >= 0:  # NaN, which nothing exceeds, is no limit either
+                raise RecipeError(f"{name} is {limit}", "a number that is not negative", f"correct {name}")
 
     @property
     def given(self) -> bool:

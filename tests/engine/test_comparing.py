@@ -13,7 +13,7 @@ import pytest
 from dovetail.engine import grid
 from dovetail.engine.comparing import Difference, Limits, compare
 from dovetail.engine.conversion import convert
-from dovetail.engine.errors import MemoryLimitError
+from dovetail.engine.errors import MemoryLimitError, RecipeError
 from dovetail.engine.merging import RunOptions
 from dovetail.engine.planned import PlanOptions
 from dovetail.io.errors import MissingFileError
@@ -128,6 +128,13 @@ def test_limits(limits: Limits, beyond: bool) -> None:
     """Each limit bounds its own figure, up to and including; all that are given must hold."""
     found = Difference("w", ("F32", "F32"), 10, changed=1, max_abs=0.5, max_rel=0.1, max_ulp=3)
     assert beyond == limits.exceeded_by(found)
+
+
+@pytest.mark.parametrize("limits", [{"max_abs": float("nan")}, {"max_rel": -0.1}, {"max_ulp": -1}])
+def test_limits_that_are_none(limits: dict[str, Any]) -> None:
+    """What nothing exceeds, or everything, is refused."""
+    with pytest.raises(RecipeError, match="expected a number that is not negative"):
+        Limits(**limits)
 
 
 def test_another_dtype_is_a_difference_unless_limits_are_given() -> None:
