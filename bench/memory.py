@@ -4,9 +4,9 @@
     python bench/memory.py --quick              # small models only
 
 Five series, each changing one thing: size of the model, size of the largest tensor, number of fine-tunes, number of
-workers, memory limit. Each says how far apart its peaks are. Then a merge inside a memory control group of 384 MiB,
-where the page cache counts too and the checkpoints start outside it; without the right to make one, this part is
-left out.
+workers, memory limit. Each says how far apart its peaks are. Then conversions and a comparison. Then a merge inside a
+memory control group of 384 MiB, where the page cache counts too and the checkpoints start outside it; without the
+right to make one, this part is left out.
 """
 
 from __future__ import annotations
@@ -99,6 +99,30 @@ def compare(title: str, cases: Sequence[Case], place: Path, args: argparse.Names
     }
 
 
+def other_commands(place: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Convert a checkpoint, to the same and to other dtypes, and compare two."""
+    size = "demo" if args.quick else "0.85B"
+    results, rows = {}, []
+    with workplace.workplace(place, 0) as folder:
+        base, tune = workplace.make_family(folder / "family", size, 1)
+        program = workplace.dovetail(Path(), Path())[0]
+        options = ["--json", "--memory", args.memory, "--workers", str(args.workers)]
+        convert = [program, "convert", str(base), str(folder / "out"), "--overwrite", "--restart", *options]
+        commands = {
+            "convert": convert,
+            "convert --dtype float16": [*convert, "--dtype", "float16"],
+            "convert --dtype float8_e4m3fn": [*convert, "--dtype", "float8_e4m3fn"],
+            "compare": [program, "compare", str(base), str(tune), *options, "--max-ulp", str(2**62)],
+        }
+        for label, command in commands.items():
+            run(command)  # Not counted: it may compile kernels.
+            warm([base, tune])
+            results[label] = run(command)
+            rows.append(row(label, results[label], args.memory))
+    print_table(f"Other commands, size {size}", COLUMNS, rows)
+    return {label: result.to_json() for label, result in results.items()}
+
+
 def inside_group(place: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Merge inside a small control group, from a cold page cache so that every page is charged to it."""
     case = Case("", size="demo" if args.quick else "0.85B")
@@ -149,6 +173,7 @@ def main() -> None:
         measure(Case("", size="tiny"), place, args)  # Not counted: it may compile kernels.
         for title, cases in series(args.quick).items():
             results[title] = compare(title, cases, place, args)
+        results["other commands"] = other_commands(place, args)
         try:
             results["control group"] = inside_group(place, args)
         except GroupError as error:

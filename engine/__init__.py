@@ -5,18 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dovetail.engine.comparing import compare
+    from dovetail.engine.conversion import convert
     from dovetail.engine.merging import RunOptions, merge
     from dovetail.engine.planned import Plan, PlanOptions
     from dovetail.engine.planning import make_plan as plan
     from dovetail.engine.stages import plan_stages
     from dovetail.engine.verify import read_manifest
 
-__all__ = ["Plan", "PlanOptions", "RunOptions", "merge", "plan", "plan_stages", "read_manifest"]
+__all__ = ["Plan", "PlanOptions", "RunOptions", "compare", "convert", "merge", "plan", "plan_stages", "read_manifest"]
 
 _HOMES = {
     "Plan": ("planned", "Plan"),
     "PlanOptions": ("planned", "PlanOptions"),
     "RunOptions": ("merging", "RunOptions"),
+    "compare": ("comparing", "compare"),
+    "convert": ("conversion", "convert"),
     "merge": ("merging", "merge"),
     "plan": ("planning", "make_plan"),
     "plan_stages": ("stages", "plan_stages"),

@@ -1,4 +1,4 @@
-"""The model card of a merged model."""
+"""The model card of a merged or converted model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import yaml
 from dovetail.engine.manifest import MANIFEST_NAME, has_task_vectors, norm_text, pair_overlaps
 from dovetail.engine.planned import Plan
 from dovetail.engine.report import short_name
+from dovetail.io.errors import CheckpointError
+from dovetail.io.index import resolve_in_folder
+
+CARD_NAME = "README.md"
+"""File name of a model card."""
+
+LONGEST_CARD_BYTES = 2**20
+"""A source's card of more is left behind."""
 
 
 def model_card(plan: Plan, totals: dict[str, Any]) -> str:
@@ -64,3 +72,31 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def conversion_card(plan: Plan) -> str:
+    """Write the README.md of a converted checkpoint: the source's own, which still holds, and what was done."""
+    dtypes = sorted({tensor.dtype.torch_name for tensor in plan.tensors if tensor.problem is not None})
+    done = (
+        f"stored as {dtypes[0]} (integer tensors are unchanged)" if dtypes else "every tensor is the same, bit for bit"
+    )
+    text = f"Converted with Dovetail from `{short_name(plan.models[0])}`: {done}. Checksums: `{MANIFEST_NAME}`."
+    own = _own_card(plan)
+    if own is not None:
+        return f"{own.rstrip()}\n\n---\n\n{text}\n"
+    front = yaml.safe_dump({"library_name": "transformers", "tags": ["dovetail"]}, sort_keys=False).strip()
+    return f"---\n{front}\n---\n\n# {short_name(plan.models[0])}\n\n{text}\n"
+
+
+def _own_card(plan: Plan) -> str | None:
+    """Read the source's card, if it is a text in its folder."""
+    folder = plan.side_checkpoint.folder
+    if folder is None or not (folder / CARD_NAME).is_file():
+        return None
+    try:
+        path = resolve_in_folder(folder, CARD_NAME, "its folder")
+        if path.stat().st_size > LONGEST_CARD_BYTES:
+            return None
+        return path.read_bytes().decode()
+    except (CheckpointError, UnicodeDecodeError):
+        return None

@@ -134,6 +134,58 @@ def merge(
         print_summary(manifest, finished[-1])
 
 
+@app.command(short_help="Convert checkpoints to another format or dtype.")
+def convert(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SRC... DST",
+            help="Checkpoints, then the folder to make; several checkpoints get one each in it, of their own name.",
+            show_default=False,
+        ),
+    ],
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    format: Annotated[OutputFormat, typer.Option(help="Format of the output.")] = OutputFormat.safetensors,
+    shard_size: ShardOption = "5GB",
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="DTYPE", help="Dtype of floating-point tensors. [default: each keeps its own]"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is not empty.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw unfinished conversions away.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Convert checkpoints to another format, dtype or number of shards, byte for byte where the dtype stays.
+
+    The same command again continues what was interrupted, and leaves alone what is complete.
+    """
+    from dovetail.engine import events
+    from dovetail.engine.conversion import convert_all
+    from dovetail.engine.display import choose_display
+    from dovetail.engine.report import print_conversion
+
+    if len(paths) < 2:
+        raise typer.BadParameter("give at least one checkpoint and the folder to make", param_hint="SRC... DST")
+    signal.signal(signal.SIGTERM, _interrupt)
+    finished: list[events.Done] = []
+    try:
+        with choose_display(quiet=quiet, as_json=as_json, label="converting") as display:
+
+            def listen(event: events.Event) -> None:
+                display(event)
+                if isinstance(event, events.Done):
+                    finished.append(event)
+
+            options = _plan_options(shard_size, dtype, 0, OnNonFinite.keep, strict=False)
+            convert_all(paths[:-1], paths[-1], options, _run_options(memory, workers, overwrite, restart), listen)
+    finally:
+        for done in [] if quiet or as_json else finished:
+            print_conversion(done)
+
+
 @app.command(short_help="Say what a merge would read, write and hold.")
 def plan(
     recipe: RecipeArgument,
@@ -216,6 +268,47 @@ def verify(
             print(json.dumps({"event": "recomputed", "compared_bytes": compared_bytes}))
         elif not quiet:
             print(f"{compared_bytes:,} bytes of it, computed again from the inputs, are the same bit for bit")
+
+
+@app.command(short_help="Say how far two checkpoints lie apart.")
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint of any format.", show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
+    max_ulp: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Allow so many units in the last place of the coarser dtype."),
+    ] = None,
+    max_abs: Annotated[float | None, typer.Option(min=0, metavar="X", help="Allow |a - b| up to X.")] = None,
+    max_rel: Annotated[
+        float | None, typer.Option(min=0, metavar="X", help="Allow |a - b| / max(|a|, |b|) up to X.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, metavar="N", help="Most tensors in the table.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="List every tensor, the equal ones too.")] = False,
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the verdict.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say how far two checkpoints lie apart, tensor by tensor.
+
+    Ends with exit code 0 if every difference is within the limits given, else with 6. Without limits any difference is
+    one too many, one of dtype included; tensors that only one has, or of different shapes, are beyond any limit.
+    """
+    from dovetail.engine.comparing import Limits
+    from dovetail.engine.comparing import compare as run_compare
+    from dovetail.engine.comparison_report import comparison_json, conclude_comparison, print_comparison
+    from dovetail.engine.display import choose_display
+
+    limits = Limits(max_abs, max_rel, max_ulp)
+    with choose_display(quiet=quiet, as_json=as_json, label="comparing") as display:
+        found = run_compare(first, second, _run_options(memory, workers, overwrite=False, restart=False), display)
+    if as_json:
+        for line in comparison_json(found, limits):
+            print(json.dumps(line))
+    elif not quiet:
+        print_comparison(found, None if everything else top)
+    conclude_comparison((first, second), found, limits)
 
 
 @app.command(short_help="Show the methods and their parameters.")

@@ -55,7 +55,7 @@ class QuietDisplay(_Simple):
 
     def __call__(self, event: events.Event) -> None:
         """Print a warning to stderr."""
-        if isinstance(event, events.Notice) and event.level == "warning":
+        if isinstance(event, events.Failed) or (isinstance(event, events.Notice) and event.level == "warning"):
             print(_notice(event), file=sys.stderr)
 
 
@@ -64,7 +64,7 @@ class NoticeDisplay(_Simple):
 
     def __call__(self, event: events.Event) -> None:
         """Print a notice to stderr."""
-        if isinstance(event, events.Notice):
+        if isinstance(event, events.Notice | events.Failed):
             print(_notice(event), file=sys.stderr, flush=True)
 
 
@@ -87,7 +87,7 @@ class PlainDisplay(_Simple):
 
     def __call__(self, event: events.Event) -> None:
         """Print a line for what matters, and for progress every few seconds."""
-        if isinstance(event, events.Notice):
+        if isinstance(event, events.Notice | events.Failed):
             print(_notice(event), file=sys.stderr, flush=True)
         elif isinstance(event, events.Started):
             print(_started(event), flush=True)
@@ -128,8 +128,8 @@ class LiveDisplay:
 
     def __call__(self, event: events.Event) -> None:
         """Move the bar, or print above it."""
-        if isinstance(event, events.Notice):
-            style = "yellow" if event.level == "warning" else "dim"
+        if isinstance(event, events.Notice | events.Failed):
+            style = "dim" if isinstance(event, events.Notice) and event.level == "info" else "yellow"
             self._console.print(_notice(event), style=style, highlight=False, markup=False)
         elif isinstance(event, events.Started):
             self._console.print(_started(event), highlight=False, markup=False)
@@ -158,7 +158,9 @@ def choose_display(*, quiet: bool, as_json: bool, label: str = "merging") -> Dis
     return LiveDisplay(console, label) if console.is_terminal else PlainDisplay()
 
 
-def _notice(event: events.Notice) -> str:
+def _notice(event: events.Notice | events.Failed) -> str:
+    if isinstance(event, events.Failed):
+        return f"failed: {event.source}: {event.text}"
     return f"warning: {event.text}" if event.level == "warning" else event.text
 
 

@@ -11,10 +11,14 @@
     ├── OutputError (OSError)          exit code 5: the output cannot be written or is refused
     ├── VerificationError              exit code 5: an output is not what its manifest says
     ├── WorkerLostError                exit code 5: a process that ran tasks has died
+    ├── DifferenceError                exit code 6: compared checkpoints differ by more than was allowed
+    ├── ConversionsFailedError         the exit code of the first of several conversions that failed
     └── InterruptedMergeError          exit code 130: stopped on request
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from dovetail.io.errors import DovetailError
 
@@ -55,6 +59,38 @@ class WorkerLostError(DovetailError):
     """A process that ran tasks for the merge has died."""
 
     exit_code = 5
+
+
+class DifferenceError(DovetailError):
+    """Two checkpoints differ by more than was allowed."""
+
+    exit_code = 6
+
+
+class ConversionsFailedError(DovetailError):
+    """Some of several conversions have failed.
+
+    Parameters
+    ----------
+    count
+        How many were asked for.
+    failed
+        The sources of those that failed.
+    exit_code
+        That of the first failure.
+
+    """
+
+    def __init__(self, count: int, failed: tuple[str, ...], exit_code: int) -> None:
+        self.count, self.failed, self.exit_code = count, failed, exit_code
+        super().__init__(
+            f"{len(failed)} of {count} checkpoints could not be converted: {', '.join(failed)}",
+            action="mend what is said above and run the same command again: those that are complete are left alone",
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by what it was made from."""
+        return type(self), (self.count, self.failed, self.exit_code)
 
 
 class InterruptedMergeError(DovetailError):

@@ -102,6 +102,19 @@ class Done(Event):
     """Totals of the per-tensor statistics, as in the manifest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failed(Event):
+    """One of several conversions has failed; the others go on."""
+
+    name: ClassVar[str] = "failed"
+    source: str
+    """The checkpoint as it was named."""
+    output: str
+    text: str
+    """What is wrong, and what can be done."""
+    exit_code: int
+
+
 Listener = Callable[[Event], None]
 """Receives every event, always on the thread that runs the merge."""
 

@@ -107,13 +107,13 @@ class Execution:
     def _job_bytes(self, job: Job, todo: list[int]) -> int:
         """Give the bytes that a job will read and write."""
         total = 0
-        passes = self.plan.reduce_passes(job)
+        passes, wanted = self.plan.reduce_passes(job), set(todo)
         for position, pieces in enumerate(job.tasks):
             for piece in pieces:
                 tensor = self.plan.tensors[piece.tensor]
                 size = piece.stop - piece.start
-                read = size * sum(item.source.itemsize for item in tensor.inputs)
-                total += passes * read + (position in todo) * (read + size * tensor.dtype.itemsize)
+                read = size * (tensor.element_bytes - tensor.dtype.itemsize)
+                total += passes * read + (position in wanted) * (read + size * tensor.dtype.itemsize)
         return total
 
     def _flush(self, group: Sequence[TaskRecord]) -> None:

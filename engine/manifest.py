@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ def build_manifest(
         "format_version": FORMAT_VERSION,
         "dovetail_version": importlib.metadata.version("dovetail"),
         "maths_version": MATHS_VERSION,
+        "plan_hash": plan.hash,
         "recipe": plan.recipe.to_json(),
         "options": {
             "dtype": plan.options.dtype,
@@ -125,8 +127,9 @@ def manifest_pieces(manifest: Mapping[str, Any], plan: Plan, table: RecordTable)
         return data
 
     yield piece(json.dumps(manifest, indent=1).removesuffix("\n}") + ',\n "tensors": {')
+    sums = table.tensor_sums()
     for index, tensor in enumerate(plan.tensors):
-        entry = json.dumps(_tensor_entry(plan, tensor, index, table.of_tensor(index)))
+        entry = json.dumps(_tensor_entry(plan, tensor, index, table.of_tensor(index), sums[index]))
         yield piece(f"{',' if index else ''}\n  {json.dumps(tensor.name)}: {entry}")
     yield piece("\n }")
     yield _checksum_entry(checksum.hexdigest())
@@ -152,20 +155,21 @@ def chunk_checksums(rows: NDArray[Any]) -> list[str]:
     return [f"{int(value):016x}" for value in rows["checksum"]]
 
 
-def _tensor_entry(plan: Plan, tensor: PlannedTensor, index: int, rows: NDArray[Any]) -> dict[str, Any]:
+def _tensor_entry(plan: Plan, tensor: PlannedTensor, index: int, rows: NDArray[Any], sums: Any) -> dict[str, Any]:
     return {
         "file": plan.layout.shards[plan.layout.tensors[index].shard].file_name,
         "dtype": tensor.dtype.name,
         "shape": list(tensor.shape),
         "chunk_elements": tensor.chunk_elements,
         "checksums": chunk_checksums(rows),
-        "statistics": tensor_statistics(tensor, rows),
+        "statistics": tensor_statistics(tensor, sums),
     }
 
 
-def tensor_statistics(tensor: PlannedTensor, rows: NDArray[Any]) -> dict[str, Any]:
-    """Summarise one tensor; lists are in the order of its models as the method took them (``models``).
+def tensor_statistics(tensor: PlannedTensor, sums: Any) -> dict[str, Any]:
+    """Summarise one tensor, given the sum of its rows; lists are in the order of its models as the method took them.
 
+    ``models``: that order.
     ``kept``, ``density``: elements of each task vector that the merge keeps, and their fraction.
     ``overlap``: for each pair of models, elements that both keep over elements that either keeps.
     ``task_vector_norm``, ``kept_norm``: Euclidean norms before and after pruning. ``merged_norm``: that of the
@@ -173,17 +177,16 @@ def tensor_statistics(tensor: PlannedTensor, rows: NDArray[Any]) -> dict[str, An
     infinite elements read, the base model's first. Norms are None where such elements passed through.
     """
     if tensor.copied:
-        return {"copied": True, "differing": bool(rows["differing"].any())}
+        return {"copied": True, "differing": bool(sums["differing"])}
     count = len(tensor.models)
-    kept = rows["kept"].sum(axis=0)[:count, :count]
     return {
         "models": list(tensor.order),
-        **_kept_statistics(kept, tensor.length),
-        "task_vector_norm": _norms(rows["delta_square"][:, :count]),
-        "kept_norm": _norms(rows["kept_square"][:, :count]),
-        "merged_norm": _norm(rows["merged_square"].sum()),
-        "overflowed": int(rows["overflowed"].sum()),
-        "nonfinite": [int(value) for value in rows["nonfinite"].sum(axis=0)[: len(tensor.inputs)]],
+        **_kept_statistics(sums["kept"].tolist(), [tensor.length] * count),
+        "task_vector_norm": _norms(sums["delta_square"].tolist()[:count]),
+        "kept_norm": _norms(sums["kept_square"].tolist()[:count]),
+        "merged_norm": _norm(float(sums["merged_square"])),
+        "overflowed": int(sums["overflowed"]),
+        "nonfinite": sums["nonfinite"].tolist()[: len(tensor.inputs)],
     }
 
 
@@ -193,24 +196,27 @@ def total_statistics(plan: Plan, table: RecordTable) -> dict[str, Any]:
     kept, elements = np.zeros((count, count), np.int64), np.zeros(count, np.int64)
     delta, kept_square, merged = np.zeros(count), np.zeros(count), 0.0
     overflowed = nonfinite = 0
+    sums = table.tensor_sums()
+    alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, tensor in enumerate(plan.tensors):
-        if tensor.copied:
-            continue
-        rows, order = table.of_tensor(index), np.array(tensor.order)
-        size = len(order)
+        if not tensor.copied:
+            alike[tensor.order].append(index)
+    for places, indices in alike.items():
+        order, size = np.array(places), len(places)
+        found = sums[indices]
         # A model can stand at several places of a tensor's order: unbuffered addition counts each.
-        np.add.at(kept, np.ix_(order, order), rows["kept"].sum(axis=0)[:size, :size])
-        np.add.at(elements, order, tensor.length)
-        np.add.at(delta, order, rows["delta_square"].sum(axis=0)[:size])
-        np.add.at(kept_square, order, rows["kept_square"].sum(axis=0)[:size])
-        merged += float(rows["merged_square"].sum())
-        overflowed += int(rows["overflowed"].sum())
-        nonfinite += int(rows["nonfinite"].sum())
+        np.add.at(kept, np.ix_(order, order), found["kept"].sum(axis=0)[:size, :size])
+        np.add.at(elements, order, sum(plan.tensors[index].length for index in indices))
+        np.add.at(delta, order, found["delta_square"].sum(axis=0)[:size])
+        np.add.at(kept_square, order, found["kept_square"].sum(axis=0)[:size])
+        merged += float(found["merged_square"].sum())
+        overflowed += int(found["overflowed"].sum())
+        nonfinite += int(found["nonfinite"].sum())
     return {
         "elements": [int(value) for value in elements],
-        **_kept_statistics(kept, elements),
-        "task_vector_norm": _norms(delta[np.newaxis]),
-        "kept_norm": _norms(kept_square[np.newaxis]),
+        **_kept_statistics(kept.tolist(), elements.tolist()),
+        "task_vector_norm": _norms(delta.tolist()),
+        "kept_norm": _norms(kept_square.tolist()),
         "merged_norm": _norm(merged),
         "overflowed": overflowed,
         "nonfinite": nonfinite,
@@ -228,19 +234,19 @@ def differing_copies(plan: Plan, table: RecordTable) -> list[str]:
     ]
 
 
-def _kept_statistics(kept: NDArray[np.int64], elements: int | NDArray[np.int64]) -> dict[str, Any]:
-    alone = np.diagonal(kept)
-    union = alone[:, np.newaxis] + alone[np.newaxis, :] - kept
-    overlap = kept / np.maximum(union, 1)
+def _kept_statistics(kept: list[list[int]], elements: list[int]) -> dict[str, Any]:
+    """Give counts, densities and overlaps; in plain Python, which for a few models is faster than arrays."""
+    models = range(len(elements))
+    overlap = [[kept[i][j] / max(1, kept[i][i] + kept[j][j] - kept[i][j]) for j in models] for i in models]
     return {
-        "kept": [int(value) for value in alone],
-        "density": [float(value) for value in alone / np.maximum(elements, 1)],
-        "overlap": [[float(value) for value in line] for line in overlap],
+        "kept": [kept[i][i] for i in models],
+        "density": [kept[i][i] / max(1, elements[i]) for i in models],
+        "overlap": overlap,
     }
 
 
-def _norms(squares: NDArray[np.float64]) -> list[float | None]:
-    return [_norm(square) for square in squares.sum(axis=0)]
+def _norms(squares: list[float]) -> list[float | None]:
+    return [_norm(square) for square in squares]
 
 
 def _norm(square: float) -> float | None:

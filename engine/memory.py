@@ -28,7 +28,7 @@ MARGIN_BYTES = 8 * 2**20
 """Allowance for what grows during a run: records, progress display, allocator slack."""
 
 TENSOR_BYTES = 512
-"""Allowance per output tensor for what is told of it when its file is complete."""
+"""Allowance per output tensor for what is told of it when its file is complete, or of a comparison at its end."""
 
 _MIB = 2**20
 
@@ -161,7 +161,7 @@ def fit(allowed_bytes: int, reserved_bytes: int, task_bytes: int, workers: int) 
     budget = Budget(allowed_bytes, reserved_bytes, task_bytes, 1)
     needed_mib = least(reserved_bytes, task_bytes) // _MIB
     raise MemoryLimitError(
-        f"memory limit {format_size(allowed_bytes)} is too small for this merge",
+        f"memory limit {format_size(allowed_bytes)} is too small for this work",
         f"at least {needed_mib} MiB ({format_size(reserved_bytes)} for the program, "
         f"{format_size(budget.projected_bytes - reserved_bytes)} for one task)",
         f"pass --memory {needed_mib}MiB or more",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.card import model_card
+from dovetail.engine.card import conversion_card, model_card
 from dovetail.engine.errors import InterruptedMergeError, OutputError, RecipeError
 from dovetail.engine.execution import Execution
 from dovetail.engine.interrupts import interrupts_deferred
@@ -29,11 +29,13 @@ from dovetail.engine.memory import (
     resident_bytes,
     usable_cores,
 )
+from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.planned import Plan, PlanOptions
 from dovetail.engine.planning import conversions, make_plan, problems
 from dovetail.engine.recipe.stages import load_stages
 from dovetail.engine.records import RecordTable
 from dovetail.engine.sidefiles import side_bytes, write_side_files
+from dovetail.engine.sizes import counted
 from dovetail.engine.staging import check_disk_space, check_target, publish, staging_path, take_back, write_durably
 from dovetail.engine.warm import trials, warm_up
 from dovetail.io.sink import SafetensorsSink
@@ -75,7 +77,7 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     def compiling() -> None:
         listen(events.Notice("info", "Compiling kernels for this machine; later runs find them in the cache."))
 
-    warm_up([*trials(plan.method.name, problems(plan)), *trials("linear", conversions(plan))], compiling)
+    warm_up([*trials(plan.method.name, problems(plan)), *trials(CONVERT.name, conversions(plan))], compiling)
     workers = run.workers if run.workers is not None else usable_cores()
     # The table's pages become resident only as chunks finish.
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes
@@ -123,36 +125,43 @@ def merge(
     """
     from dovetail.engine.stages import merge_stages  # which merges each stage by the function below
 
+    started = time.monotonic()
     found, output, options, run = load_stages(recipe), Path(output), options or PlanOptions(), run or RunOptions()
     if len(found) > 1:
         return merge_stages(found, output, options, run, listen, None if stages is None else Path(stages))
-    return merge_plan(make_plan(found[0].recipe, options), output, run, listen)
+    return carry_out(make_plan(found[0].recipe, options), output, run, listen, started=started)
 
 
-def merge_plan(
+def carry_out(
     plan: Plan,
     output: Path,
     run: RunOptions,
     listen: events.Listener,
     earlier: Sequence[Mapping[str, Any]] = (),
     *,
+    started: float | None = None,
     keep_journal: bool = False,
 ) -> dict[str, Any]:
-    """Carry out a plan; see `merge`.
+    """Run a plan, or what an earlier run of it has left, and publish the output.
 
     Parameters
     ----------
-    plan, output, run, listen
-        What is merged, where to, and how.
+    plan
+        What to do.
+    output, run, listen
+        As for `merge`, as is what is returned and raised.
     earlier
         What the manifest says of the stages whose results are inputs.
+    started
+        When the work began, planning included, by the monotonic clock; None for now.
     keep_journal
         Whether the output keeps the journal, by which it is known for the result of this plan.
 
     """
-    started, staging = time.monotonic(), staging_path(output)
+    started = time.monotonic() if started is None else started
+    staging = staging_path(output)
     if not run.restart and not staging.exists() and belongs_to(output / JOURNAL_NAME, plan):
-        with locked(output):  # killed after its output had been renamed, this merge has only to be ended well
+        with locked(output):  # killed after its output had been renamed, this has only to be ended well
             take_back(output, staging)
     check_target(output, input_paths(plan), overwrite=run.overwrite)
     for warning in plan.warnings:
@@ -171,7 +180,7 @@ def merge_plan(
             # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
             done_with = (LOCK_NAME,) if keep_journal else (JOURNAL_NAME, LOCK_NAME)
             publish(staging, output, overwrite=run.overwrite, remove=done_with)
-    for warning in _findings(manifest):
+    for warning in _findings(plan, manifest):
         listen(events.Notice("warning", warning))
     listen(
         events.Done(
@@ -201,7 +210,7 @@ def _execute(
     with contextlib.closing(Journal(staging / JOURNAL_NAME, plan, table)) as journal:
         if journal.resumed_rows:
             share = journal.resumed_rows / len(table.rows)
-            listen(events.Notice("info", f"Continuing an unfinished merge: {share:.1%} of its chunks are done."))
+            listen(events.Notice("info", f"Continuing an unfinished {plan.noun}: {share:.1%} of its chunks are done."))
         else:
             _clear(staging, keep={JOURNAL_NAME, LOCK_NAME})
         with contextlib.closing(_open_sink(plan, staging, resumed=bool(journal.resumed_rows))) as sink:
@@ -212,7 +221,7 @@ def _execute(
                 execution.run(executor)
             except KeyboardInterrupt:
                 raise InterruptedMergeError(
-                    f"merge interrupted; {table.rows['done'].mean():.1%} of its chunks are safe in {staging}",
+                    f"{plan.noun} interrupted; {table.rows['done'].mean():.1%} of its chunks are safe in {staging}",
                     action="run the same command again to continue",
                 ) from None
     return execution
@@ -244,10 +253,14 @@ def input_paths(plan: Plan) -> Iterator[Path]:
 
 def _complete(plan: Plan, table: RecordTable, staging: Path, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Add the small files and the manifest."""
-    side_files = write_side_files(plan, staging, model_card(plan, total_statistics(plan, table)))
+    side_files = write_side_files(plan, staging, _card(plan, table))
     manifest = build_manifest(plan, table, side_files, earlier)
     write_durably(staging / MANIFEST_NAME, manifest_pieces(manifest, plan, table))
     return manifest
+
+
+def _card(plan: Plan, table: RecordTable) -> str:
+    return conversion_card(plan) if plan.is_conversion else model_card(plan, total_statistics(plan, table))
 
 
 def _clear(staging: Path, keep: frozenset[str] | set[str] = frozenset({LOCK_NAME})) -> None:
@@ -276,7 +289,7 @@ def _started(plan: Plan, budget: Budget, staging: Path) -> events.Started:
     )
 
 
-def _findings(manifest: dict[str, Any]) -> list[str]:
+def _findings(plan: Plan, manifest: dict[str, Any]) -> list[str]:
     """Say what the data turned out to hold that a person should know."""
     totals, found = manifest["totals"], []
     if totals["copied_differing"]:
@@ -285,6 +298,14 @@ def _findings(manifest: dict[str, Any]) -> list[str]:
             f"{len(totals['copied_differing'])} integer tensors differ between the models and were taken from the "
             f"base model: {names}"
         )
+    if plan.is_conversion:
+        if totals["overflowed"]:
+            found.append(
+                f"{counted(totals['overflowed'], 'value')} too large for {plan.options.dtype}: infinite or NaN now."
+            )
+        if totals["nonfinite"]:
+            found.append(f"{counted(totals['nonfinite'], 'NaN or infinite value')} passed through.")
+        return found
     if totals["overflowed"] and not totals["nonfinite"]:
         found.append(f"{totals['overflowed']} values are too large for float32 or for the output dtype, and infinite.")
     if totals["nonfinite"]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from dovetail.engine.grid import OPEN_JOBS, Job
+from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
 from dovetail.engine.recipe import Recipe, StackedLayers
-from dovetail.engine.task import Input, PieceWork, Work
+from dovetail.engine.task import PAGE_SLACK_BYTES, Input, PieceWork, Work
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.layout import SafetensorsLayout
-from dovetail.io.mapping import RELEASE_GRANULE_BYTES
 from dovetail.io.source import Slot
 
 MATHS_VERSION = 1
@@ -23,9 +23,6 @@ MATHS_VERSION = 1
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
 """Default size of an output shard."""
-
-PAGE_SLACK_BYTES = 2 * RELEASE_GRANULE_BYTES
-"""Pages around a window of one input that become resident with it: the rest of a large folio at each end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class PlannedTensor:
     program: Program
     """How it is computed."""
     problem: Problem | None
-    """What it is to its method; None if it is copied."""
+    """What it is to its method, which may be told of another tensor of the same kind; None if it is copied."""
     base: Input | None
     """The base model's tensor."""
     models: tuple[Input, ...]
@@ -92,13 +89,17 @@ class PlannedTensor:
         """Whether the tensor is taken as it is rather than merged."""
         return self.problem is None
 
-    def task_bytes(self, start: int, stop: int) -> int:
-        """Most memory that computing elements ``start:stop`` takes: mapped windows, output buffer, scratch."""
+    def held_bytes(self, start: int, stop: int) -> int:
+        """Memory that elements ``start:stop`` take as such: mapped windows, copies of them, output buffer."""
         low, high = self.program.window(start, stop)
         windows = (high - low) * (self.element_bytes - self.dtype.itemsize)
-        windows += sum((high - low) * item.source.itemsize for item in self.inputs if item.source.copies)
-        slack = len(self.inputs) * PAGE_SLACK_BYTES
-        return windows + slack + (stop - start) * self.dtype.itemsize + self.program.scratch_bytes(high - low)
+        windows += sum([(high - low) * item.source.itemsize for item in self.inputs if item.source.copies])
+        return windows + (stop - start) * self.dtype.itemsize
+
+    def scratch_bytes(self, start: int, stop: int) -> int:
+        """Working memory for elements ``start:stop``."""
+        low, high = self.program.window(start, stop)
+        return self.program.scratch_bytes(high - low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Plan:
     """A merge, fully decided."""
 
     recipe: Recipe
-    """What was asked for."""
+    """What was asked for; a conversion is told as a recipe of one model that no file holds."""
     options: PlanOptions
     """How it was asked for."""
     method: Method
@@ -131,6 +132,16 @@ class Plan:
     """What a person should know before running it."""
     hash: str
     """Changes whenever the output would change."""
+
+    @property
+    def is_conversion(self) -> bool:
+        """Whether one checkpoint is only stored anew."""
+        return self.method.name == CONVERT.name
+
+    @property
+    def noun(self) -> str:
+        """What people call it."""
+        return "conversion" if self.is_conversion else "merge"
 
     @property
     def task_count(self) -> int:
@@ -159,13 +170,18 @@ class Plan:
 
     @property
     def task_bytes(self) -> int:
-        """Most memory that one running task takes; the pieces of a task run one after another."""
+        """Most memory that one running task takes: what all its pieces hold, one's scratch, pages around each input."""
         most = 0
         for job in self.jobs:
             # All chunks but the last have one length; windows widen most in the middle.
-            for task in {job.tasks[0], job.tasks[len(job.tasks) // 2], job.tasks[-1]}:
-                for piece in task:
-                    most = max(most, self.tensors[piece.tensor].task_bytes(piece.start, piece.stop))
+            positions = {0, len(job.tasks) // 2, len(job.tasks) - 1}
+            for pieces in [job.tasks[position] for position in positions]:
+                tensors = [self.tensors[piece.tensor] for piece in pieces]
+                places = [(tensor, piece.start, piece.stop) for tensor, piece in zip(tensors, pieces, strict=True)]
+                held = sum([tensor.held_bytes(start, stop) for tensor, start, stop in places])
+                scratch = max([tensor.scratch_bytes(start, stop) for tensor, start, stop in places])
+                slack = PAGE_SLACK_BYTES * max([len(tensor.inputs) for tensor in tensors])
+                most = max(most, held + scratch + slack)
         return most
 
     @property
@@ -199,8 +215,12 @@ class Plan:
 
         """
         pieces = []
+        windows: dict[tuple[int, int, int], tuple[int, int]] = {}  # many tensors share a program and a length
         for piece in job.tasks[position]:
             tensor = self.tensors[piece.tensor]
+            key = id(tensor.program), piece.start, piece.stop
+            if key not in windows:
+                windows[key] = tensor.program.window(piece.start, piece.stop)
             pieces.append(
                 PieceWork(
                     tensor=piece.tensor,
@@ -209,6 +229,7 @@ class Plan:
                     stop=piece.stop,
                     length=tensor.length,
                     program=tensor.program,
+                    window=windows[key],
                     base=tensor.base,
                     models=tensor.models,
                     element_bytes=tensor.dtype.itemsize,

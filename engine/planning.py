@@ -5,15 +5,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.grid import chunk_elements, make_jobs
 from dovetail.engine.locations import Location, locate, open_location
+from dovetail.engine.methods.convert import CONVERT, Recode, conversion
 from dovetail.engine.methods.copy import Copy
-from dovetail.engine.methods.linear import LINEAR, Linear, conversion
 from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.methods.registry import find
 from dovetail.engine.methods.table import Method
@@ -23,6 +24,7 @@ from dovetail.engine.recipe import (
     Expansion,
     Recipe,
     SourceTensor,
+    StackedLayers,
     TensorSpec,
     expand,
     load_recipe,
@@ -32,6 +34,7 @@ from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.errors import TensorMismatchError
+from dovetail.io.header import headers_shared
 from dovetail.io.layout import SafetensorsLayout, plan_layout
 from dovetail.io.rows import FilledElements, LeadingElements
 
@@ -77,7 +80,8 @@ def make_plan(
     if checkpoints is None:
         if locations is None:
             locations = [locate(ref, recipe.origin.folder) for ref in references]
-        checkpoints = [open_location(location) for location in locations]
+        with headers_shared():
+            checkpoints = [open_location(location) for location in locations]
     checkpoints = tuple(checkpoints)
     catalogues = {
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
@@ -88,40 +92,76 @@ def make_plan(
     expansion = expand(recipe, method, catalogues, tied, strict=options.strict)
     builder = _Builder(method, checkpoints, expansion, options, _requested_dtype(recipe, options))
     tensors = tuple(builder.tensor(spec) for spec in expansion.tensors)
-    layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], options.shard_size_bytes)
+    restacked = restack(copy.deepcopy(configs[0]), expansion.stacks, configs, 0) if configs[0] else []
+    return assemble(
+        recipe=recipe,
+        options=options,
+        method=method,
+        checkpoints=checkpoints,
+        base=checkpoints[references.index(recipe.base_model)] if recipe.base_model else None,
+        models=tuple(str(expansion.checkpoints[index]) for index in builder.models),
+        tensors=tensors,
+        stacks=expansion.stacks,
+        untied=references[0] in expansion.untied,
+        warnings=(*expansion.warnings, *restacked, *builder.warnings()),
+    )
+
+
+def assemble(
+    *,
+    recipe: Recipe,
+    options: PlanOptions,
+    method: Method,
+    checkpoints: tuple[Checkpoint, ...],
+    base: Checkpoint | None,
+    models: tuple[str, ...],
+    tensors: tuple[PlannedTensor, ...],
+    stacks: tuple[StackedLayers, ...] = (),
+    untied: bool = False,
+    warnings: tuple[str, ...] = (),
+    metadata: Mapping[str, str] | None = None,
+) -> Plan:
+    """Give every planned tensor its place in the output and in a task; see `Plan` for the parameters.
+
+    Parameters
+    ----------
+    metadata
+        Free-form metadata of the output; None for the usual.
+
+    """
+    layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], options.shard_size_bytes, metadata)
     jobs = make_jobs(
         [item.length for item in tensors],
         [item.element_bytes for item in tensors],
         [item.chunk_elements for item in tensors],
     )
-    base = checkpoints[references.index(recipe.base_model)] if recipe.base_model else None
-    restacked = restack(copy.deepcopy(configs[0]), expansion.stacks, configs, 0) if configs[0] else []
     return Plan(
         recipe=recipe,
         options=options,
         method=method,
         checkpoints=checkpoints,
         base=base,
-        models=tuple(str(expansion.checkpoints[index]) for index in builder.models),
+        models=models,
         tensors=tensors,
         layout=layout,
         jobs=tuple(jobs),
-        stacks=expansion.stacks,
-        untied=references[0] in expansion.untied,
-        warnings=(*expansion.warnings, *restacked, *builder.warnings()),
+        stacks=stacks,
+        untied=untied,
+        warnings=warnings,
         hash=_hash(recipe, options, checkpoints, tensors, layout),
     )
 
 
 def problems(plan: Plan) -> Iterator[Problem]:
-    """Give the problem of every tensor that is merged rather than copied."""
-    return (tensor.problem for tensor in plan.tensors if tensor.problem is not None)
+    """Give the problems of the tensors that are merged rather than copied, each once."""
+    found = {id(tensor.problem): tensor.problem for tensor in plan.tensors}
+    return (problem for problem in found.values() if problem is not None)
 
 
 def conversions(plan: Plan) -> Iterator[Problem]:
-    """Give the problem, for the method ``linear``, of every tensor that is taken as it is through its kernel."""
+    """Give the problem of every tensor that a merge takes as it is, in the output's dtype."""
     for tensor in plan.tensors:
-        if tensor.copied and isinstance(tensor.program, Linear):
+        if tensor.copied and isinstance(tensor.program, Recode):
             yield conversion(tensor.name, tensor.shape, tensor.models[0].code, CODES[tensor.dtype.name])
 
 
@@ -141,6 +181,7 @@ class _Builder:
         used = {item.checkpoint for spec in expansion.tensors for item in spec.inputs}
         self.models = sorted(used)
         self._model_index = {checkpoint: index for index, checkpoint in enumerate(self.models)}
+        self._programs: dict[Any, tuple[Problem, Program]] = {}
         self._double = self._copied = 0
 
     def warnings(self) -> list[str]:
@@ -160,11 +201,31 @@ class _Builder:
         if spec.copied:
             return self._take(spec, reference)
         base = None if spec.base is None else self._input(spec.base, spec.reference)
-        models = tuple(self._input(item, spec.reference) for item in spec.inputs)
+        # Comprehensions are faster than generators.
+        models = tuple([self._input(item, spec.reference) for item in spec.inputs])
         inputs = models if base is None else (base, *models)
-        self._double += any(item.code == CODES["F64"] for item in inputs)
+        self._double += CODES["F64"] in [item.code for item in inputs]
         dtype = self._dtype or reference.dtype
-        problem = Problem(
+        # Of many thousand tensors, most differ from others by their names alone. Parameters are shared between tensors.
+        like = (reference.shape, dtype.name, tuple([(item.code, item.checkpoint) for item in inputs]))
+        key = (*like, id(spec.parameters), id(spec.model_parameters))
+        known = None if self._method.by_name else self._programs.get(key)
+        if known is None:
+            problem = self._problem(spec, reference, dtype, base, models)
+            known = self._programs[key] = problem, self._method.program(problem)
+        problem, program = known
+        return self._planned(spec, reference, dtype, program, problem, base, models)
+
+    def _problem(
+        self,
+        spec: TensorSpec,
+        reference: TensorInfo,
+        dtype: DType,
+        base: Input | None,
+        models: tuple[Input, ...],
+    ) -> Problem:
+        """Describe a tensor to the method."""
+        return Problem(
             name=spec.name,
             shape=reference.shape,
             length=reference.length,
@@ -176,8 +237,6 @@ class _Builder:
             seed=self._options.seed,
             model_names=tuple(item.checkpoint for item in models),
         )
-        program = self._method.program(problem)
-        return self._planned(spec, reference, dtype, program, problem, base, models)
 
     def _copy(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
         """Plan a tensor that is taken from the base model, and compared with the others'."""
@@ -194,7 +253,7 @@ class _Builder:
             return self._planned(spec, reference, dtype, Copy(), None, self._raw(spec.reference), ())
         problem = conversion(spec.name, reference.shape, CODES[reference.dtype.name], CODES[dtype.name])
         taken = self._input(spec.reference, spec.reference)
-        return self._planned(spec, reference, dtype, LINEAR.program(problem), None, None, (taken,))
+        return self._planned(spec, reference, dtype, CONVERT.program(problem), None, None, (taken,))
 
     def _planned(
         self,
@@ -207,7 +266,7 @@ class _Builder:
         models: tuple[Input, ...],
     ) -> PlannedTensor:
         inputs = models if base is None else (base, *models)
-        element_bytes = dtype.itemsize + sum(item.source.itemsize for item in inputs)
+        element_bytes = dtype.itemsize + sum([item.source.itemsize for item in inputs])
         return PlannedTensor(
             name=spec.name,
             shape=reference.shape,
@@ -217,7 +276,7 @@ class _Builder:
             problem=problem,
             base=base,
             models=models,
-            order=tuple(self._model_index[item.checkpoint] for item in spec.inputs),
+            order=tuple([self._model_index[item.checkpoint] for item in spec.inputs]),
             element_bytes=element_bytes,
             chunk_elements=chunk_elements(element_bytes, len(inputs)),
         )
@@ -254,7 +313,18 @@ class _Builder:
 
 def _requested_dtype(recipe: Recipe, options: PlanOptions) -> DType | None:
     """Give the one output dtype asked for, if any."""
-    name = options.dtype or recipe.out_dtype or recipe.dtype
+    return requested_dtype(options.dtype or recipe.out_dtype or recipe.dtype)
+
+
+def requested_dtype(name: str | None) -> DType | None:
+    """Find the dtype of a name, which must be one that numbers can be stored in.
+
+    Raises
+    ------
+    DTypeNameError, RecipeError
+        There is no such dtype, or it is not floating-point.
+
+    """
     if name is None:
         return None
     dtype = parse_dtype(name)

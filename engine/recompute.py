@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine import events
+from dovetail.engine.conversion import plan_from
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.execution import open_executor
 from dovetail.engine.grid import Job
 from dovetail.engine.locations import Location
 from dovetail.engine.memory import resident_bytes
 from dovetail.engine.merging import RunOptions, prepare
+from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.program import Bytes
 from dovetail.engine.planned import MATHS_VERSION, Plan, PlanOptions
 from dovetail.engine.planning import make_plan
@@ -61,7 +63,7 @@ class ComparingSlot:
             raise VerificationError(
                 f"tensor {self.tensor!r} computed again differs from the output at element {first}",
                 "the same bits",
-                "merge again; if that does not help, report it as a defect",
+                "make it again; if that does not help, report it as a defect",
             )
         del found
         self.source.release(start, stop)
@@ -140,7 +142,7 @@ def _slots(plan: Plan, written: Checkpoint) -> list[ComparingSlot]:
             raise VerificationError(
                 f"tensor {name!r} of {written.path} is {_described(found.get(name))}",
                 f"{_described(expected.get(name))}, as its recipe gives",
-                "merge again",
+                "make it again",
             )
     return [ComparingSlot(tensor.name, written.tensors[tensor.name].source) for tensor in plan.tensors]
 
@@ -170,7 +172,7 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
     """
     if manifest["maths_version"] != MATHS_VERSION:
         raise VerificationError(
-            f"{output} was merged by maths version {manifest['maths_version']}",
+            f"{output} was made by maths version {manifest['maths_version']}",
             f"version {MATHS_VERSION} of this program",
             "recompute with the version that made it",
         )
@@ -185,13 +187,16 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
                     "the results of all stages",
                     "merge again with --stages DIR to keep them, or verify without --recompute",
                 )
-    plan = make_plan(load_stages(output / RECIPE_NAME)[-1].recipe, options, locations)
+    if manifest["recipe"]["merge_method"] == CONVERT.name:
+        plan = plan_from(locations[0], manifest["models"][0], options)
+    else:
+        plan = make_plan(load_stages(output / RECIPE_NAME)[-1].recipe, options, locations)
     for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
         found = [[file.name, file.size_bytes, file.header_hash] for file in checkpoint.files]
         if found != [[file["name"], file["size_bytes"], file["header_hash"]] for file in entry["files"]]:
             raise VerificationError(
-                f"input {entry['checkpoint']} has changed since the merge",
-                "the files that were merged",
+                f"input {entry['checkpoint']} has changed since it was read",
+                "the files that were read",
                 "restore them, or verify without --recompute",
             )
     return plan

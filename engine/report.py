@@ -76,6 +76,15 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
     _print(f"Statistics and checksums of every tensor: {done.output}/{MANIFEST_NAME}")
 
 
+def print_conversion(done: events.Done) -> None:
+    """Say what a conversion did."""
+    speed = (done.read_bytes + done.written_bytes) / max(done.merge_seconds, 1e-9) / 1e9
+    _print(
+        f"{done.output}: {format_size(done.written_bytes)} in {done.seconds:.1f} s, {speed:.2f} GB/s read and written, "
+        f"peak memory {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed"
+    )
+
+
 def _model_table(models: list[str], totals: Mapping[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("Model")
@@ -238,7 +247,7 @@ def conclude_verification(output: Path, verdict: Verdict, *, quiet: bool) -> Non
             f"{output} is damaged: {verdict.damage[0]}"
             + (f", and {len(verdict.damage) - 1} more" if len(verdict.damage) > 1 else ""),
             "the bytes that were written",
-            "merge again, or copy it again from where it is whole",
+            "make it again, or copy it again from where it is whole",
         )
     if not quiet:
         _print(f"{output} is whole: {format_size(verdict.checked_bytes)} are as its manifest says")

@@ -101,8 +101,8 @@ class Scheduler:
         except BrokenExecutor as error:
             raise WorkerLostError(
                 f"a worker process has died ({str(error).rstrip('.')})",
-                "every worker to live until the merge ends",
-                "see whether the system killed it for want of memory, and run the same merge again to continue",
+                "every worker to live until the end",
+                "see whether the system killed it for want of memory, and run the same command again to continue",
             ) from error
         finally:
             for future in self._flying:

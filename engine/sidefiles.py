@@ -87,7 +87,8 @@ def output_config(plan: Plan) -> dict[str, Any] | None:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds a {type(config).__name__}", "a JSON object", "repair the file")
     dtype = output_dtype(plan)
-    if dtype is not None:
+    kept = plan.is_conversion and plan.options.dtype is None
+    if dtype is not None and not kept:
         # Newer configurations say "dtype", older ones "torch_dtype"; every version reads the older key.
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
             config[key] = dtype
@@ -129,7 +130,8 @@ def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str,
         # Escaped, as JSON strings can hold lone surrogates, which UTF-8 cannot.
         write("config.json", (json.dumps(config, indent=2) + "\n").encode())
     write("README.md", card.encode())
-    write(RECIPE_NAME, plan.recipe.text.encode())
+    if plan.recipe.text:
+        write(RECIPE_NAME, plan.recipe.text.encode())
     if plan.layout.index is not None:
         note(INDEX_NAME, plan.layout.index)
     return written

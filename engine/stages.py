@@ -19,7 +19,7 @@ from dovetail.engine.journal import JOURNAL_NAME, belongs_to
 from dovetail.engine.locations import Location, locate, open_location
 from dovetail.engine.manifest import stage_entry
 from dovetail.engine.memory import Budget
-from dovetail.engine.merging import RunOptions, input_paths, merge_plan, prepare
+from dovetail.engine.merging import RunOptions, carry_out, input_paths, prepare
 from dovetail.engine.methods.program import Bytes
 from dovetail.engine.planned import Plan, PlanOptions
 from dovetail.engine.planning import make_plan
@@ -153,7 +153,7 @@ def merge_stages(
         earlier = [entries[name] for name in _all_needs(stage, stages)]
         if stage is stages[-1]:
             listen(events.Notice("info", f"Stage {number} of {len(todo)}: the final merge."))
-            manifest = merge_plan(plan, output, run, listen, earlier)
+            manifest = carry_out(plan, output, run, listen, earlier)
             continue
         assert stage.name is not None
         entries[stage.name], result = stage_entry(stage.name, plan), folder / stage.name
@@ -163,7 +163,7 @@ def merge_stages(
         listen(events.Notice("info", f"Stage {number} of {len(todo)}: {stage.name}."))
         # What stands in a folder of our own is of an earlier recipe.
         stage_run = run if kept else replace(run, overwrite=True)
-        merge_plan(plan, result, stage_run, listen, earlier, keep_journal=True)
+        carry_out(plan, result, stage_run, listen, earlier, keep_journal=True)
     if kept is None:
         shutil.rmtree(folder, ignore_errors=True)
     return manifest

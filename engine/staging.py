@@ -133,7 +133,7 @@ def publish(staging: Path, output: Path, *, overwrite: bool, remove: Iterable[st
             raise
         if not overwrite:
             raise OutputError(
-                f"files have come into the output folder {output} while the merge ran",
+                f"files have come into the output folder {output} while it was being made",
                 "an empty folder",
                 "move them away and run the same command again: nothing is computed twice",
             ) from None

@@ -6,8 +6,11 @@ it twice writes the same bytes twice.
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,12 @@ import xxhash
 from dovetail.engine.kernels.convert import ITEMSIZES, decode
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Program, State
 from dovetail.io.errors import NonFiniteError
+from dovetail.io.extents import JoinedWriter, Range, is_mapped, join_ranges, place_of
+from dovetail.io.mapping import RELEASE_GRANULE_BYTES
 from dovetail.io.source import Slot, Source
+
+PAGE_SLACK_BYTES = 2 * RELEASE_GRANULE_BYTES
+"""Pages around a window of one input that become resident with it: the rest of a large folio at each end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,8 @@ class PieceWork:
     """Elements of the whole tensor."""
     program: Program
     """What to compute."""
+    window: tuple[int, int]
+    """Elements of the inputs that it needs."""
     base: Input | None
     """The base model's tensor."""
     models: tuple[Input, ...]
@@ -130,10 +140,9 @@ def _output_buffer(size_bytes: int) -> Bytes:
 
 def prefetch(work: Work) -> None:
     """Ask the operating system to read what `work` will need, without waiting."""
-    for piece in work.pieces:
-        low, high = piece.program.window(piece.start, piece.stop)
-        for item in piece.inputs:
-            item.source.prefetch(low, high)
+    ranges = _ranges(work.pieces)
+    for source, start, stop in (*join_ranges(filter(is_mapped, ranges)), *filterfalse(is_mapped, ranges)):
+        source.prefetch(start, stop)
 
 
 def execute(work: Work) -> TaskRecord:
@@ -149,45 +158,120 @@ def execute(work: Work) -> TaskRecord:
         Reading or writing failed.
 
     """
-    partial: Any = None
+    first = work.pieces[0]
+    if work.step < first.program.reduce_passes and not first.whole:
+        with _resident(_ranges(work.pieces)):
+            chunk = _read(first)
+            partial = first.program.reduce(work.step, chunk, first.state)
+            read_bytes = _chunk_bytes(chunk)
+            del chunk
+        return TaskRecord(work.task, work.step, partial, (), read_bytes, 0)
     records: list[PieceRecord] = []
     read_bytes = written_bytes = 0
-    for piece in work.pieces:
-        low, high = piece.program.window(piece.start, piece.stop)
-        chunk = _read(piece, low, high)
-        read_bytes += sum(view.nbytes for view in chunk.models)
-        read_bytes += 0 if chunk.base is None else chunk.base.nbytes
-        try:
-            if work.step < piece.program.reduce_passes and not piece.whole:
-                partial = piece.program.reduce(work.step, chunk, piece.state)
-                continue
-            state = _reduce_whole(piece, chunk) if piece.whole else piece.state
-            out = _output_buffer((piece.stop - piece.start) * piece.element_bytes)
-            statistics = piece.program.apply(chunk, state, out)
-            if not work.keep_nonfinite and statistics.nonfinite.any():
-                raise _nonfinite_error(piece, chunk)
-            piece.slot.write(piece.start, out)
-            written_bytes += out.nbytes
-            checksum = xxhash.xxh3_64_intdigest(out.data)
-            records.append(PieceRecord(piece.tensor, piece.chunk, checksum, statistics))
-        finally:
-            del chunk
-            for item in piece.inputs:
-                item.source.release(low, high)
-    return TaskRecord(work.task, work.step, partial, tuple(records), read_bytes, written_bytes)
+    for pieces, ranges in batches(work.pieces):
+        with _resident(ranges):
+            begins, size_bytes = _places(pieces)
+            buffer = _output_buffer(size_bytes)
+            writer = JoinedWriter(buffer)
+            for piece, begin in zip(pieces, begins, strict=True):
+                end = begin + (piece.stop - piece.start) * piece.element_bytes
+                record, size = _apply(piece, buffer[begin:end], keep_nonfinite=work.keep_nonfinite)
+                writer.write(piece.slot, piece.start, begin, end)
+                records.append(record)
+                read_bytes += size
+                written_bytes += end - begin
+            writer.flush()
+    return TaskRecord(work.task, work.step, None, tuple(records), read_bytes, written_bytes)
 
 
-def _read(piece: PieceWork, low: int, high: int) -> Chunk:
-    for item in piece.inputs:
-        # Touching pages that cannot be read, of a file cut short or a failing disk, would kill the process.
-        item.source.populate(low, high)
+def batches(pieces: Sequence[PieceWork]) -> Iterator[tuple[Sequence[PieceWork], list[Range]]]:
+    """Part a task's pieces into runs, each with the ranges of mapped files that are held in memory for it.
+
+    A run takes no more memory than all pieces would whose inputs follow each other in their files: where they do not,
+    every place brings pages around it along, and the runs are shorter.
+    """
+    mapped = list(filter(is_mapped, _ranges(pieces)))
+    joined = join_ranges(mapped)
+    inputs = max(len(piece.inputs) for piece in pieces)
+    if len(pieces) == 1 or len(joined) <= inputs:
+        yield pieces, joined
+        return
+    room = sum([(stop - start) * source.itemsize for source, start, stop in mapped]) + inputs * PAGE_SLACK_BYTES
+    run: list[PieceWork] = []
+    ends: set[tuple[str, int]] = set()
+    held = 0
+    for piece in pieces:
+        places = [place_of(*each) for each in filter(is_mapped, _ranges([piece]))]
+        added = sum([end - begin + (0 if (file, begin) in ends else PAGE_SLACK_BYTES) for file, begin, end in places])
+        if run and held + added > room:
+            yield run, join_ranges(filter(is_mapped, _ranges(run)))
+            run, ends, held = [], set(), 0
+            added = sum([end - begin + PAGE_SLACK_BYTES for _, begin, end in places])
+        run.append(piece)
+        ends |= {(file, end) for file, _, end in places}
+        held += added
+    yield run, join_ranges(filter(is_mapped, _ranges(run)))
+
+
+def _ranges(pieces: Iterable[PieceWork]) -> list[Range]:
+    """List what some pieces read."""
+    found: list[Range] = []
+    for piece in pieces:
+        low, high = piece.window
+        found += [(item.source, low, high) for item in piece.inputs]
+    return found
+
+
+@contextlib.contextmanager
+def _resident(ranges: Sequence[Range]) -> Iterator[None]:
+    """Hold ranges in memory.
+
+    Touching pages that cannot be read, of a file cut short or a failing disk, would kill the process.
+    """
+    try:
+        for source, start, stop in ranges:
+            source.populate(start, stop)
+        yield
+    finally:
+        for source, start, stop in ranges:
+            source.release(start, stop)
+
+
+def _places(pieces: Sequence[PieceWork]) -> tuple[list[int], int]:
+    """Give the places of some pieces' outputs in one buffer, elements aligned, and its size."""
+    begins, end = [], 0
+    for piece in pieces:
+        begin = end + -end % piece.element_bytes
+        begins.append(begin)
+        end = begin + (piece.stop - piece.start) * piece.element_bytes
+    return begins, end
+
+
+def _apply(piece: PieceWork, out: Bytes, *, keep_nonfinite: bool) -> tuple[PieceRecord, int]:
+    """Compute a piece's output; give its record and the bytes read. What is mapped is in memory already."""
+    with _resident([each for each in _ranges([piece]) if not is_mapped(each)]):
+        chunk = _read(piece)
+        state = _reduce_whole(piece, chunk) if piece.whole else piece.state
+        statistics = piece.program.apply(chunk, state, out)
+        if not keep_nonfinite and statistics.nonfinite.any():
+            raise _nonfinite_error(piece, chunk)
+        checksum = xxhash.xxh3_64_intdigest(out.data)
+        return PieceRecord(piece.tensor, piece.chunk, checksum, statistics), _chunk_bytes(chunk)
+
+
+def _chunk_bytes(chunk: Chunk) -> int:
+    return sum([view.nbytes for view in chunk.models]) + (0 if chunk.base is None else chunk.base.nbytes)
+
+
+def _read(piece: PieceWork) -> Chunk:
+    low, high = piece.window
     return Chunk(
         index=piece.chunk,
         start=piece.start,
         stop=piece.stop,
         window_start=low,
         base=None if piece.base is None else piece.base.source.read(low, high),
-        models=tuple(item.source.read(low, high) for item in piece.models),
+        models=tuple([item.source.read(low, high) for item in piece.models]),
     )
 
 

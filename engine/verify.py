@@ -69,13 +69,13 @@ def read_manifest(output: str | Path) -> dict[str, Any]:
         return dict(manifest)
     except FileNotFoundError:
         raise VerificationError(
-            f"there is no {MANIFEST_NAME} in {output}", "a folder that dovetail merge has written", "check the path"
+            f"there is no {MANIFEST_NAME} in {output}", "a folder that dovetail has written", "check the path"
         ) from None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise VerificationError(
             f"{path} is damaged ({type(error).__name__}: {error})",
             f"a manifest of format version {FORMAT_VERSION}",
-            "merge again",
+            "make it again",
         ) from None
 
 
@@ -109,8 +109,8 @@ def manifest_error(output: Path, error: Exception) -> VerificationError:
     """Word one of `DEFECTS`."""
     return VerificationError(
         f"{output / MANIFEST_NAME} is damaged ({type(error).__name__}: {brief(str(error))})",
-        "a manifest as dovetail merge writes it",
-        "merge again",
+        "a manifest as dovetail writes it",
+        "make it again",
     )
 
 

@@ -21,13 +21,14 @@ from numba.core import event
 from dovetail.engine.kernels import settings
 from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.methods.program import Bytes, Chunk, Problem
-from dovetail.engine.methods.registry import find
+from dovetail.engine.methods.registry import find_any
 
 LARGEST_TRIAL_ELEMENTS = 1 << 18
 """Most elements of a tensor on which kernels are tried."""
 
-Trial = tuple[str, Problem]
-"""A method's name and a small problem that uses the same kernels as a tensor of the plan."""
+Trial = tuple[str, Problem] | Callable[[], None]
+"""A method's name and a small problem that uses the same kernels as a tensor of the plan, or a function of a module,
+which calls kernels of its own."""
 
 
 class _CompilationNeeded(Exception):  # a signal, not an error
@@ -60,7 +61,7 @@ def trials(method: str, problems: Iterable[Problem]) -> list[Trial]:
         shape = (2, length // 2) if dimensions > 1 else (length,)
         trial = replace(problem, shape=shape, length=prod(shape))
         # Kernels differ by the number of models, the parts of the program and its switches; dtypes are codes.
-        key = (trial.base_code is None, count, tuple(counts), _parts(find(method).program(trial)))
+        key = (trial.base_code is None, count, tuple(counts), _parts(find_any(method).program(trial)))
         found.setdefault(key, (method, trial))
     return list(found.values())
 
@@ -108,8 +109,12 @@ def _compile_in_child(needed: Sequence[Trial]) -> None:
 
 def _try_all(needed: Sequence[Trial]) -> None:
     """Run every pass of each trial on made-up values: none of them, for instance, is the same everywhere."""
-    for method, problem in needed:
-        program = find(method).program(problem)
+    for trial in needed:
+        if callable(trial):
+            trial()
+            continue
+        method, problem = trial
+        program = find_any(method).program(problem)
         low, high = program.window(0, problem.length)
         read_only = [_values(high - low, code, 1 + model) for model, code in enumerate(problem.model_codes)]
         base = None if problem.base_code is None else _values(high - low, problem.base_code, 0)

@@ -7,15 +7,17 @@ this module may rely on the offsets.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 
 from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DTYPES, UNSUPPORTED_DTYPES, DType
@@ -38,8 +40,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _REDOWNLOAD: Final = "download or export the file again"
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderEntry:
+class HeaderEntry(NamedTuple):  # made faster than a frozen dataclass, and there are 50,000 of them
     """One tensor, as a header describes it."""
 
     name: str
@@ -103,7 +104,25 @@ def read_header(path: Path) -> tuple[Header, int, int]:
         raw = prefix + _read_up_to(file, length)
     if (got := len(raw) - _LENGTH_BYTES) < length:
         _fail(f"{path} ended after {got} of {length} header bytes", "the whole header", _REDOWNLOAD)
-    return parse_header(raw, status.st_size, str(path)), status.st_size, status.st_mtime_ns
+    shared = _shared.get({})
+    key = raw, status.st_size
+    header = shared.get(key)
+    if header is None:
+        header = shared[key] = parse_header(raw, status.st_size, str(path))
+    return header, status.st_size, status.st_mtime_ns
+
+
+_shared: ContextVar[MutableMapping[tuple[bytes, int], Header]] = ContextVar("shared headers")
+
+
+@contextlib.contextmanager
+def headers_shared() -> Iterator[None]:
+    """Read equal headers only once inside: fine-tunes have their base model's, byte for byte, more often than not."""
+    token = _shared.set({})
+    try:
+        yield
+    finally:
+        _shared.reset(token)
 
 
 @collector_paused()

@@ -106,8 +106,8 @@ def _read_files(path: Path, folder: Path | None, files: Iterable[Path]) -> Check
 
 def _file_names(checkpoint: Checkpoint) -> dict[str, str]:
     """Map each tensor to the name of its file."""
-    return {
-        name: os.path.basename(info.source.path)  # noqa: PTH119 - 50,000 Path objects take a while
-        for name, info in checkpoint.tensors.items()
-        if isinstance(info.source, MappedSource)
+    paths = {
+        name: info.source.path for name, info in checkpoint.tensors.items() if isinstance(info.source, MappedSource)
     }
+    names = {path: Path(path).name for path in set(paths.values())}
+    return {name: names[path] for name, path in paths.items()}

@@ -20,6 +20,12 @@ BF16 = np.dtype(ml_dtypes.bfloat16)
 
 _STORED: dict[str, Any] = {
     "BOOL": np.bool_,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "I16": np.int16,
+    "U16": np.uint16,
+    "U32": np.uint32,
+    "U64": np.uint64,
     "I32": np.int32,
     "I64": np.int64,
     "F64": np.float64,

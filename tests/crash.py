@@ -1,4 +1,4 @@
-"""Killing merges at random instants and resuming them, for tests/test_crash.py and bench/crash.py.
+"""Killing merges and conversions at random instants and resuming them, for tests/test_crash.py and bench/crash.py.
 
 Each attempt is a forked process, so that it starts in no time. Between attempts, everything that the journal does not
 vouch for is overwritten with garbage, as a power failure might: only what was journalled may be relied on.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine import commit, grid
+from dovetail.engine.conversion import convert, plan_conversion
 from dovetail.engine.journal import JOURNAL_NAME, Journal
 from dovetail.engine.merging import RunOptions, merge
 from dovetail.engine.planned import Plan, PlanOptions
@@ -25,15 +26,28 @@ from dovetail.engine.staging import staging_path
 from tests.checkpoints import folder_bytes, llama_tensors, write_checkpoint, write_recipe
 
 OPTIONS = PlanOptions(shard_size_bytes=100_000)
+CONVERSION = PlanOptions(shard_size_bytes=50_000, dtype="float16")
 
 
 @dataclass(frozen=True, slots=True)
 class CrashCase:
-    """One merge to be killed."""
+    """One merge, or conversion, to be killed."""
 
     name: str
     content: dict[str, Any]
+    """The recipe's; empty for a conversion of the base model to float16."""
     workers: int
+
+    def run(self, subject: Path, output: Path) -> None:
+        """Merge as the recipe `subject` says, or convert the checkpoint that it is."""
+        if self.content:
+            merge(subject, output, OPTIONS, RunOptions(workers=self.workers))
+        else:
+            convert(subject, output, CONVERSION, RunOptions(workers=self.workers))
+
+    def plan(self, subject: Path) -> Plan:
+        """Plan what `run` does."""
+        return make_plan(subject, OPTIONS) if self.content else plan_conversion(str(subject), CONVERSION)
 
 
 def cases() -> Iterator[CrashCase]:
@@ -53,17 +67,21 @@ def cases() -> Iterator[CrashCase]:
     for name, content in parameters.items():
         for workers in (1, 3):
             yield CrashCase(f"{name}-{workers}", content, workers)
+    yield CrashCase("conversion", {}, 2)
 
 
 def prepare(folder: Path, case: CrashCase) -> tuple[Path, dict[str, bytes]]:
-    """Write checkpoints and the recipe; give the recipe and the files of an uninterrupted merge."""
+    """Write checkpoints and the recipe; give what `CrashCase.run` takes, and the files of an uninterrupted run."""
     base = llama_tensors(0, layers=4)
     write_checkpoint(folder / "base", base)
     for number in (1, 2):
         write_checkpoint(folder / f"model{number}", llama_tensors(number, base, layers=4))
+    if not case.content:
+        case.run(folder / "base", folder / "expected")
+        return folder / "base", folder_bytes(folder / "expected")
     models = [{"model": str(folder / f"model{number}")} for number in (1, 2)]
     recipe = write_recipe(folder / "recipe.yml", **case.content, base_model=str(folder / "base"), models=models)
-    merge(recipe, folder / "expected", OPTIONS, RunOptions(workers=case.workers))
+    case.run(recipe, folder / "expected")
     return recipe, folder_bytes(folder / "expected")
 
 
@@ -73,13 +91,13 @@ def small_tasks() -> None:
     commit.GROUP_BYTES, commit.GROUP_SECONDS = 4096, 0.001
 
 
-def attempt(recipe: Path, output: Path, workers: int, delay_seconds: float) -> bool:
-    """Run the merge in a process of its own and kill it after a while; give whether it was killed in time."""
+def attempt(case: CrashCase, subject: Path, output: Path, delay_seconds: float) -> bool:
+    """Run it in a process of its own and kill it after a while; give whether it was killed in time."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            merge(recipe, output, OPTIONS, RunOptions(workers=workers))
+            case.run(subject, output)
             code = 0
         finally:
             os._exit(code)
@@ -96,13 +114,12 @@ def attempt(recipe: Path, output: Path, workers: int, delay_seconds: float) -> b
     return os.WIFSIGNALED(status)
 
 
-def scribble(recipe: Path, output: Path) -> int:
+def scribble(plan: Plan, output: Path) -> int:
     """Overwrite every chunk of an unfinished output that its journal does not list; give how many it lists."""
     staging = staging_path(output)
     journal = staging / JOURNAL_NAME
     if not journal.exists() or b"\n" not in journal.read_bytes():
         return 0
-    plan = make_plan(recipe, OPTIONS)
     table = RecordTable(plan)
     Journal(journal, plan, table).close()
     for index, placed in enumerate(plan.layout.tensors):
@@ -134,15 +151,16 @@ def kill_until_done(folder: Path, case: CrashCase, kills: int, seed: int) -> tup
 
     """
     small_tasks()
-    recipe, expected = prepare(folder, case)
+    subject, expected = prepare(folder, case)
+    plan = case.plan(subject)
     random_delay = random.Random(seed)
     output, killed, continued, duration = folder / "out", 0, 0, 0.15
     while killed < kills:
         began = time.monotonic()
-        if attempt(recipe, output, case.workers, random_delay.uniform(0, 1.1 * duration)):
+        if attempt(case, subject, output, random_delay.uniform(0, 1.1 * duration)):
             killed += 1
             if not output.exists():
-                continued += scribble(recipe, output) > 0
+                continued += scribble(plan, output) > 0
                 continue
         else:
             duration = 0.8 * duration + 0.2 * (time.monotonic() - began)

@@ -10,6 +10,7 @@ CABS: https://arxiv.org/abs/2503.01874, algorithm 1. `general` gives the same ma
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Sequence
 from math import lcm
 from typing import Any
@@ -68,6 +69,20 @@ def make_scratch(tile: int, m: Sequence[int]) -> tuple[Any, ...]:
     words = _aligned(2 * longest, np.uint16).reshape(2, longest)
     tables = _aligned(TABLE_ELEMENTS, np.uint32), _aligned(TABLE_ELEMENTS, np.uint32)
     return floats, words, (*tables, _aligned(plane, np.uint16), _aligned(plane, np.uint16)), tile
+
+
+_thread = threading.local()
+
+
+def thread_scratch(tile: int, m: tuple[int, ...]) -> tuple[Any, ...]:
+    """Give `make_scratch` of this thread, made anew where its lengths change: a small tensor takes less time.
+
+    What earlier tiles have left in it does not matter to the kernel, of whichever tensor they were.
+    """
+    if getattr(_thread, "lengths", None) != (tile, m):
+        _thread.scratch, _thread.lengths = make_scratch(tile, m), (tile, m)
+    scratch: tuple[Any, ...] = _thread.scratch
+    return scratch
 
 
 def scratch_bytes(tile: int, m: Sequence[int]) -> int:

@@ -159,6 +159,7 @@ ARCEE_FUSION = Method(
     base="pair",
     parameters=(),
     program=make_program,
+    by_name=False,
     min_models=1,
     max_models=1,
 )

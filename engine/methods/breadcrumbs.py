@@ -52,6 +52,7 @@ BREADCRUMBS = Method(
     base="origin",
     parameters=_PARAMETERS,
     program=make_linear,
+    by_name=False,
 )
 """The row of the table of methods."""
 
@@ -63,5 +64,6 @@ BREADCRUMBS_TIES = Method(
     base="origin",
     parameters=_PARAMETERS,
     program=make_ties,
+    by_name=False,
 )
 """The row of the table of methods."""

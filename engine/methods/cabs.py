@@ -108,7 +108,7 @@ class BalancedCabs(OnePass):
             np.array(self.m, np.int64),
             np.array(self.weights, np.float32),
             np.array((low, high, chunk.start, chunk.stop), np.int64),
-            exclusive.make_scratch(tile, self.m),
+            exclusive.thread_scratch(tile, self.m),
             out,
             kept,
             squares,
@@ -228,5 +228,6 @@ CABS = Method(
         Parameter("balanced", "bool", True, "false: prune by magnitude over the whole tensor at density n/m"),
     ),
     program=make_program,
+    by_name=False,
 )
 """The row of the table of methods."""

@@ -1,4 +1,5 @@
-"""Copying a tensor unchanged: integer and boolean tensors, which no method merges."""
+"""Copying a tensor unchanged: integer and boolean tensors, which no method merges, and what keeps its dtype when a
+checkpoint is converted."""
 
 from __future__ import annotations
 
@@ -14,9 +15,12 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePa
 class Copy(OnePass):
     """Take the first source's bytes; count where the others differ from them."""
 
+    compared: bool = True
+    """Whether there are others."""
+
     def scratch_bytes(self, elements: int) -> int:
         """Compare in place: one byte of result a compared byte, of at most 8 an element."""
-        return 8 * elements
+        return 8 * elements if self.compared else 0
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
         """Copy, and count the bytes that differ in each model."""

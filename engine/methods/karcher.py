@@ -42,5 +42,6 @@ KARCHER = Method(
         Parameter("tol", "float", 1e-5, "length of a step that ends it"),
     ),
     program=make_program,
+    by_name=False,
 )
 """The row of the table of methods."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,20 +68,6 @@ def make_program(problem: Problem) -> Linear:
     return Linear(problem.model_codes, problem.out_code, weights, divisor)
 
 
-def conversion(name: str, shape: tuple[int, ...], code: int, out_code: int) -> Problem:
-    """Pose the problem of one tensor that is taken as it is, in another dtype."""
-    return Problem(
-        name=name,
-        shape=shape,
-        length=math.prod(shape),
-        base_code=None,
-        model_codes=(code,),
-        out_code=out_code,
-        parameters={"normalize": False},
-        model_parameters=({"weight": 1.0},),
-    )
-
-
 LINEAR = Method(
     name="linear",
     summary="Average whole models by weight: use it for fine-tunes of one base for the same task (model soups).",
@@ -93,5 +78,6 @@ LINEAR = Method(
         Parameter("normalize", "bool", True, "divide by the sum of the weights"),
     ),
     program=make_program,
+    by_name=False,
 )
 """The row of the table of methods."""

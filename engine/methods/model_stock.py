@@ -27,6 +27,7 @@ MODEL_STOCK = Method(
     base="origin",
     parameters=(Parameter("filter_wise", "bool", False, "an angle for every row instead of one for the tensor"),),
     program=make_program,
+    by_name=False,
     min_models=2,
 )
 """The row of the table of methods."""

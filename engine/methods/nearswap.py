@@ -69,6 +69,7 @@ NEARSWAP = Method(
     base="pair",
     parameters=(Parameter("t", "float", REQUIRED, "distance up to which the other model's value is taken whole"),),
     program=make_program,
+    by_name=False,
     min_models=1,
     max_models=1,
 )

@@ -32,5 +32,6 @@ NM_PRUNING = Method(
     base="origin",
     parameters=tuple(row for row in CABS.parameters if row.name in ("weight", "n", "m", "consensus")),
     program=make_pruning,
+    by_name=False,
 )
 """The row of the table of methods."""

@@ -53,6 +53,7 @@ NUSLERP = Method(
         Parameter("nuslerp_row_wise", "bool", False, "without flattening: one vector a column, as mergekit means it"),
     ),
     program=make_program,
+    by_name=False,
     min_models=2,
     max_models=2,
 )

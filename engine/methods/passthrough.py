@@ -30,6 +30,7 @@ PASSTHROUGH = Method(
         Parameter("scale", "float", None, "factor of the model's values; none: take them as they are", "model"),
     ),
     program=make_program,
+    by_name=False,
     max_models=1,
 )
 """The row of the table of methods."""

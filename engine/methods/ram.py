@@ -127,6 +127,7 @@ RAM = Method(
     base="origin",
     parameters=(_EPSILON,),
     program=make_ram,
+    by_name=False,
 )
 """The row of the table of methods."""
 
@@ -142,5 +143,6 @@ RAMPLUS_TL = Method(
         _EPSILON,
     ),
     program=make_ramplus,
+    by_name=False,
 )
 """The row of the table of methods."""

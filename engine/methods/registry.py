@@ -9,6 +9,7 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.arcee_fusion import ARCEE_FUSION
 from dovetail.engine.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
 from dovetail.engine.methods.cabs import CABS
+from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.dare import DARE_LINEAR, DARE_TIES
 from dovetail.engine.methods.della import DELLA, DELLA_LINEAR
 from dovetail.engine.methods.karcher import KARCHER
@@ -51,3 +52,8 @@ def find(name: str) -> Method:
         return METHODS[name]
     nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
     raise RecipeError(f"merge_method is {name!r}", f"one of {', '.join(METHODS)}", f"did you mean {nearest!r}?")
+
+
+def find_any(name: str) -> Method:
+    """Give the row of a method, or of the conversion, which no recipe can name."""
+    return CONVERT if name == CONVERT.name else find(name)

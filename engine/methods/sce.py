@@ -211,5 +211,6 @@ SCE = Method(
         INT8_MASK,
     ),
     program=make_program,
+    by_name=False,
 )
 """The row of the table of methods."""

@@ -31,6 +31,7 @@ SLERP = Method(
     base="pair",
     parameters=(Parameter("t", "float", REQUIRED, "0 for the base model, 1 for the other"),),
     program=make_program,
+    by_name=False,
     min_models=1,
     max_models=1,
 )

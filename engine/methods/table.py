@@ -62,3 +62,5 @@ class Method:
     """Least number of models, the base model not counted."""
     max_models: int | None = None
     """Greatest number of models; None for any."""
+    by_name: bool = True
+    """Whether a program depends on its tensor's name, as random masks do; else tensors that are alike share one."""

@@ -92,5 +92,6 @@ TASK_ARITHMETIC = Method(
         INT8_MASK,
     ),
     program=make_program,
+    by_name=False,
 )
 """The row of the table of methods."""

@@ -43,6 +43,7 @@ TIES = Method(
     base="origin",
     parameters=(WEIGHT, DENSITY, LAMBDA, normalize(True), rescale(False), INT8_MASK),
     program=make_ties,
+    by_name=False,
 )
 """The row of the table of methods."""
 
@@ -54,5 +55,6 @@ MAGNITUDE = Method(
     base="origin",
     parameters=(WEIGHT, DENSITY, LAMBDA, normalize(False), rescale(False), INT8_MASK),
     program=make_magnitude,
+    by_name=False,
 )
 """The row of the table of methods."""

@@ -239,7 +239,7 @@ def test_files_that_come_while_the_merge_runs_are_not_lost(family: Family) -> No
     with pytest.raises(OSError, match="files have come into the output folder") as caught:
         merge(family.recipe_path, family.out, listen=listen)
     assert (
-        f"files have come into the output folder {family.out} while the merge ran; expected an empty folder; move "
+        f"files have come into the output folder {family.out} while it was being made; expected an empty folder; move "
         "them away and run the same command again: nothing is computed twice"
     ) == str(caught.value)
     assert {"thesis.txt": "the only copy"} == {path.name: path.read_text() for path in family.out.iterdir()}
@@ -300,7 +300,7 @@ def test_too_little_memory_names_a_limit_that_does(family: Family, command: str)
     before = snapshot(family.home)
     outcome = dovetail_process(*arguments, "--memory", "50MiB")
     found = re.fullmatch(
-        r"error: memory limit 50 MiB is too small for this merge; expected at least (\d+) MiB \([\d.]+ MiB for the "
+        r"error: memory limit 50 MiB is too small for this work; expected at least (\d+) MiB \([\d.]+ MiB for the "
         r"program, [\d.]+ MiB for one task\); pass --memory (\d+)MiB or more\n",
         outcome.err,
     )

@@ -32,7 +32,7 @@ def test_no_more_workers_than_asked_for() -> None:
 
 def test_too_small_a_limit_names_one_that_would_do() -> None:
     """The limit named in the error is accepted."""
-    with pytest.raises(MemoryLimitError, match="too small for this merge; expected at least") as caught:
+    with pytest.raises(MemoryLimitError, match="too small for this work; expected at least") as caught:
         fit(150 * MIB, 130 * MIB, 40 * MIB, 4)
     enough = int(caught.value.action.split("--memory ")[1].split("MiB")[0])
     assert 1 == fit(enough * MIB, 130 * MIB, 40 * MIB, 4).workers

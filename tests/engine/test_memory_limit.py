@@ -92,3 +92,29 @@ def test_many_tensors_stay_below_the_limit(tmp_path: Path) -> None:
     peak_bytes, (begun, *_) = merge_and_measure(recipe, tmp_path / "out", 400)
     assert 20_000 == begun["tensors"]
     assert peak_bytes <= begun["projected_bytes"] <= 400 * MIB, f"{peak_bytes / MIB:.1f} MiB, {begun}"
+
+
+def measure(*words: str) -> tuple[int, list[dict[str, Any]]]:
+    """Run a command twice, as the first may compile kernels; give the second's peak memory and events."""
+    command = [sys.executable, "-S", "-c", MEASURE, *COMMAND, *words, "--memory", "256MiB", "--json"]
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        assert 0 == done.returncode, done.stderr
+    return int(done.stderr.splitlines()[-1]), [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("dtype", [(), ("--dtype", "float16")], ids=["as it is", "as float16"])
+def test_conversions_stay_below_the_limit(models: Path, tmp_path: Path, dtype: tuple[str, ...]) -> None:
+    """200 MB are converted within the projection, which is within 256 MiB."""
+    words = ("convert", str(models / "base"), str(tmp_path / "out"), "--overwrite", *dtype)
+    peak_bytes, events = measure(*words)
+    (begun,) = [event for event in events if event["event"] == "started"]
+    assert begun["read_bytes"] >= 200 * 10**6
+    assert peak_bytes <= begun["projected_bytes"] <= 256 * MIB, f"{peak_bytes / MIB:.1f} MiB, {begun}"
+
+
+def test_comparisons_stay_below_the_limit(models: Path) -> None:
+    """Two models of 200 MB are compared within the projection, which is within 256 MiB."""
+    peak_bytes, events = measure("compare", str(models / "base"), str(models / "math"), "--max-abs", "1e9")
+    assert events[-1]["read_bytes"] >= 400 * 10**6
+    assert peak_bytes <= events[-1]["projected_bytes"] <= 256 * MIB, f"{peak_bytes / MIB:.1f} MiB, {events[-1]}"

@@ -66,8 +66,8 @@ def test_a_changed_bit_is_traced_to_its_elements(out: Path) -> None:
     outcome = dovetail("verify", out)
     assert 5 == outcome.code
     assert (
-        f"error: {out} is damaged: {damage}; expected the bytes that were written; merge again, or copy it again from "
-        "where it is whole\n"
+        f"error: {out} is damaged: {damage}; expected the bytes that were written; make it again, or copy it again "
+        "from where it is whole\n"
     ) == outcome.err
 
 
@@ -143,7 +143,7 @@ def test_no_manifest(out: Path) -> None:
     outcome = dovetail("verify", out)
     assert (
         5,
-        f"error: there is no dovetail_manifest.json in {out}; expected a folder that dovetail merge has written; check "
+        f"error: there is no dovetail_manifest.json in {out}; expected a folder that dovetail has written; check "
         "the path\n",
     ) == (outcome.code, outcome.err)
 

@@ -80,7 +80,7 @@ def test_a_worker_process_that_dies(family: Family) -> None:
         merge(family.recipe_path, family.out, OPTIONS, RunOptions(workers=2, executor=pool), kill)
     assert 5 == caught.value.exit_code
     assert str(caught.value).startswith("a worker process has died (A ")
-    assert str(caught.value).endswith("and run the same merge again to continue")
+    assert str(caught.value).endswith("and run the same command again to continue")
     assert not family.out.exists()
     finish(family)
 

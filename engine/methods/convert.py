@@ -1,0 +1,65 @@
+"""Conversion: one checkpoint, stored anew. No recipe can name it; `dovetail convert` uses it as merges use theirs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from dovetail.engine.kernels.recode import TILE, recode
+from dovetail.engine.methods.decoding import plain_statistics, read_only
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
+from dovetail.engine.methods.table import Method
+
+
+@dataclass(frozen=True, slots=True)
+class Recode(OnePass):
+    """Store the one source in another floating-point dtype, rounded once; count what overflows."""
+
+    code: int
+    """Dtype code of the source."""
+    out_code: int
+    """Dtype code of the output."""
+
+    def scratch_bytes(self, elements: int) -> int:
+        """One tile of float32."""
+        return 4 * TILE
+
+    def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
+        """Convert a chunk; `ChunkStatistics.overflowed` counts finite elements that are none any more."""
+        nonfinite = np.zeros(1, np.int64)
+        overflowed = recode(read_only(chunk.models[0]), self.code, out, self.out_code, nonfinite)
+        return plain_statistics(1, overflowed, nonfinite)
+
+
+def conversion(name: str, shape: tuple[int, ...], code: int, out_code: int) -> Problem:
+    """Pose the problem of one tensor that is stored in another dtype."""
+    return Problem(
+        name=name,
+        shape=shape,
+        length=prod(shape),
+        base_code=None,
+        model_codes=(code,),
+        out_code=out_code,
+        parameters={},
+        model_parameters=({},),
+    )
+
+
+def make_program(problem: Problem) -> Recode:
+    """Make the program of one tensor."""
+    return Recode(problem.model_codes[0], problem.out_code)
+
+
+CONVERT = Method(
+    name="convert",
+    summary="Store one checkpoint anew, in another dtype or format.",
+    paper="",
+    base="member",
+    parameters=(),
+    program=make_program,
+    max_models=1,
+    by_name=False,
+)
+"""What a conversion has in place of a row of the table of methods."""
