@@ -37,12 +37,8 @@ SETTINGS = (
     ("della", 0.6, 0.2),
 )
 """Method, density, epsilon."""
-THEIR_NAMES = {
-    "dare_linear": "random",
-    "dare_ties": "random",
-    "della_linear": "della_magprune",
-    "della": "della_magprune",
-}
+THEIR_NAMES = {"dare": "random", "della": "della_magprune"}
+"""mergekit's names of the ways to sparsify, by the first word of the method."""
 
 Floats = NDArray[np.float32]
 
