@@ -134,7 +134,15 @@ def identity(plan: Plan) -> dict[str, Any]:
             f"{checkpoint.path}/{file.name}": [file.size_bytes, file.mtime_ns, file.header_hash]
             for checkpoint in plan.checkpoints
             for file in checkpoint.files
-        },
+        }
+        | _tokenizer_files(plan),
+    }
+
+
+def _tokenizer_files(plan: Plan) -> dict[str, Any]:
+    entries = plan.vocabulary.inputs() if plan.vocabulary else []
+    return {
+        f"{entry['checkpoint']}/{file['name']}": file["content_hash"] for entry in entries for file in entry["files"]
     }
 
 

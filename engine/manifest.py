@@ -69,6 +69,7 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
             }
             for checkpoint in plan.checkpoints
         ],
+        **_vocabulary(plan),
         "checksum": "xxh3-64",
         "shards": [
             {
@@ -82,6 +83,15 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
         "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
         "totals": total_statistics(plan, table),
     }
+
+
+def _vocabulary(plan: Plan) -> dict[str, Any]:
+    """Describe the output's vocabulary and the tokenizer files that it was made from, if it was made."""
+    vocabulary = plan.vocabulary
+    if vocabulary is None:
+        return {}
+    described = {"source": vocabulary.source, "tokens": vocabulary.token_count, "rows": vocabulary.row_count}
+    return {"vocabulary": {**described, "inputs": vocabulary.inputs()}}
 
 
 def manifest_pieces(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) -> Iterator[bytes]:

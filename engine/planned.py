@@ -12,6 +12,7 @@ from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
 from dovetail.engine.recipe import Recipe
 from dovetail.engine.task import Input, PieceWork, Work
+from dovetail.engine.vocabulary.planned import Vocabulary
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.layout import SafetensorsLayout
@@ -122,6 +123,8 @@ class Plan:
     """Tasks, grouped."""
     layer_count: int | None
     """Number of layers of the result where slices change it."""
+    vocabulary: Vocabulary | None
+    """The output's tokenizer where it is not simply the base model's."""
     warnings: tuple[str, ...]
     """What a person should know before running it."""
     hash: str

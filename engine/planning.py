@@ -27,6 +27,7 @@ from dovetail.engine.recipe import (
 )
 from dovetail.engine.sizes import counted
 from dovetail.engine.task import Input
+from dovetail.engine.vocabulary import Vocabulary, plan_vocabulary
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DType, parse_dtype
@@ -64,7 +65,6 @@ def make_plan(
     """
     options = options or PlanOptions()
     recipe = load_recipe(recipe_path)
-    _refuse_unsupported(recipe)
     method = find(recipe.merge_method)
     references = recipe.references()
     if locations is None:
@@ -74,9 +74,12 @@ def make_plan(
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
         for ref, checkpoint in zip(references, checkpoints, strict=True)
     }
+    vocabulary = plan_vocabulary(recipe, references, checkpoints)
+    if vocabulary is not None:
+        catalogues = {ref: vocabulary.reshaped(shapes) for ref, shapes in catalogues.items()}
     _take_integers_from(references[0], checkpoints[0], catalogues)
     expansion = expand(recipe, method, catalogues)
-    builder = _Builder(method, checkpoints, expansion, options, _requested_dtype(recipe, options))
+    builder = _Builder(method, checkpoints, expansion, options, _requested_dtype(recipe, options), vocabulary)
     tensors = tuple(builder.tensor(spec) for spec in expansion.tensors)
     layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], options.shard_size_bytes)
     jobs = make_jobs(
@@ -96,8 +99,9 @@ def make_plan(
         layout=layout,
         jobs=tuple(jobs),
         layer_count=expansion.layer_count if recipe.has_slices else None,
-        warnings=(*expansion.warnings, *builder.warnings()),
-        hash=_hash(recipe, options, checkpoints, tensors, layout),
+        vocabulary=vocabulary,
+        warnings=(*expansion.warnings, *builder.warnings(), *(vocabulary.findings() if vocabulary else ())),
+        hash=_hash(recipe, options, checkpoints, tensors, layout, vocabulary),
     )
 
 
@@ -116,9 +120,12 @@ class _Builder:
         expansion: Expansion,
         options: PlanOptions,
         dtype: DType | None,
+        vocabulary: Vocabulary | None,
     ) -> None:
         self._method, self._checkpoints, self._options, self._dtype = method, checkpoints, options, dtype
         self._labels = [str(ref) for ref in expansion.checkpoints]
+        self._vocabulary = vocabulary
+        self._gathered: dict[SourceTensor, TensorInfo] = {}
         used = {item.checkpoint for spec in expansion.tensors for item in spec.inputs}
         self.models = sorted(used)
         self._model_index = {checkpoint: index for index, checkpoint in enumerate(self.models)}
@@ -141,6 +148,7 @@ class _Builder:
 
     def tensor(self, spec: TensorSpec) -> PlannedTensor:
         """Plan one output tensor."""
+        self._gathered = self._vocabulary.gather(spec, self._checkpoints) if self._vocabulary else {}
         reference = self._find(spec.reference)
         if not reference.dtype.mergeable:
             return self._copy(spec, reference)
@@ -148,7 +156,7 @@ class _Builder:
         models = tuple(self._input(item) for item in spec.inputs)
         inputs = models if base is None else (base, *models)
         self._double += any(item.code == CODES["F64"] for item in inputs)
-        dtype = self._dtype or reference.dtype
+        dtype = self._dtype or reference.default_dtype or reference.dtype
         problem = Problem(
             name=spec.name,
             shape=reference.shape,
@@ -207,7 +215,7 @@ class _Builder:
         )
 
     def _find(self, item: SourceTensor) -> TensorInfo:
-        return self._checkpoints[item.checkpoint].tensors[item.name]
+        return self._gathered.get(item) or self._checkpoints[item.checkpoint].tensors[item.name]
 
     def _raw(self, item: SourceTensor) -> Input:
         return Input(self._find(item).source, -1, self._labels[item.checkpoint], item.name)
@@ -244,24 +252,13 @@ def _requested_dtype(recipe: Recipe, options: PlanOptions) -> DType | None:
     return dtype
 
 
-def _refuse_unsupported(recipe: Recipe) -> None:
-    """Refuse what a recipe may ask for and this version cannot do, rather than leave it undone."""
-    if recipe.tokenizer is not None or recipe.tokenizer_source not in (None, "base"):
-        raise RecipeError(
-            "tokenizer settings other than 'tokenizer_source: base' are not supported yet",
-            "the base model's tokenizer",
-            "remove them from the recipe",
-        )
-    if recipe.chat_template is not None:
-        raise RecipeError("chat_template is not supported yet", "a recipe without it", "remove it")
-
-
 def _hash(
     recipe: Recipe,
     options: PlanOptions,
     checkpoints: Sequence[Checkpoint],
     tensors: Sequence[PlannedTensor],
     layout: SafetensorsLayout,
+    vocabulary: Vocabulary | None,
 ) -> str:
     """Hash everything that decides the output's bytes, and what a journal's entries mean: files and chunks."""
     content = {
@@ -270,6 +267,7 @@ def _hash(
         "options": asdict(options),
         "inputs": [[str(item.path), [asdict(file) for file in item.files]] for item in checkpoints],
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
+        "vocabulary": vocabulary.inputs() if vocabulary else None,
         "chunks": [item.chunk_elements for item in tensors],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dovetail.io.dtypes import DTYPES, DType, to_numpy
+from dovetail.io.dtypes import DTYPES, to_numpy
 from dovetail.io.gathered import GatheredSource, gathered_dtype
 from dovetail.io.rowmap import AVERAGE, MEAN, ZERO, RowMap, row_map
 
@@ -83,9 +84,7 @@ def gathers(draw: st.DrawFn) -> tuple[list[NDArray[Any]], RowMap, list[int], lis
     if draw(st.booleans()):
         kinds = [kinds[0]] * len(kinds)
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
-    donors = [
-        random.standard_normal((draw(st.integers(1, 12)), width)).astype(to_numpy(dtype)) for dtype in kinds
-    ]
+    donors = [random.standard_normal((draw(st.integers(1, 12)), width)).astype(to_numpy(dtype)) for dtype in kinds]
     pairs = st.integers(0, len(donors) - 1).flatmap(
         lambda donor: st.tuples(st.just(donor), st.integers(0, len(donors[donor]) - 1))
     )
@@ -101,9 +100,7 @@ def gathers(draw: st.DrawFn) -> tuple[list[NDArray[Any]], RowMap, list[int], lis
     mean_rows = len(chosen)
     chosen += [(MEAN, 0)] * padding
     rows = [row for _, row in chosen]
-    found = row_map(
-        np.array([donor for donor, _ in chosen], np.int16), np.array(rows, np.int32), averages, mean_rows
-    )
+    found = row_map(np.array([donor for donor, _ in chosen], np.int16), np.array(rows, np.int32), averages, mean_rows)
     return donors, found, [donor for donor, _ in chosen], rows
 
 
@@ -126,7 +123,7 @@ def test_any_range_is_what_indexing_gives(
     expected = expected_rows(donors, found, kinds, rows).astype(to_numpy(source.dtype)).reshape(-1)
     assert expected.size == source.length
     cuts = sorted({0, source.length, *data.draw(st.lists(st.integers(0, source.length), max_size=5))})
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         read = source.read(start, stop)
         assert expected[start:stop].tobytes() == read.tobytes()
         assert not read.flags.writeable
@@ -194,5 +191,3 @@ def test_near_ranges_are_prefetched_as_one() -> None:
     source = GatheredSource((held,), (F32,), 4, row_map(np.zeros(5, np.int16), order), F32)
     source.prefetch(0, source.length)
     assert [(12, 364)] == held.prefetched
-
-
