@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dovetail.engine.errors import RecipeError
+from dovetail.engine.memory import resident_bytes
 from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.tokenizer import Token, TokenEmbedding
 from dovetail.engine.recipe.tokenizer import Tokenizer as TokenizerSettings
@@ -68,7 +69,7 @@ def plan_vocabulary(
     if settings is None and recipe.chat_template is None:
         return None
     files = tuple((str(ref), fingerprints(item)) for ref, item in zip(references, checkpoints, strict=True))
-    made = _Parts(None, None, None, {}, {}, checkpoints[0], [])
+    made = _Parts(None, None, None, {}, {}, checkpoints[0], 0, [])
     if settings is not None:
         made = _Making(settings, recipe, references, checkpoints, files).run()
     side_files, warnings = dict(made.side_files), made.warnings
@@ -91,6 +92,7 @@ def plan_vocabulary(
         side_files=side_files,
         config_changes=made.config_changes,
         files=files,
+        planning_bytes=made.planning_bytes,
         warnings=tuple(warnings),
     )
 
@@ -105,6 +107,7 @@ class _Parts:
     side_files: dict[str, bytes | None]
     config_changes: dict[Path, Any]
     donor: Checkpoint
+    planning_bytes: int
     warnings: list[str]
 
 
@@ -123,6 +126,7 @@ class _Making:
         self._labels = [str(ref) for ref in references]
         self._bases = frozenset(references.index(ref) for ref in recipe.base_models())
         self._warnings: list[str] = []
+        self._most_bytes = 0
         self._configs = [read_config(item.folder) if item.folder else None for item in checkpoints]
         source = settings.source
         self._donor = references.index(source) if isinstance(source, ModelRef) else 0
@@ -142,7 +146,14 @@ class _Making:
         alignment = Alignment(rows, frozenset(axis.tensors), self._bases, given)
         self._warn(axis, removed)
         return _Parts(
-            str(self._settings.source), len(out.numbers), alignment, side_files, changes, donor, self._warnings
+            source=str(self._settings.source),
+            token_count=len(out.numbers),
+            alignment=alignment,
+            side_files=side_files,
+            config_changes=changes,
+            donor=donor,
+            planning_bytes=self._most_bytes,
+            warnings=self._warnings,
         )
 
     def _read_models(self) -> tuple[TokenTable, list[ModelTokens]]:
@@ -158,6 +169,7 @@ class _Making:
             if files not in read:
                 with opened(checkpoint) as tokenizer:
                     read[files] = table.add(tokenizer)
+                    self._note_memory()
             models.append(read[files])
         return table, models
 
@@ -197,8 +209,14 @@ class _Making:
             add_missing(tokenizer, wanted)
             added = dict(sorted(tokenizer.get_added_tokens_decoder().items()))
             out = table.add(tokenizer)
+            self._note_memory()
             same = not removed and before == (tokenizer.get_vocab_size(with_added_tokens=True), added)
-            return None if same else tokenizer.to_str(pretty=False), out, added, frozenset(removed)
+            text = None if same else tokenizer.to_str(pretty=False)
+            self._note_memory()
+            return text, out, added, frozenset(removed)
+
+    def _note_memory(self) -> None:
+        self._most_bytes = max(self._most_bytes, resident_bytes())
 
     def _rows(self, table: TokenTable, models: Sequence[ModelTokens], out: ModelTokens, axis: Axis) -> OutputRows:
         """Say which rows are whose."""

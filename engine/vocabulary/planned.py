@@ -120,8 +120,10 @@ class Vocabulary:
     """Settings of the output's config.json that hold token numbers and change, by the keys that lead to them."""
     files: tuple[tuple[str, tuple[TokenizerFile, ...]], ...]
     """Tokenizer files of every model, by the model's name."""
+    planning_bytes: int
+    """Most memory that this process held while tokenizers were read; 0 if none was."""
     warnings: tuple[str, ...]
-    """What a person should know."""
+    """What a person should know before tensors are planned; see `findings`."""
 
     @property
     def row_count(self) -> int | None:

@@ -3,8 +3,8 @@
     python tests/golden/make_vocab.py MERGEKIT_PYTHON
 
 MERGEKIT_PYTHON is the interpreter of an environment with mergekit 0.1.5. Models, recipes and what mergekit made of them
-are written to ``tests/golden/vocab``. mergekit orders the tokens that a union adds anew each time, so outputs are kept
-by token, not by number; they change only if mergekit's rules do.
+are written to ``tests/golden/vocab``. mergekit takes models and the tokens that a union adds in another order each
+time. That of models is made to be the recipe's; outputs are kept by token, not by number.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ TEXTS = {
     "math": "the sum of the squares is the square of the sum, one two three, the cat",
     "code": "def main(): return the value of the sum, import numpy, while true",
 }
+
+SENTENCES = (
+    *TEXTS.values(),
+    "<s>the theorem of the<|im_start|>cat<|im_end|> <tool>lambda: <new> sum</s>",
+)
+"""What the outputs' tokenizers are given to read."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "base": {"tokenizer_source": "base"},
@@ -145,9 +151,12 @@ def merge(python: str, home: Path, name: str, content: dict[str, Any]) -> None:
     (home / f"{name}.yml").write_text(yaml.safe_dump(content, sort_keys=False))
     code = (
         "import sys, yaml; from mergekit.config import MergeConfiguration as C; from mergekit.merge import *\n"
+        "found = C.referenced_models\n"
+        "C.referenced_models = lambda self: sorted(found(self), key=lambda model: ORDER.index(str(model)))\n"
         "run_merge(C.model_validate(yaml.safe_load(open(sys.argv[1]))), sys.argv[2], "
         "MergeOptions(quiet=True, write_model_card=False))"
     )
+    code = f"ORDER = {list(TEXTS)!r}\n{code}"
     subprocess.run([python, "-c", code, f"{name}.yml", f"out-{name}"], cwd=home, check=True)
     out = home / f"out-{name}"
     tensors = {}
@@ -164,6 +173,7 @@ def merge(python: str, home: Path, name: str, content: dict[str, Any]) -> None:
     save_file(kept, GOLDEN / f"{name}.safetensors")
     said = {
         "recipe": content,
+        "encoded": {text: vocab.encode(text).tokens for text in SENTENCES},
         "tokens": tokens,
         "numbers": [numbers[token] for token in tokens],
         "added": dict(sorted(added.items())),

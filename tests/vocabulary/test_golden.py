@@ -17,12 +17,10 @@ from dovetail.engine import merge
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vocab"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.json"))
-ORDERED = [case for case in CASES if case != "union_without_base"]
-"""Cases in which mergekit begins with the same model every time: without a base model it takes any."""
 TENSORS = ("model.embed_tokens.weight", "lm_head.weight")
 NOWHERE = {"<pad>"}
-"""The base model's pad token, which has no embedding in any model. mergekit removes it from the vocabulary, but not from
-the tokenizer's settings, so that loading brings it back: in a union with a row of zeros, else without any row."""
+"""The base model's pad token, which has no embedding in any model. mergekit removes it from the vocabulary, but not
+from the tokenizer's settings, so that loading brings it back: in a union with a row of zeros, else without any row."""
 
 
 def with_places(value: Any) -> Any:
@@ -83,7 +81,7 @@ def test_every_row_is_mergekits(case: str, home: Path) -> None:
             np.testing.assert_allclose(golden[f"{name}.padding"], padding, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", ORDERED)
+@pytest.mark.parametrize("case", CASES)
 def test_numbers_are_the_donors(case: str, home: Path) -> None:
     """Tokens of the model that the vocabulary comes from keep their numbers, as with mergekit."""
     said, _, out = merged(case, home)
@@ -94,7 +92,15 @@ def test_numbers_are_the_donors(case: str, home: Path) -> None:
             assert said["numbers"][said["tokens"].index(token)] == numbers[token]
 
 
-@pytest.mark.parametrize("case", ORDERED)
+@pytest.mark.parametrize("case", CASES)
+def test_text_becomes_the_same_tokens(case: str, home: Path) -> None:
+    """Ordinary text and added tokens are read as by mergekit's tokenizer."""
+    said, _, out = merged(case, home)
+    made = Tokenizer.from_file(str(out / "tokenizer.json"))
+    assert said["encoded"] == {text: made.encode(text).tokens for text in said["encoded"]}
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_added_tokens_keep_their_settings(case: str, home: Path) -> None:
     """The same tokens are added tokens, and the same ones special."""
     said, _, out = merged(case, home)
