@@ -14,13 +14,88 @@ The rules are mergekit's, whose order of new tokens however changes from run to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dovetail.engine.memory import resident_bytes
+from dovetail.engine.vocabulary.models import Models
+from dovetail.engine.vocabulary.reading import open_tokenizer, without
 from dovetail.engine.vocabulary.table import ModelTokens, TokenTable
+from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.system import trim_heap
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The output's tokenizer."""
+
+    text: str | None
+    """Its ``tokenizer.json``; None if the donor's own files already say all of it."""
+    tokens: ModelTokens
+    """Its tokens."""
+    added: Mapping[int, AddedToken]
+    """Its added tokens by number; empty if `text` is None."""
+    removed: frozenset[str]
+    """Tokens of the donor that it lacks, as they have no embedding."""
+    differing: tuple[str, ...]
+    """Added tokens that models have with different settings."""
+    peak_bytes: int
+    """Most memory that the process held meanwhile."""
+
+
+def build(
+    donor: Checkpoint, position: int, models: Models, sizes: Sequence[int], wanted: Sequence[str], *, union: bool
+) -> Built:
+    """Make the output's tokenizer.
+
+    Parameters
+    ----------
+    donor
+        The model that the vocabulary's numbers come from.
+    position
+        Its position among the models.
+    models
+        All models' tokens. The output's are entered in their table.
+    sizes
+        The ``vocab_size`` of each.
+    wanted
+        Tokens that the output must have.
+    union
+        Whether it has every model's tokens.
+
+    """
+    own, size, table = models.tokens[position], sizes[position], models.table
+    if not union and own.size <= size and all(token in table.positions for token in wanted):
+        numbers = table.by_key(own, size)
+        if all(numbers[table.positions[token]] >= 0 for token in wanted):
+            return Built(None, own, {}, frozenset(), (), 0)
+    built = _build(donor, size, table, list(zip(models.tokens, sizes, strict=True)) if union else [], wanted)
+    trim_heap()
+    return built
+
+
+def _build(
+    donor: Checkpoint,
+    size: int,
+    table: TokenTable,
+    others: Sequence[tuple[ModelTokens, int]],
+    wanted: Sequence[str],
+) -> Built:
+    tokenizer, removed = without(open_tokenizer(donor), size, str(donor.path))
+    before = tokenizer.get_vocab_size(with_added_tokens=True), len(tokenizer.get_added_tokens_decoder())
+    differing = add_union(tokenizer, table, others)
+    add_missing(tokenizer, wanted)
+    added = dict(sorted(tokenizer.get_added_tokens_decoder().items()))
+    tokens = table.add(tokenizer)
+    peak_bytes = resident_bytes()
+    if not removed and before == (tokenizer.get_vocab_size(with_added_tokens=True), len(added)):
+        return Built(None, tokens, {}, frozenset(), tuple(differing), peak_bytes)
+    text = tokenizer.to_str(pretty=False)
+    return Built(text, tokens, added, frozenset(removed), tuple(differing), max(peak_bytes, resident_bytes()))
 
 
 def add_union(tokenizer: Tokenizer, table: TokenTable, models: Sequence[tuple[ModelTokens, int]]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import xxhash
 
@@ -86,6 +86,17 @@ def read_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
         return decode_json(data, constants=True)
     except JsonDefectError as error:
         raise CheckpointError(f"{checkpoint.path / name} {error}", "a JSON object", "copy the file again") from error
+
+
+def is_text(value: Any) -> TypeGuard[str]:
+    """Whether a value out of JSON is text that can be written: JSON has halves of characters too."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def fingerprints(checkpoint: Checkpoint) -> tuple[TokenizerFile, ...]:

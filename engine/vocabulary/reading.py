@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dovetail.engine.errors import RecipeError
@@ -15,13 +13,13 @@ from dovetail.engine.vocabulary.files import (
     SPECIAL_TOKENS,
     TOKENIZER,
     TOKENIZER_CONFIG,
+    is_text,
     read_json,
     read_side_file,
 )
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError
 from dovetail.io.strict_json import brief
-from dovetail.io.system import trim_heap
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -33,11 +31,10 @@ def has_tokenizer(checkpoint: Checkpoint) -> bool:
     return folder is not None and any((folder / name).is_file() for name in (TOKENIZER, *SLOW_FILES))
 
 
-@contextlib.contextmanager
-def opened(checkpoint: Checkpoint) -> Iterator[Tokenizer]:
+def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     """Read a checkpoint's tokenizer, with every token that its configuration adds.
 
-    At the end its memory, some hundred megabytes, is handed back to the system, so use one after another.
+    It may take a hundred megabytes: use one after another, and `trim_heap` when it is gone.
 
     Raises
     ------
@@ -47,13 +44,7 @@ def opened(checkpoint: Checkpoint) -> Iterator[Tokenizer]:
         The files are not there or broken.
 
     """
-    holder = [_complete(checkpoint, _read(checkpoint))]
-    try:
-        yield holder[0]
-    finally:
-        holder.clear()
-        gc.collect()
-        trim_heap()
+    return _complete(checkpoint, _read(checkpoint))
 
 
 def parse(text: str | bytes, name: str) -> Tokenizer:
@@ -102,7 +93,7 @@ def library() -> Any:
 def added_token(fields: Any, **defaults: bool) -> AddedToken | None:
     """Read an added token as tokenizer files write it: its text, or a mapping; None for anything else."""
     given = {"content": fields} if isinstance(fields, str) else fields
-    if not isinstance(given, dict) or not isinstance(given.get("content"), str) or not given["content"]:
+    if not isinstance(given, dict) or not given.get("content") or not is_text(given["content"]):
         return None
     flags = {key: given[key] for key in ("single_word", "lstrip", "rstrip", "normalized", "special") if key in given}
     if not all(type(flag) is bool for flag in flags.values()):

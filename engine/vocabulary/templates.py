@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe.places import nearest, one_of, shown
-from dovetail.engine.vocabulary.files import CHAT_TEMPLATE, TOKENIZER_CONFIG, read_json, read_side_file
+from dovetail.engine.vocabulary.files import CHAT_TEMPLATE, TOKENIZER_CONFIG, is_text, read_json, read_side_file
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError
 
@@ -67,4 +67,4 @@ def model_template(checkpoint: Checkpoint) -> str | None:
         found = next(pairs, {}).get("template")
     elif isinstance(found, dict):
         found = found.get("default")
-    return found.strip() or None if isinstance(found, str) else None
+    return found.strip() or None if is_text(found) else None

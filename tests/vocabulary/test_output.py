@@ -95,7 +95,7 @@ def test_tokens_without_embeddings_leave_the_settings_too(tmp_path: Path) -> Non
     (models["base"] / "tokenizer_config.json").write_text(json.dumps(settings))
     write_recipe(tmp_path / "recipe.yml", **recipe(list(models.values()), tokenizer_source="base"))
     made = plan(tmp_path / "recipe.yml")
-    assert any("1 tokens of" in text and "removed: '<pad>'" in text for text in made.warnings)
+    assert any("1 token of" in text and "removed: '<pad>'" in text for text in made.warnings)
     assert any("become empty: pad_token_id" in text for text in made.warnings)
     merge(tmp_path / "recipe.yml", tmp_path / "out")
     written = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
