@@ -105,11 +105,14 @@ def main() -> None:
             (place / "recipe.yml").write_text(yaml.safe_dump(recipe | settings))
             warm([place / "base", place / "other"])
             command = workplace.dovetail(place / "recipe.yml", place / "out", memory=args.memory, workers=args.workers)
-            result = run(command)
-            rows.append((label, args.memory, mebibytes(result.peak_rss_bytes), f"{result.wall_s:.1f}"))
-            results[label] = result.to_json()
+            seen: list[str] = []
+            result = run(command, on_line=seen.append)
+            begun = next(event for event in map(json.loads, seen) if event["event"] == "started")
+            sizes = (result.peak_rss_bytes, begun["projected_bytes"], begun["reserved_bytes"])
+            rows.append((label, args.memory, *map(mebibytes, sizes), f"{result.wall_s:.1f}"))
+            results[label] = result.to_json() | begun
     title = f"Two vocabularies of {args.tokens:,} tokens, half of them shared, rows of {args.width}"
-    print_table(title, ("vocabulary", "limit", "peak, MiB", "s"), rows)
+    print_table(title, ("vocabulary", "limit", "peak, MiB", "projected", "reserved", "s"), rows)
     write_results("vocabulary", results)
 
 

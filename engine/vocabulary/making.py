@@ -137,9 +137,13 @@ class _Making:
             side_files=side_files,
             config_changes=changes,
             donor=donor,
-            planning_bytes=max(models.peak_bytes, built.peak_bytes),
+            planning_bytes=max(models.peak_bytes, built.peak_bytes) + self._largest_bytes(),
             warnings=[*self._warnings(models, axis, built), *lost],
         )
+
+    def _largest_bytes(self) -> int:
+        """Give the size of the largest file: what reading it holds for a moment, too short to be measured."""
+        return max((file.size_bytes for _, files in self._files for file in files), default=0)
 
     def _find_axis(self) -> Axis:
         shapes = [{name: info.shape for name, info in item.tensors.items()} for item in self._checkpoints]
