@@ -1,7 +1,7 @@
 """A tensor whose rows are gathered from other tensors while it is read: permuted, added, averaged.
 
-Rows are copied run by run, and a run of consecutive rows is one contiguous copy. What is read of a donor at a time is
-bounded, and let go of before the next is read, so that rows scattered over a large file never make it resident.
+A run of consecutive rows is one contiguous copy. Runs are copied in the order of their donors' elements, window by
+window, and a window is let go of before the next is read: rows scattered over a large file never make it resident.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from dovetail.io.dtypes import DTYPES, DType, to_numpy
 from dovetail.io.rowmap import AVERAGE, MEAN, ZERO, RowMap
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from dovetail.io.source import Source
@@ -24,13 +26,16 @@ WINDOW_BYTES: Final = 4 * 2**20
 """Most that is read of a donor at a time."""
 
 _GAP_BYTES: Final = 64 * 2**10
-"""Ranges of a file that are nearer to each other than this are prefetched as one."""
+"""Rows of a file that are nearer to each other than this are read as one."""
 
 _MEAN_BLOCK_BYTES: Final = 2**20  # fixed: the mean is summed block by block, and must not depend on anything
 
 
 _Run = tuple[int, int, int, int]
 """First element of a run and one past the last, its donor, and the first element there."""
+
+_Piece = tuple[int, int, int, int]
+"""A donor, the first element there, the first element of the gathered tensor, and how many."""
 
 
 class _Mean:
@@ -97,8 +102,9 @@ class GatheredSource:
 
     def prefetch(self, start: int, stop: int) -> None:
         """Start reading the rows of a range from disk, without waiting for them; averages are left out."""
-        for donor, first, last in self._ranges(start, stop):
-            self.donors[donor].prefetch(first, last)
+        for window in self._windows(self._runs(start, stop)):
+            last = max(origin + count for _, origin, _, count in window)
+            self.donors[window[0][0]].prefetch(window[0][1], last)
 
     def populate(self, start: int, stop: int) -> bool:
         """Do nothing: `read` makes resident what it copies, bit by bit."""
@@ -108,20 +114,23 @@ class GatheredSource:
         """Do nothing: `read` has let go of what it copied."""
 
     def _fill(self, start: int, stop: int, out: NDArray[Any]) -> None:
-        """Write the elements of a range, run by run."""
+        """Write the elements of a range: what is made row by row, then what is stored in the order of the donors."""
         runs = self._runs(start, stop)
-        windows = _Windows(self, _spans(runs))
         for run_start, run_stop, donor, origin in runs:
-            piece = out[run_start - start : run_stop - start]
-            if donor >= 0:
-                windows.copy(donor, origin, piece)
-            elif donor == ZERO:
-                piece[:] = 0
-            else:
-                self._fill_made(windows, donor, origin, piece)
-        windows.close()
+            if donor == ZERO:
+                out[run_start - start : run_stop - start] = 0
+            elif donor < 0:
+                self._fill_made(donor, origin, out[run_start - start : run_stop - start])
+        for window in self._windows(runs):
+            donor, low = window[0][:2]
+            high = max(origin + count for _, origin, _, count in window)
+            values = self._resident(donor, low, high)
+            for _, origin, begin, count in window:
+                out[begin - start : begin - start + count] = values[origin - low : origin - low + count]
+            del values
+            self.donors[donor].release(low, high)
 
-    def _fill_made(self, windows: _Windows, kind: int, origin: int, piece: NDArray[Any]) -> None:
+    def _fill_made(self, kind: int, origin: int, piece: NDArray[Any]) -> None:
         """Write averaged rows, or the mean row: `origin` counts elements of the run's kind."""
         done, size = 0, self.row_length
         while done < piece.size:
@@ -130,19 +139,23 @@ class GatheredSource:
             if kind == MEAN:
                 part[:] = self._mean_row()[column : column + part.size]
             else:
-                self._average(windows, self.map.averages[row], column, part)
+                self._average(self.map.averages[row], column, part)
             done += part.size
 
-    def _average(
-        self, windows: _Windows, rows: tuple[tuple[int, int], ...], column: int, part: NDArray[np.float32]
-    ) -> None:
+    def _average(self, rows: tuple[tuple[int, int], ...], column: int, part: NDArray[np.float32]) -> None:
         """Write the average of some rows' elements, from a column on."""
         part[:] = 0
-        other = np.empty_like(part)
         for donor, row in rows:
-            windows.copy(donor, row * self.row_length + column, other)
-            part += other
+            low = row * self.row_length + column
+            part += self._resident(donor, low, low + part.size)
+            self.donors[donor].release(low, low + part.size)
         part /= np.float32(len(rows))
+
+    def _resident(self, donor: int, low: int, high: int) -> NDArray[Any]:
+        """Read a few elements of a donor; to be released."""
+        source = self.donors[donor]
+        source.populate(low, high)  # or else pages that cannot be read would kill the process
+        return source.read(low, high).view(to_numpy(self.donor_dtypes[donor]))
 
     def _mean_row(self) -> NDArray[np.float32]:
         """Give the mean of the first rows, computed once."""
@@ -179,79 +192,37 @@ class GatheredSource:
         last = int(np.searchsorted(self.map.starts, (stop - 1) // self.row_length, "right"))
         return first, last
 
-    def _ranges(self, start: int, stop: int) -> list[tuple[int, int, int]]:
-        """Give the donors' elements that a range needs, averages left out: near ones as one range, in order."""
-        found = [(d, origin, origin + end - begin) for begin, end, d, origin in self._runs(start, stop) if d >= 0]
-        merged: list[tuple[int, int, int]] = []
-        for donor, first, last in sorted(found):
-            gap = _GAP_BYTES // self.donor_dtypes[donor].itemsize
-            if merged and merged[-1][0] == donor and first <= merged[-1][2] + gap:
-                merged[-1] = (donor, merged[-1][1], max(last, merged[-1][2]))
-            else:
-                merged.append((donor, first, last))
-        return merged
+    def _windows(self, runs: list[_Run]) -> Iterator[list[_Piece]]:
+        """Part runs of stored rows into pieces, and group those that are near each other in their donor.
 
+        Donors are then read from front to back, however their rows are strewn over the range: each page of a file, or
+        compressed chunk, is needed just once.
+        """
+        window: list[_Piece] = []
+        limit = low = high = gap = 0
+        for piece in sorted(self._pieces(runs)):
+            donor, origin, _, count = piece
+            near = bool(window) and donor == window[0][0] and origin - high <= gap and origin + count - low <= limit
+            if window and not near:
+                yield window
+                window = []
+            if not window:
+                itemsize = self.donor_dtypes[donor].itemsize
+                limit, low, high = WINDOW_BYTES // itemsize, origin, origin
+                # What has to be decoded is decoded in stretches; of what is only mapped, nothing more than needed.
+                gap = limit if self.donors[donor].copies else _GAP_BYTES // itemsize
+            window.append(piece)
+            high = max(high, origin + count)
+        if window:
+            yield window
 
-def _spans(runs: list[_Run]) -> dict[int, tuple[int, int]]:
-    """Give the elements from the first to the last needed of every donor."""
-    spans: dict[int, tuple[int, int]] = {}
-    for begin, end, donor, origin in runs:
-        low, high = spans.get(donor, (origin, origin))
-        spans[donor] = min(low, origin), max(high, origin + end - begin)
-    return spans
-
-
-class _Windows:
-    """What is resident of the donors while a range is read: one window of each.
-
-    Parameters
-    ----------
-    source
-        The tensor that is read.
-    spans
-        From the first to the last element needed of each donor; where that is little, it is read as one.
-
-    """
-
-    def __init__(self, source: GatheredSource, spans: dict[int, tuple[int, int]]) -> None:
-        self._source, self._spans = source, spans
-        self._open: dict[int, tuple[int, int, NDArray[Any]]] = {}
-
-    def copy(self, donor: int, start: int, out: NDArray[Any]) -> None:
-        """Write elements of a donor, from `start` on, converted if need be."""
-        done, most = 0, max(1, WINDOW_BYTES // self._source.donor_dtypes[donor].itemsize)
-        while done < out.size:
-            count = min(most, out.size - done)
-            out[done : done + count] = self._view(donor, start + done, start + done + count)
-            done += count
-
-    def close(self) -> None:
-        """Let go of everything."""
-        for donor in list(self._open):
-            self._release(donor)
-
-    def _view(self, donor: int, start: int, stop: int) -> NDArray[Any]:
-        if donor in self._open:
-            low, high, values = self._open[donor]
-            if low <= start and stop <= high:
-                return values[start - low : stop - low]
-            del values
-            self._release(donor)
-        low, high, values = self._open[donor] = self._read(donor, start, stop)
-        return values[start - low : stop - low]
-
-    def _read(self, donor: int, start: int, stop: int) -> tuple[int, int, NDArray[Any]]:
-        inner, dtype = self._source.donors[donor], self._source.donor_dtypes[donor]
-        low, high = self._spans.get(donor, (start, stop))
-        if (high - low) * dtype.itemsize > WINDOW_BYTES or not (low <= start and stop <= high):
-            low, high = start, stop
-        inner.populate(low, high)  # or else pages that cannot be read would kill the process
-        return low, high, inner.read(low, high).view(to_numpy(dtype))
-
-    def _release(self, donor: int) -> None:
-        low, high, values = self._open.pop(donor)
-        del values
-        self._source.donors[donor].release(low, high)
+    def _pieces(self, runs: list[_Run]) -> Iterator[_Piece]:
+        """Cut runs of stored rows into pieces no larger than a window."""
+        for run_start, run_stop, donor, origin in runs:
+            if donor >= 0:
+                most = WINDOW_BYTES // self.donor_dtypes[donor].itemsize
+                for offset in range(0, run_stop - run_start, most):
+                    yield donor, origin + offset, run_start + offset, min(most, run_stop - run_start - offset)
 
 
 def gathered_dtype(row_map: RowMap, donor_dtypes: tuple[DType, ...]) -> DType:

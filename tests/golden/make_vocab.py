@@ -29,7 +29,9 @@ TEXTS = {
     "base": "the cat sat on the mat and the dog sat on the log",
     "math": "the sum of the squares is the square of the sum, one two three, the cat",
     "code": "def main(): return the value of the sum, import numpy, while true",
+    "verse": "the rose is red, the violet is blue, the sum of the two is the sky",
 }
+WEIGHTS = {"base": 1.0, "math": 0.5, "code": 0.25, "verse": 2.0}
 
 SENTENCES = (
     *TEXTS.values(),
@@ -56,6 +58,9 @@ RECIPES: dict[str, dict[str, Any]] = {
             },
         }
     },
+    "unigram": {"tokenizer_source": "union", "base_model": "verse", "models": ["verse", "math"]},
+    "unigram_last": {"tokenizer_source": "union", "models": ["code", "verse"], "base_model": None},
+    "unigram_donor": {"tokenizer_source": "verse", "models": ["math", "verse", "code"], "base_model": "math"},
     "padded": {"tokenizer": {"source": "base", "pad_to_multiple_of": 32}},
     "padded_union": {"tokenizer": {"source": "union", "pad_to_multiple_of": 64}},
 }
@@ -64,6 +69,16 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 def tokenizer(name: str) -> Tokenizer:
     """Make a small byte-level tokenizer, without the bytes that its texts lack, to keep files small."""
+    if name == "verse":
+        made = Tokenizer(models.Unigram())
+        made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        made.train_from_iterator(
+            [TEXTS[name]] * 2,
+            trainers.UnigramTrainer(
+                vocab_size=60, special_tokens=["<s>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+            ),
+        )
+        return made
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -87,7 +102,7 @@ def make_model(folder: Path, seed: int) -> None:
     size = made.get_vocab_size()
     if folder.name == "base":
         made.add_special_tokens(["<pad>"])
-    rows = size + {"base": 0, "math": 5, "code": 0}[folder.name]
+    rows = size + {"math": 5}.get(folder.name, 0)
     made.save(str(folder / "tokenizer.json"), pretty=False)
     shapes = {
         "model.embed_tokens.weight": (rows, HIDDEN),
@@ -135,15 +150,14 @@ def recipe(changes: dict[str, Any]) -> dict[str, Any]:
     common: dict[str, Any] = {
         "merge_method": "linear",
         "base_model": "base",
-        "models": [
-            {"model": name, "parameters": {"weight": weight}}
-            for name, weight in (("base", 1.0), ("math", 0.5), ("code", 0.25))
-        ],
+        "models": ["base", "math", "code"],
         "dtype": "float32",
     }
     if changes.get("merge_method") == "task_arithmetic":
         common["models"] = common["models"][1:]
-    return {key: value for key, value in (common | changes).items() if value is not None}
+    content = {key: value for key, value in (common | changes).items() if value is not None}
+    content["models"] = [{"model": name, "parameters": {"weight": WEIGHTS[name]}} for name in content["models"]]
+    return content
 
 
 def merge(python: str, home: Path, name: str, content: dict[str, Any]) -> None:

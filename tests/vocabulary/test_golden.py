@@ -29,13 +29,14 @@ def with_places(value: Any) -> Any:
         named = {"source", "base_model", "model", "tokenizer_source"}
         return {
             key: str(GOLDEN / "models" / item)
-            if key in named and item in ("base", "math", "code") and (key, item) not in SOURCES
+            if key in named and item in MODELS and (key, item) not in SOURCES
             else with_places(item)
             for key, item in value.items()
         }
     return [with_places(item) for item in value] if isinstance(value, list) else value
 
 
+MODELS = ("base", "math", "code", "verse")
 SOURCES = {("source", "base"), ("tokenizer_source", "base")}
 
 
@@ -86,7 +87,10 @@ def test_numbers_are_the_donors(case: str, home: Path) -> None:
     """Tokens of the model that the vocabulary comes from keep their numbers, as with mergekit."""
     said, _, out = merged(case, home)
     numbers = Tokenizer.from_file(str(out / "tokenizer.json")).get_vocab()
-    donor = "math" if case == "model" else "base"
+    recipe = said["recipe"]
+    donor = recipe.get("tokenizer_source", recipe.get("tokenizer", {}).get("source"))
+    if donor in ("union", "base"):
+        donor = recipe.get("base_model", recipe["models"][0]["model"])
     for token in Tokenizer.from_file(str(GOLDEN / "models" / donor / "tokenizer.json")).get_vocab():
         if token not in NOWHERE:
             assert said["numbers"][said["tokens"].index(token)] == numbers[token]
