@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dovetail.io.dtypes import DTYPES, to_numpy
-from dovetail.io.gathered import GatheredSource, gathered_dtype
+from dovetail.io.gathered import WINDOW_BYTES, GatheredSource, gathered_dtype
 from dovetail.io.rowmap import AVERAGE, MEAN, ZERO, RowMap, row_map
 
 F32, BF16, F16 = DTYPES["F32"], DTYPES["BF16"], DTYPES["F16"]
@@ -27,9 +27,9 @@ class Held:
     values: NDArray[Any]
     resident: list[tuple[int, int]] = field(default_factory=list)
     prefetched: list[tuple[int, int]] = field(default_factory=list)
+    asked: list[tuple[int, int]] = field(default_factory=list)
     most: int = 0
-
-    copies = False
+    copies: bool = False
 
     @property
     def length(self) -> int:
@@ -51,6 +51,7 @@ class Held:
 
     def populate(self, start: int, stop: int) -> bool:
         self.resident.append((start, stop))
+        self.asked.append((start, stop))
         self.most = max(self.most, len(self.resident))
         return True
 
@@ -108,7 +109,7 @@ def gathered(donors: list[NDArray[Any]], found: RowMap) -> GatheredSource:
     """Gather from arrays."""
     names = {"float32": F32, "bfloat16": BF16, "float16": F16}
     dtypes = tuple(names[str(donor.dtype)] for donor in donors)
-    sources = tuple(Held(donor) for donor in donors)
+    sources = tuple(Held(donor, copies=bool(place % 2)) for place, donor in enumerate(donors))
     return GatheredSource(sources, dtypes, donors[0].shape[1], found, gathered_dtype(found, dtypes))
 
 
@@ -182,6 +183,19 @@ def test_scattered_rows_are_read_one_window_at_a_time() -> None:
     straight = GatheredSource((big,), (BF16,), width, row_map(np.zeros(rows - 1, np.int16), order[::-1][1:]), BF16)
     straight.read(0, straight.length)
     assert 1 == big.most
+
+
+def test_what_is_decoded_is_read_in_stretches() -> None:
+    """Rows of a donor that copies are read in the order in which they stand there, gaps included: each chunk once."""
+    rows, width = 96, 2**16
+    held = Held(np.zeros((rows, width), np.float32), copies=True)
+    order = np.random.default_rng(0).permutation(rows).astype(np.int32)
+    order = order[order % 3 > 0]
+    source = GatheredSource((held,), (F32,), width, row_map(np.zeros(len(order), np.int16), order), F32)
+    source.read(0, source.length)
+    assert sorted(held.asked) == held.asked
+    assert 6 == len(held.asked)
+    assert all((stop - start) * 4 <= WINDOW_BYTES for start, stop in held.asked)
 
 
 def test_near_ranges_are_prefetched_as_one() -> None:

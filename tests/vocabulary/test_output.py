@@ -47,6 +47,7 @@ def test_the_result_loads_in_transformers(tmp_path: Path, source: str) -> None:
     merge(tmp_path / "recipe.yml", tmp_path / "out")
     tokenizer = transformers().AutoTokenizer.from_pretrained(tmp_path / "out")
     model = transformers().LlamaForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
+    assert Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).get_vocab() == tokenizer.get_vocab()
     assert len(tokenizer) == model.config.vocab_size == model.get_input_embeddings().num_embeddings
     donor = Tokenizer.from_file(str(models["math" if source == "math" else "base"] / "tokenizer.json"))
     text = "the cat sat on the mat" if source != "math" else "the sum of the squares"
