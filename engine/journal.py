@@ -141,9 +141,8 @@ def identity(plan: Plan) -> dict[str, Any]:
 
 def _tokenizer_files(plan: Plan) -> dict[str, Any]:
     entries = plan.vocabulary.inputs() if plan.vocabulary else []
-    return {
-        f"{entry['checkpoint']}/{file['name']}": file["content_hash"] for entry in entries for file in entry["files"]
-    }
+    files = {f"{item['checkpoint']}/{file['name']}": file["content_hash"] for item in entries for file in item["files"]}
+    return files | {f"{item['checkpoint']}/config.json": item["vocab_size"] for item in entries}
 
 
 def _check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:

@@ -57,9 +57,10 @@ def plan_vocabulary(
     if settings is None and recipe.chat_template is None:
         return None
     files = tuple((str(ref), fingerprints(item)) for ref, item in zip(references, checkpoints, strict=True))
+    configs = [read_config(item.folder) if item.folder else None for item in checkpoints]
     made = _Parts(None, None, None, {}, {}, checkpoints[0], 0, [])
     if settings is not None:
-        made = _Making(settings, recipe, references, checkpoints, files).run()
+        made = _Making(settings, recipe, references, checkpoints, files, configs).run()
     side_files, warnings = dict(made.side_files), made.warnings
     if recipe.chat_template is not None:
         template = choose_template(recipe.chat_template, checkpoints)
@@ -80,6 +81,7 @@ def plan_vocabulary(
         side_files=side_files,
         config_changes=made.config_changes,
         files=files,
+        sizes=tuple(vocabulary_size(config) for config in configs),
         planning_bytes=made.planning_bytes,
         warnings=tuple(warnings),
     )
@@ -109,11 +111,11 @@ class _Making:
         references: Sequence[ModelRef],
         checkpoints: Sequence[Checkpoint],
         files: Sequence[tuple[str, tuple[TokenizerFile, ...]]],
+        configs: Sequence[dict[str, Any] | None],
     ) -> None:
         self._settings, self._recipe, self._references = settings, recipe, references
-        self._checkpoints, self._files = checkpoints, files
+        self._checkpoints, self._files, self._configs = checkpoints, files, configs
         self._labels = [str(ref) for ref in references]
-        self._configs = [read_config(item.folder) if item.folder else None for item in checkpoints]
         self._donor = references.index(settings.source) if isinstance(settings.source, ModelRef) else 0
 
     def run(self) -> _Parts:

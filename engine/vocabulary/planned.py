@@ -120,6 +120,8 @@ class Vocabulary:
     """Settings of the output's config.json that hold token numbers and change, by the keys that lead to them."""
     files: tuple[tuple[str, tuple[TokenizerFile, ...]], ...]
     """Tokenizer files of every model, by the model's name."""
+    sizes: tuple[int | None, ...]
+    """The ``vocab_size`` of every model; None where its config.json does not say it."""
     planning_bytes: int
     """Most memory that this process held while tokenizers were read; 0 if none was."""
     warnings: tuple[str, ...]
@@ -152,7 +154,10 @@ class Vocabulary:
 
     def inputs(self) -> list[dict[str, Any]]:
         """Give what must be the same for the vocabulary to be the same, as JSON has it."""
-        return [{"checkpoint": label, "files": [asdict(file) for file in files]} for label, files in self.files]
+        return [
+            {"checkpoint": label, "vocab_size": size, "files": [asdict(file) for file in files]}
+            for (label, files), size in zip(self.files, self.sizes, strict=True)
+        ]
 
     def findings(self) -> list[str]:
         """Say what a person should know, gathered tensors included: ask when all tensors are planned."""

@@ -250,6 +250,11 @@ def test_resuming_and_recomputing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OutputError, match=r"the input .*code/tokenizer.json has changed since"):
         merge(path, tmp_path / "out")
     file.write_text(before)
+    config = json.loads((models["math"] / "config.json").read_text())
+    (models["math"] / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] - 6}))
+    with pytest.raises(OutputError, match=r"the input .*math/config.json has changed since"):
+        merge(path, tmp_path / "out")
+    (models["math"] / "config.json").write_text(json.dumps(config))
     merge(path, tmp_path / "out")
     assert folder_bytes(tmp_path / "whole") == folder_bytes(tmp_path / "out")
     assert () == verify(tmp_path / "out").damage
