@@ -156,8 +156,11 @@ def _complete(checkpoint: Checkpoint, tokenizer: Tokenizer) -> Tokenizer:
     wanted = [added_token(fields) for _, fields in order]
     specials = [*special_tokens(config), *special_tokens(read_json(checkpoint, SPECIAL_TOKENS))]
     wanted += [added_token(fields, special=True, normalized=False) for fields in specials]
-    missing = {token.content: token for token in reversed(wanted) if token is not None and token.content not in known}
-    tokenizer.add_tokens(list(reversed(missing.values())))  # all at once: each call costs as much as all tokens
+    missing: dict[str, AddedToken] = {}
+    for token in wanted:
+        if token is not None and token.content not in known:
+            missing.setdefault(token.content, token)
+    tokenizer.add_tokens(list(missing.values()))  # all at once: each call costs as much as all tokens
     return tokenizer
 
 
