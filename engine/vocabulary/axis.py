@@ -28,7 +28,8 @@ _HEADS = (
     "proj_out.weight", "vocab_projector.weight", "vocab_projector.bias", "predictions.bias",
     "predictions.decoder.weight", "predictions.decoder.bias", "generator_lm_head.weight", "generator_lm_head.bias",
 )  # fmt: skip
-_NAME = re.compile("(?:.*\\.)?(?:" + "|".join(map(re.escape, (*_EMBEDDINGS, *_HEADS))) + ")", re.DOTALL)
+_NAMES = frozenset((*_EMBEDDINGS, *_HEADS))
+_ENDINGS = tuple(f".{name}" for name in _NAMES)
 _NUMBERED = re.compile(r"(?:^|\.)\d+\.")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -90,7 +91,7 @@ def find_axis(models: Sequence[Shapes], sizes: Sequence[int | None], labels: Seq
 
 
 def _fits(name: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) in (1, 2) and min(shape) > 0 and _NAME.fullmatch(name) is not None
+    return (name.endswith(_ENDINGS) or name in _NAMES) and len(shape) in (1, 2) and min(shape) > 0
 
 
 def _size(shapes: Shapes, found: Sequence[str], size: int | None) -> int:
@@ -100,10 +101,15 @@ def _size(shapes: Shapes, found: Sequence[str], size: int | None) -> int:
 
 def _moves_along(name: str, models: Sequence[Shapes], rows: Sequence[int]) -> bool:
     """Whether a tensor has as many rows as the embeddings in every model that has it, and else one shape."""
-    there = [(shapes[name], count) for shapes, count in zip(models, rows, strict=True) if name in shapes]
-    if not all(shape and count and shape[0] == count and min(shape) > 0 for shape, count in there):
-        return False
-    return 1 == len({shape[1:] for shape, _ in there})
+    rest: set[tuple[int, ...]] = set()
+    for shapes, count in zip(models, rows, strict=True):
+        shape = shapes.get(name)
+        if shape is None:
+            continue
+        if not shape or shape[0] != count or min(shape) == 0:
+            return False
+        rest.add(shape[1:])
+    return 1 == len(rest)
 
 
 def _differs(name: str, models: Sequence[Shapes]) -> bool:

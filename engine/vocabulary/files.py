@@ -49,6 +49,11 @@ class TokenizerFile:
     """XXH3-128 of its content, in hexadecimal."""
 
 
+def has_file(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether there is a file of that name beside a checkpoint's weights."""
+    return checkpoint.folder is not None and (checkpoint.folder / name).is_file()
+
+
 def read_side_file(checkpoint: Checkpoint, name: str) -> bytes | None:
     """Read a small file beside a checkpoint's weights; None where there is none.
 

@@ -14,6 +14,7 @@ from dovetail.engine.vocabulary.files import (
     SPECIAL_TOKENS,
     TOKENIZER,
     TOKENIZER_CONFIG,
+    has_file,
     read_json,
     read_side_file,
 )
@@ -28,7 +29,7 @@ def tokenizer_files(base: Checkpoint, donor: Checkpoint) -> dict[str, bytes | No
     if donor is base:
         return {}
     found = {name: read_side_file(donor, name) for name in FILES}
-    return {name: data for name, data in found.items() if data is not None or _is_there(base, name)}
+    return {name: data for name, data in found.items() if data is not None or has_file(base, name)}
 
 
 def changed_files(
@@ -51,9 +52,9 @@ def changed_files(
 
     """
     files: dict[str, bytes | None] = {TOKENIZER: tokenizer.encode()}
-    files |= {name: None for name in (*SLOW_FILES, ADDED_TOKENS) if _is_there(donor, name)}
+    files |= {name: None for name in (*SLOW_FILES, ADDED_TOKENS) if has_file(donor, name)}
     for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS):
-        if _is_there(donor, name):
+        if has_file(donor, name):
             settings = {key: _without(value, removed) for key, value in read_json(donor, name).items()}
             settings = {key: value for key, value in settings.items() if value is not None}
             if isinstance(settings.get("added_tokens_decoder"), dict):
@@ -80,7 +81,7 @@ def template_files(donor: Checkpoint, files: Mapping[str, bytes | None], templat
     settings = json.loads(config) if config is not None else read_json(donor, TOKENIZER_CONFIG)
     if settings:
         made[TOKENIZER_CONFIG] = as_json(settings | {"chat_template": template + "\n"})
-    if _is_there(donor, "chat_template.json"):
+    if has_file(donor, "chat_template.json"):
         made["chat_template.json"] = None
     return made
 
@@ -88,10 +89,6 @@ def template_files(donor: Checkpoint, files: Mapping[str, bytes | None], templat
 def as_json(content: Mapping[str, Any]) -> bytes:
     """Write a JSON file as the base model's are written; escaped, as strings can hold what UTF-8 cannot."""
     return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def _is_there(checkpoint: Checkpoint, name: str) -> bool:
-    return checkpoint.folder is not None and (checkpoint.folder / name).is_file()
 
 
 def _without(value: Any, removed: frozenset[str]) -> Any:

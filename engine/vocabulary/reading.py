@@ -13,6 +13,7 @@ from dovetail.engine.vocabulary.files import (
     SPECIAL_TOKENS,
     TOKENIZER,
     TOKENIZER_CONFIG,
+    has_file,
     is_text,
     read_json,
     read_side_file,
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 
 def has_tokenizer(checkpoint: Checkpoint) -> bool:
     """Whether a checkpoint has the files of a tokenizer."""
-    folder = checkpoint.folder
-    return folder is not None and any((folder / name).is_file() for name in (TOKENIZER, *SLOW_FILES))
+    return any(has_file(checkpoint, name) for name in (TOKENIZER, *SLOW_FILES))
 
 
 def open_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
