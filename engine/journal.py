@@ -134,8 +134,15 @@ def identity(plan: Plan) -> dict[str, Any]:
             f"{checkpoint.path}/{file.name}": [file.size_bytes, file.mtime_ns, file.header_hash]
             for checkpoint in plan.checkpoints
             for file in checkpoint.files
-        },
+        }
+        | _tokenizer_files(plan),
     }
+
+
+def _tokenizer_files(plan: Plan) -> dict[str, Any]:
+    entries = plan.vocabulary.inputs() if plan.vocabulary else []
+    files = {f"{item['checkpoint']}/{file['name']}": file["content_hash"] for item in entries for file in item["files"]}
+    return files | {f"{item['checkpoint']}/config.json": item["vocab_size"] for item in entries}
 
 
 def _check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:

@@ -70,6 +70,7 @@ def build_manifest(
         "models": list(plan.models),
         "inputs": _inputs(plan),
         **({"stages": list(earlier)} if earlier else {}),
+        **_vocabulary(plan),
         "checksum": "xxh3-64",
         "shards": _shards(plan),
         "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
@@ -111,6 +112,15 @@ def _shards(plan: Plan) -> list[dict[str, Any]]:
         }
         for shard in plan.layout.shards
     ]
+
+
+def _vocabulary(plan: Plan) -> dict[str, Any]:
+    """Describe the output's vocabulary and the tokenizer files that it was made from, if it was made."""
+    vocabulary = plan.vocabulary
+    if vocabulary is None:
+        return {}
+    described = {"source": vocabulary.source, "tokens": vocabulary.token_count, "rows": vocabulary.row_count}
+    return {"vocabulary": {**described, "inputs": vocabulary.inputs()}}
 
 
 def manifest_pieces(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) -> Iterator[bytes]:

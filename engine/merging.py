@@ -13,7 +13,7 @@ from typing import Any
 
 from dovetail.engine import events
 from dovetail.engine.card import conversion_card, model_card
-from dovetail.engine.errors import InterruptedMergeError, OutputError, RecipeError
+from dovetail.engine.errors import InterruptedMergeError, MemoryLimitError, OutputError, RecipeError
 from dovetail.engine.execution import Execution
 from dovetail.engine.interrupts import interrupts_deferred
 from dovetail.engine.journal import JOURNAL_NAME, Journal, belongs_to
@@ -35,7 +35,7 @@ from dovetail.engine.planning import conversions, make_plan, problems
 from dovetail.engine.recipe.stages import load_stages
 from dovetail.engine.records import RecordTable
 from dovetail.engine.sidefiles import side_bytes, write_side_files
-from dovetail.engine.sizes import counted
+from dovetail.engine.sizes import counted, format_size
 from dovetail.engine.staging import check_disk_space, check_target, publish, staging_path, take_back, write_durably
 from dovetail.engine.warm import trials, warm_up
 from dovetail.io.sink import SafetensorsSink
@@ -81,7 +81,14 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     workers = run.workers if run.workers is not None else usable_cores()
     # The table's pages become resident only as chunks finish.
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes
-    allowed = run.memory_bytes or default_limit_bytes(least(reserved, plan.task_bytes))
+    planning = plan.vocabulary.planning_bytes if plan.vocabulary else 0
+    allowed = run.memory_bytes or default_limit_bytes(max(planning, least(reserved, plan.task_bytes)))
+    if planning > allowed:
+        raise MemoryLimitError(
+            f"memory limit {format_size(allowed)} is too small for these vocabularies",
+            f"at least {format_size(planning)}, which reading them took",
+            f"pass --memory {-(-planning // 2**20)}MiB or more",
+        )
     return fit(allowed, reserved, plan.task_bytes, workers), table
 
 

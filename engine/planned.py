@@ -13,6 +13,7 @@ from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
 from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.engine.task import PAGE_SLACK_BYTES, Input, PieceWork, Work
+from dovetail.engine.vocabulary.planned import Vocabulary
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.layout import SafetensorsLayout
@@ -128,6 +129,8 @@ class Plan:
     """Stacks of layers of the result that slices put together."""
     untied: bool
     """Whether the result has a head of its own although the checkpoint of its configuration ties it."""
+    vocabulary: Vocabulary | None
+    """The output's tokenizer where it is not simply the base model's."""
     warnings: tuple[str, ...]
     """What a person should know before running it."""
     hash: str

@@ -30,6 +30,7 @@ from dovetail.engine.recipe import (
     load_recipe,
 )
 from dovetail.engine.task import Input
+from dovetail.engine.vocabulary import Vocabulary, plan_vocabulary
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DType, parse_dtype
@@ -74,7 +75,6 @@ def make_plan(
     """
     options = options or PlanOptions()
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    _refuse_unsupported(recipe)
     method = find(recipe.merge_method)
     references = recipe.references()
     if checkpoints is None:
@@ -87,10 +87,13 @@ def make_plan(
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
         for ref, checkpoint in zip(references, checkpoints, strict=True)
     }
+    vocabulary = plan_vocabulary(recipe, references, checkpoints)
+    if vocabulary is not None:
+        catalogues = {ref: vocabulary.reshaped(shapes) for ref, shapes in catalogues.items()}
     configs = [read_config(checkpoint) for checkpoint in checkpoints]
     tied = {ref: says_tied(config) for ref, config in zip(references, configs, strict=True)}
     expansion = expand(recipe, method, catalogues, tied, strict=options.strict)
-    builder = _Builder(method, checkpoints, expansion, options, _requested_dtype(recipe, options))
+    builder = _Builder(method, checkpoints, expansion, options, _requested_dtype(recipe, options), vocabulary)
     tensors = tuple(builder.tensor(spec) for spec in expansion.tensors)
     restacked = restack(copy.deepcopy(configs[0]), expansion.stacks, configs, 0) if configs[0] else []
     return assemble(
@@ -103,7 +106,13 @@ def make_plan(
         tensors=tensors,
         stacks=expansion.stacks,
         untied=references[0] in expansion.untied,
-        warnings=(*expansion.warnings, *restacked, *builder.warnings()),
+        vocabulary=vocabulary,
+        warnings=(
+            *expansion.warnings,
+            *restacked,
+            *builder.warnings(),
+            *(vocabulary.findings() if vocabulary else ()),
+        ),
     )
 
 
@@ -118,6 +127,7 @@ def assemble(
     tensors: tuple[PlannedTensor, ...],
     stacks: tuple[StackedLayers, ...] = (),
     untied: bool = False,
+    vocabulary: Vocabulary | None = None,
     warnings: tuple[str, ...] = (),
     metadata: Mapping[str, str] | None = None,
 ) -> Plan:
@@ -147,8 +157,9 @@ def assemble(
         jobs=tuple(jobs),
         stacks=stacks,
         untied=untied,
+        vocabulary=vocabulary,
         warnings=warnings,
-        hash=_hash(recipe, options, checkpoints, tensors, layout),
+        hash=_hash(recipe, options, checkpoints, tensors, layout, vocabulary),
     )
 
 
@@ -175,9 +186,12 @@ class _Builder:
         expansion: Expansion,
         options: PlanOptions,
         dtype: DType | None,
+        vocabulary: Vocabulary | None,
     ) -> None:
         self._method, self._checkpoints, self._options, self._dtype = method, checkpoints, options, dtype
         self._labels = [str(ref) for ref in expansion.checkpoints]
+        self._vocabulary = vocabulary
+        self._gathered: dict[SourceTensor, TensorInfo] = {}
         used = {item.checkpoint for spec in expansion.tensors for item in spec.inputs}
         self.models = sorted(used)
         self._model_index = {checkpoint: index for index, checkpoint in enumerate(self.models)}
@@ -195,6 +209,7 @@ class _Builder:
 
     def tensor(self, spec: TensorSpec) -> PlannedTensor:
         """Plan one output tensor."""
+        self._gathered = self._vocabulary.gather(spec, self._checkpoints) if self._vocabulary else {}
         reference = self._find(spec.reference)
         if not reference.dtype.mergeable:
             return self._copy(spec, reference)
@@ -205,7 +220,7 @@ class _Builder:
         models = tuple([self._input(item, spec.reference) for item in spec.inputs])
         inputs = models if base is None else (base, *models)
         self._double += CODES["F64"] in [item.code for item in inputs]
-        dtype = self._dtype or reference.dtype
+        dtype = self._dtype or reference.default_dtype or reference.dtype
         # Of many thousand tensors, most differ from others by their names alone. Parameters are shared between tensors.
         like = (reference.shape, dtype.name, tuple([(item.code, item.checkpoint) for item in inputs]))
         key = (*like, id(spec.parameters), id(spec.model_parameters))
@@ -248,7 +263,7 @@ class _Builder:
 
     def _take(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
         """Plan a tensor that is not merged, but has the output's dtype."""
-        dtype = self._dtype or reference.dtype
+        dtype = self._dtype or reference.default_dtype or reference.dtype
         if dtype == reference.dtype == parse_dtype("F64"):  # all else is exact by way of float32
             return self._planned(spec, reference, dtype, Copy(), None, self._raw(spec.reference), ())
         problem = conversion(spec.name, reference.shape, CODES[reference.dtype.name], CODES[dtype.name])
@@ -282,7 +297,7 @@ class _Builder:
         )
 
     def _find(self, item: SourceTensor) -> TensorInfo:
-        return self._checkpoints[item.checkpoint].tensors[item.name]
+        return self._gathered.get(item) or self._checkpoints[item.checkpoint].tensors[item.name]
 
     def _raw(self, item: SourceTensor) -> Input:
         return Input(self._find(item).source, -1, self._labels[item.checkpoint], item.name)
@@ -333,24 +348,13 @@ def requested_dtype(name: str | None) -> DType | None:
     return dtype
 
 
-def _refuse_unsupported(recipe: Recipe) -> None:
-    """Refuse what a recipe may ask for and this version cannot do, rather than leave it undone."""
-    if recipe.tokenizer is not None or recipe.tokenizer_source not in (None, "base"):
-        raise RecipeError(
-            "tokenizer settings other than 'tokenizer_source: base' are not supported yet",
-            "the base model's tokenizer",
-            "remove them from the recipe",
-        )
-    if recipe.chat_template is not None:
-        raise RecipeError("chat_template is not supported yet", "a recipe without it", "remove it")
-
-
 def _hash(
     recipe: Recipe,
     options: PlanOptions,
     checkpoints: Sequence[Checkpoint],
     tensors: Sequence[PlannedTensor],
     layout: SafetensorsLayout,
+    vocabulary: Vocabulary | None,
 ) -> str:
     """Hash everything that decides the output's bytes, and what a journal's entries mean: files and chunks."""
     content = {
@@ -359,6 +363,7 @@ def _hash(
         "options": {key: value for key, value in asdict(options).items() if key != "strict"},
         "inputs": [[str(item.path), [asdict(file) for file in item.files]] for item in checkpoints],
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
+        "vocabulary": vocabulary.inputs() if vocabulary else None,
         "chunks": [item.chunk_elements for item in tensors],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -199,4 +199,10 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
                 "the files that were read",
                 "restore them, or verify without --recompute",
             )
+    if manifest.get("vocabulary", {}).get("inputs", []) != (plan.vocabulary.inputs() if plan.vocabulary else []):
+        raise VerificationError(
+            "the models' tokenizer files have changed since the merge",
+            "the files that were merged",
+            "restore them, or verify without --recompute",
+        )
     return plan

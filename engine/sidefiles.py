@@ -7,6 +7,7 @@ set to the output's; a model card and the recipe are added. Nothing from a check
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,14 @@ def copied_files(folder: Path) -> list[Path]:
 
 
 def side_bytes(plan: Plan) -> int:
-    """Give the bytes of the files that the output takes from the base model."""
-    folder = plan.side_checkpoint.folder
-    return 0 if folder is None else sum(path.stat().st_size for path in copied_files(folder))
+    """Give the bytes of the files that the output takes from the base model, or has in their place."""
+    folder, changed = plan.side_checkpoint.folder, _changed_files(plan)
+    kept = [] if folder is None else [path for path in copied_files(folder) if path.name not in changed]
+    return sum(path.stat().st_size for path in kept) + sum(len(data) for data in changed.values() if data is not None)
+
+
+def _changed_files(plan: Plan) -> Mapping[str, bytes | None]:
+    return {} if plan.vocabulary is None else plan.vocabulary.side_files
 
 
 def _stays_inside(folder: Path, name: str) -> bool:
@@ -96,6 +102,8 @@ def output_config(plan: Plan) -> dict[str, Any] | None:
         restack(config, plan.stacks, [read_config(each) for each in plan.checkpoints], plan.side_index)
     if plan.untied:
         untie(config)
+    if plan.vocabulary is not None:
+        plan.vocabulary.update_config(config)
     return config
 
 
@@ -122,9 +130,15 @@ def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str,
         write_durably(folder / name, data)
         note(name, data)
 
+    changed = _changed_files(plan)
     if plan.side_checkpoint.folder is not None:
         for path in copied_files(plan.side_checkpoint.folder):
+            if path.name in changed:
+                continue
             write(path.name, path.read_bytes())  # one at a time: together they may be too large for the memory limit
+    for name, data in changed.items():
+        if data is not None:
+            write(name, data)
     config = output_config(plan)
     if config is not None:
         # Escaped, as JSON strings can hold lone surrogates, which UTF-8 cannot.

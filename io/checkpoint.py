@@ -24,6 +24,8 @@ class TensorInfo:
     """Dimensions; empty for a scalar."""
     source: Source
     """Where the elements are read."""
+    default_dtype: DType | None = None
+    """Dtype of an output by default, where elements are read in another than the file has; None for `dtype`."""
 
     @property
     def length(self) -> int:

@@ -85,3 +85,10 @@ def drop_cached(descriptor: int, offset_bytes: int, size_bytes: int) -> None:
     """Let go of a range's clean pages in the page cache."""
     if hasattr(os, "posix_fadvise") and size_bytes > 0:
         os.posix_fadvise(descriptor, offset_bytes, size_bytes, os.POSIX_FADV_DONTNEED)
+
+
+def trim_heap() -> None:
+    """Hand memory that the C library keeps for later back to the system, where it can."""
+    trim = _function("malloc_trim", ctypes.c_size_t)
+    if trim is not None:
+        trim(0)

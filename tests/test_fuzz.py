@@ -18,6 +18,7 @@ from dovetail.engine.recipe import load_recipe
 from dovetail.io.opening import read_checkpoint
 from tests import fuzz
 from tests.checkpoints import llama_tensors, write_checkpoint
+from tests.vocabulary.samples import word_level
 
 MOST_GROWTH_BYTES = 100 * 2**20
 """Most memory that a campaign may take beyond what the process held."""
@@ -65,6 +66,34 @@ MODULES = {
     "base_model": "base",
     "out_dtype": "float32",
 }
+VOCABULARY = {
+    "merge_method": "linear",
+    "base_model": "base",
+    "models": [{"model": name, "parameters": {"weight": 1}} for name in ("base", "math", "code")],
+    "tokenizer": {
+        "source": "union",
+        "pad_to_multiple_of": 8,
+        "tokens": {
+            "any1": {"source": "math", "force": True},
+            "new": {"source": {"kind": "model_token", "model": "base", "token_id": 3}},
+            "none": {"source": {"kind": "zero"}},
+        },
+    },
+    "chat_template": "auto",
+}
+ADDED = {
+    "id": 3, "content": "<s>", "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+    "special": True,
+}  # fmt: skip
+SETTINGS = {
+    "added_tokens_decoder": {"3": {"content": "<s>", "special": True, "lstrip": False}},
+    "bos_token": "<s>",
+    "additional_special_tokens": ["<s>", {"content": "any1"}],
+    "chat_template": [{"name": "default", "template": "{{ 1 }}"}],
+    "vocab_size": 97,
+    "eos_token_id": [1, 2],
+    "text_config": {"vocab_size": 97, "pad_token_id": 3},
+}
 BLOCK_STYLE = b"""merge_method: cabs
 base_model: &base base  # a comment
 models:
@@ -89,6 +118,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_checkpoint(folder / "base", base)
     write_checkpoint(folder / "math", llama_tensors(1, base))
     write_checkpoint(folder / "code", llama_tensors(2, base), shards=2)
+    for name in ("base", "math", "code"):
+        words = ["?", *(f"{name if number % 5 == 0 else 'any'}{number}" for number in range(96))]
+        (folder / name / "tokenizer.json").write_text(word_level(words))
     return folder
 
 
@@ -152,7 +184,28 @@ def plan_target(home: Path) -> fuzz.Target:
         path.write_bytes(data)
         make_plan(path)
 
-    return fuzz.Target("plan", (*_dumped(CABS, SLICED, MODULES), BLOCK_STYLE), use)
+    return fuzz.Target("plan", (*_dumped(CABS, SLICED, MODULES, VOCABULARY), BLOCK_STYLE), use)
+
+
+def vocabulary_target(home: Path) -> fuzz.Target:
+    """Good recipes with vocabularies that are planned for a model with any tokenizer and any settings of it."""
+    path, folder = home / "vocabulary.yml", home / "code"
+    path.write_text(json.dumps(VOCABULARY))
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json")
+    before = {name: (folder / name).read_bytes() for name in names if (folder / name).exists()}
+
+    def use(data: bytes, chance: random.Random) -> None:
+        name = "tokenizer.json" if b"WordLevel" in data[:400] else chance.choice(names[1:])
+        try:
+            (folder / name).write_bytes(data)
+            make_plan(path)
+        finally:
+            (folder / name).unlink()
+            if name in before:
+                (folder / name).write_bytes(before[name])
+
+    tokenizer = word_level(["?", "any1", "code"], added_tokens=[ADDED])
+    return fuzz.Target("vocabulary", (*_dumped(SETTINGS), tokenizer.encode()), use)
 
 
 def unlike_target(home: Path) -> fuzz.Target:
@@ -177,6 +230,7 @@ def unlike_target(home: Path) -> fuzz.Target:
         (config_target, 500, 5),
         (recipe_target, 2500, 40),
         (plan_target, 1000, 40),
+        (vocabulary_target, 400, 10),
         (unlike_target, 1000, 15),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,

@@ -187,7 +187,8 @@ class Recipe(Strict):
         return copy
 
     def references(self) -> tuple[ModelRef, ...]:
-        """Every checkpoint whose tensors the recipe names, once each: the base model first, then in order."""
+        """Every checkpoint that the recipe names, once each: the base model first, then in order, those that only
+        the tokenizer needs at last."""
         refs = [self.base_model] if self.base_model else []
         parts: list[Recipe | OutputModule] = [self, *self.modules.values()]
         for part in parts:
@@ -195,7 +196,16 @@ class Recipe(Strict):
             for piece in part.slices:
                 refs += [piece.base_model] if piece.base_model else []
                 refs += [source.model for source in piece.sources]
+        refs += [self.tokenizer_source] if isinstance(self.tokenizer_source, ModelRef) else []
+        refs += self.tokenizer.references() if self.tokenizer else []
         return tuple(dict.fromkeys(refs))
+
+    def base_models(self) -> tuple[ModelRef, ...]:
+        """The base model and those of single slices."""
+        parts: list[Recipe | OutputModule] = [self, *self.modules.values()]
+        pieces = [piece for part in parts for piece in part.slices]
+        found = [self.base_model, *(piece.base_model for piece in pieces)]
+        return tuple(dict.fromkeys(ref for ref in found if ref))
 
     def to_json(self) -> dict[str, Any]:
         """Write what the recipe says as values that JSON has, its defaults left out."""

@@ -73,3 +73,9 @@ class Tokenizer(Strict):
     """Single tokens."""
     pad_to_multiple_of: Annotated[StrictInt, Field(ge=1)] | None = None
     """The vocabulary's size is rounded up to a multiple of this."""
+
+    def references(self) -> list[ModelRef]:
+        """Every model that it names."""
+        named = [self.source, *(token.source for token in (self.tokens or {}).values())]
+        models = [item.model if isinstance(item, TokenEmbedding) else item for item in named]
+        return [model for model in models if isinstance(model, ModelRef)]
