@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine.planned import MATHS_VERSION, Plan, PlannedTensor
 from dovetail.engine.records import RecordTable
+from dovetail.io.checkpoint import Checkpoint, FileFingerprint
 
 MANIFEST_NAME = "dovetail_manifest.json"
 """File name of the manifest in the output folder."""
@@ -59,16 +60,7 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
             "shard_size_bytes": plan.options.shard_size_bytes,
         },
         "models": list(plan.models),
-        "inputs": [
-            {
-                "checkpoint": str(checkpoint.path),
-                "files": [
-                    {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
-                    for file in checkpoint.files
-                ],
-            }
-            for checkpoint in plan.checkpoints
-        ],
+        "inputs": [_input_entry(checkpoint) for checkpoint in plan.checkpoints],
         "checksum": "xxh3-64",
         "shards": [
             {
@@ -82,6 +74,19 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
         "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
         "totals": total_statistics(plan, table),
     }
+
+
+def _input_entry(checkpoint: Checkpoint) -> dict[str, Any]:
+    entry: dict[str, Any] = {"checkpoint": str(checkpoint.path), "files": file_entries(checkpoint.files)}
+    if checkpoint.adapter is not None:
+        files = file_entries(checkpoint.adapter.files)
+        entry["adapter"] = {"folder": str(checkpoint.adapter.folder), "files": files}
+    return entry
+
+
+def file_entries(files: Sequence[FileFingerprint]) -> list[dict[str, Any]]:
+    """Describe input files so that they are known again, wherever they are copied."""
+    return [{"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash} for file in files]
 
 
 def manifest_pieces(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) -> Iterator[bytes]:

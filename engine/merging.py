@@ -74,7 +74,8 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     def compiling() -> None:
         listen(events.Notice("info", "Compiling kernels for this machine; later runs find them in the cache."))
 
-    warm_up(trials(plan.method.name, problems(plan)), compiling)
+    adapters = any(checkpoint.adapter is not None for checkpoint in plan.checkpoints)
+    warm_up(trials(plan.method.name, problems(plan)), compiling, adapters=adapters)
     workers = run.workers if run.workers is not None else usable_cores()
     # The table's pages become resident only as chunks finish.
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes
@@ -206,6 +207,8 @@ def _input_paths(plan: Plan) -> Iterator[Path]:
         yield checkpoint.path
         if checkpoint.folder is not None:
             yield from (checkpoint.folder / file.name for file in checkpoint.files)
+        if checkpoint.adapter is not None:
+            yield from (checkpoint.adapter.folder, *checkpoint.adapter.paths)
 
 
 def _complete(plan: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.layout import SafetensorsLayout
 from dovetail.io.mapping import RELEASE_GRANULE_BYTES
-from dovetail.io.source import Slot
+from dovetail.io.source import Slot, read_scratch_bytes
 
 MATHS_VERSION = 1
 """Changes whenever the same recipe and inputs give other bits than before."""
@@ -94,6 +94,7 @@ class PlannedTensor:
         low, high = self.program.window(start, stop)
         windows = (high - low) * (self.element_bytes - self.dtype.itemsize)
         windows += sum((high - low) * item.source.itemsize for item in self.inputs if item.source.copies)
+        windows += sum(read_scratch_bytes(item.source) for item in self.inputs)
         slack = len(self.inputs) * PAGE_SLACK_BYTES
         return windows + slack + (stop - start) * self.dtype.itemsize + self.program.scratch_bytes(high - low)
 

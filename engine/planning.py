@@ -148,7 +148,7 @@ class _Builder:
         models = tuple(self._input(item) for item in spec.inputs)
         inputs = models if base is None else (base, *models)
         self._double += any(item.code == CODES["F64"] for item in inputs)
-        dtype = self._dtype or reference.dtype
+        dtype = self._dtype or reference.output_dtype
         problem = Problem(
             name=spec.name,
             shape=reference.shape,
@@ -256,6 +256,14 @@ def _refuse_unsupported(recipe: Recipe) -> None:
         raise RecipeError("chat_template is not supported yet", "a recipe without it", "remove it")
 
 
+def _identity(checkpoint: Checkpoint) -> list[object]:
+    """List what tells a checkpoint, and its adapter if it has one, from any other."""
+    identity: list[object] = [str(checkpoint.path), [asdict(file) for file in checkpoint.files]]
+    if checkpoint.adapter is not None:
+        identity += [str(checkpoint.adapter.folder), [asdict(file) for file in checkpoint.adapter.files]]
+    return identity
+
+
 def _hash(
     recipe: Recipe,
     options: PlanOptions,
@@ -268,7 +276,7 @@ def _hash(
         "maths_version": MATHS_VERSION,
         "recipe": recipe.canonical_json(),
         "options": asdict(options),
-        "inputs": [[str(item.path), [asdict(file) for file in item.files]] for item in checkpoints],
+        "inputs": [_identity(item) for item in checkpoints],
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
         "chunks": [item.chunk_elements for item in tensors],
     }

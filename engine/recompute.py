@@ -20,6 +20,7 @@ from dovetail.engine.errors import VerificationError
 from dovetail.engine.execution import open_executor
 from dovetail.engine.grid import Job
 from dovetail.engine.locations import Location
+from dovetail.engine.manifest import file_entries
 from dovetail.engine.memory import resident_bytes
 from dovetail.engine.merging import RunOptions, prepare
 from dovetail.engine.methods.program import Bytes
@@ -175,14 +176,20 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
         )
     said = manifest["options"]
     options = PlanOptions(said["shard_size_bytes"], said["dtype"], said["seed"], said["nonfinite"] == "keep")
-    locations = [Location(entry["checkpoint"]) for entry in manifest["inputs"]]
+    locations = [
+        Location(entry["checkpoint"], entry["adapter"]["folder"] if "adapter" in entry else None)
+        for entry in manifest["inputs"]
+    ]
     plan = make_plan(output / RECIPE_NAME, options, locations)
     for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
-        found = [[file.name, file.size_bytes, file.header_hash] for file in checkpoint.files]
-        if found != [[file["name"], file["size_bytes"], file["header_hash"]] for file in entry["files"]]:
-            raise VerificationError(
-                f"input {entry['checkpoint']} has changed since the merge",
-                "the files that were merged",
-                "restore them, or verify without --recompute",
-            )
+        pairs = [(entry["checkpoint"], checkpoint.files, entry["files"])]
+        if checkpoint.adapter is not None:
+            pairs.append((entry["adapter"]["folder"], checkpoint.adapter.files, entry["adapter"]["files"]))
+        for place, files, recorded in pairs:
+            if file_entries(files) != recorded:
+                raise VerificationError(
+                    f"input {place} has changed since the merge",
+                    "the files that were merged",
+                    "restore them, or verify without --recompute",
+                )
     return plan

@@ -21,6 +21,7 @@ from dovetail.engine.kernels import settings
 from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.methods.program import Chunk, Problem
 from dovetail.engine.methods.registry import find
+from dovetail.io.kernels import low_rank
 
 LARGEST_TRIAL_ELEMENTS = 1 << 18
 """Most elements of a tensor on which kernels are tried."""
@@ -57,7 +58,7 @@ def trials(method: str, problems: Iterable[Problem]) -> list[Trial]:
     return list(found.values())
 
 
-def warm_up(needed: Sequence[Trial], compiling: Callable[[], None]) -> None:
+def warm_up(needed: Sequence[Trial], compiling: Callable[[], None], *, adapters: bool = False) -> None:
     """Load every kernel that the trials need, compiling those not cached yet.
 
     Parameters
@@ -66,22 +67,24 @@ def warm_up(needed: Sequence[Trial], compiling: Callable[[], None]) -> None:
         From `trials`.
     compiling
         Called once if something has to be compiled, which takes seconds.
+    adapters
+        Whether the kernels that apply adapters are needed too.
 
     """
     try:
         with event.install_listener("numba:compile", _Refuse()):
-            _try_all(needed)
+            _try_all(needed, adapters)
     except _CompilationNeeded:
         compiling()
-        _compile_in_child(needed)
-        _try_all(needed)
+        _compile_in_child(needed, adapters)
+        _try_all(needed, adapters)
 
 
-def _compile_in_child(needed: Sequence[Trial]) -> None:
+def _compile_in_child(needed: Sequence[Trial], adapters: bool) -> None:
     """Fill the cache; if the child fails, the kernels are compiled here, at the cost of memory."""
     subprocess.run(
         [sys.executable, "-P", "-m", "dovetail.engine.warm"],  # -P: nothing in the current folder is imported
-        input=pickle.dumps(list(needed)),
+        input=pickle.dumps((list(needed), adapters)),
         env={**os.environ, "NUMBA_CACHE_DIR": settings.CACHE_DIR},  # where it may be a folder made for this run
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -89,8 +92,10 @@ def _compile_in_child(needed: Sequence[Trial]) -> None:
     )
 
 
-def _try_all(needed: Sequence[Trial]) -> None:
+def _try_all(needed: Sequence[Trial], adapters: bool) -> None:
     """Run every pass of each trial on zeros."""
+    if adapters:
+        low_rank.compile_all()
     for method, problem in needed:
         program = find(method).program(problem)
         low, high = program.window(0, problem.length)
@@ -108,4 +113,4 @@ def _try_all(needed: Sequence[Trial]) -> None:
 
 
 if __name__ == "__main__":
-    _try_all(pickle.loads(sys.stdin.buffer.read()))
+    _try_all(*pickle.loads(sys.stdin.buffer.read()))

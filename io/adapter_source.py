@@ -1,0 +1,459 @@
+"""Tensors with an adapter applied, computed range by range while they are read: nothing of full size is ever made.
+
+All arithmetic is float32, in an order that does not depend on the range: an element has the same bits however the
+tensor is cut. What is read is float32 too. (peft, and mergekit through it, round the changed weights to the model's own
+dtype before anything else is done with them; here they are rounded once, when the output is stored.)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import numpy as np
+
+from dovetail.io.dtypes import DType
+from dovetail.io.floats import decode_into
+from dovetail.io.source import Source, read_scratch_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_PIECE_ELEMENTS: Final = 1 << 18  # read from the model at a time, so that a source that copies holds little
+
+_TILE_COLUMNS: Final = 512  # columns of the right factor that are multiplied at a time: a tile stays in the cache
+
+_LEFT_BYTES: Final = 1 << 20  # of the left factor, as float32, held at a time
+
+_KEPT_NORMS: Final = 32  # tensors whose column norms a process remembers; their tasks follow one another
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """A small tensor of an adapter, as a matrix or a vector."""
+
+    source: Source
+    """Where its elements are read."""
+    dtype: DType
+    """Their dtype."""
+    rows: int
+    """Rows as stored; 1 for a vector."""
+    columns: int
+    """Columns as stored."""
+
+    @property
+    def nbytes(self) -> int:
+        """Most memory that a part of it takes while it is read: its pages, and a copy if its source copies."""
+        size = self.rows * self.columns * self.dtype.itemsize
+        return size * (2 if self.source.copies else 1) + read_scratch_bytes(self.source)
+
+    def part(self, rows: slice, columns: slice, *, turned: bool = False) -> NDArray[np.float32]:
+        """Decode a part of it, transposed if `turned`; always contiguous."""
+        low, high = rows.start * self.columns, rows.stop * self.columns
+        self.source.populate(low, high)  # touching pages that cannot be read would kill the process
+        kind = np.dtype(f"u{self.dtype.itemsize}")
+        stored = self.source.read(low, high).view(kind).reshape(-1, self.columns)[:, columns]
+        stored = np.ascontiguousarray(stored.T if turned else stored)
+        values = np.empty(stored.shape, np.float32)
+        decode_into(stored.reshape(-1).view(np.uint8), self.dtype, values.reshape(-1))
+        return values
+
+    def vector(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Decode a part of a vector."""
+        return self.part(slice(0, 1), slice(start, stop)).reshape(-1)
+
+    def release(self) -> None:
+        """Let go of its pages."""
+        self.source.release(0, self.rows * self.columns)
+
+
+class Change(Protocol):
+    """What an adapter does to a tensor. Picklable."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory that `apply` takes."""
+
+    def apply(self, values: NDArray[np.float32], start: int) -> None:
+        """Change elements of the flattened tensor, from element `start` on, in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedSource:
+    """A tensor with a change applied (a `dovetail.io.source.Source` of float32 elements)."""
+
+    base: Source
+    """The tensor without it."""
+    dtype: DType
+    """Its dtype as stored."""
+    change: Change
+    """What is done to it."""
+
+    @property
+    def length(self) -> int:
+        """Number of elements."""
+        return self.base.length
+
+    @property
+    def itemsize(self) -> int:
+        """Size of a float32."""
+        return 4
+
+    @property
+    def copies(self) -> bool:
+        """Whether `read` makes an array of its own: always."""
+        return True
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory of a `read` beyond twice what it returns, which covers the pages of up to float32 elements."""
+        piece = min(self.length, _PIECE_ELEMENTS) * self.dtype.itemsize * (2 if self.base.copies else 1)
+        return read_scratch_bytes(self.base) + piece + self.change.scratch_bytes
+
+    def values(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Compute elements ``[start, stop)`` into a new array."""
+        values = np.empty(stop - start, np.float32)
+        for low in range(start, stop, _PIECE_ELEMENTS):
+            high = min(stop, low + _PIECE_ELEMENTS)
+            self.base.populate(low, high)
+            decode_into(self.base.read(low, high), self.dtype, values[low - start : high - start])
+            if self._releases:
+                self.base.release(low, high)
+        self.change.apply(values, start)
+        return values
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Compute elements ``[start, stop)`` and return their bytes, read-only."""
+        return _read_only(self.values(start, stop))
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Start reading the model's part of a range from disk, without waiting for it."""
+        self.base.prefetch(start, stop)
+
+    def populate(self, start: int, stop: int) -> bool:
+        """Make the model's part of a range resident, where that is no more than what `read` returns."""
+        return True if self._releases else self.base.populate(start, stop)
+
+    def release(self, start: int, stop: int) -> None:
+        """Let go of the model's part of a range."""
+        self.base.release(start, stop)
+
+    @property
+    def _releases(self) -> bool:
+        """Whether pages are let go of while reading: those of float64 are more than a reader of float32 counts on."""
+        return self.dtype.itemsize > self.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """LoRA: ``W + scale * (left @ right)``."""
+
+    rows: int
+    """Rows of W; its first dimension."""
+    columns: int
+    """Elements of a row of W."""
+    rank: int
+    """Columns of the left factor, rows of the right one."""
+    left: Matrix
+    """Rows by rank, or turned."""
+    right: Matrix
+    """Rank by columns, or turned."""
+    turned: bool
+    """Whether both factors are stored transposed."""
+    scale: float
+    """Factor of the product."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory that `apply` takes: the pages of both factors, and a tile of each as float32."""
+        tile = 4 * self.rank * min(self.columns, _TILE_COLUMNS)
+        left = max(4 * self.rank, min(_LEFT_BYTES, 4 * self.rank * self.rows))
+        # A tile is gathered in the stored dtype, then decoded.
+        return self.left.nbytes + self.right.nbytes + 3 * (tile + left)
+
+    def apply(self, values: NDArray[np.float32], start: int) -> None:
+        """Add the product to elements of the flattened tensor, from element `start` on."""
+        block = max(1, _LEFT_BYTES // (4 * self.rank))
+        for top, bottom, low, high in _rectangles(start, start + values.size, self.columns):
+            for begin in range(top, bottom, block):
+                self._add(values, start, slice(begin, min(bottom, begin + block)), low, high)
+        self.left.release()
+        self.right.release()
+
+    def _add(self, values: NDArray[np.float32], start: int, rows: slice, low: int, high: int) -> None:
+        """Add the product to columns ``[low, high)`` of some rows."""
+        from dovetail.io.kernels.low_rank import add_product
+
+        left = self._part(self.left, rows, slice(0, self.rank))
+        for begin in range(low, high, _TILE_COLUMNS):
+            right = self._part(self.right, slice(0, self.rank), slice(begin, min(high, begin + _TILE_COLUMNS)))
+            first = rows.start * self.columns + begin - start
+            add_product(left, right, np.float32(self.scale), values, first, self.columns)
+
+    def product(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Compute ``left @ right``, without the scale, for one tile."""
+        from dovetail.io.kernels.low_rank import add_product
+
+        left, right = (
+            self._part(self.left, rows, slice(0, self.rank)),
+            self._part(self.right, slice(0, self.rank), columns),
+        )
+        tile = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.float32)
+        add_product(left, right, np.float32(1), tile.reshape(-1), 0, tile.shape[1])
+        return tile
+
+    def _part(self, factor: Matrix, rows: slice, columns: slice) -> NDArray[np.float32]:
+        return factor.part(columns, rows, turned=True) if self.turned else factor.part(rows, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Hadamard:
+    """LoHa: ``W + scale * ((left1 @ right1) * (left2 @ right2))``, the middle product element by element."""
+
+    first: LowRank
+    """One product."""
+    second: LowRank
+    """The other."""
+    scale: float
+    """Factor of both together."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory that `apply` takes: what both products take, and three tiles."""
+        return self.first.scratch_bytes + self.second.scratch_bytes + 12 * _TILE_COLUMNS * _TILE_COLUMNS
+
+    def apply(self, values: NDArray[np.float32], start: int) -> None:
+        """Add to elements of the flattened tensor, from element `start` on."""
+        width = self.first.columns
+        for top, bottom, low, high in _rectangles(start, start + values.size, width):
+            view = values[top * width + low - start : (bottom - 1) * width + high - start]
+            block = view.reshape(bottom - top, high - low)
+            for row in range(top, bottom, _TILE_COLUMNS):
+                rows = slice(row, min(bottom, row + _TILE_COLUMNS))
+                for column in range(low, high, _TILE_COLUMNS):
+                    columns = slice(column, min(high, column + _TILE_COLUMNS))
+                    tile = self.first.product(rows, columns)
+                    tile *= self.second.product(rows, columns)
+                    tile *= np.float32(self.scale)
+                    block[row - top : rows.stop - top, column - low : columns.stop - low] += tile
+        for product in (self.first, self.second):
+            product.left.release()
+            product.right.release()
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledVector:
+    """The bias beside a LoRA: ``b + scale * vector``."""
+
+    vector: Matrix
+    """As long as the tensor."""
+    scale: float
+    """Its factor."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory that `apply` takes."""
+        return self.vector.nbytes + 12 * self.vector.columns
+
+    def apply(self, values: NDArray[np.float32], start: int) -> None:
+        """Add to elements of the tensor, from element `start` on."""
+        values += np.float32(self.scale) * self.vector.vector(start, start + values.size)
+        self.vector.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Rescaled:
+    """(IA)³: every row, or every column, times a number of its own."""
+
+    columns: int
+    """Elements of a row of the tensor."""
+    factors: Matrix
+    """One factor a row, or a column."""
+    by_column: bool
+    """Which of the two."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory that `apply` takes."""
+        return self.factors.nbytes + 8 * self.factors.columns
+
+    def apply(self, values: NDArray[np.float32], start: int) -> None:
+        """Multiply elements of the flattened tensor, from element `start` on."""
+        factors = self.factors.vector(0, self.factors.columns)
+        multiply_lines(values, start, self.columns, factors, by_column=self.by_column)
+        self.factors.release()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplacedRows:
+    """Trained tokens: some rows of an embedding take new values."""
+
+    columns: int
+    """Elements of a row."""
+    rows: tuple[int, ...]
+    """Which rows, ascending."""
+    order: tuple[int, ...]
+    """For each of them, which row of `new`."""
+    new: Matrix
+    """Their values."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory that `apply` takes."""
+        return self.new.nbytes + 8 * self.columns
+
+    def apply(self, values: NDArray[np.float32], start: int) -> None:
+        """Put the new rows' elements in their place."""
+        stop = start + values.size
+        first = int(np.searchsorted(self.rows, start // self.columns))
+        for row, place in zip(self.rows[first:], self.order[first:], strict=True):
+            low, high = max(start, row * self.columns), min(stop, (row + 1) * self.columns)
+            if low >= high:
+                break
+            begin = low - row * self.columns
+            part = self.new.part(slice(place, place + 1), slice(begin, begin + high - low))
+            values[low - start : high - start] = part[0]
+        self.new.release()
+
+
+@dataclass(frozen=True, slots=True)
+class DoraSource:
+    """DoRA: ``magnitude / norm * (W + scale * (left @ right))``, the norms being those of the sum's lines.
+
+    Lines are rows, and then every read computes whole rows; or columns, where weights are stored transposed, and then
+    the first read of a process goes through the whole tensor, once, and keeps one factor a column.
+    """
+
+    inner: ChangedSource
+    """The sum."""
+    columns: int
+    """Elements of a row."""
+    magnitude: Matrix
+    """One number a line."""
+    by_column: bool
+    """Whether lines are columns."""
+
+    @property
+    def length(self) -> int:
+        """Number of elements."""
+        return self.inner.length
+
+    @property
+    def itemsize(self) -> int:
+        """Size of a float32."""
+        return 4
+
+    @property
+    def copies(self) -> bool:
+        """Whether `read` makes an array of its own: always."""
+        return True
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory of a `read` beyond twice what it returns."""
+        lines = 24 * self.magnitude.columns  # totals, norms, factors
+        rows = max(self.columns, _PIECE_ELEMENTS) if self.by_column else 2 * self.columns
+        return self.inner.scratch_bytes + self.magnitude.nbytes + lines + rows * (4 + self.inner.dtype.itemsize)
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Compute elements ``[start, stop)`` and return their bytes, read-only."""
+        if start == stop:
+            return _read_only(np.empty(0, np.float32))
+        if self.by_column:
+            values = self.inner.values(start, stop)
+            multiply_lines(values, start, self.columns, _column_factors(self), by_column=True)
+            return _read_only(values)
+        low, high = start // self.columns, -(-stop // self.columns)
+        values = self.inner.values(low * self.columns, high * self.columns)
+        multiply_lines(values, 0, self.columns, self._row_factors(values, low, high), by_column=False)
+        return _read_only(values[start - low * self.columns : stop - low * self.columns])
+
+    def _row_factors(self, values: NDArray[np.float32], low: int, high: int) -> NDArray[np.float32]:
+        from dovetail.io.kernels.low_rank import row_norms
+
+        norms = np.empty(high - low, np.float32)
+        row_norms(values, norms)
+        factors = _quotients(self.magnitude.vector(low, high), norms)
+        self.magnitude.release()
+        return factors
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Start reading the model's part of a range from disk, without waiting for it."""
+        self.inner.prefetch(start, stop)
+
+    def populate(self, start: int, stop: int) -> bool:
+        """Make the model's part of a range resident."""
+        return self.inner.populate(start, stop)
+
+    def release(self, start: int, stop: int) -> None:
+        """Let go of the model's part of a range, and of the rows that it cuts."""
+        low, high = start // self.columns * self.columns, min(self.length, -(-stop // self.columns) * self.columns)
+        self.inner.release(low, high)
+
+
+def multiply_lines(
+    values: NDArray[np.float32], start: int, columns: int, factors: NDArray[np.float32], *, by_column: bool
+) -> None:
+    """Multiply elements of a flattened matrix, from element `start` on, by their row's or their column's factor."""
+    for top, bottom, low, high in _rectangles(start, start + values.size, columns):
+        begin, end = top * columns + low - start, (bottom - 1) * columns + high - start
+        block = values[begin:end].reshape(bottom - top, high - low)
+        block *= factors[low:high] if by_column else factors[top:bottom, np.newaxis]
+
+
+def _rectangles(start: int, stop: int, columns: int) -> Iterator[tuple[int, int, int, int]]:
+    """Cut a range of a flattened matrix into (first row, end row, first column, end column): at most three.
+
+    Only a rectangle of one row is less wide than the matrix.
+    """
+    while start < stop:
+        row, column = divmod(start, columns)
+        whole = (stop - start) // columns if column == 0 else 0
+        if whole:
+            yield row, row + whole, 0, columns
+            start += whole * columns
+        else:
+            end = min(columns, column + stop - start)
+            yield row, row + 1, column, end
+            start += end - column
+
+
+_factors: OrderedDict[DoraSource, NDArray[np.float32]] = OrderedDict()
+_factors_lock = threading.Lock()
+
+
+def _column_factors(source: DoraSource) -> NDArray[np.float32]:
+    """Give one factor a column, from this process's cache, going through the tensor if needed."""
+    from dovetail.io.kernels.low_rank import add_column_squares
+
+    with _factors_lock:  # others wait: each would do the same
+        if (found := _factors.get(source)) is not None:
+            _factors.move_to_end(source)
+            return found
+        totals = np.zeros(source.columns, np.float64)
+        step = max(1, _PIECE_ELEMENTS // source.columns) * source.columns
+        for low in range(0, source.length, step):
+            high = min(source.length, low + step)
+            add_column_squares(source.inner.values(low, high), totals)
+            source.inner.release(low, high)
+        factors = _quotients(source.magnitude.vector(0, source.columns), np.sqrt(totals).astype(np.float32))
+        source.magnitude.release()
+        _factors[source] = factors
+        while len(_factors) > _KEPT_NORMS:
+            _factors.popitem(last=False)
+        return factors
+
+
+def _quotients(magnitudes: NDArray[np.float32], norms: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide; a line of zeros gives NaN or infinity, as in peft, which is found like any other in an input."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return magnitudes / norms
+
+
+def _read_only(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    raw = values.view(np.uint8)
+    raw.flags.writeable = False
+    return raw
