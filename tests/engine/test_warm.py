@@ -69,7 +69,8 @@ def test_missing_kernels_are_compiled_in_a_child(monkeypatch: pytest.MonkeyPatch
     children: list[dict[str, Any]] = []
     said: list[str] = []
 
-    def try_all(given: list[Trial]) -> None:
+    def try_all(given: list[Trial], adapters: bool) -> None:
+        assert adapters
         tried.append(given)
         if len(tried) == 1:
             raise warm._CompilationNeeded
@@ -81,10 +82,10 @@ def test_missing_kernels_are_compiled_in_a_child(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(warm, "_try_all", try_all)
     monkeypatch.setattr(subprocess, "run", run)
-    warm_up(needed, lambda: said.append("compiling"))
+    warm_up(needed, lambda: said.append("compiling"), adapters=True)
     assert [needed, needed] == tried
     (options,) = children
-    assert needed == pickle.loads(options["input"])
+    assert (needed, True) == pickle.loads(options["input"])
     assert os.environ.items() <= options["env"].items()
     assert options["env"]["NUMBA_CACHE_DIR"]
 
@@ -93,7 +94,7 @@ def test_the_child_does_its_work() -> None:
     """Started as the merge starts it, the child reads trials, runs them and ends well."""
     done = subprocess.run(
         [sys.executable, "-m", "dovetail.engine.warm"],
-        input=pickle.dumps(trials("cabs", [PROBLEM])),
+        input=pickle.dumps((trials("cabs", [PROBLEM]), True)),
         capture_output=True,
         check=False,
         timeout=120,
