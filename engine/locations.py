@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dovetail.engine.recipe.model_ref import ModelRef, resolve_adapter_path, resolve_model_path
-from dovetail.io.adapter import apply_adapter, read_adapter
+from dovetail.io.adapters import apply_adapter, read_adapter
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.opening import read_checkpoint
 
@@ -37,6 +37,6 @@ def locate(ref: ModelRef, recipe_folder: Path | None = None) -> Location:
 
 
 def open_location(location: Location) -> Checkpoint:
-    """Open what is at a place; see `read_checkpoint` and `dovetail.io.adapter.apply_adapter` for what it raises."""
+    """Open what is at a place; see `read_checkpoint` and `dovetail.io.adapters.apply_adapter` for what it raises."""
     checkpoint = read_checkpoint(location.address)
     return checkpoint if location.adapter is None else apply_adapter(checkpoint, read_adapter(location.adapter))

@@ -21,7 +21,7 @@ from dovetail.engine.kernels import settings
 from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.methods.program import Chunk, Problem
 from dovetail.engine.methods.registry import find
-from dovetail.io.kernels import low_rank
+from dovetail.io.adapters import kernels
 
 LARGEST_TRIAL_ELEMENTS = 1 << 18
 """Most elements of a tensor on which kernels are tried."""
@@ -95,7 +95,7 @@ def _compile_in_child(needed: Sequence[Trial], adapters: bool) -> None:
 def _try_all(needed: Sequence[Trial], adapters: bool) -> None:
     """Run every pass of each trial on zeros."""
     if adapters:
-        low_rank.compile_all()
+        kernels.compile_all()
     for method, problem in needed:
         program = find(method).program(problem)
         low, high = program.window(0, problem.length)

@@ -60,7 +60,7 @@ def _find_single(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     found = [name for name in names if name.endswith(".safetensors")]
     if found == [_ADAPTER_NAME]:
-        from dovetail.io.adapter_config import named_as_model
+        from dovetail.io.adapters.config import named_as_model
 
         raise named_as_model(folder)
     if len(found) == 1:

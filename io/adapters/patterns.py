@@ -120,7 +120,8 @@ class _Parser:
     def _sequence(self, depth: int) -> _Step:
         steps: list[_Step] = []
         while self._next() not in ("", "|", ")"):
-            steps.append(self._repeated(self._atom(depth)))
+            anchor = self._next() in ("^", "$")
+            steps.append(self._repeated(self._atom(depth), anchor=anchor))
 
         def run(text: str, places: set[int]) -> set[int]:
             for step in steps:
@@ -189,10 +190,10 @@ class _Parser:
             raise PatternError("has a character set that is not understood")
         return lambda other: any(member(other) for member in members) != inverted
 
-    def _repeated(self, step: _Step) -> _Step:
+    def _repeated(self, step: _Step, *, anchor: bool) -> _Step:
         sign = self._next()
-        if sign == "{":
-            raise PatternError("has '{', which is not understood")
+        if sign == "{" or (anchor and sign and sign in "*+?"):
+            raise PatternError(f"has {sign!r} where it is not understood")
         if sign not in ("*", "+", "?") or not sign:
             return step
         self._take()

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from dovetail.io.adapter_config import MERGE_FIRST
+from dovetail.io.adapters.config import MERGE_FIRST
 from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.errors import AdapterError, UnsupportedError
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import xxhash
 
-from dovetail.io.adapter_patterns import PatternError, PatternTable
+from dovetail.io.adapters.patterns import PatternError, PatternTable
 from dovetail.io.checkpoint import FileFingerprint
 from dovetail.io.errors import AdapterError, CheckpointError, MissingFileError, UnsupportedError
 from dovetail.io.index import resolve_in_folder

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail.io.adapter_patterns import PatternError, PatternTable
+from dovetail.io.adapters.patterns import PatternError, PatternTable
 
 NAMES = ("model.layers.0.self_attn.q_proj", "model.layers.10.mlp.up_proj", "lm_head", "a", "aab", "a.b", "", "x_y.z9")
 
@@ -58,9 +58,12 @@ def test_any_key(keys: list[str], name: str) -> None:
     assert by_peft(keys, name) == table.find(name)
 
 
-@pytest.mark.parametrize(
-    "key", ["a{3}", "(a", "a)", "a**", "*a", r"\b", r"\1", "a(?=b)", "[z-a]", "[", "[]", "x" * 1001 + "+", "(" * 99]
-)
+REFUSED = [
+    "a{3}", "(a", "a)", "a**", "*a", r"\b", r"\1", "a(?=b)", "[z-a]", "[", "[]", "^*", "x" * 1001 + "+", "(" * 99,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", REFUSED)
 def test_refused(key: str) -> None:
     """What is not understood is refused, not guessed."""
     with pytest.raises(PatternError):
@@ -74,8 +77,7 @@ def test_catastrophes_end() -> None:
     assert PatternTable(["(a*)*b", "(a|a)*b", "(a+)+$"]).find(name) is None
     table = PatternTable(["(.*)*" * 100 + "b"])
     with pytest.raises(PatternError, match="takes too long"):
-        for _ in range(1000):
-            table.find(name * 5)
+        [table.find(name * 5) for _ in range(1000)]
     assert time.process_time() - began < 30
 
 

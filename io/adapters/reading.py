@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dovetail.io.adapter_changes import Changes
-from dovetail.io.adapter_config import CONFIG_NAME, AdapterConfig, read_adapter_config
-from dovetail.io.adapter_names import AdapterTensors, find_names, sort_tensors
+from dovetail.io.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
+from dovetail.io.adapters.fitting import Changes
+from dovetail.io.adapters.names import AdapterTensors, find_names, sort_tensors
 from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import AdapterError, MissingFileError, UnsupportedError
 from dovetail.io.index import resolve_in_folder

@@ -8,10 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from dovetail.io.adapter_config import MERGE_FIRST, AdapterConfig
-from dovetail.io.adapter_source import (
-    ChangedSource,
-    DoraSource,
+from dovetail.io.adapters.changes import (
     Hadamard,
     LowRank,
     Matrix,
@@ -19,6 +16,8 @@ from dovetail.io.adapter_source import (
     Rescaled,
     ScaledVector,
 )
+from dovetail.io.adapters.config import MERGE_FIRST, AdapterConfig
+from dovetail.io.adapters.source import ChangedSource, DoraSource
 from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.dtypes import DTYPES
 from dovetail.io.errors import AdapterError, UnsupportedError

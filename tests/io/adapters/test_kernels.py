@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dovetail.io.kernels.low_rank import LANES, add_column_squares, add_product, row_norms
+from dovetail.io.adapters.kernels import LANES, add_column_squares, add_product, row_norms
 from tests.adapters import plain_sum
 
 

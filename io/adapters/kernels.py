@@ -2,19 +2,32 @@
 
 The order of every sum is fixed, whatever part of a tensor is computed, so that results have the same bits for any
 chunks. Multiplications and additions round one by one: nothing is fused or reordered.
+
+Each kernel calls no other compiled one, so numba itself sees when cached code is out of date. The code is kept where
+the engine keeps its own, or, without the engine, where numba keeps it.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+from typing import Any
 
-from dovetail.io.kernels import compiled
+import numpy as np
+from numba import njit
 
 LANES = 8
 """Partial sums of a row's squares: element j goes to number ``j % LANES``."""
 
 
-@compiled
+def _compiled(function: Callable[..., None]) -> Any:
+    """Compile a kernel when it is first called: without the interpreter's lock, without fast-math."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # nowhere to keep the code: no folder can be written
+        return njit(nogil=True)(function)
+
+
+@_compiled
 def add_product(left: np.ndarray, right: np.ndarray, scale: np.float32, out: np.ndarray, first: int, row: int) -> None:
     """Add ``scale * (left @ right)`` to a block of a matrix.
 
@@ -61,7 +74,7 @@ def add_product(left: np.ndarray, right: np.ndarray, scale: np.float32, out: np.
             target[j] = target[j] + scale * total[j]
 
 
-@compiled
+@_compiled
 def row_norms(values: np.ndarray, norms: np.ndarray) -> None:
     """Give the Euclidean norm of each row, summed in float64 and rounded once.
 
@@ -94,7 +107,7 @@ def row_norms(values: np.ndarray, norms: np.ndarray) -> None:
         norms[i] = np.float32(np.sqrt(total))
 
 
-@compiled
+@_compiled
 def add_column_squares(values: np.ndarray, totals: np.ndarray) -> None:
     """Add the squares of whole rows, in their order, to one float64 total a column.
 
