@@ -138,7 +138,8 @@ def find_names(
 
     Checkpoints and adapters differ in what stands before the layers (``model.``, ``transformer.``,
     ``model.language_model.``). Names that start with the same two components are taken together: they are found as they
-    are, or by one and the same change of what stands before them, which has to be the only one that finds them all.
+    are, or by one and the same change of what stands before them, which has to be the only one that finds them all, or
+    the only one of these that keeps most of the components.
 
     Parameters
     ----------
@@ -214,6 +215,9 @@ def _common_change(
             for added in (name.removesuffix(tail) for name in candidates)
             if all(name.startswith(stripped) and added + name.removeprefix(stripped) in available for name in names)
         ]
+        if len(changes) > 1:  # of the same components in another order, as vision models had theirs renamed
+            alike = [len(set(added.split(".")[:-1]) & set(components[:cut])) for added in changes]
+            changes = [added for added, count in zip(changes, alike, strict=True) if count == max(alike)]
         if len(changes) > 1:
             raise AdapterError(
                 f"{adapter} changes {names[0]!r}, which could be {candidates[0]!r} or {candidates[1]!r}",
