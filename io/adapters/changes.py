@@ -6,9 +6,9 @@ tensor is cut.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from dovetail.io.source import Source, read_scratch_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    _Part = Callable[[slice], NDArray[np.float32]]
 
 _TILE_COLUMNS: Final = 512  # columns of the right factor that are multiplied at a time: a tile stays in the cache
 
@@ -43,20 +45,21 @@ class Matrix:
         size = self.rows * self.columns * self.dtype.itemsize
         return size * (2 if self.source.copies else 1) + read_scratch_bytes(self.source)
 
-    def part(self, rows: slice, columns: slice, *, turned: bool = False) -> NDArray[np.float32]:
-        """Decode a part of it, transposed if `turned`; always contiguous."""
-        low, high = rows.start * self.columns, rows.stop * self.columns
-        self.source.populate(low, high)  # touching pages that cannot be read would kill the process
-        kind = np.dtype(f"u{self.dtype.itemsize}")
-        stored = self.source.read(low, high).view(kind).reshape(-1, self.columns)[:, columns]
-        stored = np.ascontiguousarray(stored.T if turned else stored)
+    def stored(self, low: int, high: int) -> NDArray[Any]:
+        """Read some rows, as unsigned integers of the elements' size."""
+        begin, end = low * self.columns, high * self.columns
+        self.source.populate(begin, end)  # touching pages that cannot be read would kill the process
+        return self.source.read(begin, end).view(f"u{self.dtype.itemsize}").reshape(-1, self.columns)
+
+    def decoded(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Decode a part of what was read; the result is contiguous."""
         values = np.empty(stored.shape, np.float32)
-        decode_into(stored.reshape(-1).view(np.uint8), self.dtype, values.reshape(-1))
+        decode_into(np.ascontiguousarray(stored).reshape(-1).view(np.uint8), self.dtype, values.reshape(-1))
         return values
 
     def vector(self, start: int, stop: int) -> NDArray[np.float32]:
         """Decode a part of a vector."""
-        return self.part(slice(0, 1), slice(start, stop)).reshape(-1)
+        return self.decoded(self.stored(0, 1)[0, start:stop])
 
     def release(self) -> None:
         """Let go of its pages."""
@@ -98,42 +101,41 @@ class LowRank:
         """Most memory that `apply` takes: the pages of both factors, and a tile of each as float32."""
         tile = 4 * self.rank * min(self.columns, _TILE_COLUMNS)
         left = max(4 * self.rank, min(_LEFT_BYTES, 4 * self.rank * self.rows))
-        # A tile is gathered in the stored dtype, then decoded.
+        # Each tile is gathered in the stored dtype, then decoded, while the one before is still there.
         return self.left.nbytes + self.right.nbytes + 3 * (tile + left)
 
     def apply(self, values: NDArray[np.float32], start: int) -> None:
         """Add the product to elements of the flattened tensor, from element `start` on."""
+        from dovetail.io.adapters.kernels import add_product
+
+        left_part, right_part = self.factors()
         block = max(1, _LEFT_BYTES // (4 * self.rank))
         for top, bottom, low, high in _rectangles(start, start + values.size, self.columns):
-            for begin in range(top, bottom, block):
-                self._add(values, start, slice(begin, min(bottom, begin + block)), low, high)
+            for rows in _slices(top, bottom, block):
+                left = left_part(rows)
+                for columns in _slices(low, high, _TILE_COLUMNS):
+                    first = rows.start * self.columns + columns.start - start
+                    add_product(left, right_part(columns), np.float32(self.scale), values, first, self.columns)
+        self.release()
+
+    def factors(self) -> tuple[_Part, _Part]:
+        """Read the factors; give what decodes some rows of the left one, and some columns of the right one."""
+        right = self.right.stored(0, self.right.rows)
+        if self.turned:
+            left = self.left.stored(0, self.left.rows)
+            return (
+                lambda rows: self.left.decoded(left[:, rows].T),
+                lambda columns: self.right.decoded(right[columns].T),
+            )
+        return (
+            lambda rows: self.left.decoded(self.left.stored(rows.start, rows.stop)),
+            lambda columns: self.right.decoded(right[:, columns]),
+        )
+
+    def release(self) -> None:
+        """Let go of the factors' pages."""
         self.left.release()
         self.right.release()
-
-    def _add(self, values: NDArray[np.float32], start: int, rows: slice, low: int, high: int) -> None:
-        """Add the product to columns ``[low, high)`` of some rows."""
-        from dovetail.io.adapters.kernels import add_product
-
-        left = self._part(self.left, rows, slice(0, self.rank))
-        for begin in range(low, high, _TILE_COLUMNS):
-            right = self._part(self.right, slice(0, self.rank), slice(begin, min(high, begin + _TILE_COLUMNS)))
-            first = rows.start * self.columns + begin - start
-            add_product(left, right, np.float32(self.scale), values, first, self.columns)
-
-    def product(self, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Compute ``left @ right``, without the scale, for one tile."""
-        from dovetail.io.adapters.kernels import add_product
-
-        left, right = (
-            self._part(self.left, rows, slice(0, self.rank)),
-            self._part(self.right, slice(0, self.rank), columns),
-        )
-        tile = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.float32)
-        add_product(left, right, np.float32(1), tile.reshape(-1), 0, tile.shape[1])
-        return tile
-
-    def _part(self, factor: Matrix, rows: slice, columns: slice) -> NDArray[np.float32]:
-        return factor.part(columns, rows, turned=True) if self.turned else factor.part(rows, columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,21 +156,24 @@ class Hadamard:
 
     def apply(self, values: NDArray[np.float32], start: int) -> None:
         """Add to elements of the flattened tensor, from element `start` on."""
-        width = self.first.columns
+        from dovetail.io.adapters.kernels import add_product
+
+        width, one = self.first.columns, np.float32(1)
+        (left1, right1), (left2, right2) = self.first.factors(), self.second.factors()
         for top, bottom, low, high in _rectangles(start, start + values.size, width):
             view = values[top * width + low - start : (bottom - 1) * width + high - start]
             block = view.reshape(bottom - top, high - low)
-            for row in range(top, bottom, _TILE_COLUMNS):
-                rows = slice(row, min(bottom, row + _TILE_COLUMNS))
-                for column in range(low, high, _TILE_COLUMNS):
-                    columns = slice(column, min(high, column + _TILE_COLUMNS))
-                    tile = self.first.product(rows, columns)
-                    tile *= self.second.product(rows, columns)
+            for rows in _slices(top, bottom, _TILE_COLUMNS):
+                for columns in _slices(low, high, _TILE_COLUMNS):
+                    shape = rows.stop - rows.start, columns.stop - columns.start
+                    tile, other = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+                    add_product(left1(rows), right1(columns), one, tile.reshape(-1), 0, shape[1])
+                    add_product(left2(rows), right2(columns), one, other.reshape(-1), 0, shape[1])
+                    tile *= other
                     tile *= np.float32(self.scale)
-                    block[row - top : rows.stop - top, column - low : columns.stop - low] += tile
-        for product in (self.first, self.second):
-            product.left.release()
-            product.right.release()
+                    block[rows.start - top : rows.stop - top, columns.start - low : columns.stop - low] += tile
+        self.first.release()
+        self.second.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,8 +246,8 @@ class ReplacedRows:
             if low >= high:
                 break
             begin = low - row * self.columns
-            part = self.new.part(slice(place, place + 1), slice(begin, begin + high - low))
-            values[low - start : high - start] = part[0]
+            stored = self.new.stored(place, place + 1)[0, begin : begin + high - low]
+            values[low - start : high - start] = self.new.decoded(stored)
         self.new.release()
 
 
@@ -254,6 +259,11 @@ def multiply_lines(
         begin, end = top * columns + low - start, (bottom - 1) * columns + high - start
         block = values[begin:end].reshape(bottom - top, high - low)
         block *= factors[low:high] if by_column else factors[top:bottom, np.newaxis]
+
+
+def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
+    """Cut a range into slices of at most `step`."""
+    return (slice(low, min(stop, low + step)) for low in range(start, stop, step))
 
 
 def _rectangles(start: int, stop: int, columns: int) -> Iterator[tuple[int, int, int, int]]:
