@@ -64,6 +64,8 @@ class AdapterConfig:
     """The model that the adapter was trained on, as its author named it; may be empty."""
     task: str
     """What it was trained for; may be empty."""
+    saved: frozenset[str]
+    """Names of modules that were trained whole."""
     ranks: frozenset[int]
     """The ranks that its modules may have."""
     alpha: float
@@ -165,6 +167,7 @@ class _Reader:
             kind=kind,
             base_name=self._text("base_model_name_or_path"),
             task=self._text("task_type"),
+            saved=frozenset(self._names("modules_to_save")),
             ranks=frozenset((rank, *ranks)),
             alpha=self._number(alpha_key, self._settings.get(alpha_key, 8)),
             alphas=tuple(alphas.values()),
@@ -211,8 +214,6 @@ class _Reader:
                     "a plain adapter",
                     MERGE_FIRST,
                 )
-        if self._settings.get("megatron_config"):
-            raise UnsupportedError(f"{self._path} sets megatron_config", "a plain adapter", MERGE_FIRST)
 
     def _wrong(self, key: str, value: object, expected: str) -> AdapterError:
         return AdapterError(f"{key} in {self._path} is {brief(value)}", expected, "repair the adapter")
@@ -246,6 +247,12 @@ class _Reader:
         if value is not None and type(value) is not dict:
             raise self._wrong(key, value, "an object of numbers by module name")
         return {name: self._number(key, each) for name, each in (value or {}).items()}
+
+    def _names(self, key: str) -> list[str]:
+        value = self._settings.get(key)
+        if value is not None and (type(value) is not list or any(type(name) is not str for name in value)):
+            raise self._wrong(key, value, "a list of names of modules")
+        return value or []
 
     def _tokens(self, key: str) -> tuple[int, ...] | dict[str, tuple[int, ...]] | None:
         value = self._settings.get(key)

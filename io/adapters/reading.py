@@ -25,6 +25,9 @@ WEIGHTS_NAME: Final = "adapter_model.safetensors"
 
 _TORCH_NAME: Final = "adapter_model.bin"
 
+_HEADS: Final = ("lm_head.", "embed_out.", "output.")
+"""What output layers are called, which some models share with their embedding."""
+
 _NEW_HEADS: Final = frozenset(("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"))
 """Tasks for which an adapter brings a head that the model does not have."""
 
@@ -107,13 +110,16 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     if checkpoint.adapter is not None:
         raise AdapterError(f"{checkpoint.path} has an adapter already", "one adapter a model", "apply one of them")
     label, config, parts = str(adapter.folder), adapter.config, adapter.tensors
-    new = set(parts.whole) if config.task in _NEW_HEADS else set()
+    heads = set(parts.whole) if config.task in _NEW_HEADS else set()
+    tied = _maybe_tied(config, parts)
     needed = [*(f"{module}.weight" for module in parts.modules), *parts.whole]
-    names = find_names(label, str(checkpoint.path), needed, checkpoint.tensors, new)
+    names = find_names(label, str(checkpoint.path), needed, checkpoint.tensors, heads | tied)
     tensors = dict(checkpoint.tensors)
     changed: set[str] = set()
     for name, info in parts.whole.items():
         target = names.get(name, name)
+        if name not in names and name in tied:
+            continue
         tensors[target] = _replaced(label, tensors.get(target), replace(info, name=target))
         changed.add(target)
     changes = Changes(
@@ -124,6 +130,20 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
         changed.add(info.name)
     applied = AppliedAdapter(adapter.folder, adapter.files, len(changed))
     return replace(checkpoint, tensors=tensors, adapter=applied)
+
+
+def _maybe_tied(config: AdapterConfig, parts: AdapterTensors) -> set[str]:
+    """Find tensors that a model with one matrix for embedding and head need not have.
+
+    Where the vocabulary grew, peft saves both, though none of them was trained as a module of its own.
+    """
+    embeddings = {
+        name: info.shape
+        for name, info in parts.whole.items()
+        if len(info.shape) == 2 and name.endswith(".weight") and config.saved.isdisjoint(name.split("."))
+    }
+    shapes = list(embeddings.values())
+    return {name for name, shape in embeddings.items() if shapes.count(shape) == 2 and name.startswith(_HEADS)}
 
 
 def _replaced(adapter: str, old: TensorInfo | None, new: TensorInfo) -> TensorInfo:

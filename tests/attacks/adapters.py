@@ -149,6 +149,7 @@ SETTING_ATTACKS = (
     AdapterAttack("quantised base", "'use_qalora'", settings={"use_qalora": True}, error=UnsupportedError),
     AdapterAttack("a variant of tomorrow", "'use_magic'", settings={"use_magic": True}, error=UnsupportedError),
     AdapterAttack("megatron", "sets 'megatron_config'", settings={"megatron_config": {"a": 1}}, error=UnsupportedError),
+    AdapterAttack("saved is a text", "modules_to_save in ", settings={"modules_to_save": "lm_head"}),
     AdapterAttack("token is a text", "token_indices in ", settings={"trainable_token_indices": ["a"]}),
     AdapterAttack("token below 0", "token_indices in ", settings={"trainable_token_indices": [-1]}),
     AdapterAttack("token twice", "every row once", settings={"trainable_token_indices": [1, 1]}),

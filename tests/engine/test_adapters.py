@@ -17,6 +17,7 @@ from dovetail.engine.planned import PlanOptions
 from dovetail.engine.planning import make_plan
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.verify import read_manifest
+from dovetail.io import open_checkpoint
 from dovetail.io.errors import AdapterError, ChangedFileError
 from tests.adapters import as_read, lora_tensors, merged, write_adapter
 from tests.checkpoints import BF16, llama_tensors, read_output, write_checkpoint
@@ -148,6 +149,19 @@ def test_an_adapter_is_no_model(home: Path) -> None:
     assert 3 == done.code
     assert "is an adapter (LoRA), not a model; it was trained on org/base" in done.err
     assert "write MODEL+math in the recipe" in done.err
+
+
+def test_as_a_zarr_group(home: Path) -> None:
+    """Outside of merges too: arrays that the adapter changes are float32, the others as they are stored."""
+    group = open_checkpoint(home / "base", home / "math")
+    base = read_output(home / "base")
+    expected = merged(base, lora_tensors(1, base, MODULES[1:]))
+    for name, array in group.arrays():
+        values = np.asarray(array[...])
+        if name.rpartition(".")[0] in MODULES[1:]:
+            assert expected[name].tobytes() == values.tobytes()
+        else:
+            assert base[name].tobytes() == values.tobytes()
 
 
 def test_an_adapter_of_another_model(home: Path) -> None:

@@ -88,6 +88,15 @@ def convolutions() -> Any:
     return Plain()
 
 
+def tied_llama() -> Any:
+    """Make a tiny Llama whose head is its embedding."""
+    import transformers
+
+    config = llama().config
+    config.tie_word_embeddings = True
+    return transformers.LlamaForCausalLM(config)
+
+
 @dataclass(frozen=True)
 class Case:
     """One kind of adapter on one model."""
@@ -255,6 +264,29 @@ def test_a_resized_embedding(tmp_path: Path) -> None:
     for name, actual in as_read(applied.tensors).items():
         assert np.abs(actual - expected[name]).max() <= CLOSE * np.abs(expected[name]).max(), name
     assert (70, 32) == applied.tensors["model.embed_tokens.weight"].shape
+
+
+def test_a_resized_tied_embedding(tmp_path: Path) -> None:
+    """A model whose head is its embedding has one matrix, and the adapter's second copy of it is not one more."""
+    import peft
+    import transformers
+
+    save_model(tied_llama(), tmp_path / "model")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    model.resize_token_embeddings(70)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
+    adapter = read_adapter(tmp_path / "adapter")
+    assert {"model.embed_tokens.weight", "lm_head.weight"} == set(adapter.tensors.whole)
+    base = read_checkpoint(tmp_path / "model")
+    applied = apply_adapter(base, adapter)
+    assert list(base.tensors) == list(applied.tensors)
+    expected = model.state_dict()["model.embed_tokens.weight"].numpy()
+    assert np.array_equal(expected, as_read(applied.tensors)["model.embed_tokens.weight"])
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"modules_to_save": ["embed_tokens", "lm_head"]}))
+    with pytest.raises(AdapterError, match="or the embedding it may be tied to"):
+        apply_adapter(base, read_adapter(tmp_path / "adapter"))
 
 
 @pytest.mark.parametrize(
