@@ -70,8 +70,8 @@ class AdapterConfig:
     """The ranks that its modules may have."""
     alpha: float
     """Numerator of the scale."""
-    alphas: tuple[float, ...]
-    """Those of the modules that `patterns` finds, in the order of its keys."""
+    alphas: Mapping[str, float]
+    """Those of the modules that `patterns` finds, by its keys."""
     patterns: PatternTable
     """Finds which modules have another alpha."""
     root: bool
@@ -96,7 +96,7 @@ class AdapterConfig:
             key = self.patterns.find(module)
         except PatternError as error:
             raise _patterns_error(self.path, error) from None
-        alpha = self.alpha if key is None else self.alphas[self.patterns.keys.index(key)]
+        alpha = self.alpha if key is None else self.alphas[key]
         return alpha / math.sqrt(rank) if self.root else alpha / rank
 
 
@@ -170,7 +170,7 @@ class _Reader:
             saved=frozenset(self._names("modules_to_save")),
             ranks=frozenset((rank, *ranks)),
             alpha=self._number(alpha_key, self._settings.get(alpha_key, 8)),
-            alphas=tuple(alphas.values()),
+            alphas=alphas,
             patterns=patterns,
             root=self._flag("use_rslora"),
             dora=self._flag("use_dora"),

@@ -20,6 +20,8 @@ _ESCAPED_SETS: Final[dict[str, Callable[[str], bool]]] = {
     "w": lambda character: character.isalnum() or character == "_",
 }
 
+_Gaps = tuple[tuple[int, int], ...]
+
 _Step = Callable[[str, set[int]], set[int]]
 
 
@@ -39,17 +41,18 @@ class PatternTable:
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._steps = 0
-        # Plain keys, by the places of their dots, which match any character, and by all that is between these.
-        self._plain: dict[tuple[int, tuple[int, ...]], dict[str, int]] = {}
-        self._lengths: dict[int, list[tuple[int, ...]]] = {}
+        # Plain keys, by the gaps between their dots, which match any character, and by what stands in these gaps.
+        self._plain: dict[tuple[int, _Gaps], dict[str, int]] = {}
+        self._lengths: dict[int, list[_Gaps]] = {}
         self._others: list[tuple[int, _Step]] = []
         self.keys = tuple(keys)
         for index, key in enumerate(self.keys):
             if _SPECIAL.isdisjoint(key):
-                dots = tuple(place for place, character in enumerate(key) if character == ".")
-                table = self._plain.setdefault((len(key), dots), {})
+                ends = [place for place, character in enumerate(key) if character == "."]
+                gaps = tuple(zip([0, *(end + 1 for end in ends)], [*ends, len(key)], strict=True))
+                table = self._plain.setdefault((len(key), gaps), {})
                 if not table:
-                    self._lengths.setdefault(len(key), []).append(dots)
+                    self._lengths.setdefault(len(key), []).append(gaps)
                 table.setdefault(key.replace(".", ""), index)
             else:
                 self._others.append((index, _Parser(key, self._count).parse()))
@@ -63,6 +66,8 @@ class PatternTable:
             Too many steps have been taken.
 
         """
+        if not self.keys:
+            return None
         starts = {0, *(place + 1 for place, character in enumerate(name) if character == ".")}
         found = [index for start in starts for index in self._plain_matches(name[start:])]
         for index, step in self._others:
@@ -72,10 +77,10 @@ class PatternTable:
         return self.keys[min(found)] if found else None
 
     def _plain_matches(self, text: str) -> Iterable[int]:
-        for dots in self._lengths.get(len(text), ()):
-            self._count(len(text))
-            between = "".join(character for place, character in enumerate(text) if place not in dots)
-            if (index := self._plain[len(text), dots].get(between)) is not None:
+        for gaps in self._lengths.get(len(text), ()):
+            self._count(1 + len(text) // 16)
+            between = "".join([text[low:high] for low, high in gaps])
+            if (index := self._plain[len(text), gaps].get(between)) is not None:
                 yield index
 
     def _count(self, steps: int) -> None:

@@ -110,7 +110,7 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     if checkpoint.adapter is not None:
         raise AdapterError(f"{checkpoint.path} has an adapter already", "one adapter a model", "apply one of them")
     label, config, parts = str(adapter.folder), adapter.config, adapter.tensors
-    heads = set(parts.whole) if config.task in _NEW_HEADS else set()
+    heads = {name for name in parts.whole if config.task in _NEW_HEADS and not config.saved.isdisjoint(name.split("."))}
     tied = _maybe_tied(config, parts)
     needed = [*(f"{module}.weight" for module in parts.modules), *parts.whole]
     names = find_names(label, str(checkpoint.path), needed, checkpoint.tensors, heads | tied)
