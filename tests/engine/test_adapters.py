@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from dovetail.engine.verify import read_manifest
 from dovetail.io import open_checkpoint
 from dovetail.io.errors import AdapterError, ChangedFileError
 from tests.adapters import as_read, lora_tensors, merged, write_adapter
-from tests.checkpoints import BF16, llama_tensors, read_output, write_checkpoint
+from tests.checkpoints import BF16, folder_bytes, llama_tensors, read_output, write_checkpoint
 from tests.engine.command import dovetail
 
 MODULES = ("model.embed_tokens", "model.layers.0.self_attn.q_proj", "model.layers.1.mlp.up_proj")
@@ -98,8 +100,15 @@ def test_chunks_and_workers_do_not_matter(home: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("dovetail.engine.grid.TASK_BYTES", 1)
     monkeypatch.setattr("dovetail.engine.grid.CHUNK_STEP", 100)
     merge(linear(home), home / "many", run=RunOptions(workers=3))
-    for file in ("model.safetensors",):
-        assert (home / "one" / file).read_bytes() == (home / "many" / file).read_bytes()
+    assert (home / "one" / "model.safetensors").read_bytes() == (home / "many" / "model.safetensors").read_bytes()
+
+
+def test_processes_do_not_matter(home: Path) -> None:
+    """Tasks with adapters can be sent to other processes, which open the adapter's files by themselves."""
+    merge(linear(home), home / "one")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        merge(linear(home), home / "many", run=RunOptions(executor=pool))
+    assert folder_bytes(home / "one") == folder_bytes(home / "many")
 
 
 def test_the_manifest_and_the_hash_know_the_adapter(home: Path) -> None:
@@ -132,6 +141,17 @@ def test_the_output_cannot_be_the_adapter(home: Path) -> None:
     done = dovetail("merge", linear(home), home / "math", "--overwrite")
     assert 5 == done.code
     assert (home / "math" / "adapter_model.safetensors").exists()
+
+
+def test_a_broken_adapter_is_found(home: Path) -> None:
+    """NaN that comes of the adapter is an error that names model and adapter, or passes through when told to."""
+    tensors = lora_tensors(1, llama_tensors(0), MODULES[1:])
+    tensors[f"{MODULES[1]}.lora_A.weight"][2, 5] = np.nan
+    write_adapter(home / "math", tensors)
+    done = dovetail("merge", linear(home), home / "out")
+    assert 3 == done.code
+    assert f"{home}/base+{home}/math: tensor '{MODULES[1]}.weight' holds nan at element 5" in done.err
+    assert 0 == dovetail("merge", linear(home), home / "out", "--nonfinite", "keep").code
 
 
 def test_plan_says_what_is_applied(home: Path) -> None:
