@@ -37,7 +37,7 @@ lint: $(VENV)/.test .typecheck/dovetail
 
 test: lint
 	$(BIN)/pytest -q -n auto
-	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n auto tests/kernels tests/methods
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n auto tests/kernels tests/methods tests/io/adapters/test_kernels.py
 
 clean:
 	rm -rf $(VENV) .typecheck build *.egg-info dovetail-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -116,7 +116,7 @@ def plan_from(location: Location, label: str, options: PlanOptions) -> Plan:
 
 def _planned(info: TensorInfo, label: str, wanted: DType | None) -> PlannedTensor:
     """Plan one tensor: copied, or stored in another dtype."""
-    dtype = wanted if wanted is not None and info.dtype.mergeable else info.dtype
+    dtype = wanted if wanted is not None and info.dtype.mergeable else info.output_dtype
     element_bytes = info.dtype.itemsize + dtype.itemsize
     problem = None
     if dtype != info.dtype:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dovetail.engine.recipe.model_ref import ModelRef, resolve_model_path
+from dovetail.engine.recipe.model_ref import ModelRef, resolve_adapter_path, resolve_model_path
+from dovetail.io.adapters import apply_adapter, read_adapter
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.opening import read_checkpoint
 
@@ -16,6 +17,8 @@ class Location:
 
     address: str
     """The checkpoint's folder or file."""
+    adapter: str | None = None
+    """The folder of the adapter to apply, if any."""
 
 
 def locate(ref: ModelRef, recipe_folder: Path | None = None) -> Location:
@@ -29,9 +32,11 @@ def locate(ref: ModelRef, recipe_folder: Path | None = None) -> Location:
         Nothing is there.
 
     """
-    return Location(str(resolve_model_path(ref, recipe_folder)))
+    adapter = None if ref.lora is None else str(resolve_adapter_path(ref, recipe_folder))
+    return Location(str(resolve_model_path(ref, recipe_folder)), adapter)
 
 
 def open_location(location: Location) -> Checkpoint:
-    """Open what is at a place; see `dovetail.io.read_checkpoint` for what it raises."""
-    return read_checkpoint(location.address)
+    """Open what is at a place; see `read_checkpoint` and `dovetail.io.adapters.apply_adapter` for what it raises."""
+    checkpoint = read_checkpoint(location.address)
+    return checkpoint if location.adapter is None else apply_adapter(checkpoint, read_adapter(location.adapter))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine.planned import MATHS_VERSION, Plan, PlannedTensor
 from dovetail.engine.records import RecordTable
+from dovetail.io.checkpoint import Checkpoint, FileFingerprint
 
 MANIFEST_NAME = "dovetail_manifest.json"
 """File name of the manifest in the output folder."""
@@ -90,16 +91,20 @@ def stage_entry(name: str, plan: Plan) -> dict[str, Any]:
 
 
 def _inputs(plan: Plan) -> list[dict[str, Any]]:
-    return [
-        {
-            "checkpoint": str(checkpoint.path),
-            "files": [
-                {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
-                for file in checkpoint.files
-            ],
-        }
-        for checkpoint in plan.checkpoints
-    ]
+    return [_input_entry(checkpoint) for checkpoint in plan.checkpoints]
+
+
+def _input_entry(checkpoint: Checkpoint) -> dict[str, Any]:
+    entry: dict[str, Any] = {"checkpoint": str(checkpoint.path), "files": file_entries(checkpoint.files)}
+    if checkpoint.adapter is not None:
+        files = file_entries(checkpoint.adapter.files)
+        entry["adapter"] = {"folder": str(checkpoint.adapter.folder), "files": files}
+    return entry
+
+
+def file_entries(files: Sequence[FileFingerprint]) -> list[dict[str, Any]]:
+    """Describe input files so that they are known again, wherever they are copied."""
+    return [{"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash} for file in files]
 
 
 def _shards(plan: Plan) -> list[dict[str, Any]]:

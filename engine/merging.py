@@ -37,7 +37,7 @@ from dovetail.engine.records import RecordTable
 from dovetail.engine.sidefiles import side_bytes, write_side_files
 from dovetail.engine.sizes import counted, format_size
 from dovetail.engine.staging import check_disk_space, check_target, publish, staging_path, take_back, write_durably
-from dovetail.engine.warm import trials, warm_up
+from dovetail.engine.warm import Trial, trials, warm_up
 from dovetail.io.sink import SafetensorsSink
 
 
@@ -77,7 +77,12 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     def compiling() -> None:
         listen(events.Notice("info", "Compiling kernels for this machine; later runs find them in the cache."))
 
-    warm_up([*trials(plan.method.name, problems(plan)), *trials(CONVERT.name, conversions(plan))], compiling)
+    needed: list[Trial] = [*trials(plan.method.name, problems(plan)), *trials(CONVERT.name, conversions(plan))]
+    if any(checkpoint.adapter is not None for checkpoint in plan.checkpoints):
+        from dovetail.io.adapters.kernels import compile_all
+
+        needed.append(compile_all)
+    warm_up(needed, compiling)
     workers = run.workers if run.workers is not None else usable_cores()
     # The table's pages become resident only as chunks finish.
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes
@@ -256,6 +261,8 @@ def input_paths(plan: Plan) -> Iterator[Path]:
         yield checkpoint.path
         if checkpoint.folder is not None:
             yield from (checkpoint.folder / file.name for file in checkpoint.files)
+        if checkpoint.adapter is not None:
+            yield from (checkpoint.adapter.folder, *checkpoint.adapter.paths)
 
 
 def _complete(plan: Plan, table: RecordTable, staging: Path, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

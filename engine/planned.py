@@ -17,7 +17,7 @@ from dovetail.engine.vocabulary.planned import Vocabulary
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.layout import SafetensorsLayout
-from dovetail.io.source import Slot
+from dovetail.io.source import Slot, read_scratch_bytes
 
 MATHS_VERSION = 1
 """Changes whenever the same recipe and inputs give other bits than before."""
@@ -98,9 +98,9 @@ class PlannedTensor:
         return windows + (stop - start) * self.dtype.itemsize
 
     def scratch_bytes(self, start: int, stop: int) -> int:
-        """Working memory for elements ``start:stop``."""
+        """Working memory for elements ``start:stop``, that of reading included."""
         low, high = self.program.window(start, stop)
-        return self.program.scratch_bytes(high - low)
+        return self.program.scratch_bytes(high - low) + sum([read_scratch_bytes(item.source) for item in self.inputs])
 
 
 @dataclass(frozen=True, slots=True)

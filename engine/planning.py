@@ -220,7 +220,7 @@ class _Builder:
         models = tuple([self._input(item, spec.reference) for item in spec.inputs])
         inputs = models if base is None else (base, *models)
         self._double += CODES["F64"] in [item.code for item in inputs]
-        dtype = self._dtype or reference.default_dtype or reference.dtype
+        dtype = self._dtype or reference.output_dtype
         # Of many thousand tensors, most differ from others by their names alone. Parameters are shared between tensors.
         like = (reference.shape, dtype.name, tuple([(item.code, item.checkpoint) for item in inputs]))
         key = (*like, id(spec.parameters), id(spec.model_parameters))
@@ -263,7 +263,7 @@ class _Builder:
 
     def _take(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
         """Plan a tensor that is not merged, but has the output's dtype."""
-        dtype = self._dtype or reference.default_dtype or reference.dtype
+        dtype = self._dtype or reference.output_dtype
         if dtype == reference.dtype == parse_dtype("F64"):  # all else is exact by way of float32
             return self._planned(spec, reference, dtype, Copy(), None, self._raw(spec.reference), ())
         problem = conversion(spec.name, reference.shape, CODES[reference.dtype.name], CODES[dtype.name])
@@ -348,6 +348,14 @@ def requested_dtype(name: str | None) -> DType | None:
     return dtype
 
 
+def _identity(checkpoint: Checkpoint) -> list[object]:
+    """List what tells a checkpoint, and its adapter if it has one, from any other."""
+    identity: list[object] = [str(checkpoint.path), [asdict(file) for file in checkpoint.files]]
+    if checkpoint.adapter is not None:
+        identity += [str(checkpoint.adapter.folder), [asdict(file) for file in checkpoint.adapter.files]]
+    return identity
+
+
 def _hash(
     recipe: Recipe,
     options: PlanOptions,
@@ -361,7 +369,7 @@ def _hash(
         "maths_version": MATHS_VERSION,
         "recipe": recipe.canonical_json(),
         "options": {key: value for key, value in asdict(options).items() if key != "strict"},
-        "inputs": [[str(item.path), [asdict(file) for file in item.files]] for item in checkpoints],
+        "inputs": [_identity(item) for item in checkpoints],
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
         "vocabulary": vocabulary.inputs() if vocabulary else None,
         "chunks": [item.chunk_elements for item in tensors],

@@ -21,6 +21,7 @@ from dovetail.engine.errors import VerificationError
 from dovetail.engine.execution import open_executor
 from dovetail.engine.grid import Job
 from dovetail.engine.locations import Location
+from dovetail.engine.manifest import file_entries
 from dovetail.engine.memory import resident_bytes
 from dovetail.engine.merging import RunOptions, prepare
 from dovetail.engine.methods.convert import CONVERT
@@ -178,7 +179,10 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
         )
     said = manifest["options"]
     options = PlanOptions(said["shard_size_bytes"], said["dtype"], said["seed"], said["nonfinite"] == "keep")
-    locations = [Location(entry["checkpoint"]) for entry in manifest["inputs"]]
+    locations = [
+        Location(entry["checkpoint"], entry["adapter"]["folder"] if "adapter" in entry else None)
+        for entry in manifest["inputs"]
+    ]
     for entry in manifest.get("stages", ()):
         for location in locations:
             if Path(location.address).name == entry["name"] and not Path(location.address).exists():
@@ -192,13 +196,16 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
     else:
         plan = make_plan(load_stages(output / RECIPE_NAME)[-1].recipe, options, locations)
     for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
-        found = [[file.name, file.size_bytes, file.header_hash] for file in checkpoint.files]
-        if found != [[file["name"], file["size_bytes"], file["header_hash"]] for file in entry["files"]]:
-            raise VerificationError(
-                f"input {entry['checkpoint']} has changed since it was read",
-                "the files that were read",
-                "restore them, or verify without --recompute",
-            )
+        pairs = [(entry["checkpoint"], checkpoint.files, entry["files"])]
+        if checkpoint.adapter is not None:
+            pairs.append((entry["adapter"]["folder"], checkpoint.adapter.files, entry["adapter"]["files"]))
+        for place, files, recorded in pairs:
+            if file_entries(files) != recorded:
+                raise VerificationError(
+                    f"input {place} has changed since it was read",
+                    "the files that were read",
+                    "restore them, or verify without --recompute",
+                )
     if manifest.get("vocabulary", {}).get("inputs", []) != (plan.vocabulary.inputs() if plan.vocabulary else []):
         raise VerificationError(
             "the models' tokenizer files have changed since the merge",

@@ -106,6 +106,11 @@ def plan_json(plan: Plan, budget: Budget) -> dict[str, Any]:
         "method": plan.method.name,
         "base_model": None if plan.base is None else str(plan.base.path),
         "models": list(plan.models),
+        "adapters": [
+            {"model": str(item.path), "adapter": str(item.adapter.folder), "tensors": item.adapter.tensor_count}
+            for item in plan.checkpoints
+            if item.adapter is not None
+        ],
         "tensors": len(plan.tensors),
         "tasks": plan.task_count,
         "passes": max((tensor.passes for tensor in plan.tensors), default=0),
@@ -141,6 +146,10 @@ def print_plan(plan: Plan, budget: Budget) -> None:
         "Hash": plan.hash[:16],
     }
     _print(_facts(rows))
+    for item in plan.checkpoints:
+        if item.adapter is not None:
+            changed = counted(item.adapter.tensor_count, "tensor")
+            _print(f"Adapter {item.adapter.folder}: applied to {changed} of {item.path} while they are read")
     for warning in plan.warnings:
         _print(f"warning: {warning}")
 

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 
-def open_checkpoint(path: str | os.PathLike[str]) -> zarr.Group:
+def open_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str] | None = None) -> zarr.Group:
     """Open a checkpoint as a read-only Zarr group with one array for each tensor.
 
     Headers are read and checked; data is read when arrays are indexed, straight from the files.
@@ -45,6 +45,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> zarr.Group:
     ----------
     path
         A folder in the Hugging Face layout, or one ``.safetensors`` file.
+    adapter
+        The folder of an adapter to apply; the arrays that it changes are float32, computed chunk by chunk.
 
     Raises
     ------
@@ -56,11 +58,19 @@ def open_checkpoint(path: str | os.PathLike[str]) -> zarr.Group:
 
     from dovetail.io.store import SafetensorsStore
 
-    return zarr.open_group(SafetensorsStore(read_checkpoint(path)), mode="r")
+    return zarr.open_group(SafetensorsStore(read_checkpoint(path, adapter)), mode="r")
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a checkpoint as a catalogue of its tensors: see `dovetail.io.opening.read_checkpoint`."""
+def read_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str] | None = None) -> Checkpoint:
+    """Open a checkpoint as a catalogue of its tensors, with an adapter applied if one is given.
+
+    See `dovetail.io.opening.read_checkpoint` and `dovetail.io.adapters.apply_adapter`.
+    """
     from dovetail.io import opening
 
-    return opening.read_checkpoint(path)
+    checkpoint = opening.read_checkpoint(path)
+    if adapter is None:
+        return checkpoint
+    from dovetail.io.adapters import apply_adapter, read_adapter
+
+    return apply_adapter(checkpoint, read_adapter(adapter))

@@ -19,13 +19,18 @@ class TensorInfo:
     name: str
     """Tensor name."""
     dtype: DType
-    """Element type as stored."""
+    """Element type as `source` gives it."""
     shape: tuple[int, ...]
     """Dimensions; empty for a scalar."""
     source: Source
     """Where the elements are read."""
-    default_dtype: DType | None = None
-    """Dtype of an output by default, where elements are read in another than the file has; None for `dtype`."""
+    own_dtype: DType | None = None
+    """The model's own dtype, where elements are computed rather than read as they are stored."""
+
+    @property
+    def output_dtype(self) -> DType:
+        """The dtype that a merge stores if none is asked for."""
+        return self.own_dtype or self.dtype
 
     @property
     def length(self) -> int:
@@ -53,6 +58,23 @@ class FileFingerprint:
 
 
 @dataclass(frozen=True, slots=True)
+class AppliedAdapter:
+    """An adapter whose changes the tensors of a checkpoint have."""
+
+    folder: Path
+    """Its folder, absolute."""
+    files: tuple[FileFingerprint, ...]
+    """Its files: configuration and tensors."""
+    tensor_count: int
+    """How many tensors it changes."""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Where its files are."""
+        return tuple(self.folder / file.name for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint whose headers were read and checked. Picklable; holds no open file."""
 
@@ -66,6 +88,8 @@ class Checkpoint:
     """The headers' free-form metadata, those of earlier files winning."""
     files: tuple[FileFingerprint, ...]
     """The tensor files, in order of name."""
+    adapter: AppliedAdapter | None = None
+    """The adapter applied, if any."""
 
     @property
     def nbytes(self) -> int:
@@ -82,16 +106,22 @@ class Checkpoint:
 
         """
         for file in self.files:
-            path = self.path if self.folder is None else f"{self.folder}/{file.name}"
-            try:
-                status = os.stat(path)  # noqa: PTH116 - called with every commit, for hundreds of files
-            except OSError as error:
-                raise ChangedFileError(
-                    f"{path} is gone ({error.strerror})", "the file that was opened", "put it back"
-                ) from error
-            if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
-                raise ChangedFileError(
-                    f"{path} changed while it was in use: {status.st_size} bytes, modified at {status.st_mtime_ns} ns",
-                    f"{file.size_bytes} bytes, modified at {file.mtime_ns} ns",
-                    "leave checkpoints alone while they are read, and run again",
-                )
+            _check_unchanged(str(self.path) if self.folder is None else f"{self.folder}/{file.name}", file)
+        if self.adapter is not None:
+            for file in self.adapter.files:
+                _check_unchanged(f"{self.adapter.folder}/{file.name}", file)
+
+
+def _check_unchanged(path: str, file: FileFingerprint) -> None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - called with every commit, for hundreds of files
+    except OSError as error:
+        raise ChangedFileError(
+            f"{path} is gone ({error.strerror})", "the file that was opened", "put it back"
+        ) from error
+    if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
+        raise ChangedFileError(
+            f"{path} changed while it was in use: {status.st_size} bytes, modified at {status.st_mtime_ns} ns",
+            f"{file.size_bytes} bytes, modified at {file.mtime_ns} ns",
+            "leave checkpoints alone while they are read, and run again",
+        )

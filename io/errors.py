@@ -8,6 +8,7 @@
     │   ├── IndexFileError            a shard index that breaks its rules
     │   ├── MissingFileError          a checkpoint or a shard that is not there
     │   ├── ChangedFileError          a checkpoint file that changed after it was opened
+    │   ├── AdapterError              an adapter that breaks its rules, or does not fit its model
     │   ├── UnsupportedError          a format, dtype or quantisation that cannot be merged
     │   ├── TensorMismatchError       tensors missing or differing in shape between checkpoints
     │   └── NonFiniteError            NaN or infinity where numbers are expected
@@ -78,6 +79,10 @@ class MissingFileError(CheckpointError):
 
 class ChangedFileError(CheckpointError):
     """A checkpoint file changed after it was opened, or can no longer be read."""
+
+
+class AdapterError(CheckpointError):
+    """An adapter breaks its rules, or does not fit the model that it is to be applied to."""
 
 
 class UnsupportedError(CheckpointError):

@@ -11,7 +11,7 @@ import xxhash
 
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.collector import collector_paused
-from dovetail.io.errors import IndexFileError, MissingFileError, UnsupportedError
+from dovetail.io.errors import IndexFileError, MissingFileError
 from dovetail.io.header import read_header
 from dovetail.io.index import check_index, read_index, resolve_in_folder
 from dovetail.io.layout import INDEX_NAME, SINGLE_NAME
@@ -60,11 +60,9 @@ def _find_single(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     found = [name for name in names if name.endswith(".safetensors")]
     if found == [_ADAPTER_NAME]:
-        raise UnsupportedError(
-            f"{folder} is an adapter (LoRA), not a model",
-            "a whole model",
-            "merge the adapter into its model first",
-        )
+        from dovetail.io.adapters.config import named_as_model
+
+        raise named_as_model(folder)
     if len(found) == 1:
         return found[0]
     if found:

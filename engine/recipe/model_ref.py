@@ -81,7 +81,7 @@ class ModelRef(BaseModel):
 
 
 def resolve_model_path(ref: ModelRef, recipe_folder: Path | None = None) -> Path:
-    """Find the folder or file that a reference names.
+    """Find the folder or file that a reference names, without its adapter.
 
     Relative paths start from the current folder, as in mergekit, else from the recipe's folder.
 
@@ -95,32 +95,36 @@ def resolve_model_path(ref: ModelRef, recipe_folder: Path | None = None) -> Path
     Raises
     ------
     RecipeError
-        An adapter, or a name on a hub.
+        A name on a hub.
     MissingFileError
         Nothing is there.
 
     """
-    if ref.lora:
-        raise RecipeError(
-            f"model {shown(str(ref))} adds the adapter {shown(ref.lora)}",
-            "a full checkpoint",
-            "merge the adapter into its model first, for instance with merge_and_unload() of peft",
-        )
-    wanted = os.path.expanduser(ref.path)  # noqa: PTH111  # Path.expanduser raises for unknown users
+    return _resolve("model", ref.path, ref.revision, recipe_folder)
+
+
+def resolve_adapter_path(ref: ModelRef, recipe_folder: Path | None = None) -> Path:
+    """Find the folder of a reference's adapter, which must have one; as `resolve_model_path`."""
+    return _resolve("adapter", ref.lora or "", ref.lora_revision, recipe_folder)
+
+
+def _resolve(kind: str, path: str, revision: str | None, recipe_folder: Path | None) -> Path:
+    wanted = os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser raises for unknown users
     for folder in (Path(), *([recipe_folder] if recipe_folder else [])):
         # os.path.exists answers False where Path.exists raises, for instance for names that are too long.
         if os.path.exists(folder / wanted):  # noqa: PTH110
             return folder / wanted
-    if _HUB_NAME.fullmatch(ref.path):
-        revision = f" --revision {ref.revision}" if ref.revision else ""
+    if _HUB_NAME.fullmatch(path):
+        option = f" --revision {revision}" if revision else ""
         raise RecipeError(
-            f"model {shown(ref.path)} is not a folder here, and names on a hub are not read yet",
+            f"{kind} {shown(path)} is not a folder here, and names on a hub are not read yet",
             "a local folder or file",
-            f"download it first: hf download {ref.path}{revision} --local-dir {ref.path}",
+            f"download it first: hf download {path}{option} --local-dir {path}",
         )
     raise MissingFileError(
-        f"model {shown(ref.path)} is not there",
-        "a checkpoint's folder or file, relative to the current folder or to the recipe's",
+        f"{kind} {shown(path)} is not there",
+        f"{'an adapter' if kind == 'adapter' else 'a checkpoint'}'s folder or file, relative to the current folder or "
+        "to the recipe's",
         "correct the path in the recipe",
     )
 

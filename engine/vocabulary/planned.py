@@ -190,5 +190,5 @@ def _gathered(info: TensorInfo, place: int, row_map: RowMap, everything: Sequenc
         dtype=dtype,
         shape=(row_map.size, *info.shape[1:]),
         source=source,
-        default_dtype=info.default_dtype or info.dtype,
+        own_dtype=info.output_dtype,
     )

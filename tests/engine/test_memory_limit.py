@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dovetail.engine.synthetic import SIZES, make_checkpoint
+from tests.adapters import write_adapter
 from tests.checkpoints import BF16, cabs_recipe, write_checkpoint
 from tests.engine.command import COMMAND
 
@@ -78,6 +79,27 @@ def test_peak_memory_stays_below_the_limit(
     # What the merge reports of itself is the same, but for a few pages that each thread counts on its own.
     assert pytest.approx(peak_bytes, abs=8 * MIB) == done["peak_resident_bytes"]
     assert max(event["resident_bytes"] for event in middle if event["event"] == "progress") <= peak_bytes + 2 * MIB
+
+
+@pytest.mark.parametrize(("rank", "dora"), [(64, False), (256, True)])
+def test_adapters_stay_below_the_limit(models: Path, tmp_path: Path, rank: int, dora: bool) -> None:
+    """Two adapters of every linear module are applied within 512 MiB, and within what the plan projects."""
+    random = np.random.default_rng(0)
+    for name in ("one", "two"):
+        tensors = {}
+        for stored, shape in SIZES["0.2GB"].tensors().items():
+            if len(shape) == 2 and "layers" in stored:
+                module = stored.removesuffix(".weight")
+                tensors[f"{module}.lora_A.weight"] = random.standard_normal((rank, shape[1]), np.float32)
+                tensors[f"{module}.lora_B.weight"] = random.standard_normal((shape[0], rank), np.float32)
+                if dora:
+                    tensors[f"{module}.lora_magnitude_vector"] = np.ones(shape[0], np.float32)
+        write_adapter(tmp_path / name, tensors, r=rank, use_dora=dora)
+    both = [Path(f"{models}/base+{tmp_path}/{name}") for name in ("one", "two")]
+    parameters = {"n": 64, "m": 256, "weight": 0.8}
+    recipe = cabs_recipe(tmp_path / "recipe.yml", models / "base", both, parameters=parameters)
+    peak_bytes, (begun, *_) = merge_and_measure(recipe, tmp_path / "out", 512)
+    assert peak_bytes <= begun["projected_bytes"] <= 512 * MIB, f"{peak_bytes / MIB:.1f} MiB, {begun}"
 
 
 def test_many_tensors_stay_below_the_limit(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe import ModelRef, resolve_model_path
+from dovetail.engine.recipe.model_ref import resolve_adapter_path
 from dovetail.io.errors import MissingFileError
 
 
@@ -102,7 +103,14 @@ def test_missing(path: str) -> None:
         resolve_model_path(ModelRef(path=path))
 
 
-def test_adapter() -> None:
-    """An adapter is refused, with what to do about it."""
-    with pytest.raises(RecipeError, match="merge the adapter into its model first"):
-        resolve_model_path(ModelRef.model_validate("m+l"))
+def test_adapter(tmp_path: Path) -> None:
+    """A model and its adapter are found each by its own path; what is said of a missing one says which it is."""
+    (tmp_path / "m").mkdir()
+    (tmp_path / "l").mkdir()
+    ref = ModelRef.model_validate("m+l")
+    assert tmp_path / "m" == resolve_model_path(ref, tmp_path)
+    assert tmp_path / "l" == resolve_adapter_path(ref, tmp_path)
+    with pytest.raises(MissingFileError, match=r"adapter '\./k' is not there; expected an adapter's folder"):
+        resolve_adapter_path(ModelRef.model_validate("m+./k"), tmp_path)
+    with pytest.raises(RecipeError, match="adapter 'org/k' is not a folder here"):
+        resolve_adapter_path(ModelRef.model_validate("m+org/k@v1"), tmp_path)

@@ -1,0 +1,159 @@
+"""Adapters of peft: reading a folder, and applying it to a checkpoint without making anything of full size.
+
+An adapter is never trusted: its configuration and its tensors' names and shapes are checked against each other and
+against the model. Which modules it changes, and their ranks, is told by its tensors; the regular expressions in its
+configuration are not run.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from dovetail.io.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
+from dovetail.io.adapters.fitting import Changes
+from dovetail.io.adapters.names import AdapterTensors, find_names, sort_tensors
+from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo
+from dovetail.io.errors import AdapterError, MissingFileError, UnsupportedError
+from dovetail.io.index import resolve_in_folder
+from dovetail.io.safetensors_reader import read_file
+
+WEIGHTS_NAME: Final = "adapter_model.safetensors"
+"""File name of an adapter's tensors."""
+
+_TORCH_NAME: Final = "adapter_model.bin"
+
+_HEADS: Final = ("lm_head.", "embed_out.", "output.")
+"""What output layers are called, which some models share with their embedding."""
+
+_NEW_HEADS: Final = frozenset(("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"))
+"""Tasks for which an adapter brings a head that the model does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter whose configuration and tensor names were read and checked."""
+
+    folder: Path
+    """Its folder, absolute."""
+    config: AdapterConfig
+    """What it says of itself."""
+    tensors: AdapterTensors
+    """Its tensors by what they are for."""
+    files: tuple[FileFingerprint, ...]
+    """Its files."""
+
+
+def read_adapter(path: str | os.PathLike[str]) -> Adapter:
+    """Read an adapter: its configuration and its header, and no tensor data.
+
+    Parameters
+    ----------
+    path
+        A folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Raises
+    ------
+    MissingFileError
+        One of the two is not there.
+    AdapterError, HeaderError
+        One of them breaks its rules.
+    UnsupportedError
+        The adapter is of a kind that cannot be applied.
+
+    """
+    folder = Path(os.path.abspath(path))  # noqa: PTH100 - as for checkpoints
+    if not folder.is_dir():
+        raise MissingFileError(f"there is no adapter at {folder}", f"a folder with {CONFIG_NAME}", "check the path")
+    config = read_adapter_config(folder)
+    weights = _read_weights(folder)
+    tensors = sort_tensors(str(folder), weights.tensors)
+    if not tensors.modules and not tensors.whole:
+        raise AdapterError(f"{folder} has no tensors", "an adapter that changes something", "download it again")
+    return Adapter(folder, config, tensors, (config.fingerprint, *weights.files))
+
+
+def _read_weights(folder: Path) -> Checkpoint:
+    """Read the catalogue of an adapter's tensors."""
+    if os.path.lexists(folder / WEIGHTS_NAME):
+        return read_file(resolve_in_folder(folder, WEIGHTS_NAME, "its folder"))
+    if os.path.lexists(folder / _TORCH_NAME):
+        raise UnsupportedError(
+            f"{folder} has its tensors in {_TORCH_NAME}", WEIGHTS_NAME, "load and save the adapter once with peft"
+        )
+    raise MissingFileError(f"{folder} has no {WEIGHTS_NAME}", "the adapter's tensors", "download the adapter again")
+
+
+def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
+    """Apply an adapter: give a checkpoint whose changed tensors are computed while they are read.
+
+    The changed tensors are float32, so that nothing is rounded before a merge; `TensorInfo.output_dtype` still gives
+    the model's own dtype.
+
+    Parameters
+    ----------
+    checkpoint
+        The model.
+    adapter
+        From `read_adapter`.
+
+    Raises
+    ------
+    AdapterError
+        The adapter does not fit the model.
+    UnsupportedError
+        It changes the model in a way that cannot be computed here.
+
+    """
+    if checkpoint.adapter is not None:
+        raise AdapterError(f"{checkpoint.path} has an adapter already", "one adapter a model", "apply one of them")
+    label, config, parts = str(adapter.folder), adapter.config, adapter.tensors
+    heads = {name for name in parts.whole if config.task in _NEW_HEADS and not config.saved.isdisjoint(name.split("."))}
+    tied = _maybe_tied(config, parts)
+    needed = [*(f"{module}.weight" for module in parts.modules), *parts.whole]
+    names = find_names(label, str(checkpoint.path), needed, checkpoint.tensors, heads | tied)
+    tensors = dict(checkpoint.tensors)
+    changed: set[str] = set()
+    for name, info in parts.whole.items():
+        target = names.get(name, name)
+        if name not in names and name in tied:
+            continue
+        tensors[target] = _replaced(label, tensors.get(target), replace(info, name=target))
+        changed.add(target)
+    changes = Changes(
+        adapter.folder, config, parts.modules, {module: names[f"{module}.weight"] for module in parts.modules}
+    )
+    for info in changes.of(tensors):
+        tensors[info.name] = info
+        changed.add(info.name)
+    applied = AppliedAdapter(adapter.folder, adapter.files, len(changed))
+    return replace(checkpoint, tensors=tensors, adapter=applied)
+
+
+def _maybe_tied(config: AdapterConfig, parts: AdapterTensors) -> set[str]:
+    """Find tensors that a model with one matrix for embedding and head need not have.
+
+    Where the vocabulary grew, peft saves both, though none of them was trained as a module of its own.
+    """
+    embeddings = {
+        name: info.shape
+        for name, info in parts.whole.items()
+        if len(info.shape) == 2 and name.endswith(".weight") and config.saved.isdisjoint(name.split("."))
+    }
+    shapes = list(embeddings.values())
+    return {name for name, shape in embeddings.items() if shapes.count(shape) == 2 and name.startswith(_HEADS)}
+
+
+def _replaced(adapter: str, old: TensorInfo | None, new: TensorInfo) -> TensorInfo:
+    """Put a tensor of the adapter in the place of the model's, which may have fewer rows or more."""
+    if old is None:
+        return new
+    if (len(old.shape), old.shape[1:]) != (len(new.shape), new.shape[1:]) or old.dtype.mergeable != new.dtype.mergeable:
+        raise AdapterError(
+            f"{adapter} replaces tensor {new.name!r} by one of {new.dtype} and shape {list(new.shape)}",
+            f"{old.dtype} and shape {list(old.shape)}, as in the model",
+            "use the model that the adapter was trained on",
+        )
+    return replace(new, own_dtype=old.output_dtype)

@@ -1,0 +1,41 @@
+"""Stored floating-point elements as float32: exact, but for float64, which is rounded to nearest even."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dovetail.io.dtypes import DTYPES, DType, to_numpy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def decode_into(raw: NDArray[np.uint8], dtype: DType, out: NDArray[np.float32]) -> None:
+    """Decode stored bytes.
+
+    Parameters
+    ----------
+    raw
+        The elements' bytes, flat and contiguous.
+    dtype
+        What they are; floating point.
+    out
+        Receives one value an element.
+
+    """
+    if dtype.name == "BF16":  # the upper half of a float32
+        np.left_shift(raw.view(np.uint16), np.uint32(16), out=out.view(np.uint32), dtype=np.uint32)
+    elif dtype.itemsize == 1:
+        np.take(_small_floats(dtype.name), raw, out=out)
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.copyto(out, raw.view(to_numpy(dtype)), casting="same_kind")
+
+
+@functools.cache
+def _small_floats(name: str) -> NDArray[np.float32]:
+    """Give the value of every byte in one of the float8 dtypes."""
+    return np.arange(256, dtype=np.uint8).view(to_numpy(DTYPES[name])).astype(np.float32)

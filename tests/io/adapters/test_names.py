@@ -1,0 +1,72 @@
+"""Names of an adapter's tensors, and what models call the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from dovetail.io.adapters.names import find_names
+from dovetail.io.errors import AdapterError
+
+LAYERS = [f"layers.{layer}.{part}.weight" for layer in range(11) for part in ("attn.q", "attn.k", "mlp.up")]
+
+
+def prefixed(prefix: str, names: list[str] = LAYERS) -> list[str]:
+    return [prefix + name for name in names]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "model"),
+    [
+        ("model.", "model."),
+        ("", "model."),
+        ("model.", ""),
+        ("transformer.", "model."),
+        ("model.language_model.", "language_model.model."),
+        ("model.layers.0.", "model.layers.0."),
+        ("encoder.", "0.auto_model.encoder."),
+    ],
+)
+def test_one_change_of_prefix(adapter: str, model: str) -> None:
+    """Whatever stands before the layers, each is found under its own number."""
+    needed = prefixed(adapter)[::2]
+    found = find_names("a", "m", needed, [*prefixed(model), "head.weight"])
+    assert {name: model + name.removeprefix(adapter) for name in needed} == found
+
+
+def test_groups_change_by_themselves() -> None:
+    """A language model and a vision model in one checkpoint each have their own prefix, with the same layers below."""
+    available = [*prefixed("language_model.model."), *prefixed("vision_tower.")]
+    needed = [*prefixed("model.language_model."), *prefixed("model.vision_tower.")]
+    found = find_names("a", "m", needed, available)
+    assert set(available) == set(found.values())
+    assert "vision_tower.layers.3.attn.q.weight" == found["model.vision_tower.layers.3.attn.q.weight"]
+
+
+def test_layers_are_never_renumbered() -> None:
+    """A layer that the model lacks is not found in another one, though all else of the name is the same."""
+    with pytest.raises(AdapterError, match=r"changes 'model\.layers\.11\.attn\.q\.weight', which m does not have"):
+        find_names("a", "m", ["model.layers.11.attn.q.weight"], prefixed("model."))
+    with pytest.raises(AdapterError, match="does not have"):
+        find_names("a", "m", ["model.layers.11.attn.q.weight"], ["layers.0.attn.q.weight"])
+
+
+def test_no_guessing() -> None:
+    """Where two prefixes would do, neither is taken."""
+    with pytest.raises(AdapterError, match="which could be"):
+        find_names("a", "m", LAYERS, [*prefixed("text."), *prefixed("vision.")])
+
+
+def test_all_or_none() -> None:
+    """A prefix that finds some layers but not all is not the right one."""
+    with pytest.raises(AdapterError, match="does not have"):
+        find_names("a", "m", [*LAYERS, "layers.0.attn.v.weight"], prefixed("model."))
+
+
+def test_what_may_be_missing() -> None:
+    """A head that the model need not have is left out; it is found where it is there."""
+    needed = ["model.layers.0.attn.q.weight", "score.weight"]
+    assert "score.weight" not in find_names("a", "m", needed, prefixed("model."), {"score.weight"})
+    found = find_names("a", "m", needed, [*prefixed("model."), "score.weight"], {"score.weight"})
+    assert "score.weight" == found["score.weight"]
+    with pytest.raises(AdapterError, match="does not have"):
+        find_names("a", "m", needed, prefixed("model."))

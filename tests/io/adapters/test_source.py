@@ -1,0 +1,202 @@
+"""Tensors with an adapter applied: the same bits for any range, and the values of plain numpy."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dovetail.io.adapters import changes
+from dovetail.io.adapters import source as source_module
+from dovetail.io.adapters.changes import (
+    Hadamard,
+    LowRank,
+    Matrix,
+    ReplacedRows,
+    Rescaled,
+    ScaledVector,
+)
+from dovetail.io.adapters.source import ChangedSource, DoraSource
+from dovetail.io.dtypes import DTYPES, DType, to_numpy
+from dovetail.io.source import read_scratch_bytes
+from tests.adapters import plain_sum
+
+F32 = DTYPES["F32"]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Elements in memory, as a source that notes nothing."""
+
+    raw: bytes
+    itemsize: int
+    copies: bool = False
+
+    @property
+    def length(self) -> int:
+        return len(self.raw) // self.itemsize
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        assert 0 <= start <= stop <= self.length
+        return np.frombuffer(self.raw, np.uint8)[start * self.itemsize : stop * self.itemsize]
+
+    def prefetch(self, start: int, stop: int) -> None:
+        assert 0 <= start <= stop <= self.length
+
+    def populate(self, start: int, stop: int) -> bool:
+        assert 0 <= start <= stop <= self.length
+        return True
+
+    def release(self, start: int, stop: int) -> None:
+        assert 0 <= start <= stop <= self.length
+
+
+def held(values: NDArray[Any], dtype: DType = F32) -> Held:
+    return Held(values.astype(to_numpy(dtype)).tobytes(), dtype.itemsize)
+
+
+def matrix(values: NDArray[Any], dtype: DType = F32) -> Matrix:
+    rows, columns = values.shape if values.ndim == 2 else (1, values.size)
+    return Matrix(held(values, dtype), dtype, rows, columns)
+
+
+def numbers(seed: int, *shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def low_rank(rows: int, columns: int, rank: int, *, turned: bool, scale: float = 0.7, dtype: DType = F32) -> LowRank:
+    left, right = numbers(1, rows, rank), numbers(2, rank, columns)
+    both = (left.T, right.T) if turned else (left, right)
+    return LowRank(rows, columns, rank, matrix(both[0], dtype), matrix(both[1], dtype), turned, scale)
+
+
+def sources(rows: int, columns: int, rank: int) -> dict[str, tuple[Any, NDArray[np.float32]]]:
+    """Give one source of each kind, and the values that it must have."""
+    weight, left, right = numbers(0, rows, columns), numbers(1, rows, rank), numbers(2, rank, columns)
+    base = held(weight)
+    total = plain_sum(weight, left, right, 0.7)
+    square = total.astype(np.float64) ** 2
+    plain = ChangedSource(base, F32, low_rank(rows, columns, rank, turned=False))
+    turned = ChangedSource(base, F32, low_rank(rows, columns, rank, turned=True))
+    by_row, by_column = numbers(3, rows), numbers(4, columns)
+    row_factors = by_row / np.sqrt(square.sum(axis=1)).astype(np.float32)
+    column_factors = by_column / np.sqrt(square.sum(axis=0)).astype(np.float32)
+    product = low_rank(rows, columns, rank, turned=False, scale=1.0)
+    flat = plain_sum(np.zeros_like(weight), left, right, 1.0)
+    chosen = tuple(sorted({0, rows // 2, rows - 1}))
+    order = tuple(reversed(range(len(chosen))))
+    tokens = numbers(5, len(chosen), columns)
+    replaced = weight.copy()
+    replaced[list(chosen)] = tokens[list(order)]
+    return {
+        "lora": (plain, total),
+        "transposed lora": (turned, total),
+        "dora": (DoraSource(plain, columns, matrix(by_row), False), row_factors[:, np.newaxis] * total),
+        "transposed dora": (DoraSource(turned, columns, matrix(by_column), True), column_factors * total),
+        "loha": (ChangedSource(base, F32, Hadamard(product, product, 0.3)), weight + flat * flat * np.float32(0.3)),
+        "bias": (
+            ChangedSource(base, F32, ScaledVector(matrix(flat.reshape(-1)), 0.7)),
+            weight + np.float32(0.7) * flat,
+        ),
+        "ia3 outputs": (ChangedSource(base, F32, Rescaled(columns, matrix(by_row), False)), weight * by_row[:, None]),
+        "ia3 inputs": (ChangedSource(base, F32, Rescaled(columns, matrix(by_column), True)), weight * by_column),
+        "tokens": (ChangedSource(base, F32, ReplacedRows(columns, chosen, order, matrix(tokens))), replaced),
+    }
+
+
+KINDS = tuple(sources(1, 1, 1))
+
+
+def read(source: Any, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+    values = source.read(start, source.length if stop is None else stop)
+    assert not values.flags.writeable
+    assert np.uint8 == values.dtype
+    return values.view(np.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (3, 1200, 4), (700, 3, 2)])
+def test_values(kind: str, shape: tuple[int, int, int]) -> None:
+    """What is computed is what the formula says; where only norms are in between, to the last bit but one."""
+    source, expected = sources(*shape)[kind]
+    np.testing.assert_allclose(read(source).reshape(expected.shape), expected, rtol=3e-7 if "dora" in kind else 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    shape=st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 6)),
+    cuts=st.lists(st.floats(0, 1), max_size=6),
+    piece=st.sampled_from([1, 7, 1 << 18]),
+    tile=st.sampled_from([1, 5, 512]),
+)
+def test_any_cut_gives_the_same_bits(
+    kind: str, shape: tuple[int, int, int], cuts: list[float], piece: int, tile: int
+) -> None:
+    """However a tensor is cut, into whatever pieces it is computed, and in another process, its bits are the same."""
+    source, _ = sources(*shape)[kind]
+    whole = read(source)
+    ends = sorted({0, source.length, *(int(cut * source.length) for cut in cuts)})
+    source_module._factors.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source_module, "_PIECE_ELEMENTS", piece)
+        patch.setattr(changes, "_TILE_COLUMNS", tile)
+        patch.setattr(changes, "_LEFT_BYTES", tile)
+        other = pickle.loads(pickle.dumps(source))
+        parts = [read(other, low, high) for low, high in itertools.pairwise(ends)]
+        assert whole.tobytes() == b"".join(part.tobytes() for part in parts)
+        for low, high in itertools.pairwise(ends):
+            other.prefetch(low, high)
+            other.populate(low, high)
+            other.release(low, high)
+    assert read(source, 0, 0).size == 0
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16", "F64", "F8_E4M3", "F8_E5M2"])
+def test_dtypes(name: str) -> None:
+    """Model and adapter may be stored in any floating-point dtype; all are decoded before anything is computed."""
+    dtype = DTYPES[name]
+    weight = numbers(0, 6, 10)
+    source = ChangedSource(held(weight, dtype), dtype, low_rank(6, 10, 3, turned=True, dtype=dtype))
+    stored = to_numpy(dtype)
+
+    def rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values.astype(stored).astype(np.float32)
+
+    expected = plain_sum(rounded(weight), rounded(numbers(1, 6, 3)), rounded(numbers(2, 3, 10)), 0.7)
+    assert expected.tobytes() == read(source).tobytes()
+
+
+def test_every_byte_of_float8_and_bfloat16() -> None:
+    """Decoding is exact for every value, NaN and infinity included."""
+    for name, kind in (("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2)):
+        raw = np.arange(256, dtype=np.uint8)
+        source = ChangedSource(Held(raw.tobytes(), 1), DTYPES[name], Rescaled(1, matrix(np.ones(256)), False))
+        np.testing.assert_array_equal(raw.view(kind).astype(np.float32), read(source))
+    raw16 = np.arange(65536, dtype=np.uint16)
+    ones = Rescaled(1, matrix(np.ones(65536)), False)
+    source = ChangedSource(Held(raw16.tobytes(), 2), DTYPES["BF16"], ones)
+    np.testing.assert_array_equal(raw16.view(ml_dtypes.bfloat16).astype(np.float32), read(source))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scratch_is_bounded(kind: str) -> None:
+    """What a read needs beside its result does not grow with the tensor, but for the adapter's own size."""
+    source, _ = sources(700, 300, 2)[kind]
+    adapter = 4 * 2 * (700 + 300) * 3 + 4 * 700 * 300 * (kind == "bias")
+    assert read_scratch_bytes(source) < 16 * 2**20 + 4 * adapter
+
+
+def test_a_line_of_zeros() -> None:
+    """DoRA divides by a norm of zero as peft does: what comes of it is not finite, and is found later."""
+    source = DoraSource(
+        ChangedSource(held(np.zeros((2, 3))), F32, Rescaled(3, matrix(np.ones(2)), False)), 3, matrix(np.ones(2)), False
+    )
+    assert np.isnan(read(source)).all()
