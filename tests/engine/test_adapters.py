@@ -124,7 +124,7 @@ def test_the_manifest_and_the_hash_know_the_adapter(home: Path) -> None:
     assert before != make_plan(linear(home), PlanOptions()).hash
     done = dovetail("verify", home / "out", "--recompute", "1.0")
     assert 5 == done.code
-    assert f"input {home}/math has changed since the merge" in done.err
+    assert f"input {home}/math has changed since it was read" in done.err
 
 
 def test_a_changed_adapter_is_noticed(home: Path) -> None:
