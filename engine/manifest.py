@@ -15,8 +15,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from dovetail.engine.locations import hub_model
 from dovetail.engine.planned import MATHS_VERSION, Plan, PlannedTensor
 from dovetail.engine.records import RecordTable
+from dovetail.io.checkpoint import Checkpoint
 
 MANIFEST_NAME = "dovetail_manifest.json"
 """File name of the manifest in the output folder."""
@@ -59,16 +61,7 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
             "shard_size_bytes": plan.options.shard_size_bytes,
         },
         "models": list(plan.models),
-        "inputs": [
-            {
-                "checkpoint": str(checkpoint.path),
-                "files": [
-                    {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
-                    for file in checkpoint.files
-                ],
-            }
-            for checkpoint in plan.checkpoints
-        ],
+        "inputs": [_input_entry(checkpoint) for checkpoint in plan.checkpoints],
         "checksum": "xxh3-64",
         "shards": [
             {
@@ -82,6 +75,17 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
         "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
         "totals": total_statistics(plan, table),
     }
+
+
+def _input_entry(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Describe a checkpoint so that it can be found, and known, again."""
+    hub = hub_model(checkpoint.path)
+    files = [
+        {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
+        | ({"etag": file.etag} if file.etag else {})
+        for file in checkpoint.files
+    ]
+    return {"checkpoint": str(checkpoint.path)} | ({"hub": hub} if hub else {}) | {"files": files}
 
 
 def manifest_pieces(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) -> Iterator[bytes]:

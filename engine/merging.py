@@ -78,6 +78,7 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     workers = run.workers if run.workers is not None else usable_cores()
     # The table's pages become resident only as chunks finish.
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes
+    reserved += plan.read_ahead_bytes
     allowed = run.memory_bytes or default_limit_bytes(least(reserved, plan.task_bytes))
     return fit(allowed, reserved, plan.task_bytes, workers), table
 
@@ -118,7 +119,7 @@ def merge(
 
     """
     started, output, run = time.monotonic(), Path(output), run or RunOptions()
-    plan = make_plan(recipe, options or PlanOptions())
+    plan = make_plan(recipe, options or PlanOptions(), download=listen)
     staging = staging_path(output)
     if not run.restart and not staging.exists() and belongs_to(output / JOURNAL_NAME, plan):
         with locked(output):  # killed after its output had been renamed, this merge has only to be ended well
@@ -203,6 +204,8 @@ def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> SafetensorsSink:
 def _input_paths(plan: Plan) -> Iterator[Path]:
     """Give every checkpoint and every file of it: a file can be a link to another folder."""
     for checkpoint in plan.checkpoints:
+        if isinstance(checkpoint.path, str):
+            continue  # an address
         yield checkpoint.path
         if checkpoint.folder is not None:
             yield from (checkpoint.folder / file.name for file in checkpoint.files)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from dovetail.engine import events
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.grid import chunk_elements, make_jobs
 from dovetail.engine.locations import Location, locate, open_location
@@ -39,7 +40,10 @@ CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 
 @collector_paused()
 def make_plan(
-    recipe_path: str | Path, options: PlanOptions | None = None, locations: Sequence[Location] | None = None
+    recipe_path: str | Path,
+    options: PlanOptions | None = None,
+    locations: Sequence[Location] | None = None,
+    download: events.Listener | None = None,
 ) -> Plan:
     """Decide everything about a merge from the recipe and the checkpoints' headers.
 
@@ -53,6 +57,9 @@ def make_plan(
         What else decides the output.
     locations
         Where the checkpoints are, in the order of `Recipe.references`; None to look where the recipe says.
+    download
+        Told of what is downloaded of models on a hub; None to download no weights: the headers of those that are not
+        in the hub's cache are then read through the network.
 
     Raises
     ------
@@ -68,7 +75,7 @@ def make_plan(
     method = find(recipe.merge_method)
     references = recipe.references()
     if locations is None:
-        locations = [locate(ref, Path(recipe_path).parent) for ref in references]
+        locations = [locate(ref, Path(recipe_path).parent, download) for ref in references]
     checkpoints = tuple(open_location(location) for location in locations)
     catalogues = {
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
@@ -96,7 +103,12 @@ def make_plan(
         layout=layout,
         jobs=tuple(jobs),
         layer_count=expansion.layer_count if recipe.has_slices else None,
-        warnings=(*expansion.warnings, *builder.warnings()),
+        warnings=(
+            *(location.note for location in locations if location.note),
+            *(note for checkpoint in checkpoints for note in checkpoint.notes),
+            *expansion.warnings,
+            *builder.warnings(),
+        ),
         hash=_hash(recipe, options, checkpoints, tensors, layout),
     )
 

@@ -111,7 +111,7 @@ def recompute(
     todo = _sample(plan, fraction, seed)
     budget, _ = prepare(plan, run, listen)
     compared, tasks = 0, sum(len(positions) for _, positions in todo)
-    with open_executor(run.executor, budget.workers) as pool:
+    with open_executor(run.executor, budget.workers, plan.read_ahead_bytes) as pool:
         scheduler = Scheduler(pool, budget.workers, plan, lambda tensor: slots[tensor])
         with contextlib.closing(scheduler.run(todo)) as finished:
             done = 0
@@ -175,11 +175,15 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
         )
     said = manifest["options"]
     options = PlanOptions(said["shard_size_bytes"], said["dtype"], said["seed"], said["nonfinite"] == "keep")
-    locations = [Location(entry["checkpoint"]) for entry in manifest["inputs"]]
+    locations = [Location(entry["checkpoint"], entry.get("hub", "")) for entry in manifest["inputs"]]
     plan = make_plan(output / RECIPE_NAME, options, locations)
     for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
-        found = [[file.name, file.size_bytes, file.header_hash] for file in checkpoint.files]
-        if found != [[file["name"], file["size_bytes"], file["header_hash"]] for file in entry["files"]]:
+        found = [[file.name, file.size_bytes, file.header_hash, file.etag] for file in checkpoint.files]
+        said = [
+            [*(file[key] for key in ("name", "size_bytes", "header_hash")), file.get("etag", "")]
+            for file in entry["files"]
+        ]
+        if found != said:
             raise VerificationError(
                 f"input {entry['checkpoint']} has changed since the merge",
                 "the files that were merged",

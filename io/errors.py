@@ -8,6 +8,8 @@
     │   ├── IndexFileError            a shard index that breaks its rules
     │   ├── MissingFileError          a checkpoint or a shard that is not there
     │   ├── ChangedFileError          a checkpoint file that changed after it was opened
+    │   ├── TorchFileError            a PyTorch file that is damaged or holds more than weights
+    │   ├── RemoteError               a server that cannot be reached or answers what it should not
     │   ├── UnsupportedError          a format, dtype or quantisation that cannot be merged
     │   ├── TensorMismatchError       tensors missing or differing in shape between checkpoints
     │   └── NonFiniteError            NaN or infinity where numbers are expected
@@ -78,6 +80,14 @@ class MissingFileError(CheckpointError):
 
 class ChangedFileError(CheckpointError):
     """A checkpoint file changed after it was opened, or can no longer be read."""
+
+
+class TorchFileError(CheckpointError):
+    """A PyTorch file is damaged, or holds more than weights."""
+
+
+class RemoteError(CheckpointError):
+    """A server cannot be reached, or does not answer as it should."""
 
 
 class UnsupportedError(CheckpointError):

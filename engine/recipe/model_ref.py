@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import problem
+from dovetail.io.addresses import is_address, without_secrets
 from dovetail.io.errors import MissingFileError
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _KEYS = ("model", "lora", "override_architecture")
 
 
@@ -25,7 +26,7 @@ class ModelRef(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str = Field(min_length=1)
-    """Folder, file or hub name."""
+    """Folder, file, hub name or address."""
     revision: str | None = None
     """Revision on the hub."""
     lora: str | None = None
@@ -39,6 +40,8 @@ class ModelRef(BaseModel):
     @classmethod
     def _parse(cls, data: Any) -> Any:
         if isinstance(data, str):
+            if is_address(data):
+                _refuse_secrets(data)
             model, *loras = data.split("+")
             if len(loras) > 1:
                 raise _bad_reference(data)
@@ -80,24 +83,24 @@ class ModelRef(BaseModel):
         return text
 
 
-def resolve_model_path(ref: ModelRef, recipe_folder: Path | None = None) -> Path:
-    """Find the folder or file that a reference names.
+def resolve_model_path(ref: ModelRef, recipe_folder: Path | None = None) -> Path | None:
+    """Find the folder or file that a reference names; None if it names a model on a hub.
 
     Relative paths start from the current folder, as in mergekit, else from the recipe's folder.
 
     Parameters
     ----------
     ref
-        The reference.
+        The reference, of which `ModelRef.path` is no address.
     recipe_folder
         Folder of the recipe, if it came from a file.
 
     Raises
     ------
     RecipeError
-        An adapter, or a name on a hub.
+        An adapter.
     MissingFileError
-        Nothing is there.
+        Nothing is there, and it is no name of the form that hubs have.
 
     """
     if ref.lora:
@@ -112,15 +115,10 @@ def resolve_model_path(ref: ModelRef, recipe_folder: Path | None = None) -> Path
         if os.path.exists(folder / wanted):  # noqa: PTH110
             return folder / wanted
     if _HUB_NAME.fullmatch(ref.path):
-        revision = f" --revision {ref.revision}" if ref.revision else ""
-        raise RecipeError(
-            f"model {shown(ref.path)} is not a folder here, and names on a hub are not read yet",
-            "a local folder or file",
-            f"download it first: hf download {ref.path}{revision} --local-dir {ref.path}",
-        )
+        return None
     raise MissingFileError(
         f"model {shown(ref.path)} is not there",
-        "a checkpoint's folder or file, relative to the current folder or to the recipe's",
+        "a checkpoint's folder or file, relative to the current folder or to the recipe's, or ORG/NAME on a hub",
         "correct the path in the recipe",
     )
 
@@ -133,10 +131,22 @@ def _parts(data: Any, path_key: str, revision_key: str) -> dict[str, Any]:
         return {path_key: data.get("path"), revision_key: data.get("revision")}
     if not isinstance(data, str):
         raise problem(f"is {shown(data)}", "the name of a model")
+    if is_address(data) and not data.startswith("hf://"):
+        return {path_key: data, revision_key: None}
     path, *revisions = data.split("@")
     if len(revisions) > 1 or not path or "" in revisions:
         raise _bad_reference(data)
     return {path_key: path, revision_key: revisions[0] if revisions else None}
+
+
+def _refuse_secrets(text: str) -> None:
+    """Refuse an address that holds a password or a signature, before anything keeps or quotes it."""
+    if (clean := without_secrets(text)) != text:
+        raise problem(
+            f"is {shown(clean)} with a user, a query or a fragment",
+            "an address without secrets: recipes and manifests show it",
+            "put a user and password into ~/.netrc, or a token into HF_TOKEN",
+        )
 
 
 def _bad_reference(text: str) -> Exception:
