@@ -182,7 +182,14 @@ def _get(address: str, asked: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPRes
     response = None
     try:
         response = _pool(url).request(
-            "GET", url, headers=headers, retries=retries, timeout=timeout, preload_content=False, decode_content=False
+            "GET",
+            url,
+            headers=headers,
+            retries=retries,
+            timeout=timeout,
+            pool_timeout=READ_TIMEOUT_S,
+            preload_content=False,
+            decode_content=False,
         )
         _follow(address, url, response)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
@@ -213,11 +220,9 @@ def _follow(address: str, url: str, response: urllib3.BaseHTTPResponse) -> None:
 
 def _give_back(response: urllib3.BaseHTTPResponse) -> None:
     """Keep the connection if its body was read to the end; else close it, as the rest may never end."""
-    left = getattr(response, "length_remaining", None)
-    if left == 0:
-        response.release_conn()
-    else:
+    if getattr(response, "length_remaining", None) != 0:
         response.close()
+    response.release_conn()
 
 
 def _pool(url: str) -> urllib3.PoolManager:
@@ -265,8 +270,8 @@ def _translated(error: urllib3.exceptions.HTTPError, address: str) -> Exception:
         return RemoteError(f"{address} cannot be asked for, or redirects to what cannot", "a server's address")
     words = {
         exceptions.NameResolutionError: "no such host",
-        exceptions.ConnectTimeoutError: "no connection in time",
         exceptions.NewConnectionError: "no connection",
+        exceptions.ConnectTimeoutError: "no connection in time",
         exceptions.ReadTimeoutError: "no answer in time",
         exceptions.IncompleteRead: "the answer broke off",
         exceptions.ProtocolError: "the connection broke",
@@ -278,7 +283,8 @@ def _translated(error: urllib3.exceptions.HTTPError, address: str) -> Exception:
 
 
 def _read(response: urllib3.BaseHTTPResponse, size_bytes: int) -> bytes:
-    return response.read(size_bytes, decode_content=False)
+    """Read what has come, at most so much, and wait only if nothing has: so that a trickle is noticed."""
+    return response.read1(size_bytes, decode_content=False) or b""
 
 
 def _read_body(response: urllib3.BaseHTTPResponse, position: int, end: int, write: Write) -> None:

@@ -112,22 +112,28 @@ def download(name: str, revision: str | None, tell: Callable[[str], None]) -> Pa
         )
     snapshot = look_up(name, revision)
 
+    asked = revision  # once by its own name, so that the cache knows which commit a branch is; then by the commit
+
     def bring(file: str) -> Path:
+        nonlocal asked
         with _worded(name, revision):
-            return Path(
-                hub.hf_hub_download(name, file, revision=snapshot.commit, cache_dir=_cache(), endpoint=hub_endpoint())
-            )
+            found = hub.hf_hub_download(name, file, revision=asked, cache_dir=_cache(), endpoint=hub_endpoint())
+        asked = snapshot.commit
+        return Path(found)
 
     hub.utils.disable_progress_bars()  # they would mix with ours; `tell` says what goes on
+    folders: set[Path] = set()
     weights = list(_weights(snapshot, bring))
     for number, file in enumerate(weights, 1):
-        size = f" of {snapshot.files[file] / 1e9:.2f} GB" if snapshot.files.get(file) else ""
-        tell(f"Downloading {name}: {file}{size} ({number} of {len(weights)}).")
-        folder = bring(file).parent
+        size = f", {snapshot.files[file] / 1e6:,.0f} MB" if snapshot.files.get(file) else ""
+        tell(f"Downloading {name}: {file} ({number} of {len(weights)}{size}).")
+        folders.add(bring(file).parent)
     for file, size_bytes in snapshot.files.items():
         if is_side_name(file) and size_bytes <= LARGEST_BYTES:
-            bring(file)
-    return folder
+            folders.add(bring(file).parent)
+    if len(folders) != 1:
+        raise RemoteError(f"model {name!r} changed on the hub meanwhile", "one commit", "run the same command again")
+    return folders.pop()
 
 
 def download_bytes(snapshot: Snapshot) -> int:

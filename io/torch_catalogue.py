@@ -72,7 +72,7 @@ def _load(torch: Any, path: str) -> Any:
     """Load everything but the tensors' data; each storage remembers its place in the file."""
     content = torch.load(path, map_location="meta", weights_only=True)
     probe = next(_tensors(torch, content, _DEEPEST), None)
-    if probe is None or hasattr(probe.untyped_storage(), "_checkpoint_offset"):
+    if probe is None or getattr(probe.untyped_storage(), "_checkpoint_offset", None) is not None:
         return content
     from torch._subclasses.fake_tensor import FakeTensorMode  # older releases remember the place only in this mode
 
@@ -95,7 +95,7 @@ def _as_meta(torch: Any, value: Any, depth: int) -> Any:
 
 
 def _tensors(torch: Any, value: Any, depth: int) -> Any:
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and value.layout is torch.strided:
         yield value
     elif isinstance(value, Mapping) and depth:
         for item in value.values():

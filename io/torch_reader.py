@@ -97,7 +97,7 @@ def _read_files(path: Path, folder: Path | None, files: Sequence[Path]) -> Check
     for file, (archive, status), found in zip(files, archives, catalogues, strict=True):
         if "error" in found:
             raise TorchFileError(
-                f"{file} cannot be taken: {brief(found['error'])}",
+                f"{file} cannot be taken ({found['error'][:500]})",
                 "tensors by name, and nothing else that PyTorch's weights-only loader refuses",
                 "save the model's state_dict() alone, or convert it to safetensors where you trust it",
             )

@@ -66,6 +66,7 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one connection."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     site: Site
 
     def log_message(self, *arguments: Any) -> None:
@@ -77,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         site = self.site
         with site.lock:
-            request = Request(self.command, self.path, dict(self.headers.items()), len(site.requests))
+            request = Request(self.command, self.path, {name.title(): value for name, value in self.headers.items()}, len(site.requests))
             site.requests.append(request)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             if site.fault is not None and site.fault(self, request):
