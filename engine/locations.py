@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dovetail.engine import events
-from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe.model_ref import ModelRef, resolve_model_path
 from dovetail.engine.recipe.places import shown
 from dovetail.engine.sizes import format_size
@@ -51,7 +50,7 @@ def locate(ref: ModelRef, recipe_folder: Path | None = None, download: events.Li
     Raises
     ------
     RecipeError
-        A kind of reference that cannot be used.
+        An adapter.
     MissingFileError
         Nothing is there, or it may not be read.
     RemoteError
@@ -62,13 +61,8 @@ def locate(ref: ModelRef, recipe_folder: Path | None = None, download: events.Li
         return Location(pin(ref.path + (f"@{ref.revision}" if ref.revision else "")))
     path = resolve_model_path(ref, recipe_folder)
     if path is not None:
-        if ref.revision:
-            raise RecipeError(
-                f"model {shown(str(ref))} has a revision, and {shown(ref.path)} is a local path",
-                "a path without @REVISION, or a name on a hub that is no local path",
-                "remove the revision, or rename the folder",
-            )
-        return Location(str(path))
+        note = f"{ref.path} is a local path: its revision {shown(ref.revision)} is ignored." if ref.revision else ""
+        return Location(str(path), note=note)
     return _locate_on_hub(ref, download)
 
 

@@ -24,7 +24,7 @@ MATHS_VERSION = 1
 DEFAULT_SHARD_BYTES = 5 * 10**9
 """Default size of an output shard."""
 
-WAITING_TASKS = 2
+READ_AHEAD = 2
 """Tasks queued, with their inputs being read, beyond those that run."""
 
 PAGE_SLACK_BYTES = 2 * RELEASE_GRANULE_BYTES
@@ -164,7 +164,7 @@ class Plan:
     @property
     def read_ahead_bytes(self) -> int:
         """Most memory that the network fetches ahead of need, for tasks that wait; 0 if all inputs are local."""
-        return WAITING_TASKS * self.task_bytes if any(item.remote for item in self.checkpoints) else 0
+        return READ_AHEAD * self.task_bytes if any(item.remote for item in self.checkpoints) else 0
 
     @property
     def partial_bytes(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from dovetail.engine.errors import WorkerLostError
 from dovetail.engine.grid import OPEN_JOBS, Job
-from dovetail.engine.planned import WAITING_TASKS, Plan
+from dovetail.engine.planned import READ_AHEAD, Plan
 from dovetail.engine.task import TaskRecord, execute, prefetch
 from dovetail.io.source import Slot
 
@@ -64,7 +64,7 @@ class Scheduler:
         plan: Plan,
         slots: Callable[[int], Slot],
     ) -> None:
-        self._executor, self._window = executor, workers + WAITING_TASKS
+        self._executor, self._window = executor, workers + READ_AHEAD
         self._plan, self._slots = plan, slots
         self.late: list[TaskRecord] = []
         self._open: list[_Running] = []

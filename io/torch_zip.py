@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
 
-from dovetail.io.errors import TorchFileError, UnsupportedError
+from dovetail.io.errors import CheckpointError, TorchFileError, UnsupportedError
 
 MAX_DIRECTORY_BYTES: Final = 64 * 2**20
 """Longest directory that is read: enough for 400,000 storages."""
@@ -73,6 +73,8 @@ def read_archive(path: Path, file: BinaryIO, file_size_bytes: int) -> TorchArchi
             if f"{home}byteorder" in names and archive.getinfo(f"{home}byteorder").file_size < 16:
                 _check_byteorder(path, archive.read(f"{home}byteorder"))
             data = [record for record in records if record.filename.startswith(f"{home}data/")]
+    except CheckpointError:
+        raise
     except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError, UnicodeError) as error:
         raise TorchFileError(f"{path} is a damaged archive ({error})", "a PyTorch file", "download it again") from error
     return TorchArchive(pickle, dict(_place(path, file, record, file_size_bytes) for record in data))

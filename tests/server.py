@@ -78,7 +78,12 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         site = self.site
         with site.lock:
-            request = Request(self.command, self.path, {name.title(): value for name, value in self.headers.items()}, len(site.requests))
+            request = Request(
+                self.command,
+                self.path,
+                {name.title(): value for name, value in self.headers.items()},
+                len(site.requests),
+            )
             site.requests.append(request)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             if site.fault is not None and site.fault(self, request):

@@ -23,7 +23,7 @@ class ModelRef(BaseModel):
     """A checkpoint as a recipe names it: ``PATH[@REVISION][+ADAPTER[@REVISION]]``, or a mapping of the
     parts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     path: str = Field(min_length=1)
     """Folder, file, hub name or address."""
@@ -39,9 +39,8 @@ class ModelRef(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, data: Any) -> Any:
+        _refuse_secrets(data)
         if isinstance(data, str):
-            if is_address(data):
-                _refuse_secrets(data)
             model, *loras = data.split("+")
             if len(loras) > 1:
                 raise _bad_reference(data)
@@ -139,9 +138,12 @@ def _parts(data: Any, path_key: str, revision_key: str) -> dict[str, Any]:
     return {path_key: path, revision_key: revisions[0] if revisions else None}
 
 
-def _refuse_secrets(text: str) -> None:
-    """Refuse an address that holds a password or a signature, before anything keeps or quotes it."""
-    if (clean := without_secrets(text)) != text:
+def _refuse_secrets(data: Any) -> None:
+    """Refuse addresses that hold a password or a signature, before anything keeps or quotes them."""
+    if isinstance(data, dict):
+        for part in data.values():
+            _refuse_secrets(part)
+    elif isinstance(data, str) and (clean := without_secrets(data)) != data:
         raise problem(
             f"is {shown(clean)} with a user, a query or a fragment",
             "an address without secrets: recipes and manifests show it",

@@ -78,13 +78,19 @@ def _told_to_wait(handler: Handler, request: Request) -> bool:
     return True
 
 
+def _asked_for(handler: Handler, request: Request) -> tuple[bytes, int, int]:
+    """Give the file, and the first and last byte asked for."""
+    begin, end = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
+    return (handler.site.root / request.path.lstrip("/")).read_bytes(), begin, end
+
+
 def _cut(handler: Handler, request: Request) -> bool:
     """Send the head of the right answer and half of its body, then hang up."""
-    begin, end = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
-    body = DATA[begin : min(len(DATA), end + 1)]
+    data, begin, end = _asked_for(handler, request)
+    body = data[begin : end + 1]
     handler.send_response(206)
     handler.send_header("Content-Length", str(len(body)))
-    handler.send_header("Content-Range", f"bytes {begin}-{begin + len(body) - 1}/{len(DATA)}")
+    handler.send_header("Content-Range", f"bytes {begin}-{begin + len(body) - 1}/{len(data)}")
     handler.send_header("ETag", request.headers.get("If-Range", '"x"'))
     handler.end_headers()
     handler.wfile.write(body[: len(body) // 2])
@@ -104,16 +110,16 @@ def _slow(handler: Handler, request: Request) -> bool:
 
 
 def _shifted(handler: Handler, request: Request) -> bool:
-    etag = request.headers.get("If-Range", '"x"')
-    handler.reply(206, DATA[1:11], {"Content-Range": f"bytes 1-10/{len(DATA)}", "ETag": etag})
+    data, etag = _asked_for(handler, request)[0], request.headers.get("If-Range", '"x"')
+    handler.reply(206, data[1:11], {"Content-Range": f"bytes 1-10/{len(data)}", "ETag": etag})
     return True
 
 
 def _short(handler: Handler, request: Request) -> bool:
     """Announce and send less than was asked for."""
-    begin, end = map(int, request.headers["Range"].removeprefix("bytes=").split("-"))
+    data, begin, end = _asked_for(handler, request)
     etag = request.headers.get("If-Range", '"x"')
-    handler.reply(206, DATA[begin:end], {"Content-Range": f"bytes {begin}-{end}/{len(DATA)}", "ETag": etag})
+    handler.reply(206, data[begin:end], {"Content-Range": f"bytes {begin}-{end}/{len(data)}", "ETag": etag})
     return True
 
 
@@ -196,7 +202,7 @@ def test_changed_files(site: Site, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "error", "text"),
     [
-        (lambda h, r: h.reply(200, DATA) is None, UnsupportedError, "with status 200; expected status 206 and the part"),
+        (lambda h, r: h.reply(200, DATA) is None, UnsupportedError, "status 200; expected status 206 and the part"),
         (lambda h, r: h.reply(404, b"") is None, MissingFileError, "there is no file at http"),
         (lambda h, r: h.reply(401, b"") is None, MissingFileError, "does not let http"),
         (lambda h, r: h.reply(403, b"") is None, MissingFileError, "user and password for the host into ~/.netrc"),

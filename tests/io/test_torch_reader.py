@@ -234,7 +234,9 @@ def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line says what to install."""
     torch.save({"w": torch.ones(3)}, tmp_path / "model.pt")
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(UnsupportedError, match=r"PyTorch files need the package torch, .* pip install 'dovetail\[torch\]'"):
+    with pytest.raises(
+        UnsupportedError, match=r"PyTorch files need the package torch, .* pip install 'dovetail\[torch\]'"
+    ):
         read_checkpoint(tmp_path / "model.pt")
 
 
