@@ -79,8 +79,12 @@ def _part(store: Any, file: RemoteFile, begin: int, end: int) -> bytes:
         if found != (file.size_bytes, file.etag):
             del handles[file]
             raise _changed(file, f"it is now {found[1]!r}, of {found[0]} bytes")
-    handle.seek(begin)
-    data: bytes = handle.read(end - begin)
+    try:
+        handle.seek(begin)
+        data: bytes = handle.read(end - begin)
+    except OSError:
+        del handles[file]  # opened anew at the next attempt, and compared with what it was
+        raise
     if len(data) != end - begin:
         raise TransientError(f"{len(data)} bytes came instead of {end - begin}")
     return data
@@ -108,8 +112,8 @@ def _asked(question: Callable[[Any], T], address: str) -> T:
                 "the version that was opened",
                 "restore it and run the same command again to continue, or pass --restart to begin anew",
             ) from None
-        except (OSError, TimeoutError) as error:
-            raise TransientError(error.strerror or type(error).__name__ if isinstance(error, OSError) else "") from None
+        except OSError as error:
+            raise TransientError(error.strerror or type(error).__name__) from None
         except (TransientError, ChangedFileError):
             raise
         except Exception as error:  # botocore's own tree, which is large

@@ -222,7 +222,7 @@ def test_planning_downloads_nothing(on_hub: Family, site: Site) -> None:
     recipe = hub_recipe(on_hub, "org/base", "org/math", "org/code")
     outcome = dovetail("plan", recipe, "--json")
     told = json.loads(outcome.out)
-    assert "org/math is not in the hub's cache: the merge will download 75.7 kB." in told["warnings"]
+    assert "org/math is not in the hub's cache: the merge will download 74 KiB." in told["warnings"]
     assert [] == list((on_hub.home / "cache").iterdir())
     assert not [request for request in site.requests if "If-Range" in request.headers]
 
