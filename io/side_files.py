@@ -84,7 +84,7 @@ class RemoteSideFiles:
         total = 0
         for name in _wanted(listed):
             data = transport.read_small(join(self.folder, name), LARGEST_BYTES)
-            if data is None or (listed is None and name not in ("config.json",) and _is_page(name, data)):
+            if data is None or (listed is None and _is_page(data)):
                 continue
             total += len(data)
             if len(data) > LARGEST_BYTES or total > LARGEST_TOTAL_BYTES:
@@ -116,6 +116,6 @@ def _wanted(listed: Mapping[str, int] | None) -> list[str]:
     return sorted(name for name in plain if is_side_name(name) and listed[name] <= LARGEST_BYTES)[:_MOST_FILES]
 
 
-def _is_page(name: str, data: bytes) -> bool:
+def _is_page(data: bytes) -> bool:
     """Whether a server sent a page for people, status 200, in place of a file that is not there."""
     return data[:64].lstrip().lower().startswith((b"<!doctype html", b"<html"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -60,6 +61,13 @@ class Site:
     def asked(self, name: str) -> list[Request]:
         """Give the requests for a file."""
         return [request for request in self.requests if request.name == name]
+
+
+@functools.lru_cache
+def _content_hash(path: Path, mtime_ns: int, size_bytes: int) -> str:
+    """Give a file's ETag, which is that of its content: a file that is put back has its old one again."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -134,18 +142,22 @@ class Handler(BaseHTTPRequestHandler):
         if not path.is_file():
             self.reply(404, b"not found")
             return
-        data = path.read_bytes()
-        etag = self.site.etags.get(path.name, f'"{hashlib.sha256(data).hexdigest()[:32]}"')
+        status = path.stat()
+        size = status.st_size
+        etag = self.site.etags.get(path.name, f'"{_content_hash(path, status.st_mtime_ns, size)}"')
         headers = {"ETag": etag, "Accept-Ranges": "bytes", **(headers or {})}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted is None or self.headers.get("If-Range", etag) != etag:
-            self.reply(200, data, headers)
+            self.reply(200, path.read_bytes(), headers)
             return
-        begin, end = int(wanted.group(1)), min(len(data), int(wanted.group(2) or len(data)) + 1)
-        if begin >= len(data):
-            self.reply(416, b"", {"Content-Range": f"bytes */{len(data)}", **headers})
+        begin, end = int(wanted.group(1)), min(size, int(wanted.group(2) or size) + 1)
+        if begin >= size:
+            self.reply(416, b"", {"Content-Range": f"bytes */{size}", **headers})
             return
-        self.reply(206, data[begin:end], {"Content-Range": f"bytes {begin}-{end - 1}/{len(data)}", **headers})
+        with path.open("rb") as file:
+            file.seek(begin)
+            data = file.read(end - begin)
+        self.reply(206, data, {"Content-Range": f"bytes {begin}-{end - 1}/{size}", **headers})
 
     def reply(self, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
         """Send an answer; headers given replace those that it would have."""
