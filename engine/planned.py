@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.engine.grid import OPEN_JOBS, Job
+from dovetail.engine.grid import OPEN_JOBS, Job, Piece
 from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
 from dovetail.engine.recipe import Recipe
@@ -163,8 +163,19 @@ class Plan:
 
     @property
     def read_ahead_bytes(self) -> int:
-        """Most memory that the network fetches ahead of need, for tasks that wait; 0 if all inputs are local."""
-        return READ_AHEAD * self.task_bytes if any(item.remote for item in self.checkpoints) else 0
+        """Most memory that the network fetches ahead of need: inputs of waiting tasks, and of one that has begun with
+        other tensors; 0 if all inputs are local.
+        """
+        if not any(item.remote for item in self.checkpoints):
+            return 0
+        tasks = (task for job in self.jobs for task in (job.tasks[0], job.tasks[len(job.tasks) // 2]))
+        return (READ_AHEAD + 1) * max((sum(map(self._window_bytes, task)) for task in tasks), default=0)
+
+    def _window_bytes(self, piece: Piece) -> int:
+        """Give the bytes of all inputs that a piece reads."""
+        tensor = self.tensors[piece.tensor]
+        low, high = tensor.program.window(piece.start, piece.stop)
+        return (high - low) * (tensor.element_bytes - tensor.dtype.itemsize)
 
     @property
     def partial_bytes(self) -> int:

@@ -29,8 +29,8 @@ class RemoteSource:
 
     @property
     def copies(self) -> bool:
-        """Always true: besides the range itself, the connection holds parts of it while it comes."""
-        return True
+        """Always false: what is fetched is what is read, and a range takes its size once."""
+        return False
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return the bytes of elements ``[start, stop)``: those that `populate` made resident, else fetched now.

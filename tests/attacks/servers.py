@@ -93,7 +93,7 @@ _OUTSIDE = {"w": {"dtype": "F32", "shape": [10], "data_offsets": [0, 40]}}
 _PLAIN: Callable[[str], Fault] = lambda place: _index({"weight_map": {"w": place}})  # noqa: E731 - a row's shorthand
 
 SERVER_ATTACKS = (
-    ServerAttack("length of an exabyte", _part(_header({}, 2**60).ljust(2**17), 2**62), "says its header is", HeaderError),
+    ServerAttack("exabyte", _part(_header({}, 2**60).ljust(2**17), 2**62), "says its header is", HeaderError),
     ServerAttack("header beyond the file", _part(_header({}, 5000), 100), "bytes 0 to 10 came instead of 0 to 100"),
     ServerAttack("header longer than the file", _part(_header({}, 5000)), "is truncated", HeaderError),
     ServerAttack("tensor outside", _part(_header(_OUTSIDE)), "outside the file", HeaderError),
