@@ -74,7 +74,7 @@ def _locate_on_hub(ref: ModelRef, download: events.Listener | None) -> Location:
     if folder is None and download is None:
         snapshot = hub.look_up(ref.path, ref.revision)
         size = format_size(hub.download_bytes(snapshot))
-        note = f"{ref.path} is not in the hub's cache: the merge will download {size}."
+        note = f"{ref.path} is not in the hub's cache: the merge will download up to {size}."
         return Location(f"hf://{ref.path}@{snapshot.commit}", note=note)
     if folder is None:
         listen = download or events.ignore

@@ -34,6 +34,9 @@ CONNECT_TIMEOUT_S = 15.0
 READ_TIMEOUT_S = 30.0
 """Longest wait for the next bytes."""
 
+POOL_TIMEOUT_S = 3_600.0
+"""Longest wait for one of the connections, which many workers share; each is soon free, or given up."""
+
 LEAST_BYTES_PER_S = 16 * 2**10
 """A connection that is slower than this over `READ_TIMEOUT_S` and more is given up, and tried anew."""
 
@@ -187,7 +190,7 @@ def _get(address: str, asked: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPRes
             headers=headers,
             retries=retries,
             timeout=timeout,
-            pool_timeout=READ_TIMEOUT_S,
+            pool_timeout=POOL_TIMEOUT_S,
             preload_content=False,
             decode_content=False,
         )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from dovetail.io import torch_reader
+from dovetail.io.addresses import without_secrets
 from dovetail.io.credentials import hub_endpoint
 from dovetail.io.errors import CheckpointError, MissingFileError, RemoteError
 from dovetail.io.extras import require
@@ -139,15 +140,15 @@ def download(name: str, revision: str | None, tell: Callable[[str], None]) -> Pa
 def download_bytes(snapshot: Snapshot) -> int:
     """Give the size in bytes of the safetensors or, where there are none, PyTorch files of a snapshot."""
     for _, _, suffixes in _FORMATS:
-        if found := [size for file, size in snapshot.files.items() if file.endswith(suffixes)]:
-            return sum(found)
+        if found := _alone(snapshot.files, suffixes):
+            return sum(snapshot.files[file] for file in found)
     return 0
 
 
 def _weights(snapshot: Snapshot, bring: Callable[[str], Path]) -> Iterator[str]:
     """Choose the files of weights to download: as the readers of folders will choose among them."""
     for single, index, suffixes in _FORMATS:
-        others = [file for file in snapshot.files if file.endswith(suffixes)]
+        others = _alone(snapshot.files, suffixes)
         if single in snapshot.files:
             yield single
         elif index in snapshot.files:
@@ -174,9 +175,14 @@ def _is_complete(folder: Path) -> bool:
                 return all((folder / name).exists() for name in set(read_index(folder / index, suffixes[0]).values()))
             except CheckpointError:
                 return False
-        if len([entry for entry in folder.iterdir() if entry.suffix in suffixes and entry.exists()]) == 1:
+        if len(_alone((entry.name for entry in folder.iterdir() if entry.exists()), suffixes)) == 1:
             return True
     return False
+
+
+def _alone(names: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
+    """List the files that can be weights although no index names them."""
+    return [name for name in names if name.endswith(suffixes) and not name.startswith(torch_reader.NOT_WEIGHTS)]
 
 
 def _library() -> Any:
@@ -220,12 +226,12 @@ def _worded(name: str, revision: str | None) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403, 404):
             raise MissingFileError(
-                f"{model} is neither a folder here nor a model that {hub_endpoint()} shows to you",
+                f"{model} is neither a folder here nor a model that {without_secrets(hub_endpoint())} shows to you",
                 "a folder, or ORG/NAME of a model that may be read",
                 "correct the name, or set HF_TOKEN if the model is private",
             ) from None
         raise RemoteError(
-            f"{model} cannot be read from {hub_endpoint()} ({f'status {status}' if status else type(error).__name__})",
+            f"{model} cannot be read from {without_secrets(hub_endpoint())} ({f'status {status}' if status else type(error).__name__})",
             "an answer",
             "check the network and HF_ENDPOINT, and run the same command again to continue",
         ) from None

@@ -41,7 +41,7 @@ INDEX_NAME: Final = "pytorch_model.bin.index.json"
 LOOKED_FOR: Final = f"{SINGLE_NAME}, {INDEX_NAME} with its shards, or exactly one .bin, .pt or .pth file"
 """What makes a folder a PyTorch checkpoint."""
 
-_NOT_WEIGHTS: Final = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "adapter_model")
+NOT_WEIGHTS: Final = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "adapter_model")
 """Beginnings of the names of files that training programs put beside weights."""
 
 _BY_TORCH_NAME: Final = {dtype.torch_name: dtype for dtype in DTYPES.values()}
@@ -81,7 +81,7 @@ def read_folder(path: Path) -> Checkpoint:
 def _candidates(folder: Path) -> list[str]:
     """List the files of a folder that may be weights."""
     return sorted(
-        entry.name for entry in folder.iterdir() if entry.suffix in SUFFIXES and not entry.name.startswith(_NOT_WEIGHTS)
+        entry.name for entry in folder.iterdir() if entry.suffix in SUFFIXES and not entry.name.startswith(NOT_WEIGHTS)
     )
 
 

@@ -19,7 +19,8 @@ from dovetail.engine.recipe import ModelRef
 from dovetail.engine.recompute import recompute
 from dovetail.engine.verify import read_manifest
 from dovetail.io import http_transport, hub, retrying, side_files
-from dovetail.io.errors import ChangedFileError, MissingFileError, RemoteError
+from dovetail.io.errors import ChangedFileError, MissingFileError, RemoteError, UnsupportedError
+from dovetail.io.opening import read_checkpoint
 from dovetail.io.read_ahead import Pool
 from tests.checkpoints import cabs_recipe, folder_bytes, llama_tensors, write_checkpoint
 from tests.engine.command import dovetail
@@ -217,12 +218,27 @@ def test_names_on_a_hub(on_hub: Family, site: Site) -> None:
     assert recompute(family.home / "again", 0.1) > 0
 
 
+def test_pytorch_files_on_a_hub(on_hub: Family, site: Site) -> None:
+    """Where a hub has no safetensors, PyTorch's shards are downloaded, and only they; they cannot be streamed."""
+    folder = on_hub.home / "www" / "org" / "old"
+    folder.mkdir()
+    for name in ("a.bin", "b.bin", "training_args.bin", "optimizer.pt", "model.h5", "config.json"):
+        (folder / name).write_bytes(b"{}")
+    (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {"v": "a.bin", "w": "b.bin"}}')
+    location = locate(ModelRef(path="org/old"), None, lambda event: None)
+    names = {"a.bin", "b.bin", "config.json", "pytorch_model.bin.index.json"}
+    assert names == {path.name for path in Path(location.address).iterdir()}
+    assert f"org/old@{COMMIT}" == location.hub
+    with pytest.raises(UnsupportedError, match=f"write org/old@{COMMIT} instead, which downloads"):
+        read_checkpoint("hf://org/old")
+
+
 def test_planning_downloads_nothing(on_hub: Family, site: Site) -> None:
     """A plan of models that are not in the cache reads their headers, and says how much a merge would download."""
     recipe = hub_recipe(on_hub, "org/base", "org/math", "org/code")
     outcome = dovetail("plan", recipe, "--json")
     told = json.loads(outcome.out)
-    assert "org/math is not in the hub's cache: the merge will download 74 KiB." in told["warnings"]
+    assert "org/math is not in the hub's cache: the merge will download up to 74 KiB." in told["warnings"]
     assert [] == list((on_hub.home / "cache").iterdir())
     assert not [request for request in site.requests if "If-Range" in request.headers]
 
