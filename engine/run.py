@@ -12,6 +12,7 @@ from dovetail.engine.errors import WorkerLostError
 from dovetail.engine.grid import OPEN_JOBS, Job
 from dovetail.engine.planned import READ_AHEAD, Plan
 from dovetail.engine.task import TaskRecord, execute, prefetch
+from dovetail.io.retrying import abandon, persist
 from dovetail.io.source import Slot
 
 
@@ -84,6 +85,7 @@ class Scheduler:
 
         """
         queue = iter(jobs)
+        persist()
         try:
             while True:
                 self._fill(queue)
@@ -102,6 +104,8 @@ class Scheduler:
                 "see whether the system killed it for want of memory, and run the same merge again to continue",
             ) from error
         finally:
+            if self._flying:
+                abandon()  # a task that waits for its server again and again would be waited for here
             for future in self._flying:
                 future.cancel()
             wait(self._flying)

@@ -230,8 +230,9 @@ def _worded(name: str, revision: str | None) -> Iterator[None]:
                 "a folder, or ORG/NAME of a model that may be read",
                 "correct the name, or set HF_TOKEN if the model is private",
             ) from None
+        reason = f"status {status}" if status else type(error).__name__
         raise RemoteError(
-            f"{model} cannot be read from {without_secrets(hub_endpoint())} ({f'status {status}' if status else type(error).__name__})",
+            f"{model} cannot be read from {without_secrets(hub_endpoint())} ({reason})",
             "an answer",
             "check the network and HF_ENDPOINT, and run the same command again to continue",
         ) from None

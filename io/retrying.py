@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-import time
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -23,6 +23,8 @@ LONGEST_ASKED_S = 120.0
 
 T = TypeVar("T")
 
+_abandoned = threading.Event()
+
 
 class TransientError(Exception):
     """A failure that may be gone at the next attempt.
@@ -41,13 +43,23 @@ class TransientError(Exception):
         self.reason, self.after_s = reason, after_s
 
 
+def abandon() -> None:
+    """End every pause in this process, and let failures be failures: whoever works shall finish soon."""
+    _abandoned.set()
+
+
+def persist() -> None:
+    """Try again from now on."""
+    _abandoned.clear()
+
+
 def with_retries(attempt: Callable[[], T], address: str) -> T:
     """Call `attempt` until it succeeds, pausing with jitter after each `TransientError`.
 
     Raises
     ------
     RemoteError
-        It failed too often.
+        It failed too often, or has failed and `abandon` was called.
 
     """
     for count in range(1, ATTEMPTS + 1):
@@ -64,5 +76,6 @@ def with_retries(attempt: Callable[[], T], address: str) -> T:
                     "check the network and the server, and run the same command again to continue",
                 ) from error
             delay = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (count - 1)) * random.uniform(0.5, 1.0)
-        time.sleep(max(asked, delay))
+        if _abandoned.wait(max(asked, delay)):
+            raise RemoteError(f"{address} was not tried again", "time to", "run the same command again to continue")
     raise AssertionError("unreachable: the last attempt returns or raises")
