@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.io import http_transport, retrying
+from dovetail.io import http_connection, http_transport, retrying
 from dovetail.io.errors import ChangedFileError, CheckpointError, MissingFileError, RemoteError, UnsupportedError
 from dovetail.io.http_transport import fetch, open_file, read_small
 from dovetail.io.remote_file import RemoteFile
@@ -22,7 +22,7 @@ DATA = random.Random(0).randbytes(300_000)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait long for anything."""
     monkeypatch.setattr(retrying, "FIRST_DELAY_S", 0.001)
-    monkeypatch.setattr(http_transport, "READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(http_connection, "READ_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
-from dovetail.io import http_transport, open_checkpoint, remote_reader, retrying
+from dovetail.io import http_connection, open_checkpoint, remote_reader, retrying
 from dovetail.io.errors import CheckpointError, IndexFileError, MissingFileError, UnsupportedError
 from dovetail.io.opening import read_checkpoint
 from dovetail.io.side_files import RemoteSideFiles
@@ -26,7 +26,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait long for anything."""
     monkeypatch.setattr(retrying, "FIRST_DELAY_S", 0.001)
     monkeypatch.setattr(retrying, "ATTEMPTS", 2)
-    monkeypatch.setattr(http_transport, "READ_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(http_connection, "READ_TIMEOUT_S", 2.0)
 
 
 @pytest.fixture
