@@ -92,10 +92,7 @@ def read_small(address: str, limit_bytes: int) -> bytes | None:
             if response.status != 200:
                 raise RemoteError(f"the server of {address} answers with status {response.status}", "status 200")
             parts: list[bytes] = []
-            left, deadline = (
-                limit_bytes + 1,
-                time.monotonic() + http_connection.READ_TIMEOUT_S + limit_bytes / LEAST_BYTES_PER_S,
-            )
+            left, deadline = limit_bytes + 1, _deadline(limit_bytes)
             while left > 0 and (data := read(response, min(left, _STEP_BYTES))):
                 parts.append(data)
                 left -= len(data)

@@ -72,8 +72,8 @@ def same_but_for_names(expected: Path, actual: Path) -> None:
 
 
 def test_the_same_bytes_in_spite_of_failures(family: Family, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every third range fails at first, in all ways by turns; the output is that of local files, side files included, and what
-    is fetched ahead never exceeds its limit."""
+    """Every third range fails at first, in all ways by turns; the output is that of local files, side files included,
+    and what is fetched ahead never exceeds its limit."""
     merge(family.recipe_path, family.out)
     faults = [fault for fault in FAULTS.values() if fault is not _slow]
     pools: list[Pool] = []
