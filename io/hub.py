@@ -105,12 +105,6 @@ def download(name: str, revision: str | None, tell: Callable[[str], None]) -> Pa
 
     """
     hub = _library()
-    if hub.constants.HF_HUB_OFFLINE:
-        raise MissingFileError(
-            f"model {name!r} is not in the hub's cache, and HF_HUB_OFFLINE forbids to download it",
-            "all of its weights in the cache",
-            "unset HF_HUB_OFFLINE, or copy the model's cache here",
-        )
     snapshot = look_up(name, revision)
 
     asked = revision  # once by its own name, so that the cache knows which commit a branch is; then by the commit
@@ -212,6 +206,12 @@ def _worded(name: str, revision: str | None) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
+    except errors.OfflineModeIsEnabled:
+        raise MissingFileError(
+            f"{model} is not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub",
+            "all of its weights in the cache",
+            "unset HF_HUB_OFFLINE, or copy the model's cache here",
+        ) from None
     except errors.HFValidationError:
         raise MissingFileError(f"{model} is no name of a model on a hub", "ORG/NAME") from None
     except errors.GatedRepoError:

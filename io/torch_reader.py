@@ -45,6 +45,7 @@ NOT_WEIGHTS: Final = ("training_args", "optimizer", "scheduler", "rng_state", "s
 """Beginnings of the names of files that training programs put beside weights."""
 
 _BY_TORCH_NAME: Final = {dtype.torch_name: dtype for dtype in DTYPES.values()}
+_MAX_SIZE: Final = 2**63 - 1
 _CHILD_SECONDS: Final = 3_600
 
 
@@ -178,7 +179,8 @@ def _tensor(file: Path, entry: dict[str, Any], archive: TorchArchive, status: os
     if 0 in shape:
         return TensorInfo(name, dtype, shape, MappedSource(str(file), 0, 0, *known))
     held = archive.storages.get(begin)
-    if held is None or entry["storage_bytes"] > held or min(strides, default=0) < 0 or last + dtype.itemsize > held:
+    outside = held is None or entry["storage_bytes"] > held or last + dtype.itemsize > held
+    if outside or min((first, *strides)) < 0 or math.prod(shape) * dtype.itemsize > _MAX_SIZE:
         raise TorchFileError(
             f"tensor {name!r} in {file} lies outside its storage",
             "every element within a storage of the archive",

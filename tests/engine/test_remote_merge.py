@@ -291,8 +291,9 @@ def test_no_network(on_hub: Family, site: Site, monkeypatch: pytest.MonkeyPatch)
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(MissingFileError, match="HF_HUB_OFFLINE forbids to download it"):
-        locate(ModelRef(path="org/base"), None, lambda event: None)
+    for download in (None, lambda event: None):
+        with pytest.raises(MissingFileError, match="not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub"):
+            locate(ModelRef(path="org/base"), None, download)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(RemoteError, match=r"cannot be read from http://127\.0\.0\.1:9 "):
@@ -303,6 +304,8 @@ def test_local_folders_come_first(on_hub: Family, site: Site, monkeypatch: pytes
     """A folder of the name is preferred, and asks no hub."""
     monkeypatch.chdir(site.root)
     assert "org/base" == locate(ModelRef(path="org/base")).address
+    location = locate(ModelRef(path="org/base", revision="v1"))
+    assert ("org/base", "org/base is a local path: its revision 'v1' is ignored.") == (location.address, location.note)
     assert [] == site.requests
 
 
