@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import resource
 import sys
 import warnings
@@ -64,8 +65,15 @@ def catalogue(path: str) -> dict[str, Any]:
                 }
             )
     except Exception as error:  # whatever a hostile file makes the loader raise, it is not to be taken
-        return {"error": f"{type(error).__name__}: {str(error)[:2_000]}"}
+        return {"error": _reason(str(error)) or type(error).__name__}
     return {"tensors": tensors, "ignored": ignored}
+
+
+def _reason(text: str) -> str:
+    """Give the reason in PyTorch's text, without its advice, which is to trust the file."""
+    found = re.search(r"(Trying to load [^\n]+|WeightsUnpickler error:\s+[^\n]+)", text)
+    reason = found.group(1).removeprefix("WeightsUnpickler error:").strip() if found else text
+    return re.split(r"\. |\n", reason, maxsplit=1)[0].rstrip(".")[:300]
 
 
 def _load(torch: Any, path: str) -> Any:
