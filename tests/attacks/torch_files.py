@@ -129,7 +129,7 @@ TORCH_ATTACKS = (
     TorchAttack("imports", _hostile(__import__, "antigravity"), "Unsupported global: GLOBAL"),
     TorchAttack("old format that runs a command", _legacy, "before PyTorch 1.6", UnsupportedError),
     TorchAttack("bare pickle", lambda path: path.write_bytes(pickle.dumps({"w": 1})), "no zip", UnsupportedError),
-    TorchAttack("garbage pickle", _pickle(b"\x80\x04garbage"), "cannot be taken (Unsupported operand 103)"),
+    TorchAttack("garbage pickle", _pickle(b"\x80\x02garbage"), "cannot be taken (Unsupported operand 103)"),
     TorchAttack("empty", lambda path: path.write_bytes(b""), "no zip archive", UnsupportedError),
     TorchAttack("a pipe", os.mkfifo, "no checkpoint at", MissingFileError),
     TorchAttack("truncated", lambda path: path.write_bytes(good()[:-300]), "does not end as one"),
