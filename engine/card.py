@@ -90,7 +90,7 @@ def conversion_card(plan: Plan) -> str:
 
 def _own_card(plan: Plan) -> str | None:
     """Read the source's card, if it is a text in its folder."""
-    folder = plan.side_checkpoint.folder
+    folder = plan.side_checkpoint.side_folder
     if folder is None or not (folder / CARD_NAME).is_file():
         return None
     try:

@@ -215,7 +215,7 @@ def plan(
 
 @app.command(short_help="List a checkpoint's tensors.")
 def inspect(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT", help="A folder or a .safetensors file.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A folder, a file, or an address.")],
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:

@@ -21,8 +21,8 @@ from dovetail.engine.locations import open_location
 from dovetail.engine.memory import TENSOR_BYTES, Budget, default_limit_bytes, fit, least, resident_bytes, usable_cores
 from dovetail.engine.merging import RunOptions
 from dovetail.engine.methods.decoding import read_only
+from dovetail.engine.planned import READ_AHEAD
 from dovetail.engine.planning import CODES
-from dovetail.engine.run import READ_AHEAD
 from dovetail.engine.task import PAGE_SLACK_BYTES
 from dovetail.engine.warm import warm_up
 from dovetail.io.checkpoint import Checkpoint, TensorInfo

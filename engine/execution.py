@@ -19,6 +19,7 @@ from dovetail.engine.planned import Plan
 from dovetail.engine.records import RecordTable
 from dovetail.engine.run import Scheduler
 from dovetail.engine.task import TaskRecord
+from dovetail.io.read_ahead import read_ahead
 from dovetail.io.sink import SafetensorsSink
 
 
@@ -74,7 +75,7 @@ class Execution:
         started = time.monotonic()
         committer = Committer(self._flush, self._durable.put, self.budget.unwritten_bytes)
         try:
-            with open_executor(executor, self.budget.workers) as pool:
+            with open_executor(executor, self.budget.workers, self.plan.read_ahead_bytes) as pool:
                 scheduler = Scheduler(pool, self.budget.workers, self.plan, self.sink.slot)
                 try:
                     with contextlib.closing(scheduler.run(self._jobs)) as finished:
@@ -171,10 +172,13 @@ class Execution:
 
 
 @contextlib.contextmanager
-def open_executor(given: Executor | None, workers: int) -> Iterator[Executor]:
-    """Use the executor given, or a pool of threads: kernels run without the interpreter's lock."""
+def open_executor(given: Executor | None, workers: int, read_ahead_bytes: int = 0) -> Iterator[Executor]:
+    """Use the executor given, or a pool of threads: kernels run without the interpreter's lock.
+
+    Only for tasks in this process is anything fetched ahead from the network: another's would not find it here.
+    """
     if given is not None:
         yield given
         return
-    with ThreadPoolExecutor(workers, thread_name_prefix="dovetail-work") as pool:
+    with read_ahead(read_ahead_bytes), ThreadPoolExecutor(workers, thread_name_prefix="dovetail-work") as pool:
         yield pool

@@ -131,7 +131,7 @@ def identity(plan: Plan) -> dict[str, Any]:
             "shard_size_bytes": plan.options.shard_size_bytes,
         },
         "inputs": {
-            f"{checkpoint.path}/{file.name}": [file.size_bytes, file.mtime_ns, file.header_hash]
+            f"{checkpoint.path}/{file.name}": [file.size_bytes, file.etag or file.mtime_ns, file.header_hash]
             for checkpoint in plan.checkpoints
             for file in checkpoint.files
         }

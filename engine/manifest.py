@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from dovetail.engine.locations import hub_model
 from dovetail.engine.planned import MATHS_VERSION, Plan, PlannedTensor
 from dovetail.engine.records import RecordTable
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint
@@ -95,7 +96,11 @@ def _inputs(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _input_entry(checkpoint: Checkpoint) -> dict[str, Any]:
-    entry: dict[str, Any] = {"checkpoint": str(checkpoint.path), "files": file_entries(checkpoint.files)}
+    """Describe a checkpoint so that it can be found, and known, again."""
+    entry: dict[str, Any] = {"checkpoint": str(checkpoint.path)}
+    if hub := hub_model(checkpoint.path):
+        entry["hub"] = hub
+    entry["files"] = file_entries(checkpoint.files)
     if checkpoint.adapter is not None:
         files = file_entries(checkpoint.adapter.files)
         entry["adapter"] = {"folder": str(checkpoint.adapter.folder), "files": files}
@@ -104,7 +109,11 @@ def _input_entry(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def file_entries(files: Sequence[FileFingerprint]) -> list[dict[str, Any]]:
     """Describe input files so that they are known again, wherever they are copied."""
-    return [{"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash} for file in files]
+    return [
+        {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
+        | ({"etag": file.etag} if file.etag else {})
+        for file in files
+    ]
 
 
 def _shards(plan: Plan) -> list[dict[str, Any]]:

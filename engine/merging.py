@@ -86,6 +86,7 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     workers = run.workers if run.workers is not None else usable_cores()
     # The table's pages become resident only as chunks finish.
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes
+    reserved += plan.read_ahead_bytes
     planning = plan.vocabulary.planning_bytes if plan.vocabulary else 0
     allowed = run.memory_bytes or default_limit_bytes(max(planning, least(reserved, plan.task_bytes)))
     if planning > allowed:
@@ -141,7 +142,7 @@ def merge(
     found, output, options, run = load_stages(recipe), Path(output), options or PlanOptions(), run or RunOptions()
     if len(found) > 1:
         return merge_stages(found, output, options, run, listen, None if stages is None else Path(stages))
-    return carry_out(make_plan(found[0].recipe, options), output, run, listen, started=started)
+    return carry_out(make_plan(found[0].recipe, options, download=listen), output, run, listen, started=started)
 
 
 def carry_out(
@@ -258,6 +259,8 @@ def input_paths(plan: Plan) -> Iterator[Path]:
     if plan.recipe.origin.path is not None:
         yield plan.recipe.origin.path
     for checkpoint in plan.checkpoints:
+        if isinstance(checkpoint.path, str):
+            continue  # an address
         yield checkpoint.path
         if checkpoint.folder is not None:
             yield from (checkpoint.folder / file.name for file in checkpoint.files)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from dovetail.engine.recipe import StackedLayers
@@ -37,7 +36,8 @@ _Place = tuple[str, ...]
 
 def read_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
     """Read a checkpoint's config.json; None if it has none that can be used."""
-    path = None if checkpoint.folder is None else Path(checkpoint.folder) / "config.json"
+    folder = checkpoint.side_folder
+    path = None if folder is None else folder / "config.json"
     try:
         if path is None or not path.is_file() or path.stat().st_size > LARGEST_BYTES:
             return None

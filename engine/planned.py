@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.engine.grid import OPEN_JOBS, Job
+from dovetail.engine.grid import OPEN_JOBS, Job, Piece
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
@@ -24,6 +24,9 @@ MATHS_VERSION = 1
 
 DEFAULT_SHARD_BYTES = 5 * 10**9
 """Default size of an output shard."""
+
+READ_AHEAD = 2
+"""Tasks queued, with their inputs being read, beyond those that run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,22 @@ class Plan:
                 slack = PAGE_SLACK_BYTES * max([len(tensor.inputs) for tensor in tensors])
                 most = max(most, held + scratch + slack)
         return most
+
+    @property
+    def read_ahead_bytes(self) -> int:
+        """Most memory that the network fetches ahead of need: inputs of waiting tasks, and of one that has begun with
+        other tensors; 0 if all inputs are local.
+        """
+        if not any(item.remote for item in self.checkpoints):
+            return 0
+        tasks = (task for job in self.jobs for task in (job.tasks[0], job.tasks[len(job.tasks) // 2]))
+        return (READ_AHEAD + 1) * max((sum(map(self._window_bytes, task)) for task in tasks), default=0)
+
+    def _window_bytes(self, piece: Piece) -> int:
+        """Give the bytes of all inputs that a piece reads."""
+        tensor = self.tensors[piece.tensor]
+        low, high = tensor.program.window(piece.start, piece.stop)
+        return (high - low) * (tensor.element_bytes - tensor.dtype.itemsize)
 
     @property
     def partial_bytes(self) -> int:

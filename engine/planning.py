@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from dovetail.engine import events
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.grid import chunk_elements, make_jobs
 from dovetail.engine.locations import Location, locate, open_location
@@ -49,6 +50,7 @@ def make_plan(
     options: PlanOptions | None = None,
     locations: Sequence[Location] | None = None,
     checkpoints: Sequence[Checkpoint] | None = None,
+    download: events.Listener | None = None,
 ) -> Plan:
     """Decide everything about a merge from the recipe and the checkpoints' headers.
 
@@ -64,6 +66,9 @@ def make_plan(
         Where the checkpoints are, in the order of `Recipe.references`; None to look where the recipe says.
     checkpoints
         The checkpoints themselves, in the same order, where they are open already.
+    download
+        Told of what is downloaded of models on a hub; None to download no weights: the headers of those that are not
+        in the hub's cache are then read through the network.
 
     Raises
     ------
@@ -77,12 +82,15 @@ def make_plan(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     method = find(recipe.merge_method)
     references = recipe.references()
+    notes: list[str] = []
     if checkpoints is None:
         if locations is None:
-            locations = [locate(ref, recipe.origin.folder) for ref in references]
+            locations = [locate(ref, recipe.origin.folder, download) for ref in references]
+        notes = [location.note for location in locations if location.note]
         with headers_shared():
             checkpoints = [open_location(location) for location in locations]
     checkpoints = tuple(checkpoints)
+    notes += [note for checkpoint in checkpoints for note in checkpoint.notes]
     catalogues = {
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
         for ref, checkpoint in zip(references, checkpoints, strict=True)
@@ -108,6 +116,7 @@ def make_plan(
         untied=references[0] in expansion.untied,
         vocabulary=vocabulary,
         warnings=(
+            *notes,
             *expansion.warnings,
             *restacked,
             *builder.warnings(),

@@ -115,7 +115,7 @@ def recompute(
     todo = _sample(plan, fraction, seed)
     budget, _ = prepare(plan, run, listen)
     compared, tasks = 0, sum(len(positions) for _, positions in todo)
-    with open_executor(run.executor, budget.workers) as pool:
+    with open_executor(run.executor, budget.workers, plan.read_ahead_bytes) as pool:
         scheduler = Scheduler(pool, budget.workers, plan, lambda tensor: slots[tensor])
         with contextlib.closing(scheduler.run(todo)) as finished:
             done = 0
@@ -180,7 +180,7 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
     said = manifest["options"]
     options = PlanOptions(said["shard_size_bytes"], said["dtype"], said["seed"], said["nonfinite"] == "keep")
     locations = [
-        Location(entry["checkpoint"], entry["adapter"]["folder"] if "adapter" in entry else None)
+        Location(entry["checkpoint"], entry["adapter"]["folder"] if "adapter" in entry else None, entry.get("hub", ""))
         for entry in manifest["inputs"]
     ]
     for entry in manifest.get("stages", ()):

@@ -10,12 +10,10 @@ from typing import Any
 
 from dovetail.engine.errors import WorkerLostError
 from dovetail.engine.grid import OPEN_JOBS, Job
-from dovetail.engine.planned import Plan
+from dovetail.engine.planned import READ_AHEAD, Plan
 from dovetail.engine.task import TaskRecord, execute, prefetch
+from dovetail.io.retrying import abandon, persist
 from dovetail.io.source import Slot
-
-READ_AHEAD = 2
-"""Tasks queued, with their inputs being read, beyond those that run."""
 
 
 @dataclass(slots=True)
@@ -87,6 +85,7 @@ class Scheduler:
 
         """
         queue = iter(jobs)
+        persist()
         try:
             while True:
                 self._fill(queue)
@@ -105,6 +104,8 @@ class Scheduler:
                 "see whether the system killed it for want of memory, and run the same command again to continue",
             ) from error
         finally:
+            if self._flying:
+                abandon()  # a task that waits for its server again and again would be waited for here
             for future in self._flying:
                 future.cancel()
             wait(self._flying)

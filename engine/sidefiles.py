@@ -20,17 +20,11 @@ from dovetail.engine.staging import write_durably
 from dovetail.io.errors import CheckpointError
 from dovetail.io.index import resolve_in_folder
 from dovetail.io.layout import INDEX_NAME
+from dovetail.io.side_files import LARGEST_BYTES, is_side_name
 
 RECIPE_NAME = "dovetail_recipe.yml"
 """File name of the recipe's copy in the output folder."""
 
-LARGEST_BYTES = 64 * 2**20
-"""Larger files are not side files."""
-
-_WEIGHTS = {
-    ".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".ggml", ".h5", ".msgpack", ".onnx", ".npz", ".pkl",
-    ".zarr", ".zip", ".tar", ".gz", ".mlmodel", ".tflite", ".ot",
-}  # fmt: skip
 _REPLACED = {
     "readme.md", "config.json", RECIPE_NAME, MANIFEST_NAME, JOURNAL_NAME, LOCK_NAME, "mergekit_config.yml",
 }  # fmt: skip
@@ -45,9 +39,7 @@ def copied_files(folder: Path) -> list[Path]:
         path
         for path in folder.iterdir()
         if path.is_file()
-        and not path.name.startswith(".")
-        and path.suffix.lower() not in _WEIGHTS
-        and not path.name.endswith(".index.json")
+        and is_side_name(path.name)
         and path.name.lower() not in _REPLACED
         and path.stat().st_size <= LARGEST_BYTES
         and _stays_inside(folder, path.name)
@@ -56,7 +48,7 @@ def copied_files(folder: Path) -> list[Path]:
 
 def side_bytes(plan: Plan) -> int:
     """Give the bytes of the files that the output takes from the base model, or has in their place."""
-    folder, changed = plan.side_checkpoint.folder, _changed_files(plan)
+    folder, changed = plan.side_checkpoint.side_folder, _changed_files(plan)
     kept = [] if folder is None else [path for path in copied_files(folder) if path.name not in changed]
     return sum(path.stat().st_size for path in kept) + sum(len(data) for data in changed.values() if data is not None)
 
@@ -82,7 +74,7 @@ def output_config(plan: Plan) -> dict[str, Any] | None:
         The base model's config.json is not a JSON object.
 
     """
-    folder = plan.side_checkpoint.folder
+    folder = plan.side_checkpoint.side_folder
     path = None if folder is None else folder / "config.json"
     if path is None or not path.is_file():
         return None
@@ -131,8 +123,8 @@ def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str,
         note(name, data)
 
     changed = _changed_files(plan)
-    if plan.side_checkpoint.folder is not None:
-        for path in copied_files(plan.side_checkpoint.folder):
+    if (home := plan.side_checkpoint.side_folder) is not None:
+        for path in copied_files(home):
             if path.name in changed:
                 continue
             write(path.name, path.read_bytes())  # one at a time: together they may be too large for the memory limit

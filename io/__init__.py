@@ -15,6 +15,8 @@ from dovetail.io.errors import (
     HeaderError,
     IndexFileError,
     MissingFileError,
+    RemoteError,
+    TorchFileError,
     UnsupportedError,
 )
 
@@ -30,6 +32,8 @@ __all__ = [
     "HeaderError",
     "IndexFileError",
     "MissingFileError",
+    "RemoteError",
+    "TorchFileError",
     "UnsupportedError",
     "open_checkpoint",
     "read_checkpoint",
@@ -44,7 +48,8 @@ def open_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str
     Parameters
     ----------
     path
-        A folder in the Hugging Face layout, or one ``.safetensors`` file.
+        A folder in the Hugging Face layout, one ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file, or an address
+        (see `dovetail.io.addresses`).
     adapter
         The folder of an adapter to apply; the arrays that it changes are float32, computed chunk by chunk.
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import ChangedFileError
@@ -52,9 +53,25 @@ class FileFingerprint:
     size_bytes: int
     """Size of the file."""
     mtime_ns: int
-    """Modification time in nanoseconds since 1970."""
+    """Modification time in nanoseconds since 1970; 0 for a remote file, which has an ETag instead."""
     header_hash: str
     """XXH3-128 of the header, in hexadecimal."""
+    etag: str = ""
+    """What the server calls this version of a remote file; empty for a local one."""
+
+
+class SideFiles(Protocol):
+    """The small files beside remote weights: configuration, tokenizer and the like. Picklable."""
+
+    def fetch(self) -> Path:
+        """Bring them into a folder of this process, on the first call, and return it.
+
+        Raises
+        ------
+        CheckpointError
+            They cannot be read, or are larger than such files are.
+
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +95,10 @@ class AppliedAdapter:
 class Checkpoint:
     """A checkpoint whose headers were read and checked. Picklable; holds no open file."""
 
-    path: Path
-    """The folder or file as the user named it, made absolute."""
+    path: Path | str
+    """The folder or file as the user named it, made absolute; the address, a string, of a remote one."""
     folder: Path | None
-    """Where side files such as ``config.json`` are; ``None`` for a single file."""
+    """The folder of the tensor files; ``None`` for a single file and for a remote checkpoint."""
     tensors: Mapping[str, TensorInfo]
     """The tensors by name, in the order in which they are stored."""
     metadata: Mapping[str, str]
@@ -90,6 +107,20 @@ class Checkpoint:
     """The tensor files, in order of name."""
     adapter: AppliedAdapter | None = None
     """The adapter applied, if any."""
+    notes: tuple[str, ...] = ()
+    """What a person should know who merges it, one sentence each."""
+    side_files: SideFiles | None = None
+    """The small files beside remote weights; ``None`` where they are in `folder`, or nowhere."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether the tensors are read through the network."""
+        return isinstance(self.path, str)
+
+    @property
+    def side_folder(self) -> Path | None:
+        """Where side files such as ``config.json`` are, fetched if need be; ``None`` for a single local file."""
+        return self.folder if self.side_files is None else self.side_files.fetch()
 
     @property
     def nbytes(self) -> int:
@@ -99,12 +130,17 @@ class Checkpoint:
     def check_unchanged(self) -> None:
         """Check that the files are still those that were opened.
 
+        Remote files are not asked about again: every answer of their servers says which version it is of, and one of
+        another version was an error when it came.
+
         Raises
         ------
         ChangedFileError
             If the size or modification time of a file differs, or a file is gone.
 
         """
+        if self.remote:
+            return
         for file in self.files:
             _check_unchanged(str(self.path) if self.folder is None else f"{self.folder}/{file.name}", file)
         if self.adapter is not None:

@@ -9,6 +9,8 @@
     │   ├── MissingFileError          a checkpoint or a shard that is not there
     │   ├── ChangedFileError          a checkpoint file that changed after it was opened
     │   ├── AdapterError              an adapter that breaks its rules, or does not fit its model
+    │   ├── TorchFileError            a PyTorch file that is damaged or holds more than weights
+    │   ├── RemoteError               a server that cannot be reached or answers what it should not
     │   ├── UnsupportedError          a format, dtype or quantisation that cannot be merged
     │   ├── TensorMismatchError       tensors missing or differing in shape between checkpoints
     │   └── NonFiniteError            NaN or infinity where numbers are expected
@@ -83,6 +85,14 @@ class ChangedFileError(CheckpointError):
 
 class AdapterError(CheckpointError):
     """An adapter breaks its rules, or does not fit the model that it is to be applied to."""
+
+
+class TorchFileError(CheckpointError):
+    """A PyTorch file is damaged, or holds more than weights."""
+
+
+class RemoteError(CheckpointError):
+    """A server cannot be reached, or does not answer as it should."""
 
 
 class UnsupportedError(CheckpointError):

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
 from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DTYPES, UNSUPPORTED_DTYPES, DType
-from dovetail.io.errors import HeaderError, MissingFileError, UnsupportedError
+from dovetail.io.errors import CheckpointError, HeaderError, MissingFileError, UnsupportedError
 from dovetail.io.strict_json import JsonDefectError, brief, decode_json
 
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -30,7 +30,9 @@ MAX_HEADER_BYTES: Final = 100_000_000
 MAX_NAME_LENGTH: Final = 500
 """Longest tensor name that is taken, in characters: names end up in messages and paths."""
 
-_LENGTH_BYTES: Final = 8
+LENGTH_BYTES: Final = 8
+"""Size of the field that holds the header's length, in bytes."""
+
 _MAX_DIMENSIONS: Final = 64  # numpy's own limit
 _MAX_SIZE: Final = 2**63 - 1
 _ALIGNMENT_BYTES: Final = 8
@@ -87,22 +89,12 @@ def read_header(path: Path) -> tuple[Header, int, int]:
         If the header is valid but uses a dtype, or tensor names, that Dovetail cannot handle.
 
     """
-    try:
-        # Non-blocking, so that a named pipe in a checkpoint folder cannot hang the program.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        raise MissingFileError(
-            f"cannot open {path} ({error.strerror})", "a safetensors file", "check the path"
-        ) from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        os.close(descriptor)
-        raise HeaderError(f"{path} is not a regular file", "a safetensors file", "check the path")
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        prefix = _read_up_to(file, _LENGTH_BYTES)
-        length = _check_length(prefix, status.st_size, str(path))
+    with open_regular(path, HeaderError, "a safetensors file") as file:
+        status = os.fstat(file.fileno())
+        prefix = _read_up_to(file, LENGTH_BYTES)
+        length = check_length(prefix, status.st_size, str(path))
         raw = prefix + _read_up_to(file, length)
-    if (got := len(raw) - _LENGTH_BYTES) < length:
+    if (got := len(raw) - LENGTH_BYTES) < length:
         _fail(f"{path} ended after {got} of {length} header bytes", "the whole header", _REDOWNLOAD)
     shared = _shared.get({})
     key = raw, status.st_size
@@ -110,6 +102,28 @@ def read_header(path: Path) -> tuple[Header, int, int]:
     if header is None:
         header = shared[key] = parse_header(raw, status.st_size, str(path))
     return header, status.st_size, status.st_mtime_ns
+
+
+def open_regular(path: Path, error_kind: type[CheckpointError], expected: str) -> BinaryIO:
+    """Open a file, unbuffered, unless it is a device, a folder or a pipe.
+
+    Raises
+    ------
+    MissingFileError
+        If it cannot be opened.
+    CheckpointError
+        Of the kind given, if it is no regular file.
+
+    """
+    try:
+        # Non-blocking, so that a named pipe in a checkpoint folder cannot hang the program.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise MissingFileError(f"cannot open {path} ({error.strerror})", expected, "check the path") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise error_kind(f"{path} is not a regular file", expected, "check the path")
+    return os.fdopen(descriptor, "rb", buffering=0)
 
 
 _shared: ContextVar[MutableMapping[tuple[bytes, int], Header]] = ContextVar("shared headers")
@@ -139,9 +153,9 @@ def parse_header(raw: bytes, file_size_bytes: int, file: str) -> Header:
         What to call the file in error messages.
 
     """
-    length = _check_length(raw[:_LENGTH_BYTES], file_size_bytes, file)
-    data_start_bytes = _LENGTH_BYTES + length
-    document = _decode(raw[_LENGTH_BYTES:data_start_bytes], file)
+    length = check_length(raw[:LENGTH_BYTES], file_size_bytes, file)
+    data_start_bytes = LENGTH_BYTES + length
+    document = _decode(raw[LENGTH_BYTES:data_start_bytes], file)
     metadata = _check_metadata(document.pop(_METADATA, {}), file)
     entries = [_check_entry(name, fields, file) for name, fields in document.items()]
     entries.sort(key=lambda entry: (entry.begin_bytes, entry.end_bytes))
@@ -183,7 +197,7 @@ def build_header(
             f"at most {MAX_HEADER_BYTES}",
             "use a smaller shard size, so that each file holds fewer tensors",
         )
-    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
+    return len(body).to_bytes(LENGTH_BYTES, "little") + body
 
 
 def _fail(what: str, expected: str, action: str = _REDOWNLOAD) -> NoReturn:
@@ -199,9 +213,16 @@ def _read_up_to(file: Any, count: int) -> bytes:
     return b"".join(parts)
 
 
-def _check_length(prefix: bytes, file_size_bytes: int, file: str) -> int:
-    """Return the header's length in bytes, from the file's first eight."""
-    if len(prefix) < _LENGTH_BYTES:
+def check_length(prefix: bytes, file_size_bytes: int, file: str) -> int:
+    """Return the header's length in bytes, from the file's first eight.
+
+    Raises
+    ------
+    HeaderError
+        If the format or the file has no room for such a header.
+
+    """
+    if len(prefix) < LENGTH_BYTES:
         _fail(f"{file} is {len(prefix)} bytes long", "at least the 8 bytes of a safetensors length field")
     length = int.from_bytes(prefix, "little")
     if length > MAX_HEADER_BYTES:
@@ -210,7 +231,7 @@ def _check_length(prefix: bytes, file_size_bytes: int, file: str) -> int:
             f"at most {MAX_HEADER_BYTES}",
             "check that this is a safetensors file, or download it again",
         )
-    if _LENGTH_BYTES + length > file_size_bytes:
+    if LENGTH_BYTES + length > file_size_bytes:
         _fail(
             f"{file} is truncated: it has {file_size_bytes} bytes",
             f"a header of {length} bytes after the 8 bytes of its length",
@@ -231,7 +252,7 @@ def _check_metadata(metadata: Any, file: str) -> dict[str, str]:
     return metadata
 
 
-def _check_name(name: str, file: str) -> None:
+def check_name(name: str, file: str) -> None:
     """Refuse names that cannot be printed, and those that cannot be one part of a Zarr path."""
     if len(name) > MAX_NAME_LENGTH:
         raise UnsupportedError(
@@ -256,7 +277,7 @@ def _check_name(name: str, file: str) -> None:
 def _check_entry(name: str, fields: Any, file: str) -> HeaderEntry:
     """Check all of a tensor's description that does not depend on other tensors."""
     if not name.isprintable() or "/" in name or "\\" in name or not name.strip(".") or len(name) > MAX_NAME_LENGTH:
-        _check_name(name, file)
+        check_name(name, file)
     if type(fields) is not dict or fields.keys() != _FIELDS:
         _fail(
             f"tensor {name!r} in {file} is described by {brief(fields)}",

@@ -15,12 +15,19 @@ from dovetail.io.strict_json import JsonDefectError, brief, decode_json
 MAX_INDEX_BYTES: Final = 100_000_000
 """Longest index that is read, in bytes: as long as the longest header."""
 
-_PLAIN_FILE_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,243}\.safetensors")  # 255 bytes at most
+_PLAIN_FILE_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 _REDOWNLOAD: Final = "download or export the checkpoint again"
 
 
-def read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path, suffix: str = ".safetensors") -> dict[str, str]:
     """Read and check a shard index.
+
+    Parameters
+    ----------
+    path
+        The index.
+    suffix
+        Suffix that every file must have.
 
     Returns
     -------
@@ -39,6 +46,11 @@ def read_index(path: Path) -> dict[str, str]:
         raw = read_at_most(path, MAX_INDEX_BYTES + 1)
     except OSError as error:
         raise MissingFileError(f"cannot open {path} ({error.strerror})", "a shard index") from error
+    return parse_index(raw, str(path), suffix)
+
+
+def parse_index(raw: bytes, path: str, suffix: str = ".safetensors") -> dict[str, str]:
+    """Check an index that was read, up to one byte more than `MAX_INDEX_BYTES`; see `read_index`."""
     if len(raw) > MAX_INDEX_BYTES:
         _fail(f"the index {path} is too large", f"at most {MAX_INDEX_BYTES} bytes")
     try:
@@ -52,14 +64,19 @@ def read_index(path: Path) -> dict[str, str]:
     for tensor, file_name in weight_map.items():
         if len(tensor) > MAX_NAME_LENGTH:
             _fail(f"the index {path} has a tensor name of {len(tensor)} characters", f"at most {MAX_NAME_LENGTH}")
-        if type(file_name) is str and (file_name in plain or _PLAIN_FILE_NAME.fullmatch(file_name)):
+        if type(file_name) is str and (file_name in plain or _is_plain(file_name, suffix)):
             plain.add(file_name)
             continue
         _fail(
             f"the index {path} places tensor {tensor!r} in {brief(file_name)}",
-            "the name of a .safetensors file in the same folder",
+            f"the name of a {suffix} file in the same folder",
         )
     return weight_map
+
+
+def _is_plain(file_name: str, suffix: str) -> bool:
+    """Whether something is the name of a file, and no path, of at least one character beside the suffix."""
+    return file_name.endswith(suffix) and len(file_name) > len(suffix) and bool(_PLAIN_FILE_NAME.fullmatch(file_name))
 
 
 def resolve_in_folder(folder: Path, file_name: str, named_by: str) -> Path:
@@ -105,7 +122,7 @@ def resolve_in_folder(folder: Path, file_name: str, named_by: str) -> Path:
     return path
 
 
-def check_index(path: Path, weight_map: Mapping[str, str], found_in: Mapping[str, str]) -> None:
+def check_index(path: Path | str, weight_map: Mapping[str, str], found_in: Mapping[str, str]) -> None:
     """Check that every tensor is in the file where the index says.
 
     Tensors that a file holds beyond the index are no error: loaders take them too.

@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from dovetail.io import safetensors_reader
+from dovetail.io import remote_reader, safetensors_reader, torch_reader
+from dovetail.io.addresses import is_address
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import MissingFileError, UnsupportedError
 
 OTHER_FORMATS: Final[Mapping[str, str]] = {
-    ".bin": "PyTorch",
-    ".pt": "PyTorch",
-    ".pth": "PyTorch",
-    ".ckpt": "PyTorch",
+    ".ckpt": "PyTorch Lightning",
     ".gguf": "GGUF",
     ".h5": "Keras",
     ".msgpack": "Flax",
@@ -31,7 +29,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     ----------
     path
         A folder in the Hugging Face layout (``model.safetensors``, or shards with an index, or any one
-        ``.safetensors`` file), or one ``.safetensors`` file.
+        ``.safetensors`` file; where there is none, the same of PyTorch), one ``.safetensors``, ``.bin``, ``.pt`` or
+        ``.pth`` file, or the address of a remote folder or ``.safetensors`` file: see `dovetail.io.addresses`.
 
     Raises
     ------
@@ -40,9 +39,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     HeaderError, IndexFileError
         If a header or the index breaks its rules.
     UnsupportedError
-        If the checkpoint is quantised or in a format that is not read.
+        If the checkpoint is quantised or in a format that is not read, or needs an extra that is not installed.
+    TorchFileError
+        If a PyTorch file is damaged or holds more than weights.
+    RemoteError
+        If a server cannot be reached or does not answer as it should.
 
     """
+    if isinstance(path, str) and is_address(path):
+        return remote_reader.read_remote(path)
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would lose the folder of a linked file
     try:
         return _read_path(absolute)
@@ -57,11 +62,15 @@ def _read_path(path: Path) -> Checkpoint:
     if path.is_file():
         if kind := OTHER_FORMATS.get(path.suffix):
             raise UnsupportedError(f"{path} is a {kind} file", "a .safetensors file", "convert it first")
+        if path.suffix in torch_reader.SUFFIXES:
+            return torch_reader.read_file(path)
         return safetensors_reader.read_file(path)
     if not path.is_dir():
         raise MissingFileError(f"there is no checkpoint at {path}", "a folder or a file", "check the path")
     if safetensors_reader.is_there(path):
         return safetensors_reader.read_folder(path)
+    if torch_reader.is_there(path):
+        return torch_reader.read_folder(path)
     names = sorted(entry.name for entry in path.iterdir())
     looked_for = safetensors_reader.LOOKED_FOR
     for name in names:

@@ -32,7 +32,11 @@ _LAST_PARTS: Final[Mapping[str, str]] = {
 _SCALES: Final = ("weight_scale", "scale_weight", "input_scale", "scales")
 """Last parts that tell of quantisation where the weight beside them is stored in small or packed numbers."""
 
-_MAX_CONFIG_BYTES: Final = 64 * 2**20  # real ones have a few kilobytes
+MAX_CONFIG_BYTES: Final = 64 * 2**20
+"""Longest ``config.json`` that is read, in bytes; real ones have a few thousand."""
+
+_OBJECT: Final = "a JSON object"
+_REPAIR: Final = "repair the file or copy it again"
 
 _CODE_DTYPES: Final = frozenset(("F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "U32"))
 
@@ -51,16 +55,23 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         return None
     resolve_in_folder(folder, path.name, "its folder")
     try:
-        raw = read_at_most(path, _MAX_CONFIG_BYTES + 1)
-        if len(raw) > _MAX_CONFIG_BYTES:
-            raise JsonDefectError(f"is larger than {_MAX_CONFIG_BYTES} bytes")
+        raw = read_at_most(path, MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}", _OBJECT, _REPAIR) from error
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: bytes, path: str) -> dict[str, Any]:
+    """Check a ``config.json`` that was read, up to one byte more than `MAX_CONFIG_BYTES`; see `read_config`."""
+    try:
+        if len(raw) > MAX_CONFIG_BYTES:
+            raise JsonDefectError(f"is larger than {MAX_CONFIG_BYTES} bytes")
         return decode_json(raw, constants=True)  # some models' limits are infinite
-    except (OSError, JsonDefectError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise CheckpointError(f"{path}: {reason}", "a JSON object", "repair the file or copy it again") from error
+    except JsonDefectError as error:
+        raise CheckpointError(f"{path}: {error}", _OBJECT, _REPAIR) from error
 
 
-def refuse_quantised(path: Path, dtypes: Iterable[tuple[str, DType]], config: Mapping[str, Any] | None) -> None:
+def refuse_quantised(path: Path | str, dtypes: Iterable[tuple[str, DType]], config: Mapping[str, Any] | None) -> None:
     """Refuse a quantised checkpoint.
 
     Parameters
@@ -94,7 +105,7 @@ def refuse_quantised(path: Path, dtypes: Iterable[tuple[str, DType]], config: Ma
             _refuse(path, f"tensor {name!r} scales a weight of {weight.name}")
 
 
-def _refuse(path: Path, evidence: str) -> None:
+def _refuse(path: Path | str, evidence: str) -> None:
     raise UnsupportedError(
         f"{path} is quantised: {evidence}",
         "a checkpoint in bfloat16, float16 or float32",

@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
-from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import problem
+from dovetail.io.addresses import is_address, without_secrets
 from dovetail.io.errors import MissingFileError
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _KEYS = ("model", "lora", "override_architecture")
 
 
@@ -22,10 +22,10 @@ class ModelRef(BaseModel):
     """A checkpoint as a recipe names it: ``PATH[@REVISION][+ADAPTER[@REVISION]]``, or a mapping of the
     parts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     path: str = Field(min_length=1)
-    """Folder, file or hub name."""
+    """Folder, file, hub name or address."""
     revision: str | None = None
     """Revision on the hub."""
     lora: str | None = None
@@ -38,6 +38,7 @@ class ModelRef(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _parse(cls, data: Any) -> Any:
+        _refuse_secrets(data)
         if isinstance(data, str):
             model, *loras = data.split("+")
             if len(loras) > 1:
@@ -80,51 +81,44 @@ class ModelRef(BaseModel):
         return text
 
 
-def resolve_model_path(ref: ModelRef, recipe_folder: Path | None = None) -> Path:
-    """Find the folder or file that a reference names, without its adapter.
+def resolve_model_path(ref: ModelRef, recipe_folder: Path | None = None) -> Path | None:
+    """Find the folder or file that a reference names, without its adapter; None if it names a model on a hub.
 
     Relative paths start from the current folder, as in mergekit, else from the recipe's folder.
 
     Parameters
     ----------
     ref
-        The reference.
+        The reference, of which `ModelRef.path` is no address.
     recipe_folder
         Folder of the recipe, if it came from a file.
 
     Raises
     ------
-    RecipeError
-        A name on a hub.
     MissingFileError
-        Nothing is there.
+        Nothing is there, and it is no name of the form that hubs have.
 
     """
-    return _resolve("model", ref.path, ref.revision, recipe_folder)
+    return _resolve("model", ref.path, recipe_folder)
 
 
-def resolve_adapter_path(ref: ModelRef, recipe_folder: Path | None = None) -> Path:
+def resolve_adapter_path(ref: ModelRef, recipe_folder: Path | None = None) -> Path | None:
     """Find the folder of a reference's adapter, which must have one; as `resolve_model_path`."""
-    return _resolve("adapter", ref.lora or "", ref.lora_revision, recipe_folder)
+    return _resolve("adapter", ref.lora or "", recipe_folder)
 
 
-def _resolve(kind: str, path: str, revision: str | None, recipe_folder: Path | None) -> Path:
+def _resolve(kind: str, path: str, recipe_folder: Path | None) -> Path | None:
     wanted = os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser raises for unknown users
     for folder in (Path(), *([recipe_folder] if recipe_folder else [])):
         # os.path.exists answers False where Path.exists raises, for instance for names that are too long.
         if os.path.exists(folder / wanted):  # noqa: PTH110
             return folder / wanted
     if _HUB_NAME.fullmatch(path):
-        option = f" --revision {revision}" if revision else ""
-        raise RecipeError(
-            f"{kind} {shown(path)} is not a folder here, and names on a hub are not read yet",
-            "a local folder or file",
-            f"download it first: hf download {path}{option} --local-dir {path}",
-        )
+        return None
     raise MissingFileError(
         f"{kind} {shown(path)} is not there",
         f"{'an adapter' if kind == 'adapter' else 'a checkpoint'}'s folder or file, relative to the current folder or "
-        "to the recipe's",
+        "to the recipe's, or ORG/NAME on a hub",
         "correct the path in the recipe",
     )
 
@@ -137,10 +131,25 @@ def _parts(data: Any, path_key: str, revision_key: str) -> dict[str, Any]:
         return {path_key: data.get("path"), revision_key: data.get("revision")}
     if not isinstance(data, str):
         raise problem(f"is {shown(data)}", "the name of a model")
+    if is_address(data) and not data.startswith("hf://"):
+        return {path_key: data, revision_key: None}
     path, *revisions = data.split("@")
     if len(revisions) > 1 or not path or "" in revisions:
         raise _bad_reference(data)
     return {path_key: path, revision_key: revisions[0] if revisions else None}
+
+
+def _refuse_secrets(data: Any) -> None:
+    """Refuse addresses that hold a password or a signature, before anything keeps or quotes them."""
+    if isinstance(data, dict):
+        for part in data.values():
+            _refuse_secrets(part)
+    elif isinstance(data, str) and (clean := without_secrets(data)) != data:
+        raise problem(
+            f"is {shown(clean)} with a user, a query or a fragment",
+            "an address without secrets: recipes and manifests show it",
+            "put a user and password into ~/.netrc, or a token into HF_TOKEN",
+        )
 
 
 def _bad_reference(text: str) -> Exception:

@@ -51,7 +51,8 @@ class TokenizerFile:
 
 def has_file(checkpoint: Checkpoint, name: str) -> bool:
     """Whether there is a file of that name beside a checkpoint's weights."""
-    return checkpoint.folder is not None and (checkpoint.folder / name).is_file()
+    folder = checkpoint.side_folder
+    return folder is not None and (folder / name).is_file()
 
 
 def read_side_file(checkpoint: Checkpoint, name: str) -> bytes | None:
@@ -63,9 +64,10 @@ def read_side_file(checkpoint: Checkpoint, name: str) -> bytes | None:
         It is too large, no regular file, cannot be read, or a link that leads outside the folder.
 
     """
-    if checkpoint.folder is None or not os.path.lexists(path := checkpoint.folder / name):
+    folder = checkpoint.side_folder
+    if folder is None or not os.path.lexists(path := folder / name):
         return None
-    resolve_in_folder(checkpoint.folder, name, "its folder")
+    resolve_in_folder(folder, name, "its folder")
     try:
         data = read_at_most(path, LARGEST_BYTES + 1)
     except OSError as error:
@@ -90,7 +92,7 @@ def read_json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     try:
         return decode_json(data, constants=True)
     except JsonDefectError as error:
-        raise CheckpointError(f"{checkpoint.path / name} {error}", "a JSON object", "copy the file again") from error
+        raise CheckpointError(f"{checkpoint.path}/{name} {error}", "a JSON object", "copy the file again") from error
 
 
 def is_text(value: Any) -> TypeGuard[str]:

@@ -57,7 +57,7 @@ def plan_vocabulary(
     if settings is None and recipe.chat_template is None:
         return None
     files = tuple((str(ref), fingerprints(item)) for ref, item in zip(references, checkpoints, strict=True))
-    configs = [read_config(item.folder) if item.folder else None for item in checkpoints]
+    configs = [read_config(folder) if (folder := item.side_folder) else None for item in checkpoints]
     made = _Parts(None, None, None, {}, {}, checkpoints[0], 0, [])
     if settings is not None:
         made = _Making(settings, recipe, references, checkpoints, files, configs).run()

@@ -114,7 +114,7 @@ def special_tokens(settings: Mapping[str, Any]) -> list[Any]:
 def _read(checkpoint: Checkpoint) -> Tokenizer:
     data = read_side_file(checkpoint, TOKENIZER)
     if data is not None:
-        return parse(data, str(checkpoint.path / TOKENIZER))
+        return parse(data, f"{checkpoint.path}/{TOKENIZER}")
     if not has_tokenizer(checkpoint):
         raise CheckpointError(
             f"{checkpoint.path} has no tokenizer", f"{TOKENIZER} beside the weights", "copy it from the model's source"
@@ -134,7 +134,7 @@ def _convert(checkpoint: Checkpoint) -> Tokenizer:
         ) from error
     try:
         made = AutoTokenizer.from_pretrained(
-            str(checkpoint.folder), use_fast=True, trust_remote_code=False, local_files_only=True
+            str(checkpoint.side_folder), use_fast=True, trust_remote_code=False, local_files_only=True
         )
         return parse(made.backend_tokenizer.to_str(), str(checkpoint.path))
     except Exception as error:  # whatever it meets in files of any make

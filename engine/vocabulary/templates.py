@@ -59,7 +59,7 @@ def model_template(checkpoint: Checkpoint) -> str | None:
             return raw.decode().strip() or None
         except UnicodeDecodeError as error:
             raise CheckpointError(
-                f"{checkpoint.path / CHAT_TEMPLATE} is not UTF-8 ({error.reason})", "a text", "copy the file again"
+                f"{checkpoint.path}/{CHAT_TEMPLATE} is not UTF-8 ({error.reason})", "a text", "copy the file again"
             ) from error
     found = read_json(checkpoint, TOKENIZER_CONFIG).get("chat_template")
     if isinstance(found, list):  # several by name

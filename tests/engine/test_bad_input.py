@@ -286,7 +286,7 @@ def test_a_model_that_is_not_there(family: Family) -> None:
     outcome = dovetail("merge", family.recipe_path, family.out)
     assert (
         "error: model '/nowhere/at/all' is not there; expected a checkpoint's folder or file, relative to the current "
-        "folder or to the recipe's; correct the path in the recipe\n"
+        "folder or to the recipe's, or ORG/NAME on a hub; correct the path in the recipe\n"
     ) == outcome.err
     assert 3 == outcome.code
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from dovetail.engine.synthetic import SIZES, make_checkpoint
 from tests.adapters import write_adapter
 from tests.checkpoints import BF16, cabs_recipe, write_checkpoint
 from tests.engine.command import COMMAND
+from tests.server import serve
 
 MIB = 2**20
 
@@ -100,6 +102,38 @@ def test_adapters_stay_below_the_limit(models: Path, tmp_path: Path, rank: int, 
     recipe = cabs_recipe(tmp_path / "recipe.yml", models / "base", both, parameters=parameters)
     peak_bytes, (begun, *_) = merge_and_measure(recipe, tmp_path / "out", 512)
     assert peak_bytes <= begun["projected_bytes"] <= 512 * MIB, f"{peak_bytes / MIB:.1f} MiB, {begun}"
+
+
+def test_models_elsewhere_stay_below_the_limit(tmp_path: Path) -> None:
+    """Two models on a server and one in PyTorch files are merged within the projection too, to the same bytes."""
+    import torch
+    from safetensors.torch import load_file
+
+    models = tmp_path / "models"
+    for index, name in enumerate(("base", "math", "code")):
+        make_checkpoint(models / name, SIZES["demo"], index, max_shard_bytes=30 * 10**6, pool_elements=1 << 20)
+    weight_map: dict[str, str] = {}
+    (tmp_path / "math").mkdir()
+    for number, shard in enumerate(sorted((models / "math").glob("*.safetensors"))):
+        torch.save(tensors := load_file(shard), tmp_path / "math" / f"{number}.bin")
+        weight_map |= dict.fromkeys(tensors, f"{number}.bin")
+    (tmp_path / "math" / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    parameters = {"n": 64, "m": 256, "weight": 0.8}
+    local = cabs_recipe(
+        tmp_path / "local.yml", models / "base", [models / "math", models / "code"], parameters=parameters
+    )
+    merge_and_measure(local, tmp_path / "expected", 512)
+    with serve(models) as site:
+        recipe = cabs_recipe(
+            tmp_path / "recipe.yml",
+            f"{site.address}/base",  # type: ignore[arg-type]
+            [tmp_path / "math", f"{site.address}/code"],  # type: ignore[list-item]
+            parameters=parameters,
+        )
+        peak_bytes, (begun, *_) = merge_and_measure(recipe, tmp_path / "out", 512)
+    assert peak_bytes <= begun["projected_bytes"] <= 512 * MIB, f"{peak_bytes / MIB:.1f} MiB, {begun}"
+    for shard in (tmp_path / "expected").glob("*.safetensors"):
+        assert filecmp.cmp(shard, tmp_path / "out" / shard.name, shallow=False)
 
 
 def test_many_tensors_stay_below_the_limit(tmp_path: Path) -> None:

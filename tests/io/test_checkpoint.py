@@ -105,7 +105,7 @@ def test_folder_without_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("pytorch_model.bin", "PyTorch"), ("model.gguf", "GGUF"), ("flax_model.msgpack", "Flax")]
+    ("name", "kind"), [("model.ckpt", "PyTorch Lightning"), ("model.gguf", "GGUF"), ("flax_model.msgpack", "Flax")]
 )
 def test_other_formats_are_named(name: str, kind: str, tmp_path: Path) -> None:
     """A checkpoint in another format is named, in a folder and as a file."""

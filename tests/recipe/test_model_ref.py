@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -90,10 +92,33 @@ def test_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_hub_name(tmp_path: Path) -> None:
-    """A name on the hub is refused with the command that downloads it."""
-    with pytest.raises(RecipeError, match="not read yet") as caught:
-        resolve_model_path(ModelRef(path="org/name-7b", revision="v1"), tmp_path)
-    assert "hf download org/name-7b --revision v1 --local-dir org/name-7b" in str(caught.value)
+    """A name that a hub may have, and no folder here has, is no path; one that is a folder is."""
+    assert resolve_model_path(ModelRef(path="org/name-7b", revision="v1"), tmp_path) is None
+    (tmp_path / "org" / "name-7b").mkdir(parents=True)
+    assert tmp_path / "org" / "name-7b" == resolve_model_path(ModelRef(path="org/name-7b"), tmp_path)
+
+
+def test_addresses() -> None:
+    """An address is kept whole, but for an adapter and for the revision of a hub's."""
+    ref = ModelRef.model_validate("https://host:8/a%40b/c+org/lora")
+    assert ("https://host:8/a%40b/c", None, "org/lora") == (ref.path, ref.revision, ref.lora)
+    assert ref == ModelRef.model_validate(ref.model_dump())
+    ref = ModelRef.model_validate("hf://org/name@v1")
+    assert ("hf://org/name", "v1") == (ref.path, ref.revision)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["https://me:secret@host/m", "https://secret@host/m", "s3://b/m?signature=secret", "https://host/m#secret"],
+)
+@pytest.mark.parametrize("form", [lambda text: text, lambda text: {"model": text}, lambda text: {"path": text}])
+def test_addresses_hold_no_secrets(text: str, form: Callable[[str], Any]) -> None:
+    """A password or a signature would end up in the manifest: it is refused, and not quoted."""
+    with pytest.raises(ValidationError, match="with a user, a query or a fragment") as caught:
+        ModelRef.model_validate(form(text))
+    assert "secret@" not in str(caught.value)
+    assert "=secret" not in str(caught.value)
+    assert "#secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("path", ["./gone", "/gone/away", "gone", "a/b/c", "x" * 5000])

@@ -1,0 +1,97 @@
+"""Addresses of remote checkpoints: which there are, and what they must not hold.
+
+=============================== ===========================================================================
+``https://HOST/PATH/``          a folder: ``model.safetensors``, or shards with an index
+``https://HOST/X.safetensors``  one file; ``http://`` too
+``hf://ORG/NAME[@REVISION]``    a model of the hub at ``HF_ENDPOINT``, read from there without a download
+``s3://BUCKET/PATH``            a folder or a file of an object store
+=============================== ===========================================================================
+
+An address ends up in manifests, recipes and messages, so passwords and signatures have no place in it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import quote, urlsplit
+
+from dovetail.io.errors import UnsupportedError
+
+SCHEMES: Final = ("https", "http", "hf", "s3")
+"""Schemes of the addresses that are read."""
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_HUB: Final = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?/?", re.ASCII)
+_COMMIT_AND_FILE: Final = re.compile(r"([0-9a-f]{40})/(.+)")
+_LONGEST: Final = 2_000
+
+
+def is_address(text: str) -> bool:
+    """Tell whether a text has the form of an address rather than of a path."""
+    return _SCHEME.match(text) is not None
+
+
+def check_address(text: str) -> str:
+    """Check an address, and return it in the one form that everything else uses: without a slash at the end.
+
+    Raises
+    ------
+    UnsupportedError
+        Its scheme is not read, or it holds what an address must not hold; nothing secret is quoted.
+
+    """
+    shown = without_secrets(text)
+    found = _SCHEME.match(text)
+    scheme = found.group(1).lower() if found else ""
+    if scheme not in SCHEMES:
+        raise UnsupportedError(
+            f"address {shown!r} has the scheme {scheme!r}", f"one of {', '.join(SCHEMES)}", "download the model first"
+        )
+    if len(text) > _LONGEST or not text.isprintable() or " " in text:
+        raise UnsupportedError(f"address {shown!r} is too long or has blanks", "an address", "write %20 for a blank")
+    try:
+        parts = urlsplit(text)
+        secret = parts.username is not None or parts.password is not None or (scheme != "hf" and "@" in parts.netloc)
+        _ = parts.port
+    except ValueError as error:
+        raise UnsupportedError(f"address {shown!r} is malformed ({error})", "an address", "correct it") from None
+    if secret or parts.query or parts.fragment or "?" in text or "#" in text:
+        raise UnsupportedError(
+            f"address {shown!r} holds a user, a query or a fragment, which manifests and messages would show",
+            "an address without secrets",
+            "put a user and password into ~/.netrc, or a token into HF_TOKEN, or download the model first",
+        )
+    if scheme == "hf" and not _HUB.fullmatch(text):
+        raise UnsupportedError(f"address {shown!r} is malformed", "hf://ORG/NAME or hf://ORG/NAME@REVISION")
+    if not parts.netloc:
+        raise UnsupportedError(f"address {shown!r} names no host", f"{scheme}://HOST/PATH")
+    return (scheme + text[len(scheme) :]).rstrip("/")
+
+
+def without_secrets(text: str) -> str:
+    """Give a text that may be an address, right or wrong, without what could be a password or a signature."""
+    found = _SCHEME.match(text)
+    if found is None:
+        return text
+    rest = re.split(r"[?#]", text[found.end() :], maxsplit=1)[0]
+    if found.group(1).lower() != "hf" and "@" in rest:
+        rest = "..." + rest[rest.rindex("@") :]
+    return found.group() + rest
+
+
+def hub_parts(address: str) -> tuple[str, str | None, str]:
+    """Split ``hf://ORG/NAME[@REVISION]`` or ``hf://ORG/NAME@COMMIT/FILE`` into name, revision, and file or nothing."""
+    name, _, rest = address.removeprefix("hf://").partition("@")
+    found = _COMMIT_AND_FILE.fullmatch(rest)
+    return (name, found.group(1), found.group(2)) if found else (name, rest or None, "")
+
+
+def join(folder: str, file_name: str) -> str:
+    """Give the address of a file in a folder."""
+    return f"{folder}/{quote(file_name)}"
+
+
+def last_name(address: str) -> str:
+    """Give the last part of an address."""
+    return address.rsplit("/", 1)[-1]
