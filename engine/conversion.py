@@ -57,7 +57,9 @@ def source_name(ref: ModelRef) -> str:
     return f"{name}+{short_name(ref.lora)}" if ref.lora else name
 
 
-def plan_conversion(source: str | ModelRef, options: PlanOptions | None = None) -> Plan:
+def plan_conversion(
+    source: str | ModelRef, options: PlanOptions | None = None, download: events.Listener | None = None
+) -> Plan:
     """Decide everything about a conversion from the checkpoint's headers.
 
     Parameters
@@ -66,6 +68,8 @@ def plan_conversion(source: str | ModelRef, options: PlanOptions | None = None) 
         The checkpoint.
     options
         What decides the output; without a dtype every tensor keeps its own.
+    download
+        As for `dovetail.engine.planning.make_plan`.
 
     Raises
     ------
@@ -76,14 +80,16 @@ def plan_conversion(source: str | ModelRef, options: PlanOptions | None = None) 
 
     """
     ref = parse_source(source) if isinstance(source, str) else source
-    return plan_from(find_source(ref), str(ref), options or PlanOptions())
+    return plan_from(find_source(ref, download), str(ref), options or PlanOptions())
 
 
-def find_source(ref: ModelRef) -> Location:
+def find_source(ref: ModelRef, download: events.Listener | None = None) -> Location:
     """Find the place of a checkpoint that a user named; raises as `locate` does, in words that know no recipe."""
     try:
-        return locate(ref)
-    except MissingFileError:
+        return locate(ref, download=download)
+    except MissingFileError as error:
+        if "recipe" not in error.action:
+            raise
         raise MissingFileError(f"there is no checkpoint at {ref}", "a folder or a file", "check the path") from None
 
 
@@ -168,7 +174,7 @@ def convert(
 
     """
     started, output, run = time.monotonic(), Path(output), run or RunOptions()
-    plan = plan_conversion(str(source), options)
+    plan = plan_conversion(str(source), options, listen)
     if not (run.overwrite or run.restart) and (manifest := finished(output, plan)):
         listen(events.Notice("info", f"{output} is this conversion already; nothing to do."))
         return manifest

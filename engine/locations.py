@@ -121,4 +121,6 @@ def open_location(location: Location) -> Checkpoint:
         name, commit = model.group(1), model.group(2)
         address = hub.cached(name, commit) or hub.download(name, commit, lambda _: None)
     checkpoint = read_checkpoint(address)
+    if location.note:
+        checkpoint = replace(checkpoint, notes=(location.note, *checkpoint.notes))
     return checkpoint if location.adapter is None else apply_adapter(checkpoint, read_adapter(location.adapter))

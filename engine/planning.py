@@ -82,15 +82,12 @@ def make_plan(
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     method = find(recipe.merge_method)
     references = recipe.references()
-    notes: list[str] = []
     if checkpoints is None:
         if locations is None:
             locations = [locate(ref, recipe.origin.folder, download) for ref in references]
-        notes = [location.note for location in locations if location.note]
         with headers_shared():
             checkpoints = [open_location(location) for location in locations]
     checkpoints = tuple(checkpoints)
-    notes += [note for checkpoint in checkpoints for note in checkpoint.notes]
     catalogues = {
         ref: {name: info.shape for name, info in checkpoint.tensors.items()}
         for ref, checkpoint in zip(references, checkpoints, strict=True)
@@ -116,7 +113,7 @@ def make_plan(
         untied=references[0] in expansion.untied,
         vocabulary=vocabulary,
         warnings=(
-            *notes,
+            *(note for checkpoint in checkpoints for note in checkpoint.notes),
             *expansion.warnings,
             *restacked,
             *builder.warnings(),

@@ -149,7 +149,7 @@ def merge_stages(
     entries: dict[str, dict[str, Any]] = {}
     manifest: dict[str, Any] = {}
     for number, stage in enumerate(todo, 1):
-        plan = make_plan(stage.recipe, options, _locations(stage, stages, folder))
+        plan = make_plan(stage.recipe, options, _locations(stage, stages, folder, listen))
         earlier = [entries[name] for name in _all_needs(stage, stages)]
         if stage is stages[-1]:
             listen(events.Notice("info", f"Stage {number} of {len(todo)}: the final merge."))
@@ -257,19 +257,19 @@ def _planned_checkpoint(plan: Plan, path: Path) -> Checkpoint:
     return Checkpoint(path, None, tensors, {}, ())
 
 
-def _locations(stage: Stage, stages: Sequence[Stage], folder: Path) -> list[Location]:
-    """Find a stage's models, results of other stages among them."""
+def _locations(stage: Stage, stages: Sequence[Stage], folder: Path, listen: events.Listener) -> list[Location]:
+    """Find a stage's models, results of other stages among them; those on a hub are downloaded."""
     return [
         locate(ref.model_copy(update={"path": str((folder / ref.path).absolute())}), stage.recipe.origin.folder)
         if _is_stage(ref, stage)
-        else _locate(ref, stage, stages)
+        else _locate(ref, stage, stages, listen)
         for ref in stage.recipe.references()
     ]
 
 
-def _locate(ref: ModelRef, stage: Stage, stages: Sequence[Stage]) -> Location:
+def _locate(ref: ModelRef, stage: Stage, stages: Sequence[Stage], download: events.Listener | None = None) -> Location:
     try:
-        return locate(ref, stage.recipe.origin.folder)
+        return locate(ref, stage.recipe.origin.folder, download)
     except (RecipeError, MissingFileError) as error:
         _explain(error, ref, [str(each.name) for each in stages if each.name and each is not stage])
 
