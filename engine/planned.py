@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.engine.grid import OPEN_JOBS, Job
+from dovetail.engine.grid import OPEN_JOBS, Job, chunk_count, chunk_range
 from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
 from dovetail.engine.recipe import Recipe
 from dovetail.engine.task import Input, PieceWork, Work
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
-from dovetail.io.layout import SafetensorsLayout
 from dovetail.io.mapping import RELEASE_GRANULE_BYTES
-from dovetail.io.source import Slot
+from dovetail.io.output import Layout, ZarrOptions
+from dovetail.io.source import Slot, read_scratch_bytes
 
 MATHS_VERSION = 1
 """Changes whenever the same recipe and inputs give other bits than before."""
@@ -40,6 +40,8 @@ class PlanOptions:
     """Seed of random masks."""
     keep_nonfinite: bool = False
     """Whether NaN and infinity pass through; else they are errors."""
+    zarr: ZarrOptions | None = None
+    """How the output is stored as Zarr; None for safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,19 @@ class PlannedTensor:
     """Bytes that one element moves: every input and the output."""
     chunk_elements: int
     """Elements in a chunk."""
+    chunk_period: int = 0
+    """Elements after which chunks begin anew, the last one before being shorter; 0 if they never do."""
+    write_scratch_bytes: int = 0
+    """Most memory that writing a chunk takes beyond the chunk."""
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks, at least one."""
+        return chunk_count(self.length, self.chunk_elements, self.chunk_period)
+
+    def chunk_range(self, index: int) -> tuple[int, int]:
+        """Give the elements ``[start, stop)`` of a chunk."""
+        return chunk_range(self.length, self.chunk_elements, self.chunk_period, index)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -82,7 +97,7 @@ class PlannedTensor:
     @property
     def passes(self) -> int:
         """Number of times the inputs are read; a tensor of one chunk is read just once."""
-        return 1 if self.length <= self.chunk_elements else self.program.reduce_passes + 1
+        return 1 if self.chunk_count == 1 else self.program.reduce_passes + 1
 
     @property
     def copied(self) -> bool:
@@ -95,6 +110,8 @@ class PlannedTensor:
         windows = (high - low) * (self.element_bytes - self.dtype.itemsize)
         windows += sum((high - low) * item.source.itemsize for item in self.inputs if item.source.copies)
         slack = len(self.inputs) * PAGE_SLACK_BYTES
+        # Inputs are read one after another, and the output is written when they are no longer read.
+        slack += max([self.write_scratch_bytes, *(read_scratch_bytes(item.source) for item in self.inputs)])
         return windows + slack + (stop - start) * self.dtype.itemsize + self.program.scratch_bytes(high - low)
 
 
@@ -116,7 +133,7 @@ class Plan:
     """Names of the merged models, in recipe order."""
     tensors: tuple[PlannedTensor, ...]
     """Output tensors in the order of the output files."""
-    layout: SafetensorsLayout
+    layout: Layout
     """Output files, headers and offsets."""
     jobs: tuple[Job, ...]
     """Tasks, grouped."""
