@@ -58,7 +58,7 @@ def build_manifest(plan: Plan, table: RecordTable, side_files: Mapping[str, Mapp
             "seed": plan.options.seed,
             "nonfinite": "keep" if plan.options.keep_nonfinite else "error",
             "shard_size_bytes": plan.options.shard_size_bytes,
-            "zarr": None if plan.options.zarr is None else asdict(plan.options.zarr),
+            **({} if plan.options.zarr is None else {"zarr": asdict(plan.options.zarr)}),
         },
         "models": list(plan.models),
         "inputs": [

@@ -28,12 +28,19 @@ NAME_ATTRIBUTE: Final = "tensor_name"
 
 _MAX_DIMENSIONS: Final = 32
 
-_V2_CODECS: Final = frozenset("blosc bz2 gzip lz4 lzma zlib zstd adler32 crc32 crc32c delta fletcher32 shuffle".split())
+_V2_CODECS: Final = frozenset(
+    {"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd", "shuffle", "delta", "adler32", "crc32", "crc32c"}
+    | {"fletcher32"}
+)
 _V3_CODECS: Final = frozenset(
     {"bytes", "endian", "transpose", "blosc", "gzip", "zstd", "crc32c", "sharding_indexed"}
     | {f"numcodecs.{name}" for name in _V2_CODECS}
 )
-_V3_KEPT: Final = tuple("zarr_format node_type shape data_type chunk_grid chunk_key_encoding fill_value codecs".split())
+_V3_KEPT: Final = (
+    *("zarr_format", "node_type", "shape", "data_type"),
+    *("chunk_grid", "chunk_key_encoding", "fill_value", "codecs"),
+)
+_V3_OTHERS: Final = ("attributes", "dimension_names", "storage_transformers", "consolidated_metadata")
 _V3_DTYPES: Final[Mapping[str, DType]] = MappingProxyType({dtype.zarr_name: dtype for dtype in DTYPES.values()})
 _KINDS: Final = {"BOOL": "b1", "U8": "u1", "I8": "i1", "I16": "i2", "U16": "u2", "I32": "i4", "U32": "u4"} | {
     "I64": "i8", "U64": "u8", "F16": "f2", "F32": "f4", "F64": "f8",
@@ -132,6 +139,11 @@ def _check_v3(document: Mapping[str, Any], where: str) -> ArrayDocument:
     _check_size(objects, shape, dtype, where)
     if document.get("storage_transformers"):
         raise UnsupportedError(f"{where} has storage_transformers", "none", "store the array without them")
+    for key, value in document.items():
+        if key not in (*_V3_KEPT, *_V3_OTHERS) and not (type(value) is dict and value.get("must_understand") is False):
+            raise UnsupportedError(
+                f"{where} has {brief(key)}, which must be understood", "known keys", "convert it first"
+            )
     chunks = objects
     codecs = _check_codecs(document.get("codecs"), where)
     if "sharding_indexed" in codecs:

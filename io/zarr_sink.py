@@ -68,11 +68,12 @@ class ArraySlot:
             return
         from dovetail.io.zarr_codecs import encode_object
 
+        objects = list(self._objects(start, start + flat.size))
         descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if os.fstat(descriptor).st_ino != self.inode:
                 raise FileNotFoundError(errno.ENOENT, "another folder has taken the place of the output", self.folder)
-            for position, begin, end in self._objects(start, start + flat.size):
+            for position, begin, end in objects:
                 chunk = self._padded(flat[begin - start : end - start])
                 encoded = encode_object(self.document, self.grid.chunk_shape, self.grid.object_shape, chunk)
                 key = self.key(position)
