@@ -9,6 +9,7 @@ from typing import Any
 
 from dovetail.engine.manifest import hex_checksum
 from dovetail.io.dtypes import DTYPES
+from dovetail.io.errors import CheckpointError
 from dovetail.io.source import Source
 from dovetail.io.zarr_document import MAX_DOCUMENT_BYTES
 from dovetail.io.zarr_layout import GROUP_NAME
@@ -41,6 +42,13 @@ def check_objects(folder: Path, source: Source) -> list[str]:
     assert isinstance(source, ZarrSource)
     expected = {*source.object_keys(), GROUP_NAME}
     found = {path.name for path in folder.iterdir()}
-    return [f"file {folder.name}/{name} is missing" for name in sorted(expected - found)] + [
-        f"file {folder.name}/{name} is not in the manifest" for name in sorted(found - expected)
-    ]
+    damage = []
+    try:
+        source.check_padding()
+    except CheckpointError as error:
+        damage.append(f"a shard of {folder.name} is damaged beyond its tensor ({error.what})")
+    return (
+        damage
+        + [f"file {folder.name}/{name} is missing" for name in sorted(expected - found)]
+        + [f"file {folder.name}/{name} is not in the manifest" for name in sorted(found - expected)]
+    )

@@ -142,6 +142,27 @@ class ZarrSource:
             for index in itertools.product(*map(range, counts)):
                 yield codec.key(tuple(item * count for item, count in zip(index, per_object, strict=True)))
 
+    def check_padding(self) -> None:
+        """Decode the chunks that lie wholly beyond the tensor, which shards at its edges have and no read needs.
+
+        Raises
+        ------
+        ZarrError
+            One cannot be decoded.
+
+        """
+        if not self.length or not self.sharded:
+            return
+        codec = self._codec()
+        needed = [-(-size // chunk) for size, chunk in zip(self.shape, self.chunk_shape, strict=True)]
+        stored = [
+            -(-size // whole) * whole // chunk
+            for size, whole, chunk in zip(self.shape, self.object_shape, self.chunk_shape, strict=True)
+        ]
+        for position in itertools.product(*map(range, stored)):
+            if any(index >= count for index, count in zip(position, needed, strict=True)):
+                self._chunk(codec, position, keep=False)
+
     def _codec(self) -> Codec:
         from dovetail.io.zarr_codecs import open_codec
 

@@ -62,7 +62,7 @@ def values(tensors: dict[str, NDArray[Any]]) -> dict[str, bytes]:
 @pytest.mark.usefixtures("small_tasks")
 @pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
 def test_the_same_merge_in_zarr(family: Family, options: ZarrOptions) -> None:
-    """The arrays are, by zarr-python, the tensors of the safetensors merge; the folder is complete, sound and usable."""
+    """The arrays are, by zarr-python, the tensors of the safetensors merge; the folder is whole and can be used."""
     merge(family.recipe_path, family.home / "plain")
     expected = values(read_output(family.home / "plain"))
     merge(family.recipe_path, family.out, PlanOptions(zarr=options))
@@ -102,12 +102,14 @@ def test_formats_may_be_mixed(family: Family) -> None:
 def test_odd_shapes(tmp_path: Path) -> None:
     """Expert stacks whose rows do not divide, long vectors, scalars and empty tensors come out whole."""
     shapes: dict[str, tuple[int, ...]] = {
-        "experts": (3, 97, 24), "deep": (2, 5, 331), "vector": (4_999,), "scalar": (), "empty": (0, 4), "one": (1, 1, 1),
+        "experts": (3, 97, 24), "deep": (2, 5, 331), "vector": (4_999,), "scalar": (), "empty": (0, 4),
     }  # fmt: skip
     random = np.random.default_rng(0)
     base = {name: random.standard_normal(shape).astype(ml_dtypes.bfloat16) for name, shape in shapes.items()}
     base |= {"counts": random.integers(0, 9, (7, 301)), "flags": random.random((1_001,)) < 0.5}  # type: ignore[dict-item]
-    tuned = {name: (x if x.dtype.kind in "ib" else (x.astype("f4") * 1.01).astype(x.dtype)) for name, x in base.items()}
+    tuned = {
+        name: x if x.dtype.kind in "ib" else np.asarray(x.astype("f4") * 1.01, x.dtype) for name, x in base.items()
+    }
     write_checkpoint(tmp_path / "base", base)
     write_checkpoint(tmp_path / "tuned", tuned)
     recipe = cabs_recipe(tmp_path / "r.yml", tmp_path / "base", [tmp_path / "tuned"])
@@ -142,7 +144,8 @@ def test_an_interrupted_merge_continues(family: Family, monkeypatch: pytest.Monk
     objects = sorted(family.staging.glob("*/c*"))
     done = {path: path.stat().st_mtime_ns for path in objects}
     assert 0 < len(objects) < sum("/c" in name for name in expected)
-    (family.staging / "lm_head.weight" / "c.0.0").write_bytes(b"half")
+    left = sorted(name for name in expected if "/c" in name and not (family.staging / name).exists())
+    (family.staging / left[0]).write_bytes(b"half")
     monkeypatch.setattr(grid, "TASK_BYTES", 8192)
     monkeypatch.setattr(grid, "CHUNK_STEP", 512)
     monkeypatch.setattr("dovetail.io.zarr_layout._STEP_ELEMENTS", 64)
@@ -185,7 +188,7 @@ def test_every_flipped_byte_is_found(family: Family, options: ZarrOptions) -> No
         if not path.is_file() or path.name == "dovetail_manifest.json":
             continue
         sound = path.read_bytes()
-        for place in {0, len(sound) - 1, *random.integers(0, len(sound), 2).tolist()} if sound else ():
+        for place in {0, len(sound) - 1, int(random.integers(len(sound)))} if sound else ():
             damaged = bytearray(sound)
             damaged[place] ^= 1 << int(random.integers(8))
             path.write_bytes(damaged)
