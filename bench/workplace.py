@@ -77,6 +77,15 @@ def make_family(folder: Path, size: str, fine_tunes: int = 2, **options: Any) ->
     return [folder / "base", *(folder / f"tune{index}" for index in range(1, fine_tunes + 1))]
 
 
+def make_zarr(family: Sequence[Path], kind: str) -> list[Path]:
+    """Store checkpoints as Zarr in a process of their own; give the new folders."""
+    script = [sys.executable, HERE / "zarr_family.py", *family, "--kind", kind]
+    subprocess.run([*map(str, script)], check=True, stdout=subprocess.DEVNULL)
+    for folder in family:
+        shutil.rmtree(folder)
+    return [folder.with_name(f"{folder.name}.zarr") for folder in family]
+
+
 def write_recipe(
     path: Path,
     method: str,

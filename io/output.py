@@ -148,7 +148,7 @@ class Sink(Protocol):
 
 
 def create_sink(layout: Layout, folder: Path) -> Sink:
-    """Create the output's files, with all metadata, in an existing folder, durably.
+    """Create the output's files, with all metadata, in an existing folder.
 
     Raises
     ------
@@ -173,7 +173,7 @@ def reopen_sink(layout: Layout, folder: Path) -> Sink:
     Raises
     ------
     OSError
-        If one of them is not there or not as it was made.
+        If one of them is not there or not as it was made, and cannot be made again.
 
     """
     from dovetail.io.sink import SafetensorsSink

@@ -81,21 +81,6 @@ def start_writeback(descriptor: int, offset_bytes: int, size_bytes: int) -> bool
     raise OSError(code, os.strerror(code))
 
 
-def sync_file_system(folder: str | os.PathLike[str]) -> None:
-    """Make all that was written to the file system of a folder durable; everything, where a system has only that."""
-    syncfs = _function("syncfs", ctypes.c_int)
-    if syncfs is None:
-        os.sync()
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if syncfs(descriptor):
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), os.fspath(folder))
-    finally:
-        os.close(descriptor)
-
-
 def drop_cached(descriptor: int, offset_bytes: int, size_bytes: int) -> None:
     """Let go of a range's clean pages in the page cache."""
     if hasattr(os, "posix_fadvise") and size_bytes > 0:

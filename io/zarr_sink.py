@@ -15,7 +15,7 @@ import numpy as np
 from dovetail.io.chunking import ChunkGrid
 from dovetail.io.dtypes import DTYPES, to_numpy
 from dovetail.io.outfile import naming, write_all
-from dovetail.io.system import drop_cached, start_writeback, sync_file_system
+from dovetail.io.system import drop_cached, start_writeback
 from dovetail.io.zarr_layout import GROUP_NAME, ArrayGrid, ZarrLayout
 
 if TYPE_CHECKING:
@@ -128,7 +128,8 @@ class ZarrSink:
     Raises
     ------
     OSError
-        If a folder or a metadata document is not there or has another size.
+        If a folder is not there. Metadata documents that are not, or not whole, are written again: they become
+        durable with the first objects of their array, as there may be 50,000.
 
     """
 
@@ -136,16 +137,18 @@ class ZarrSink:
         self.layout = layout
         self.folder = folder.absolute()
         self._inodes: list[int] = []
+        self._durable: set[int] = set()
         for shard in layout.shards:
             home = f"{self.folder}/{shard.file_name}"
-            _check_document(f"{home}/{GROUP_NAME}", shard.header)
+            _mend_document(f"{home}/{GROUP_NAME}", shard.header)
             self._inodes.append(os.stat(home).st_ino)  # noqa: PTH116 - 50,000 Path objects take a while
         for name, content in layout.documents.items():
-            _check_document(f"{self.folder}/{name}", content)
+            _mend_document(f"{self.folder}/{name}", content)
+            _make_durable([f"{self.folder}/{name}"])
 
     @classmethod
     def create(cls, layout: ZarrLayout, folder: Path) -> Self:
-        """Create all folders and metadata documents in an existing folder, durably.
+        """Create all folders and metadata documents in an existing folder.
 
         Raises
         ------
@@ -161,7 +164,7 @@ class ZarrSink:
             _create_document(f"{home}/{GROUP_NAME}", shard.header)
         for name, content in layout.documents.items():
             _create_document(f"{folder}/{name}", content)
-        sync_file_system(folder)  # once, not for each of perhaps 50,000 documents
+        sync_folder(folder)
         return cls(layout, folder)
 
     def slot(self, tensor_index: int) -> ArraySlot:
@@ -179,7 +182,7 @@ class ZarrSink:
         self.slot(tensor_index).write(start, data)
 
     def commit(self, ranges: Iterable[WrittenRange]) -> None:
-        """Make written objects durable, and let go of their pages in the page cache.
+        """Make written objects and what describes them durable, and let go of their pages in the page cache.
 
         Raises
         ------
@@ -189,20 +192,20 @@ class ZarrSink:
         """
         homes: dict[str, None] = {}
         paths: list[str] = []
+        described: set[int] = set()
         for tensor_index, start, stop in ranges:
             slot = self.slot(tensor_index)
             homes[slot.folder] = None
             paths += slot.paths(start, stop)
+            if tensor_index not in self._durable | described:
+                described.add(tensor_index)
+                paths.append(f"{slot.folder}/{GROUP_NAME}")
         batches = iter(paths)
         while batch := list(islice(batches, _MAX_OPEN_FILES)):
             _make_durable(batch)
-        for home in homes:
-            descriptor = os.open(home, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                with naming(home):
-                    os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        for home in (*homes, *([str(self.folder)] if described else [])):
+            sync_folder(home)
+        self._durable |= described
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
@@ -232,10 +235,22 @@ def _create_document(path: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def _check_document(path: str, content: bytes) -> None:
-    size = os.stat(path).st_size  # noqa: PTH116 - 50,000 Path objects take a while
-    if size != len(content):
-        raise OSError(errno.EIO, f"file has {size} bytes instead of {len(content)}", path)
+def _mend_document(path: str, content: bytes) -> None:
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file, naming(path):  # noqa: PTH123
+        if file.read() != content:
+            file.seek(0)
+            file.truncate()
+            file.write(content)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make a folder's entries durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with naming(folder):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _make_durable(paths: list[str]) -> None:

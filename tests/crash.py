@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -22,7 +23,10 @@ from dovetail.engine.planned import Plan, PlanOptions
 from dovetail.engine.planning import make_plan
 from dovetail.engine.records import RecordTable
 from dovetail.engine.staging import staging_path
-from tests.checkpoints import folder_bytes, llama_tensors, write_checkpoint, write_recipe
+from dovetail.io import zarr_layout
+from dovetail.io.output import ZarrOptions
+from dovetail.io.zarr_layout import PlacedArray
+from tests.checkpoints import llama_tensors, write_checkpoint, write_recipe
 
 OPTIONS = PlanOptions(shard_size_bytes=100_000)
 
@@ -34,6 +38,7 @@ class CrashCase:
     name: str
     content: dict[str, Any]
     workers: int
+    options: PlanOptions = OPTIONS
 
 
 def cases() -> Iterator[CrashCase]:
@@ -53,6 +58,8 @@ def cases() -> Iterator[CrashCase]:
     for name, content in parameters.items():
         for workers in (1, 3):
             yield CrashCase(f"{name}-{workers}", content, workers)
+    yield CrashCase("cabs-zarr", parameters["cabs"], 1, PlanOptions(zarr=ZarrOptions()))
+    yield CrashCase("magnitude-shards", parameters["cabs-magnitude"], 3, PlanOptions(zarr=ZarrOptions("blosc", 6_000)))
 
 
 def prepare(folder: Path, case: CrashCase) -> tuple[Path, dict[str, bytes]]:
@@ -63,23 +70,29 @@ def prepare(folder: Path, case: CrashCase) -> tuple[Path, dict[str, bytes]]:
         write_checkpoint(folder / f"model{number}", llama_tensors(number, base, layers=4))
     models = [{"model": str(folder / f"model{number}")} for number in (1, 2)]
     recipe = write_recipe(folder / "recipe.yml", **case.content, base_model=str(folder / "base"), models=models)
-    merge(recipe, folder / "expected", OPTIONS, RunOptions(workers=case.workers))
-    return recipe, folder_bytes(folder / "expected")
+    merge(recipe, folder / "expected", case.options, RunOptions(workers=case.workers))
+    return recipe, tree_bytes(folder / "expected")
+
+
+def tree_bytes(folder: Path) -> dict[str, bytes]:
+    """Read every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def small_tasks() -> None:
     """Cut everything into many tasks and commit them in small groups, in this process."""
     grid.TASK_BYTES, grid.CHUNK_STEP, grid.BATCH_PIECES = 8192, 1024, 2
     commit.GROUP_BYTES, commit.GROUP_SECONDS = 4096, 0.001
+    zarr_layout.INNER_BYTES, zarr_layout._STEP_ELEMENTS = 1024, 64
 
 
-def attempt(recipe: Path, output: Path, workers: int, delay_seconds: float) -> bool:
+def attempt(recipe: Path, output: Path, case: CrashCase, delay_seconds: float) -> bool:
     """Run the merge in a process of its own and kill it after a while; give whether it was killed in time."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            merge(recipe, output, OPTIONS, RunOptions(workers=workers))
+            merge(recipe, output, case.options, RunOptions(workers=case.workers))
             code = 0
         finally:
             os._exit(code)
@@ -96,21 +109,30 @@ def attempt(recipe: Path, output: Path, workers: int, delay_seconds: float) -> b
     return os.WIFSIGNALED(status)
 
 
-def scribble(recipe: Path, output: Path) -> int:
+def scribble(recipe: Path, output: Path, case: CrashCase) -> int:
     """Overwrite every chunk of an unfinished output that its journal does not list; give how many it lists."""
     staging = staging_path(output)
     journal = staging / JOURNAL_NAME
     if not journal.exists() or b"\n" not in journal.read_bytes():
         return 0
-    plan = make_plan(recipe, OPTIONS)
+    plan = make_plan(recipe, case.options)
     table = RecordTable(plan)
     Journal(journal, plan, table).close()
     for index, placed in enumerate(plan.layout.tensors):
         path = staging / plan.layout.shards[placed.shard].file_name
-        if path.exists() and path.stat().st_size == plan.layout.shards[placed.shard].size_bytes:
+        if isinstance(placed, PlacedArray) and path.is_dir():
+            _scribble_array(path, plan, placed, table)
+        elif path.is_file() and path.stat().st_size == plan.layout.shards[placed.shard].size_bytes:
             with path.open("r+b") as file:
                 _scribble_tensor(file, plan, index, table)
     return int(table.rows["done"].sum())
+
+
+def _scribble_array(folder: Path, plan: Plan, placed: PlacedArray, table: RecordTable) -> None:
+    for chunk in range(plan.tensors[placed.shard].chunk_count if placed.length else 0):
+        if not table.is_done(placed.shard, chunk):
+            start, _ = plan.tensors[placed.shard].chunk_range(chunk)
+            (folder / ".".join(("c", *map(str, placed.objects.find(start))))).write_bytes(b"\xaa" * 7)
 
 
 def _scribble_tensor(file: Any, plan: Plan, index: int, table: RecordTable) -> None:
@@ -139,18 +161,18 @@ def kill_until_done(folder: Path, case: CrashCase, kills: int, seed: int) -> tup
     output, killed, continued, duration = folder / "out", 0, 0, 0.15
     while killed < kills:
         began = time.monotonic()
-        if attempt(recipe, output, case.workers, random_delay.uniform(0, 1.1 * duration)):
+        if attempt(recipe, output, case, random_delay.uniform(0, 1.1 * duration)):
             killed += 1
             if not output.exists():
-                continued += scribble(recipe, output) > 0
+                found = scribble(recipe, output, case)
+                continued += found > 0
+                duration *= 1 if found else 1.02  # on a slow disk, none would ever get as far as that
                 continue
         else:
             duration = 0.8 * duration + 0.2 * (time.monotonic() - began)
         # What stands under the final name is whole, however the process ended.
-        found = folder_bytes(output)
+        found = tree_bytes(output)
         assert expected == {name: found[name] for name in found if name in expected}
         assert set(found) - set(expected) <= {JOURNAL_NAME, "dovetail_lock"}
-        for path in output.iterdir():
-            path.unlink()
-        output.rmdir()
+        shutil.rmtree(output)
     return killed, continued
