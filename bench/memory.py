@@ -4,9 +4,9 @@
     python bench/memory.py --quick              # small models only
 
 Six series, each changing one thing: size of the model, size of the largest tensor, number of fine-tunes, number of
-workers, Zarr in and out, memory limit. Each says how far apart its peaks are. Then a merge inside a memory control group of 384 MiB,
-where the page cache counts too and the checkpoints start outside it; without the right to make one, this part is
-left out.
+workers, Zarr in and out, memory limit. Each says how far apart its peaks are. Then a merge inside a memory control
+group of 384 MiB, where the page cache counts too and the checkpoints start outside it; without the right to make one,
+this part is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import workplace
 from cgroup import GroupError, memory_group
 from measure import Run, evict, run, warm
 from report import mebibytes, print_table, write_results
-from zarr_family import KINDS
 
 GROUP_BYTES = 384 << 20
 COLUMNS = ("", "limit", "workers", "peak, MiB", "anonymous", "of files", "s")
@@ -64,7 +63,7 @@ def series(quick: bool) -> dict[str, list[Case]]:
             Case(
                 "to blosc shards", size=size, options=("--format", "zarr", "--codec", "blosc", "--zarr-shards", "8MB")
             ),
-            *(Case(f"from {kind}", size=size, stored=kind) for kind in KINDS),
+            *(Case(f"from {kind}", size=size, stored=kind) for kind in workplace.ZARR_KINDS),
             Case("from t5x to zstd", size=size, stored="t5x", options=("--format", "zarr")),
         ],
         "Memory limit": [Case(limit, memory=limit) for limit in ("300MiB", "512MiB", "2GiB")],

@@ -16,6 +16,8 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
+ZARR_KINDS = ("v3", "shards", "t5x")
+"""What ``zarr_family.py`` can store checkpoints as."""
 MARGIN_BYTES = 2 * 10**9
 """Disk space that is left free."""
 

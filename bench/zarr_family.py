@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import tensorstore
 import zarr
+from workplace import ZARR_KINDS
 
 from dovetail.io import open_checkpoint
 
-KINDS = ("v3", "shards", "t5x")
 STEP_ROWS = 1024
 
 
@@ -64,7 +64,7 @@ def store(folder: Path, kind: str) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--kind", choices=KINDS, default="v3")
+    parser.add_argument("--kind", choices=ZARR_KINDS, default="v3")
     args = parser.parse_args()
     for folder in args.folders:
         print(store(folder, args.kind))
