@@ -8,6 +8,7 @@ from pathlib import Path
 from dovetail.engine.recipe.model_ref import ModelRef, resolve_model_path
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.opening import read_checkpoint
+from dovetail.io.zarr_place import is_zarr_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +16,7 @@ class Location:
     """All that is needed to open a model again; the manifest keeps it."""
 
     address: str
-    """The checkpoint's folder or file."""
+    """The checkpoint's folder or file, or the address of a remote one."""
 
 
 def locate(ref: ModelRef, recipe_folder: Path | None = None) -> Location:
@@ -29,6 +30,8 @@ def locate(ref: ModelRef, recipe_folder: Path | None = None) -> Location:
         Nothing is there.
 
     """
+    if is_zarr_address(ref.path) and not ref.lora:
+        return Location(ref.path)
     return Location(str(resolve_model_path(ref, recipe_folder)))
 
 

@@ -7,12 +7,13 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
 from dovetail.engine.card import conversion_card, model_card
+from dovetail.engine.decoding import share_memory
 from dovetail.engine.errors import InterruptedMergeError, OutputError, RecipeError
 from dovetail.engine.execution import Execution
 from dovetail.engine.interrupts import interrupts_deferred
@@ -36,7 +37,7 @@ from dovetail.engine.sidefiles import side_bytes, write_side_files
 from dovetail.engine.sizes import counted
 from dovetail.engine.staging import check_disk_space, check_target, publish, staging_path, take_back, write_durably
 from dovetail.engine.warm import trials, warm_up
-from dovetail.io.sink import SafetensorsSink
+from dovetail.io.output import Sink, create_sink, reopen_sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     # The table's pages become resident only as chunks finish.
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes
     allowed = run.memory_bytes or default_limit_bytes(least(reserved, plan.task_bytes))
-    return fit(allowed, reserved, plan.task_bytes, workers), table
+    budget = fit(allowed, reserved, plan.task_bytes, workers)
+    return replace(budget, shared_bytes=share_memory(plan, budget, listen)), table
 
 
 def merge(
@@ -207,12 +209,12 @@ def _execute(
     return execution
 
 
-def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> SafetensorsSink:
+def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> Sink:
     """Create the output files, or open those of the interrupted run."""
     if not resumed:
-        return SafetensorsSink.create(plan.layout, staging)
+        return create_sink(plan.layout, staging)
     try:
-        return SafetensorsSink(plan.layout, staging)
+        return reopen_sink(plan.layout, staging)
     except OSError as error:
         raise OutputError(
             f"unfinished output {staging} cannot be continued: {error.strerror} ({error.filename})",
@@ -224,7 +226,8 @@ def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> SafetensorsSink:
 def _input_paths(plan: Plan) -> Iterator[Path]:
     """Give every checkpoint and every file of it: a file can be a link to another folder."""
     for checkpoint in plan.checkpoints:
-        yield checkpoint.path
+        if isinstance(checkpoint.path, Path):  # an address is nowhere near the output
+            yield checkpoint.path
         if checkpoint.folder is not None:
             yield from (checkpoint.folder / file.name for file in checkpoint.files)
 

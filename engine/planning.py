@@ -16,6 +16,7 @@ from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.methods.registry import find
 from dovetail.engine.methods.table import Method
+from dovetail.engine.output import lay_out
 from dovetail.engine.planned import MATHS_VERSION, Plan, PlannedTensor, PlanOptions
 from dovetail.engine.recipe import (
     Expansion,
@@ -33,7 +34,7 @@ from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.errors import TensorMismatchError
 from dovetail.io.header import headers_shared
-from dovetail.io.layout import SafetensorsLayout, plan_layout
+from dovetail.io.output import Layout
 
 CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 """The kernels' dtype codes by safetensors dtype name."""
@@ -115,11 +116,12 @@ def assemble(
         Free-form metadata of the output; None for the usual.
 
     """
-    layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], options.shard_size_bytes, metadata)
+    tensors, layout = lay_out(tensors, options, metadata)
     jobs = make_jobs(
         [item.length for item in tensors],
         [item.element_bytes for item in tensors],
         [item.chunk_elements for item in tensors],
+        [item.chunk_period for item in tensors],
     )
     return Plan(
         recipe=recipe,
@@ -327,7 +329,7 @@ def _hash(
     options: PlanOptions,
     checkpoints: Sequence[Checkpoint],
     tensors: Sequence[PlannedTensor],
-    layout: SafetensorsLayout,
+    layout: Layout,
 ) -> str:
     """Hash everything that decides the output's bytes, and what a journal's entries mean: files and chunks."""
     content = {
@@ -336,6 +338,6 @@ def _hash(
         "options": asdict(options),
         "inputs": [[str(item.path), [asdict(file) for file in item.files]] for item in checkpoints],
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
-        "chunks": [item.chunk_elements for item in tensors],
+        "chunks": [[item.chunk_elements, item.chunk_period] for item in tensors],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

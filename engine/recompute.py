@@ -33,6 +33,7 @@ from dovetail.engine.verify import DEFECTS, manifest_error, read_manifest
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import DovetailError
 from dovetail.io.opening import read_checkpoint
+from dovetail.io.output import ZarrOptions
 from dovetail.io.source import Source
 
 
@@ -176,7 +177,8 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
             "recompute with the version that made it",
         )
     said = manifest["options"]
-    options = PlanOptions(said["shard_size_bytes"], said["dtype"], said["seed"], said["nonfinite"] == "keep")
+    zarr = None if said.get("zarr") is None else ZarrOptions(**said["zarr"])
+    options = PlanOptions(said["shard_size_bytes"], said["dtype"], said["seed"], said["nonfinite"] == "keep", zarr)
     locations = [Location(entry["checkpoint"]) for entry in manifest["inputs"]]
     if manifest["recipe"]["merge_method"] == CONVERT.name:
         plan = plan_from(locations[0], manifest["models"][0], options)

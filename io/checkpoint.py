@@ -49,13 +49,35 @@ class FileFingerprint:
     header_hash: str
     """XXH3-128 of the header, in hexadecimal."""
 
+    def check(self, path: str) -> None:
+        """Check that the file, at `path`, is still as it was.
+
+        Raises
+        ------
+        ChangedFileError
+            Its size or modification time differs, or it is gone.
+
+        """
+        try:
+            status = os.stat(path)  # noqa: PTH116 - called with every commit, for hundreds of files
+        except OSError as error:
+            raise ChangedFileError(
+                f"{path} is gone ({error.strerror})", "the file that was opened", "put it back"
+            ) from error
+        if (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
+            raise ChangedFileError(
+                f"{path} changed while it was in use: {status.st_size} bytes, modified at {status.st_mtime_ns} ns",
+                f"{self.size_bytes} bytes, modified at {self.mtime_ns} ns",
+                "leave checkpoints alone while they are read, and run again",
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A checkpoint whose headers were read and checked. Picklable; holds no open file."""
 
-    path: Path
-    """The folder or file as the user named it, made absolute."""
+    path: Path | str
+    """The folder or file as the user named it, made absolute; an address as text."""
     folder: Path | None
     """Where side files such as ``config.json`` are; ``None`` for a single file."""
     tensors: Mapping[str, TensorInfo]
@@ -80,16 +102,4 @@ class Checkpoint:
 
         """
         for file in self.files:
-            path = self.path if self.folder is None else f"{self.folder}/{file.name}"
-            try:
-                status = os.stat(path)  # noqa: PTH116 - called with every commit, for hundreds of files
-            except OSError as error:
-                raise ChangedFileError(
-                    f"{path} is gone ({error.strerror})", "the file that was opened", "put it back"
-                ) from error
-            if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
-                raise ChangedFileError(
-                    f"{path} changed while it was in use: {status.st_size} bytes, modified at {status.st_mtime_ns} ns",
-                    f"{file.size_bytes} bytes, modified at {file.mtime_ns} ns",
-                    "leave checkpoints alone while they are read, and run again",
-                )
+            file.check(str(self.path) if self.folder is None else f"{self.folder}/{file.name}")

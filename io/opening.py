@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from dovetail.io import safetensors_reader
+from dovetail.io import safetensors_reader, zarr_reader
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import MissingFileError, UnsupportedError
+from dovetail.io.zarr_place import is_zarr_address
 
 OTHER_FORMATS: Final[Mapping[str, str]] = {
     ".bin": "PyTorch",
@@ -31,7 +32,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     ----------
     path
         A folder in the Hugging Face layout (``model.safetensors``, or shards with an index, or any one
-        ``.safetensors`` file), or one ``.safetensors`` file.
+        ``.safetensors`` file), or one ``.safetensors`` file; a Zarr group or tree of arrays, as a folder, a ``.zip``
+        file or an address such as ``s3://bucket/model.zarr``.
 
     Raises
     ------
@@ -43,6 +45,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         If the checkpoint is quantised or in a format that is not read.
 
     """
+    if is_zarr_address(os.fspath(path)):
+        return zarr_reader.read_address(os.fspath(path))
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would lose the folder of a linked file
     try:
         return _read_path(absolute)
@@ -55,6 +59,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _read_path(path: Path) -> Checkpoint:
     """Find out what is there, and read it."""
     if path.is_file():
+        if path.suffix == ".zip":
+            return zarr_reader.read_zip(path)
         if kind := OTHER_FORMATS.get(path.suffix):
             raise UnsupportedError(f"{path} is a {kind} file", "a .safetensors file", "convert it first")
         return safetensors_reader.read_file(path)
@@ -62,8 +68,11 @@ def _read_path(path: Path) -> Checkpoint:
         raise MissingFileError(f"there is no checkpoint at {path}", "a folder or a file", "check the path")
     if safetensors_reader.is_there(path):
         return safetensors_reader.read_folder(path)
+    if zarr_reader.is_there(path):
+        return zarr_reader.read_folder(path)
+    zarr_reader.refuse_ocdbt(path)
     names = sorted(entry.name for entry in path.iterdir())
-    looked_for = safetensors_reader.LOOKED_FOR
+    looked_for = f"{safetensors_reader.LOOKED_FOR}, or {zarr_reader.LOOKED_FOR}"
     for name in names:
         if kind := OTHER_FORMATS.get(Path(name).suffix):
             raise MissingFileError(

@@ -60,7 +60,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         raise CheckpointError(f"{path}: {reason}", "a JSON object", "repair the file or copy it again") from error
 
 
-def refuse_quantised(path: Path, dtypes: Iterable[tuple[str, DType]], config: Mapping[str, Any] | None) -> None:
+def refuse_quantised(path: Path | str, dtypes: Iterable[tuple[str, DType]], config: Mapping[str, Any] | None) -> None:
     """Refuse a quantised checkpoint.
 
     Parameters
@@ -94,7 +94,7 @@ def refuse_quantised(path: Path, dtypes: Iterable[tuple[str, DType]], config: Ma
             _refuse(path, f"tensor {name!r} scales a weight of {weight.name}")
 
 
-def _refuse(path: Path, evidence: str) -> None:
+def _refuse(path: Path | str, evidence: str) -> None:
     raise UnsupportedError(
         f"{path} is quantised: {evidence}",
         "a checkpoint in bfloat16, float16 or float32",

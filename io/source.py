@@ -14,6 +14,9 @@ class Source(Protocol):
 
     All ranges are in elements, half open, and within ``[0, length)``. `prefetch`, `populate` and `release`
     are hints about memory: they never change what `read` returns.
+
+    A source whose `read` needs memory beyond what it returns says how much in an attribute ``scratch_bytes``,
+    which `read_scratch_bytes` finds; a source that wraps others hands on theirs.
     """
 
     @property
@@ -39,6 +42,11 @@ class Source(Protocol):
 
     def release(self, start: int, stop: int) -> None:
         """Let go of a range's resident memory."""
+
+
+def read_scratch_bytes(source: Source) -> int:
+    """Most memory that one `Source.read` takes while it runs, beyond the array that it returns (and its copy)."""
+    return int(getattr(source, "scratch_bytes", 0))
 
 
 class Slot(Protocol):
