@@ -40,10 +40,15 @@ class Case:
     """Instead of the common number."""
     memory: str | None = None
     """Instead of the common limit."""
+    stored: str | None = None
+    """Kind of Zarr that the checkpoints are stored as; None for safetensors."""
+    options: tuple[str, ...] = ()
+    """Further options of the merge."""
 
 
 def series(quick: bool) -> dict[str, list[Case]]:
     """List the cases by what they change."""
+    size = "demo" if quick else "0.85B"
     sizes = ("tiny", "demo", "0.2GB") if quick else ("0.2GB", "0.85B", "3GB")
     rows = (16_000, 64_000) if quick else (16_000, 128_000, 512_000)
     tunes = (2, 3) if quick else (2, 3, 4, 6, 8)
@@ -52,6 +57,15 @@ def series(quick: bool) -> dict[str, list[Case]]:
         "Largest tensor": [Case(f"{count * 768 * 2 / 1e6:,.0f} MB", vocabulary=count) for count in rows],
         "Fine-tunes": [Case(f"K = {count}", fine_tunes=count) for count in tunes],
         "Workers": [Case(str(count), workers=count) for count in (1, 2, 4)],
+        "Zarr": [
+            Case("safetensors", size=size),
+            Case("to zstd", size=size, options=("--format", "zarr")),
+            Case(
+                "to blosc shards", size=size, options=("--format", "zarr", "--codec", "blosc", "--zarr-shards", "8MB")
+            ),
+            *(Case(f"from {kind}", size=size, stored=kind) for kind in workplace.ZARR_KINDS),
+            Case("from t5x to zstd", size=size, stored="t5x", options=("--format", "zarr")),
+        ],
         "Memory limit": [Case(limit, memory=limit) for limit in ("300MiB", "512MiB", "2GiB")],
     }
 
@@ -68,10 +82,12 @@ def prepare(case: Case, folder: Path, args: argparse.Namespace) -> tuple[list[Pa
     """Make the checkpoints and the command of a case."""
     changed = {} if case.vocabulary is None else {"vocabulary": case.vocabulary}
     family = workplace.make_family(folder / "family", case.size, case.fine_tunes, **changed)
+    if case.stored is not None:
+        family = workplace.make_zarr(family, case.stored)
     n = min(64, 256 // case.fine_tunes)
     recipe = workplace.cabs_recipe(folder / "recipe.yml", family, n)
     memory, workers = case.memory or args.memory, case.workers or args.workers
-    return family, workplace.dovetail(recipe, folder / "out", memory=memory, workers=workers)
+    return family, [*workplace.dovetail(recipe, folder / "out", memory=memory, workers=workers), *case.options]
 
 
 def row(label: str, result: Run, limit: str) -> tuple[str, ...]:
@@ -167,14 +183,19 @@ def _failure(result: Run) -> str:
 def main() -> None:
     parser = workplace.arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="small models only")
+    parser.add_argument("--only", help="one series only, by its name")
     args = parser.parse_args()
     results: dict[str, Any] = {}
     with workplace.workplace(args.work, (1 if args.quick else 13) * 10**9) as place:
         measure(Case("", size="tiny"), place, args)  # Not counted: it may compile kernels.
         for title, cases in series(args.quick).items():
+            if args.only not in (None, title):
+                continue
             results[title] = compare(title, cases, place, args)
         results["other commands"] = other_commands(place, args)
         try:
+            if args.only is not None:
+                return
             results["control group"] = inside_group(place, args)
         except GroupError as error:
             print(f"\nNot measured inside a control group: {error}")

@@ -16,6 +16,8 @@ from typing import Any
 import yaml
 
 HERE = Path(__file__).parent
+ZARR_KINDS = ("v3", "shards", "t5x")
+"""What ``zarr_family.py`` can store checkpoints as."""
 MARGIN_BYTES = 2 * 10**9
 """Disk space that is left free."""
 
@@ -75,6 +77,15 @@ def make_family(folder: Path, size: str, fine_tunes: int = 2, **options: Any) ->
     script = [sys.executable, HERE / "checkpoints.py", folder, "--size", size, "--fine-tunes", str(fine_tunes)]
     subprocess.run([*map(str, script), *words], check=True, stdout=subprocess.DEVNULL)
     return [folder / "base", *(folder / f"tune{index}" for index in range(1, fine_tunes + 1))]
+
+
+def make_zarr(family: Sequence[Path], kind: str) -> list[Path]:
+    """Store checkpoints as Zarr in a process of their own; give the new folders."""
+    script = [sys.executable, HERE / "zarr_family.py", *family, "--kind", kind]
+    subprocess.run([*map(str, script)], check=True, stdout=subprocess.DEVNULL)
+    for folder in family:
+        shutil.rmtree(folder)
+    return [folder.with_name(f"{folder.name}.zarr") for folder in family]
 
 
 def write_recipe(

@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -41,6 +42,15 @@ class OutputFormat(StrEnum):
     """Format of the output."""
 
     safetensors = "safetensors"
+    zarr = "zarr"
+
+
+class Codec(StrEnum):
+    """Compression of Zarr output."""
+
+    zstd = "zstd"
+    blosc = "blosc"
+    none = "none"
 
 
 # Typer carries a click of its own in some versions, and builds on the installed one in others.
@@ -67,7 +77,22 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Tasks at once, if memory allows. [default: one a core]"),
 ]
-ShardOption = Annotated[str, typer.Option("--shard-size", metavar="SIZE", help="Size of an output shard.")]
+FormatOption = Annotated[OutputFormat, typer.Option("--format", help="Format of the output.")]
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard-size", metavar="SIZE", help="Size of a safetensors output shard. [default: 5GB]"),
+]
+CodecOption = Annotated[
+    Codec | None, typer.Option("--codec", help="Compression of Zarr output. [default: zstd]", show_default=False)
+]
+ZarrShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--zarr-shards",
+        metavar="SIZE",
+        help="Store Zarr output as shards of about this size, in fewer and larger files; one task holds one shard.",
+    ),
+]
 DtypeOption = Annotated[
     str | None, typer.Option(metavar="DTYPE", help="Output dtype, such as bfloat16. [default: the recipe's]")
 ]
@@ -99,8 +124,10 @@ def merge(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
     memory: MemoryOption = None,
     workers: WorkersOption = None,
-    format: Annotated[OutputFormat, typer.Option(help="Format of the output.")] = OutputFormat.safetensors,
-    shard_size: ShardOption = "5GB",
+    format: FormatOption = OutputFormat.safetensors,
+    shard_size: ShardOption = None,
+    codec: CodecOption = None,
+    zarr_shards: ZarrShardOption = None,
     dtype: DtypeOption = None,
     seed: SeedOption = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
@@ -127,7 +154,7 @@ def merge(
             if isinstance(event, events.Done):
                 finished.append(event)
 
-        options = _plan_options(shard_size, dtype, seed, nonfinite, strict)
+        options = _plan_options(shard_size, dtype, seed, nonfinite, format, codec, zarr_shards, strict=strict)
         run = _run_options(memory, workers, overwrite, restart)
         manifest = run_merge(recipe, output, options, run, listen, stages)
     if not quiet and not as_json:
@@ -146,8 +173,10 @@ def convert(
     ],
     memory: MemoryOption = None,
     workers: WorkersOption = None,
-    format: Annotated[OutputFormat, typer.Option(help="Format of the output.")] = OutputFormat.safetensors,
-    shard_size: ShardOption = "5GB",
+    format: FormatOption = OutputFormat.safetensors,
+    shard_size: ShardOption = None,
+    codec: CodecOption = None,
+    zarr_shards: ZarrShardOption = None,
     dtype: Annotated[
         str | None,
         typer.Option(metavar="DTYPE", help="Dtype of floating-point tensors. [default: each keeps its own]"),
@@ -179,7 +208,7 @@ def convert(
                 if isinstance(event, events.Done):
                     finished.append(event)
 
-            options = _plan_options(shard_size, dtype, 0, OnNonFinite.keep, strict=False)
+            options = _plan_options(shard_size, dtype, 0, OnNonFinite.keep, format, codec, zarr_shards)
             convert_all(paths[:-1], paths[-1], options, _run_options(memory, workers, overwrite, restart), listen)
     finally:
         for done in [] if quiet or as_json else finished:
@@ -191,7 +220,10 @@ def plan(
     recipe: RecipeArgument,
     memory: MemoryOption = None,
     workers: WorkersOption = None,
-    shard_size: ShardOption = "5GB",
+    format: FormatOption = OutputFormat.safetensors,
+    shard_size: ShardOption = None,
+    codec: CodecOption = None,
+    zarr_shards: ZarrShardOption = None,
     dtype: DtypeOption = None,
     seed: SeedOption = 0,
     strict: StrictOption = False,
@@ -204,7 +236,8 @@ def plan(
     from dovetail.engine.report import print_stages, stages_json
     from dovetail.engine.stages import plan_stages, prepare_stages
 
-    forecasts = plan_stages(recipe, _plan_options(shard_size, dtype, seed, OnNonFinite.error, strict), stages)
+    options = _plan_options(shard_size, dtype, seed, OnNonFinite.error, format, codec, zarr_shards, strict=strict)
+    forecasts = plan_stages(recipe, options, stages)
     run = _run_options(memory, workers, overwrite=False, restart=False)
     budgets = prepare_stages(forecasts, run, NoticeDisplay())
     if as_json:
@@ -336,11 +369,27 @@ def demo(
     run_demo(folder, parse_size(memory))
 
 
-def _plan_options(shard_size: str, dtype: str | None, seed: int, nonfinite: OnNonFinite, strict: bool) -> PlanOptions:
+def _plan_options(
+    shard_size: str | None,
+    dtype: str | None,
+    seed: int,
+    nonfinite: OnNonFinite,
+    format: OutputFormat,
+    codec: str | None,
+    zarr_shards: str | None,
+    *,
+    strict: bool = False,
+) -> PlanOptions:
     from dovetail.engine.planned import PlanOptions
     from dovetail.engine.sizes import parse_size
+    from dovetail.io.output import choose_format
 
-    return PlanOptions(parse_size(shard_size), dtype, seed, nonfinite is OnNonFinite.keep, strict)
+    shard_bytes = None if shard_size is None else parse_size(shard_size)
+    zarr_shard_bytes = None if zarr_shards is None else parse_size(zarr_shards)
+    zarr = choose_format(format.value, shard_bytes, codec, zarr_shard_bytes)
+    keep = nonfinite is OnNonFinite.keep
+    options = PlanOptions(dtype=dtype, seed=seed, keep_nonfinite=keep, strict=strict, zarr=zarr)
+    return options if shard_bytes is None else replace(options, shard_size_bytes=shard_bytes)
 
 
 def _run_options(memory: str | None, workers: int | None, overwrite: bool, restart: bool) -> RunOptions:

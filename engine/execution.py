@@ -19,8 +19,8 @@ from dovetail.engine.planned import Plan
 from dovetail.engine.records import RecordTable
 from dovetail.engine.run import Scheduler
 from dovetail.engine.task import TaskRecord
+from dovetail.io.output import Sink
 from dovetail.io.read_ahead import read_ahead
-from dovetail.io.sink import SafetensorsSink
 
 
 class Execution:
@@ -41,7 +41,7 @@ class Execution:
         budget: Budget,
         table: RecordTable,
         journal: Journal,
-        sink: SafetensorsSink,
+        sink: Sink,
         listen: events.Listener,
     ) -> None:
         self.plan, self.budget, self.table, self.journal = plan, budget, table, journal
@@ -125,15 +125,7 @@ class Execution:
         for checkpoint in self.plan.checkpoints:
             checkpoint.check_unchanged()
         pieces = [piece for record in group for piece in record.pieces]
-        chunk = [self.plan.tensors[piece.tensor].chunk_elements for piece in pieces]
-        self.sink.commit(
-            (
-                piece.tensor,
-                piece.chunk * size,
-                min(self.plan.tensors[piece.tensor].length, (piece.chunk + 1) * size),
-            )
-            for piece, size in zip(pieces, chunk, strict=True)
-        )
+        self.sink.commit((piece.tensor, *self.plan.tensors[piece.tensor].chunk_range(piece.chunk)) for piece in pieces)
         self.journal.append(self.table.add(pieces))
 
     def _report_durable(self) -> None:

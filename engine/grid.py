@@ -69,7 +69,38 @@ def chunk_elements(element_bytes: int, inputs: int = 3) -> int:
     return max(CHUNK_STEP, target // max(1, element_bytes) // CHUNK_STEP * CHUNK_STEP)
 
 
-def make_jobs(lengths: Sequence[int], element_bytes: Sequence[int], chunks: Sequence[int]) -> list[Job]:
+def chunk_range(length: int, chunk: int, period: int, index: int) -> tuple[int, int]:
+    """Give the elements ``[start, stop)`` of one chunk of a tensor.
+
+    Parameters
+    ----------
+    length
+        Elements of the tensor.
+    chunk, period
+        Elements of its chunks, and the elements after which they begin anew; 0 if they never do.
+    index
+        Which chunk.
+
+    """
+    if not period:
+        start = index * chunk
+        return start, min(length, start + chunk)
+    turn, place = divmod(index, -(-period // chunk))
+    start = turn * period + place * chunk
+    return start, min(length, start + chunk, (turn + 1) * period)
+
+
+def chunk_count(length: int, chunk: int, period: int) -> int:
+    """Give the number of chunks of a tensor, at least one: see `chunk_range`."""
+    if not period:
+        return max(1, -(-length // chunk))
+    turns, rest = divmod(length, period)
+    return max(1, turns * -(-period // chunk) + -(-rest // chunk))
+
+
+def make_jobs(
+    lengths: Sequence[int], element_bytes: Sequence[int], chunks: Sequence[int], periods: Sequence[int] | None = None
+) -> list[Job]:
     """Group tensors, in order, into jobs.
 
     Parameters
@@ -80,6 +111,8 @@ def make_jobs(lengths: Sequence[int], element_bytes: Sequence[int], chunks: Sequ
         Bytes read and written for each element of it.
     chunks
         Elements of its chunks, from `chunk_elements`.
+    periods
+        Elements after which its chunks begin anew, 0 if they never do; None if no tensor's do.
 
     """
     jobs: list[Job] = []
@@ -94,10 +127,11 @@ def make_jobs(lengths: Sequence[int], element_bytes: Sequence[int], chunks: Sequ
             count += 1
             batch, batch_bytes = [], 0
 
-    for tensor, (length, size, chunk) in enumerate(zip(lengths, element_bytes, chunks, strict=True)):
-        if length > chunk:
+    parts = zip(lengths, element_bytes, chunks, periods or [0] * len(lengths), strict=True)
+    for tensor, (length, size, chunk, period) in enumerate(parts):
+        if chunk_count(length, chunk, period) > 1:
             close_batch()
-            pieces = tuple((piece,) for piece in _cut(tensor, length, chunk))
+            pieces = tuple((piece,) for piece in _cut(tensor, length, chunk, period))
             jobs.append(Job(count, pieces))
             count += len(pieces)
             continue
@@ -109,6 +143,6 @@ def make_jobs(lengths: Sequence[int], element_bytes: Sequence[int], chunks: Sequ
     return jobs
 
 
-def _cut(tensor: int, length: int, chunk: int) -> Iterator[Piece]:
-    for index, start in enumerate(range(0, length, chunk)):
-        yield Piece(tensor, index, start, min(length, start + chunk))
+def _cut(tensor: int, length: int, chunk: int, period: int) -> Iterator[Piece]:
+    for index in range(chunk_count(length, chunk, period)):
+        yield Piece(tensor, index, *chunk_range(length, chunk, period, index))

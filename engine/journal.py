@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def identity(plan: Plan) -> dict[str, Any]:
             "seed": plan.options.seed,
             "keep_nonfinite": plan.options.keep_nonfinite,
             "shard_size_bytes": plan.options.shard_size_bytes,
+            "zarr": None if plan.options.zarr is None else asdict(plan.options.zarr),
         },
         "inputs": {
             f"{checkpoint.path}/{file.name}": [file.size_bytes, file.etag or file.mtime_ns, file.header_hash]

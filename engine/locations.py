@@ -18,6 +18,7 @@ from dovetail.io.addresses import is_address
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.opening import read_checkpoint
 from dovetail.io.remote_reader import pin
+from dovetail.io.zarr_place import is_zarr_address
 
 _SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})")
 _MODEL = re.compile(r"([^/@]+/[^/@]+)@([0-9a-f]{40})")
@@ -66,6 +67,8 @@ def locate(ref: ModelRef, recipe_folder: Path | None = None, download: events.Li
 
 def _locate_model(ref: ModelRef, recipe_folder: Path | None, download: events.Listener | None) -> Location:
     """Find a model without its adapter."""
+    if is_zarr_address(ref.path):
+        return Location(ref.path)
     if is_address(ref.path):
         return Location(pin(ref.path + (f"@{ref.revision}" if ref.revision else "")))
     path = resolve_model_path(ref, recipe_folder)

@@ -10,6 +10,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -68,12 +69,14 @@ def build_manifest(
             "seed": plan.options.seed,
             "nonfinite": "keep" if plan.options.keep_nonfinite else "error",
             "shard_size_bytes": plan.options.shard_size_bytes,
+            **({} if plan.options.zarr is None else {"zarr": asdict(plan.options.zarr)}),
         },
         "models": list(plan.models),
         "inputs": _inputs(plan),
         **({"stages": list(earlier)} if earlier else {}),
         **_vocabulary(plan),
         "checksum": "xxh3-64",
+        "output_format": plan.layout.format,
         "shards": _shards(plan),
         "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
         "totals": total_statistics(plan, table),
@@ -117,6 +120,7 @@ def file_entries(files: Sequence[FileFingerprint]) -> list[dict[str, Any]]:
 
 
 def _shards(plan: Plan) -> list[dict[str, Any]]:
+    """Describe the output's files; the arrays of a Zarr group are described tensor by tensor instead."""
     return [
         {
             "name": shard.file_name,
@@ -124,7 +128,7 @@ def _shards(plan: Plan) -> list[dict[str, Any]]:
             "header_bytes": len(shard.header),
             "header_checksum": hex_checksum(shard.header),
         }
-        for shard in plan.layout.shards
+        for shard in (plan.layout.shards if plan.options.zarr is None else ())
     ]
 
 
@@ -180,11 +184,14 @@ def chunk_checksums(rows: NDArray[Any]) -> list[str]:
 
 
 def _tensor_entry(plan: Plan, tensor: PlannedTensor, index: int, rows: NDArray[Any], sums: Any) -> dict[str, Any]:
+    shard = plan.layout.shards[plan.layout.tensors[index].shard]
+    array = {"chunk_period": tensor.chunk_period, "document_checksum": hex_checksum(shard.header)}
     return {
-        "file": plan.layout.shards[plan.layout.tensors[index].shard].file_name,
+        "file": shard.file_name,
         "dtype": tensor.dtype.name,
         "shape": list(tensor.shape),
         "chunk_elements": tensor.chunk_elements,
+        **({} if plan.options.zarr is None else array),
         "checksums": chunk_checksums(rows),
         "statistics": tensor_statistics(tensor, sums),
     }

@@ -127,11 +127,14 @@ class Budget:
     """Most that one running task adds: mapped input windows, output buffer, scratch."""
     workers: int
     """Tasks that run at once."""
+    shared_bytes: int = 0
+    """Most that decoded chunks take which tasks share."""
 
     @property
     def projected_bytes(self) -> int:
         """Most that the process will hold."""
-        return self.reserved_bytes + self.workers * (self.task_bytes + WORKER_OVERHEAD_BYTES) + MARGIN_BYTES
+        tasks = self.workers * (self.task_bytes + WORKER_OVERHEAD_BYTES)
+        return self.reserved_bytes + tasks + self.shared_bytes + MARGIN_BYTES
 
     @property
     def unwritten_bytes(self) -> int:

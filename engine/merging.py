@@ -7,12 +7,13 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
 from dovetail.engine.card import conversion_card, model_card
+from dovetail.engine.decoding import share_memory
 from dovetail.engine.errors import InterruptedMergeError, MemoryLimitError, OutputError, RecipeError
 from dovetail.engine.execution import Execution
 from dovetail.engine.interrupts import interrupts_deferred
@@ -38,7 +39,7 @@ from dovetail.engine.sidefiles import side_bytes, write_side_files
 from dovetail.engine.sizes import counted, format_size
 from dovetail.engine.staging import check_disk_space, check_target, publish, staging_path, take_back, write_durably
 from dovetail.engine.warm import Trial, trials, warm_up
-from dovetail.io.sink import SafetensorsSink
+from dovetail.io.output import Sink, create_sink, reopen_sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,8 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
             f"at least {format_size(planning)}, which reading them took",
             f"pass --memory {-(-planning // 2**20)}MiB or more",
         )
-    return fit(allowed, reserved, plan.task_bytes, workers), table
+    budget = fit(allowed, reserved, plan.task_bytes, workers)
+    return replace(budget, shared_bytes=share_memory(plan, budget, listen)), table
 
 
 def merge(
@@ -240,12 +242,12 @@ def _execute(
     return execution
 
 
-def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> SafetensorsSink:
+def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> Sink:
     """Create the output files, or open those of the interrupted run."""
     if not resumed:
-        return SafetensorsSink.create(plan.layout, staging)
+        return create_sink(plan.layout, staging)
     try:
-        return SafetensorsSink(plan.layout, staging)
+        return reopen_sink(plan.layout, staging)
     except OSError as error:
         raise OutputError(
             f"unfinished output {staging} cannot be continued: {error.strerror} ({error.filename})",

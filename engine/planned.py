@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dovetail.engine.grid import OPEN_JOBS, Job, Piece
+from dovetail.engine.grid import OPEN_JOBS, Job, Piece, chunk_count, chunk_range
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.methods.table import Method
@@ -16,7 +16,7 @@ from dovetail.engine.task import PAGE_SLACK_BYTES, Input, PieceWork, Work
 from dovetail.engine.vocabulary.planned import Vocabulary
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
-from dovetail.io.layout import SafetensorsLayout
+from dovetail.io.output import Layout, ZarrOptions
 from dovetail.io.source import Slot, read_scratch_bytes
 
 MATHS_VERSION = 1
@@ -44,6 +44,8 @@ class PlanOptions:
     strict: bool = False
     """Whether it is an error if the checkpoints do not have the same tensors in the same shapes. It decides between an
     error and a warning alone, so it is no part of the plan's hash."""
+    zarr: ZarrOptions | None = None
+    """How the output is stored as Zarr; None for safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,19 @@ class PlannedTensor:
     """Bytes that one element moves: every input and the output."""
     chunk_elements: int
     """Elements in a chunk."""
+    chunk_period: int = 0
+    """Elements after which chunks begin anew, the last one before being shorter; 0 if they never do."""
+    write_scratch_bytes: int = 0
+    """Most memory that writing a chunk takes beyond the chunk."""
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks, at least one."""
+        return chunk_count(self.length, self.chunk_elements, self.chunk_period)
+
+    def chunk_range(self, index: int) -> tuple[int, int]:
+        """Give the elements ``[start, stop)`` of a chunk."""
+        return chunk_range(self.length, self.chunk_elements, self.chunk_period, index)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -86,7 +101,7 @@ class PlannedTensor:
     @property
     def passes(self) -> int:
         """Number of times the inputs are read; a tensor of one chunk is read just once."""
-        return 1 if self.length <= self.chunk_elements else self.program.reduce_passes + 1
+        return 1 if self.chunk_count == 1 else self.program.reduce_passes + 1
 
     @property
     def copied(self) -> bool:
@@ -101,9 +116,13 @@ class PlannedTensor:
         return windows + (stop - start) * self.dtype.itemsize
 
     def scratch_bytes(self, start: int, stop: int) -> int:
-        """Working memory for elements ``start:stop``, that of reading included."""
+        """Working memory for elements ``start:stop``, that of reading and of writing included.
+
+        Inputs are read one after another, and the output is written when they are no longer read.
+        """
         low, high = self.program.window(start, stop)
-        return self.program.scratch_bytes(high - low) + sum([read_scratch_bytes(item.source) for item in self.inputs])
+        moving = max([self.write_scratch_bytes, *[read_scratch_bytes(item.source) for item in self.inputs]])
+        return moving + self.program.scratch_bytes(high - low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +143,7 @@ class Plan:
     """Names of the merged models, in recipe order."""
     tensors: tuple[PlannedTensor, ...]
     """Output tensors in the order of the output files."""
-    layout: SafetensorsLayout
+    layout: Layout
     """Output files, headers and offsets."""
     jobs: tuple[Job, ...]
     """Tasks, grouped."""

@@ -20,6 +20,7 @@ from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.methods.registry import find
 from dovetail.engine.methods.table import Method
 from dovetail.engine.model_config import read_config, restack, says_tied
+from dovetail.engine.output import lay_out
 from dovetail.engine.planned import MATHS_VERSION, Plan, PlannedTensor, PlanOptions
 from dovetail.engine.recipe import (
     Expansion,
@@ -37,7 +38,7 @@ from dovetail.io.collector import collector_paused
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.errors import TensorMismatchError
 from dovetail.io.header import headers_shared
-from dovetail.io.layout import SafetensorsLayout, plan_layout
+from dovetail.io.output import Layout
 from dovetail.io.rows import FilledElements, LeadingElements
 
 CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
@@ -145,11 +146,12 @@ def assemble(
         Free-form metadata of the output; None for the usual.
 
     """
-    layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], options.shard_size_bytes, metadata)
+    tensors, layout = lay_out(tensors, options, metadata)
     jobs = make_jobs(
         [item.length for item in tensors],
         [item.element_bytes for item in tensors],
         [item.chunk_elements for item in tensors],
+        [item.chunk_period for item in tensors],
     )
     return Plan(
         recipe=recipe,
@@ -367,7 +369,7 @@ def _hash(
     options: PlanOptions,
     checkpoints: Sequence[Checkpoint],
     tensors: Sequence[PlannedTensor],
-    layout: SafetensorsLayout,
+    layout: Layout,
     vocabulary: Vocabulary | None,
 ) -> str:
     """Hash everything that decides the output's bytes, and what a journal's entries mean: files and chunks."""
@@ -378,6 +380,6 @@ def _hash(
         "inputs": [_identity(item) for item in checkpoints],
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
         "vocabulary": vocabulary.inputs() if vocabulary else None,
-        "chunks": [item.chunk_elements for item in tensors],
+        "chunks": [[item.chunk_elements, item.chunk_period] for item in tensors],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

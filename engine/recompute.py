@@ -35,6 +35,7 @@ from dovetail.engine.verify import DEFECTS, manifest_error, read_manifest
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import DovetailError
 from dovetail.io.opening import read_checkpoint
+from dovetail.io.output import ZarrOptions
 from dovetail.io.source import Source
 
 
@@ -178,7 +179,13 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
             "recompute with the version that made it",
         )
     said = manifest["options"]
-    options = PlanOptions(said["shard_size_bytes"], said["dtype"], said["seed"], said["nonfinite"] == "keep")
+    options = PlanOptions(
+        said["shard_size_bytes"],
+        said["dtype"],
+        said["seed"],
+        said["nonfinite"] == "keep",
+        zarr=None if said.get("zarr") is None else ZarrOptions(**said["zarr"]),
+    )
     locations = [
         Location(entry["checkpoint"], entry["adapter"]["folder"] if "adapter" in entry else None, entry.get("hub", ""))
         for entry in manifest["inputs"]

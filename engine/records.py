@@ -37,7 +37,7 @@ class RecordTable:
     """Rows of all chunks of a plan, tensor by tensor, chunks in order."""
 
     def __init__(self, plan: Plan) -> None:
-        counts = [max(1, -(-tensor.length // tensor.chunk_elements)) for tensor in plan.tensors]
+        counts = [tensor.chunk_count for tensor in plan.tensors]
         self.first_row: NDArray[np.int64] = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
         models = max((len(tensor.models) for tensor in plan.tensors), default=1)
         self.rows = np.zeros(int(self.first_row[-1]), row_dtype(models))

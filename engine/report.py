@@ -57,7 +57,7 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
     totals = manifest["totals"]
     moved = done.read_bytes + done.written_bytes
     speed = f"{moved / max(done.merge_seconds, 1e-9) / 1e9:.2f} GB/s read and written"
-    shards = counted(len(manifest["shards"]), "shard")
+    shards = counted(len(manifest["shards"]), "shard") if manifest["shards"] else "Zarr chunks"
     _print(
         _facts(
             {
@@ -116,6 +116,7 @@ def plan_json(plan: Plan, budget: Budget) -> dict[str, Any]:
         "passes": max((tensor.passes for tensor in plan.tensors), default=0),
         "read_bytes": plan.read_bytes,
         "write_bytes": plan.write_bytes,
+        "format": plan.layout.format,
         "shards": [{"name": shard.file_name, "size_bytes": shard.size_bytes} for shard in plan.layout.shards],
         "allowed_bytes": budget.allowed_bytes,
         "reserved_bytes": budget.reserved_bytes,
@@ -139,7 +140,9 @@ def print_plan(plan: Plan, budget: Budget) -> None:
         + ", ".join(f"{count} {name}" for name, count in dtypes.most_common()),
         "Read": f"{format_size(plan.read_bytes)} in {counted(plan.task_count, 'task')}, at most "
         f"{counted(max((tensor.passes for tensor in plan.tensors), default=0), 'pass')} over a tensor",
-        "Write": f"{format_size(plan.write_bytes)} in {counted(len(plan.layout.shards), 'shard')}",
+        "Write": f"{format_size(plan.write_bytes)} in {counted(len(plan.layout.shards), 'shard')}"
+        if plan.options.zarr is None
+        else f"at most {format_size(plan.write_bytes)} in {counted(len(plan.layout.shards), 'Zarr array')}",
         "Memory": f"at most {format_size(budget.projected_bytes)} of {format_size(budget.allowed_bytes)} allowed: "
         f"{format_size(budget.reserved_bytes)} for the program, {format_size(budget.task_bytes)} for each of "
         f"{counted(budget.workers, 'worker')}",

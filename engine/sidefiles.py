@@ -19,7 +19,6 @@ from dovetail.engine.planned import Plan
 from dovetail.engine.staging import write_durably
 from dovetail.io.errors import CheckpointError
 from dovetail.io.index import resolve_in_folder
-from dovetail.io.layout import INDEX_NAME
 from dovetail.io.side_files import LARGEST_BYTES, is_side_name
 
 RECIPE_NAME = "dovetail_recipe.yml"
@@ -27,6 +26,7 @@ RECIPE_NAME = "dovetail_recipe.yml"
 
 _REPLACED = {
     "readme.md", "config.json", RECIPE_NAME, MANIFEST_NAME, JOURNAL_NAME, LOCK_NAME, "mergekit_config.yml",
+    "zarr.json", "checkpoint",
 }  # fmt: skip
 
 
@@ -111,7 +111,7 @@ def output_dtype(plan: Plan) -> str | None:
 def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str, Any]]:
     """Write every side file into `folder`, durably, and give the size and checksum of each by name.
 
-    The shard index, which the sink has written, is among those given.
+    The shard index or group metadata, which the sink has written, is among those given.
     """
     written: dict[str, dict[str, Any]] = {}
 
@@ -138,6 +138,6 @@ def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str,
     write("README.md", card.encode())
     if plan.recipe.text:
         write(RECIPE_NAME, plan.recipe.text.encode())
-    if plan.layout.index is not None:
-        note(INDEX_NAME, plan.layout.index)
+    for name, content in plan.layout.documents.items():
+        note(name, content)
     return written

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,12 @@ import xxhash
 
 from dovetail.engine import events
 from dovetail.engine.errors import VerificationError
+from dovetail.engine.grid import chunk_count, chunk_range
 from dovetail.engine.manifest import FORMAT_VERSION, MANIFEST_NAME, is_intact
 from dovetail.engine.memory import resident_bytes, usable_cores
+from dovetail.engine.verify_arrays import check_document, check_objects, tensor_bytes
 from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.errors import CheckpointError, DovetailError
+from dovetail.io.errors import CheckpointError, DovetailError, ZarrError
 from dovetail.io.opening import read_checkpoint
 from dovetail.io.source import Source
 from dovetail.io.strict_json import brief
@@ -121,15 +123,19 @@ class _Verification:
         self.output, self.manifest, self.listen, self.started = output, manifest, listen, started
         self.damage: list[str] = []
         self.checked_bytes = 0
-        self.total_bytes = sum(entry["size_bytes"] for entry in (*manifest["shards"], *manifest["side_files"].values()))
-        for name in (*manifest["side_files"], *(shard["name"] for shard in manifest["shards"])):
+        self.arrays = manifest.get("output_format") == "zarr"
+        entries = (*manifest["shards"], *manifest["side_files"].values())
+        self.total_bytes = sum(entry["size_bytes"] for entry in entries)
+        if self.arrays:
+            self.total_bytes += sum(map(tensor_bytes, manifest["tensors"].values()))
+        for name in self._names():
             if "/" in name or "\0" in name or name in ("", ".", ".."):
                 raise ValueError(f"{name!r} is no file name")
 
     def run(self) -> Verdict:
         """Check the small files, then the tensors on all cores."""
         self._check_side_files()
-        if self._check_shards():
+        if self._check_documents() if self.arrays else self._check_shards():
             try:
                 checkpoint = read_checkpoint(self.output)
             except CheckpointError as error:
@@ -156,6 +162,20 @@ class _Verification:
             if damage:
                 self.damage.append(f"shard {name} {damage}")
         return len(self.damage) == before
+
+    def _check_documents(self) -> bool:
+        """Check the metadata of every array; tensors can be found only if it is right."""
+        before = len(self.damage)
+        for entry in self.manifest["tensors"].values():
+            self.damage += check_document(self.output / entry["file"], entry["document_checksum"])
+        return len(self.damage) == before
+
+    def _names(self) -> Iterator[str]:
+        """List everything that the manifest says is in the folder, but for itself."""
+        yield from self.manifest["side_files"]
+        yield from (shard["name"] for shard in self.manifest["shards"])
+        if self.arrays:
+            yield from (entry["file"] for entry in self.manifest["tensors"].values())
 
     def _check_start(self, name: str, size_bytes: int, checked_bytes: int, checksum: str) -> str:
         """Check a file's size and the checksum of its first bytes; say what is wrong, or nothing."""
@@ -199,15 +219,20 @@ class _Verification:
         info, entry = checkpoint.tensors[name], self.manifest["tensors"][name]
         if (info.dtype.name, list(info.shape)) != (entry["dtype"], entry["shape"]):
             return [f"tensor {name!r} is not of the dtype and shape in the manifest"], 0
-        chunk, damage = entry["chunk_elements"], []
-        starts = range(0, max(1, info.length), chunk)
-        if len(starts) != len(entry["checksums"]):
-            return [f"tensor {name!r} has {len(entry['checksums'])} checksums instead of {len(starts)}"], 0
-        for start, expected in zip(starts, entry["checksums"], strict=True):
-            stop = min(info.length, start + chunk)
+        chunk, period = entry["chunk_elements"], entry.get("chunk_period", 0)
+        if type(chunk) is not int or type(period) is not int or chunk < 1 or period < 0:
+            raise ValueError(f"tensor {name!r} has chunks of {chunk!r} elements")
+        count = chunk_count(info.length, chunk, period)
+        if count != len(entry["checksums"]):
+            return [f"tensor {name!r} has {len(entry['checksums'])} checksums instead of {count}"], 0
+        damage = check_objects(self.output / entry["file"], info.source) if self.arrays else []
+        for index, expected in enumerate(entry["checksums"]):
+            start, stop = chunk_range(info.length, chunk, period, index)
             try:
                 info.source.prefetch(stop, min(info.length, stop + chunk))  # the disk reads while this chunk is hashed
                 sound, fault = _checksum(info.source, start, stop) == expected, "is damaged"
+            except ZarrError:  # its compression or its own checksum told
+                sound, fault = False, "is damaged"
             except CheckpointError:  # touching pages that cannot be read would have killed the process
                 sound, fault = False, "cannot be read"
             if not sound:
@@ -215,7 +240,7 @@ class _Verification:
         return damage, info.nbytes
 
     def _unlisted(self) -> tuple[str, ...]:
-        known = {MANIFEST_NAME, *self.manifest["side_files"], *(shard["name"] for shard in self.manifest["shards"])}
+        known = {MANIFEST_NAME, *self._names()}
         return tuple(sorted(path.name for path in self.output.iterdir() if path.name not in known))
 
 

@@ -90,6 +90,28 @@ class AppliedAdapter:
         """Where its files are."""
         return tuple(self.folder / file.name for file in self.files)
 
+    def check(self, path: str) -> None:
+        """Check that the file, at `path`, is still as it was.
+
+        Raises
+        ------
+        ChangedFileError
+            Its size or modification time differs, or it is gone.
+
+        """
+        try:
+            status = os.stat(path)  # noqa: PTH116 - called with every commit, for hundreds of files
+        except OSError as error:
+            raise ChangedFileError(
+                f"{path} is gone ({error.strerror})", "the file that was opened", "put it back"
+            ) from error
+        if (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
+            raise ChangedFileError(
+                f"{path} changed while it was in use: {status.st_size} bytes, modified at {status.st_mtime_ns} ns",
+                f"{self.size_bytes} bytes, modified at {self.mtime_ns} ns",
+                "leave checkpoints alone while they are read, and run again",
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -142,22 +164,7 @@ class Checkpoint:
         if self.remote:
             return
         for file in self.files:
-            _check_unchanged(str(self.path) if self.folder is None else f"{self.folder}/{file.name}", file)
+            file.check(str(self.path) if self.folder is None else f"{self.folder}/{file.name}")
         if self.adapter is not None:
             for file in self.adapter.files:
-                _check_unchanged(f"{self.adapter.folder}/{file.name}", file)
-
-
-def _check_unchanged(path: str, file: FileFingerprint) -> None:
-    try:
-        status = os.stat(path)  # noqa: PTH116 - called with every commit, for hundreds of files
-    except OSError as error:
-        raise ChangedFileError(
-            f"{path} is gone ({error.strerror})", "the file that was opened", "put it back"
-        ) from error
-    if (status.st_size, status.st_mtime_ns) != (file.size_bytes, file.mtime_ns):
-        raise ChangedFileError(
-            f"{path} changed while it was in use: {status.st_size} bytes, modified at {status.st_mtime_ns} ns",
-            f"{file.size_bytes} bytes, modified at {file.mtime_ns} ns",
-            "leave checkpoints alone while they are read, and run again",
-        )
+                file.check(f"{self.adapter.folder}/{file.name}")

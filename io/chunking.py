@@ -50,6 +50,14 @@ class ChunkGrid:
         rows = min(self.chunk_shape[cut], self.shape[cut] - position[cut] * self.chunk_shape[cut])
         return start, start + rows * math.prod(self.shape[cut + 1 :])
 
+    def find(self, element: int) -> tuple[int, ...]:
+        """Return the position of the chunk that holds an element of the flattened tensor."""
+        position: list[int] = []
+        for size, chunk in zip(reversed(self.shape), reversed(self.chunk_shape), strict=True):
+            element, index = divmod(element, size)
+            position.append(index // chunk)
+        return tuple(reversed(position))
+
     def parse_key(self, key: str) -> tuple[int, ...] | None:
         """Return the position that a chunk key such as ``c/0/3`` means; ``None`` if there is no such chunk."""
         first, *parts = key.split("/")

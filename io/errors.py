@@ -6,6 +6,7 @@
     ├── CheckpointError (ValueError)  exit code 3
     │   ├── HeaderError               a safetensors header that breaks the format's rules
     │   ├── IndexFileError            a shard index that breaks its rules
+    │   ├── ZarrError                 Zarr metadata that breaks its rules, or a chunk that cannot be decoded
     │   ├── MissingFileError          a checkpoint or a shard that is not there
     │   ├── ChangedFileError          a checkpoint file that changed after it was opened
     │   ├── AdapterError              an adapter that breaks its rules, or does not fit its model
@@ -15,6 +16,7 @@
     │   ├── TensorMismatchError       tensors missing or differing in shape between checkpoints
     │   └── NonFiniteError            NaN or infinity where numbers are expected
     ├── DTypeNameError (ValueError)   exit code 2: no such dtype
+    ├── OutputFormatError (ValueError)  exit code 2: an option that the output's format does not have
     └── engine.errors ...             recipes, memory, output (see there)
 
 Every message reads ``<what> <actual>; expected <value>; <what to do>``.
@@ -75,6 +77,10 @@ class IndexFileError(CheckpointError):
     """A shard index breaks its rules."""
 
 
+class ZarrError(CheckpointError):
+    """Zarr metadata breaks its rules, or a chunk cannot be decoded."""
+
+
 class MissingFileError(CheckpointError):
     """A checkpoint or one of its files is not there."""
 
@@ -109,5 +115,11 @@ class NonFiniteError(CheckpointError):
 
 class DTypeNameError(DovetailError, ValueError):
     """A user named a dtype that does not exist."""
+
+    exit_code = 2
+
+
+class OutputFormatError(DovetailError, ValueError):
+    """A user asked for something that the output's format does not have."""
 
     exit_code = 2

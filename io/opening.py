@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from dovetail.io import remote_reader, safetensors_reader, torch_reader
+from dovetail.io import remote_reader, safetensors_reader, torch_reader, zarr_reader
 from dovetail.io.addresses import is_address
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import MissingFileError, UnsupportedError
+from dovetail.io.zarr_place import is_zarr_address
 
 OTHER_FORMATS: Final[Mapping[str, str]] = {
     ".ckpt": "PyTorch Lightning",
@@ -30,7 +31,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path
         A folder in the Hugging Face layout (``model.safetensors``, or shards with an index, or any one
         ``.safetensors`` file; where there is none, the same of PyTorch), one ``.safetensors``, ``.bin``, ``.pt`` or
-        ``.pth`` file, or the address of a remote folder or ``.safetensors`` file: see `dovetail.io.addresses`.
+        ``.pth`` file, or the address of a remote folder or ``.safetensors`` file: see `dovetail.io.addresses`; a Zarr
+        group or tree of arrays, as a folder, a ``.zip`` file or an address such as ``s3://bucket/model.zarr``.
 
     Raises
     ------
@@ -46,6 +48,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         If a server cannot be reached or does not answer as it should.
 
     """
+    if is_zarr_address(os.fspath(path)):
+        return zarr_reader.read_address(os.fspath(path))
     if isinstance(path, str) and is_address(path):
         return remote_reader.read_remote(path)
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would lose the folder of a linked file
@@ -60,6 +64,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _read_path(path: Path) -> Checkpoint:
     """Find out what is there, and read it."""
     if path.is_file():
+        if path.suffix == ".zip":
+            return zarr_reader.read_zip(path)
         if kind := OTHER_FORMATS.get(path.suffix):
             raise UnsupportedError(f"{path} is a {kind} file", "a .safetensors file", "convert it first")
         if path.suffix in torch_reader.SUFFIXES:
@@ -69,10 +75,13 @@ def _read_path(path: Path) -> Checkpoint:
         raise MissingFileError(f"there is no checkpoint at {path}", "a folder or a file", "check the path")
     if safetensors_reader.is_there(path):
         return safetensors_reader.read_folder(path)
+    if zarr_reader.is_there(path):
+        return zarr_reader.read_folder(path)
+    zarr_reader.refuse_ocdbt(path)
     if torch_reader.is_there(path):
         return torch_reader.read_folder(path)
     names = sorted(entry.name for entry in path.iterdir())
-    looked_for = safetensors_reader.LOOKED_FOR
+    looked_for = f"{safetensors_reader.LOOKED_FOR}, or {zarr_reader.LOOKED_FOR}"
     for name in names:
         if kind := OTHER_FORMATS.get(Path(name).suffix):
             raise MissingFileError(

@@ -6,6 +6,7 @@ the memory-mapped file.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,9 @@ class SafetensorsStore(Store):
 
         """
         await self._ensure_open()
+        tensor = self.checkpoint.tensors.get(key.partition("/")[0])
+        if tensor is not None and tensor.source.copies:  # decoding takes long, and must not hold the event loop up
+            return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
         return self.get_sync(key, prototype=prototype, byte_range=byte_range)
 
     def get_sync(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -23,7 +24,10 @@ from dovetail.engine.planned import Plan, PlanOptions
 from dovetail.engine.planning import make_plan
 from dovetail.engine.records import RecordTable
 from dovetail.engine.staging import staging_path
-from tests.checkpoints import folder_bytes, llama_tensors, write_checkpoint, write_recipe
+from dovetail.io import zarr_layout
+from dovetail.io.output import ZarrOptions
+from dovetail.io.zarr_layout import PlacedArray
+from tests.checkpoints import llama_tensors, write_checkpoint, write_recipe
 
 OPTIONS = PlanOptions(shard_size_bytes=100_000)
 CONVERSION = PlanOptions(shard_size_bytes=50_000, dtype="float16")
@@ -37,17 +41,18 @@ class CrashCase:
     content: dict[str, Any]
     """The recipe's; empty for a conversion of the base model to float16."""
     workers: int
+    options: PlanOptions = OPTIONS
 
     def run(self, subject: Path, output: Path) -> None:
         """Merge as the recipe `subject` says, or convert the checkpoint that it is."""
         if self.content:
-            merge(subject, output, OPTIONS, RunOptions(workers=self.workers))
+            merge(subject, output, self.options, RunOptions(workers=self.workers))
         else:
-            convert(subject, output, CONVERSION, RunOptions(workers=self.workers))
+            convert(subject, output, self.options, RunOptions(workers=self.workers))
 
     def plan(self, subject: Path) -> Plan:
         """Plan what `run` does."""
-        return make_plan(subject, OPTIONS) if self.content else plan_conversion(str(subject), CONVERSION)
+        return make_plan(subject, self.options) if self.content else plan_conversion(str(subject), self.options)
 
 
 def cases() -> Iterator[CrashCase]:
@@ -67,7 +72,10 @@ def cases() -> Iterator[CrashCase]:
     for name, content in parameters.items():
         for workers in (1, 3):
             yield CrashCase(f"{name}-{workers}", content, workers)
-    yield CrashCase("conversion", {}, 2)
+    yield CrashCase("cabs-zarr", parameters["cabs"], 1, PlanOptions(zarr=ZarrOptions()))
+    yield CrashCase("magnitude-shards", parameters["cabs-magnitude"], 3, PlanOptions(zarr=ZarrOptions("blosc", 6_000)))
+    yield CrashCase("conversion", {}, 2, CONVERSION)
+    yield CrashCase("conversion-zarr", {}, 2, PlanOptions(dtype="float16", zarr=ZarrOptions()))
 
 
 def prepare(folder: Path, case: CrashCase) -> tuple[Path, dict[str, bytes]]:
@@ -78,17 +86,23 @@ def prepare(folder: Path, case: CrashCase) -> tuple[Path, dict[str, bytes]]:
         write_checkpoint(folder / f"model{number}", llama_tensors(number, base, layers=4))
     if not case.content:
         case.run(folder / "base", folder / "expected")
-        return folder / "base", folder_bytes(folder / "expected")
+        return folder / "base", tree_bytes(folder / "expected")
     models = [{"model": str(folder / f"model{number}")} for number in (1, 2)]
     recipe = write_recipe(folder / "recipe.yml", **case.content, base_model=str(folder / "base"), models=models)
     case.run(recipe, folder / "expected")
-    return recipe, folder_bytes(folder / "expected")
+    return recipe, tree_bytes(folder / "expected")
+
+
+def tree_bytes(folder: Path) -> dict[str, bytes]:
+    """Read every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def small_tasks() -> None:
     """Cut everything into many tasks and commit them in small groups, in this process."""
     grid.TASK_BYTES, grid.CHUNK_STEP, grid.BATCH_PIECES = 8192, 1024, 2
     commit.GROUP_BYTES, commit.GROUP_SECONDS = 4096, 0.001
+    zarr_layout.INNER_BYTES, zarr_layout._STEP_ELEMENTS = 1024, 64
 
 
 def attempt(case: CrashCase, subject: Path, output: Path, delay_seconds: float) -> bool:
@@ -124,10 +138,19 @@ def scribble(plan: Plan, output: Path) -> int:
     Journal(journal, plan, table).close()
     for index, placed in enumerate(plan.layout.tensors):
         path = staging / plan.layout.shards[placed.shard].file_name
-        if path.exists() and path.stat().st_size == plan.layout.shards[placed.shard].size_bytes:
+        if isinstance(placed, PlacedArray) and path.is_dir():
+            _scribble_array(path, plan, placed, table)
+        elif path.is_file() and path.stat().st_size == plan.layout.shards[placed.shard].size_bytes:
             with path.open("r+b") as file:
                 _scribble_tensor(file, plan, index, table)
     return int(table.rows["done"].sum())
+
+
+def _scribble_array(folder: Path, plan: Plan, placed: PlacedArray, table: RecordTable) -> None:
+    for chunk in range(plan.tensors[placed.shard].chunk_count if placed.length else 0):
+        if not table.is_done(placed.shard, chunk):
+            start, _ = plan.tensors[placed.shard].chunk_range(chunk)
+            (folder / ".".join(("c", *map(str, placed.objects.find(start))))).write_bytes(b"\xaa" * 7)
 
 
 def _scribble_tensor(file: Any, plan: Plan, index: int, table: RecordTable) -> None:
@@ -165,10 +188,8 @@ def kill_until_done(folder: Path, case: CrashCase, kills: int, seed: int) -> tup
         else:
             duration = 0.8 * duration + 0.2 * (time.monotonic() - began)
         # What stands under the final name is whole, however the process ended.
-        found = folder_bytes(output)
+        found = tree_bytes(output)
         assert expected == {name: found[name] for name in found if name in expected}
         assert set(found) - set(expected) <= {JOURNAL_NAME, "dovetail_lock"}
-        for path in output.iterdir():
-            path.unlink()
-        output.rmdir()
+        shutil.rmtree(output)
     return killed, continued

@@ -240,7 +240,7 @@ DAMAGES = (
         "no weights",
         lambda family: (family.math / FILE).unlink(),
         f"{{math}} has no .safetensors file; expected {FILE}, {INDEX} with its shards, or exactly one .safetensors "
-        "file; check the path",
+        "file, or a Zarr group or a tree of Zarr arrays; check the path",
     ),
 )
 

@@ -29,11 +29,11 @@ sys.exit(done.returncode)
 """Runs a command and prints its peak memory. A child's figure begins with its parent's, so the parent must be small."""
 
 
-def merge_and_measure(recipe: Path, out: Path, limit_mib: int) -> tuple[int, list[dict[str, Any]]]:
+def merge_and_measure(recipe: Path, out: Path, limit_mib: int, *options: str) -> tuple[int, list[dict[str, Any]]]:
     """Merge in a process of its own; give its peak resident memory in bytes and its events from "started" on."""
     # Kernels that are not in the cache yet are compiled in a child, whose memory would be counted too.
     subprocess.run([*COMMAND, "plan", str(recipe), "--json"], capture_output=True, check=True, timeout=120)
-    command = [*COMMAND, "merge", str(recipe), str(out), "--memory", f"{limit_mib}MiB", "--json"]
+    command = [*COMMAND, "merge", str(recipe), str(out), "--memory", f"{limit_mib}MiB", "--json", *options]
     done = subprocess.run(
         [sys.executable, "-S", "-c", MEASURE, *command], capture_output=True, text=True, check=False, timeout=120
     )

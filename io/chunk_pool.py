@@ -1,0 +1,109 @@
+"""Decoded chunks that several reads share: one bounded pool a process.
+
+A chunk that a read takes only a part of is kept, as the next read, or another thread's, is likely to want the rest.
+Chunks that a read takes whole are not: tasks read a tensor from its beginning to its end.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+DEFAULT_POOL_BYTES: Final = 32 * 2**20
+"""Most that a process keeps decoded unless it is told otherwise."""
+
+
+class ChunkPool:
+    """Decoded chunks by key, the least recently used dropped beyond a limit.
+
+    Parameters
+    ----------
+    limit_bytes
+        Most bytes that are kept; a chunk that is larger is never kept.
+
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, NDArray[Any]] = OrderedDict()
+        self._kept_bytes = 0
+        self._decoding: dict[Hashable, Future[NDArray[Any]]] = {}
+
+    @property
+    def limit_bytes(self) -> int:
+        """Most bytes that are kept."""
+        return self._limit_bytes
+
+    @limit_bytes.setter
+    def limit_bytes(self, value: int) -> None:
+        with self._lock:
+            self._limit_bytes = value
+            self._shrink()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that are kept now."""
+        return self._kept_bytes
+
+    def get(self, key: Hashable, decode: Callable[[], NDArray[Any]], *, keep: bool) -> NDArray[Any]:
+        """Give a chunk, decoding it if it is not there.
+
+        Threads that want one chunk at one time decode it once: the others wait for the first, which waits for
+        nobody, so that there can be no deadlock.
+
+        Parameters
+        ----------
+        key
+            What the chunk is.
+        decode
+            Decodes it; what it raises is raised to everyone who waits.
+        keep
+            Whether others may want it afterwards.
+
+        """
+        with self._lock:
+            if (found := self._kept.get(key)) is not None:
+                self._kept.move_to_end(key)
+                return found
+            others = self._decoding.get(key)
+            if others is None:
+                mine = self._decoding[key] = Future()
+        if others is not None:
+            return others.result()
+        try:
+            chunk = decode()
+        except BaseException as error:
+            with self._lock:
+                del self._decoding[key]
+            mine.set_exception(error)
+            raise
+        with self._lock:
+            del self._decoding[key]
+            if keep and chunk.nbytes <= self._limit_bytes:
+                self._kept[key] = chunk
+                self._kept_bytes += chunk.nbytes
+                self._shrink()
+        mine.set_result(chunk)
+        return chunk
+
+    def clear(self) -> None:
+        """Drop everything that is kept."""
+        with self._lock:
+            self._kept.clear()
+            self._kept_bytes = 0
+
+    def _shrink(self) -> None:
+        while self._kept_bytes > self._limit_bytes:
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_bytes -= dropped.nbytes
+
+
+POOL: Final = ChunkPool(DEFAULT_POOL_BYTES)
+"""This process's pool."""
