@@ -16,6 +16,7 @@ from dovetail.io.errors import (
     IndexFileError,
     MissingFileError,
     UnsupportedError,
+    ZarrError,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "IndexFileError",
     "MissingFileError",
     "UnsupportedError",
+    "ZarrError",
     "open_checkpoint",
     "read_checkpoint",
 ]
@@ -44,7 +46,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> zarr.Group:
     Parameters
     ----------
     path
-        A folder in the Hugging Face layout, or one ``.safetensors`` file.
+        Any checkpoint that `read_checkpoint` opens: safetensors or Zarr, a folder, a file or an address.
 
     Raises
     ------

@@ -94,7 +94,7 @@ def list_chunks(folder: Path, array: str) -> ChunksFingerprint:
                 if not within and (entry.name in _DOCUMENT_NAMES or (not array and "." in entry.name[1:])):
                     continue  # beside an array that is the whole checkpoint there may be other files
                 if entry.is_symlink():
-                    _stay_inside(folder, f"{array}/{key}".lstrip("/"))
+                    stay_inside(folder, f"{array}/{key}".lstrip("/"))
                 status = entry.stat()
                 if not stat.S_ISREG(status.st_mode):
                     raise ZarrError(f"{home}/{key} is no regular file", "a chunk", "write the checkpoint again")
@@ -105,7 +105,8 @@ def list_chunks(folder: Path, array: str) -> ChunksFingerprint:
     return ChunksFingerprint(array or ".", total, newest, digest, os.stat(home).st_mtime_ns)  # noqa: PTH116
 
 
-def _stay_inside(folder: Path, key: str) -> None:
+def stay_inside(folder: Path, key: str) -> None:
+    """Refuse a link that leads outside the checkpoint, other than into the blobs of a hub cache."""
     try:
         resolve_in_folder(folder, key, "its array")
     except CheckpointError as error:
