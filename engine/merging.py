@@ -208,7 +208,8 @@ def _input_paths(plan: Plan) -> Iterator[Path]:
         if isinstance(checkpoint.path, Path):  # an address is nowhere near the output
             yield checkpoint.path
         if checkpoint.folder is not None:
-            yield from (checkpoint.folder / file.name for file in checkpoint.files)
+            # What is in folders within, which only Zarr has, does not lead out of them: its reader has made sure.
+            yield from (checkpoint.folder / file.name for file in checkpoint.files if "/" not in file.name)
 
 
 def _complete(plan: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:

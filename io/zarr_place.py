@@ -100,7 +100,9 @@ class FolderPlace:
                 )
             begin, end = resolve(part, status.st_size)
             check_limit(path, end - begin, limit_bytes)
-            data = os.pread(descriptor, end - begin, begin)
+            with os.fdopen(descriptor, "rb", closefd=False) as file:  # one call of pread gives 2 GiB at most
+                file.seek(begin)
+                data = file.read(end - begin)
         except OSError as error:
             raise _unreadable(path, error) from error
         finally:

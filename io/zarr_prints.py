@@ -102,7 +102,7 @@ def list_chunks(folder: Path, array: str) -> ChunksFingerprint:
                 newest = max(newest, status.st_mtime_ns)
                 lines.append(f"{key}\0{status.st_size}\0")
     digest = xxhash.xxh3_128_hexdigest("".join(sorted(lines)).encode("utf-8", "surrogateescape"))
-    return ChunksFingerprint(array or ".", total, newest, digest, os.stat(home).st_mtime_ns)  # noqa: PTH116
+    return ChunksFingerprint(f"{array or '.'}/", total, newest, digest, os.stat(home).st_mtime_ns)  # noqa: PTH116
 
 
 def stay_inside(folder: Path, key: str) -> None:
