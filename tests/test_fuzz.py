@@ -197,7 +197,7 @@ def zarr_target(home: Path) -> fuzz.Target:
         (recipe_target, 2500, 40),
         (plan_target, 1000, 40),
         (unlike_target, 1000, 15),
-        (zarr_target, 2000, 25),
+        (zarr_target, 1000, 25),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
