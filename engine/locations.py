@@ -8,7 +8,7 @@ from pathlib import Path
 from dovetail.engine.recipe.model_ref import ModelRef, resolve_model_path
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.opening import read_checkpoint
-from dovetail.io.zarr_place import is_zarr_address
+from dovetail.io.zarr_remote import is_zarr_address
 
 
 @dataclass(frozen=True, slots=True)

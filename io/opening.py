@@ -10,7 +10,7 @@ from typing import Final
 from dovetail.io import safetensors_reader, zarr_reader
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import MissingFileError, UnsupportedError
-from dovetail.io.zarr_place import is_zarr_address
+from dovetail.io.zarr_remote import is_zarr_address
 
 OTHER_FORMATS: Final[Mapping[str, str]] = {
     ".bin": "PyTorch",

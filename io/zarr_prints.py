@@ -20,7 +20,7 @@ import xxhash
 from dovetail.io.checkpoint import FileFingerprint
 from dovetail.io.errors import ChangedFileError, CheckpointError, ZarrError
 from dovetail.io.index import resolve_in_folder
-from dovetail.io.zarr_place import RemotePlace
+from dovetail.io.zarr_remote import RemotePlace
 
 _DOCUMENT_NAMES: Final = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 _MAX_DEPTH: Final = 40

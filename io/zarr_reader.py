@@ -24,10 +24,12 @@ from dovetail.io.header import MAX_NAME_LENGTH
 from dovetail.io.quantised import read_config, refuse_quantised
 from dovetail.io.strict_json import JsonDefectError, brief, decode_json
 from dovetail.io.zarr_document import ArrayDocument, check_document, parse_document
-from dovetail.io.zarr_place import WHOLE, FolderPlace, Place, RemotePlace, ZipPlace, check_address
+from dovetail.io.zarr_place import WHOLE, FolderPlace, Place
 from dovetail.io.zarr_prints import RemoteFingerprint, list_chunks
+from dovetail.io.zarr_remote import RemotePlace, check_address
 from dovetail.io.zarr_source import ZarrSource
 from dovetail.io.zarr_tree import MAX_ARRAYS, V2_NAME, V3_NAME, ArrayFile, find_arrays, read_small
+from dovetail.io.zarr_zip import ZipPlace
 
 LOOKED_FOR: Final = "a Zarr group or a tree of Zarr arrays"
 """What makes something a Zarr checkpoint."""
