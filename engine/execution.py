@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
@@ -51,7 +51,9 @@ class Execution:
         self._jobs = [(job, todo) for job in plan.jobs if (todo := self._positions(job))]
         self._total_bytes = sum(self._job_bytes(job, todo) for job, todo in self._jobs)
         self._shard_chunks: Counter[int] = Counter()
+        self._shard_tensors: defaultdict[int, list[int]] = defaultdict(list)
         for index, placed in enumerate(plan.layout.tensors):
+            self._shard_tensors[placed.shard].append(index)
             self._shard_chunks[placed.shard] += int((table.of_tensor(index)["done"] == 0).sum())
         self._durable: queue.SimpleQueue[Sequence[TaskRecord]] = queue.SimpleQueue()
         self._durable_tasks = 0
@@ -146,9 +148,8 @@ class Execution:
     def _shard_finished(self, number: int) -> events.ShardFinished:
         shard = self.plan.layout.shards[number]
         checksums = {
-            placed.name: chunk_checksums(self.table.of_tensor(index))
-            for index, placed in enumerate(self.plan.layout.tensors)
-            if placed.shard == number
+            self.plan.tensors[index].name: chunk_checksums(self.table.of_tensor(index))
+            for index in self._shard_tensors[number]
         }
         return events.ShardFinished(file=shard.file_name, bytes=shard.size_bytes, checksums=checksums)
 

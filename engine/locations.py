@@ -18,7 +18,7 @@ from dovetail.io.addresses import is_address
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.opening import read_checkpoint
 from dovetail.io.remote_reader import pin
-from dovetail.io.zarr_place import is_zarr_address
+from dovetail.io.zarr_remote import is_zarr_address
 
 _SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})")
 _MODEL = re.compile(r"([^/@]+/[^/@]+)@([0-9a-f]{40})")

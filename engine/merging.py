@@ -265,7 +265,8 @@ def input_paths(plan: Plan) -> Iterator[Path]:
             continue  # an address
         yield checkpoint.path
         if checkpoint.folder is not None:
-            yield from (checkpoint.folder / file.name for file in checkpoint.files)
+            # What is in folders within, which only Zarr has, does not lead out of them: its reader has made sure.
+            yield from (checkpoint.folder / file.name for file in checkpoint.files if "/" not in file.name)
         if checkpoint.adapter is not None:
             yield from (checkpoint.adapter.folder, *checkpoint.adapter.paths)
 

@@ -20,11 +20,12 @@ import xxhash
 
 from dovetail.engine import events
 from dovetail.engine.errors import VerificationError
-from dovetail.engine.grid import chunk_count, chunk_range
+from dovetail.engine.grid import TASK_BYTES, chunk_count, chunk_range
 from dovetail.engine.manifest import FORMAT_VERSION, MANIFEST_NAME, is_intact
 from dovetail.engine.memory import resident_bytes, usable_cores
 from dovetail.engine.verify_arrays import check_document, check_objects, tensor_bytes
 from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.chunk_pool import POOL
 from dovetail.io.errors import CheckpointError, DovetailError, ZarrError
 from dovetail.io.opening import read_checkpoint
 from dovetail.io.source import Source
@@ -198,6 +199,8 @@ class _Verification:
         names = set(self.manifest["tensors"])
         for name in sorted(names ^ set(checkpoint.tensors)):
             self.damage.append(f"tensor {name!r} is {'missing' if name in names else 'not in the manifest'}")
+        if self.arrays:  # objects are read in several steps, as many at a time as there are cores
+            POOL.limit_bytes = max(POOL.limit_bytes, usable_cores() * TASK_BYTES)
         with ThreadPoolExecutor(usable_cores()) as pool:
             checks = [
                 lambda name=name: self._check_tensor(checkpoint, name) for name in checkpoint.tensors if name in names

@@ -18,6 +18,7 @@ from dovetail.io.errors import (
     RemoteError,
     TorchFileError,
     UnsupportedError,
+    ZarrError,
 )
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ __all__ = [
     "RemoteError",
     "TorchFileError",
     "UnsupportedError",
+    "ZarrError",
     "open_checkpoint",
     "read_checkpoint",
 ]
@@ -48,8 +50,7 @@ def open_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str
     Parameters
     ----------
     path
-        A folder in the Hugging Face layout, one ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file, or an address
-        (see `dovetail.io.addresses`).
+        Any checkpoint that `read_checkpoint` opens: safetensors, PyTorch or Zarr, a folder, a file or an address.
     adapter
         The folder of an adapter to apply; the arrays that it changes are float32, computed chunk by chunk.
 

@@ -59,6 +59,30 @@ class FileFingerprint:
     etag: str = ""
     """What the server calls this version of a remote file; empty for a local one."""
 
+    def check(self, path: str) -> None:
+        """Check that the file, at `path`, is still as it was; of a remote one every answer tells that.
+
+        Raises
+        ------
+        ChangedFileError
+            Its size or modification time differs, or it is gone.
+
+        """
+        if self.etag:
+            return
+        try:
+            status = os.stat(path)  # noqa: PTH116 - called with every commit, for hundreds of files
+        except OSError as error:
+            raise ChangedFileError(
+                f"{path} is gone ({error.strerror})", "the file that was opened", "put it back"
+            ) from error
+        if (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
+            raise ChangedFileError(
+                f"{path} changed while it was in use: {status.st_size} bytes, modified at {status.st_mtime_ns} ns",
+                f"{self.size_bytes} bytes, modified at {self.mtime_ns} ns",
+                "leave checkpoints alone while they are read, and run again",
+            )
+
 
 class SideFiles(Protocol):
     """The small files beside remote weights: configuration, tokenizer and the like. Picklable."""
@@ -89,28 +113,6 @@ class AppliedAdapter:
     def paths(self) -> tuple[Path, ...]:
         """Where its files are."""
         return tuple(self.folder / file.name for file in self.files)
-
-    def check(self, path: str) -> None:
-        """Check that the file, at `path`, is still as it was.
-
-        Raises
-        ------
-        ChangedFileError
-            Its size or modification time differs, or it is gone.
-
-        """
-        try:
-            status = os.stat(path)  # noqa: PTH116 - called with every commit, for hundreds of files
-        except OSError as error:
-            raise ChangedFileError(
-                f"{path} is gone ({error.strerror})", "the file that was opened", "put it back"
-            ) from error
-        if (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
-            raise ChangedFileError(
-                f"{path} changed while it was in use: {status.st_size} bytes, modified at {status.st_mtime_ns} ns",
-                f"{self.size_bytes} bytes, modified at {self.mtime_ns} ns",
-                "leave checkpoints alone while they are read, and run again",
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +163,6 @@ class Checkpoint:
             If the size or modification time of a file differs, or a file is gone.
 
         """
-        if self.remote:
-            return
         for file in self.files:
             file.check(str(self.path) if self.folder is None else f"{self.folder}/{file.name}")
         if self.adapter is not None:

@@ -11,7 +11,7 @@ from dovetail.io import remote_reader, safetensors_reader, torch_reader, zarr_re
 from dovetail.io.addresses import is_address
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import MissingFileError, UnsupportedError
-from dovetail.io.zarr_place import is_zarr_address
+from dovetail.io.zarr_remote import is_zarr_address
 
 OTHER_FORMATS: Final[Mapping[str, str]] = {
     ".ckpt": "PyTorch Lightning",

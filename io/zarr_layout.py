@@ -29,6 +29,9 @@ GROUP_NAME: Final = "zarr.json"
 INNER_BYTES: Final = 2**20
 """About how large a chunk within a shard is."""
 
+_DOCUMENT_BYTES: Final = 4096
+"""More than the metadata of an array takes."""
+
 _STEP_ELEMENTS: Final = 1 << 16
 """Objects are multiples of this where rows allow: a multiple of all the usual block lengths of methods."""
 
@@ -104,7 +107,7 @@ class ArrayFolder:
         raw = math.prod(self.array.grid.object_shape) * self.array.dtype.itemsize
         chunks = math.prod(self.array.grid.object_shape) // math.prod(self.array.grid.chunk_shape)
         count = math.prod(self.array.objects.counts) if self.array.length else 0
-        return count * (raw + raw // 128 + 256 * chunks) + len(self.header)
+        return count * (raw + raw // 128 + 256 * chunks) + _DOCUMENT_BYTES
 
 
 @dataclass(frozen=True, slots=True)

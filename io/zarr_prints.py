@@ -20,13 +20,13 @@ import xxhash
 from dovetail.io.checkpoint import FileFingerprint
 from dovetail.io.errors import ChangedFileError, CheckpointError, ZarrError
 from dovetail.io.index import resolve_in_folder
-from dovetail.io.zarr_place import RemotePlace
+from dovetail.io.zarr_remote import RemotePlace
 
 _DOCUMENT_NAMES: Final = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 _MAX_DEPTH: Final = 40
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChunksFingerprint(FileFingerprint):
     """What an array's chunk files looked like: number and sizes by hash, newest time, and the folder's own time."""
 
@@ -49,7 +49,7 @@ class ChunksFingerprint(FileFingerprint):
             )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFingerprint(FileFingerprint):
     """What the server said of a metadata document."""
 
@@ -94,7 +94,7 @@ def list_chunks(folder: Path, array: str) -> ChunksFingerprint:
                 if not within and (entry.name in _DOCUMENT_NAMES or (not array and "." in entry.name[1:])):
                     continue  # beside an array that is the whole checkpoint there may be other files
                 if entry.is_symlink():
-                    _stay_inside(folder, f"{array}/{key}".lstrip("/"))
+                    stay_inside(folder, f"{array}/{key}".lstrip("/"))
                 status = entry.stat()
                 if not stat.S_ISREG(status.st_mode):
                     raise ZarrError(f"{home}/{key} is no regular file", "a chunk", "write the checkpoint again")
@@ -102,10 +102,12 @@ def list_chunks(folder: Path, array: str) -> ChunksFingerprint:
                 newest = max(newest, status.st_mtime_ns)
                 lines.append(f"{key}\0{status.st_size}\0")
     digest = xxhash.xxh3_128_hexdigest("".join(sorted(lines)).encode("utf-8", "surrogateescape"))
-    return ChunksFingerprint(array or ".", total, newest, digest, os.stat(home).st_mtime_ns)  # noqa: PTH116
+    changed = os.stat(home).st_mtime_ns  # noqa: PTH116
+    return ChunksFingerprint(f"{array or '.'}/", total, newest, digest, folder_mtime_ns=changed)
 
 
-def _stay_inside(folder: Path, key: str) -> None:
+def stay_inside(folder: Path, key: str) -> None:
+    """Refuse a link that leads outside the checkpoint, other than into the blobs of a hub cache."""
     try:
         resolve_in_folder(folder, key, "its array")
     except CheckpointError as error:

@@ -17,31 +17,29 @@ from typing import Any, Final
 import xxhash
 
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
+from dovetail.io.chunk_pool import POOL
 from dovetail.io.collector import collector_paused
-from dovetail.io.errors import CheckpointError, MissingFileError, UnsupportedError, ZarrError
+from dovetail.io.errors import MissingFileError, UnsupportedError, ZarrError
 from dovetail.io.header import MAX_NAME_LENGTH
-from dovetail.io.index import resolve_in_folder
 from dovetail.io.quantised import read_config, refuse_quantised
-from dovetail.io.smallfile import read_at_most
 from dovetail.io.strict_json import JsonDefectError, brief, decode_json
-from dovetail.io.zarr_document import MAX_DOCUMENT_BYTES, ArrayDocument, check_document, parse_document
-from dovetail.io.zarr_place import WHOLE, FolderPlace, Place, RemotePlace, ZipPlace, check_address
+from dovetail.io.zarr_document import ArrayDocument, check_document, parse_document
+from dovetail.io.zarr_place import WHOLE, FolderPlace, Place
 from dovetail.io.zarr_prints import RemoteFingerprint, list_chunks
+from dovetail.io.zarr_remote import RemotePlace, check_address
 from dovetail.io.zarr_source import ZarrSource
+from dovetail.io.zarr_tree import MAX_ARRAYS, V2_NAME, V3_NAME, ArrayFile, find_arrays, read_small
+from dovetail.io.zarr_zip import ZipPlace
 
 LOOKED_FOR: Final = "a Zarr group or a tree of Zarr arrays"
 """What makes something a Zarr checkpoint."""
 
-V3_NAME: Final = "zarr.json"
-V2_NAME: Final = ".zarray"
 METADATA_ATTRIBUTE: Final = "safetensors_metadata"
 """Attribute of the group that holds what a safetensors header has as metadata."""
 
 _GROUP_NAMES: Final = (V3_NAME, ".zgroup", V2_NAME, ".zmetadata")
 _CONSOLIDATED_NAME: Final = ".zmetadata"
 _OCDBT_NAME: Final = "manifest.ocdbt"
-_MAX_DEPTH: Final = 64
-_MAX_ARRAYS: Final = 1_000_000
 _MAX_CONSOLIDATED_BYTES: Final = 100_000_000  # as long as the longest safetensors header
 _MOST_SEARCHED: Final = 10_000
 """Folder entries that are looked at to tell whether there is any array."""
@@ -67,7 +65,7 @@ def is_there(folder: Path) -> bool:
     """Tell whether a folder is a Zarr group or array, or holds arrays."""
     if any(os.path.lexists(folder / name) for name in _GROUP_NAMES):
         return True
-    return next(_find_arrays(folder, _MOST_SEARCHED), None) is not None
+    return next(find_arrays(folder, _MOST_SEARCHED), None) is not None
 
 
 def refuse_ocdbt(folder: Path) -> None:
@@ -85,16 +83,12 @@ def read_folder(path: Path) -> Checkpoint:
     """Read a Zarr checkpoint in a folder; raises as `dovetail.io.read_checkpoint` does."""
     place = FolderPlace(str(path))
     found: list[_Found] = []
-    files: list[FileFingerprint] = list(_group_files(path))
-    for array, version in _find_arrays(path, None):
-        name = V3_NAME if version == 3 else V2_NAME
-        key = f"{array}/{name}" if array else name
-        document, fingerprint = _read_document(path, key, version)
-        chunks = list_chunks(path, array)
-        newest = max(chunks.mtime_ns, fingerprint.mtime_ns)
-        found.append(_Found(array, document, newest))
+    metadata, files = _read_group(path)
+    for file in find_arrays(path):
+        document, fingerprint = _read_array(path, file)
+        chunks = list_chunks(path, file.path)
+        found.append(_Found(file.path, document, max(chunks.mtime_ns, fingerprint.mtime_ns)))
         files += [fingerprint, chunks]
-    metadata = _group_metadata(path)
     return _checkpoint(path, path, place, found, metadata, files)
 
 
@@ -123,6 +117,7 @@ def read_address(address: str) -> Checkpoint:
     """
     address = check_address(address)
     place = RemotePlace(address)
+    POOL.clear()  # it may hold chunks of an earlier version, whose keys are the same
     metadata: Mapping[str, str] = {}
     for name in (V3_NAME, _CONSOLIDATED_NAME):
         raw = place.read(name, WHOLE, _MAX_CONSOLIDATED_BYTES, 2**63)
@@ -134,7 +129,7 @@ def read_address(address: str) -> Checkpoint:
         if documents is not None:
             found = list(_read_consolidated(place, documents))
             return _checkpoint(address, None, place, found, metadata, [_remote_print(place, name, raw)])
-    keys = list(place.keys(_MAX_ARRAYS))
+    keys = list(place.keys(MAX_ARRAYS))
     found = list(_read_listed(place, keys))
     if not found:
         raise MissingFileError(f"there is no checkpoint at {address}", LOOKED_FOR, "check the address")
@@ -197,93 +192,29 @@ def _name(name: str, where: str) -> str:
     return name
 
 
-def _find_arrays(folder: Path, most_searched: int | None) -> Iterator[tuple[str, int]]:
-    """Find the arrays in a folder, in order of path; gives the path and the Zarr format of each.
-
-    Parameters
-    ----------
-    folder
-        The checkpoint.
-    most_searched
-        Entries after which the search ends; None for no limit.
-
-    """
-    pending, searched, count = [""], 0, 0
-    while pending:
-        path = pending.pop()
-        if path.count("/") >= _MAX_DEPTH:
-            raise ZarrError(f"{folder}/{path} is {_MAX_DEPTH} folders deep", "a flatter tree", "check the path")
-        with os.scandir(folder / path) as entries:
-            names = {entry.name: entry for entry in entries}
-        searched += len(names)
-        if most_searched is not None and searched > most_searched:
-            return
-        version = 3 if V3_NAME in names and _is_array(folder, path) else 2 if V2_NAME in names else None
-        if version is not None:
-            yield path, version
-            if (count := count + 1) > _MAX_ARRAYS:
-                raise ZarrError(f"{folder} holds more than {count - 1} arrays", "fewer", "check the path")
-            continue
-        pending += [
-            f"{path}/{name}" if path else name
-            for name in sorted(names, reverse=True)
-            if names[name].is_dir(follow_symlinks=False) and not name.startswith(".")
-        ]
-
-
-def _is_array(folder: Path, path: str) -> bool:
-    """Whether a ``zarr.json`` is an array's; one that cannot be told is taken for one, and then refused."""
-    try:
-        document = _decode(_read_small(folder, f"{path}/{V3_NAME}" if path else V3_NAME, _MAX_CONSOLIDATED_BYTES), "")
-    except CheckpointError:
-        return True
-    return document.get("node_type") != "group"
-
-
-def _read_small(folder: Path, key: str, limit_bytes: int) -> bytes:
-    """Read a document of a folder that is not trusted."""
-    parent, _, name = key.rpartition("/")
-    path = folder / key
-    if path.is_symlink():
-        _stay_inside(folder, parent, name)
-    try:
-        return read_at_most(path, limit_bytes + 1)
-    except OSError as error:
-        raise MissingFileError(f"cannot open {path} ({error.strerror})", "a metadata document", "check it") from error
-
-
-def _stay_inside(folder: Path, parent: str, name: str) -> None:
-    """Refuse a link that leads outside the checkpoint, other than into the blobs of a hub cache."""
-    try:
-        resolve_in_folder(folder, f"{parent}/{name}" if parent else name, "its folder")
-    except CheckpointError as error:
-        raise ZarrError(error.what, error.expected, error.action) from error
-
-
-def _read_document(folder: Path, key: str, version: int) -> tuple[ArrayDocument, FileFingerprint]:
-    path = folder / key
-    raw = _read_small(folder, key, MAX_DOCUMENT_BYTES)
+def _read_array(folder: Path, file: ArrayFile) -> tuple[ArrayDocument, FileFingerprint]:
+    path = folder / file.key
     status = path.stat()
-    document = parse_document(raw, version, str(path))
-    if document is None or not stat.S_ISREG(status.st_mode) or status.st_size != len(raw):
+    if file.document is None:
+        document = parse_document(file.raw, file.version, str(path))
+    else:
+        document = check_document(file.document, file.version, str(path))
+    if document is None or not stat.S_ISREG(status.st_mode) or status.st_size != len(file.raw):
         raise ZarrError(f"{path} changed while it was read", "an array's metadata", "run again")
-    return document, FileFingerprint(key, status.st_size, status.st_mtime_ns, xxhash.xxh3_128_hexdigest(raw))
+    return document, FileFingerprint(file.key, status.st_size, status.st_mtime_ns, xxhash.xxh3_128_hexdigest(file.raw))
 
 
-def _group_files(folder: Path) -> Iterator[FileFingerprint]:
-    """Fingerprint the root group's document."""
-    path = folder / V3_NAME
-    if path.is_file() and not _is_array(folder, ""):
-        raw = _read_small(folder, V3_NAME, _MAX_CONSOLIDATED_BYTES)
-        status = path.stat()
-        yield FileFingerprint(V3_NAME, status.st_size, status.st_mtime_ns, xxhash.xxh3_128_hexdigest(raw))
-
-
-def _group_metadata(folder: Path) -> Mapping[str, str]:
+def _read_group(folder: Path) -> tuple[Mapping[str, str], list[FileFingerprint]]:
+    """Read the root's metadata, and fingerprint it if it is a group's."""
     path = folder / V3_NAME
     if not path.is_file():
-        return {}
-    return _metadata(_decode(_read_small(folder, V3_NAME, _MAX_CONSOLIDATED_BYTES), str(path)))
+        return {}, []
+    raw = read_small(folder, V3_NAME, _MAX_CONSOLIDATED_BYTES)
+    document, status = _decode(raw, str(path)), path.stat()
+    if document.get("node_type") != "group":
+        return {}, []
+    file = FileFingerprint(V3_NAME, status.st_size, status.st_mtime_ns, xxhash.xxh3_128_hexdigest(raw))
+    return _metadata(document), [file]
 
 
 def _decode(raw: bytes, where: str) -> dict[str, Any]:
@@ -363,4 +294,4 @@ def _check_path(place: Place, path: str) -> None:
 
 def _remote_print(place: RemotePlace, key: str, raw: bytes) -> RemoteFingerprint:
     size_bytes, version = place.fingerprint(key)
-    return RemoteFingerprint(key, size_bytes, 0, xxhash.xxh3_128_hexdigest(raw), place, version)
+    return RemoteFingerprint(key, size_bytes, 0, xxhash.xxh3_128_hexdigest(raw), place=place, version=version)

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 
 from dovetail.io.chunking import ChunkGrid
-from dovetail.io.dtypes import DTYPES, to_numpy
+from dovetail.io.dtypes import DTYPES, DType, to_numpy
 from dovetail.io.outfile import naming, write_all
 from dovetail.io.system import drop_cached, start_writeback
-from dovetail.io.zarr_layout import GROUP_NAME, ArrayGrid, ZarrLayout
+from dovetail.io.zarr_document import check_document
+from dovetail.io.zarr_layout import GROUP_NAME, ArrayGrid, PlacedArray, ZarrLayout, array_document
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -169,13 +171,10 @@ class ZarrSink:
 
     def slot(self, tensor_index: int) -> ArraySlot:
         """Return the place of a tensor, which also other processes can write to."""
-        from dovetail.io.zarr_document import parse_document
-
         array, shard = self.layout.tensors[tensor_index], self.layout.shards[tensor_index]
-        document = parse_document(shard.header, 3, shard.file_name)
-        assert document is not None
+        text = _decoding_text(array.dtype, array.shape, array.grid, shard.codec)
         home = f"{self.folder}/{shard.file_name}"
-        return ArraySlot(home, self._inodes[tensor_index], document.text, array.dtype.name, array.shape, array.grid)
+        return ArraySlot(home, self._inodes[tensor_index], text, array.dtype.name, array.shape, array.grid)
 
     def write(self, tensor_index: int, start: int, data: NDArray[Any] | bytes | memoryview) -> None:
         """Write consecutive elements of a tensor, from element `start` on: see `ArraySlot.write`."""
@@ -215,6 +214,14 @@ class ZarrSink:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@lru_cache(maxsize=4096)
+def _decoding_text(dtype: DType, shape: tuple[int, ...], grid: ArrayGrid, codec: str) -> bytes:
+    """Give what codecs are opened by, which arrays that are alike share."""
+    document = check_document(array_document(PlacedArray("", dtype, shape, 0, grid), codec), 3, "the output")
+    assert document is not None
+    return document.text
 
 
 def _write_file(folder: int, name: str, content: NDArray[np.uint8]) -> None:

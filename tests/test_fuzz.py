@@ -18,6 +18,7 @@ from dovetail.engine.recipe import load_recipe
 from dovetail.io.opening import read_checkpoint
 from tests import fuzz
 from tests.checkpoints import llama_tensors, write_checkpoint
+from tests.io.test_zarr_document import SHARDS, V2, V3
 from tests.vocabulary.samples import word_level
 
 MOST_GROWTH_BYTES = 100 * 2**20
@@ -222,6 +223,24 @@ def unlike_target(home: Path) -> fuzz.Target:
     return fuzz.Target("unlike", (raw[8:start],), use)
 
 
+def zarr_target(home: Path) -> fuzz.Target:
+    """Metadata of Zarr arrays of both versions, with a chunk beside each that is read if they are taken."""
+    folder = home / "zarr"
+    for name in ("two", "three"):
+        (folder / name / "a").mkdir(parents=True)
+        for key in ("0.0", "c.0.0"):
+            (folder / name / "a" / key).write_bytes(bytes(24))
+
+    def use(data: bytes, chance: random.Random) -> None:
+        two = b'"zarr_format": 2' in data
+        place = folder / ("two" if two else "three")
+        (place / "a" / (".zarray" if two else "zarr.json")).write_bytes(data)
+        for info in read_checkpoint(place).tensors.values():
+            info.source.read(0, min(info.length, 24))
+
+    return fuzz.Target("zarr", _dumped(V2, V3, V3 | {"codecs": [SHARDS]}), use)
+
+
 @pytest.mark.parametrize(
     ("make", "cases", "kinds"),
     [
@@ -232,6 +251,7 @@ def unlike_target(home: Path) -> fuzz.Target:
         (plan_target, 1000, 40),
         (vocabulary_target, 400, 10),
         (unlike_target, 1000, 15),
+        (zarr_target, 1000, 25),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )

@@ -12,7 +12,9 @@ from dovetail.engine.grid import (
     INPUT_BYTES,
     LEAST_TASK_BYTES,
     TASK_BYTES,
+    chunk_count,
     chunk_elements,
+    chunk_range,
     make_jobs,
 )
 
@@ -60,3 +62,15 @@ def test_more_inputs_take_no_more_memory(inputs: int) -> None:
     assert CHUNK_STEP <= chunk <= chunk_elements(element_bytes)
     held = chunk * element_bytes + max(0, inputs - 3) * INPUT_BYTES
     assert held <= max(TASK_BYTES, LEAST_TASK_BYTES + inputs * INPUT_BYTES)
+
+
+@given(length=st.integers(0, 200), chunk=st.integers(1, 50), period=st.integers(0, 60))
+def test_chunks_with_a_period_follow_one_another(length: int, chunk: int, period: int) -> None:
+    """Chunks cover a tensor in order; each ends where the grid says: after so many elements, a period, or the end."""
+    begin = 0
+    for index in range(chunk_count(length, chunk, period)):
+        start, stop = chunk_range(length, chunk, period, index)
+        assert begin == start
+        assert min(start + chunk, length, *([(start // period + 1) * period] if period else [])) == stop
+        begin = stop
+    assert length == begin

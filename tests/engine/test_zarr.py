@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import zarr
 from numpy.typing import NDArray
 
 from dovetail.engine import execution, grid
+from dovetail.engine.errors import MemoryLimitError
 from dovetail.engine.journal import JOURNAL_NAME
 from dovetail.engine.merging import RunOptions, merge
 from dovetail.engine.planned import PlanOptions
@@ -169,6 +172,34 @@ class _Interrupting:
         self.left -= 1
         if self.left == 0:
             raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("small_tasks")
+def test_processes_read_and_write_it(family: Family) -> None:
+    """Tasks in other processes open the arrays for themselves, and give the same bytes."""
+    math = llama_tensors(1, llama_tensors(0))
+    write_arrays(family.home / "math3", math, chunks=lambda shape: tuple(max(1, size // 3) for size in shape))
+    recipe = cabs_recipe(family.home / "r.yml", family.base, [family.home / "math3", family.code])
+    options = PlanOptions(zarr=ZarrOptions("blosc"))
+    merge(recipe, family.home / "threads", options)
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as executor:
+        merge(recipe, family.out, options, RunOptions(executor=executor, workers=2))
+    assert content(family.home / "threads") == content(family.out)
+
+
+def test_a_chunk_beyond_the_memory_limit_is_refused(family: Family) -> None:
+    """What decoding one chunk takes is in the projection, so that such a merge does not begin."""
+    shape = (20_000, 10_000)
+    write_arrays(family.home / "giant", {"w": np.zeros((1, 1), np.float32)})
+    document = json.loads((family.home / "giant" / "w" / "zarr.json").read_bytes())
+    document["shape"] = document["chunk_grid"]["configuration"]["chunk_shape"] = list(shape)
+    (family.home / "giant" / "w" / "zarr.json").write_text(json.dumps(document))
+    shutil.copytree(family.home / "giant", family.home / "tuned")
+    recipe = cabs_recipe(family.home / "r.yml", family.home / "giant", [family.home / "tuned"])
+    with pytest.raises(MemoryLimitError, match=r"expected at least [0-9]{4} MiB"):
+        merge(recipe, family.out, None, RunOptions(memory_bytes=2**30))
+    assert not family.out.exists()
+    assert not family.staging.exists()
 
 
 def test_other_options_are_another_plan(family: Family) -> None:

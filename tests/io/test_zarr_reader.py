@@ -300,7 +300,7 @@ def test_damaged_chunks(tmp_path: Path) -> None:
         folder = write_group(tmp_path / codec, original, codec)
         chunk = folder / "a" / "c.0"
         sound = chunk.read_bytes()
-        for place in range(len(sound)):
+        for place in {*range(0, len(sound), 7), len(sound) - 1}:
             chunk.write_bytes(bytes([*sound[:place], sound[place] ^ 64, *sound[place + 1 :]]))
             with pytest.raises(ZarrError, match=r"a/: chunk c\.0 cannot be decoded"):
                 read_checkpoint(folder).tensors["a"].source.read(0, 64)
