@@ -95,7 +95,7 @@ def is_zarr_address(text: str) -> bool:
     if found is None:
         return False
     scheme = found.group(0).removesuffix("://").lower()
-    return scheme not in SCHEMES or any(part.endswith(".zarr") for part in text[found.end() :].split("/"))
+    return scheme not in SCHEMES or re.search(r"\.zarr(?=[/?#]|$)", text[found.end() :]) is not None
 
 
 def check_address(text: str) -> str:

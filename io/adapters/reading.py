@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from dovetail.io import torch_reader
 from dovetail.io.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
 from dovetail.io.adapters.fitting import Changes
 from dovetail.io.adapters.names import AdapterTensors, find_names, sort_tensors
 from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo
-from dovetail.io.errors import AdapterError, MissingFileError, UnsupportedError
+from dovetail.io.errors import AdapterError, MissingFileError
 from dovetail.io.index import resolve_in_folder
 from dovetail.io.safetensors_reader import read_file
 
@@ -80,9 +81,7 @@ def _read_weights(folder: Path) -> Checkpoint:
     if os.path.lexists(folder / WEIGHTS_NAME):
         return read_file(resolve_in_folder(folder, WEIGHTS_NAME, "its folder"))
     if os.path.lexists(folder / _TORCH_NAME):
-        raise UnsupportedError(
-            f"{folder} has its tensors in {_TORCH_NAME}", WEIGHTS_NAME, "load and save the adapter once with peft"
-        )
+        return torch_reader.read_file(resolve_in_folder(folder, _TORCH_NAME, "its folder"))
     raise MissingFileError(f"{folder} has no {WEIGHTS_NAME}", "the adapter's tensors", "download the adapter again")
 
 

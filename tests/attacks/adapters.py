@@ -110,8 +110,8 @@ FILE_ATTACKS = (
     AdapterAttack("tensors are a pipe", "is not a regular", error=HeaderError, build=_instead(WEIGHTS, os.mkfifo)),
     AdapterAttack("tensors of a terabyte", "is not JSON", error=HeaderError, build=_instead(WEIGHTS, _sparse)),
     AdapterAttack(
-        "pickled",
-        "has its tensors in adapter_model.bin",
+        "no pickle",
+        "adapter_model.bin is no zip archive",
         error=UnsupportedError,
         build=lambda folder: (folder / WEIGHTS).rename(folder / "adapter_model.bin"),
     ),

@@ -51,6 +51,19 @@ def linear(home: Path, **more: Any) -> Path:
     return recipe(home, merge_method="linear", models=models, **more)
 
 
+def test_adapters_of_pytorch(home: Path) -> None:
+    """An adapter whose tensors are a PyTorch file, as older peft saved them, gives the same bytes."""
+    import torch
+    from safetensors.torch import load_file
+
+    merge(linear(home), home / "expected")
+    weights = home / "math" / "adapter_model.safetensors"
+    torch.save(load_file(weights), home / "math" / "adapter_model.bin")
+    weights.unlink()
+    merge(linear(home), home / "out")
+    assert (home / "expected/model.safetensors").read_bytes() == (home / "out/model.safetensors").read_bytes()
+
+
 def test_one_adapter_alone(home: Path) -> None:
     """A linear merge of one model and its adapter is that model, rounded once to the model's own dtype."""
     merge(linear(home), home / "out")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dovetail.engine.methods.registry import METHODS
 from tests.engine.command import Outcome, dovetail, dovetail_process, snapshot
 from tests.engine.conftest import Family
 
@@ -37,7 +38,7 @@ MISTAKES = (
     Mistake(
         "unknown method",
         {"merge_method": "cabz"},
-        "merge_method is 'cabz'; expected one of cabs, task_arithmetic, linear; did you mean 'cabs'?",
+        f"merge_method is 'cabz'; expected one of {', '.join(METHODS)}; did you mean 'cabs'?",
         1,
     ),
     Mistake(
