@@ -9,16 +9,31 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-if TYPE_CHECKING:
-    from dovetail.engine.merging import RunOptions
-    from dovetail.engine.planned import PlanOptions
+from dovetail.engine.cli_options import (
+    CodecOption,
+    DebugOption,
+    DtypeOption,
+    FormatOption,
+    JsonOption,
+    MemoryOption,
+    NonFiniteOption,
+    OnNonFinite,
+    OutputFormat,
+    RecipeArgument,
+    SeedOption,
+    ShardOption,
+    StagesOption,
+    StrictOption,
+    WorkersOption,
+    ZarrShardOption,
+    plan_options,
+    run_options,
+)
 
 app = typer.Typer(
     name="dovetail",
@@ -31,28 +46,6 @@ app = typer.Typer(
 )
 
 
-class OnNonFinite(StrEnum):
-    """What to do with NaN and infinity in an input."""
-
-    error = "error"
-    keep = "keep"
-
-
-class OutputFormat(StrEnum):
-    """Format of the output."""
-
-    safetensors = "safetensors"
-    zarr = "zarr"
-
-
-class Codec(StrEnum):
-    """Compression of Zarr output."""
-
-    zstd = "zstd"
-    blosc = "blosc"
-    none = "none"
-
-
 # Typer carries a click of its own in some versions, and builds on the installed one in others.
 _UsageError: Any = typer.BadParameter.__base__
 
@@ -63,50 +56,6 @@ def _show_version(value: bool) -> None:
 
         print(f"dovetail {importlib.metadata.version('dovetail')}")
         raise typer.Exit
-
-
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A mergekit YAML file.")]
-MemoryOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIZE",
-        help="Limit on the whole process. [default: half of what is free, at most 2GiB, or what the merge needs]",
-    ),
-]
-WorkersOption = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Tasks at once, if memory allows. [default: one a core]"),
-]
-FormatOption = Annotated[OutputFormat, typer.Option("--format", help="Format of the output.")]
-ShardOption = Annotated[
-    str | None,
-    typer.Option("--shard-size", metavar="SIZE", help="Size of a safetensors output shard. [default: 5GB]"),
-]
-CodecOption = Annotated[
-    Codec | None, typer.Option("--codec", help="Compression of Zarr output. [default: zstd]", show_default=False)
-]
-ZarrShardOption = Annotated[
-    str | None,
-    typer.Option(
-        "--zarr-shards",
-        metavar="SIZE",
-        help="Store Zarr output as shards of about this size, in fewer and larger files; one task holds one shard.",
-    ),
-]
-DtypeOption = Annotated[
-    str | None, typer.Option(metavar="DTYPE", help="Output dtype, such as bfloat16. [default: the recipe's]")
-]
-SeedOption = Annotated[int, typer.Option(help="Seed of random masks.")]
-NonFiniteOption = Annotated[OnNonFinite, typer.Option(help="What to do with NaN and infinity in an input.")]
-StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Refuse checkpoints that do not have the same tensors in the same shapes.")
-]
-StagesOption = Annotated[
-    Path | None,
-    typer.Option("--stages", metavar="DIR", help="Keep the results of a recipe's stages here. [default: remove them]"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
 
 @app.callback()
@@ -154,8 +103,8 @@ def merge(
             if isinstance(event, events.Done):
                 finished.append(event)
 
-        options = _plan_options(shard_size, dtype, seed, nonfinite, format, codec, zarr_shards, strict=strict)
-        run = _run_options(memory, workers, overwrite, restart)
+        options = plan_options(shard_size, dtype, seed, nonfinite, format, codec, zarr_shards, strict=strict)
+        run = run_options(memory, workers, overwrite, restart)
         manifest = run_merge(recipe, output, options, run, listen, stages)
     if not quiet and not as_json:
         print_summary(manifest, finished[-1])
@@ -208,8 +157,8 @@ def convert(
                 if isinstance(event, events.Done):
                     finished.append(event)
 
-            options = _plan_options(shard_size, dtype, 0, OnNonFinite.keep, format, codec, zarr_shards)
-            convert_all(paths[:-1], paths[-1], options, _run_options(memory, workers, overwrite, restart), listen)
+            options = plan_options(shard_size, dtype, 0, OnNonFinite.keep, format, codec, zarr_shards)
+            convert_all(paths[:-1], paths[-1], options, run_options(memory, workers, overwrite, restart), listen)
     finally:
         for done in [] if quiet or as_json else finished:
             print_conversion(done)
@@ -236,9 +185,9 @@ def plan(
     from dovetail.engine.report import print_stages, stages_json
     from dovetail.engine.stages import plan_stages, prepare_stages
 
-    options = _plan_options(shard_size, dtype, seed, OnNonFinite.error, format, codec, zarr_shards, strict=strict)
+    options = plan_options(shard_size, dtype, seed, OnNonFinite.error, format, codec, zarr_shards, strict=strict)
     forecasts = plan_stages(recipe, options, stages)
-    run = _run_options(memory, workers, overwrite=False, restart=False)
+    run = run_options(memory, workers, overwrite=False, restart=False)
     budgets = prepare_stages(forecasts, run, NoticeDisplay())
     if as_json:
         print(json.dumps(stages_json(forecasts, budgets), indent=1))
@@ -288,7 +237,7 @@ def verify(
     from dovetail.engine.report import conclude_verification, verdict_json
     from dovetail.engine.verify import verify as run_verify
 
-    run = _run_options(memory, workers, overwrite=False, restart=False)
+    run = run_options(memory, workers, overwrite=False, restart=False)
     with choose_display(quiet=quiet, as_json=as_json, label="verifying") as display:
         verdict = run_verify(output, display)
     if as_json:
@@ -335,7 +284,7 @@ def compare(
 
     limits = Limits(max_abs, max_rel, max_ulp)
     with choose_display(quiet=quiet, as_json=as_json, label="comparing") as display:
-        found = run_compare(first, second, _run_options(memory, workers, overwrite=False, restart=False), display)
+        found = run_compare(first, second, run_options(memory, workers, overwrite=False, restart=False), display)
     if as_json:
         for line in comparison_json(found, limits):
             print(json.dumps(line))
@@ -367,36 +316,6 @@ def demo(
     from dovetail.engine.sizes import parse_size
 
     run_demo(folder, parse_size(memory))
-
-
-def _plan_options(
-    shard_size: str | None,
-    dtype: str | None,
-    seed: int,
-    nonfinite: OnNonFinite,
-    format: OutputFormat,
-    codec: str | None,
-    zarr_shards: str | None,
-    *,
-    strict: bool = False,
-) -> PlanOptions:
-    from dovetail.engine.planned import PlanOptions
-    from dovetail.engine.sizes import parse_size
-    from dovetail.io.output import choose_format
-
-    shard_bytes = None if shard_size is None else parse_size(shard_size)
-    zarr_shard_bytes = None if zarr_shards is None else parse_size(zarr_shards)
-    zarr = choose_format(format.value, shard_bytes, codec, zarr_shard_bytes)
-    keep = nonfinite is OnNonFinite.keep
-    options = PlanOptions(dtype=dtype, seed=seed, keep_nonfinite=keep, strict=strict, zarr=zarr)
-    return options if shard_bytes is None else replace(options, shard_size_bytes=shard_bytes)
-
-
-def _run_options(memory: str | None, workers: int | None, overwrite: bool, restart: bool) -> RunOptions:
-    from dovetail.engine.merging import RunOptions
-    from dovetail.engine.sizes import parse_size
-
-    return RunOptions(None if memory is None else parse_size(memory), workers, overwrite, restart)
 
 
 def _interrupt(signal_number: int, frame: Any) -> NoReturn:

@@ -19,7 +19,7 @@ from dovetail.io.dtypes import DType
 from dovetail.io.output import Layout, ZarrOptions
 from dovetail.io.source import Slot, read_scratch_bytes
 
-MATHS_VERSION = 1
+MATHS_VERSION = 2
 """Changes whenever the same recipe and inputs give other bits than before."""
 
 DEFAULT_SHARD_BYTES = 5 * 10**9

@@ -49,7 +49,7 @@ def add_voting(tau: np.ndarray, mask: np.ndarray, scale: np.float32, weight: np.
     scale, weight : float32
         Rescaling factor and weight.
     sums : float32[5, :]
-        See `TOTAL` and what follows it; added to.
+        See `TOTAL` and what follows it; contiguous, with lines at least as long; added to.
 
     """
     total, positive, negative, above, below = sums[0], sums[1], sums[2], sums[3], sums[4]
@@ -77,7 +77,7 @@ def add_weighted_votes(tau: np.ndarray, mask: np.ndarray, weight: np.float32, su
     weight : float32
         Weight of the changes and of their divisor, but not of their vote.
     sums : float32[5, :]
-        See `TOTAL` and what follows it; added to.
+        See `TOTAL` and what follows it; contiguous, with lines at least as long; added to.
 
     """
     total, positive, negative, above, below = sums[0], sums[1], sums[2], sums[3], sums[4]

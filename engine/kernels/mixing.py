@@ -9,7 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dovetail.engine.kernels.sums import gram
+from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
+from dovetail.engine.kernels.general import subtract
+from dovetail.engine.kernels.statistics import count_nonfinite
+from dovetail.engine.kernels.sums import TILE, gram, sum_products
 
 
 @njit(nogil=True, cache=True)
@@ -143,3 +146,99 @@ def mix_columns(
         for k in range(here):
             result[k] = _rounded(change[k], origin[k], adds)
         done, column = done + here, 0
+
+
+@njit(nogil=True, cache=True)
+def _decode_all(sources, codes, relative, start, stop, lines):  # type: ignore[no-untyped-def]
+    """Decode a tile of every source; turn all but the first into task vectors if they are to be relative to it."""
+    count = stop - start
+    for j in range(len(sources)):
+        decode(sources[j], codes[j], start, stop, lines[j, :count])
+        if relative and j > 0:
+            subtract(lines[j, :count], lines[0, :count])
+
+
+@njit(nogil=True, cache=True)
+def source_gram(sources, codes, relative, start, stop, out):  # type: ignore[no-untyped-def]
+    """Compute every dot product of a run of stored elements, tile by tile.
+
+    Parameters
+    ----------
+    sources : tuple of uint8[:]
+        Stored bytes, all of the same type; the first are the base model's if `relative`.
+    codes : int64[:]
+        Their dtype codes.
+    relative : bool
+        Whether the vectors are task vectors, so that there is one fewer than sources.
+    start, stop : int
+        Elements of the sources.
+    out : float64[:, :]
+        Receives the symmetric matrix of dot products.
+
+    """
+    lines = np.empty((len(sources), TILE), np.float32)
+    skipped = 1 if relative else 0
+    out[:] = 0.0
+    for first in range(start, stop, TILE):
+        last = min(first + TILE, stop)
+        _decode_all(sources, codes, relative, first, last, lines)
+        for i in range(len(out)):
+            for j in range(i + 1):
+                out[i, j] += sum_products(lines[i + skipped, : last - first], lines[j + skipped, : last - first])
+    for i in range(len(out)):
+        for j in range(i):
+            out[j, i] = out[i, j]
+
+
+@njit(nogil=True, cache=True)
+def mix_sources(sources, codes, coefficients, adds, out, out_code, nonfinite):  # type: ignore[no-untyped-def]
+    """Combine stored tensors with one set of coefficients over the whole of `out`.
+
+    Parameters
+    ----------
+    sources : tuple of uint8[:]
+        Stored bytes, all of the same type; the first are the base model's if the combination `adds`.
+    codes : int64[:]
+        Their dtype codes.
+    coefficients : float64[:]
+        The coefficient of every source or, if it `adds`, of every task vector.
+    adds : bool
+        Whether the combination is of task vectors and added to the base.
+    out : uint8[:]
+        Receives the stored bytes of the result.
+    out_code : int
+        Its dtype code.
+    nonfinite : int64[:]
+        NaN and infinite elements of each source; added to.
+
+    Returns
+    -------
+    int
+        Elements of the output that are not finite.
+
+    """
+    lines = np.empty((len(sources), TILE), np.float32)
+    change, result = np.empty(TILE, np.float64), np.empty(TILE, np.float32)
+    skipped = 1 if adds else 0
+    overflowed = 0
+    length = len(out) // ITEMSIZES[out_code]
+    for start in range(0, length, TILE):
+        stop = min(start + TILE, length)
+        count = stop - start
+        _decode_all(sources, codes, False, start, stop, lines)
+        for j in range(len(sources)):
+            nonfinite[j] += count_nonfinite(lines[j, :count])
+            if adds and j > 0:
+                subtract(lines[j, :count], lines[0, :count])
+        for k in range(count):
+            change[k] = 0.0
+        for j in range(len(coefficients)):
+            factor, vector = coefficients[j], lines[j + skipped]
+            for k in range(count):
+                change[k] += factor * np.float64(vector[k])
+        base = lines[0]
+        for k in range(count):
+            result[k] = _rounded(change[k], base[k], adds)
+        overflowed += count_nonfinite(result[:count])
+        overflowed += encode(result, out_code, start, stop, out)
+    return overflowed

@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from dovetail.engine.kernels.philox import mark_random, random_words
 from dovetail.engine.kernels.ranks import BINS, mark_by_rank
 from dovetail.engine.kernels.statistics import mark_nonzero
-from dovetail.engine.kernels.strongest import mark_strongest
 from dovetail.engine.methods.decoding import Floats, Marks
-from dovetail.engine.methods.threshold import Rules
 
 Key = tuple[int, int]
 """Key of a tensor's random numbers."""
@@ -28,7 +26,7 @@ class Marker(Protocol):
     """Marks the kept elements of one model in one chunk."""
 
     def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
-        """Mark elements ``start:stop``; calls follow one another without a gap.
+        """Mark elements ``start:stop``.
 
         Parameters
         ----------
@@ -41,34 +39,9 @@ class Marker(Protocol):
         ...
 
 
-class Keep(Protocol):
-    """What one model keeps of one tensor."""
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """Counts of strongest elements for which rules must be found first."""
-        ...
-
-    @property
-    def everything(self) -> bool:
-        """Whether all is kept, so that there is nothing to rescale."""
-        ...
-
-    def marker(self, rules: Rules, chunk: int, size: int) -> Marker:
-        """Give a marker for a chunk, by the rules of `ranks`, for at most `size` elements at a time."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class KeepEverything:
     """Keep whatever is not zero."""
-
-    ranks: tuple[int, ...] = ()
-    everything: bool = True
-
-    def marker(self, rules: Rules, chunk: int, size: int) -> Marker:
-        """Give a marker."""
-        return _EverythingMarker(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +61,6 @@ class KeepBand:
         """Where the band begins and ends."""
         return (self.last, self.skipped) if self.skipped else (self.last,)
 
-    @property
-    def everything(self) -> bool:
-        """Never quite."""
-        return False
-
-    def marker(self, rules: Rules, chunk: int, size: int) -> Marker:
-        """Give a marker."""
-        return _BandMarker(rules, chunk, size)
-
 
 @dataclass(frozen=True, slots=True)
 class KeepAtRandom:
@@ -108,20 +72,6 @@ class KeepAtRandom:
     """Key of the random numbers."""
     stream: int
     """Which model it is."""
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """None."""
-        return ()
-
-    @property
-    def everything(self) -> bool:
-        """Never quite."""
-        return False
-
-    def marker(self, rules: Rules, chunk: int, size: int) -> Marker:
-        """Give a marker."""
-        return _RandomMarker(self, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +93,19 @@ class KeepByRank:
     stream: int
     """Which model it is."""
 
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """None: ranks are local to rows."""
-        return ()
 
-    @property
-    def everything(self) -> bool:
-        """Never quite."""
-        return False
+Keep = KeepEverything | KeepBand | KeepAtRandom | KeepByRank
+"""What one model keeps of one tensor."""
 
-    def marker(self, rules: Rules, chunk: int, size: int) -> Marker:
-        """Give a marker."""
-        return _RankMarker(self, size)
+
+def make_marker(keep: Keep, size: int) -> Marker:
+    """Give a marker for pieces of at most `size` elements; bands are never mixed with what looks at rows."""
+    if isinstance(keep, KeepEverything):
+        return _EverythingMarker(size)
+    if isinstance(keep, KeepAtRandom):
+        return _RandomMarker(keep, size)
+    assert isinstance(keep, KeepByRank)
+    return _RankMarker(keep, size)
 
 
 def marker_scratch_bytes(size: int) -> int:
@@ -171,22 +121,6 @@ class _EverythingMarker:
         mask = self._mask[: stop - start]
         mark_nonzero(tau[start - low : stop - low], mask)
         return mask
-
-
-class _BandMarker:
-    def __init__(self, rules: Rules, chunk: int, size: int) -> None:
-        self._rules = rules
-        self._seen = [rule.before[chunk] if rule.before else 0 for rule in rules]
-        self._masks = [np.empty(size, np.uint8) for _ in rules]
-
-    def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
-        part = tau[start - low : stop - low]
-        masks = [mask[: stop - start] for mask in self._masks]
-        for place, rule in enumerate(self._rules):
-            self._seen[place] = mark_strongest(part, rule.threshold, rule.ties, self._seen[place], masks[place])
-        if len(masks) > 1:
-            masks[0] &= masks[1] ^ 1
-        return masks[0]
 
 
 class _RandomMarker:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.convert import encode
 from dovetail.engine.kernels.general import subtract
-from dovetail.engine.kernels.mixing import mix_rows
+from dovetail.engine.kernels.mixing import mix_sources, source_gram
 from dovetail.engine.kernels.statistics import count_nonfinite
-from dovetail.engine.kernels.sums import gram
-from dovetail.engine.methods.decoding import PIECE, Floats, Range, Values, blocks, pieces, plain_statistics
+from dovetail.engine.kernels.sums import TILE
+from dovetail.engine.methods.decoding import PIECE, Floats, Range, Values, blocks, elements, plain_statistics
 from dovetail.engine.methods.geometry import Geometry
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 
@@ -55,6 +55,11 @@ class Combination:
     def scratch_bytes(self, size: int) -> int:
         """Working memory for pieces of `size` elements: sources, task vectors, the result."""
         return 2 * Values.scratch_bytes(len(self.codes), size) + 4 * size
+
+    def stored(self, chunk: Chunk, low: int, high: int) -> tuple[Bytes, ...]:
+        """Give every source's stored bytes of elements ``low:high``."""
+        raws = chunk.models if chunk.base is None else (chunk.base, *chunk.models)
+        return tuple(elements(chunk, raw, code, low, high) for raw, code in zip(raws, self.codes, strict=True))
 
     def split(self, values: Floats) -> tuple[Floats, Floats]:
         """Give the vectors whose products are taken and those that are combined."""
@@ -95,22 +100,19 @@ class Mixture:
         return start, min(self.length, -(-stop // PIECE) * PIECE)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: the decoded sources of a block."""
-        return self.sources.scratch_bytes(min(elements, PIECE))
+        """Working memory: a tile of every source, of the sum and of the result."""
+        return TILE * (4 * len(self.sources.codes) + 12)
 
     def reduce(self, step: int, chunk: Chunk, state: Any) -> NDArray[np.float64]:
         """Compute the dot products of every block that begins in a chunk: float64[blocks, V, V]."""
-        values, count = Values(chunk, self.sources.codes, min(PIECE, self.length)), self.sources.vectors
-        found = []
+        count, first = self.sources.vectors, chunk.window_start
+        parts = self.sources.stored(chunk, first, self.window(chunk.start, chunk.stop)[1])
+        codes = np.array(self.sources.codes, np.int64)
+        found = [np.empty((0, count, count))]
         for start, stop in blocks(chunk, self.length, PIECE):
-            if self.sources.relative:
-                _, vectors = values.load_task_vectors(start, stop, (start, stop))
-            else:
-                vectors = values.load(start, stop, (start, stop))
-            products = np.empty((count, count))
-            gram(vectors, stop - start, products)
-            found.append(products)
-        return np.array(found).reshape(-1, count, count)
+            found.append(np.empty((1, count, count)))
+            source_gram(parts, codes, self.sources.relative, start - first, stop - first, found[-1][0])
+        return np.concatenate(found)
 
     def combine(self, step: int, partials: Sequence[NDArray[np.float64]], state: Any) -> tuple[float, ...]:
         """Add up the blocks, exactly and rounded once, and find the coefficients.
@@ -135,15 +137,18 @@ class Mixture:
         return tuple(float(value) for value in found)
 
     def apply(self, chunk: Chunk, state: tuple[float, ...], out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, piece by piece."""
-        size, overflowed = min(PIECE, self.length), 0
-        values, result, coefficients = Values(chunk, self.sources.codes, size), np.empty(size, np.float32), [state]
-        for start, stop in pieces(chunk.start, chunk.stop, PIECE):
-            loaded, mixed = values.load(start, stop, (start, stop)), result[: stop - start]
-            _, combined = self.sources.split(loaded)
-            mix_rows(combined, stop - start, np.array(coefficients), loaded[0], self.sources.adds, mixed)
-            overflowed += self.sources.store(mixed, out, start - chunk.start)
-        return plain_statistics(self.sources.models, overflowed, values.nonfinite)
+        """Merge a chunk."""
+        nonfinite = np.zeros(len(self.sources.codes), np.int64)
+        overflowed = mix_sources(
+            self.sources.stored(chunk, chunk.start, chunk.stop),
+            np.array(self.sources.codes, np.int64),
+            np.array(state),
+            self.sources.adds,
+            out,
+            self.sources.out_code,
+            nonfinite,
+        )
+        return plain_statistics(self.sources.models, overflowed, nonfinite)
 
 
 def _sum(values: NDArray[np.float64]) -> float:

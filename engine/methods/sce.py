@@ -181,10 +181,10 @@ class _Sum(PieceSum):
         self._sums[:, :size] = 0
 
     def _add(self, model: int, tau: Floats, mask: Marks) -> None:
-        add_weighted_votes(tau, mask, self._weights[model], self._sums[:, : self._size])
+        add_weighted_votes(tau, mask, self._weights[model], self._sums)
 
     def _resolve(self, delta: Floats) -> None:
-        elect_signs(self._sums[:, : self._size], True, np.float32(LEAST_WEIGHTS), delta)
+        elect_signs(self._sums, True, np.float32(LEAST_WEIGHTS), delta)
 
 
 def make_program(problem: Problem) -> SelectCalculateErase:

@@ -17,9 +17,19 @@ from numpy.typing import NDArray
 
 from dovetail.engine.kernels.consensus import keep_masked
 from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs, scale_change
+from dovetail.engine.kernels.sparsified import BAND, RANDOM, sparsified_norms, sparsified_sum
 from dovetail.engine.kernels.sums import sum_magnitudes
-from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, TaskVectors, pieces
-from dovetail.engine.methods.keeps import Keep, KeepByRank, Marker, marker_scratch_bytes
+from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, TaskVectors, blocks, elements, pieces
+from dovetail.engine.methods.keeps import (
+    Keep,
+    KeepAtRandom,
+    KeepBand,
+    KeepByRank,
+    KeepEverything,
+    Marker,
+    make_marker,
+    marker_scratch_bytes,
+)
 from dovetail.engine.methods.masked import PieceSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 from dovetail.engine.methods.threshold import DIGITS, Counts, DigitCounter, Rules, count_partial_bytes, follow
@@ -78,11 +88,11 @@ class SparsifiedSum:
 
     @property
     def _searches(self) -> bool:
-        return any(keep.ranks for keep in self.keeps)
+        return any(isinstance(keep, KeepBand) for keep in self.keeps)
 
     @property
     def _rescales(self) -> bool:
-        return self.rescale and not all(keep.everything for keep in self.keeps)
+        return self.rescale and not all(isinstance(keep, KeepEverything) for keep in self.keeps)
 
     @property
     def reduce_passes(self) -> int:
@@ -91,7 +101,7 @@ class SparsifiedSum:
 
     def partial_bytes(self, elements: int) -> int:
         """Histograms of every rule, or the sums of a chunk's blocks."""
-        rules = sum(len(keep.ranks) for keep in self.keeps)
+        rules = sum(len(keep.ranks) for keep in self.keeps if isinstance(keep, KeepBand))
         sums = 16 * len(self.keeps) * (elements // self._block + 1) if self._rescales else 0
         return max(count_partial_bytes(rules), sums)
 
@@ -110,7 +120,7 @@ class SparsifiedSum:
         """Count magnitudes, then sum them."""
         if self._searches and step < DIGITS:
             return self._count(step, chunk, state)
-        return self._sum(chunk, state or self._nothing)
+        return self._sum_fused(chunk, state or self._nothing) if self._fused else self._sum(chunk)
 
     def combine(self, step: int, partials: Sequence[Any], state: Found | None) -> Found:
         """Find the next digit of every rule, then the scales."""
@@ -118,14 +128,14 @@ class SparsifiedSum:
         if self._searches and step < DIGITS:
             rules = (
                 follow(step, [partial[model] for partial in partials], keep.ranks, state.rules[model])
-                if keep.ranks
+                if isinstance(keep, KeepBand)
                 else ()
                 for model, keep in enumerate(self.keeps)
             )
             return Found(tuple(rules), state.scales)
         sums = np.concatenate(partials)
         scales = (
-            _scale(fsum(sums[:, model, 0]), fsum(sums[:, model, 1])) if not keep.everything else 1.0
+            _scale(fsum(sums[:, model, 0]), fsum(sums[:, model, 1])) if not isinstance(keep, KeepEverything) else 1.0
             for model, keep in enumerate(self.keeps)
         )
         return Found(state.rules, tuple(scales))
@@ -138,7 +148,9 @@ class SparsifiedSum:
         """Count one digit of the magnitudes of every model that has ranks."""
         state = state or self._nothing
         counters = {
-            model: DigitCounter(digit, state.rules[model]) for model, keep in enumerate(self.keeps) if keep.ranks
+            model: DigitCounter(digit, state.rules[model])
+            for model, keep in enumerate(self.keeps)
+            if isinstance(keep, KeepBand)
         }
         vectors = TaskVectors(chunk, self.codes, PIECE)
         for start, stop in pieces(chunk.start, chunk.stop, PIECE):
@@ -147,34 +159,29 @@ class SparsifiedSum:
                 counter.add(vectors.tau(model, start, stop))
         return tuple(counters[model].counts if model in counters else () for model in range(len(self.keeps)))
 
-    def _sum(self, chunk: Chunk, state: Found) -> NDArray[np.float64]:
+    def _sum(self, chunk: Chunk) -> NDArray[np.float64]:
         """Sum the magnitudes of all and of what is kept: float64[blocks, models, 2], for blocks that begin here."""
-        block = self._block
-        first = -(-chunk.start // block) * block
-        last = min(self.length, -(-chunk.stop // block) * block)
-        vectors, markers, size = self._begin(chunk, state)
+        vectors, markers, size = self._begin(chunk)
         kept = np.empty(size, np.float32)
         found = []
-        for start, stop in pieces(chunk.start, last if first < last else chunk.start, block):
+        for start, stop in blocks(chunk, self.length, self._block):
             sums = np.zeros((len(self.keeps), 2))
             for model, tau, mask in self._mark(vectors, markers, start, stop):
                 keep_masked(tau, mask, kept[: stop - start])
                 sums[model] = sum_magnitudes(tau), sum_magnitudes(kept[: stop - start])
-            if start >= first:  # else it is the end of a block that began in the chunk before
-                found.append(sums)
+            found.append(sums)
         return np.array(found).reshape(-1, len(self.keeps), 2)
 
-    def _begin(self, chunk: Chunk, state: Found) -> tuple[TaskVectors, list[Marker], int]:
+    def _begin(self, chunk: Chunk) -> tuple[TaskVectors, list[Marker], int]:
         """Give a chunk's task vectors, a marker for each model, and the most elements of a piece with its rows."""
         size = min(self.length, self._block + 2 * self._row)
-        marked = zip(self.keeps, state.rules, strict=True)
-        markers = [keep.marker(rules, chunk.index, size) for keep, rules in marked]
+        markers = [make_marker(keep, size) for keep in self.keeps]
         return TaskVectors(chunk, self.codes, size), markers, size
 
     def _mark(
         self, vectors: TaskVectors, markers: Sequence[Marker], start: int, stop: int
     ) -> Iterator[tuple[int, Floats, Marks]]:
-        """Give every model's task vector and mask of a piece; pieces come in order, without a gap."""
+        """Give every model's task vector and mask of a piece."""
         low, high = start // self._row * self._row, -(-stop // self._row) * self._row
         vectors.begin(low, high, (start, stop))
         for model, marker in enumerate(markers):
@@ -183,9 +190,77 @@ class SparsifiedSum:
             yield model, tau[start - low : stop - low], mask
 
     def apply(self, chunk: Chunk, state: Found | None, out: Bytes) -> ChunkStatistics:
+        """Merge a chunk."""
+        return (self._apply_fused if self._fused else self._apply)(chunk, state or self._nothing, out)
+
+    def _apply_fused(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
+        """Merge a chunk in one call."""
+        models = len(self.weights)
+        kept, nonfinite = np.zeros((models, models), np.int64), np.zeros(models + 1, np.int64)
+        squares = np.zeros(2 * models + 1)
+        divides = self.normalize and not self.voting
+        overflowed = sparsified_sum(
+            self._stored(chunk, chunk.start, chunk.stop),
+            np.array((*self.codes, self.out_code), np.int64),
+            self._kept_by(chunk, state),
+            chunk.start,
+            np.array((state.scales, self.weights), np.float32),
+            (self.voting, self.normalize, np.float32(self.divisor if divides else 1.0), np.float32(self.factor)),
+            out,
+            (nonfinite, kept, squares),
+        )
+        return ChunkStatistics(
+            kept=kept,
+            delta_square=squares[:models],
+            kept_square=squares[models : 2 * models],
+            merged_square=float(squares[2 * models]),
+            overflowed=overflowed,
+            nonfinite=nonfinite,
+        )
+
+    def _sum_fused(self, chunk: Chunk, state: Found) -> NDArray[np.float64]:
+        """Do as `_sum`, each block in one call."""
+        models, low = len(self.keeps), chunk.window_start
+        keeps, codes = self._kept_by(chunk, state), np.array((*self.codes, self.out_code), np.int64)
+        stored = self._stored(chunk, low, self.window(chunk.start, chunk.stop)[1])
+        found, unneeded = [np.empty((0, models, 2))], np.empty((models, 2))
+        first = -(-chunk.start // PIECE) * PIECE
+        if chunk.start < first < chunk.stop:  # the end of a block that began before: only its ties are counted
+            sparsified_norms(stored, codes, keeps, (chunk.start - low, first - low, chunk.start), unneeded)
+        for start, stop in blocks(chunk, self.length, PIECE):
+            found.append(np.empty((1, models, 2)))
+            sparsified_norms(stored, codes, keeps, (start - low, stop - low, start), found[-1][0])
+        return np.concatenate(found)
+
+    @property
+    def _fused(self) -> bool:
+        """Whether the fused kernels serve: they do not look at rows."""
+        return not any(isinstance(keep, KeepByRank) for keep in self.keeps)
+
+    def _stored(self, chunk: Chunk, low: int, high: int) -> tuple[Bytes, ...]:
+        assert chunk.base is not None
+        sources = zip((chunk.base, *chunk.models), self.codes, strict=True)
+        return tuple(elements(chunk, raw, code, low, high) for raw, code in sources)
+
+    def _kept_by(self, chunk: Chunk, state: Found) -> tuple[NDArray[Any], ...]:
+        """Write what the models keep as the fused kernels read it."""
+        count = len(self.keeps)
+        kinds, edges, key = np.zeros(count, np.int64), np.zeros(count), np.zeros(2, np.uint64)
+        rules, seen = np.full((count, 2, 2), -1, np.int64), np.zeros((count, 2), np.int64)
+        for model, (keep, found) in enumerate(zip(self.keeps, state.rules, strict=True)):
+            if isinstance(keep, KeepBand):
+                kinds[model] = BAND
+                for place, rule in enumerate(found):
+                    rules[model, place] = rule.threshold, rule.ties
+                    seen[model, place] = rule.before[chunk.index] if rule.before else 0
+            elif isinstance(keep, KeepAtRandom):
+                kinds[model], edges[model] = RANDOM, keep.density * 2.0**32
+                key[:] = keep.key
+        return kinds, rules, seen, edges, key
+
+    def _apply(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
         """Merge a chunk, piece by piece."""
-        state = state or self._nothing
-        vectors, markers, size = self._begin(chunk, state)
+        vectors, markers, size = self._begin(chunk)
         merged = _Sum(self, state.scales, vectors, size)
         for start, stop in pieces(chunk.start, chunk.stop, self._block):
             merged.begin(stop - start)

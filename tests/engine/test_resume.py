@@ -13,6 +13,7 @@ from dovetail.engine import events, merging
 from dovetail.engine.errors import InterruptedMergeError
 from dovetail.engine.journal import Journal
 from dovetail.engine.merging import RunOptions, merge
+from dovetail.engine.planned import MATHS_VERSION
 from dovetail.io.sink import SafetensorsSink
 from tests.checkpoints import folder_bytes
 from tests.engine.command import dovetail
@@ -157,8 +158,9 @@ def _other_format(family: Family) -> None:
 def _other_version(family: Family) -> None:
     path = family.staging / "dovetail_journal"
     line, newline, body = path.read_bytes().partition(b"\n")
-    assert b'"maths_version": 1' in line
-    line = line.replace(b'"maths_version": 1', b'"maths_version": 0').replace(b'"plan_hash": "', b'"plan_hash": "0')
+    stated = f'"maths_version": {MATHS_VERSION}'.encode()
+    assert stated in line
+    line = line.replace(stated, b'"maths_version": 0').replace(b'"plan_hash": "', b'"plan_hash": "0')
     path.write_bytes(line + newline + body)
 
 
