@@ -350,6 +350,9 @@ def _fail(text: str, code: int, arguments: Sequence[str], *, shown: bool = False
 
     The arguments are searched for the options that matter here, as parsing them may be what failed.
     """
+    if code == 130:  # whoever is impatient has been heard: the rest is leaving
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     if "--debug" in arguments and sys.exc_info()[0]:
         traceback.print_exc()
     if not shown:

@@ -45,12 +45,13 @@ class Outcome:
 def dovetail(*arguments: str | Path) -> Outcome:
     """Run the command in this process, by the function that the installed script calls."""
     out, err = io.StringIO(), io.StringIO()
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
             main([str(argument) for argument in arguments])
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     assert isinstance(left.value.code, int)
     return _outcome(left.value.code, out.getvalue(), err.getvalue())
 
