@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 
 help:
 	@echo "make demo   install, make small checkpoints, merge them by CABS, explain the result"
-	@echo "make test   install with the test extra; ruff, mypy --strict and the whole test suite"
-	@echo "make lint   ruff and mypy alone"
+	@echo "make test   install with the test extra; lint, then the whole test suite"
+	@echo "make lint   ruff, mypy --strict and the import contracts alone"
 	@echo "make clean  remove the environment and everything made here"
 
 $(BIN)/dovetail: pyproject.toml
@@ -34,10 +34,11 @@ lint: $(VENV)/.test .typecheck/dovetail
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml -p dovetail.engine -p dovetail.io
+	PYTHONPATH=.typecheck $(BIN)/lint-imports --no-cache
 
 test: lint
 	$(BIN)/pytest -q -n auto
-	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n auto tests/kernels tests/methods tests/io/adapters/test_kernels.py
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n auto tests/engine/kernels tests/engine/methods tests/io/adapters/test_kernels.py
 
 clean:
 	rm -rf $(VENV) .typecheck build *.egg-info dovetail-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

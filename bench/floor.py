@@ -25,7 +25,7 @@ from cgroup import Group, GroupError, read_speed_group
 from measure import Run, alternate, evict, median, ratios, run, warm
 from report import mebibytes, print_table, spread, write_results
 
-from dovetail.engine.sizes import parse_size
+from dovetail.engine.text import parse_size
 
 OURS = "dovetail"
 COLUMNS = ("", "s", "CPU s", "MiB", "GB/s", "merge / this")

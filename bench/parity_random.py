@@ -24,7 +24,7 @@ from parity import Mergekit
 from peers import PACKAGES, peer_python
 from report import print_table, write_results
 
-from tests.methods.probing import describe, run
+from tests.engine.methods.probing import describe, run
 from tests.oracles.result import Case
 from tests.oracles.task_vectors import PROBABILITIES
 

@@ -3,7 +3,7 @@
     python bench/recipe_check.py                      # 500 recipes
     python bench/recipe_check.py --recipes 5000 --python /path/to/an/environment/with/mergekit/bin/python
 
-The recipes are those of the tests (``tests/recipe/strategies.py``): models, slices and modules of six architectures,
+The recipes are those of the tests (``tests/engine/recipe/strategies.py``): models, slices and modules of six families,
 with gradients and filters at every level. One thing is known to differ and is counted apart: where the first and the
 last slice have different numbers of sources, mergekit merges what comes after the layers from too few of them.
 """
@@ -25,10 +25,10 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 sys.path.insert(0, str(workplace.HERE.parent))
 
-from dovetail.engine.methods.table import REQUIRED, Method, Parameter
+from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.recipe import Expansion, expand, load_recipe
-from tests.recipe.rows import no_program
-from tests.recipe.strategies import RandomRecipe, Taker, recipes
+from tests.engine.recipe.rows import no_program
+from tests.engine.recipe.strategies import RandomRecipe, Taker, recipes
 
 SCRIPT = workplace.HERE / "mergekit_plans.py"
 TAKERS = (

@@ -19,7 +19,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from dovetail.engine.grid import chunk_elements
+from dovetail.engine.planning.grid import chunk_elements
 
 ITEM_BYTES = 2
 """The checkpoints are bfloat16."""

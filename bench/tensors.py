@@ -21,8 +21,8 @@ import workplace
 from measure import run, warm
 from report import print_table, spread, write_results
 
-from dovetail.engine.conversion import plan_conversion
-from dovetail.engine.planning import make_plan
+from dovetail.engine.actions.convert import plan_conversion
+from dovetail.engine.planning.builder import make_plan
 
 SIDE = 64
 EXPERTS = 128

@@ -5,26 +5,27 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dovetail.engine.comparing import compare
-    from dovetail.engine.conversion import convert
-    from dovetail.engine.merging import RunOptions, merge
-    from dovetail.engine.planned import Plan, PlanOptions
-    from dovetail.engine.planning import make_plan as plan
-    from dovetail.engine.stages import plan_stages
-    from dovetail.engine.verify import read_manifest
+    from dovetail.engine.actions.compare import compare
+    from dovetail.engine.actions.convert import convert
+    from dovetail.engine.actions.merge import merge
+    from dovetail.engine.actions.stages import plan_stages
+    from dovetail.engine.actions.verify import read_manifest
+    from dovetail.engine.planning.builder import make_plan as plan
+    from dovetail.engine.planning.plan import Plan, PlanOptions
+    from dovetail.engine.run.prepare import RunOptions
 
 __all__ = ["Plan", "PlanOptions", "RunOptions", "compare", "convert", "merge", "plan", "plan_stages", "read_manifest"]
 
 _HOMES = {
-    "Plan": ("planned", "Plan"),
-    "PlanOptions": ("planned", "PlanOptions"),
-    "RunOptions": ("merging", "RunOptions"),
-    "compare": ("comparing", "compare"),
-    "convert": ("conversion", "convert"),
-    "merge": ("merging", "merge"),
-    "plan": ("planning", "make_plan"),
-    "plan_stages": ("stages", "plan_stages"),
-    "read_manifest": ("verify", "read_manifest"),
+    "Plan": ("planning.plan", "Plan"),
+    "PlanOptions": ("planning.plan", "PlanOptions"),
+    "RunOptions": ("run.prepare", "RunOptions"),
+    "compare": ("actions.compare", "compare"),
+    "convert": ("actions.convert", "convert"),
+    "merge": ("actions.merge", "merge"),
+    "plan": ("planning.builder", "make_plan"),
+    "plan_stages": ("actions.stages", "plan_stages"),
+    "read_manifest": ("actions.verify", "read_manifest"),
 }
 
 

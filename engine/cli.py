@@ -90,9 +90,9 @@ def merge(
 ) -> None:
     """Merge checkpoints as RECIPE says; the same command again continues an interrupted merge."""
     from dovetail.engine import events
-    from dovetail.engine.display import choose_display
-    from dovetail.engine.merging import merge as run_merge
-    from dovetail.engine.report import print_summary
+    from dovetail.engine.actions.merge import merge as run_merge
+    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.report.tables import print_summary
 
     signal.signal(signal.SIGTERM, _interrupt)
     finished: list[events.Done] = []
@@ -141,9 +141,9 @@ def convert(
     The same command again continues what was interrupted, and leaves alone what is complete.
     """
     from dovetail.engine import events
-    from dovetail.engine.conversion import convert_all
-    from dovetail.engine.display import choose_display
-    from dovetail.engine.report import print_conversion
+    from dovetail.engine.actions.convert import convert_all
+    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.report.tables import print_conversion
 
     if len(paths) < 2:
         raise typer.BadParameter("give at least one checkpoint and the folder to make", param_hint="SRC... DST")
@@ -181,9 +181,9 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Say what a merge would read, write and hold; no tensor data is touched."""
-    from dovetail.engine.display import NoticeDisplay
-    from dovetail.engine.report import print_stages, stages_json
-    from dovetail.engine.stages import plan_stages, prepare_stages
+    from dovetail.engine.actions.stages import plan_stages, prepare_stages
+    from dovetail.engine.report.display import NoticeDisplay
+    from dovetail.engine.report.tables import print_stages, stages_json
 
     options = plan_options(shard_size, dtype, seed, OnNonFinite.error, format, codec, zarr_shards, strict=strict)
     forecasts = plan_stages(recipe, options, stages)
@@ -202,7 +202,7 @@ def inspect(
     debug: DebugOption = False,
 ) -> None:
     """List a checkpoint's tensors, shapes, dtypes and sizes."""
-    from dovetail.engine.report import checkpoint_json, print_checkpoint
+    from dovetail.engine.report.tables import checkpoint_json, print_checkpoint
     from dovetail.io.opening import read_checkpoint
 
     opened = read_checkpoint(checkpoint)
@@ -232,10 +232,10 @@ def verify(
     debug: DebugOption = False,
 ) -> None:
     """Check every byte of an output against its manifest, and name what is damaged."""
-    from dovetail.engine.display import choose_display
-    from dovetail.engine.recompute import recompute
-    from dovetail.engine.report import conclude_verification, verdict_json
-    from dovetail.engine.verify import verify as run_verify
+    from dovetail.engine.actions.recompute import recompute
+    from dovetail.engine.actions.verify import verify as run_verify
+    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.report.tables import conclude_verification, verdict_json
 
     run = run_options(memory, workers, overwrite=False, restart=False)
     with choose_display(quiet=quiet, as_json=as_json, label="verifying") as display:
@@ -277,10 +277,10 @@ def compare(
     Ends with exit code 0 if every difference is within the limits given, else with 6. Without limits any difference is
     one too many, one of dtype included; tensors that only one has, or of different shapes, are beyond any limit.
     """
-    from dovetail.engine.comparing import Limits
-    from dovetail.engine.comparing import compare as run_compare
-    from dovetail.engine.comparison_report import comparison_json, conclude_comparison, print_comparison
-    from dovetail.engine.display import choose_display
+    from dovetail.engine.actions.compare import Limits
+    from dovetail.engine.actions.compare import compare as run_compare
+    from dovetail.engine.report.comparison import comparison_json, conclude_comparison, print_comparison
+    from dovetail.engine.report.display import choose_display
 
     limits = Limits(max_abs, max_rel, max_ulp)
     with choose_display(quiet=quiet, as_json=as_json, label="comparing") as display:
@@ -297,7 +297,7 @@ def compare(
 def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Show the table of methods: parameters, defaults, papers."""
     from dovetail.engine.methods.registry import METHODS
-    from dovetail.engine.report import methods_json, print_methods
+    from dovetail.engine.report.tables import methods_json, print_methods
 
     if as_json:
         print(json.dumps(methods_json(METHODS), indent=1))
@@ -313,7 +313,7 @@ def demo(
 ) -> None:
     """Make small checkpoints, merge them by CABS, check the result and explain it."""
     from dovetail.engine.demo import run_demo
-    from dovetail.engine.sizes import parse_size
+    from dovetail.engine.text import parse_size
 
     run_demo(folder, parse_size(memory))
 
@@ -337,7 +337,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         error.show()
         _fail(error.format_message(), error.exit_code, arguments, shown=True)
     except Exception as error:
-        from dovetail.engine.failure import describe
+        from dovetail.engine.errors import describe
 
         _fail(*describe(error), arguments)
     if interrupted:

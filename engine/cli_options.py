@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from dovetail.engine.merging import RunOptions
-    from dovetail.engine.planned import PlanOptions
+    from dovetail.engine.planning.plan import PlanOptions
+    from dovetail.engine.run.prepare import RunOptions
 
 
 class OnNonFinite(StrEnum):
@@ -92,8 +92,8 @@ def plan_options(
     strict: bool = False,
 ) -> PlanOptions:
     """Turn the options of a command into those of a plan; raises RecipeError where they do not go together."""
-    from dovetail.engine.planned import PlanOptions
-    from dovetail.engine.sizes import parse_size
+    from dovetail.engine.planning.plan import PlanOptions
+    from dovetail.engine.text import parse_size
     from dovetail.io.output import choose_format
 
     shard_bytes = None if shard_size is None else parse_size(shard_size)
@@ -106,7 +106,7 @@ def plan_options(
 
 def run_options(memory: str | None, workers: int | None, overwrite: bool, restart: bool) -> RunOptions:
     """Turn the options of a command into those of a run."""
-    from dovetail.engine.merging import RunOptions
-    from dovetail.engine.sizes import parse_size
+    from dovetail.engine.run.prepare import RunOptions
+    from dovetail.engine.text import parse_size
 
     return RunOptions(None if memory is None else parse_size(memory), workers, overwrite, restart)

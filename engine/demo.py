@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine import events
-from dovetail.engine.display import choose_display
+from dovetail.engine.actions.merge import merge
+from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.errors import OutputError
-from dovetail.engine.manifest import MANIFEST_NAME
-from dovetail.engine.merging import RunOptions, merge
-from dovetail.engine.planned import PlanOptions
-from dovetail.engine.report import print_summary
-from dovetail.engine.sizes import format_size
+from dovetail.engine.output.manifest import MANIFEST_NAME
+from dovetail.engine.planning.plan import PlanOptions
+from dovetail.engine.report.display import choose_display
+from dovetail.engine.report.tables import print_summary
+from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.synthetic import SIZES, make_checkpoint
-from dovetail.engine.verify import read_manifest
+from dovetail.engine.text import format_size
 
 KEEP, BLOCK, WEIGHT = 64, 256, 1.2
 """n, m and weight: the paper's setting for two 7B models."""

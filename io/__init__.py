@@ -62,7 +62,7 @@ def open_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str
     """
     import zarr
 
-    from dovetail.io.store import SafetensorsStore
+    from dovetail.io.zarr.store import SafetensorsStore
 
     return zarr.open_group(SafetensorsStore(read_checkpoint(path, adapter)), mode="r")
 

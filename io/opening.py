@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from dovetail.io import remote_reader, safetensors_reader, torch_reader, zarr_reader
-from dovetail.io.addresses import is_address
+from dovetail.io.adapters.config import named_as_model
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import MissingFileError, UnsupportedError
-from dovetail.io.zarr_remote import is_zarr_address
+from dovetail.io.formats import safetensors_reader, torch_reader
+from dovetail.io.remote import reader as remote_reader
+from dovetail.io.remote.addresses import is_address
+from dovetail.io.zarr import reader as zarr_reader
+from dovetail.io.zarr.remote import is_zarr_address
 
 OTHER_FORMATS: Final[Mapping[str, str]] = {
     ".ckpt": "PyTorch Lightning",
@@ -31,8 +34,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     path
         A folder in the Hugging Face layout (``model.safetensors``, or shards with an index, or any one
         ``.safetensors`` file; where there is none, the same of PyTorch), one ``.safetensors``, ``.bin``, ``.pt`` or
-        ``.pth`` file, or the address of a remote folder or ``.safetensors`` file: see `dovetail.io.addresses`; a Zarr
-        group or tree of arrays, as a folder, a ``.zip`` file or an address such as ``s3://bucket/model.zarr``.
+        ``.pth`` file, or the address of a remote folder or ``.safetensors`` file: see `dovetail.io.remote.addresses`; a
+        Zarr group or tree of arrays, as a folder, a ``.zip`` file or an address such as ``s3://bucket/model.zarr``.
 
     Raises
     ------
@@ -74,6 +77,8 @@ def _read_path(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise MissingFileError(f"there is no checkpoint at {path}", "a folder or a file", "check the path")
     if safetensors_reader.is_there(path):
+        if safetensors_reader.is_adapter(path):
+            raise named_as_model(path)
         return safetensors_reader.read_folder(path)
     if zarr_reader.is_there(path):
         return zarr_reader.read_folder(path)

@@ -1,7 +1,7 @@
 """What the engine sees of an output, whatever its format: a layout that is known beforehand, and a sink that fills it.
 
-One backend a file: `dovetail.io.sink` writes safetensors, `dovetail.io.zarr_sink` writes Zarr. A sink is opened with
-`create_sink` or, to go on with what an earlier run has left, `reopen_sink`.
+One backend a file: `dovetail.io.formats.safetensors_sink` writes safetensors, `dovetail.io.zarr.sink` writes Zarr. A
+sink is opened with `create_sink` or, to go on with what an earlier run has left, `reopen_sink`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from dovetail.io.errors import OutputFormatError
-from dovetail.io.layout import SafetensorsLayout
-from dovetail.io.source import Slot
-from dovetail.io.zarr_layout import ZarrLayout
-
-WrittenRange = tuple[int, int, int]
-"""Position of a tensor in the layout, and the range of its elements: start and stop."""
+from dovetail.io.formats.safetensors_layout import SafetensorsLayout
+from dovetail.io.source import Slot, WrittenRange
+from dovetail.io.zarr.layout import ZarrLayout
 
 CODECS: Final = ("zstd", "blosc", "none")
 """How chunks of Zarr output can be compressed, the default first."""
@@ -158,8 +155,8 @@ def create_sink(layout: Layout, folder: Path) -> Sink:
         If the disk is full or the folder cannot be written.
 
     """
-    from dovetail.io.sink import SafetensorsSink
-    from dovetail.io.zarr_sink import ZarrSink
+    from dovetail.io.formats.safetensors_sink import SafetensorsSink
+    from dovetail.io.zarr.sink import ZarrSink
 
     if isinstance(layout, ZarrLayout):
         return ZarrSink.create(layout, folder)
@@ -176,8 +173,8 @@ def reopen_sink(layout: Layout, folder: Path) -> Sink:
         If one of them is not there or not as it was made, and cannot be made again.
 
     """
-    from dovetail.io.sink import SafetensorsSink
-    from dovetail.io.zarr_sink import ZarrSink
+    from dovetail.io.formats.safetensors_sink import SafetensorsSink
+    from dovetail.io.zarr.sink import ZarrSink
 
     if isinstance(layout, ZarrLayout):
         return ZarrSink(layout, folder)

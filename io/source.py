@@ -61,3 +61,7 @@ class Slot(Protocol):
             If the disk is full or fails.
 
         """
+
+
+WrittenRange = tuple[int, int, int]
+"""Position of a tensor in the layout, and the range of its elements: start and stop."""

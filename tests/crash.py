@@ -16,17 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dovetail.engine import commit, grid
-from dovetail.engine.conversion import convert, plan_conversion
-from dovetail.engine.journal import JOURNAL_NAME, Journal
-from dovetail.engine.merging import RunOptions, merge
-from dovetail.engine.planned import Plan, PlanOptions
-from dovetail.engine.planning import make_plan
-from dovetail.engine.records import RecordTable
-from dovetail.engine.staging import staging_path
-from dovetail.io import zarr_layout
+from dovetail.engine.actions.convert import convert, plan_conversion
+from dovetail.engine.actions.merge import merge
+from dovetail.engine.output.staging import staging_path
+from dovetail.engine.planning import grid
+from dovetail.engine.planning.builder import make_plan
+from dovetail.engine.planning.plan import Plan, PlanOptions
+from dovetail.engine.run import commit
+from dovetail.engine.run.journal import JOURNAL_NAME, Journal
+from dovetail.engine.run.prepare import RunOptions
+from dovetail.engine.run.records import RecordTable
 from dovetail.io.output import ZarrOptions
-from dovetail.io.zarr_layout import PlacedArray
+from dovetail.io.zarr import layout as zarr_layout
+from dovetail.io.zarr.layout import PlacedArray
 from tests.checkpoints import llama_tensors, write_checkpoint, write_recipe
 
 OPTIONS = PlanOptions(shard_size_bytes=100_000)

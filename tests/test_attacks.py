@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from dovetail.engine import merge
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.planning import make_plan
+from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.recipe import load_recipe
 from dovetail.io.errors import CheckpointError
 from dovetail.io.opening import read_checkpoint
@@ -21,7 +21,7 @@ from tests.attacks.tokenizers import ODD_FILES, TOKENIZER_ATTACKS, TokenizerAtta
 from tests.checkpoints import write_recipe
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family, family  # noqa: F401  a fixture
-from tests.vocabulary.samples import recipe, write_model
+from tests.engine.planning.vocabulary.samples import recipe, write_model
 
 LONGEST_SECONDS = 5.0
 """Most processor time that reading may take; the slowest takes 3 s of it."""

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dovetail.engine import grid, merging
-from dovetail.engine.merging import RunOptions, merge
+from dovetail.engine.actions.merge import merge
+from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.methods.registry import METHODS
-from dovetail.engine.planned import PlanOptions
-from dovetail.engine.verify import read_manifest
+from dovetail.engine.planning import grid
+from dovetail.engine.planning.plan import PlanOptions
+from dovetail.engine.run import prepare
+from dovetail.engine.run.prepare import RunOptions
 from tests.checkpoints import llama_tensors, read_output, write_checkpoint
 from tests.engine.awkward import same_bits
 
@@ -46,7 +48,7 @@ def test_every_method_has_an_example() -> None:
 def test_nothing_but_the_recipe_decides_a_bit(method: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whole tensors or chunks of 64 elements, one worker or three, little memory or much: the same weights."""
     monkeypatch.chdir(home)
-    monkeypatch.setattr(merging, "resident_bytes", lambda: 200 * 2**20)
+    monkeypatch.setattr(prepare, "resident_bytes", lambda: 200 * 2**20)
     recipe = EXAMPLES / f"{method}.yml"
     assert method == yaml.safe_load(recipe.read_text())["merge_method"]
     merge(recipe, home / method, run=RunOptions(2**31, 1))

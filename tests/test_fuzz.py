@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from dovetail.engine.planning import make_plan
+from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.recipe import load_recipe
 from dovetail.io.opening import read_checkpoint
 from tests import fuzz
 from tests.checkpoints import llama_tensors, write_checkpoint
-from tests.io.test_zarr_document import SHARDS, V2, V3
-from tests.vocabulary.samples import word_level
+from tests.engine.planning.vocabulary.samples import word_level
+from tests.io.zarr.test_document import SHARDS, V2, V3
 
 MOST_GROWTH_BYTES = 100 * 2**20
 """Most memory that a campaign may take beyond what the process held."""

@@ -24,7 +24,7 @@ DETERMINISTIC = (
 """mergekit's methods without random masks."""
 
 RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
-"""Those with random masks: golden recipes keep all or nothing; see also ``tests/methods/test_random_masks.py``."""
+"""Those with random masks: golden recipes keep all or nothing; `tests.engine.methods.test_random_masks` has more."""
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if method_of(case) in METHODS])

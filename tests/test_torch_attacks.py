@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.io import torch_catalogue, torch_reader
+from dovetail.io.formats import torch_catalogue, torch_reader
 from dovetail.io.opening import read_checkpoint
 from tests.attacks.torch_files import TORCH_ATTACKS, TorchAttack, good
 

@@ -20,9 +20,9 @@ from dovetail.engine.kernels.magnitude import NO_THRESHOLD
 from dovetail.engine.kernels.strongest import mark_strongest
 from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, Values, pieces
 from dovetail.engine.methods.masked import PieceSum
-from dovetail.engine.methods.problem import task_vector_codes
+from dovetail.engine.methods.method import Method
+from dovetail.engine.methods.parameters import task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
-from dovetail.engine.methods.table import Method
 from dovetail.engine.methods.threshold import DIGITS, DigitCounter, Rules, count_partial_bytes, follow_exactly
 
 _QUARTILES = 3

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dovetail.engine.methods.keeps import Keep, KeepBand, KeepEverything
-from dovetail.engine.methods.problem import model_number
+from dovetail.engine.methods.method import Method, Parameter
+from dovetail.engine.methods.parameters import model_number
 from dovetail.engine.methods.program import Problem, Program
-from dovetail.engine.methods.table import Method, Parameter
-from dovetail.engine.methods.task_vector_rows import (
+from dovetail.engine.methods.task_vector_parameters import (
     DENSITY,
     INT8_MASK,
     LAMBDA,

@@ -18,9 +18,9 @@ from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE,
 from dovetail.engine.methods.cabs_magnitude import MagnitudeCabs
 from dovetail.engine.methods.decoding import PIECE, Range, TaskVectors, elements, pieces
 from dovetail.engine.methods.masked import MaskedSum
-from dovetail.engine.methods.problem import describe_model, model_weights, task_vector_codes
+from dovetail.engine.methods.method import REQUIRED, Method, Parameter
+from dovetail.engine.methods.parameters import describe_model, model_weights, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, Program, State
-from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 
 
 @dataclass(frozen=True, slots=True)

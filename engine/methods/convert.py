@@ -9,8 +9,8 @@ import numpy as np
 
 from dovetail.engine.kernels.recode import TILE, recode
 from dovetail.engine.methods.decoding import plain_statistics, read_only
+from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
-from dovetail.engine.methods.table import Method
 
 
 @dataclass(frozen=True, slots=True)

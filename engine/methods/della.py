@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.keeps import Keep, KeepAtRandom, KeepByRank, KeepEverything
-from dovetail.engine.methods.problem import describe_model, model_number, random_key
+from dovetail.engine.methods.method import Method, Parameter
+from dovetail.engine.methods.parameters import describe_model, model_number, random_key
 from dovetail.engine.methods.program import Problem, Program
-from dovetail.engine.methods.table import Method, Parameter
-from dovetail.engine.methods.task_vector_rows import (
+from dovetail.engine.methods.task_vector_parameters import (
     DENSITY,
     INT8_MASK,
     LAMBDA,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.geometry import Karcher
 from dovetail.engine.methods.linear import Linear
+from dovetail.engine.methods.method import Method, Parameter
 from dovetail.engine.methods.mixture import Combination, Mixture
-from dovetail.engine.methods.problem import merge_number
+from dovetail.engine.methods.parameters import merge_number
 from dovetail.engine.methods.program import Problem, Program
-from dovetail.engine.methods.table import Method, Parameter
 
 
 def make_program(problem: Problem) -> Program:

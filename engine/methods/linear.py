@@ -9,9 +9,9 @@ import numpy as np
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.linear import TILE, weighted_sum
 from dovetail.engine.methods.decoding import elements, plain_statistics
-from dovetail.engine.methods.problem import model_weights, sum_float32
+from dovetail.engine.methods.method import REQUIRED, Method, Parameter
+from dovetail.engine.methods.parameters import model_weights, sum_float32
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
-from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 
 
 @dataclass(frozen=True, slots=True)

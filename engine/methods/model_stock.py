@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dovetail.engine.methods.geometry import ModelStock
+from dovetail.engine.methods.method import Method, Parameter
 from dovetail.engine.methods.mixture import Combination, Mixture
-from dovetail.engine.methods.problem import task_vector_codes
+from dovetail.engine.methods.parameters import task_vector_codes
 from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.methods.row_mixture import RowMixture
-from dovetail.engine.methods.table import Method, Parameter
 
 
 def make_program(problem: Problem) -> Program:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.geometry import MultiSlerp
 from dovetail.engine.methods.linear import Linear
+from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.methods.mixture import Combination, Mixture
-from dovetail.engine.methods.problem import merge_number, model_weights, sum_float32
+from dovetail.engine.methods.parameters import merge_number, model_weights, sum_float32
 from dovetail.engine.methods.program import Problem, Program
-from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 
 
 def make_program(problem: Problem) -> Program:

@@ -13,9 +13,9 @@ from dovetail.engine.kernels.convert import encode
 from dovetail.engine.kernels.pointwise import near_swap
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.methods.decoding import PIECE, Values, pieces, plain_statistics
-from dovetail.engine.methods.problem import merge_number, task_vector_codes
+from dovetail.engine.methods.method import REQUIRED, Method, Parameter
+from dovetail.engine.methods.parameters import merge_number, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
-from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 
 LEAST_DISTANCE = 1e-6
 """Smaller distances count as this, as in mergekit."""

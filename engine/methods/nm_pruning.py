@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dovetail.engine.methods.cabs import CABS, make_program
+from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.program import Problem, Program
-from dovetail.engine.methods.table import Method
 
 _FIXED = {"overlap": "forbid", "conflict_aware": False, "balanced": True}
 """Options of CABS that make it this method."""

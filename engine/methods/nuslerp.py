@@ -8,11 +8,11 @@ from __future__ import annotations
 from math import prod
 
 from dovetail.engine.methods.geometry import NuSlerp
+from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.methods.mixture import Combination, Mixture
-from dovetail.engine.methods.problem import model_weights
+from dovetail.engine.methods.parameters import model_weights
 from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.methods.row_mixture import ColumnMixture, RowMixture
-from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 
 SMALLEST_SUM = 1e-6
 """Weights that add up to less count as equal, as in mergekit."""

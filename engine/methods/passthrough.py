@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dovetail.engine.methods.linear import Linear
-from dovetail.engine.methods.problem import model_number
+from dovetail.engine.methods.method import Method, Parameter
+from dovetail.engine.methods.parameters import model_number
 from dovetail.engine.methods.program import Problem
-from dovetail.engine.methods.table import Method, Parameter
 
 
 def make_program(problem: Problem) -> Linear:

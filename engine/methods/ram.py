@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from dovetail.engine.kernels.pointwise import add_changed, count_changed, mark_changed
 from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Values, pieces
 from dovetail.engine.methods.masked import PieceSum
-from dovetail.engine.methods.problem import merge_number, task_vector_codes
+from dovetail.engine.methods.method import Method, Parameter
+from dovetail.engine.methods.parameters import merge_number, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
-from dovetail.engine.methods.table import Method, Parameter
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dovetail.engine.methods.dare import DARE_LINEAR, DARE_TIES
 from dovetail.engine.methods.della import DELLA, DELLA_LINEAR
 from dovetail.engine.methods.karcher import KARCHER
 from dovetail.engine.methods.linear import LINEAR
+from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.model_stock import MODEL_STOCK
 from dovetail.engine.methods.multislerp import MULTISLERP
 from dovetail.engine.methods.nearswap import NEARSWAP
@@ -23,7 +24,6 @@ from dovetail.engine.methods.passthrough import PASSTHROUGH
 from dovetail.engine.methods.ram import RAM, RAMPLUS_TL
 from dovetail.engine.methods.sce import SCE
 from dovetail.engine.methods.slerp import SLERP
-from dovetail.engine.methods.table import Method
 from dovetail.engine.methods.task_arithmetic import TASK_ARITHMETIC
 from dovetail.engine.methods.ties import MAGNITUDE, TIES
 

@@ -22,10 +22,10 @@ from dovetail.engine.kernels.statistics import mark_nonzero, sum_squares
 from dovetail.engine.kernels.strongest import mark_strongest
 from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, Values, pieces
 from dovetail.engine.methods.masked import PieceSum
-from dovetail.engine.methods.problem import LARGEST, merge_number, task_vector_codes
+from dovetail.engine.methods.method import Method, Parameter
+from dovetail.engine.methods.parameters import LARGEST, merge_number, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
-from dovetail.engine.methods.table import Method, Parameter
-from dovetail.engine.methods.task_vector_rows import INT8_MASK
+from dovetail.engine.methods.task_vector_parameters import INT8_MASK
 from dovetail.engine.methods.threshold import (
     DIGITS,
     KEEP_ALL,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dovetail.engine.methods.geometry import Slerp
+from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.methods.mixture import Combination, Mixture
-from dovetail.engine.methods.problem import merge_number, task_vector_codes
+from dovetail.engine.methods.parameters import merge_number, task_vector_codes
 from dovetail.engine.methods.program import Problem
-from dovetail.engine.methods.table import REQUIRED, Method, Parameter
 
 
 def make_program(problem: Problem) -> Mixture:

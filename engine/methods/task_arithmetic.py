@@ -8,10 +8,10 @@ import numpy as np
 
 from dovetail.engine.kernels.linear import TILE, weighted_task_vectors
 from dovetail.engine.methods.decoding import elements
-from dovetail.engine.methods.problem import merge_number, model_weights, task_vector_codes
+from dovetail.engine.methods.method import Method, Parameter
+from dovetail.engine.methods.parameters import merge_number, model_weights, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
-from dovetail.engine.methods.table import Method, Parameter
-from dovetail.engine.methods.task_vector_rows import INT8_MASK, LAMBDA, WEIGHT, divisor_of, normalize
+from dovetail.engine.methods.task_vector_parameters import INT8_MASK, LAMBDA, WEIGHT, divisor_of, normalize
 
 
 @dataclass(frozen=True, slots=True)

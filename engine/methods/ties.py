@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dovetail.engine.methods.keeps import Keep, KeepBand, KeepEverything
+from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.program import Problem, Program
-from dovetail.engine.methods.table import Method
-from dovetail.engine.methods.task_vector_rows import (
+from dovetail.engine.methods.task_vector_parameters import (
     DENSITY,
     INT8_MASK,
     LAMBDA,

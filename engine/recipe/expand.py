@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dovetail.engine.methods.table import Method
+from dovetail.engine.methods.method import Method
 from dovetail.engine.recipe.gaps import Gaps
 from dovetail.engine.recipe.groups import Part, make_parts
 from dovetail.engine.recipe.layers import find_stacks, layer_fraction

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dovetail.engine.methods.table import REQUIRED, Method
+from dovetail.engine.methods.method import REQUIRED, Method
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import Where, key_path, nearest, one_of, shown

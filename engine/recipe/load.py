@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.methods.table import Method
+from dovetail.engine.methods.method import Method
 from dovetail.engine.recipe.groups import make_parts
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import nearest, one_of, shown

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 
 from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import problem
-from dovetail.io.addresses import is_address, without_secrets
 from dovetail.io.errors import MissingFileError
+from dovetail.io.remote.addresses import is_address, without_secrets
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 _KEYS = ("model", "lora", "override_architecture")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe.origin import Origin
-from dovetail.engine.recipe.places import Where, key_path, shown
+from dovetail.engine.recipe.places import Where, key_path, nearest, one_of, shown
 
 _KIND = "dovetail_recipe"
 _EXPECTED = {
@@ -66,3 +66,22 @@ def _where(loc: tuple[str | int, ...], data: Any, *, keep_last: bool) -> Where:
         elif keep_last and depth == len(loc):
             where.append(part)
     return tuple(where)
+
+
+class Strict(BaseModel):
+    """A mapping of which every key is known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, data: Any) -> Any:
+        keys = list(cls.model_fields)
+        if isinstance(data, cls):
+            return data
+        if not isinstance(data, dict):
+            raise problem(f"is {shown(data)}", f"a mapping with keys among {', '.join(keys)}")
+        for key in data:
+            if key not in keys:
+                raise problem("is an unknown key", one_of(keys), nearest(str(key), keys), (str(key),))
+        return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dovetail.engine.methods.table import REQUIRED, Method, Parameter
+from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.recipe.groups import Group, Source
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import key_path

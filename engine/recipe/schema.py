@@ -19,9 +19,8 @@ from pydantic import (
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import nearest, one_of, shown
-from dovetail.engine.recipe.problems import problem
+from dovetail.engine.recipe.problems import Strict, problem
 from dovetail.engine.recipe.settings import Setting
-from dovetail.engine.recipe.strict import Strict
 from dovetail.engine.recipe.tokenizer import Tokenizer, TokenizerSource
 
 DTYPES = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2")

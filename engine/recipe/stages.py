@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.methods.table import Method
+from dovetail.engine.methods.method import Method
 from dovetail.engine.recipe.load import build_recipe, parse_documents, parse_recipe, read_origin
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.places import shown

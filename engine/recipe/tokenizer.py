@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag, model_validator
 
 from dovetail.engine.recipe.model_ref import ModelRef
-from dovetail.engine.recipe.problems import problem
-from dovetail.engine.recipe.strict import Strict
+from dovetail.engine.recipe.problems import Strict, problem
 
 
 def _word_or_model(value: Any) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from dovetail.engine.methods.table import Method, Parameter
+from dovetail.engine.methods.method import Method, Parameter
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import Where, key_path, nearest, one_of, shown
 from dovetail.engine.recipe.settings import ConditionalValue, Scalar

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from dovetail.io.dtypes import DType
-from dovetail.io.floats import decode_into
 from dovetail.io.source import Source, read_scratch_bytes
+from dovetail.io.sources.floats import decode_into
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

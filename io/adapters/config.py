@@ -13,9 +13,9 @@ import xxhash
 from dovetail.io.adapters.patterns import PatternError, PatternTable
 from dovetail.io.checkpoint import FileFingerprint
 from dovetail.io.errors import AdapterError, CheckpointError, MissingFileError, UnsupportedError
-from dovetail.io.index import resolve_in_folder
-from dovetail.io.smallfile import read_at_most
-from dovetail.io.strict_json import JsonDefectError, brief, decode_json
+from dovetail.io.files.smallfile import read_at_most
+from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
+from dovetail.io.formats.index import resolve_in_folder
 
 CONFIG_NAME: Final = "adapter_config.json"
 """File name of an adapter's configuration."""

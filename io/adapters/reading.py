@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dovetail.io import torch_reader
 from dovetail.io.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
 from dovetail.io.adapters.fitting import Changes
 from dovetail.io.adapters.names import AdapterTensors, find_names, sort_tensors
 from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import AdapterError, MissingFileError
-from dovetail.io.index import resolve_in_folder
-from dovetail.io.safetensors_reader import read_file
+from dovetail.io.formats import torch_reader
+from dovetail.io.formats.index import resolve_in_folder
+from dovetail.io.formats.safetensors_reader import read_file
 
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
 """File name of an adapter's tensors."""

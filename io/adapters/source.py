@@ -16,8 +16,8 @@ import numpy as np
 
 from dovetail.io.adapters.changes import Change, Matrix, multiply_lines
 from dovetail.io.dtypes import DType
-from dovetail.io.floats import decode_into
 from dovetail.io.source import Source, read_scratch_bytes
+from dovetail.io.sources.floats import decode_into
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

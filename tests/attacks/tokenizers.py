@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.vocabulary.samples import word_level
+from tests.engine.planning.vocabulary.samples import word_level
 
 
 @dataclass(frozen=True, slots=True)

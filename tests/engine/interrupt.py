@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from dovetail.engine import commit, events, grid
+from dovetail.engine import events
+from dovetail.engine.actions.merge import merge
 from dovetail.engine.errors import InterruptedMergeError
-from dovetail.engine.memory import Budget
-from dovetail.engine.merging import RunOptions, merge
-from dovetail.engine.planned import PlanOptions
+from dovetail.engine.planning import grid
+from dovetail.engine.planning.plan import PlanOptions
+from dovetail.engine.run import commit
+from dovetail.engine.run.budget import Budget
+from dovetail.engine.run.prepare import RunOptions
 from tests.checkpoints import folder_bytes
 from tests.engine.conftest import Family
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dovetail.engine.methods.registry import METHODS
-from dovetail.engine.report import BASE_MODELS
+from dovetail.engine.report.tables import BASE_MODELS
 from tests.checkpoints import cabs_recipe, read_output
 from tests.engine.awkward import base_tensors, tuned_tensors, write_family
 from tests.engine.command import dovetail, dovetail_process

@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dovetail.engine import cli, commit, execution, grid, memory
+from dovetail.engine import cli
+from dovetail.engine.planning import grid
+from dovetail.engine.run import budget, commit, execution
 
 COMMAND = (sys.executable, "-m", "tests.faults.paused")
 """What starts it, in the folder `HOME`."""
@@ -26,7 +28,7 @@ HOME = Path(__file__).parents[2]
 def small_tasks() -> None:
     """Cut tensors into chunks of 1,000 elements, and let no more than three wait to be committed."""
     grid.CHUNK_STEP, grid.TASK_BYTES, commit.GROUP_BYTES = 1000, 1, 1
-    memory.Budget.unwritten_bytes = 4000  # type: ignore[assignment, method-assign]  # a property otherwise
+    budget.Budget.unwritten_bytes = 4000  # type: ignore[assignment, method-assign]  # a property otherwise
 
 
 def _pause() -> None:

@@ -103,7 +103,7 @@ def test_an_input_that_cannot_be_read(family: Family, monkeypatch: pytest.Monkey
         return True
 
     with monkeypatch.context() as patched:
-        patched.setattr("dovetail.io.mapping.MappedSource.populate", fail)
+        patched.setattr("dovetail.io.files.mapping.MappedSource.populate", fail)
         outcome = again(family)
     assert 5 == outcome.code
     assert outcome.err == (

@@ -12,8 +12,9 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from dovetail.engine import events
+from dovetail.engine.actions.merge import merge
 from dovetail.engine.errors import WorkerLostError
-from dovetail.engine.merging import RunOptions, merge
+from dovetail.engine.run.prepare import RunOptions
 from tests.checkpoints import folder_bytes
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
@@ -38,7 +39,7 @@ def test_a_merge_that_is_told_to_stop(family: Family, numbers: tuple[signal.Sign
 
 def test_a_merge_told_to_stop_as_it_ends(family: Family) -> None:
     """Once all is computed, finishing is quicker than stopping: the output is published."""
-    with Paused(family, "dovetail.engine.merging:publish") as merge:
+    with Paused(family, "dovetail.engine.actions.carry_out:publish") as merge:
         merge.process.send_signal(signal.SIGINT)
         merge.process.send_signal(signal.SIGTERM)
         outcome = merge.go_on()
@@ -125,9 +126,9 @@ def test_a_forked_child_does_not_keep_the_lock(family: Family) -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        "dovetail.engine.merging:write_side_files",
-        "dovetail.engine.merging:manifest_pieces",
-        "dovetail.engine.merging:publish",
+        "dovetail.engine.actions.carry_out:write_side_files",
+        "dovetail.engine.actions.carry_out:manifest_pieces",
+        "dovetail.engine.actions.carry_out:publish",
     ],
 )
 def test_killed_before_it_is_published(family: Family, place: str) -> None:
@@ -141,7 +142,7 @@ def test_killed_before_it_is_published(family: Family, place: str) -> None:
 def test_killed_between_renaming_and_tidying(family: Family) -> None:
     """OUT is complete and sound, though it holds the journal still; the same command tidies, and computes nothing."""
     expected = expected_files(family)
-    with Paused(family, "dovetail.engine.staging:_tidy") as merge:
+    with Paused(family, "dovetail.engine.output.staging:_tidy") as merge:
         merge.process.kill()
     found = folder_bytes(family.out)
     assert {"dovetail_journal", "dovetail_lock"} == found.keys() - expected.keys()
@@ -155,7 +156,9 @@ def test_killed_between_renaming_and_tidying(family: Family) -> None:
     assert not family.staging.exists()
 
 
-@pytest.mark.parametrize("place", ["pathlib:Path.rename:2", "pathlib:Path.rename:3", "dovetail.engine.staging:_tidy"])
+@pytest.mark.parametrize(
+    "place", ["pathlib:Path.rename:2", "pathlib:Path.rename:3", "dovetail.engine.output.staging:_tidy"]
+)
 def test_killed_while_an_output_is_replaced(family: Family, place: str) -> None:
     """The old output or the new one is whole at every instant; the same command ends with the new one alone."""
     expected = expected_files(family)
@@ -175,7 +178,7 @@ def test_killed_while_an_output_is_replaced(family: Family, place: str) -> None:
 
 def test_an_untidied_output_of_another_merge(family: Family) -> None:
     """Only its own merge takes it up: any other finds a folder that is not empty."""
-    with Paused(family, "dovetail.engine.staging:_tidy") as merge:
+    with Paused(family, "dovetail.engine.output.staging:_tidy") as merge:
         merge.process.kill()
     before = folder_bytes(family.out)
     family.recipe(parameters={"n": 5, "m": 16, "weight": 0.8})

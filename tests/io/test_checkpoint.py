@@ -15,9 +15,9 @@ import pytest
 from dovetail.io import read_checkpoint as public_read_checkpoint
 from dovetail.io.dtypes import DTYPES, to_numpy
 from dovetail.io.errors import ChangedFileError, CheckpointError, HeaderError, MissingFileError, UnsupportedError
-from dovetail.io.layout import plan_layout
+from dovetail.io.formats.safetensors_layout import plan_layout
+from dovetail.io.formats.safetensors_sink import SafetensorsSink
 from dovetail.io.opening import read_checkpoint
-from dovetail.io.sink import SafetensorsSink
 from tests.io.samples import every_kind, random_array, write_file, write_shards
 
 ONE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}

@@ -12,10 +12,10 @@ import tensorstore
 import zarr
 from numpy.typing import NDArray
 
-import dovetail.io.zarr_dtypes  # noqa: F401 - registers the data types
+import dovetail.io.zarr.dtypes  # noqa: F401 - registers the data types
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.output import create_sink
-from dovetail.io.zarr_layout import array_grid, plan_zarr
+from dovetail.io.zarr.layout import array_grid, plan_zarr
 
 
 def write_group(

@@ -1,0 +1,216 @@
+"""Running one plan from an empty or unfinished staging folder to a published output."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from dovetail.engine import events
+from dovetail.engine.actions.interrupts import interrupts_deferred
+from dovetail.engine.errors import InterruptedMergeError, OutputError
+from dovetail.engine.output.card import conversion_card, model_card
+from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_pieces, total_statistics
+from dovetail.engine.output.side_files import side_bytes, write_side_files
+from dovetail.engine.output.staging import check_disk_space, check_target, publish, staging_path, take_back
+from dovetail.engine.planning.plan import Plan
+from dovetail.engine.run.budget import Budget
+from dovetail.engine.run.execution import Execution
+from dovetail.engine.run.journal import JOURNAL_NAME, Journal, belongs_to
+from dovetail.engine.run.lock import LOCK_NAME, locked
+from dovetail.engine.run.prepare import RunOptions, prepare
+from dovetail.engine.run.records import RecordTable
+from dovetail.engine.text import counted
+from dovetail.io.files.durable import write_durably
+from dovetail.io.files.machine import peak_resident_bytes
+from dovetail.io.output import Sink, create_sink, reopen_sink
+
+
+def carry_out(
+    plan: Plan,
+    output: Path,
+    run: RunOptions,
+    listen: events.Listener,
+    earlier: Sequence[Mapping[str, Any]] = (),
+    *,
+    started: float | None = None,
+    keep_journal: bool = False,
+) -> dict[str, Any]:
+    """Run a plan, or what an earlier run of it has left, and publish the output.
+
+    Parameters
+    ----------
+    plan
+        What to do.
+    output, run, listen
+        As for `merge`, as is what is returned and raised.
+    earlier
+        What the manifest says of the stages whose results are inputs.
+    started
+        When the work began, planning included, by the monotonic clock; None for now.
+    keep_journal
+        Whether the output keeps the journal, by which it is known for the result of this plan.
+
+    """
+    started = time.monotonic() if started is None else started
+    staging = staging_path(output)
+    if not run.restart and not staging.exists() and belongs_to(output / JOURNAL_NAME, plan):
+        with locked(output):  # killed after its output had been renamed, this has only to be ended well
+            take_back(output, staging)
+    check_target(output, input_paths(plan), overwrite=run.overwrite)
+    for warning in plan.warnings:
+        listen(events.Notice("warning", warning))
+    budget, table = prepare(plan, run, listen)
+    if not staging.exists():
+        check_disk_space(staging, plan.write_bytes + side_bytes(plan))
+    with locked(staging):
+        if run.restart:
+            _clear(staging)
+        execution = _execute(plan, budget, table, staging, listen, run.executor)
+        for checkpoint in plan.checkpoints:
+            checkpoint.check_unchanged()
+        with interrupts_deferred():  # from here on it is faster to finish than to stop
+            manifest = _complete(plan, table, staging, earlier)
+            # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
+            done_with = (LOCK_NAME,) if keep_journal else (JOURNAL_NAME, LOCK_NAME)
+            publish(staging, output, overwrite=run.overwrite, remove=done_with)
+    for warning in _findings(plan, manifest):
+        listen(events.Notice("warning", warning))
+    listen(
+        events.Done(
+            output=str(output),
+            seconds=time.monotonic() - started,
+            merge_seconds=execution.seconds,
+            read_bytes=execution.read_bytes,
+            written_bytes=execution.written_bytes,
+            peak_resident_bytes=peak_resident_bytes(),
+            allowed_bytes=budget.allowed_bytes,
+            workers=budget.workers,
+            summary=manifest["totals"],
+        )
+    )
+    return manifest
+
+
+def _execute(
+    plan: Plan,
+    budget: Budget,
+    table: RecordTable,
+    staging: Path,
+    listen: events.Listener,
+    executor: Executor | None,
+) -> Execution:
+    """Write every shard into the staging folder."""
+    with contextlib.closing(Journal(staging / JOURNAL_NAME, plan, table)) as journal:
+        if journal.resumed_rows:
+            share = journal.resumed_rows / len(table.rows)
+            listen(events.Notice("info", f"Continuing an unfinished {plan.noun}: {share:.1%} of its chunks are done."))
+        else:
+            _clear(staging, keep={JOURNAL_NAME, LOCK_NAME})
+        with contextlib.closing(_open_sink(plan, staging, resumed=bool(journal.resumed_rows))) as sink:
+            execution = Execution(plan, budget, table, journal, sink, listen)
+            check_disk_space(staging, execution.remaining_bytes)
+            listen(_started(plan, budget, staging))
+            try:
+                execution.run(executor)
+            except KeyboardInterrupt:
+                raise InterruptedMergeError(
+                    f"{plan.noun} interrupted; {table.rows['done'].mean():.1%} of its chunks are safe in {staging}",
+                    action="run the same command again to continue",
+                ) from None
+    return execution
+
+
+def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> Sink:
+    """Create the output files, or open those of the interrupted run."""
+    if not resumed:
+        return create_sink(plan.layout, staging)
+    try:
+        return reopen_sink(plan.layout, staging)
+    except OSError as error:
+        raise OutputError(
+            f"unfinished output {staging} cannot be continued: {error.strerror} ({error.filename})",
+            "the output files as the interrupted merge left them",
+            "pass --restart to begin anew",
+        ) from error
+
+
+def input_paths(plan: Plan) -> Iterator[Path]:
+    """Give the recipe, every checkpoint, and every file of it: a file can be a link to another folder."""
+    if plan.recipe.origin.path is not None:
+        yield plan.recipe.origin.path
+    for checkpoint in plan.checkpoints:
+        if isinstance(checkpoint.path, str):
+            continue  # an address
+        yield checkpoint.path
+        if checkpoint.folder is not None:
+            # What is in folders within, which only Zarr has, does not lead out of them: its reader has made sure.
+            yield from (checkpoint.folder / file.name for file in checkpoint.files if "/" not in file.name)
+        if checkpoint.adapter is not None:
+            yield from (checkpoint.adapter.folder, *checkpoint.adapter.paths)
+
+
+def _complete(plan: Plan, table: RecordTable, staging: Path, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Add the small files and the manifest."""
+    side_files = write_side_files(plan, staging, _card(plan, table))
+    manifest = build_manifest(plan, table, side_files, earlier)
+    write_durably(staging / MANIFEST_NAME, manifest_pieces(manifest, plan, table))
+    return manifest
+
+
+def _card(plan: Plan, table: RecordTable) -> str:
+    return conversion_card(plan) if plan.is_conversion else model_card(plan, total_statistics(plan, table))
+
+
+def _clear(staging: Path, keep: frozenset[str] | set[str] = frozenset({LOCK_NAME})) -> None:
+    """Remove everything from the staging folder but the files named."""
+    for path in staging.iterdir():
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _started(plan: Plan, budget: Budget, staging: Path) -> events.Started:
+    return events.Started(
+        method=plan.method.name,
+        tensors=len(plan.tensors),
+        tasks=plan.task_count,
+        read_bytes=plan.read_bytes,
+        write_bytes=plan.write_bytes,
+        allowed_bytes=budget.allowed_bytes,
+        reserved_bytes=budget.reserved_bytes,
+        projected_bytes=budget.projected_bytes,
+        workers=budget.workers,
+        staging=str(staging),
+    )
+
+
+def _findings(plan: Plan, manifest: dict[str, Any]) -> list[str]:
+    """Say what the data turned out to hold that a person should know."""
+    totals, found = manifest["totals"], []
+    if totals["copied_differing"]:
+        names = ", ".join(totals["copied_differing"][:3])
+        found.append(
+            f"{len(totals['copied_differing'])} integer tensors differ between the models and were taken from the "
+            f"base model: {names}"
+        )
+    if plan.is_conversion:
+        if totals["overflowed"]:
+            found.append(
+                f"{counted(totals['overflowed'], 'value')} too large for {plan.options.dtype}: infinite or NaN now."
+            )
+        if totals["nonfinite"]:
+            found.append(f"{counted(totals['nonfinite'], 'NaN or infinite value')} passed through.")
+        return found
+    if totals["overflowed"] and not totals["nonfinite"]:
+        found.append(f"{totals['overflowed']} values are too large for float32 or for the output dtype, and infinite.")
+    if totals["nonfinite"]:
+        found.append(f"{totals['nonfinite']} NaN or infinite input values were passed through.")
+    return found

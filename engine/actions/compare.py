@@ -1,0 +1,307 @@
+"""How far two checkpoints lie apart, tensor by tensor, chunk by chunk: the function behind ``dovetail compare``."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.engine import events
+from dovetail.engine.actions.convert import find_source, parse_source
+from dovetail.engine.errors import RecipeError
+from dovetail.engine.kernels import compare as kernel
+from dovetail.engine.methods.decoding import read_only
+from dovetail.engine.planning.builder import CODES
+from dovetail.engine.planning.grid import PAGE_SLACK_BYTES, Piece, chunk_elements, make_jobs
+from dovetail.engine.planning.locations import open_location
+from dovetail.engine.planning.plan import READ_AHEAD
+from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
+from dovetail.engine.run.prepare import RunOptions
+from dovetail.engine.run.warm import warm_up
+from dovetail.io.checkpoint import Checkpoint, TensorInfo
+from dovetail.io.dtypes import DTYPES, to_numpy
+from dovetail.io.files.machine import resident_bytes, usable_cores
+
+_TILE = 1 << 14
+"""Integers compared at a time."""
+
+
+@dataclass(slots=True)
+class Difference:
+    """How far two tensors of one name and shape lie apart."""
+
+    name: str
+    dtypes: tuple[str, str]
+    """Their dtypes, by the names that safetensors has."""
+    elements: int
+    changed: int = 0
+    """Elements that differ. Zeros of both signs are equal, and so are NaN and NaN."""
+    unmatched: int = 0
+    """Of these, those that are not finite in both: they count as farther apart than any limit, and are not measured."""
+    max_abs: float = 0.0
+    """The greatest ``|a - b|``."""
+    max_rel: float = 0.0
+    """The greatest ``|a - b| / max(|a|, |b|)``."""
+    max_ulp: int = 0
+    """The greatest distance in units in the last place of the coarser dtype; see `dovetail.engine.kernels.compare`.
+    For integers, the greatest ``|a - b|``."""
+    same_bits: bool = True
+    """Whether dtypes and all bytes are the same."""
+
+    def add(self, other: Difference) -> None:
+        """Take in what another chunk of the same tensors has."""
+        self.changed += other.changed
+        self.unmatched += other.unmatched
+        self.max_abs, self.max_rel = max(self.max_abs, other.max_abs), max(self.max_rel, other.max_rel)
+        self.max_ulp = max(self.max_ulp, other.max_ulp)
+        self.same_bits &= other.same_bits
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as a JSON object."""
+        return asdict(self) | {"changed_fraction": self.changed / max(1, self.elements)}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far apart tensors may lie. Without any limit, every difference is one too many, one of dtype included."""
+
+    max_abs: float | None = None
+    max_rel: float | None = None
+    max_ulp: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in (("max_abs", self.max_abs), ("max_rel", self.max_rel), ("max_ulp", self.max_ulp)):
+            if limit is not None and not limit >= 0:  # NaN, which nothing exceeds, is no limit either
+                raise RecipeError(f"{name} is {limit}", "a number that is not negative", f"correct {name}")
+
+    @property
+    def given(self) -> bool:
+        """Whether there is any limit."""
+        return (self.max_abs, self.max_rel, self.max_ulp) != (None, None, None)
+
+    def exceeded_by(self, difference: Difference) -> bool:
+        """Whether two tensors lie farther apart."""
+        if not self.given:
+            return difference.changed > 0 or difference.dtypes[0] != difference.dtypes[1]
+        found = (
+            (self.max_abs, difference.max_abs),
+            (self.max_rel, difference.max_rel),
+            (self.max_ulp, difference.max_ulp),
+        )
+        return difference.unmatched > 0 or any(limit is not None and value > limit for limit, value in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """All that sets two checkpoints apart."""
+
+    differences: tuple[Difference, ...]
+    """Of every pair of tensors that was compared, in the first checkpoint's order."""
+    only_first: tuple[str, ...]
+    """Tensors that only the first checkpoint has."""
+    only_second: tuple[str, ...]
+    """Tensors that only the second has."""
+    unlike: tuple[tuple[str, str, str], ...]
+    """Tensors that cannot be compared, with what they are in each: of other shapes, or integers in one alone."""
+    budget: Budget
+    seconds: float
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that were compared."""
+        return sum(sum(DTYPES[name].itemsize for name in each.dtypes) * each.elements for each in self.differences)
+
+    def beyond(self, limits: Limits) -> tuple[str, ...]:
+        """Name the tensors that lie farther apart than is allowed, or have no counterpart."""
+        apart = [each.name for each in self.differences if limits.exceeded_by(each)]
+        return (*apart, *(name for name, _, _ in self.unlike), *self.only_first, *self.only_second)
+
+
+def compare(
+    first: str,
+    second: str,
+    run: RunOptions | None = None,
+    listen: events.Listener = events.ignore,
+) -> Comparison:
+    """Compare two checkpoints, of any formats, within a memory limit.
+
+    Parameters
+    ----------
+    first, second
+        Anything that a recipe can name as a model.
+    run
+        Memory limit and workers.
+    listen
+        Receives progress, on the calling thread.
+
+    Raises
+    ------
+    CheckpointError
+        A checkpoint is bad.
+    MemoryLimitError
+        The limit is too small.
+
+    """
+    started, run = time.monotonic(), run or RunOptions()
+    one, other = (open_location(find_source(parse_source(name))) for name in (first, second))
+    pairs, unlike = _pairs(one, other)
+
+    def compiling() -> None:
+        listen(events.Notice("info", "Compiling kernels for this machine; later runs find them in the cache."))
+
+    warm_up([kernel.trial], compiling)
+    tasks = _tasks(pairs)
+    budget = _budget(pairs, tasks, run)
+    differences = {
+        a.name: Difference(a.name, (a.dtype.name, b.dtype.name), a.length, same_bits=a.dtype == b.dtype)
+        for a, b in pairs
+    }
+    total = sum(a.nbytes + b.nbytes for a, b in pairs)
+    done = 0
+    for task, found in _in_order(lambda task: _compare_pieces(pairs, task), tasks, budget.workers, pairs):
+        for piece, difference in zip(task, found, strict=True):
+            differences[difference.name].add(difference)
+            a, b = pairs[piece.tensor]
+            done += (piece.stop - piece.start) * (a.dtype.itemsize + b.dtype.itemsize)
+        listen(events.Progress(done, total, time.monotonic() - started, resident_bytes()))
+    for checkpoint in (one, other):
+        checkpoint.check_unchanged()
+    return Comparison(
+        differences=tuple(differences.values()),
+        only_first=tuple(name for name in one.tensors if name not in other.tensors),
+        only_second=tuple(name for name in other.tensors if name not in one.tensors),
+        unlike=tuple(unlike),
+        budget=budget,
+        seconds=time.monotonic() - started,
+    )
+
+
+Pair = tuple[TensorInfo, TensorInfo]
+Task = tuple[Piece, ...]
+
+
+def _pairs(one: Checkpoint, other: Checkpoint) -> tuple[list[Pair], list[tuple[str, str, str]]]:
+    """Sort the tensors that both have into those that can be compared and those that cannot."""
+    pairs, unlike = [], []
+    for name, a in one.tensors.items():
+        b = other.tensors.get(name)
+        if b is None:
+            continue
+        if a.shape == b.shape and a.dtype.mergeable == b.dtype.mergeable:
+            pairs.append((a, b))
+        else:
+            unlike.append((name, f"{a.dtype} {list(a.shape)}", f"{b.dtype} {list(b.shape)}"))
+    return pairs, unlike
+
+
+def _tasks(pairs: Sequence[Pair]) -> list[Task]:
+    """Cut the tensors into chunks and these into tasks, as merges do."""
+    element_bytes = [a.dtype.itemsize + b.dtype.itemsize for a, b in pairs]
+    jobs = make_jobs([a.length for a, _ in pairs], element_bytes, [chunk_elements(size) for size in element_bytes])
+    return [task for job in jobs for task in job.tasks]
+
+
+def _budget(pairs: Sequence[Pair], tasks: Iterable[Task], run: RunOptions) -> Budget:
+    """Fit the tasks to the memory limit."""
+    most = max((_piece_bytes(pairs[piece.tensor], piece) for task in tasks for piece in task), default=0)
+    workers = run.workers if run.workers is not None else usable_cores()
+    reserved = resident_bytes() + TENSOR_BYTES * len(pairs)
+    return fit(run.memory_bytes or default_limit_bytes(least(reserved, most)), reserved, most, workers)
+
+
+def _piece_bytes(pair: Pair, piece: Piece) -> int:
+    """Most memory that comparing a piece takes: its windows, copies where a source has to make them, scratch."""
+    elements = piece.stop - piece.start
+    windows = sum(elements * info.dtype.itemsize * (2 if info.source.copies else 1) for info in pair)
+    decoding = max(int(getattr(info.source, "scratch_bytes", 0)) for info in pair)  # of sources that have to decode
+    return windows + decoding + 2 * PAGE_SLACK_BYTES + kernel.scratch_bytes() + 64 * _TILE
+
+
+def _in_order(
+    run: Callable[[Task], list[Difference]], tasks: Iterable[Task], workers: int, pairs: Sequence[Pair]
+) -> Iterator[tuple[Task, list[Difference]]]:
+    """Run tasks on threads, with a bounded number of them under way, and give their results in order."""
+    under_way: deque[tuple[Task, Future[list[Difference]]]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="dovetail-compare") as pool:
+        try:
+            for task in tasks:
+                for piece in task:
+                    for info in pairs[piece.tensor]:
+                        info.source.prefetch(piece.start, piece.stop)
+                under_way.append((task, pool.submit(run, task)))
+                if len(under_way) >= workers + READ_AHEAD:
+                    first, future = under_way.popleft()
+                    yield first, future.result()
+            while under_way:
+                first, future = under_way.popleft()
+                yield first, future.result()
+        finally:
+            for _, future in under_way:
+                future.cancel()
+
+
+def _compare_pieces(pairs: Sequence[Pair], task: Task) -> list[Difference]:
+    return [_compare_piece(*pairs[piece.tensor], piece.start, piece.stop) for piece in task]
+
+
+def _compare_piece(a: TensorInfo, b: TensorInfo, start: int, stop: int) -> Difference:
+    """Compare elements ``start:stop`` of two tensors."""
+    found = Difference(a.name, (a.dtype.name, b.dtype.name), stop - start)
+    for info in (a, b):
+        info.source.populate(start, stop)  # or else pages that cannot be read would kill the process
+    first, second = a.source.read(start, stop), b.source.read(start, stop)
+    found.same_bits = a.dtype == b.dtype and np.array_equal(first, second)
+    if not found.same_bits:
+        (_compare_floats if a.dtype.mergeable else _compare_integers)(a, first, b, second, found)
+    del first, second
+    for info in (a, b):
+        info.source.release(start, stop)
+    return found
+
+
+def _compare_floats(
+    a: TensorInfo, first: NDArray[np.uint8], b: TensorInfo, second: NDArray[np.uint8], found: Difference
+) -> None:
+    codes = CODES[a.dtype.name], CODES[b.dtype.name]
+    counts, maxima = np.zeros(3, np.uint64), np.zeros(2)
+    kernel.compare(read_only(first), codes[0], read_only(second), codes[1], kernel.coarser(*codes), counts, maxima)
+    found.changed, found.unmatched, found.max_ulp = (int(count) for count in counts)
+    found.max_abs, found.max_rel = (float(value) for value in maxima)
+
+
+def _compare_integers(
+    a: TensorInfo, first: NDArray[np.uint8], b: TensorInfo, second: NDArray[np.uint8], found: Difference
+) -> None:
+    """Compare integers exactly: 64 bits of magnitude and a sign can tell any two apart."""
+    one, other = (raw.view(_stored(info)) for info, raw in ((a, first), (b, second)))
+    for start in range(0, one.size, _TILE):
+        x, y = one[start : start + _TILE], other[start : start + _TILE]
+        differ = np.flatnonzero((x != y) | ((x < 0) != (y < 0)))
+        if not differ.size:
+            continue
+        (p, p_negative), (q, q_negative) = _magnitudes(x[differ]), _magnitudes(y[differ])
+        low, high = np.minimum(p, q), np.maximum(p, q)
+        total = np.where(high > np.iinfo(np.uint64).max - low, np.iinfo(np.uint64).max, high + low)
+        distance = np.where(p_negative == q_negative, high - low, total)
+        found.changed += int(differ.size)
+        found.max_ulp = max(found.max_ulp, int(distance.max()))
+        found.max_rel = max(found.max_rel, float((distance / high).max()))
+    found.max_abs = float(found.max_ulp)
+
+
+def _stored(info: TensorInfo) -> np.dtype[Any]:
+    """Give the numpy dtype of integers; truth values are told apart by their bytes."""
+    return np.dtype(np.uint8) if info.dtype.name == "BOOL" else to_numpy(info.dtype)
+
+
+def _magnitudes(values: NDArray[Any]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """Part integers into magnitude and sign; the least of 64 bits has a magnitude too."""
+    negative = values < 0
+    wide = values.astype(np.int64 if values.dtype.kind == "i" else np.uint64).view(np.uint64)
+    return np.where(negative, ~wide + np.uint64(1), wide), negative

@@ -1,0 +1,276 @@
+"""Converting checkpoints: one in, one out, in another format, dtype or number of shards, by the machinery of merges.
+
+Tensors are copied byte for byte, NaN included. With another dtype, floating-point tensors are stored in it, rounded
+once; integers stay what they are.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dovetail.engine import events
+from dovetail.engine.actions.carry_out import carry_out
+from dovetail.engine.actions.verify import read_manifest
+from dovetail.engine.errors import (
+    ConversionsFailedError,
+    InterruptedMergeError,
+    RecipeError,
+    VerificationError,
+    describe,
+)
+from dovetail.engine.methods.convert import CONVERT, conversion
+from dovetail.engine.methods.copy import Copy
+from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
+from dovetail.engine.planning.builder import CODES, assemble, requested_dtype
+from dovetail.engine.planning.grid import chunk_elements
+from dovetail.engine.planning.locations import Location, locate, open_location
+from dovetail.engine.planning.plan import Plan, PlannedTensor, PlanOptions
+from dovetail.engine.planning.work import Input
+from dovetail.engine.recipe import ModelRef, Recipe
+from dovetail.engine.recipe.schema import InputModel
+from dovetail.engine.run.journal import JOURNAL_NAME
+from dovetail.engine.run.prepare import RunOptions
+from dovetail.engine.text import short_name
+from dovetail.io.checkpoint import TensorInfo
+from dovetail.io.dtypes import DType
+from dovetail.io.errors import MissingFileError
+from dovetail.io.files.collector import collector_paused
+
+HEADER_METADATA = {"format": "pt"}
+"""What loaders ask a header for, if the source's own says nothing else."""
+
+
+def parse_source(text: str) -> ModelRef:
+    """Read what a user names as a checkpoint: a path that is there as it is, else any reference that recipes know."""
+    path = os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111  # Path.expanduser raises for unknown users
+    if os.path.lexists(path):
+        return ModelRef(path=path)
+    try:
+        return ModelRef.model_validate(text)
+    except ValueError:  # its own words are about recipes
+        return ModelRef(path=text)
+
+
+def source_name(ref: ModelRef) -> str:
+    """Give the name of a source's own output among several: the last part of its path, without a file's suffix."""
+    name = short_name(ref.path).removesuffix(".safetensors").removesuffix(".zarr")
+    return f"{name}+{short_name(ref.lora)}" if ref.lora else name
+
+
+def plan_conversion(
+    source: str | ModelRef, options: PlanOptions | None = None, download: events.Listener | None = None
+) -> Plan:
+    """Decide everything about a conversion from the checkpoint's headers.
+
+    Parameters
+    ----------
+    source
+        The checkpoint.
+    options
+        What decides the output; without a dtype every tensor keeps its own.
+    download
+        As for `dovetail.engine.planning.builder.make_plan`.
+
+    Raises
+    ------
+    RecipeError
+        An option is wrong.
+    CheckpointError
+        The checkpoint is bad.
+
+    """
+    ref = parse_source(source) if isinstance(source, str) else source
+    return plan_from(find_source(ref, download), str(ref), options or PlanOptions())
+
+
+def find_source(ref: ModelRef, download: events.Listener | None = None) -> Location:
+    """Find the place of a checkpoint that a user named; raises as `locate` does, in words that know no recipe."""
+    try:
+        return locate(ref, download=download)
+    except MissingFileError as error:
+        if "recipe" not in error.action:
+            raise
+        raise MissingFileError(f"there is no checkpoint at {ref}", "a folder or a file", "check the path") from None
+
+
+@collector_paused()
+def plan_from(location: Location, label: str, options: PlanOptions) -> Plan:
+    """Plan the conversion of what is at a place, called `label` for people."""
+    options = replace(options, keep_nonfinite=True)
+    dtype = requested_dtype(options.dtype)
+    checkpoint = open_location(location)
+    tensors = tuple(_planned(info, label, dtype) for info in checkpoint.tensors.values())
+    warnings = []
+    narrowed = Counter(
+        f"{info.dtype} tensors are stored as {dtype}"
+        for info in checkpoint.tensors.values()
+        if dtype is not None and info.dtype.mergeable and info.dtype.itemsize > dtype.itemsize == 1
+    )
+    warnings += [f"{count} {text}, with few bits and without scales." for text, count in narrowed.items()]
+    return assemble(
+        recipe=Recipe(merge_method=CONVERT.name, models=(InputModel(model=ModelRef(path=label)),)),
+        options=options,
+        method=CONVERT,
+        checkpoints=(checkpoint,),
+        base=None,
+        models=(label,),
+        tensors=tensors,
+        warnings=tuple(warnings),
+        metadata={**HEADER_METADATA, **checkpoint.metadata},
+    )
+
+
+def _planned(info: TensorInfo, label: str, wanted: DType | None) -> PlannedTensor:
+    """Plan one tensor: copied, or stored in another dtype."""
+    dtype = wanted if wanted is not None and info.dtype.mergeable else info.output_dtype
+    element_bytes = info.dtype.itemsize + dtype.itemsize
+    problem = None
+    if dtype != info.dtype:
+        problem = conversion(info.name, info.shape, CODES[info.dtype.name], CODES[dtype.name])
+    return PlannedTensor(
+        name=info.name,
+        shape=info.shape,
+        length=info.length,
+        dtype=dtype,
+        program=Copy(compared=False) if problem is None else CONVERT.program(problem),
+        problem=problem,
+        base=None,
+        models=(Input(info.source, -1 if problem is None else CODES[info.dtype.name], label, info.name),),
+        order=(0,),
+        element_bytes=element_bytes,
+        chunk_elements=chunk_elements(element_bytes, 1),
+    )
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    options: PlanOptions | None = None,
+    run: RunOptions | None = None,
+    listen: events.Listener = events.ignore,
+) -> dict[str, Any]:
+    """Convert one checkpoint.
+
+    The same call after an interruption continues; once it is complete, it does nothing.
+
+    Parameters
+    ----------
+    source
+        The checkpoint: anything that a recipe can name as a model.
+    output
+        Folder to make; it appears under its name only when it is complete.
+    options, run, listen
+        As for `dovetail.engine.merge`; without a dtype every tensor keeps its own.
+
+    Returns
+    -------
+    dict
+        The manifest but for its ``tensors``.
+
+    Raises
+    ------
+    DovetailError
+        One of the tree in `dovetail.engine.errors` and `dovetail.io.errors`.
+
+    """
+    started, output, run = time.monotonic(), Path(output), run or RunOptions()
+    plan = plan_conversion(str(source), options, listen)
+    if not (run.overwrite or run.restart) and (manifest := finished(output, plan)):
+        listen(events.Notice("info", f"{output} is this conversion already; nothing to do."))
+        return manifest
+    return carry_out(plan, output, run, listen, started=started)
+
+
+def finished(output: Path, plan: Plan) -> dict[str, Any] | None:
+    """Give the manifest of an output if it is what the plan would make; its bytes are not looked at."""
+    if not (output / MANIFEST_NAME).is_file() or (output / JOURNAL_NAME).exists():
+        return None
+    try:
+        manifest = read_manifest(output)
+    except VerificationError:
+        return None
+    if manifest.get("plan_hash") != plan.hash:
+        return None
+    return {key: value for key, value in manifest.items() if key not in ("tensors", SELF_CHECKSUM)}
+
+
+def outputs(sources: Sequence[str], target: Path) -> dict[str, Path]:
+    """Give the output folder of every source: the target for a single one, else one for each inside it.
+
+    Raises
+    ------
+    RecipeError
+        Two sources would have the same output.
+
+    """
+    if len(sources) == 1:
+        return {sources[0]: target}
+    found: dict[str, Path] = {}
+    taken: dict[str, str] = {}
+    for source in sources:
+        name = source_name(parse_source(source))
+        if name in taken:
+            raise RecipeError(
+                f"{taken[name]} and {source} would both be converted to {target / name}",
+                "sources of different names",
+                "convert them one by one, each into a folder of its own",
+            )
+        taken[name] = source
+        found[source] = target / name
+    return found
+
+
+def convert_all(
+    sources: Sequence[str],
+    target: str | Path,
+    options: PlanOptions | None = None,
+    run: RunOptions | None = None,
+    listen: events.Listener = events.ignore,
+) -> dict[str, dict[str, Any]]:
+    """Convert checkpoints one after another; one that fails does not keep the others from being converted.
+
+    Parameters
+    ----------
+    sources
+        The checkpoints.
+    target
+        The output folder of a single one; of several, the folder in which each gets one of its own name.
+    options, run, listen
+        As for `convert`, which takes one.
+
+    Returns
+    -------
+    dict
+        The manifest of each output, but for its ``tensors``, by source.
+
+    Raises
+    ------
+    ConversionsFailedError
+        Some of several have failed, for reasons that `listen` was told.
+    DovetailError
+        What `convert` raises, of a single one.
+
+    """
+    places = outputs(sources, Path(target))
+    if len(places) == 1:
+        return {source: convert(source, place, options, run, listen) for source, place in places.items()}
+    manifests, failed, code = {}, [], 0
+    for source, place in places.items():
+        try:
+            manifests[source] = convert(source, place, options, run, listen)
+        except (InterruptedMergeError, MemoryError):
+            raise
+        except Exception as error:  # a defect met in one is no reason to leave the others
+            text, exit_code = describe(error)
+            listen(events.Failed(source=source, output=str(place), text=text, exit_code=exit_code))
+            failed.append(source)
+            code = code or exit_code
+    if failed:
+        raise ConversionsFailedError(len(places), tuple(failed), code)
+    return manifests

@@ -1,0 +1,222 @@
+"""Computing a sample of a finished output again from its inputs, and comparing bits.
+
+Checksums show that an output is what was written; this shows that what was written is what the recipe says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dovetail.engine import events
+from dovetail.engine.actions.convert import plan_from
+from dovetail.engine.actions.verify import DEFECTS, manifest_error, read_manifest
+from dovetail.engine.errors import VerificationError
+from dovetail.engine.methods.convert import CONVERT
+from dovetail.engine.methods.program import Bytes
+from dovetail.engine.output.manifest import file_entries
+from dovetail.engine.output.side_files import RECIPE_NAME
+from dovetail.engine.planning.builder import make_plan
+from dovetail.engine.planning.grid import Job
+from dovetail.engine.planning.locations import Location
+from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlanOptions
+from dovetail.engine.recipe.stages import load_stages
+from dovetail.engine.run.executors import open_executor
+from dovetail.engine.run.prepare import RunOptions, prepare
+from dovetail.engine.run.scheduler import Scheduler
+from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.errors import DovetailError
+from dovetail.io.files.machine import resident_bytes
+from dovetail.io.opening import read_checkpoint
+from dovetail.io.output import ZarrOptions
+from dovetail.io.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class ComparingSlot:
+    """Stands where output would be written, and compares instead."""
+
+    tensor: str
+    """Name of the output tensor."""
+    source: Source
+    """What was written."""
+
+    def write(self, start: int, data: Bytes) -> None:
+        """Compare stored bytes, from element `start` on, with those of the output.
+
+        Raises
+        ------
+        VerificationError
+            They differ.
+
+        """
+        stop = start + data.size // self.source.itemsize
+        self.source.populate(start, stop)  # or else pages that cannot be read would kill the process
+        found = self.source.read(start, stop)
+        if not np.array_equal(found, data):
+            first = int(np.flatnonzero(found != data)[0]) // self.source.itemsize + start
+            raise VerificationError(
+                f"tensor {self.tensor!r} computed again differs from the output at element {first}",
+                "the same bits",
+                "make it again; if that does not help, report it as a defect",
+            )
+        del found
+        self.source.release(start, stop)
+
+
+def recompute(
+    output: str | Path,
+    fraction: float,
+    run: RunOptions | None = None,
+    listen: events.Listener = events.ignore,
+    seed: int = 0,
+) -> int:
+    """Compute a random sample of an output's tasks again.
+
+    Parameters
+    ----------
+    output
+        A folder that `merge` has written; its inputs must be where they were.
+    fraction
+        Share of the tasks to compute, above 0 and at most 1; at least one task is computed.
+    run
+        Memory limit and workers.
+    listen
+        Receives progress.
+    seed
+        Seed of the sample.
+
+    Returns
+    -------
+    int
+        Bytes of output compared.
+
+    Raises
+    ------
+    VerificationError
+        A bit differs, or the inputs are not those of the merge.
+
+    """
+    output, run, began = Path(output), run or RunOptions(), time.monotonic()
+    manifest = read_manifest(output)
+    try:
+        plan = _plan_again(output, manifest)
+    except DovetailError:
+        raise
+    except DEFECTS as error:
+        raise manifest_error(output, error) from None
+    slots = _slots(plan, read_checkpoint(output))
+    todo = _sample(plan, fraction, seed)
+    budget, _ = prepare(plan, run, listen)
+    compared, tasks = 0, sum(len(positions) for _, positions in todo)
+    with open_executor(run.executor, budget.workers, plan.read_ahead_bytes) as pool:
+        scheduler = Scheduler(pool, budget.workers, plan, lambda tensor: slots[tensor])
+        with contextlib.closing(scheduler.run(todo)) as finished:
+            done = 0
+            for record in finished:
+                compared += record.written_bytes
+                done += bool(record.pieces)
+                seconds = time.monotonic() - began
+                listen(events.Progress(done, tasks, seconds, resident_bytes()))
+    return compared
+
+
+def _slots(plan: Plan, written: Checkpoint) -> list[ComparingSlot]:
+    """Find every tensor of a plan in what was written.
+
+    Raises
+    ------
+    VerificationError
+        The output has other tensors.
+
+    """
+    expected = {tensor.name: (tensor.dtype.name, tensor.shape) for tensor in plan.tensors}
+    found = {name: (info.dtype.name, info.shape) for name, info in written.tensors.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise VerificationError(
+                f"tensor {name!r} of {written.path} is {_described(found.get(name))}",
+                f"{_described(expected.get(name))}, as its recipe gives",
+                "make it again",
+            )
+    return [ComparingSlot(tensor.name, written.tensors[tensor.name].source) for tensor in plan.tensors]
+
+
+def _described(kind: tuple[str, tuple[int, ...]] | None) -> str:
+    return "not there" if kind is None else f"{kind[0]} of shape {list(kind[1])}"
+
+
+def _sample(plan: Plan, fraction: float, seed: int) -> list[tuple[Job, list[int]]]:
+    """Choose tasks, in the order of the plan."""
+    everything = [(index, position) for index, job in enumerate(plan.jobs) for position in range(len(job.tasks))]
+    count = min(len(everything), max(1, round(fraction * len(everything))))
+    chosen: dict[int, list[int]] = {}
+    for index, position in sorted(random.Random(seed).sample(everything, count)):
+        chosen.setdefault(index, []).append(position)
+    return [(plan.jobs[index], positions) for index, positions in chosen.items()]
+
+
+def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
+    """Make the plan of a finished merge again.
+
+    Raises
+    ------
+    VerificationError
+        The inputs, or the maths of this version, are not those of the merge.
+
+    """
+    if manifest["maths_version"] != MATHS_VERSION:
+        raise VerificationError(
+            f"{output} was made by maths version {manifest['maths_version']}",
+            f"version {MATHS_VERSION} of this program",
+            "recompute with the version that made it",
+        )
+    said = manifest["options"]
+    options = PlanOptions(
+        said["shard_size_bytes"],
+        said["dtype"],
+        said["seed"],
+        said["nonfinite"] == "keep",
+        zarr=None if said.get("zarr") is None else ZarrOptions(**said["zarr"]),
+    )
+    locations = [
+        Location(entry["checkpoint"], entry["adapter"]["folder"] if "adapter" in entry else None, entry.get("hub", ""))
+        for entry in manifest["inputs"]
+    ]
+    for entry in manifest.get("stages", ()):
+        for location in locations:
+            if Path(location.address).name == entry["name"] and not Path(location.address).exists():
+                raise VerificationError(
+                    f"the result of the stage {entry['name']!r}, {location.address}, is gone",
+                    "the results of all stages",
+                    "merge again with --stages DIR to keep them, or verify without --recompute",
+                )
+    if manifest["recipe"]["merge_method"] == CONVERT.name:
+        plan = plan_from(locations[0], manifest["models"][0], options)
+    else:
+        plan = make_plan(load_stages(output / RECIPE_NAME)[-1].recipe, options, locations)
+    for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
+        pairs = [(entry["checkpoint"], checkpoint.files, entry["files"])]
+        if checkpoint.adapter is not None:
+            pairs.append((entry["adapter"]["folder"], checkpoint.adapter.files, entry["adapter"]["files"]))
+        for place, files, recorded in pairs:
+            if file_entries(files) != recorded:
+                raise VerificationError(
+                    f"input {place} has changed since it was read",
+                    "the files that were read",
+                    "restore them, or verify without --recompute",
+                )
+    if manifest.get("vocabulary", {}).get("inputs", []) != (plan.vocabulary.inputs() if plan.vocabulary else []):
+        raise VerificationError(
+            "the models' tokenizer files have changed since the merge",
+            "the files that were merged",
+            "restore them, or verify without --recompute",
+        )
+    return plan

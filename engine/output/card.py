@@ -1,0 +1,102 @@
+"""The model card of a merged or converted model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from dovetail.engine.output.manifest import MANIFEST_NAME, has_task_vectors, norm_text, pair_overlaps
+from dovetail.engine.planning.plan import Plan
+from dovetail.engine.text import short_name
+from dovetail.io.errors import CheckpointError
+from dovetail.io.formats.index import resolve_in_folder
+
+CARD_NAME = "README.md"
+"""File name of a model card."""
+
+LONGEST_CARD_BYTES = 2**20
+"""A source's card of more is left behind."""
+
+
+def model_card(plan: Plan, totals: dict[str, Any]) -> str:
+    """Write the README.md of the output: what was merged, how, and with what result.
+
+    Parameters
+    ----------
+    plan
+        The merge.
+    totals
+        Statistics of the whole merge, as in the manifest.
+
+    """
+    front: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "dovetail", plan.method.name]}
+    lines = [
+        "---",
+        yaml.safe_dump(front, sort_keys=False).strip(),
+        "---",
+        "",
+        "# Merged model",
+        "",
+        f"Merged with Dovetail by `{plan.method.name}`"
+        + (f" ([paper]({plan.method.paper}))." if plan.method.paper else "."),
+        "",
+    ]
+    if plan.base is not None:
+        lines += [f"Base model: `{short_name(str(plan.base.path))}`.", ""]
+    if has_task_vectors(totals):
+        lines += ["| model | density | task vector norm | norm kept |", "|---|---|---|---|"]
+    else:
+        lines += ["| model |", "|---|"]
+    for index, name in enumerate(plan.models):
+        cells = [f"`{short_name(name)}`"]
+        if has_task_vectors(totals):
+            cells += [
+                f"{totals['density'][index]:.4f}",
+                norm_text(totals["task_vector_norm"][index], 4),
+                norm_text(totals["kept_norm"][index], 4),
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    for i, j, value in pair_overlaps(totals):
+        lines.append(f"Overlap of `{short_name(plan.models[i])}` and `{short_name(plan.models[j])}`: {value:.4f}.")
+    lines += [
+        "",
+        "## Recipe",
+        "",
+        "```yaml",
+        plan.recipe.text.strip(),
+        "```",
+        "",
+        f"Per-tensor statistics and checksums: `{MANIFEST_NAME}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def conversion_card(plan: Plan) -> str:
+    """Write the README.md of a converted checkpoint: the source's own, which still holds, and what was done."""
+    dtypes = sorted({tensor.dtype.torch_name for tensor in plan.tensors if tensor.problem is not None})
+    done = (
+        f"stored as {dtypes[0]} (integer tensors are unchanged)" if dtypes else "every tensor is the same, bit for bit"
+    )
+    text = f"Converted with Dovetail from `{short_name(plan.models[0])}`: {done}. Checksums: `{MANIFEST_NAME}`."
+    own = _own_card(plan)
+    if own is not None:
+        return f"{own.rstrip()}\n\n---\n\n{text}\n"
+    front = yaml.safe_dump({"library_name": "transformers", "tags": ["dovetail"]}, sort_keys=False).strip()
+    return f"---\n{front}\n---\n\n# {short_name(plan.models[0])}\n\n{text}\n"
+
+
+def _own_card(plan: Plan) -> str | None:
+    """Read the source's card, if it is a text in its folder."""
+    folder = plan.side_checkpoint.side_folder
+    if folder is None or not (folder / CARD_NAME).is_file():
+        return None
+    try:
+        path = resolve_in_folder(folder, CARD_NAME, "its folder")
+        if path.stat().st_size > LONGEST_CARD_BYTES:
+            return None
+        return path.read_bytes().decode()
+    except (CheckpointError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,296 @@
+"""The manifest: what went into a merge, what came out, and what happened to every tensor.
+
+It depends on the plan and the data alone, so that two runs of one plan write the same manifest, byte for byte.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from dovetail.engine.planning.locations import hub_model
+from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlannedTensor
+from dovetail.engine.run.records import RecordTable, chunk_checksums
+from dovetail.io.checkpoint import Checkpoint, FileFingerprint
+
+MANIFEST_NAME = "dovetail_manifest.json"
+"""File name of the manifest in the output folder."""
+
+SELF_CHECKSUM = "self_checksum"
+"""Key of the checksum of everything else in the manifest."""
+
+FORMAT_VERSION = 1
+"""Changes whenever the manifest's structure does."""
+
+
+def build_manifest(
+    plan: Plan,
+    table: RecordTable,
+    side_files: Mapping[str, Mapping[str, Any]],
+    earlier: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+    """Describe a finished merge, but for its single tensors, which `manifest_pieces` adds.
+
+    Parameters
+    ----------
+    plan
+        What was done.
+    table
+        The rows of all chunks.
+    side_files
+        Size and checksum of every output file that is not a shard, by name.
+    earlier
+        What `stage_entry` says of the stages whose results were merged.
+
+    Returns
+    -------
+    dict
+        A JSON object. Checksums are XXH3-64 in hexadecimal; statistics are described in `tensor_statistics`.
+
+    """
+    return {
+        "format": "dovetail-manifest",
+        "format_version": FORMAT_VERSION,
+        "dovetail_version": importlib.metadata.version("dovetail"),
+        "maths_version": MATHS_VERSION,
+        "plan_hash": plan.hash,
+        "recipe": plan.recipe.to_json(),
+        "options": {
+            "dtype": plan.options.dtype,
+            "seed": plan.options.seed,
+            "nonfinite": "keep" if plan.options.keep_nonfinite else "error",
+            "shard_size_bytes": plan.options.shard_size_bytes,
+            **({} if plan.options.zarr is None else {"zarr": asdict(plan.options.zarr)}),
+        },
+        "models": list(plan.models),
+        "inputs": _inputs(plan),
+        **({"stages": list(earlier)} if earlier else {}),
+        **_vocabulary(plan),
+        "checksum": "xxh3-64",
+        "output_format": plan.layout.format,
+        "shards": _shards(plan),
+        "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
+        "totals": total_statistics(plan, table),
+    }
+
+
+def stage_entry(name: str, plan: Plan) -> dict[str, Any]:
+    """Describe a stage whose result is an input of a later one."""
+    return {
+        "name": name,
+        "recipe": plan.recipe.to_json(),
+        "models": list(plan.models),
+        "inputs": _inputs(plan),
+        "shards": _shards(plan),
+    }
+
+
+def _inputs(plan: Plan) -> list[dict[str, Any]]:
+    return [_input_entry(checkpoint) for checkpoint in plan.checkpoints]
+
+
+def _input_entry(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Describe a checkpoint so that it can be found, and known, again."""
+    entry: dict[str, Any] = {"checkpoint": str(checkpoint.path)}
+    if hub := hub_model(checkpoint.path):
+        entry["hub"] = hub
+    entry["files"] = file_entries(checkpoint.files)
+    if checkpoint.adapter is not None:
+        files = file_entries(checkpoint.adapter.files)
+        entry["adapter"] = {"folder": str(checkpoint.adapter.folder), "files": files}
+    return entry
+
+
+def file_entries(files: Sequence[FileFingerprint]) -> list[dict[str, Any]]:
+    """Describe input files so that they are known again, wherever they are copied."""
+    return [
+        {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
+        | ({"etag": file.etag} if file.etag else {})
+        for file in files
+    ]
+
+
+def _shards(plan: Plan) -> list[dict[str, Any]]:
+    """Describe the output's files; the arrays of a Zarr group are described tensor by tensor instead."""
+    return [
+        {
+            "name": shard.file_name,
+            "size_bytes": shard.size_bytes,
+            "header_bytes": len(shard.header),
+            "header_checksum": hex_checksum(shard.header),
+        }
+        for shard in (plan.layout.shards if plan.options.zarr is None else ())
+    ]
+
+
+def _vocabulary(plan: Plan) -> dict[str, Any]:
+    """Describe the output's vocabulary and the tokenizer files that it was made from, if it was made."""
+    vocabulary = plan.vocabulary
+    if vocabulary is None:
+        return {}
+    described = {"source": vocabulary.source, "tokens": vocabulary.token_count, "rows": vocabulary.row_count}
+    return {"vocabulary": {**described, "inputs": vocabulary.inputs()}}
+
+
+def manifest_pieces(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) -> Iterator[bytes]:
+    """Write a manifest as JSON, piece by piece: what `build_manifest` gave, then every tensor on a line of its own.
+
+    All tensors' entries together can be more than the memory limit foresees. The last entry is the checksum of all
+    the text before it.
+    """
+    checksum = xxhash.xxh3_64()
+
+    def piece(text: str) -> bytes:
+        data = text.encode()
+        checksum.update(data)
+        return data
+
+    yield piece(json.dumps(manifest, indent=1).removesuffix("\n}") + ',\n "tensors": {')
+    sums = table.tensor_sums()
+    for index, tensor in enumerate(plan.tensors):
+        entry = json.dumps(_tensor_entry(plan, tensor, index, table.of_tensor(index), sums[index]))
+        yield piece(f"{',' if index else ''}\n  {json.dumps(tensor.name)}: {entry}")
+    yield piece("\n }")
+    yield _checksum_entry(checksum.hexdigest())
+
+
+def is_intact(text: bytes) -> bool:
+    """Whether a manifest's text is as `manifest_pieces` wrote it."""
+    body, _, _ = text.rpartition(_checksum_entry("").partition(b'""')[0])
+    return text == body + _checksum_entry(hex_checksum(body))
+
+
+def _checksum_entry(checksum: str) -> bytes:
+    return f',\n "{SELF_CHECKSUM}": "{checksum}"\n}}\n'.encode()
+
+
+def hex_checksum(data: bytes) -> str:
+    """Give the XXH3-64 of some bytes as the manifest writes it."""
+    return f"{xxhash.xxh3_64_intdigest(data):016x}"
+
+
+def _tensor_entry(plan: Plan, tensor: PlannedTensor, index: int, rows: NDArray[Any], sums: Any) -> dict[str, Any]:
+    shard = plan.layout.shards[plan.layout.tensors[index].shard]
+    array = {"chunk_period": tensor.chunk_period, "document_checksum": hex_checksum(shard.header)}
+    return {
+        "file": shard.file_name,
+        "dtype": tensor.dtype.name,
+        "shape": list(tensor.shape),
+        "chunk_elements": tensor.chunk_elements,
+        **({} if plan.options.zarr is None else array),
+        "checksums": chunk_checksums(rows),
+        "statistics": tensor_statistics(tensor, sums),
+    }
+
+
+def tensor_statistics(tensor: PlannedTensor, sums: Any) -> dict[str, Any]:
+    """Summarise one tensor, given the sum of its rows; lists are in the order of its models as the method took them.
+
+    ``models``: that order.
+    ``kept``, ``density``: elements of each task vector that the merge keeps, and their fraction.
+    ``overlap``: for each pair of models, elements that both keep over elements that either keeps.
+    ``task_vector_norm``, ``kept_norm``: Euclidean norms before and after pruning. ``merged_norm``: that of the
+    merged change. ``overflowed``: elements of the output that are not finite. ``nonfinite``: NaN and
+    infinite elements read, the base model's first. Norms are None where such elements passed through.
+    """
+    if tensor.copied:
+        return {"copied": True, "differing": bool(sums["differing"])}
+    count = len(tensor.models)
+    return {
+        "models": list(tensor.order),
+        **_kept_statistics(sums["kept"].tolist(), [tensor.length] * count),
+        "task_vector_norm": _norms(sums["delta_square"].tolist()[:count]),
+        "kept_norm": _norms(sums["kept_square"].tolist()[:count]),
+        "merged_norm": _norm(float(sums["merged_square"])),
+        "overflowed": int(sums["overflowed"]),
+        "nonfinite": sums["nonfinite"].tolist()[: len(tensor.inputs)],
+    }
+
+
+def total_statistics(plan: Plan, table: RecordTable) -> dict[str, Any]:
+    """Summarise the whole merge; lists are in the order of the recipe's models (``models`` of the manifest)."""
+    count = len(plan.models)
+    kept, elements = np.zeros((count, count), np.int64), np.zeros(count, np.int64)
+    delta, kept_square, merged = np.zeros(count), np.zeros(count), 0.0
+    overflowed = nonfinite = 0
+    sums = table.tensor_sums()
+    alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, tensor in enumerate(plan.tensors):
+        if not tensor.copied:
+            alike[tensor.order].append(index)
+    for places, indices in alike.items():
+        order, size = np.array(places), len(places)
+        found = sums[indices]
+        # A model can stand at several places of a tensor's order: unbuffered addition counts each.
+        np.add.at(kept, np.ix_(order, order), found["kept"].sum(axis=0)[:size, :size])
+        np.add.at(elements, order, sum(plan.tensors[index].length for index in indices))
+        np.add.at(delta, order, found["delta_square"].sum(axis=0)[:size])
+        np.add.at(kept_square, order, found["kept_square"].sum(axis=0)[:size])
+        merged += float(found["merged_square"].sum())
+        overflowed += int(found["overflowed"].sum())
+        nonfinite += int(found["nonfinite"].sum())
+    return {
+        "elements": [int(value) for value in elements],
+        **_kept_statistics(kept.tolist(), elements.tolist()),
+        "task_vector_norm": _norms(delta.tolist()),
+        "kept_norm": _norms(kept_square.tolist()),
+        "merged_norm": _norm(merged),
+        "overflowed": overflowed,
+        "nonfinite": nonfinite,
+        "copied": sum(tensor.copied for tensor in plan.tensors),
+        "copied_differing": differing_copies(plan, table),
+    }
+
+
+def differing_copies(plan: Plan, table: RecordTable) -> list[str]:
+    """Name the tensors that were taken from the base model although a model has other values."""
+    return [
+        tensor.name
+        for index, tensor in enumerate(plan.tensors)
+        if tensor.copied and table.of_tensor(index)["differing"].any()
+    ]
+
+
+def _kept_statistics(kept: list[list[int]], elements: list[int]) -> dict[str, Any]:
+    """Give counts, densities and overlaps; in plain Python, which for a few models is faster than arrays."""
+    models = range(len(elements))
+    overlap = [[kept[i][j] / max(1, kept[i][i] + kept[j][j] - kept[i][j]) for j in models] for i in models]
+    return {
+        "kept": [kept[i][i] for i in models],
+        "density": [kept[i][i] / max(1, elements[i]) for i in models],
+        "overlap": overlap,
+    }
+
+
+def _norms(squares: list[float]) -> list[float | None]:
+    return [_norm(square) for square in squares]
+
+
+def _norm(square: float) -> float | None:
+    """Give the norm, or None where NaN or infinity passed through: JSON has neither."""
+    return math.sqrt(square) if math.isfinite(square) else None
+
+
+def norm_text(norm: float | None, digits: int) -> str:
+    """Write a norm for people."""
+    return "not finite" if norm is None else f"{norm:.{digits}g}"
+
+
+def has_task_vectors(statistics: Mapping[str, Any]) -> bool:
+    """Whether any model changed anything; methods without task vectors have no density or overlap to show."""
+    return any(norm != 0 for norm in statistics["task_vector_norm"])
+
+
+def pair_overlaps(statistics: Mapping[str, Any]) -> Sequence[tuple[int, int, float]]:
+    """List (i, j, overlap) for every pair of models i < j; none for methods without task vectors."""
+    matrix = statistics["overlap"] if has_task_vectors(statistics) else []
+    return [(i, j, matrix[i][j]) for i in range(len(matrix)) for j in range(i + 1, len(matrix))]

@@ -1,0 +1,143 @@
+"""The small files around the weights, so that the output folder loads as it is.
+
+Configuration, tokenizer and generation files come from the base model; the configuration's dtype and layer count are
+set to the output's; a model card and the recipe are added. Nothing from a checkpoint is executed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dovetail.engine.output.manifest import MANIFEST_NAME, hex_checksum
+from dovetail.engine.planning.model_config import read_config, restack, untie
+from dovetail.engine.planning.plan import Plan
+from dovetail.engine.run.journal import JOURNAL_NAME
+from dovetail.engine.run.lock import LOCK_NAME
+from dovetail.io.errors import CheckpointError
+from dovetail.io.files.durable import write_durably
+from dovetail.io.formats.index import resolve_in_folder
+from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name
+
+RECIPE_NAME = "dovetail_recipe.yml"
+"""File name of the recipe's copy in the output folder."""
+
+_REPLACED = {
+    "readme.md", "config.json", RECIPE_NAME, MANIFEST_NAME, JOURNAL_NAME, LOCK_NAME, "mergekit_config.yml",
+    "zarr.json", "checkpoint",
+}  # fmt: skip
+
+
+def copied_files(folder: Path) -> list[Path]:
+    """List the files of a checkpoint folder that belong beside any weights, by name.
+
+    Links that lead outside the checkpoint are left out: a checkpoint must not bring along a private file.
+    """
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file()
+        and is_side_name(path.name)
+        and path.name.lower() not in _REPLACED
+        and path.stat().st_size <= LARGEST_BYTES
+        and _stays_inside(folder, path.name)
+    )
+
+
+def side_bytes(plan: Plan) -> int:
+    """Give the bytes of the files that the output takes from the base model, or has in their place."""
+    folder, changed = plan.side_checkpoint.side_folder, _changed_files(plan)
+    kept = [] if folder is None else [path for path in copied_files(folder) if path.name not in changed]
+    return sum(path.stat().st_size for path in kept) + sum(len(data) for data in changed.values() if data is not None)
+
+
+def _changed_files(plan: Plan) -> Mapping[str, bytes | None]:
+    return {} if plan.vocabulary is None else plan.vocabulary.side_files
+
+
+def _stays_inside(folder: Path, name: str) -> bool:
+    try:
+        resolve_in_folder(folder, name, "its folder")
+    except CheckpointError:
+        return False
+    return True
+
+
+def output_config(plan: Plan) -> dict[str, Any] | None:
+    """Give the output's config.json: the base model's, with the dtype and layer count of the output.
+
+    Raises
+    ------
+    CheckpointError
+        The base model's config.json is not a JSON object.
+
+    """
+    folder = plan.side_checkpoint.side_folder
+    path = None if folder is None else folder / "config.json"
+    if path is None or not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON ({error})", "a JSON object", "repair the file") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} holds a {type(config).__name__}", "a JSON object", "repair the file")
+    dtype = output_dtype(plan)
+    kept = plan.is_conversion and plan.options.dtype is None
+    if dtype is not None and not kept:
+        # Newer configurations say "dtype", older ones "torch_dtype"; every version reads the older key.
+        for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
+            config[key] = dtype
+    if plan.stacks:
+        restack(config, plan.stacks, [read_config(each) for each in plan.checkpoints], plan.side_index)
+    if plan.untied:
+        untie(config)
+    if plan.vocabulary is not None:
+        plan.vocabulary.update_config(config)
+    return config
+
+
+def output_dtype(plan: Plan) -> str | None:
+    """Give the name, in PyTorch's words, of the dtype that most merged elements of the output have."""
+    elements: dict[str, int] = {}
+    for tensor in plan.tensors:
+        if tensor.dtype.mergeable:
+            elements[tensor.dtype.torch_name] = elements.get(tensor.dtype.torch_name, 0) + tensor.length
+    return max(elements, key=lambda name: elements[name], default=None)
+
+
+def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str, Any]]:
+    """Write every side file into `folder`, durably, and give the size and checksum of each by name.
+
+    The shard index or group metadata, which the sink has written, is among those given.
+    """
+    written: dict[str, dict[str, Any]] = {}
+
+    def note(name: str, data: bytes) -> None:
+        written[name] = {"size_bytes": len(data), "checksum": hex_checksum(data)}
+
+    def write(name: str, data: bytes) -> None:
+        write_durably(folder / name, data)
+        note(name, data)
+
+    changed = _changed_files(plan)
+    if (home := plan.side_checkpoint.side_folder) is not None:
+        for path in copied_files(home):
+            if path.name in changed:
+                continue
+            write(path.name, path.read_bytes())  # one at a time: together they may be too large for the memory limit
+    for name, data in changed.items():
+        if data is not None:
+            write(name, data)
+    config = output_config(plan)
+    if config is not None:
+        # Escaped, as JSON strings can hold lone surrogates, which UTF-8 cannot.
+        write("config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write("README.md", card.encode())
+    if plan.recipe.text:
+        write(RECIPE_NAME, plan.recipe.text.encode())
+    for name, content in plan.layout.documents.items():
+        note(name, content)
+    return written

@@ -1,0 +1,1 @@
+"""Everything that is known before a tensor byte is read: locations, headers, output places, chunks, hash."""

@@ -1,0 +1,129 @@
+"""Where a recipe's models are: from references to places, and from places to open checkpoints.
+
+A reference is, in this order of preference, an address, a path, or a model's name on a hub.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dovetail.engine import events
+from dovetail.engine.recipe.model_ref import ModelRef, resolve_adapter_path, resolve_model_path
+from dovetail.engine.recipe.places import shown
+from dovetail.engine.text import format_size
+from dovetail.io.adapters import apply_adapter, read_adapter
+from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.opening import read_checkpoint
+from dovetail.io.remote.addresses import is_address
+from dovetail.io.remote.reader import pin
+from dovetail.io.zarr.remote import is_zarr_address
+
+_SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})")
+_MODEL = re.compile(r"([^/@]+/[^/@]+)@([0-9a-f]{40})")
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """All that is needed to open a model again; the manifest keeps it."""
+
+    address: str
+    """The checkpoint's folder or file, or the address of a remote one."""
+    adapter: str | None = None
+    """The folder of the adapter to apply, if any."""
+    hub: str = ""
+    """``ORG/NAME@COMMIT`` where the folder is a snapshot in a hub's cache: it can be downloaded again."""
+    note: str = ""
+    """What a person should know of it before merging."""
+
+
+def locate(ref: ModelRef, recipe_folder: Path | None = None, download: events.Listener | None = None) -> Location:
+    """Find the place that a reference stands for.
+
+    Parameters
+    ----------
+    ref
+        The reference.
+    recipe_folder
+        Folder of the recipe, if it came from a file.
+    download
+        Told of what is downloaded of a model on a hub; None to download nothing, and to give the address from which
+        the model can be read without.
+
+    Raises
+    ------
+    RecipeError
+        An adapter.
+    MissingFileError
+        Nothing is there, or it may not be read.
+    RemoteError
+        A server does not answer.
+
+    """
+    model = _locate_model(ref, recipe_folder, download)
+    return model if ref.lora is None else replace(model, adapter=str(_locate_adapter(ref, recipe_folder, download)))
+
+
+def _locate_model(ref: ModelRef, recipe_folder: Path | None, download: events.Listener | None) -> Location:
+    """Find a model without its adapter."""
+    if is_zarr_address(ref.path):
+        return Location(ref.path)
+    if is_address(ref.path):
+        return Location(pin(ref.path + (f"@{ref.revision}" if ref.revision else "")))
+    path = resolve_model_path(ref, recipe_folder)
+    if path is not None:
+        note = f"{ref.path} is a local path: its revision {shown(ref.revision)} is ignored." if ref.revision else ""
+        return Location(str(path), note=note)
+    return _locate_on_hub(ref, download)
+
+
+def _locate_adapter(ref: ModelRef, recipe_folder: Path | None, download: events.Listener | None) -> Path:
+    """Find an adapter; one on a hub is downloaded, for a plan too: it is small, and its tensors say what it changes."""
+    path = resolve_adapter_path(ref, recipe_folder)
+    if path is not None:
+        return path
+    from dovetail.io.remote import hub
+
+    name, listen = ref.lora or "", download or events.ignore
+    found = hub.cached(name, ref.lora_revision)
+    return found or hub.download(name, ref.lora_revision, lambda text: listen(events.Notice("info", text)))
+
+
+def _locate_on_hub(ref: ModelRef, download: events.Listener | None) -> Location:
+    """Find a model in the hub's cache, download it, or say where it can be read."""
+    from dovetail.io.remote import hub
+
+    folder = hub.cached(ref.path, ref.revision)
+    if folder is None and download is None:
+        snapshot = hub.look_up(ref.path, ref.revision)
+        size = format_size(hub.download_bytes(snapshot))
+        note = f"{ref.path} is not in the hub's cache: the merge will download up to {size}."
+        return Location(f"hf://{ref.path}@{snapshot.commit}", note=note)
+    if folder is None:
+        listen = download or events.ignore
+        folder = hub.download(ref.path, ref.revision, lambda text: listen(events.Notice("info", text)))
+    return Location(str(folder), hub=hub_model(folder))
+
+
+def hub_model(path: Path | str) -> str:
+    """Give ``ORG/NAME@COMMIT`` if a path is of a snapshot in a hub's cache; else nothing."""
+    found = None if isinstance(path, str) else _SNAPSHOT.search(path.as_posix())
+    return f"{found.group(1)}/{found.group(2)}@{found.group(3)}" if found else ""
+
+
+def open_location(location: Location) -> Checkpoint:
+    """Open what is at a place; see `read_checkpoint` and `dovetail.io.adapters.apply_adapter` for what it raises.
+
+    A snapshot that is gone from the hub's cache is looked for again, and downloaded if need be.
+    """
+    address: str | Path = location.address
+    if (model := _MODEL.fullmatch(location.hub)) and not Path(location.address).exists():
+        from dovetail.io.remote import hub
+
+        name, commit = model.group(1), model.group(2)
+        address = hub.cached(name, commit) or hub.download(name, commit, lambda _: None)
+    checkpoint = read_checkpoint(address)
+    if location.note:
+        checkpoint = replace(checkpoint, notes=(location.note, *checkpoint.notes))
+    return checkpoint if location.adapter is None else apply_adapter(checkpoint, read_adapter(location.adapter))

@@ -1,0 +1,76 @@
+"""What one task is given to do: chunks with their inputs, programs and places in the output. Picklable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dovetail.engine.methods.program import Program, State
+from dovetail.io.source import Slot, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One source tensor of an output tensor."""
+
+    source: Source
+    """Where its elements are read."""
+    code: int
+    """Its dtype code; -1 where the tensor is only copied."""
+    checkpoint: str
+    """Name of its checkpoint, for people."""
+    tensor: str
+    """Its name in that checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class PieceWork:
+    """One chunk with everything needed to compute it."""
+
+    tensor: int
+    """Index of the output tensor."""
+    chunk: int
+    """Index of the chunk in its tensor."""
+    start: int
+    """First element."""
+    stop: int
+    """One past the last element."""
+    length: int
+    """Elements of the whole tensor."""
+    program: Program
+    """What to compute."""
+    window: tuple[int, int]
+    """Elements of the inputs that it needs."""
+    base: Input | None
+    """The base model's tensor."""
+    models: tuple[Input, ...]
+    """The models' tensors, in the order of the method."""
+    element_bytes: int
+    """Bytes of one output element."""
+    slot: Slot
+    """Where the output tensor is written."""
+    state: State = None
+    """What earlier reduce passes found."""
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The base model's tensor, if any, then the models'."""
+        return self.models if self.base is None else (self.base, *self.models)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the piece is its whole tensor, so that all passes can run in one task."""
+        return self.stop - self.start == self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One task and the pass to run."""
+
+    task: int
+    """Index of the task in the plan."""
+    step: int
+    """Which reduce pass; the number of reduce passes stands for the apply pass."""
+    pieces: tuple[PieceWork, ...]
+    """The chunks."""
+    keep_nonfinite: bool
+    """Whether NaN and infinity pass through; else they are errors."""

@@ -1,0 +1,142 @@
+"""What a comparison found, as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dovetail.engine.actions.compare import Comparison, Difference, Limits
+from dovetail.engine.errors import DifferenceError
+from dovetail.engine.text import counted, format_size
+from dovetail.io.dtypes import DTYPES
+
+
+def comparison_json(found: Comparison, limits: Limits) -> Iterator[dict[str, Any]]:
+    """Give a comparison as JSON objects, one a tensor, as there can be many, then the verdict.
+
+    ``within`` says whether all is within the limits.
+    """
+    for difference in found.differences:
+        yield {"event": "difference", **difference.to_json()}
+    beyond = found.beyond(limits)
+    yield {
+        "event": "comparison",
+        "within": not beyond,
+        "beyond": list(beyond),
+        "limits": {"max_abs": limits.max_abs, "max_rel": limits.max_rel, "max_ulp": limits.max_ulp},
+        "tensors": len(found.differences),
+        "only_first": list(found.only_first),
+        "only_second": list(found.only_second),
+        "unlike": [{"name": name, "first": one, "second": other} for name, one, other in found.unlike],
+        "read_bytes": found.read_bytes,
+        "seconds": found.seconds,
+        "projected_bytes": found.budget.projected_bytes,
+        "allowed_bytes": found.budget.allowed_bytes,
+        "workers": found.budget.workers,
+    }
+
+
+def print_comparison(found: Comparison, top: int | None) -> None:
+    """Show what differs, the farthest apart first.
+
+    Parameters
+    ----------
+    found
+        The comparison.
+    top
+        Most tensors in the table; None to list every tensor, those that are equal too.
+
+    """
+    listed = sorted(found.differences, key=_distance, reverse=True)
+    if top is not None:
+        listed = [each for each in listed if each.changed or each.dtypes[0] != each.dtypes[1]]
+    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if console.is_terminal else 200, soft_wrap=True)
+    if listed:
+        console.print(_table(listed if top is None else listed[:top]))
+    if top is not None and len(listed) > top:
+        console.print(f"... and {counted(len(listed) - top, 'more tensor')}: --all lists every one", markup=False)
+    for line in _remarks(found):
+        console.print(line, markup=False)
+
+
+def conclude_comparison(names: tuple[str, str], found: Comparison, limits: Limits) -> None:
+    """Let a script know by the exit code.
+
+    Raises
+    ------
+    DifferenceError
+        The checkpoints lie farther apart than is allowed.
+
+    """
+    beyond = found.beyond(limits)
+    if not beyond:
+        return
+    allowed = [
+        f"at most {limit:g} {unit}"
+        for limit, unit in ((limits.max_abs, "absolute"), (limits.max_rel, "relative"), (limits.max_ulp, "ulp"))
+        if limit is not None
+    ]
+    some = ", ".join(beyond[:3]) + (", ..." if len(beyond) > 3 else "")
+    raise DifferenceError(
+        f"{names[0]} and {names[1]} differ in {counted(len(beyond), 'tensor')}: {some}",
+        f"differences of {' and '.join(allowed)}" if allowed else "no difference",
+    )
+
+
+def _distance(difference: Difference) -> tuple[bool, float, float]:
+    return difference.unmatched > 0, difference.max_abs, difference.max_rel
+
+
+def _table(differences: list[Difference]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Tensor", no_wrap=True)
+    table.add_column("dtype", no_wrap=True)
+    unmatched = any(each.unmatched for each in differences)
+    for title in ("changed", "max abs", "max rel", "max ulp", *(["not finite in one"] if unmatched else [])):
+        table.add_column(title, justify="right", no_wrap=True)
+    for each in differences:
+        names = list(dict.fromkeys(DTYPES[name].torch_name for name in each.dtypes))
+        cells = [each.name, " / ".join(names), _share(each.changed, each.elements)]
+        cells += [f"{each.max_abs:.3g}", f"{each.max_rel:.3g}", f"{each.max_ulp:,}"]
+        table.add_row(*cells, *([f"{each.unmatched:,}"] if unmatched else []))
+    return table
+
+
+def _share(part: int, whole: int) -> str:
+    """Write a share in percent; what is not nothing never reads as nothing, nor what is not all as all."""
+    if part in (0, whole):
+        return "0%" if part == 0 else "100%"
+    return f"{min(max(part / whole, 1e-6), 1 - 1e-6):.4%}"
+
+
+def _remarks(found: Comparison) -> Iterator[str]:
+    lists: Mapping[str, tuple[str, ...]] = {
+        "only in the first": found.only_first,
+        "only in the second": found.only_second,
+        "cannot be compared": tuple(f"{name} ({one} and {other})" for name, one, other in found.unlike),
+    }
+    for title, names in lists.items():
+        if names:
+            some = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            yield f"{title}: {counted(len(names), 'tensor')}: {some}"
+    same = sum(each.same_bits for each in found.differences)
+    changed = [each for each in found.differences if each.changed]
+    equal = len(found.differences) - same - len(changed)
+    parts = [f"{same:,} the same bit for bit", f"{equal:,} equal in value" if equal else ""]
+    if changed:
+        part, whole = sum(each.changed for each in changed), sum(each.elements for each in changed)
+        parts.append(
+            f"{len(changed):,} with {_share(part, whole)} of {whole:,} elements changed, by at most "
+            f"{max(each.max_abs for each in changed):.3g} absolute, "
+            f"{max(each.max_rel for each in changed):.3g} relative, "
+            f"{max(each.max_ulp for each in changed):,} ulp"
+        )
+    speed = found.read_bytes / max(found.seconds, 1e-9) / 1e9
+    yield (
+        f"{counted(len(found.differences), 'tensor')} compared ({format_size(found.read_bytes)} at {speed:.2f} GB/s): "
+        + ", ".join(filter(None, parts))
+    )

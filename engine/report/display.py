@@ -1,0 +1,178 @@
+"""Showing a merge to people and programs: a live bar, plain lines, JSON lines, or nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import TracebackType
+from typing import Protocol, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from dovetail.engine import events
+from dovetail.engine.text import counted, format_size
+
+PLAIN_SECONDS = 10.0
+"""Time between two progress lines where there is no terminal."""
+
+
+class Display(Protocol):
+    """Receives events between entering and leaving."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def __call__(self, event: events.Event) -> None:
+        """Show one event."""
+        ...
+
+
+class _Simple:
+    """A display that holds nothing open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing to close."""
+
+
+class QuietDisplay(_Simple):
+    """Shows warnings only."""
+
+    def __call__(self, event: events.Event) -> None:
+        """Print a warning to stderr."""
+        if isinstance(event, events.Failed) or (isinstance(event, events.Notice) and event.level == "warning"):
+            print(_notice(event), file=sys.stderr)
+
+
+class NoticeDisplay(_Simple):
+    """Shows what a person should read, and no progress."""
+
+    def __call__(self, event: events.Event) -> None:
+        """Print a notice to stderr."""
+        if isinstance(event, events.Notice | events.Failed):
+            print(_notice(event), file=sys.stderr, flush=True)
+
+
+class JsonDisplay(_Simple):
+    """Prints one JSON object an event."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+
+    def __call__(self, event: events.Event) -> None:
+        """Print one line, at once."""
+        print(json.dumps(event.to_json()), file=self._stream, flush=True)
+
+
+class PlainDisplay(_Simple):
+    """Prints lines, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self, event: events.Event) -> None:
+        """Print a line for what matters, and for progress every few seconds."""
+        if isinstance(event, events.Notice | events.Failed):
+            print(_notice(event), file=sys.stderr, flush=True)
+        elif isinstance(event, events.Started):
+            print(_started(event), flush=True)
+        elif isinstance(event, events.Progress) and time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._last = time.monotonic()
+            share = event.done_bytes / max(1, event.total_bytes)
+            print(f"{share:6.1%}  {_rate(event)}", flush=True)
+
+
+class LiveDisplay:
+    """One live bar with bytes done, GB/s, time left and resident memory."""
+
+    def __init__(self, console: Console, label: str) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn(label),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        self._progress.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        """Move the bar, or print above it."""
+        if isinstance(event, events.Notice | events.Failed):
+            style = "dim" if isinstance(event, events.Notice) and event.level == "info" else "yellow"
+            self._console.print(_notice(event), style=style, highlight=False, markup=False)
+        elif isinstance(event, events.Started):
+            self._console.print(_started(event), highlight=False, markup=False)
+        elif isinstance(event, events.Progress):
+            if self._task is None:
+                self._task = self._progress.add_task("", total=event.total_bytes, rate="")
+            self._progress.update(self._task, total=event.total_bytes, completed=event.done_bytes, rate=_rate(event))
+
+
+def choose_display(*, quiet: bool, as_json: bool, label: str = "merging") -> Display:
+    """Give the display for the options and the terminal, or what stands in its place.
+
+    Parameters
+    ----------
+    quiet, as_json
+        What the user asked for.
+    label
+        What the live bar says.
+
+    """
+    if as_json:
+        return JsonDisplay()
+    if quiet:
+        return QuietDisplay()
+    console = Console()
+    return LiveDisplay(console, label) if console.is_terminal else PlainDisplay()
+
+
+def _notice(event: events.Notice | events.Failed) -> str:
+    if isinstance(event, events.Failed):
+        return f"failed: {event.source}: {event.text}"
+    return f"warning: {event.text}" if event.level == "warning" else event.text
+
+
+def _started(event: events.Started) -> str:
+    return (
+        f"{event.method}: {counted(event.tensors, 'tensor')}, reading {format_size(event.read_bytes)}, "
+        f"writing {format_size(event.write_bytes)}, {counted(event.workers, 'worker')}, "
+        f"at most {format_size(event.projected_bytes)} of {format_size(event.allowed_bytes)} allowed"
+    )
+
+
+def _rate(event: events.Progress) -> str:
+    speed = event.done_bytes / max(event.seconds, 1e-9) / 1e9
+    done, total = format_size(event.done_bytes), format_size(event.total_bytes)
+    return f"{done} of {total}  {speed:.2f} GB/s  {format_size(event.resident_bytes)} resident"

@@ -1,0 +1,309 @@
+"""Tables for people and JSON for programs: plans, finished merges, checkpoints, methods."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dovetail.engine import events
+from dovetail.engine.actions.verify import Verdict
+from dovetail.engine.errors import VerificationError
+from dovetail.engine.methods.method import REQUIRED, Method, Parameter
+from dovetail.engine.output.manifest import MANIFEST_NAME, has_task_vectors, norm_text, pair_overlaps
+from dovetail.engine.planning.plan import Plan
+from dovetail.engine.run.budget import Budget
+from dovetail.engine.text import counted, format_size, short_name
+from dovetail.io.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from dovetail.engine.actions.stages import Forecast
+
+
+def _print(*things: Any) -> None:
+    """Print without wrapping or colouring numbers; a pipe gets plain text as wide as it needs."""
+    console = Console(highlight=False)
+    width = None if console.is_terminal else 200
+    Console(highlight=False, width=width, soft_wrap=True).print(*things, markup=False)
+
+
+def _facts(rows: Mapping[str, str]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+BASE_MODELS = {
+    "origin": "required: the model that the others were made from",
+    "pair": "required: one of the two models that are merged",
+    "optional": "optional: if given, the model that the others were made from",
+    "member": "optional: a model like any other",
+}
+"""What the kinds of base models in the table of methods mean, for people."""
+
+
+def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
+    """Say what a merge did: size, speed, memory, and what each model contributed."""
+    totals = manifest["totals"]
+    moved = done.read_bytes + done.written_bytes
+    speed = f"{moved / max(done.merge_seconds, 1e-9) / 1e9:.2f} GB/s read and written"
+    shards = counted(len(manifest["shards"]), "shard") if manifest["shards"] else "Zarr chunks"
+    _print(
+        _facts(
+            {
+                "Output": f"{done.output} ({format_size(done.written_bytes)} in {shards})",
+                "Time": f"{done.seconds:.1f} s, of these {done.merge_seconds:.1f} s merging at {speed}, "
+                f"{counted(done.workers, 'worker')}",
+                "Memory": f"peak {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed",
+            }
+        )
+    )
+    if has_task_vectors(totals):
+        _print(_model_table(manifest["models"], totals))
+    for i, j, value in pair_overlaps(totals):
+        names = f"{short_name(manifest['models'][i])} and {short_name(manifest['models'][j])}"
+        _print(f"Overlap of {names}: {value:.4%}")
+    _print(f"Statistics and checksums of every tensor: {done.output}/{MANIFEST_NAME}")
+
+
+def print_conversion(done: events.Done) -> None:
+    """Say what a conversion did."""
+    speed = (done.read_bytes + done.written_bytes) / max(done.merge_seconds, 1e-9) / 1e9
+    _print(
+        f"{done.output}: {format_size(done.written_bytes)} in {done.seconds:.1f} s, {speed:.2f} GB/s read and written, "
+        f"peak memory {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed"
+    )
+
+
+def _model_table(models: list[str], totals: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("Model")
+    for title in ("density", "task vector norm", "norm kept"):
+        table.add_column(title, justify="right")
+    for index, name in enumerate(models):
+        table.add_row(
+            short_name(name),
+            f"{totals['density'][index]:.4%}",
+            norm_text(totals["task_vector_norm"][index], 5),
+            norm_text(totals["kept_norm"][index], 5),
+        )
+    return table
+
+
+def plan_json(plan: Plan, budget: Budget) -> dict[str, Any]:
+    """Give a plan as a JSON object."""
+    return {
+        "method": plan.method.name,
+        "base_model": None if plan.base is None else str(plan.base.path),
+        "models": list(plan.models),
+        "adapters": [
+            {"model": str(item.path), "adapter": str(item.adapter.folder), "tensors": item.adapter.tensor_count}
+            for item in plan.checkpoints
+            if item.adapter is not None
+        ],
+        "tensors": len(plan.tensors),
+        "tasks": plan.task_count,
+        "passes": max((tensor.passes for tensor in plan.tensors), default=0),
+        "read_bytes": plan.read_bytes,
+        "write_bytes": plan.write_bytes,
+        "format": plan.layout.format,
+        "shards": [{"name": shard.file_name, "size_bytes": shard.size_bytes} for shard in plan.layout.shards],
+        "allowed_bytes": budget.allowed_bytes,
+        "reserved_bytes": budget.reserved_bytes,
+        "task_bytes": budget.task_bytes,
+        "projected_bytes": budget.projected_bytes,
+        "workers": budget.workers,
+        "warnings": list(plan.warnings),
+        "hash": plan.hash,
+    }
+
+
+def print_plan(plan: Plan, budget: Budget) -> None:
+    """Say what a plan would read, write and hold."""
+    dtypes = Counter(tensor.dtype.torch_name for tensor in plan.tensors)
+    elements = sum(tensor.length for tensor in plan.tensors)
+    rows = {
+        "Method": plan.method.name,
+        "Base model": "none" if plan.base is None else str(plan.base.path),
+        "Models": ", ".join(plan.models),
+        "Output": f"{counted(len(plan.tensors), 'tensor')}, {elements:,} elements, "
+        + ", ".join(f"{count} {name}" for name, count in dtypes.most_common()),
+        "Read": f"{format_size(plan.read_bytes)} in {counted(plan.task_count, 'task')}, at most "
+        f"{counted(max((tensor.passes for tensor in plan.tensors), default=0), 'pass')} over a tensor",
+        "Write": f"{format_size(plan.write_bytes)} in {counted(len(plan.layout.shards), 'shard')}"
+        if plan.options.zarr is None
+        else f"at most {format_size(plan.write_bytes)} in {counted(len(plan.layout.shards), 'Zarr array')}",
+        "Memory": f"at most {format_size(budget.projected_bytes)} of {format_size(budget.allowed_bytes)} allowed: "
+        f"{format_size(budget.reserved_bytes)} for the program, {format_size(budget.task_bytes)} for each of "
+        f"{counted(budget.workers, 'worker')}",
+        "Hash": plan.hash[:16],
+    }
+    _print(_facts(rows))
+    for item in plan.checkpoints:
+        if item.adapter is not None:
+            changed = counted(item.adapter.tensor_count, "tensor")
+            _print(f"Adapter {item.adapter.folder}: applied to {changed} of {item.path} while they are read")
+    for warning in plan.warnings:
+        _print(f"warning: {warning}")
+
+
+def stages_json(forecasts: Sequence[Forecast], budgets: Sequence[Budget | None]) -> dict[str, Any]:
+    """Give the plans of a recipe as a JSON object: that of its only stage, or a list of all."""
+    if len(forecasts) == 1:
+        (plan,), (budget,) = [each.plan for each in forecasts], budgets
+        assert plan is not None, "all that a recipe of one document needs is there"
+        assert budget is not None
+        return plan_json(plan, budget)
+    return {
+        "stages": [
+            {
+                "name": each.stage.name,
+                "needs": list(each.stage.needs),
+                "complete": each.complete,
+                "plan": None if each.plan is None or budget is None else plan_json(each.plan, budget),
+            }
+            for each, budget in zip(forecasts, budgets, strict=True)
+        ]
+    }
+
+
+def print_stages(forecasts: Sequence[Forecast], budgets: Sequence[Budget | None]) -> None:
+    """Say what every stage of a recipe would read, write and hold."""
+    for number, (each, budget) in enumerate(zip(forecasts, budgets, strict=True), 1):
+        if len(forecasts) > 1:
+            needs = f", from {', '.join(each.stage.needs)}" if each.stage.needs else ""
+            unused = "" if each.stage.needed else " (nothing uses it: merged only with --stages)"
+            _print(f"Stage {number} of {len(forecasts)}: {each.title}{needs}{unused}")
+        if each.plan is None or budget is None:
+            _print(f"can be planned when merged: {', '.join(each.stage.needs)}")
+        elif each.complete:
+            _print("is merged already")
+        else:
+            print_plan(each.plan, budget)
+        if number < len(forecasts):
+            _print("")
+
+
+def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Give a checkpoint's catalogue as a JSON object."""
+    return {
+        "path": str(checkpoint.path),
+        "files": [{"name": file.name, "size_bytes": file.size_bytes} for file in checkpoint.files],
+        "metadata": dict(checkpoint.metadata),
+        "tensors": {
+            name: {"dtype": info.dtype.name, "shape": list(info.shape), "size_bytes": info.nbytes}
+            for name, info in checkpoint.tensors.items()
+        },
+        "elements": sum(info.length for info in checkpoint.tensors.values()),
+        "size_bytes": checkpoint.nbytes,
+    }
+
+
+def print_checkpoint(checkpoint: Checkpoint) -> None:
+    """List a checkpoint's tensors, then its totals."""
+    table = Table(box=None, pad_edge=False)
+    for title, justify in (("Tensor", "left"), ("dtype", "left"), ("shape", "left"), ("size", "right")):
+        table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # both are permitted
+    for name, info in checkpoint.tensors.items():
+        table.add_row(
+            name,
+            info.dtype.torch_name,
+            " x ".join(map(str, info.shape)) or "scalar",
+            format_size(info.nbytes),
+        )
+    _print(table)
+    elements = sum(info.length for info in checkpoint.tensors.values())
+    _print(
+        f"{counted(len(checkpoint.tensors), 'tensor')}, {elements:,} elements, {format_size(checkpoint.nbytes)} in "
+        f"{counted(len(checkpoint.files), 'file')}"
+    )
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """Give what a verification found as a JSON object."""
+    return {
+        "event": "verdict",
+        "sound": not verdict.damage,
+        "damage": list(verdict.damage),
+        "unlisted": list(verdict.unlisted),
+        "checked_bytes": verdict.checked_bytes,
+    }
+
+
+def conclude_verification(output: Path, verdict: Verdict, *, quiet: bool) -> None:
+    """Say what a verification found.
+
+    Raises
+    ------
+    VerificationError
+        Something is damaged.
+
+    """
+    if not quiet:
+        for line in verdict.damage:
+            _print(line)
+        for name in verdict.unlisted:
+            _print(f"not in the manifest, not checked: {name}")
+    if verdict.damage:
+        raise VerificationError(
+            f"{output} is damaged: {verdict.damage[0]}"
+            + (f", and {len(verdict.damage) - 1} more" if len(verdict.damage) > 1 else ""),
+            "the bytes that were written",
+            "make it again, or copy it again from where it is whole",
+        )
+    if not quiet:
+        _print(f"{output} is whole: {format_size(verdict.checked_bytes)} are as its manifest says")
+
+
+def methods_json(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
+    """Give the table of methods as a JSON list."""
+    return [
+        {
+            "name": method.name,
+            "summary": method.summary,
+            "paper": method.paper,
+            "base_model": method.base,
+            "parameters": [
+                {
+                    "name": parameter.name,
+                    "kind": parameter.kind,
+                    "scope": parameter.scope,
+                    "required": parameter.default is REQUIRED,
+                    "default": None if parameter.default is REQUIRED else parameter.default,
+                    "choices": list(parameter.choices),
+                    "synonyms": list(parameter.synonyms),
+                    "help": parameter.help,
+                }
+                for parameter in method.parameters
+            ],
+        }
+        for method in methods.values()
+    ]
+
+
+def print_methods(methods: Mapping[str, Method]) -> None:
+    """Show the table of methods, each with its parameters."""
+    for method in methods.values():
+        _print(f"{method.name}: {method.summary}")
+        if method.paper:
+            _print(f"  paper       {method.paper}")
+        _print(f"  base model  {BASE_MODELS[method.base]}")
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
+        for parameter in method.parameters:
+            table.add_row("", parameter.name, _default(parameter), parameter.help)
+        _print(table)
+        _print("")
+
+
+def _default(parameter: Parameter) -> str:
+    each = " a model" if parameter.scope == "model" else ""
+    if parameter.default is REQUIRED:
+        return f"required{each}"
+    default = str(parameter.default).lower() if isinstance(parameter.default, bool) else parameter.default
+    choices = " | ".join(parameter.choices)
+    return f"{choices or parameter.kind}{each}, default {'none' if default is None else default}"

@@ -1,0 +1,1 @@
+"""Tasks in, durable chunks out: workers, memory, journal."""

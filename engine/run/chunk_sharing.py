@@ -1,0 +1,76 @@
+"""How much memory decoded chunks get that several tasks share.
+
+Where chunks of a Zarr input do not hold whole rows, neighbouring tasks need parts of the same chunks. What memory the
+limit leaves goes to a pool of decoded chunks, so that they are not decoded again and again.
+"""
+
+from __future__ import annotations
+
+from dovetail.engine import events
+from dovetail.engine.planning.plan import Plan, PlannedTensor
+from dovetail.engine.run.budget import Budget
+from dovetail.engine.text import format_size
+from dovetail.io.source import read_scratch_bytes
+from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES, POOL
+from dovetail.io.zarr.source import ZarrSource
+
+MOST_DECODINGS = 1.5
+"""Decodings of a chunk, on the average, that are not worth a word."""
+
+
+def share_memory(plan: Plan, budget: Budget, listen: events.Listener) -> int:
+    """Give the pool of decoded chunks its size, and say where it is too small.
+
+    Parameters
+    ----------
+    plan, budget
+        What will be run, and in what memory.
+    listen
+        Told of a tensor whose chunks will be decoded several times.
+
+    Returns
+    -------
+    int
+        Bytes of the pool; 0 for a plan whose inputs need none.
+
+    """
+    if not any(read_scratch_bytes(item.source) for tensor in plan.tensors for item in tensor.inputs):
+        return 0
+    spare = max(0, budget.allowed_bytes - budget.projected_bytes)
+    wanted = [_shared_bytes(tensor) * (budget.workers + 1) for tensor in plan.tensors]
+    most = max(wanted)
+    POOL.limit_bytes = limit = min(spare, max(most, DEFAULT_POOL_BYTES))
+    worst, decodings = max(
+        ((tensor, _decodings(tensor)) for tensor, size in zip(plan.tensors, wanted, strict=True) if size > limit),
+        key=lambda item: item[1],
+        default=(None, 0.0),
+    )
+    if worst is not None and decodings > MOST_DECODINGS:
+        needed = budget.allowed_bytes - spare + most
+        listen(
+            events.Notice(
+                "warning",
+                f"Chunks of {worst.name} do not hold whole rows: each is decoded about {decodings:.0f} times. "
+                f"A memory limit of {format_size(needed)} would spare that.",
+            )
+        )
+    return limit
+
+
+def _window(tensor: PlannedTensor) -> tuple[int, int]:
+    """Give what a task in the middle of a tensor reads."""
+    return tensor.program.window(*tensor.chunk_range(tensor.chunk_count // 2))
+
+
+def _shared_bytes(tensor: PlannedTensor) -> int:
+    if tensor.chunk_count == 1:
+        return 0
+    sources = (item.source for item in tensor.inputs)
+    return sum(source.shared_bytes(*_window(tensor)) for source in sources if isinstance(source, ZarrSource))
+
+
+def _decodings(tensor: PlannedTensor) -> float:
+    low, high = _window(tensor)
+    sources = (item.source for item in tensor.inputs)
+    found = (source.decodings(low, high) for source in sources if isinstance(source, ZarrSource))
+    return tensor.passes * max(found, default=0.0)

@@ -1,0 +1,164 @@
+"""Carrying out a plan: scheduler, background commits, journal, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+from dovetail.engine import events
+from dovetail.engine.planning.grid import Job
+from dovetail.engine.planning.plan import Plan
+from dovetail.engine.run.budget import Budget
+from dovetail.engine.run.commit import Committer
+from dovetail.engine.run.executors import open_executor
+from dovetail.engine.run.journal import Journal
+from dovetail.engine.run.records import RecordTable, chunk_checksums
+from dovetail.engine.run.scheduler import Scheduler
+from dovetail.engine.run.task import TaskRecord
+from dovetail.io.files.machine import resident_bytes
+from dovetail.io.output import Sink
+
+
+class Execution:
+    """One run over the tasks of a plan that the journal does not have yet.
+
+    Parameters
+    ----------
+    plan, budget, table, journal, sink
+        What to do, within what memory, and where results go.
+    listen
+        Receives events, always on the thread that calls `run`.
+
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        budget: Budget,
+        table: RecordTable,
+        journal: Journal,
+        sink: Sink,
+        listen: events.Listener,
+    ) -> None:
+        self.plan, self.budget, self.table, self.journal = plan, budget, table, journal
+        self.sink, self.listen = sink, listen
+        self.read_bytes = self.written_bytes = 0
+        self.seconds = 0.0
+        self._jobs = [(job, todo) for job in plan.jobs if (todo := self._positions(job))]
+        self._total_bytes = sum(self._job_bytes(job, todo) for job, todo in self._jobs)
+        self._shard_chunks: Counter[int] = Counter()
+        self._shard_tensors: defaultdict[int, list[int]] = defaultdict(list)
+        for index, placed in enumerate(plan.layout.tensors):
+            self._shard_tensors[placed.shard].append(index)
+            self._shard_chunks[placed.shard] += int((table.of_tensor(index)["done"] == 0).sum())
+        self._durable: queue.SimpleQueue[Sequence[TaskRecord]] = queue.SimpleQueue()
+        self._durable_tasks = 0
+
+    @property
+    def remaining_bytes(self) -> int:
+        """Output bytes that are still to be written."""
+        tensors = self.plan.tensors
+        return sum(
+            (piece.stop - piece.start) * tensors[piece.tensor].dtype.itemsize
+            for job, todo in self._jobs
+            for position in todo
+            for piece in job.tasks[position]
+        )
+
+    def run(self, executor: Executor | None = None) -> None:
+        """Run everything; on return all of it is durable and journalled.
+
+        On an error or an interruption, what was finished before is made durable and journalled too.
+        """
+        started = time.monotonic()
+        committer = Committer(self._flush, self._durable.put, self.budget.unwritten_bytes)
+        try:
+            with open_executor(executor, self.budget.workers, self.plan.read_ahead_bytes) as pool:
+                scheduler = Scheduler(pool, self.budget.workers, self.plan, self.sink.slot)
+                try:
+                    with contextlib.closing(scheduler.run(self._jobs)) as finished:
+                        for record in finished:
+                            self._take(record, committer)
+                            self._report_durable()
+                            self._report_progress(started)
+                finally:  # stopped early, with tasks in flight that have finished since
+                    for record in scheduler.late:
+                        self._take(record, committer)
+        finally:
+            committer.close()
+            self._report_durable()
+            self.seconds = time.monotonic() - started
+
+    def _take(self, record: TaskRecord, committer: Committer) -> None:
+        self.read_bytes += record.read_bytes
+        self.written_bytes += record.written_bytes
+        if record.pieces:
+            committer.put(record)
+
+    def _positions(self, job: Job) -> list[int]:
+        """Give the tasks of a job that are not wholly done."""
+        return [
+            position
+            for position, pieces in enumerate(job.tasks)
+            if not all(self.table.is_done(piece.tensor, piece.chunk) for piece in pieces)
+        ]
+
+    def _job_bytes(self, job: Job, todo: list[int]) -> int:
+        """Give the bytes that a job will read and write."""
+        total = 0
+        passes, wanted = self.plan.reduce_passes(job), set(todo)
+        for position, pieces in enumerate(job.tasks):
+            for piece in pieces:
+                tensor = self.plan.tensors[piece.tensor]
+                size = piece.stop - piece.start
+                read = size * (tensor.element_bytes - tensor.dtype.itemsize)
+                total += passes * read + (position in wanted) * (read + size * tensor.dtype.itemsize)
+        return total
+
+    def _flush(self, group: Sequence[TaskRecord]) -> None:
+        """Make a group's bytes durable, then its rows.
+
+        Chunks of an input that has changed are not: put back as it was, it would be taken for the one that was read.
+        """
+        for checkpoint in self.plan.checkpoints:
+            checkpoint.check_unchanged()
+        pieces = [piece for record in group for piece in record.pieces]
+        self.sink.commit((piece.tensor, *self.plan.tensors[piece.tensor].chunk_range(piece.chunk)) for piece in pieces)
+        self.journal.append(self.table.add(pieces))
+
+    def _report_durable(self) -> None:
+        """Tell of commits since the last call, and of output files that they completed."""
+        while not self._durable.empty():
+            group = self._durable.get()
+            self._durable_tasks += len(group)
+            size = sum(record.written_bytes for record in group)
+            self.listen(events.Committed(tasks=self._durable_tasks, bytes=size))
+            shards: Counter[int] = Counter(
+                self.plan.layout.tensors[piece.tensor].shard for record in group for piece in record.pieces
+            )
+            for number, count in shards.items():
+                self._shard_chunks[number] -= count
+                if self._shard_chunks[number] == 0:
+                    self.listen(self._shard_finished(number))
+
+    def _shard_finished(self, number: int) -> events.ShardFinished:
+        shard = self.plan.layout.shards[number]
+        checksums = {
+            self.plan.tensors[index].name: chunk_checksums(self.table.of_tensor(index))
+            for index in self._shard_tensors[number]
+        }
+        return events.ShardFinished(file=shard.file_name, bytes=shard.size_bytes, checksums=checksums)
+
+    def _report_progress(self, started: float) -> None:
+        self.listen(
+            events.Progress(
+                done_bytes=self.read_bytes + self.written_bytes,
+                total_bytes=self._total_bytes,
+                seconds=time.monotonic() - started,
+                resident_bytes=resident_bytes(),
+            )
+        )

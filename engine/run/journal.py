@@ -1,0 +1,177 @@
+"""The journal: which chunks of an unfinished output are done, with everything known about them.
+
+An append-only file in the staging folder: one line of JSON that identifies the plan, then entries of fixed size, each
+a row number, the row of the `RecordTable` and a checksum of both. An entry is appended only after its bytes are
+durable. A torn or damaged tail is cut off when the journal is opened again: those chunks are computed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from dovetail.engine.errors import OutputError
+from dovetail.engine.planning.plan import MATHS_VERSION, Plan
+from dovetail.engine.run.records import RecordTable
+from dovetail.io.files.outfile import naming
+
+JOURNAL_NAME = "dovetail_journal"
+"""File name of the journal in the staging folder."""
+
+_LONGEST_LINE_BYTES = 64 * 2**20
+_NUMBER_BYTES = 8
+_CHECKSUM_BYTES = 8
+
+
+class Journal:
+    """An open journal.
+
+    Parameters
+    ----------
+    path
+        The journal's file.
+    plan
+        The plan that it belongs to.
+    table
+        Filled with the rows of chunks that the journal says are done.
+
+    Raises
+    ------
+    OutputError
+        The journal on disk belongs to another plan; the text says what changed.
+
+    """
+
+    def __init__(self, path: Path, plan: Plan, table: RecordTable) -> None:
+        self._table, self._path = table, path
+        self._entry_bytes = _NUMBER_BYTES + table.rows.dtype.itemsize + _CHECKSUM_BYTES
+        self._file = open(path, "a+b")  # noqa: SIM115, PTH123  stays open for the merge
+        try:
+            self.resumed_rows = self._load(path, plan)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, numbers: NDArray[np.int64]) -> None:
+        """Add the rows of the given numbers, durably. Their chunks' bytes must be durable already."""
+        entries = bytearray()
+        for number in numbers:
+            body = int(number).to_bytes(_NUMBER_BYTES, "little") + self._table.rows[number].tobytes()
+            entries += body + xxhash.xxh3_64_digest(body)
+        with naming(self._path):
+            self._file.write(entries)
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        with naming(self._path):
+            self._file.close()
+
+    def _load(self, path: Path, plan: Plan) -> int:
+        """Read what is there, or begin a new journal; give the number of rows found."""
+        self._file.seek(0)
+        content = self._file.read()
+        line, newline, body = content.partition(b"\n")
+        header = identity(plan)
+        if not newline or (not body and line != json.dumps(header).encode()):
+            # Nothing was done yet, so nothing is lost by beginning anew.
+            with naming(path):
+                self._file.truncate(0)
+                self._file.write(json.dumps(header).encode() + b"\n")
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            return 0
+        _check_identity(path, line, header)
+        rows = self._read_entries(body)
+        self._file.truncate(len(line) + 1 + rows * self._entry_bytes)
+        return rows
+
+    def _read_entries(self, body: bytes) -> int:
+        """Fill in the rows of every sound entry before the first unsound one; give their number."""
+        count = 0
+        for begin in range(0, len(body) - self._entry_bytes + 1, self._entry_bytes):
+            entry = body[begin : begin + self._entry_bytes]
+            number = int.from_bytes(entry[:_NUMBER_BYTES], "little")
+            sound = xxhash.xxh3_64_digest(entry[:-_CHECKSUM_BYTES]) == entry[-_CHECKSUM_BYTES:]
+            if not sound or number >= len(self._table.rows):
+                break
+            row = entry[_NUMBER_BYTES:-_CHECKSUM_BYTES]
+            self._table.rows[number] = np.frombuffer(row, self._table.rows.dtype)[0]
+            count += 1
+        return count
+
+
+def belongs_to(path: Path, plan: Plan) -> bool:
+    """Whether a file is the journal of a plan."""
+    try:
+        with path.open("rb") as file:
+            return file.readline(_LONGEST_LINE_BYTES) == json.dumps(identity(plan)).encode() + b"\n"
+    except OSError:
+        return False
+
+
+def identity(plan: Plan) -> dict[str, Any]:
+    """Give what must be the same for a merge to be continued."""
+    return {
+        "format": "dovetail-journal",
+        "plan_hash": plan.hash,
+        "maths_version": MATHS_VERSION,
+        "recipe": plan.recipe.to_json(),
+        "options": {
+            "dtype": plan.options.dtype,
+            "seed": plan.options.seed,
+            "keep_nonfinite": plan.options.keep_nonfinite,
+            "shard_size_bytes": plan.options.shard_size_bytes,
+            "zarr": None if plan.options.zarr is None else asdict(plan.options.zarr),
+        },
+        "inputs": {
+            f"{checkpoint.path}/{file.name}": [file.size_bytes, file.etag or file.mtime_ns, file.header_hash]
+            for checkpoint in plan.checkpoints
+            for file in checkpoint.files
+        }
+        | _tokenizer_files(plan),
+    }
+
+
+def _tokenizer_files(plan: Plan) -> dict[str, Any]:
+    entries = plan.vocabulary.inputs() if plan.vocabulary else []
+    files = {f"{item['checkpoint']}/{file['name']}": file["content_hash"] for item in entries for file in item["files"]}
+    return files | {f"{item['checkpoint']}/config.json": item["vocab_size"] for item in entries}
+
+
+def _check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:
+    """Refuse a journal of another plan, naming the first difference."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or found.get("format") != header["format"]:
+        raise _changed(path, "the journal is damaged")
+    if found.get("plan_hash") == header["plan_hash"]:
+        return
+    if found.get("maths_version") != header["maths_version"]:
+        raise _changed(path, "it was begun by another version of Dovetail, whose results differ in bits")
+    before, now = found.get("inputs", {}), header["inputs"]
+    for name in sorted(set(before) | set(now)):
+        if before.get(name) != now.get(name):
+            raise _changed(path, f"the input {name} has changed since")
+    for part in ("recipe", "options"):
+        if found.get(part) != header[part]:
+            raise _changed(path, f"the {part} {'are' if part == 'options' else 'is'} not the same")
+    raise _changed(path, "the plan is not the same")
+
+
+def _changed(path: Path, reason: str) -> OutputError:
+    return OutputError(
+        f"unfinished output {path.parent} cannot be continued: {reason}",
+        "the same recipe, options and inputs as before",
+        "restore them, or pass --restart to begin anew",
+    )

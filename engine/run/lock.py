@@ -1,0 +1,45 @@
+"""One process at a time on one output.
+
+The lock is the operating system's own: it vanishes with the process that held it, so none is ever stale.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from dovetail.engine.errors import OutputError
+from dovetail.io.files.durable import sync_folder
+
+LOCK_NAME = "dovetail_lock"
+"""File name of the lock in the staging folder."""
+
+
+@contextlib.contextmanager
+def locked(staging: Path) -> Iterator[None]:
+    """Make the staging folder and hold its lock.
+
+    Raises
+    ------
+    OutputError
+        Another process is writing this output.
+
+    """
+    staging.mkdir(parents=True, exist_ok=True)
+    sync_folder(staging.parent)  # so that the journal is found again even after a power failure
+    descriptor = os.open(staging / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"another process is writing into {staging}",
+                "one process for one output",
+                "wait for it to end, or choose another output folder",
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,76 @@
+"""From a plan to a run that fits: kernels loaded, memory measured, workers chosen."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+from dovetail.engine import events
+from dovetail.engine.errors import MemoryLimitError, RecipeError
+from dovetail.engine.methods.convert import CONVERT
+from dovetail.engine.planning.builder import conversions, problems
+from dovetail.engine.planning.plan import Plan
+from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
+from dovetail.engine.run.chunk_sharing import share_memory
+from dovetail.engine.run.records import RecordTable
+from dovetail.engine.run.warm import Trial, trials, warm_up
+from dovetail.engine.text import format_size
+from dovetail.io.files.machine import resident_bytes, usable_cores
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a plan is run; none of it changes a byte of the output."""
+
+    memory_bytes: int | None = None
+    """Limit on this process; None for half of what is free, at most 2 GiB, or what the merge needs."""
+    workers: int | None = None
+    """Tasks that run at once, if memory allows; None for one a core."""
+    overwrite: bool = False
+    """Whether an output folder that is not empty is replaced."""
+    restart: bool = False
+    """Whether an unfinished output is thrown away instead of continued."""
+    executor: Executor | None = None
+    """Runs the tasks; None for a pool of threads. Its workers must see the same files. The limit bounds this process
+    alone: processes of an executor each have memory of their own."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("memory_bytes", self.memory_bytes), ("workers", self.workers)):
+            if value is not None and value < 1:
+                raise RecipeError(f"{name} is {value}", "a positive number, or None", f"correct {name}")
+
+
+def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore) -> tuple[Budget, RecordTable]:
+    """Load the plan's kernels, measure what the process holds, and fit the plan to the memory limit.
+
+    Raises
+    ------
+    MemoryLimitError
+        The limit is too small; the text names one that would do.
+
+    """
+    table = RecordTable(plan)
+
+    def compiling() -> None:
+        listen(events.Notice("info", "Compiling kernels for this machine; later runs find them in the cache."))
+
+    needed: list[Trial] = [*trials(plan.method.name, problems(plan)), *trials(CONVERT.name, conversions(plan))]
+    if any(checkpoint.adapter is not None for checkpoint in plan.checkpoints):
+        from dovetail.io.adapters.kernels import compile_all
+
+        needed.append(compile_all)
+    warm_up(needed, compiling)
+    workers = run.workers if run.workers is not None else usable_cores()
+    # The table's pages become resident only as chunks finish.
+    reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes
+    reserved += plan.read_ahead_bytes
+    planning = plan.vocabulary.planning_bytes if plan.vocabulary else 0
+    allowed = run.memory_bytes or default_limit_bytes(max(planning, least(reserved, plan.task_bytes)))
+    if planning > allowed:
+        raise MemoryLimitError(
+            f"memory limit {format_size(allowed)} is too small for these vocabularies",
+            f"at least {format_size(planning)}, which reading them took",
+            f"pass --memory {-(-planning // 2**20)}MiB or more",
+        )
+    budget = fit(allowed, reserved, plan.task_bytes, workers)
+    return replace(budget, shared_bytes=share_memory(plan, budget, listen)), table

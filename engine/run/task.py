@@ -1,0 +1,231 @@
+"""One task: read its chunks, compute them, write them to their place in the output, return a small record.
+
+A `Work` carries all that it needs and can be pickled, so that any `concurrent.futures.Executor` can run it. Running
+it twice writes the same bytes twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import filterfalse
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from dovetail.engine.kernels.convert import ITEMSIZES, decode
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, State
+from dovetail.engine.planning.grid import PAGE_SLACK_BYTES
+from dovetail.engine.planning.work import PieceWork, Work
+from dovetail.io.errors import NonFiniteError
+from dovetail.io.files.extents import JoinedWriter, Range, is_mapped, join_ranges, place_of
+
+
+@dataclass(frozen=True, slots=True)
+class PieceRecord:
+    """What an apply pass leaves behind for the journal and the manifest."""
+
+    tensor: int
+    """Index of the output tensor."""
+    chunk: int
+    """Index of the chunk in its tensor."""
+    checksum: int
+    """XXH3-64 of the chunk's output bytes."""
+    statistics: ChunkStatistics
+    """Statistics of the chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """What one task returns."""
+
+    task: int
+    """Index of the task in the plan."""
+    step: int
+    """Which pass it was."""
+    partial: Any
+    """Partial result of a reduce pass; None after an apply pass."""
+    pieces: tuple[PieceRecord, ...]
+    """Records of an apply pass; empty after a reduce pass."""
+    read_bytes: int
+    """Bytes read."""
+    written_bytes: int
+    """Bytes written."""
+
+
+_thread = threading.local()
+
+
+def _output_buffer(size_bytes: int) -> Bytes:
+    """Give this thread's output buffer, grown if need be, cut to the size asked for."""
+    buffer: Bytes | None = getattr(_thread, "output", None)
+    if buffer is None or buffer.size < size_bytes:
+        buffer = _thread.output = np.empty(size_bytes, np.uint8)
+    return buffer[:size_bytes]
+
+
+def prefetch(work: Work) -> None:
+    """Ask the operating system to read what `work` will need, without waiting."""
+    ranges = _ranges(work.pieces)
+    for source, start, stop in (*join_ranges(filter(is_mapped, ranges)), *filterfalse(is_mapped, ranges)):
+        source.prefetch(start, stop)
+
+
+def execute(work: Work) -> TaskRecord:
+    """Run one pass of one task.
+
+    Raises
+    ------
+    NonFiniteError
+        An input holds NaN or infinity and they are not to be kept.
+    CheckpointError
+        An input changed or vanished since it was opened.
+    OSError
+        Reading or writing failed.
+
+    """
+    first = work.pieces[0]
+    if work.step < first.program.reduce_passes and not first.whole:
+        with _resident(_ranges(work.pieces)):
+            chunk = _read(first)
+            partial = first.program.reduce(work.step, chunk, first.state)
+            read_bytes = _chunk_bytes(chunk)
+            del chunk
+        return TaskRecord(work.task, work.step, partial, (), read_bytes, 0)
+    records: list[PieceRecord] = []
+    read_bytes = written_bytes = 0
+    for pieces, ranges in batches(work.pieces):
+        with _resident(ranges):
+            begins, size_bytes = _places(pieces)
+            buffer = _output_buffer(size_bytes)
+            writer = JoinedWriter(buffer)
+            for piece, begin in zip(pieces, begins, strict=True):
+                end = begin + (piece.stop - piece.start) * piece.element_bytes
+                record, size = _apply(piece, buffer[begin:end], keep_nonfinite=work.keep_nonfinite)
+                writer.write(piece.slot, piece.start, begin, end)
+                records.append(record)
+                read_bytes += size
+                written_bytes += end - begin
+            writer.flush()
+    return TaskRecord(work.task, work.step, None, tuple(records), read_bytes, written_bytes)
+
+
+def batches(pieces: Sequence[PieceWork]) -> Iterator[tuple[Sequence[PieceWork], list[Range]]]:
+    """Part a task's pieces into runs, each with the ranges of mapped files that are held in memory for it.
+
+    A run takes no more memory than all pieces would whose inputs follow each other in their files: where they do not,
+    every place brings pages around it along, and the runs are shorter.
+    """
+    mapped = list(filter(is_mapped, _ranges(pieces)))
+    joined = join_ranges(mapped)
+    inputs = max(len(piece.inputs) for piece in pieces)
+    if len(pieces) == 1 or len(joined) <= inputs:
+        yield pieces, joined
+        return
+    room = sum([(stop - start) * source.itemsize for source, start, stop in mapped]) + inputs * PAGE_SLACK_BYTES
+    run: list[PieceWork] = []
+    ends: set[tuple[str, int]] = set()
+    held = 0
+    for piece in pieces:
+        places = [place_of(*each) for each in filter(is_mapped, _ranges([piece]))]
+        added = sum([end - begin + (0 if (file, begin) in ends else PAGE_SLACK_BYTES) for file, begin, end in places])
+        if run and held + added > room:
+            yield run, join_ranges(filter(is_mapped, _ranges(run)))
+            run, ends, held = [], set(), 0
+            added = sum([end - begin + PAGE_SLACK_BYTES for _, begin, end in places])
+        run.append(piece)
+        ends |= {(file, end) for file, _, end in places}
+        held += added
+    yield run, join_ranges(filter(is_mapped, _ranges(run)))
+
+
+def _ranges(pieces: Iterable[PieceWork]) -> list[Range]:
+    """List what some pieces read."""
+    found: list[Range] = []
+    for piece in pieces:
+        low, high = piece.window
+        found += [(item.source, low, high) for item in piece.inputs]
+    return found
+
+
+@contextlib.contextmanager
+def _resident(ranges: Sequence[Range]) -> Iterator[None]:
+    """Hold ranges in memory.
+
+    Touching pages that cannot be read, of a file cut short or a failing disk, would kill the process.
+    """
+    try:
+        for source, start, stop in ranges:
+            source.populate(start, stop)
+        yield
+    finally:
+        for source, start, stop in ranges:
+            source.release(start, stop)
+
+
+def _places(pieces: Sequence[PieceWork]) -> tuple[list[int], int]:
+    """Give the places of some pieces' outputs in one buffer, elements aligned, and its size."""
+    begins, end = [], 0
+    for piece in pieces:
+        begin = end + -end % piece.element_bytes
+        begins.append(begin)
+        end = begin + (piece.stop - piece.start) * piece.element_bytes
+    return begins, end
+
+
+def _apply(piece: PieceWork, out: Bytes, *, keep_nonfinite: bool) -> tuple[PieceRecord, int]:
+    """Compute a piece's output; give its record and the bytes read. What is mapped is in memory already."""
+    with _resident([each for each in _ranges([piece]) if not is_mapped(each)]):
+        chunk = _read(piece)
+        state = _reduce_whole(piece, chunk) if piece.whole else piece.state
+        statistics = piece.program.apply(chunk, state, out)
+        if not keep_nonfinite and statistics.nonfinite.any():
+            raise _nonfinite_error(piece, chunk)
+        checksum = xxhash.xxh3_64_intdigest(out.data)
+        return PieceRecord(piece.tensor, piece.chunk, checksum, statistics), _chunk_bytes(chunk)
+
+
+def _chunk_bytes(chunk: Chunk) -> int:
+    return sum([view.nbytes for view in chunk.models]) + (0 if chunk.base is None else chunk.base.nbytes)
+
+
+def _read(piece: PieceWork) -> Chunk:
+    low, high = piece.window
+    return Chunk(
+        index=piece.chunk,
+        start=piece.start,
+        stop=piece.stop,
+        window_start=low,
+        base=None if piece.base is None else piece.base.source.read(low, high),
+        models=tuple([item.source.read(low, high) for item in piece.models]),
+    )
+
+
+def _reduce_whole(piece: PieceWork, chunk: Chunk) -> State:
+    """Run every reduce pass of a tensor that is one chunk."""
+    state: State = None
+    for step in range(piece.program.reduce_passes):
+        state = piece.program.combine(step, [piece.program.reduce(step, chunk, state)], state)
+    return state
+
+
+def _nonfinite_error(piece: PieceWork, chunk: Chunk) -> NonFiniteError:
+    """Find the first NaN or infinity and say where it is."""
+    views = chunk.models if chunk.base is None else (chunk.base, *chunk.models)
+    for item, view in zip(piece.inputs, views, strict=True):
+        size = ITEMSIZES[item.code]
+        values = np.empty(view.nbytes // size, np.float32)
+        decode(view, item.code, 0, values.size, values)
+        inside = values[piece.start - chunk.window_start : piece.stop - chunk.window_start]
+        found = np.flatnonzero(~np.isfinite(inside))
+        if found.size:
+            index = piece.start + int(found[0])
+            return NonFiniteError(
+                f"{item.checkpoint}: tensor {item.tensor!r} holds {inside[found[0]]} at element {index}",
+                "finite numbers",
+                "repair the checkpoint, or pass --nonfinite keep to let such values through",
+            )
+    raise AssertionError("a kernel counted values that are not there")

@@ -1,0 +1,136 @@
+"""Compiling the kernels that a plan needs before its first task, and only those.
+
+Compiled kernels are cached on disk. A kernel that is not in the cache yet is compiled in a child process, so that the
+compiler's memory is never this process's: afterwards it is loaded like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numba.core import event
+
+from dovetail.engine.kernels import settings
+from dovetail.engine.kernels.convert import ITEMSIZES
+from dovetail.engine.methods.program import Bytes, Chunk, Problem
+from dovetail.engine.methods.registry import find_any
+
+LARGEST_TRIAL_ELEMENTS = 1 << 18
+"""Most elements of a tensor on which kernels are tried."""
+
+Trial = tuple[str, Problem] | Callable[[], None]
+"""A method's name and a small problem that uses the same kernels as a tensor of the plan, or a function of a module,
+which calls kernels of its own."""
+
+
+class _CompilationNeeded(Exception):  # a signal, not an error
+    """A kernel is not in the cache."""
+
+
+class _Refuse(event.Listener):
+    """Stops numba as soon as it begins to compile rather than load."""
+
+    def on_start(self, event: Any) -> None:
+        raise _CompilationNeeded
+
+    def on_end(self, event: Any) -> None:
+        """Take no notice."""
+
+
+def trials(method: str, problems: Iterable[Problem]) -> list[Trial]:
+    """Give one small problem for every combination of kernels that `problems` use."""
+    found: dict[Any, Trial] = {}
+    seen = set()
+    for problem in problems:
+        # Parameters that are equal are mostly the same objects: a quick look spares a thorough one.
+        count, dimensions = len(problem.model_codes), min(2, len(problem.shape))
+        given = (id(problem.parameters), *map(id, problem.model_parameters))
+        if (quick := (given, problem.base_code is None, count, dimensions)) in seen:
+            continue
+        seen.add(quick)
+        counts = [value for each in problem.model_parameters for value in each.values() if type(value) is int]
+        length = min(LARGEST_TRIAL_ELEMENTS, max(64, 2 * max(counts, default=0)))
+        shape = (2, length // 2) if dimensions > 1 else (length,)
+        trial = replace(problem, shape=shape, length=prod(shape))
+        # Kernels differ by the number of models, the parts of the program and its switches; dtypes are codes.
+        key = (trial.base_code is None, count, tuple(counts), _parts(find_any(method).program(trial)))
+        found.setdefault(key, (method, trial))
+    return list(found.values())
+
+
+def _parts(value: Any) -> Any:
+    """Describe what a program is made of: its type and switches, and those of its parts, but none of its numbers."""
+    if is_dataclass(value):
+        return type(value), tuple(_parts(getattr(value, field.name)) for field in fields(value))
+    if isinstance(value, tuple):
+        return tuple(dict.fromkeys(map(_parts, value)))
+    return value if isinstance(value, bool) else type(value)
+
+
+def warm_up(needed: Sequence[Trial], compiling: Callable[[], None]) -> None:
+    """Load every kernel that the trials need, compiling those not cached yet.
+
+    Parameters
+    ----------
+    needed
+        From `trials`.
+    compiling
+        Called once if something has to be compiled, which takes seconds.
+
+    """
+    try:
+        with event.install_listener("numba:compile", _Refuse()):
+            _try_all(needed)
+    except _CompilationNeeded:
+        compiling()
+        _compile_in_child(needed)
+        _try_all(needed)
+
+
+def _compile_in_child(needed: Sequence[Trial]) -> None:
+    """Fill the cache; if the child fails, the kernels are compiled here, at the cost of memory."""
+    subprocess.run(
+        [sys.executable, "-P", "-m", "dovetail.engine.run.warm"],  # -P: nothing in the current folder is imported
+        input=pickle.dumps(list(needed)),
+        env={**os.environ, "NUMBA_CACHE_DIR": settings.CACHE_DIR},  # where it may be a folder made for this run
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def _try_all(needed: Sequence[Trial]) -> None:
+    """Run every pass of each trial on made-up values: none of them, for instance, is the same everywhere."""
+    for trial in needed:
+        if callable(trial):
+            trial()
+            continue
+        method, problem = trial
+        program = find_any(method).program(problem)
+        low, high = program.window(0, problem.length)
+        read_only = [_values(high - low, code, 1 + model) for model, code in enumerate(problem.model_codes)]
+        base = None if problem.base_code is None else _values(high - low, problem.base_code, 0)
+        for array in (*read_only, *(() if base is None else (base,))):
+            array.flags.writeable = False
+        chunk = Chunk(0, 0, problem.length, low, base, tuple(read_only))
+        state: Any = None
+        for step in range(program.reduce_passes):
+            state = program.combine(step, [program.reduce(step, chunk, state)], state)
+        program.apply(chunk, state, np.zeros(problem.length * ITEMSIZES[problem.out_code], np.uint8))
+
+
+def _values(count: int, code: int, shift: int) -> Bytes:
+    """Make stored bytes that are finite numbers in any dtype: below 60, so that no exponent is all ones."""
+    return ((np.arange(count * ITEMSIZES[code]) * 7 + 13 * shift) % 59).astype(np.uint8)
+
+
+if __name__ == "__main__":
+    _try_all(pickle.loads(sys.stdin.buffer.read()))

@@ -1,0 +1,77 @@
+"""Byte sizes as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from dovetail.engine.errors import RecipeError
+
+LARGEST_BYTES = 2**63 - 1
+"""The largest size that is understood."""
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "k": 2**10,
+    "m": 2**20,
+    "g": 2**30,
+    "t": 2**40,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-zA-Z]*)\s*")
+
+
+def parse_size(text: str | int) -> int:
+    """Read a byte size such as ``512MiB``, ``2GB``, ``1.5g`` or a plain number of bytes.
+
+    ``KB MB GB TB`` are powers of 1000, ``KiB MiB GiB TiB`` powers of 1024, and single letters mean the latter.
+
+    Returns
+    -------
+    int
+        Bytes, at least 1.
+
+    Raises
+    ------
+    RecipeError
+        The text is not a positive size.
+
+    """
+    match = _SIZE.fullmatch(str(text))
+    unit = _UNITS.get(match[2].lower()) if match else None
+    number = float(match[1]) if match else 0.0
+    size = round(number * unit) if unit and number < LARGEST_BYTES else 0
+    if not 1 <= size <= LARGEST_BYTES:
+        raise RecipeError(
+            f"size {str(text)!r} is not understood",
+            "a positive number with a unit, such as 512MiB, 2GB or 1.5g",
+        )
+    return size
+
+
+def format_size(size_bytes: float) -> str:
+    """Write a byte size with a binary unit and three or four significant digits, such as ``1.43 GiB``."""
+    value = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(value) < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.4g} TiB"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number with its noun: ``1 shard``, ``3 shards``."""
+    plural = noun + ("es" if noun.endswith("ss") else "s")
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
+def short_name(name: str) -> str:
+    """Give the last part of a path or of a hub name."""
+    return name.rstrip("/").rsplit("/", 1)[-1]

@@ -1,0 +1,1 @@
+"""The operating system: memory maps, positional writes, durability, small files."""

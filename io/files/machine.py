@@ -1,0 +1,77 @@
+"""What the machine has and what this process holds: memory, control groups, cores."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds now, pages of memory-mapped files included."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def peak_resident_bytes() -> int:
+    """Most memory that this process has ever held, pages of memory-mapped files included."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resident_bytes()
+
+
+def available_bytes() -> int:
+    """Memory that this process could still take: of the machine, or of its cgroup where that has less."""
+    free = [int(psutil.virtual_memory().available)]
+    free += [limit - used for limit, used in _cgroup_limits()]
+    return max(0, min(free))
+
+
+def _cgroup_limits() -> list[tuple[int, int]]:
+    """Give (limit, working set) in bytes of every memory cgroup that holds this process and has a limit."""
+    found: list[tuple[int, int]] = []
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, names = Path("/sys/fs/cgroup"), ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            root = Path("/sys/fs/cgroup/memory")
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        while True:
+            limit = _read_limit(folder, *names)
+            if limit is not None:
+                found.append(limit)
+            if folder in (root, folder.parent):
+                break
+            folder = folder.parent
+    return found
+
+
+def _read_limit(folder: Path, limit_name: str, usage_name: str, cache_key: str) -> tuple[int, int] | None:
+    """Read one cgroup's limit and its use without the page cache that it can drop."""
+    try:
+        limit = int((folder / limit_name).read_text())
+        used = int((folder / usage_name).read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    return (limit, max(0, used - int(stat.get(cache_key, 0)))) if limit < 2**60 else None
+
+
+def usable_cores() -> int:
+    """Give the number of processor cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1

@@ -1,0 +1,183 @@
+"""Output files, open for positional writes, shared by all threads of a process."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MAX_OPEN_FILES: Final = 128  # of the often only 1,024 that a process may have
+
+
+@dataclass(frozen=True, slots=True)
+class OutFile:
+    """One output file: which it is, not whether it is open."""
+
+    path: str
+    """The file."""
+    inode: int
+    """Its inode number. A later file of the same name is another file, and must not receive its writes."""
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Let errors of the operating system inside say which file they are about: calls on descriptors do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+def create_file(path: Path, head: bytes, size_bytes: int) -> None:
+    """Create a file that starts with `head` and is zero after it, durably.
+
+    Raises
+    ------
+    FileExistsError
+        If the file is already there.
+    OSError
+        If the disk is full or the folder cannot be written.
+
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with naming(path):
+            write_all(descriptor, memoryview(head), 0)
+            os.ftruncate(descriptor, size_bytes)
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def find_file(path: Path, size_bytes: int) -> OutFile:
+    """Identify an existing output file.
+
+    Raises
+    ------
+    OSError
+        If it is not there or not of the size expected.
+
+    """
+    status = path.stat()
+    if status.st_size != size_bytes:
+        raise OSError(errno.EIO, f"file has {status.st_size} bytes instead of {size_bytes}", str(path))
+    return OutFile(str(path), status.st_ino)
+
+
+def write_all(descriptor: int, view: memoryview, offset_bytes: int) -> None:
+    """Write a whole buffer: the system may take less at a time, and never takes 2 GiB at once."""
+    while view.nbytes:
+        written = os.pwrite(descriptor, view, offset_bytes)
+        if written == 0:
+            raise OSError(errno.EIO, "the disk takes no more data")
+        view = view[written:]
+        offset_bytes += written
+
+
+_lock = threading.Lock()
+_descriptors: OrderedDict[OutFile, int] = OrderedDict()
+_borrowers: defaultdict[OutFile, int] = defaultdict(int)
+
+
+@contextlib.contextmanager
+def borrow(file: OutFile) -> Iterator[int]:
+    """Lend the descriptor of a file, opening it if needed; it stays open until it is given back.
+
+    Raises
+    ------
+    OSError
+        If the file is gone or another has taken its name.
+
+    """
+    with _lock:
+        if file not in _descriptors:
+            _descriptors[file] = _open(file)
+        _descriptors.move_to_end(file)
+        _borrowers[file] += 1
+        descriptor = _descriptors[file]
+        _close_idle(list(_descriptors)[: max(0, len(_descriptors) - _MAX_OPEN_FILES)])
+    try:
+        with naming(file.path):
+            yield descriptor
+    finally:
+        with _lock:
+            _borrowers[file] -= 1
+
+
+def close_files(files: Iterable[OutFile]) -> None:
+    """Close those of `files` that this process has open and nobody uses."""
+    with _lock:
+        _close_idle(files)
+
+
+def _open(file: OutFile) -> int:
+    descriptor = os.open(file.path, os.O_WRONLY | os.O_CLOEXEC)
+    if os.fstat(descriptor).st_ino != file.inode:
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, "another file has taken the place of the output", file.path)
+    return descriptor
+
+
+def _close_idle(files: Iterable[OutFile]) -> None:
+    for file in files:
+        if file in _descriptors and not _borrowers[file]:
+            del _borrowers[file]
+            os.close(_descriptors.pop(file))
+
+
+@dataclass(frozen=True, slots=True)
+class FileSlot:
+    """The place of one output tensor in a file (a `dovetail.io.source.Slot`)."""
+
+    file: OutFile
+    """The file."""
+    offset_bytes: int
+    """Position of the first element in the file."""
+    length: int
+    """Number of elements."""
+    itemsize: int
+    """Size of one element in bytes."""
+
+    def write(self, start: int, data: NDArray[Any] | bytes | memoryview) -> None:
+        """Write consecutive elements at their final place.
+
+        Parameters
+        ----------
+        start
+            First element to write.
+        data
+            Their stored bytes: an array of any dtype in C order, or a buffer.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or fails, or the file is no longer there.
+
+        """
+        if isinstance(data, np.ndarray):  # numpy cannot export a buffer of bfloat16
+            data = np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+        view = memoryview(data)
+        count, rest = divmod(view.nbytes, self.itemsize)
+        if rest:
+            raise ValueError(f"{view.nbytes} bytes are no whole number of {self.itemsize}-byte elements")
+        offset_bytes, size_bytes = self.byte_range(start, start + count)
+        if size_bytes:  # a view without elements cannot be cast
+            with borrow(self.file) as descriptor:
+                write_all(descriptor, view.cast("B"), offset_bytes)
+
+    def byte_range(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the offset in the file and the size, in bytes, of a range of elements."""
+        if not 0 <= start <= stop <= self.length:
+            raise IndexError(f"elements {start} to {stop} of a tensor of {self.length}")
+        return self.offset_bytes + start * self.itemsize, (stop - start) * self.itemsize

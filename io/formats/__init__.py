@@ -1,0 +1,1 @@
+"""File formats of checkpoints, and the files beside them."""

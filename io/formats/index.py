@@ -1,0 +1,148 @@
+"""Shard indexes (``model.safetensors.index.json``): strict reading of untrusted ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NoReturn
+
+from dovetail.io.errors import IndexFileError, MissingFileError
+from dovetail.io.files.smallfile import read_at_most
+from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
+from dovetail.io.formats.header import MAX_NAME_LENGTH
+
+MAX_INDEX_BYTES: Final = 100_000_000
+"""Longest index that is read, in bytes: as long as the longest header."""
+
+_PLAIN_FILE_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,255}")
+_REDOWNLOAD: Final = "download or export the checkpoint again"
+
+
+def read_index(path: Path, suffix: str = ".safetensors") -> dict[str, str]:
+    """Read and check a shard index.
+
+    Parameters
+    ----------
+    path
+        The index.
+    suffix
+        Suffix that every file must have.
+
+    Returns
+    -------
+    dict
+        The name of the file, within the index's folder, that holds each tensor.
+
+    Raises
+    ------
+    IndexFileError
+        If the index breaks its rules, or names a file that may not be in its folder.
+    MissingFileError
+        If the index cannot be opened.
+
+    """
+    try:
+        raw = read_at_most(path, MAX_INDEX_BYTES + 1)
+    except OSError as error:
+        raise MissingFileError(f"cannot open {path} ({error.strerror})", "a shard index") from error
+    return parse_index(raw, str(path), suffix)
+
+
+def parse_index(raw: bytes, path: str, suffix: str = ".safetensors") -> dict[str, str]:
+    """Check an index that was read, up to one byte more than `MAX_INDEX_BYTES`; see `read_index`."""
+    if len(raw) > MAX_INDEX_BYTES:
+        _fail(f"the index {path} is too large", f"at most {MAX_INDEX_BYTES} bytes")
+    try:
+        document = decode_json(raw)
+    except JsonDefectError as error:
+        _fail(f"the index {path} {error}", "a JSON object with a weight_map")
+    weight_map = document.get("weight_map")
+    if type(weight_map) is not dict or not weight_map:
+        _fail(f"weight_map in {path} is {brief(weight_map)}", "an object of file names by tensor name")
+    plain: set[str] = set()
+    for tensor, file_name in weight_map.items():
+        if len(tensor) > MAX_NAME_LENGTH:
+            _fail(f"the index {path} has a tensor name of {len(tensor)} characters", f"at most {MAX_NAME_LENGTH}")
+        if type(file_name) is str and (file_name in plain or _is_plain(file_name, suffix)):
+            plain.add(file_name)
+            continue
+        _fail(
+            f"the index {path} places tensor {tensor!r} in {brief(file_name)}",
+            f"the name of a {suffix} file in the same folder",
+        )
+    return weight_map
+
+
+def _is_plain(file_name: str, suffix: str) -> bool:
+    """Whether something is the name of a file, and no path, of at least one character beside the suffix."""
+    return file_name.endswith(suffix) and len(file_name) > len(suffix) and bool(_PLAIN_FILE_NAME.fullmatch(file_name))
+
+
+def resolve_in_folder(folder: Path, file_name: str, named_by: str) -> Path:
+    """Find a checkpoint's file and make sure that it does not lead outside the checkpoint.
+
+    A symbolic link may lead to another file in the folder, or, as the cache of the Hugging Face hub is made
+    of links, from ``snapshots/REVISION/`` to the ``blobs`` folder beside ``snapshots``.
+
+    Parameters
+    ----------
+    folder
+        The checkpoint.
+    file_name
+        A plain file name.
+    named_by
+        Who names the file, for the error message.
+
+    Raises
+    ------
+    IndexFileError
+        If the file is a link that leads elsewhere.
+    MissingFileError
+        If there is no such file.
+
+    """
+    path = folder / file_name
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        raise MissingFileError(
+            f"{file_name}, named by {named_by}, is not in {folder}",
+            "every file of the checkpoint in its folder",
+            "finish the download, or copy the file there",
+        ) from error
+    home = folder.resolve()
+    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
+    if home not in target.parents and target.parent != blobs:
+        _fail(
+            f"{path} is a link that leads outside its folder, to {target}",
+            "a file in the folder, or a link into the blobs of a hub cache",
+            "copy the file into the folder",
+        )
+    return path
+
+
+def check_index(path: Path | str, weight_map: Mapping[str, str], found_in: Mapping[str, str]) -> None:
+    """Check that every tensor is in the file where the index says.
+
+    Tensors that a file holds beyond the index are no error: loaders take them too.
+
+    Parameters
+    ----------
+    path
+        The index, for error messages.
+    weight_map
+        File name of each tensor, according to the index.
+    found_in
+        File name of each tensor, according to the files' headers.
+
+    """
+    for tensor, file_name in weight_map.items():
+        actual = found_in.get(tensor)
+        if actual != file_name:
+            where = f"it is in {actual}" if actual else "it is in none of the files"
+            _fail(f"tensor {tensor!r} is not in {file_name} ({where})", f"it there, as {path} says")
+
+
+def _fail(what: str, expected: str, action: str = _REDOWNLOAD) -> NoReturn:
+    raise IndexFileError(what, expected, action)

@@ -1,0 +1,165 @@
+"""Where every byte of the output goes, decided before the first byte is computed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dovetail.io.dtypes import DType
+from dovetail.io.errors import HeaderError
+from dovetail.io.formats.header import build_header
+
+INDEX_NAME: Final = "model.safetensors.index.json"
+"""Name of the index beside the shards of a sharded checkpoint."""
+
+SINGLE_NAME: Final = "model.safetensors"
+"""Name of the file of a checkpoint that is not sharded."""
+
+TensorSpec = tuple[str, DType, tuple[int, ...]]
+"""Name, dtype and shape of a tensor to write."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedTensor:
+    """An output tensor and its place."""
+
+    name: str
+    """Tensor name."""
+    dtype: DType
+    """Element type as written."""
+    shape: tuple[int, ...]
+    """Dimensions."""
+    length: int
+    """Number of elements."""
+    shard: int
+    """Position of its file in `SafetensorsLayout.shards`."""
+    offset_bytes: int
+    """Position of its first element in that file."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensor's data in bytes."""
+        return self.length * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One output file."""
+
+    file_name: str
+    """Name of the file within the output folder."""
+    header: bytes
+    """The file's first bytes, up to where the tensor data begins."""
+    size_bytes: int
+    """Size of the whole file."""
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsLayout:
+    """All files of a safetensors checkpoint to be written."""
+
+    tensors: tuple[PlacedTensor, ...]
+    """The tensors, in the order in which they were given."""
+    shards: tuple[Shard, ...]
+    """The files, in order."""
+    index: bytes | None
+    """The content of ``model.safetensors.index.json``; ``None`` for a single file, which needs none."""
+    total_size_bytes: int
+    """Size of all tensor data, headers not counted."""
+    format: str = "safetensors"
+    """Name of the format."""
+
+    @property
+    def documents(self) -> dict[str, bytes]:
+        """The index, if there is one."""
+        return {} if self.index is None else {INDEX_NAME: self.index}
+
+    @property
+    def files_size_bytes(self) -> int:
+        """Size on disk of all files, headers and index included."""
+        return sum(shard.size_bytes for shard in self.shards) + len(self.index or b"")
+
+    def file_name(self, tensor_index: int) -> str:
+        """Name of the file that holds a tensor."""
+        return self.shards[self.tensors[tensor_index].shard].file_name
+
+
+def plan_layout(
+    tensors: Iterable[TensorSpec], shard_size_bytes: int, metadata: Mapping[str, str] | None = None
+) -> SafetensorsLayout:
+    """Divide tensors among shards.
+
+    Parameters
+    ----------
+    tensors
+        Name, dtype and shape of each tensor. Their order is kept, over the shards and within each.
+    shard_size_bytes
+        Most bytes of tensor data in one shard. A tensor that is larger gets a shard of its own.
+    metadata
+        Metadata for the shards' headers; by default ``{"format": "pt"}``.
+
+    Raises
+    ------
+    HeaderError
+        If two tensors have one name, or a shard's header would be longer than the format allows.
+
+    """
+    if shard_size_bytes <= 0:
+        raise ValueError(f"shard_size_bytes is {shard_size_bytes}; it must be positive")
+    groups = _group(tensors, shard_size_bytes)
+    shards: list[Shard] = []
+    placed: list[PlacedTensor] = []
+    weight_map: dict[str, str] = {}
+    total = 0
+    for number, group in enumerate(groups):
+        file_name = _file_name(number, len(groups))
+        header = build_header(group, metadata)
+        position = len(header)
+        for name, dtype, shape in group:
+            if name in weight_map:
+                raise HeaderError(f"two tensors are called {name!r}", "one name for one tensor", "rename one")
+            weight_map[name] = file_name
+            tensor = PlacedTensor(name, dtype, tuple(shape), math.prod(shape), number, position)
+            placed.append(tensor)
+            position += tensor.nbytes
+        shards.append(Shard(file_name, header, position))
+        total += position - len(header)
+    index = build_index(weight_map, total) if len(shards) > 1 else None
+    return SafetensorsLayout(tuple(placed), tuple(shards), index, total)
+
+
+def build_index(weight_map: Mapping[str, str], total_size_bytes: int) -> bytes:
+    """Build the content of ``model.safetensors.index.json``.
+
+    Parameters
+    ----------
+    weight_map
+        File name of each tensor.
+    total_size_bytes
+        Size of all tensor data.
+
+    """
+    document = {"metadata": {"total_size": total_size_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+    return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _group(tensors: Iterable[TensorSpec], shard_size_bytes: int) -> Sequence[list[TensorSpec]]:
+    """Cut the sequence of tensors into shards, each as full as the order allows."""
+    groups: list[list[TensorSpec]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        _, dtype, shape = tensor
+        size = math.prod(shape) * dtype.itemsize
+        if groups[-1] and filled + size > shard_size_bytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(tensor)
+        filled += size
+    return groups
+
+
+def _file_name(number: int, count: int) -> str:
+    return SINGLE_NAME if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"

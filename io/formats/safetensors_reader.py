@@ -1,0 +1,114 @@
+"""Reading safetensors checkpoints: one file, or shards with an index, as memory-mapped sources."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import xxhash
+
+from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
+from dovetail.io.errors import IndexFileError, MissingFileError
+from dovetail.io.files.collector import collector_paused
+from dovetail.io.files.mapping import MappedSource
+from dovetail.io.formats.header import read_header
+from dovetail.io.formats.index import check_index, read_index, resolve_in_folder
+from dovetail.io.formats.quantised import read_config, refuse_quantised
+from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
+
+LOOKED_FOR: Final = f"{SINGLE_NAME}, {INDEX_NAME} with its shards, or exactly one .safetensors file"
+"""What makes a folder a safetensors checkpoint."""
+
+ADAPTER_NAME: Final = "adapter_model.safetensors"
+
+
+def is_there(folder: Path) -> bool:
+    """Tell whether a folder holds safetensors files, or an index of some."""
+    return any(entry.name.endswith((".safetensors", ".safetensors.index.json")) for entry in folder.iterdir())
+
+
+def read_file(path: Path) -> Checkpoint:
+    """Read one ``.safetensors`` file."""
+    return _read_files(path, None, [path])
+
+
+def read_folder(path: Path) -> Checkpoint:
+    """Read a folder in the Hugging Face layout; raises as `dovetail.io.read_checkpoint` does."""
+    single = path / SINGLE_NAME
+    if not os.path.lexists(single) and (index := _find_index(path)):
+        weight_map = read_index(index)
+        shards = [resolve_in_folder(path, name, index.name) for name in sorted(set(weight_map.values()))]
+        checkpoint = _read_files(path, path, shards)
+        check_index(index, weight_map, _file_names(checkpoint))
+        return checkpoint
+    name = SINGLE_NAME if os.path.lexists(single) else _find_single(path)
+    return _read_files(path, path, [resolve_in_folder(path, name, "its folder")])
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder's only safetensors file is one that peft gives an adapter."""
+    if _find_index(folder) is not None:
+        return False
+    return [entry.name for entry in folder.iterdir() if entry.name.endswith(".safetensors")] == [ADAPTER_NAME]
+
+
+def _find_index(folder: Path) -> Path | None:
+    """Find the shard index: the usual name, or the only one of another name."""
+    if os.path.lexists(folder / INDEX_NAME):
+        return folder / INDEX_NAME
+    found = sorted(folder.glob("*.safetensors.index.json"))
+    return found[0] if len(found) == 1 else None
+
+
+def _find_single(folder: Path) -> str:
+    """Find the only safetensors file of a folder, or say what is there instead."""
+    names = sorted(entry.name for entry in folder.iterdir())
+    found = [name for name in names if name.endswith(".safetensors")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise MissingFileError(
+            f"{folder} has {len(found)} .safetensors files and no index ({found[0]}, {found[1]}, ...)",
+            LOOKED_FOR,
+            "add the index, or give the path of one file",
+        )
+    raise MissingFileError(f"{folder} has no .safetensors file", LOOKED_FOR, "check the path")
+
+
+@collector_paused()
+def _read_files(path: Path, folder: Path | None, files: Iterable[Path]) -> Checkpoint:
+    """Read the headers of a checkpoint's files into one catalogue."""
+    tensors: dict[str, TensorInfo] = {}
+    metadata: dict[str, str] = {}
+    fingerprints = []
+    for file in files:
+        header, size_bytes, mtime_ns = read_header(file)
+        fingerprints.append(FileFingerprint(file.name, size_bytes, mtime_ns, xxhash.xxh3_128_hexdigest(header.raw)))
+        metadata = {**header.metadata, **metadata}
+        file_path = str(file)
+        for entry in header.entries:
+            if entry.name in tensors:
+                raise IndexFileError(
+                    f"tensor {entry.name!r} is in {file.name} and in an earlier file of {path}",
+                    "each tensor in one file",
+                    "download or export the checkpoint again",
+                )
+            itemsize = entry.dtype.itemsize
+            length = (entry.end_bytes - entry.begin_bytes) // itemsize
+            offset = header.data_start_bytes + entry.begin_bytes
+            source = MappedSource(file_path, offset, length, itemsize, size_bytes, mtime_ns)
+            tensors[entry.name] = TensorInfo(entry.name, entry.dtype, entry.shape, source)
+    config = read_config(folder) if folder else None
+    refuse_quantised(path, ((tensor.name, tensor.dtype) for tensor in tensors.values()), config)
+    return Checkpoint(path, folder, tensors, metadata, tuple(fingerprints))
+
+
+def _file_names(checkpoint: Checkpoint) -> dict[str, str]:
+    """Map each tensor to the name of its file."""
+    paths = {
+        name: info.source.path for name, info in checkpoint.tensors.items() if isinstance(info.source, MappedSource)
+    }
+    names = {path: Path(path).name for path in set(paths.values())}
+    return {name: names[path] for name, path in paths.items()}

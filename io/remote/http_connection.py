@@ -1,0 +1,213 @@
+"""Connections to HTTP servers: one request at a time, with redirects, proxies, credentials and failures put in words.
+
+Built on urllib3, which keeps connections open, is safe to share among threads, strips credentials where a redirect
+leads to another host, and costs a process little memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import importlib.metadata
+import os
+import re
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from dovetail.io.errors import RemoteError
+from dovetail.io.extras import require
+from dovetail.io.remote import credentials
+from dovetail.io.remote.addresses import hub_parts
+from dovetail.io.remote.retrying import TransientError
+
+if TYPE_CHECKING:
+    import urllib3
+
+CONNECT_TIMEOUT_S = 15.0
+"""Longest wait for a connection, in seconds."""
+
+READ_TIMEOUT_S = 30.0
+"""Longest wait for the next bytes."""
+
+POOL_TIMEOUT_S = 3_600.0
+"""Longest wait for one of the connections, which many workers share; each is soon free, or given up."""
+
+MAX_REDIRECTS: Final = 5
+CONNECTIONS: Final = 8
+"""Most connections to one host."""
+
+ABSENT: Final = frozenset((404, 410))
+"""Statuses that say that a file is not there."""
+
+FORBIDDEN: Final = frozenset((401, 403))
+"""Statuses that say that it may not be read."""
+
+_TRANSIENT: Final = frozenset((408, 425, 429, 500, 502, 503, 504))
+
+_lock = threading.Lock()
+_pools: dict[str | None, Any] = {}
+_final: dict[str, str] = {}
+
+
+def _reset() -> None:
+    """Begin anew in a process that was forked: connections must not be shared with its parent."""
+    global _lock
+    _lock = threading.Lock()
+    _pools.clear()
+    _final.clear()
+
+
+os.register_at_fork(after_in_child=_reset)
+
+
+@contextlib.contextmanager
+def request(address: str, asked: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
+    """Make one request, follow redirects, and give the answer before its body is read.
+
+    Raises
+    ------
+    TransientError
+        No answer came, or one that says to try later.
+    RemoteError
+        The certificate is not trusted, redirects do not end, or one leads out of ``https``.
+
+    """
+    require("urllib3", "remote", "addresses")
+    import urllib3
+
+    url = _final.get(address) or url_of(address)
+    headers = {
+        "Accept-Encoding": "identity",
+        "User-Agent": f"dovetail/{importlib.metadata.version('dovetail')}",
+        **credentials.headers_for(url),
+        **asked,
+    }
+    retries = urllib3.Retry(total=None, connect=0, read=0, redirect=MAX_REDIRECTS, status=0, other=0)
+    timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
+    response = None
+    try:
+        response = _pool(url).request(
+            "GET",
+            url,
+            headers=headers,
+            retries=retries,
+            timeout=timeout,
+            pool_timeout=POOL_TIMEOUT_S,
+            preload_content=False,
+            decode_content=False,
+        )
+        _follow(address, url, response)
+        if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise RemoteError(f"the server of {address} compresses its answers", "the file as it is")
+        if response.status in _TRANSIENT:
+            raise TransientError(f"status {response.status}", _pause(response.headers.get("Retry-After")))
+        yield response
+    except urllib3.exceptions.HTTPError as error:
+        raise _translated(error, address) from None  # its text can hold a signed address
+    finally:
+        if response is not None:
+            _give_back(response)
+
+
+def _follow(address: str, url: str, response: urllib3.BaseHTTPResponse) -> None:
+    """Remember where redirects led, so that the next request goes there at once, and forget it when it has expired."""
+    final = response.url or url
+    if url.startswith("https:") and not final.startswith(("https:", "/")):
+        raise RemoteError(f"{address} redirects to an address that is not encrypted", "https")
+    if address in _final and response.status in ABSENT | FORBIDDEN | {400}:
+        with _lock:
+            _final.pop(address, None)
+        raise TransientError(f"status {response.status} from where the file was before")
+    if final != url and final.startswith("http") and response.status in (200, 206):
+        with _lock:
+            _final[address] = final
+
+
+def _give_back(response: urllib3.BaseHTTPResponse) -> None:
+    """Keep the connection if its body was read to the end; else close it, as the rest may never end."""
+    if getattr(response, "length_remaining", None) != 0:
+        response.close()
+    response.release_conn()
+
+
+def _pool(url: str) -> urllib3.PoolManager:
+    """Give this process's connections: direct ones, or through the proxy that the environment names."""
+    import urllib3
+
+    parts = urlsplit(url)
+    bypassed = urllib.request.proxy_bypass(parts.netloc)
+    proxy = None if bypassed else urllib.request.getproxies().get(parts.scheme)
+    with _lock:
+        if proxy not in _pools:
+            if proxy is None:
+                _pools[proxy] = urllib3.PoolManager(num_pools=16, maxsize=CONNECTIONS, block=True)
+            else:
+                place = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+                user = f"{place.username}:{place.password or ''}" if place.username else None
+                clean = f"{place.scheme}://{place.hostname}" + (f":{place.port}" if place.port else "")
+                _pools[proxy] = urllib3.ProxyManager(
+                    clean,
+                    num_pools=16,
+                    maxsize=CONNECTIONS,
+                    block=True,
+                    proxy_headers=urllib3.make_headers(proxy_basic_auth=user) if user else None,
+                )
+        pool: urllib3.PoolManager = _pools[proxy]
+        return pool
+
+
+def _translated(error: urllib3.exceptions.HTTPError, address: str) -> Exception:
+    """Word a failure of the connection."""
+    from urllib3 import exceptions
+
+    cause = getattr(error, "reason", None) or error
+    if isinstance(cause, exceptions.SSLError) and "CERTIFICATE" in str(cause).upper():
+        return RemoteError(
+            f"the certificate of the server of {address} is not trusted",
+            "a valid one",
+            "set SSL_CERT_FILE to the certificates of your network, if it has its own",
+        )
+    if isinstance(error, exceptions.MaxRetryError) and isinstance(cause, exceptions.ResponseError):
+        return RemoteError(f"{address} redirects more than {MAX_REDIRECTS} times", "fewer", "check the address")
+    if isinstance(error, exceptions.LocationValueError):
+        return RemoteError(f"{address} cannot be asked for, or redirects to what cannot", "a server's address")
+    words = {
+        exceptions.NameResolutionError: "no such host",
+        exceptions.NewConnectionError: "no connection",
+        exceptions.ConnectTimeoutError: "no connection in time",
+        exceptions.ReadTimeoutError: "no answer in time",
+        exceptions.IncompleteRead: "the answer broke off",
+        exceptions.ProtocolError: "the connection broke",
+        exceptions.ProxyError: "the proxy does not answer",
+        exceptions.SSLError: "the encrypted connection failed",
+    }
+    reason = next((text for kind, text in words.items() if isinstance(cause, kind)), type(cause).__name__)
+    return TransientError(reason)
+
+
+def url_of(address: str) -> str:
+    """Give the URL that an address stands for: ``hf://`` is short for a path below ``HF_ENDPOINT``."""
+    if not address.startswith("hf://"):
+        return address
+    name, revision, file = hub_parts(address)
+    return f"{credentials.hub_endpoint()}/{name}/resolve/{revision}/{file}"
+
+
+def read(response: urllib3.BaseHTTPResponse, size_bytes: int) -> bytes:
+    """Read what has come, at most so much, and wait only if nothing has: so that a trickle is noticed."""
+    return response.read1(size_bytes, decode_content=False) or b""
+
+
+def _pause(retry_after: str | None) -> float | None:
+    """Give the seconds for which a server asks to be left alone."""
+    if not retry_after:
+        return None
+    if re.fullmatch(r"[0-9]{1,9}", retry_after.strip()):
+        return float(retry_after)
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(retry_after).timestamp() - time.time())
+    return None

@@ -1,0 +1,191 @@
+"""Reading files by HTTP range requests (a `dovetail.io.remote.file.Transport`).
+
+A failure in the middle of a body continues where it broke off, and no answer is believed that is not exactly the one
+asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from dovetail.io.errors import ChangedFileError, HeaderError, MissingFileError, RemoteError, UnsupportedError
+from dovetail.io.remote import credentials, http_connection
+from dovetail.io.remote.file import RemoteFile, Write
+from dovetail.io.remote.http_connection import ABSENT, FORBIDDEN, read, request
+from dovetail.io.remote.retrying import TransientError, with_retries
+
+if TYPE_CHECKING:
+    import urllib3
+
+LEAST_BYTES_PER_S = 16 * 2**10
+"""A connection that is slower than this over `READ_TIMEOUT_S` and more is given up, and tried anew."""
+
+_STEP_BYTES: Final = 2**18
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
+
+
+def open_file(address: str, head_bytes: int) -> tuple[RemoteFile, bytes]:
+    """Ask for a file's size, version and first bytes; see `dovetail.io.remote.file.Transport`."""
+
+    def attempt() -> tuple[RemoteFile, bytes]:
+        with request(address, {"Range": f"bytes=0-{head_bytes - 1}"}) as response:
+            if response.status == 416:
+                raise HeaderError(f"{address} is empty", "a safetensors file", "export the file again")
+            _check_there(response.status, address)
+            if response.status != 206:
+                raise UnsupportedError(
+                    f"the server of {address} answers a request for a part of the file with status {response.status}",
+                    "status 206 and the part",
+                    "use a server that supports range requests, or download the file first",
+                )
+            begin, end, size = _range_of(response)
+            if begin != 0 or end != min(size, head_bytes):
+                raise TransientError(f"bytes {begin} to {end} came instead of 0 to {min(size, head_bytes)}")
+            if not (version := _version(response)):
+                raise UnsupportedError(
+                    f"the server of {address} tells neither ETag nor Last-Modified",
+                    "one of them: a change of the file would go unnoticed",
+                    "use another server, or download the file first",
+                )
+            parts: list[bytes] = []
+            _read_body(response, 0, end, lambda _, data: parts.append(data))
+            return RemoteFile(address, size, version), b"".join(parts)
+
+    return with_retries(attempt, address)
+
+
+def fetch(file: RemoteFile, begin: int, end: int, write: Write) -> None:
+    """Read a range of a file; see `dovetail.io.remote.file.Transport`."""
+    position = begin
+
+    def passed_on(at: int, data: bytes) -> None:
+        nonlocal position
+        write(at, data)
+        position = at + len(data)
+
+    def attempt() -> None:
+        asked = {"Range": f"bytes={position}-{end - 1}"}
+        if not file.etag.startswith("W/"):
+            asked["If-Range"] = file.etag
+        with request(file.address, asked) as response:
+            _check_same(response, file)
+            if (found := _range_of(response)) != (position, end, file.size_bytes):
+                raise TransientError(f"bytes {found[0]} to {found[1]} came instead of {position} to {end}")
+            _read_body(response, position, end, passed_on)
+
+    if begin < end:
+        with_retries(attempt, file.address)
+
+
+def read_small(address: str, limit_bytes: int) -> bytes | None:
+    """Read a whole small file; see `dovetail.io.remote.file.Transport`."""
+
+    def attempt() -> bytes | None:
+        with request(address, {}) as response:
+            if response.status in ABSENT or response.status == 403:  # object stores forbid what is not there
+                return None
+            _check_there(response.status, address)
+            if response.status != 200:
+                raise RemoteError(f"the server of {address} answers with status {response.status}", "status 200")
+            parts: list[bytes] = []
+            left, deadline = limit_bytes + 1, _deadline(limit_bytes)
+            while left > 0 and (data := read(response, min(left, _STEP_BYTES))):
+                parts.append(data)
+                left -= len(data)
+                _check_pace(deadline)
+            return b"".join(parts)
+
+    return with_retries(attempt, address)
+
+
+def list_files(folder: str) -> Mapping[str, int] | None:
+    """Give None: HTTP cannot list."""
+    return None
+
+
+def _read_body(response: urllib3.BaseHTTPResponse, position: int, end: int, write: Write) -> None:
+    """Pass on exactly the bytes asked for; whatever a server sends beyond is not read."""
+    length = response.headers.get("Content-Length")
+    if length is not None and length != str(end - position):
+        raise TransientError(f"the server announced {length[:20]} bytes instead of {end - position}")
+    deadline = _deadline(end - position)
+    while position < end:
+        data = read(response, min(_STEP_BYTES, end - position))
+        if not data:
+            raise TransientError("the answer broke off")
+        write(position, data)
+        position += len(data)
+        _check_pace(deadline)
+
+
+def _deadline(size_bytes: int) -> float:
+    return time.monotonic() + http_connection.READ_TIMEOUT_S + size_bytes / LEAST_BYTES_PER_S
+
+
+def _check_pace(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise TransientError(f"less than {LEAST_BYTES_PER_S >> 10} KiB/s came")
+
+
+def _check_there(status: int, address: str) -> None:
+    if status in ABSENT:
+        raise MissingFileError(f"there is no file at {address} (status {status})", "a file", "check the address")
+    if status in FORBIDDEN:
+        raise MissingFileError(
+            f"the server does not let {address} be read (status {status})",
+            "a file that may be read",
+            credentials.advice(address),
+        )
+
+
+def _check_same(response: urllib3.BaseHTTPResponse, file: RemoteFile) -> None:
+    """Check that an answer is about the version of the file that was opened."""
+    status, version = response.status, _version(response)
+    if status in ABSENT:
+        raise _changed(file, f"is gone (status {status})")
+    _check_there(status, file.address)
+    if status == 416 or (status in (200, 206) and version and version != file.etag):
+        now = f"it is now {version[:80]!r}" if version else "it is shorter now"
+        raise _changed(file, f"changed since it was opened: {now}")
+    if status != 206:
+        raise RemoteError(
+            f"the server of {file.address} answers a request for a part of the file with status {status}",
+            "status 206 and the part",
+            "use a server that supports range requests, or download the file first",
+        )
+    if not version:
+        raise TransientError("an answer without the file's version came")
+
+
+def _changed(file: RemoteFile, what: str) -> ChangedFileError:
+    return ChangedFileError(
+        f"{file.address} {what}",
+        f"{file.etag}, of {file.size_bytes} bytes",
+        "restore it and run the same command again to continue, or pass --restart to begin anew",
+    )
+
+
+def _version(response: urllib3.BaseHTTPResponse) -> str:
+    """Give what the server calls the version of the file, printable and of bearable length."""
+    found = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+    return found if found.isprintable() and len(found) <= 256 else ""
+
+
+def _range_of(response: urllib3.BaseHTTPResponse) -> tuple[int, int, int]:
+    """Read begin, end and size of the part that came.
+
+    Raises
+    ------
+    TransientError
+        The server does not say, or says nonsense.
+
+    """
+    text = response.headers.get("Content-Range", "")
+    found = _CONTENT_RANGE.fullmatch(text)
+    if found is None:
+        raise TransientError(f"the server calls the part it sends {text[:80]!r}")
+    begin, last, size = map(int, found.groups())
+    return begin, last + 1, size

@@ -1,0 +1,147 @@
+"""Reading files of object stores through fsspec and s3fs (a `dovetail.io.remote.file.Transport`).
+
+Credentials, region and endpoint come from where every tool of that world looks for them: ``AWS_ACCESS_KEY_ID``,
+``AWS_ENDPOINT_URL``, ``~/.aws``. Without any, the store is asked anonymously.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Final, TypeVar
+
+from dovetail.io.errors import ChangedFileError, HeaderError, MissingFileError, RemoteError, UnsupportedError
+from dovetail.io.extras import require
+from dovetail.io.remote.file import RemoteFile, Write
+from dovetail.io.remote.retrying import TransientError, with_retries
+
+_STEP_BYTES: Final = 2**22
+_MAX_LISTED: Final = 10_000
+
+T = TypeVar("T")
+_thread = threading.local()
+
+
+def open_file(address: str, head_bytes: int) -> tuple[RemoteFile, bytes]:
+    """Ask for a file's size, version and first bytes; see `dovetail.io.remote.file.Transport`."""
+    details = _asked(lambda store: store.info(address, refresh=True), address)
+    size, version = details.get("size"), str(details.get("ETag") or details.get("LastModified") or "")
+    if details.get("type") != "file" or not isinstance(size, int):
+        raise MissingFileError(f"there is no file at {address}", "a file", "check the address")
+    if size == 0:
+        raise HeaderError(f"{address} is empty", "a safetensors file", "export the file again")
+    if not version:
+        raise UnsupportedError(
+            f"the server of {address} tells no ETag", "one: a change of the file would go unnoticed", "download it"
+        )
+    file = RemoteFile(address, size, version)
+    parts: list[bytes] = []
+    fetch(file, 0, min(size, head_bytes), lambda _, data: parts.append(data))
+    return file, b"".join(parts)
+
+
+def fetch(file: RemoteFile, begin: int, end: int, write: Write) -> None:
+    """Read a range of a file; see `dovetail.io.remote.file.Transport`."""
+    for position in range(begin, end, _STEP_BYTES):
+        stop = min(end, position + _STEP_BYTES)
+        write(position, _asked(functools.partial(_part, file=file, begin=position, end=stop), file.address))
+
+
+def read_small(address: str, limit_bytes: int) -> bytes | None:
+    """Read a whole small file; see `dovetail.io.remote.file.Transport`."""
+    try:
+        data: bytes = _asked(lambda store: store.cat_file(address, start=0, end=limit_bytes + 1), address)
+    except MissingFileError:
+        return None
+    return data
+
+
+def list_files(folder: str) -> Mapping[str, int] | None:
+    """Give the size in bytes of each file directly in a folder."""
+    entries = _asked(lambda store: store.ls(folder, detail=True, refresh=True), folder)
+    files = [entry for entry in entries if entry.get("type") == "file"][:_MAX_LISTED]
+    return {str(entry["name"]).rsplit("/", 1)[-1]: int(entry["size"]) for entry in files}
+
+
+def _part(store: Any, file: RemoteFile, begin: int, end: int) -> bytes:
+    """Read a range of the very version that was opened: the request carries its ETag."""
+    handles: dict[RemoteFile, Any] = _thread.__dict__.setdefault("handles", {})
+    handle = handles.get(file)
+    if handle is None:
+        if len(handles) >= 64:
+            handles.clear()
+        handle = handles[file] = store.open(file.address, "rb", cache_type="none")
+        details = handle.details
+        found = (details.get("size"), str(details.get("ETag") or details.get("LastModified") or ""))
+        if found != (file.size_bytes, file.etag):
+            del handles[file]
+            raise _changed(file, f"it is now {found[1]!r}, of {found[0]} bytes")
+    try:
+        handle.seek(begin)
+        data: bytes = handle.read(end - begin)
+    except OSError:
+        del handles[file]  # opened anew at the next attempt, and compared with what it was
+        raise
+    if len(data) != end - begin:
+        raise TransientError(f"{len(data)} bytes came instead of {end - begin}")
+    return data
+
+
+def _asked(question: Callable[[Any], T], address: str) -> T:
+    """Ask the store, trying again what may pass, and wording what may not."""
+
+    def attempt() -> T:
+        from s3fs.utils import FileExpired
+
+        try:
+            return question(_store())
+        except FileNotFoundError:
+            raise MissingFileError(f"there is no file at {address}", "a file", "check the address") from None
+        except PermissionError:
+            raise MissingFileError(
+                f"the store does not let {address} be read",
+                "a file that may be read",
+                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run aws configure",
+            ) from None
+        except FileExpired:
+            raise ChangedFileError(
+                f"{address} changed since it was opened",
+                "the version that was opened",
+                "restore it and run the same command again to continue, or pass --restart to begin anew",
+            ) from None
+        except OSError as error:
+            raise TransientError(error.strerror or type(error).__name__) from None
+        except (TransientError, ChangedFileError):
+            raise
+        except Exception as error:  # botocore's own tree, which is large
+            if type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
+                raise TransientError(type(error).__name__) from None
+            raise RemoteError(f"{address} cannot be read ({type(error).__name__})", "an answer") from error
+
+    require("s3fs", "s3", "s3:// addresses")
+    return with_retries(attempt, address)
+
+
+def _changed(file: RemoteFile, what: str) -> ChangedFileError:
+    return ChangedFileError(
+        f"{file.address} changed since it was opened: {what}",
+        f"{file.etag!r}, of {file.size_bytes} bytes",
+        "restore it and run the same command again to continue, or pass --restart to begin anew",
+    )
+
+
+def _store() -> Any:
+    return _store_of(os.getpid())
+
+
+@cache
+def _store_of(process: int) -> Any:
+    """Open the store once in each process: connections are not to be shared with a child."""
+    import botocore.session
+    import s3fs
+
+    anonymous = botocore.session.Session().get_credentials() is None
+    return s3fs.S3FileSystem(anon=anonymous, skip_instance_cache=True, use_listings_cache=False)

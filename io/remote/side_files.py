@@ -1,0 +1,105 @@
+"""The small files beside weights: which they are, and bringing those of remote checkpoints here."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from dovetail.io.errors import CheckpointError
+from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name
+from dovetail.io.remote.addresses import join
+from dovetail.io.remote.transports import transport_of
+
+LARGEST_TOTAL_BYTES: Final = 256 * 2**20
+"""Most bytes of side files that are brought here from one checkpoint."""
+
+
+USUAL_NAMES: Final = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "LICENSE",
+)
+"""The files that are asked for one by one where a server does not list what it has."""
+
+_MOST_FILES: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSideFiles:
+    """The small files of a remote folder (a `dovetail.io.checkpoint.SideFiles`)."""
+
+    folder: str
+    """Address of the folder."""
+
+    def fetch(self) -> Path:
+        """Bring the files into a folder of this process, on the first call; see `dovetail.io.checkpoint.SideFiles`."""
+        with _lock:
+            if (place := _fetched.get(self.folder)) is None:
+                place = Path(tempfile.mkdtemp(prefix="dovetail-side-"))
+                atexit.register(shutil.rmtree, place, ignore_errors=True)
+                self._bring(place)
+                _fetched[self.folder] = place
+            return place
+
+    def _bring(self, place: Path) -> None:
+        transport = transport_of(self.folder)
+        listed = transport.list_files(self.folder)
+        total = 0
+        for name in _wanted(listed):
+            data = transport.read_small(join(self.folder, name), LARGEST_BYTES)
+            if data is None or (listed is None and _is_page(data)):
+                continue
+            total += len(data)
+            if len(data) > LARGEST_BYTES or total > LARGEST_TOTAL_BYTES:
+                raise CheckpointError(
+                    f"{name} in {self.folder} is larger than side files are",
+                    f"at most {LARGEST_BYTES} bytes each and {LARGEST_TOTAL_BYTES} in all",
+                    "download the model, and remove what does not belong to it",
+                )
+            (place / name).write_bytes(data)
+
+
+_lock = threading.Lock()
+_fetched: dict[str, Path] = {}
+
+
+def _reset() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_reset)
+
+
+def _wanted(listed: Mapping[str, int] | None) -> list[str]:
+    """Choose the files to bring, by name."""
+    if listed is None:
+        return list(USUAL_NAMES)
+    plain = (name for name in listed if "/" not in name and "\0" not in name and len(name) <= 255 and name)
+    return sorted(name for name in plain if is_side_name(name) and listed[name] <= LARGEST_BYTES)[:_MOST_FILES]
+
+
+def _is_page(data: bytes) -> bool:
+    """Whether a server sent a page for people, status 200, in place of a file that is not there."""
+    return data[:64].lstrip().lower().startswith((b"<!doctype html", b"<html"))

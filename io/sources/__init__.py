@@ -1,0 +1,1 @@
+"""Tensors made of tensors, computed range by range while they are read."""

@@ -1,0 +1,267 @@
+"""Decoding and encoding single chunks with zarr-python's codecs, on the thread that calls.
+
+zarr-python's codecs are coroutines that hand their work to threads. Here each thread has an event loop of its own that
+runs everything where it is: nothing waits for another thread, so that there can be no deadlock, and what one chunk
+takes of memory is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import warnings
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, ParamSpec, TypeVar
+
+import numcodecs.blosc
+import numpy as np
+from numpy.typing import NDArray
+from zarr.abc.codec import CodecPipeline
+from zarr.abc.store import ByteGetter, ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.codecs._v2 import V2Codec
+from zarr.codecs.sharding import ShardingCodec
+from zarr.core.array_spec import ArrayConfig, ArraySpec
+from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
+from zarr.core.metadata.v2 import ArrayV2Metadata
+from zarr.core.metadata.v3 import ArrayV3Metadata
+from zarr.registry import get_pipeline_class
+
+import dovetail.io.zarr.dtypes  # noqa: F401 - registers the data types
+from dovetail.io.errors import CheckpointError, ZarrError
+from dovetail.io.zarr.bounds import bound, bounded
+
+T = TypeVar("T")
+P = ParamSpec("P")
+Fetch = Callable[[str, int, int | None], bytes | None]
+"""Reads the object of a key from one byte to another, the first counted from the end if it is negative."""
+
+_FAULTS: Final = (ValueError, TypeError, RuntimeError, KeyError, IndexError, AttributeError, OverflowError, EOFError)
+
+
+class _Inline(ThreadPoolExecutor):
+    """Runs what it is given at once, on the thread that gives it."""
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+
+class _Loop:
+    """An event loop that closes with its thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_default_executor(_Inline(1))
+
+    def __del__(self) -> None:
+        if not self.loop.is_running():
+            self.loop.close()
+
+
+_thread = threading.local()
+
+
+def run_here(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end on this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        own: _Loop | None = getattr(_thread, "loop", None)
+        if own is None:
+            own = _thread.loop = _Loop()
+        return own.loop.run_until_complete(coroutine)
+    # A loop runs on this thread already, and a second one cannot: another thread takes it.
+    with ThreadPoolExecutor(1) as pool:
+        future: Future[T] = pool.submit(lambda: run_here(coroutine))
+        return future.result()
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How the chunks of an array are decoded and encoded."""
+
+    metadata: ArrayV2Metadata | ArrayV3Metadata
+    """The array's metadata, without attributes."""
+    pipeline: CodecPipeline
+    """Its codecs."""
+    spec: ArraySpec
+    """What an object is decoded to: a chunk, or a whole shard."""
+    chunk_shape: tuple[int, ...]
+    """Dimensions of a chunk, within a shard if there are shards."""
+    object_shape: tuple[int, ...]
+    """Dimensions of an object."""
+    shards: ShardingCodec | None
+    """The codec of shards, where objects are such."""
+
+    def key(self, position: tuple[int, ...]) -> str:
+        """Give the key, in its array, of the object that holds a chunk."""
+        return self.metadata.encode_chunk_key(self._object(position))
+
+    def _object(self, position: tuple[int, ...]) -> tuple[int, ...]:
+        sizes = zip(position, self.chunk_shape, self.object_shape, strict=True)
+        return tuple(index * chunk // whole for index, chunk, whole in sizes)
+
+    def fill(self) -> NDArray[Any]:
+        """Give the chunk that stands for a missing one: one element, spread over the chunk's shape."""
+        dtype = self.spec.dtype.to_native_dtype()
+        value = self.spec.fill_value
+        if value is None:
+            value = self.spec.dtype.default_scalar()
+        return np.broadcast_to(np.asarray(value, dtype), self.chunk_shape)
+
+    def decode(self, position: tuple[int, ...], fetch: Fetch) -> NDArray[Any]:
+        """Read and decode a chunk.
+
+        Parameters
+        ----------
+        position
+            Which one.
+        fetch
+            Reads the object by its key in the array, or a part of it.
+
+        Raises
+        ------
+        ZarrError
+            The stored bytes are no such chunk.
+
+        """
+        key = self.key(position)
+        try:
+            if self.shards is None:
+                chunk = self._decode_whole(key, fetch)
+            else:
+                chunk = self._decode_part(self.shards, position, key, fetch)
+            if chunk is None:
+                return self.fill()
+            if chunk.shape != self.chunk_shape or chunk.dtype.itemsize != self.spec.dtype.to_native_dtype().itemsize:
+                raise ValueError(f"it decodes to {chunk.dtype} of shape {list(chunk.shape)}")
+        except CheckpointError:
+            raise
+        except _FAULTS as error:
+            raise ZarrError(
+                f"chunk {key} cannot be decoded ({error})", "a chunk as its metadata says", "write the checkpoint again"
+            ) from error
+        except Exception as error:  # compressors have errors of their own
+            raise ZarrError(
+                f"chunk {key} cannot be decoded ({type(error).__name__}: {error})",
+                "a chunk as its metadata says",
+                "write the checkpoint again",
+            ) from error
+        return chunk
+
+    def _decode_whole(self, key: str, fetch: Fetch) -> NDArray[Any] | None:
+        data = fetch(key, 0, None)
+        if data is None:
+            return None
+        buffer = self.spec.prototype.buffer.from_bytes(data)
+
+        async def decode() -> Any:
+            return next(iter(await self.pipeline.decode([(buffer, self.spec)])))
+
+        return np.asarray(run_here(decode()).as_numpy_array())
+
+    def _decode_part(
+        self, codec: ShardingCodec, position: tuple[int, ...], key: str, fetch: Fetch
+    ) -> NDArray[Any] | None:
+        begins = [
+            index * chunk % whole
+            for index, chunk, whole in zip(position, self.chunk_shape, self.object_shape, strict=True)
+        ]
+        part = tuple(slice(begin, begin + size) for begin, size in zip(begins, self.chunk_shape, strict=True))
+        getter = _Getter(key, fetch)
+
+        async def decode() -> Any:
+            return next(iter(await codec.decode_partial([(getter, part, self.spec)])))
+
+        found = run_here(decode())
+        return None if found is None else np.asarray(found.as_numpy_array()).reshape(self.chunk_shape)
+
+    def encode(self, chunk: NDArray[Any]) -> NDArray[np.uint8]:
+        """Encode a whole object: a chunk, or a shard."""
+        # Blosc's own threads write blocks in the order in which they end: the bytes would depend on it.
+        numcodecs.blosc.use_threads = False
+        array = self.spec.prototype.nd_buffer.from_numpy_array(chunk)
+
+        async def encode() -> Any:
+            return next(iter(await self.pipeline.encode([(array, self.spec)])))
+
+        return np.ascontiguousarray(run_here(encode()).as_numpy_array()).view(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Getter(ByteGetter):
+    """What zarr-python's sharding codec reads a shard through."""
+
+    key: str
+    fetch: Fetch
+
+    async def get(self, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        begin: int
+        end: int | None
+        if byte_range is None:
+            begin, end = 0, None
+        elif isinstance(byte_range, RangeByteRequest):
+            begin, end = byte_range.start, byte_range.end
+        elif isinstance(byte_range, OffsetByteRequest):
+            begin, end = byte_range.offset, None
+        elif isinstance(byte_range, SuffixByteRequest):
+            begin, end = -byte_range.suffix, None
+        data = self.fetch(self.key, begin, end)
+        return None if data is None else prototype.buffer.from_bytes(data)
+
+
+@lru_cache(maxsize=4096)
+def open_codec(text: bytes, chunk_shape: tuple[int, ...], object_shape: tuple[int, ...], *, sharded: bool) -> Codec:
+    """Build the codecs of an array from its checked metadata; arrays that are alike share them.
+
+    Raises
+    ------
+    ZarrError
+        zarr-python does not take the metadata.
+
+    """
+    document = json.loads(text)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a codec is not in every other library concerns who writes
+            metadata: ArrayV2Metadata | ArrayV3Metadata
+            if document["zarr_format"] == 2:
+                metadata = ArrayV2Metadata.from_dict(document)
+                itemsize = metadata.dtype.to_native_dtype().itemsize
+                compressor = bounded(metadata.compressor, chunk_shape, itemsize)
+                codecs: tuple[Any, ...] = (V2Codec(metadata.filters, compressor),)
+            else:
+                metadata = ArrayV3Metadata.from_dict(document)
+                codecs = metadata.codecs
+            pipeline = get_pipeline_class().from_codecs(codecs)
+            config = ArrayConfig(order=document.get("order", "C"), write_empty_chunks=True)
+            spec = metadata.get_chunk_spec(tuple(0 for _ in chunk_shape), config, default_buffer_prototype())
+            if isinstance(metadata, ArrayV3Metadata):
+                bound(metadata.codecs, chunk_shape, spec.dtype.to_native_dtype().itemsize)
+            shards = next((codec for codec in codecs if isinstance(codec, ShardingCodec)), None)
+            if sharded != (shards is not None):
+                raise TypeError("zarr-python sees other shards in it")
+            metadata.encode_chunk_key(tuple(0 for _ in chunk_shape))
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever codecs make of their configuration
+        raise ZarrError(
+            f"its metadata is refused ({type(error).__name__}: {error})", "metadata of the format", "write it again"
+        ) from error
+    return Codec(metadata, pipeline, spec, chunk_shape, object_shape, shards)
+
+
+def encode_object(
+    text: bytes, chunk_shape: tuple[int, ...], object_shape: tuple[int, ...], chunk: NDArray[Any]
+) -> NDArray[np.uint8]:
+    """Encode an object of an array that is described by `text`."""
+    codec = open_codec(text, chunk_shape, object_shape, sharded=chunk_shape != object_shape)
+    return codec.encode(chunk)

@@ -1,0 +1,211 @@
+"""A tensor's elements in the chunks of a Zarr array, read chunk by chunk."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from dovetail.io.errors import ZarrError
+from dovetail.io.files.boxes import Box, boxes
+from dovetail.io.zarr.chunk_pool import POOL
+from dovetail.io.zarr.place import Place
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dovetail.io.zarr.codecs import Codec
+
+Position = tuple[int, ...]
+"""Where a chunk stands in the grid of chunks."""
+
+_MOST_PREFETCHED: Final = 64
+_SLACK_BYTES: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class ZarrSource:
+    """The elements of a Zarr array, flattened row-major, little endian (a `dovetail.io.source.Source`).
+
+    A read decodes the chunks that its range meets, one after another, whatever their shape: where chunks do not hold
+    whole rows, neighbouring ranges share chunks, which `dovetail.io.zarr.chunk_pool` keeps for them as far as it may.
+    """
+
+    place: Place
+    """Where the array's objects are."""
+    prefix: str
+    """What the keys of the array's objects begin with: its path and a slash, or nothing."""
+    text: bytes
+    """The array's metadata, as `dovetail.io.zarr.document.ArrayDocument` has it."""
+    shape: tuple[int, ...]
+    """Dimensions of the tensor."""
+    itemsize: int
+    """Size of one element in bytes."""
+    chunk_shape: tuple[int, ...]
+    """Dimensions of a chunk, within a shard if there are shards."""
+    object_shape: tuple[int, ...]
+    """Dimensions of a stored object."""
+    sharded: bool
+    """Whether objects are shards."""
+    newest_ns: int
+    """Latest modification time of its objects when the checkpoint was opened, in nanoseconds since 1970."""
+
+    @property
+    def length(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def copies(self) -> bool:
+        """Whether `read` makes an array of its own: always."""
+        return True
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of a decoded chunk."""
+        return math.prod(self.chunk_shape) * self.itemsize
+
+    @property
+    def limit_bytes(self) -> int:
+        """Most bytes that a stored chunk, or the index of a shard, may have."""
+        index = 16 * math.prod(self.object_shape) // math.prod(self.chunk_shape) if self.sharded else 0
+        return max(self.chunk_bytes + self.chunk_bytes // 4, index) + _SLACK_BYTES
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory that a read takes beyond what it returns: one chunk, stored, and decoded in two steps."""
+        return self.limit_bytes + 2 * self.chunk_bytes
+
+    def shared_bytes(self, start: int, stop: int) -> int:
+        """Give the size of the decoded chunks that a range shares with the ranges around it.
+
+        A pool of that size spares decoding them again.
+        """
+        return self.chunk_bytes * sum(1 for position in self._parts(start, stop) if self._shared(position, start, stop))
+
+    def decodings(self, start: int, stop: int) -> float:
+        """Give how many elements reading a range decodes, for each that it needs, if no chunk is kept."""
+        return len(self._parts(start, stop)) * math.prod(self.chunk_shape) / max(1, stop - start)
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return the bytes of elements ``[start, stop)``.
+
+        Raises
+        ------
+        ZarrError
+            A chunk cannot be decoded.
+        ChangedFileError
+            A chunk was written after the checkpoint was opened.
+
+        """
+        if not 0 <= start <= stop <= self.length:
+            raise IndexError(f"elements {start} to {stop} of a tensor of {self.length}")
+        kind = f"u{self.itemsize}"
+        out = np.empty(stop - start, f"<{kind}")
+        codec = self._codec()
+        for position, parts in self._parts(start, stop).items():
+            chunk = self._chunk(codec, position, keep=self._shared(position, start, stop))
+            stored = chunk.view(f"{'>' if chunk.dtype.byteorder == '>' else '<'}{kind}")
+            for box in parts:
+                inside, outside = self._overlap(position, box)
+                out[box.offset : box.offset + box.length].reshape(box.shape)[outside] = stored[inside]
+            del chunk, stored
+        result = out.view(np.uint8)
+        result.flags.writeable = False
+        return result
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Ask for the objects of a range to be read."""
+        codec = self._codec()
+        keys = dict.fromkeys(codec.key(position) for position in self._parts(start, stop))
+        if len(keys) <= _MOST_PREFETCHED:
+            for key in keys:
+                self.place.prefetch(self.prefix + key)
+
+    def populate(self, start: int, stop: int) -> bool:
+        """Do nothing: there are no pages to make resident."""
+        return False
+
+    def release(self, start: int, stop: int) -> None:
+        """Do nothing: what was read goes with the array that holds it."""
+
+    def object_keys(self) -> Iterator[str]:
+        """List the keys, within the array, of all objects that its shape asks for."""
+        codec = self._codec()
+        if self.length:
+            per_object = [whole // chunk for whole, chunk in zip(self.object_shape, self.chunk_shape, strict=True)]
+            counts = [-(-size // whole) for size, whole in zip(self.shape, self.object_shape, strict=True)]
+            for index in itertools.product(*map(range, counts)):
+                yield codec.key(tuple(item * count for item, count in zip(index, per_object, strict=True)))
+
+    def check_padding(self) -> None:
+        """Decode the chunks that lie wholly beyond the tensor, which shards at its edges have and no read needs.
+
+        Raises
+        ------
+        ZarrError
+            One cannot be decoded.
+
+        """
+        if not self.length or not self.sharded:
+            return
+        codec = self._codec()
+        needed = [-(-size // chunk) for size, chunk in zip(self.shape, self.chunk_shape, strict=True)]
+        stored = [
+            -(-size // whole) * whole // chunk
+            for size, whole, chunk in zip(self.shape, self.object_shape, self.chunk_shape, strict=True)
+        ]
+        for position in itertools.product(*map(range, stored)):
+            if any(index >= count for index, count in zip(position, needed, strict=True)):
+                self._chunk(codec, position, keep=False)
+
+    def _codec(self) -> Codec:
+        from dovetail.io.zarr.codecs import open_codec
+
+        return open_codec(self.text, self.chunk_shape, self.object_shape, sharded=self.sharded)
+
+    def _chunk(self, codec: Codec, position: Position, *, keep: bool) -> NDArray[Any]:
+        def fetch(key: str, begin: int, end: int | None) -> bytes | None:
+            return self.place.read(self.prefix + key, (begin, end), self.limit_bytes, self.newest_ns)
+
+        def decode() -> NDArray[Any]:
+            try:
+                return codec.decode(position, fetch)
+            except ZarrError as error:
+                where = f"{self.place.label}/{self.prefix}"
+                raise ZarrError(f"{where}: {error.what}", error.expected, error.action) from error
+
+        return POOL.get((self.place, self.prefix, position, self.newest_ns), decode, keep=keep)
+
+    def _parts(self, start: int, stop: int) -> dict[Position, list[Box]]:
+        """Find the chunks that a range meets, in order, and the boxes of it that meet each."""
+        found: dict[Position, list[Box]] = {}
+        for box in boxes(self.shape, start, stop):
+            ranges = (
+                range(low // chunk, (high - 1) // chunk + 1)
+                for low, high, chunk in zip(box.lows, box.highs, self.chunk_shape, strict=True)
+            )
+            for position in itertools.product(*ranges):
+                found.setdefault(position, []).append(box)
+        return found
+
+    def _overlap(self, position: Position, box: Box) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Find where a chunk and a box overlap, as seen from each."""
+        inside, outside = [], []
+        for index, chunk, low, high in zip(position, self.chunk_shape, box.lows, box.highs, strict=True):
+            first, last = max(index * chunk, low), min((index + 1) * chunk, high)
+            inside.append(slice(first - index * chunk, last - index * chunk))
+            outside.append(slice(first - low, last - low))
+        return tuple(inside), tuple(outside)
+
+    def _shared(self, position: Position, start: int, stop: int) -> bool:
+        """Whether a chunk holds elements outside a range."""
+        first = last = 0
+        for index, size, chunk in zip(position, self.shape, self.chunk_shape, strict=True):
+            first = first * size + index * chunk
+            last = last * size + min((index + 1) * chunk, size) - 1
+        return first < start or last >= stop

@@ -1,0 +1,112 @@
+"""Finding the arrays in a folder: a Zarr group, or any tree of arrays without one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dovetail.io.errors import MissingFileError, ZarrError
+from dovetail.io.files.smallfile import read_at_most
+from dovetail.io.files.strict_json import JsonDefectError, decode_json
+from dovetail.io.zarr.document import MAX_DOCUMENT_BYTES
+from dovetail.io.zarr.prints import stay_inside
+
+V3_NAME: Final = "zarr.json"
+"""Name of the metadata document of an array or a group of version 3."""
+
+V2_NAME: Final = ".zarray"
+"""Name of the metadata document of an array of version 2."""
+
+MAX_ARRAYS: Final = 1_000_000
+"""Most arrays that a checkpoint may have."""
+
+_MAX_DEPTH: Final = 64
+_MAX_GROUP_BYTES: Final = 100_000_000  # as long as the longest safetensors header: it may hold all arrays' documents
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayFile:
+    """The metadata document of an array that was found, not checked yet."""
+
+    path: str
+    """The array's path in the checkpoint; empty for the checkpoint itself."""
+    version: int
+    """Zarr format."""
+    raw: bytes
+    """The document."""
+    document: Mapping[str, Any] | None
+    """The same, decoded; None if it was not or could not be."""
+
+    @property
+    def key(self) -> str:
+        """The document's path in the checkpoint."""
+        name = V3_NAME if self.version == 3 else V2_NAME
+        return f"{self.path}/{name}" if self.path else name
+
+
+def find_arrays(folder: Path, most_searched: int | None = None) -> Iterator[ArrayFile]:
+    """Find the arrays in a folder, in order of path.
+
+    Parameters
+    ----------
+    folder
+        The checkpoint.
+    most_searched
+        Entries after which the search ends; None for no limit.
+
+    Raises
+    ------
+    ZarrError
+        The tree is too deep or too large, or a document is a link that leads out of it.
+
+    """
+    pending, searched, count = [""], 0, 0
+    while pending:
+        path = pending.pop()
+        if path.count("/") >= _MAX_DEPTH:
+            raise ZarrError(f"{folder}/{path} is {_MAX_DEPTH} folders deep", "a flatter tree", "check the path")
+        with os.scandir(f"{folder}/{path}") as entries:
+            names = {entry.name: entry for entry in entries}
+        searched += len(names)
+        if most_searched is not None and searched > most_searched:
+            return
+        if (found := _read_array(folder, path, names)) is not None:
+            yield found
+            if (count := count + 1) > MAX_ARRAYS:
+                raise ZarrError(f"{folder} holds more than {MAX_ARRAYS} arrays", "fewer", "check the path")
+            continue
+        pending += [
+            f"{path}/{name}" if path else name
+            for name in sorted(names, reverse=True)
+            if names[name].is_dir(follow_symlinks=False) and not name.startswith(".")
+        ]
+
+
+def _read_array(folder: Path, path: str, names: Mapping[str, object]) -> ArrayFile | None:
+    """Read the document of the array that a folder is; ``None`` if it is none."""
+    prefix = f"{path}/" if path else ""
+    if V3_NAME in names:
+        raw = read_small(folder, prefix + V3_NAME, _MAX_GROUP_BYTES)
+        try:
+            document = decode_json(raw)
+        except JsonDefectError:  # it is taken for an array's, and refused as such
+            return ArrayFile(path, 3, raw, None)
+        if document.get("node_type") != "group":
+            return ArrayFile(path, 3, raw, document)
+    if V2_NAME in names:
+        return ArrayFile(path, 2, read_small(folder, prefix + V2_NAME, MAX_DOCUMENT_BYTES), None)
+    return None
+
+
+def read_small(folder: Path, key: str, limit_bytes: int) -> bytes:
+    """Read a document of a folder that is not trusted; one byte more than the limit tells that it is longer."""
+    path = f"{folder}/{key}"
+    if os.path.islink(path):  # noqa: PTH114 - 50,000 Path objects take a while
+        stay_inside(folder, key)
+    try:
+        return read_at_most(Path(path), limit_bytes + 1)
+    except OSError as error:
+        raise MissingFileError(f"cannot open {path} ({error.strerror})", "a metadata document", "check it") from error

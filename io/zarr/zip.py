@@ -1,0 +1,102 @@
+"""Zarr checkpoints in zip files, read in place."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from dovetail.io.errors import ChangedFileError, MissingFileError, UnsupportedError, ZarrError
+from dovetail.io.zarr.place import Range, check_limit, resolve
+
+_MAX_OPEN_ZIPS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ZipPlace:
+    """A zip file on this machine."""
+
+    path: str
+    """The file."""
+    size_bytes: int
+    """Size that it must have."""
+    mtime_ns: int
+    """Modification time that it must have, in nanoseconds since 1970."""
+
+    @property
+    def label(self) -> str:
+        """The file."""
+        return self.path
+
+    def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
+        """Read a member: see `Place.read`."""
+        archive, lock = _open_zip(self)
+        with lock:
+            try:
+                info = archive.getinfo(key)
+            except KeyError:
+                return None
+            begin, end = resolve(part, info.file_size)
+            check_limit(f"{self.path}/{key}", end - begin, limit_bytes)
+            if info.flag_bits & 1:
+                raise UnsupportedError(f"{self.path}/{key} is encrypted", "a zip file without a password", "unpack it")
+            try:
+                with archive.open(info) as member:
+                    member.seek(begin)
+                    data = member.read(end - begin)
+            except (OSError, EOFError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile) as error:
+                raise ZarrError(
+                    f"{self.path}/{key} cannot be read ({error})", "a sound zip file", "copy the file again"
+                ) from error
+            except Exception as error:  # zlib and lzma have errors of their own
+                raise ZarrError(
+                    f"{self.path}/{key} cannot be unpacked ({error})", "a sound zip file", "copy the file again"
+                ) from error
+        if len(data) != end - begin:
+            raise ZarrError(f"{self.path}/{key} gave {len(data)} bytes", f"{end - begin} bytes", "copy the file again")
+        return data
+
+    def prefetch(self, key: str) -> None:
+        """Do nothing: members of one file are read in its order anyway."""
+
+    def infos(self) -> list[zipfile.ZipInfo]:
+        """List the members."""
+        archive, lock = _open_zip(self)
+        with lock:
+            return [info for info in archive.infolist() if not info.is_dir()]
+
+
+_zips: OrderedDict[ZipPlace, tuple[zipfile.ZipFile, threading.Lock]] = OrderedDict()
+_zips_lock = threading.Lock()
+
+
+def _open_zip(place: ZipPlace) -> tuple[zipfile.ZipFile, threading.Lock]:
+    """Give this process's open archive of a place, and the lock under which it is read."""
+    with _zips_lock:
+        if place not in _zips:
+            _zips[place] = (_opened_zip(place), threading.Lock())
+            while len(_zips) > _MAX_OPEN_ZIPS:
+                _zips.popitem(last=False)  # closes when nobody reads it any more
+        _zips.move_to_end(place)
+        return _zips[place]
+
+
+def _opened_zip(place: ZipPlace) -> zipfile.ZipFile:
+    try:
+        status = os.stat(place.path)  # noqa: PTH116 - a string
+        if (status.st_size, status.st_mtime_ns) != (place.size_bytes, place.mtime_ns):
+            raise ChangedFileError(
+                f"{place.path} changed since the checkpoint was opened",
+                f"{place.size_bytes} bytes, modified at {place.mtime_ns} ns",
+                "leave checkpoints alone while they are read, and run again",
+            )
+        return zipfile.ZipFile(place.path)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise ZarrError(f"{place.path} is no zip file ({error})", "a zip store", "copy the file again") from error
+    except OSError as error:
+        raise MissingFileError(
+            f"cannot open {place.path} ({error.strerror})", "a zip store", "put it back and run again"
+        ) from error

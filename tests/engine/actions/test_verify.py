@@ -1,0 +1,155 @@
+"""Verification finds any changed byte and says where it is."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dovetail.engine.actions.merge import merge
+from dovetail.engine.actions.verify import read_manifest, verify
+from dovetail.engine.output.manifest import is_intact
+from dovetail.engine.planning import grid
+from dovetail.engine.planning.plan import PlanOptions
+from tests.engine.command import dovetail
+from tests.engine.conftest import Family
+
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+@pytest.fixture
+def out(family: Family, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Merge into shards, in chunks of 1,000 elements."""
+    monkeypatch.setattr(grid, "CHUNK_STEP", 1000)
+    monkeypatch.setattr(grid, "TASK_BYTES", 1)
+    merge(family.recipe_path, family.out, PlanOptions(20_000))
+    return family.out
+
+
+def flip(path: Path, position: int) -> None:
+    """Change one bit of a file."""
+    raw = bytearray(path.read_bytes())
+    raw[position] ^= 1
+    path.write_bytes(raw)
+
+
+def place_of(out: Path, name: str, element: int) -> tuple[Path, int]:
+    """Find the file and the position of an element of a bfloat16 tensor."""
+    path = out / json.loads((out / "model.safetensors.index.json").read_bytes())["weight_map"][name]
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    return path, start + json.loads(raw[8:start])[name]["data_offsets"][0] + 2 * element
+
+
+def test_a_whole_output(out: Path) -> None:
+    """Every byte of every file but the manifest is counted, and files that came later are named."""
+    (out / "notes.txt").write_text("mine")
+    total = sum(
+        path.stat().st_size for path in out.iterdir() if path.name not in ("dovetail_manifest.json", "notes.txt")
+    )
+    verdict = verify(out)
+    assert ((), ("notes.txt",), total) == (verdict.damage, verdict.unlisted, verdict.checked_bytes)
+    outcome = dovetail("verify", out)
+    assert (0, "") == (outcome.code, outcome.err)
+    assert f"not in the manifest, not checked: notes.txt\n{out} is whole: " in outcome.out
+
+
+def test_a_changed_bit_is_traced_to_its_elements(out: Path) -> None:
+    """The tensor, its file and the range of elements are named, and the exit code is 5."""
+    path, position = place_of(out, UP, 2345)
+    flip(path, position)
+    damage = f"tensor '{UP}' in {path.name} is damaged between elements 2000 and 3000"
+    assert (damage,) == verify(out).damage
+    outcome = dovetail("verify", out)
+    assert 5 == outcome.code
+    assert (
+        f"error: {out} is damaged: {damage}; expected the bytes that were written; make it again, or copy it again "
+        "from where it is whole\n"
+    ) == outcome.err
+
+
+@pytest.mark.parametrize("position", [0, 1, 100, 8_000, -2_000, -1])
+def test_any_changed_bit_of_a_shard_is_found(out: Path, position: int) -> None:
+    """Be it in the header's length, in the header, in the data or at the very end."""
+    flip(sorted(out.glob("*.safetensors"))[1], position)
+    assert 1 == len(verify(out).damage)
+    assert 5 == dovetail("verify", out, "--quiet").code
+
+
+def _lose_a_shard(out: Path) -> str:
+    path = sorted(out.glob("*.safetensors"))[0]
+    path.unlink()
+    return f"shard {path.name} is missing"
+
+
+def _cut_a_shard(out: Path) -> str:
+    path = sorted(out.glob("*.safetensors"))[0]
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    return f"shard {path.name} has {size - 1} bytes instead of {size}"
+
+
+def _change_a_side_file(out: Path) -> str:
+    flip(out / "tokenizer.json", 0)
+    return "file tokenizer.json has changed"
+
+
+def _lose_a_side_file(out: Path) -> str:
+    (out / "config.json").unlink()
+    return "file config.json is missing"
+
+
+def _change_the_index(out: Path) -> str:
+    (out / "model.safetensors.index.json").write_bytes((out / "model.safetensors.index.json").read_bytes() + b" ")
+    return "file model.safetensors.index.json has changed"
+
+
+@pytest.mark.parametrize(
+    "damage", [_lose_a_shard, _cut_a_shard, _change_a_side_file, _lose_a_side_file, _change_the_index]
+)
+def test_other_damage(out: Path, damage: Callable[[Path], str]) -> None:
+    """Lost, cut and changed files are named."""
+    assert (damage(out),) == verify(out).damage
+
+
+def test_all_damage_is_told_as_json(out: Path) -> None:
+    """Programs get every finding, and the error."""
+    findings = [_lose_a_side_file(out), _change_a_side_file(out)]
+    outcome = dovetail("verify", out, "--json")
+    verdict, error = outcome.events[-2:]
+    assert ("verdict", False, findings) == (verdict["event"], verdict["sound"], verdict["damage"])
+    assert ("error", 5) == (error["event"], error["exit_code"])
+    assert f"{out} is damaged: {findings[0]}, and 1 more; " in error["text"]
+
+
+@pytest.mark.parametrize("position", [0, 30, 1000, -30, -1])
+def test_a_changed_manifest_is_not_believed(out: Path, position: int) -> None:
+    """A bit changed anywhere in the manifest, its own checksum included, is an error with exit code 5."""
+    path = out / "dovetail_manifest.json"
+    assert is_intact(path.read_bytes())
+    flip(path, position)
+    assert not is_intact(path.read_bytes())
+    outcome = dovetail("verify", out)
+    assert 5 == outcome.code
+    assert outcome.err.startswith(f"error: {path} is damaged (")
+
+
+def test_no_manifest(out: Path) -> None:
+    """A folder that no merge has written has no manifest to go by."""
+    (out / "dovetail_manifest.json").unlink()
+    outcome = dovetail("verify", out)
+    assert (
+        5,
+        f"error: there is no dovetail_manifest.json in {out}; expected a folder that dovetail has written; check "
+        "the path\n",
+    ) == (outcome.code, outcome.err)
+
+
+def test_a_copy_is_as_good(out: Path, tmp_path: Path) -> None:
+    """An output can be moved and copied: nothing in it depends on where it lies."""
+    shutil.copytree(out, tmp_path / "copy")
+    assert () == verify(tmp_path / "copy").damage
+    assert read_manifest(out) == read_manifest(str(tmp_path / "copy"))

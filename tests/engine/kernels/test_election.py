@@ -1,0 +1,89 @@
+"""Sums of scaled task vectors, with and without the election of signs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dovetail.engine.kernels.election import add_scaled, add_voting, add_weighted_votes, elect_signs, scale_change
+from tests.engine.kernels.cases import LONGEST, examples, make_values
+
+Floats = NDArray[np.float32]
+ONE = np.float32(1)
+
+
+def draw_models(draw: st.DrawFn) -> tuple[list[Floats], list[NDArray[np.uint8]], Floats, Floats]:
+    """Draw task vectors, masks, scales and weights."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count, length = draw(st.integers(1, 4)), draw(st.integers(0, LONGEST))
+    style = draw(st.sampled_from(["ties", "plain"]))
+    taus = [make_values(random, (length,), None, style).astype(np.float32) for _ in range(count)]
+    masks = [random.integers(0, 2, length).astype(np.uint8) for _ in range(count)]
+    numbers = random.choice(np.array([1, 0.5, -0.25, 0, 1.7, 0.3], np.float32), (2, count))
+    return taus, masks, numbers[0], numbers[1]
+
+
+@settings(derandomize=True, deadline=None, max_examples=examples(100))
+@given(data=st.data())
+def test_sums_are_in_order(data: st.DataObject) -> None:
+    """Each product and each sum is rounded on its own, models in order."""
+    taus, masks, scales, weights = draw_models(data.draw)
+    total = np.zeros(len(taus[0]), np.float32)
+    expected = total.copy()
+    for tau, mask, scale, weight in zip(taus, masks, scales, weights, strict=True):
+        add_scaled(tau, mask, scale, weight, total)
+        expected = expected + np.where(mask == 1, weight * (scale * tau), np.float32(0))
+    np.testing.assert_array_equal(expected, total)
+
+
+@pytest.mark.parametrize("weighted_votes", [False, True])
+@pytest.mark.parametrize("least", [-np.inf, 1e-6])
+@settings(derandomize=True, deadline=None, max_examples=examples(80))
+@given(data=st.data())
+def test_only_the_elected_sign_counts(weighted_votes: bool, least: float, data: st.DataObject) -> None:
+    """The sign of the sum wins, zero elects plus; contributions of zero have no sign."""
+    taus, masks, scales, weights = draw_models(data.draw)
+    normalize = data.draw(st.booleans())
+    length = len(taus[0])
+    sums, change = np.zeros((5, length), np.float32), np.full(length, 9, np.float32)
+    votes, contributions = [], []
+    for tau, mask, scale, weight in zip(taus, masks, scales, weights, strict=True):
+        if weighted_votes:
+            add_weighted_votes(tau, mask, weight, sums)
+            votes.append(np.where(mask == 1, tau, np.float32(0)))
+            contributions.append(weight * votes[-1])
+        else:
+            add_voting(tau, mask, scale, weight, sums)
+            votes.append(np.where(mask == 1, weight * (scale * tau), np.float32(0)))
+            contributions.append(votes[-1])
+    elect_signs(sums, normalize, np.float32(least), change)
+    for i in range(length):
+        total, value, divisor = np.float32(0), np.float32(0), np.float32(0)
+        for vote in votes:
+            total = total + vote[i]
+        for vote, contribution, weight in zip(votes, contributions, weights, strict=True):
+            if (vote[i] > 0 and total >= 0) or (vote[i] < 0 and total < 0):
+                value, divisor = value + contribution[i], divisor + weight
+        divisor = max(divisor, np.float32(least))
+        expected = value / (divisor if divisor != 0 else ONE) if normalize else value
+        assert expected == change[i]
+
+
+def test_a_sum_that_is_no_number_stays_so() -> None:
+    """NaN in a contribution reaches the change, divided or not."""
+    for normalize in (False, True):
+        sums, change = np.zeros((5, 1), np.float32), np.zeros(1, np.float32)
+        add_voting(np.array([np.nan], np.float32), np.ones(1, np.uint8), ONE, ONE, sums)
+        elect_signs(sums, normalize, np.float32(-np.inf), change)
+        assert np.isnan(change[0])
+
+
+def test_scaling_divides_first() -> None:
+    """The change is divided, then multiplied, each rounded."""
+    change = np.array([1.0, -7.0, 0.0], np.float32)
+    expected = (change / np.float32(3)) * np.float32(0.7)
+    scale_change(change, np.float32(3), np.float32(0.7))
+    np.testing.assert_array_equal(expected, change)

@@ -1,0 +1,134 @@
+"""The way from the staging folder to the output, whatever happens on it, and the files that go along."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dovetail import engine
+from dovetail.engine import events
+from dovetail.engine.actions.merge import merge
+from dovetail.engine.errors import DiskSpaceError
+from dovetail.engine.output.side_files import copied_files
+from dovetail.engine.output.staging import check_disk_space, staging_path
+from dovetail.engine.planning import grid
+from dovetail.engine.planning.plan import PlanOptions
+from dovetail.engine.run.prepare import RunOptions
+from dovetail.io.files.durable import write_durably
+from tests.checkpoints import folder_bytes
+from tests.engine.command import dovetail
+from tests.engine.conftest import Family
+
+
+def test_the_staging_folder_lies_beside_the_output(tmp_path: Path) -> None:
+    """It is on the same file system, also where the output is a link to another place."""
+    assert tmp_path / ".merged.dovetail-partial" == staging_path(tmp_path / "merged")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "merged")
+    assert tmp_path / "elsewhere" / ".merged.dovetail-partial" == staging_path(tmp_path / "link")
+
+
+@pytest.mark.parametrize("renames", [1, 2, 3])
+def test_a_crash_while_an_output_is_replaced(family: Family, monkeypatch: pytest.MonkeyPatch, renames: int) -> None:
+    """Before, between or after the renamings, the old output or the new one is whole, and the same command ends it."""
+    family.out.mkdir()
+    (family.out / "old.txt").write_text("the only copy")
+    rename, left = Path.rename, [renames]
+
+    def crash(self: Path, target: Path) -> Path:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    command = ("merge", family.recipe_path, family.out, "--overwrite")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", crash)
+        assert 130 == dovetail(*command).code
+    copies = [path for path in (family.out, family.home / ".out.dovetail-old") if (path / "old.txt").exists()]
+    assert ["the only copy"] == [(path / "old.txt").read_text() for path in copies]
+    assert (family.staging / "dovetail_manifest.json").exists()
+    outcome = dovetail(*command, "--json")
+    assert (0, 0) == (outcome.code, outcome.events[-1]["written_bytes"])
+    assert ["base", "code", "math", "out", "recipe.yml"] == sorted(os.listdir(family.home))
+    assert 0 == dovetail("verify", family.out).code
+    assert not (family.out / "old.txt").exists()
+
+
+def test_room_on_the_disk(tmp_path: Path) -> None:
+    """What does not fit is refused where the folder will lie, though it is not there yet."""
+    check_disk_space(tmp_path / "not" / "yet", 0)
+    with pytest.raises(DiskSpaceError, match=f"^disk space free at {tmp_path} is "):
+        check_disk_space(tmp_path / "not" / "yet", 2**60)
+
+
+def test_files_are_written_whole_or_in_pieces(tmp_path: Path) -> None:
+    """Both ways give the same bytes, in place of what was there."""
+    for data in (b"one two", iter([b"one", b" ", b"two"])):
+        (tmp_path / "file").write_bytes(b"something longer than that")
+        write_durably(tmp_path / "file", data)
+        assert b"one two" == (tmp_path / "file").read_bytes()
+
+
+def test_which_files_go_along(tmp_path: Path) -> None:
+    """Small plain files do, by name; weights, indexes, hidden files, folders, pipes and what is replaced do not."""
+    for name in (
+        "tokenizer.model", "vocab.txt", "merges.txt", "chat_template.jinja", "modeling_custom.py", "LICENSE",
+        "model.safetensors", "pytorch_model.bin", "model.gguf", "optimizer.pt", "tf_model.h5", "flax.msgpack",
+        "model.safetensors.index.json", "pytorch_model.bin.index.json", "README.md", "readme.md", "config.json",
+        "dovetail_manifest.json", "dovetail_recipe.yml", "dovetail_journal", "dovetail_lock", ".gitattributes",
+    ):  # fmt: skip
+        (tmp_path / name).write_text("x")
+    (tmp_path / "1_Pooling").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with (tmp_path / "huge.txt").open("wb") as file:
+        file.truncate(64 * 2**20 + 1)
+    assert [
+        "LICENSE", "chat_template.jinja", "merges.txt", "modeling_custom.py", "tokenizer.model", "vocab.txt",
+    ] == [path.name for path in copied_files(tmp_path)]  # fmt: skip
+
+
+class Inline(Executor):
+    """Runs a task as it is submitted."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def test_an_input_cut_short_while_it_is_read(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where bytes of a mapped file are gone, there is an error that names it, and the process lives."""
+    monkeypatch.setattr(grid, "CHUNK_STEP", 1000)
+    monkeypatch.setattr(grid, "TASK_BYTES", 1)
+    path = family.math / "model.safetensors"
+
+    def listen(event: events.Event) -> None:
+        if isinstance(event, events.Progress) and path.stat().st_size > 4096:
+            os.truncate(path, 4096)
+
+    with pytest.raises(
+        ValueError,
+        match=rf"^{path} (can no longer be read at bytes .*; check that the file was not cut|changed while it was)",
+    ):
+        merge(family.recipe_path, family.out, PlanOptions(), RunOptions(workers=1, executor=Inline()), listen)
+    assert not family.out.exists()
+
+
+def test_the_public_names(family: Family) -> None:
+    """A plan, a merge and its manifest are had from the package itself; other names are not there."""
+    made = engine.plan(family.recipe_path, engine.PlanOptions(shard_size_bytes=20_000))
+    assert isinstance(made, engine.Plan)
+    assert 5 == len(made.layout.shards)
+    manifest = engine.merge(str(family.recipe_path), str(family.out), run=engine.RunOptions(workers=1))
+    whole = engine.read_manifest(family.out)
+    assert manifest == {key: value for key, value in whole.items() if key not in ("tensors", "self_checksum")}
+    assert {path.name for path in family.out.iterdir()} == set(folder_bytes(family.out))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = engine.nothing

@@ -1,0 +1,1 @@
+"""Tests of `dovetail.engine.planning.vocabulary`."""

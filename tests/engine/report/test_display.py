@@ -1,0 +1,90 @@
+"""Showing a merge: a live bar on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from dovetail.engine import events
+from dovetail.engine.report import display
+from dovetail.engine.report.display import JsonDisplay, LiveDisplay, PlainDisplay, QuietDisplay, choose_display
+
+STARTED = events.Started(
+    method="cabs",
+    tensors=291,
+    tasks=900,
+    read_bytes=3 * 2**30,
+    write_bytes=2**30,
+    allowed_bytes=512 * 2**20,
+    reserved_bytes=170 * 2**20,
+    projected_bytes=300 * 2**20,
+    workers=2,
+    staging="/tmp/.out.dovetail-partial",
+)
+HALFWAY = events.Progress(done_bytes=2**31, total_bytes=2**32, seconds=4.0, resident_bytes=250 * 2**20)
+WARNING = events.Notice("warning", "[red]not markup[/red]")
+COMMITTED = events.Committed(tasks=3, bytes=100)
+
+
+def test_the_live_bar() -> None:
+    """On a terminal one bar shows bytes done, speed and memory; notices stand above it, and it goes away at the end."""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=140, color_system=None)
+    with LiveDisplay(console, "merging") as live:
+        for event in (STARTED, WARNING, HALFWAY, COMMITTED):
+            live(event)
+        live._progress.refresh()
+        shown = screen.getvalue()
+    assert "cabs: 291 tensors, reading 3 GiB, writing 1 GiB, 2 workers, at most 300 MiB of 512 MiB allowed" in shown
+    assert "warning: [red]not markup[/red]" in shown
+    bar = shown.splitlines()[-1]
+    for part in ("merging", "50%", "2 GiB of 4 GiB", "0.54 GB/s", "250 MiB resident"):
+        assert part in bar
+    assert screen.getvalue().endswith("\x1b[2K")  # the line of the bar is cleared
+
+
+def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress is a line every few seconds and not a line for every task; warnings go to stderr."""
+    now = [0.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    with PlainDisplay() as plain:
+        plain(STARTED)
+        plain(WARNING)
+        for second in (1, 9.9, 10, 11, 19.9, 20.1):
+            now[0] = second
+            plain(HALFWAY)
+    out, err = capsys.readouterr()
+    progress = " 50.0%  2 GiB of 4 GiB  0.54 GB/s  250 MiB resident"
+    assert [progress, progress] == out.splitlines()[1:]
+    assert "warning: [red]not markup[/red]\n" == err
+
+
+def test_one_object_for_each_event(capsys: pytest.CaptureFixture[str]) -> None:
+    """As JSON every event is one line that a program can read back."""
+    with JsonDisplay() as lines:
+        for event in (STARTED, WARNING, HALFWAY, COMMITTED):
+            lines(event)
+    out, _ = capsys.readouterr()
+    found = [json.loads(line) for line in out.splitlines()]
+    assert ["started", "notice", "progress", "committed"] == [event["event"] for event in found]
+    assert {"event": "committed", "tasks": 3, "bytes": 100} == found[-1]
+
+
+def test_only_warnings_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    """Quiet is silent but for warnings."""
+    with QuietDisplay() as quiet:
+        for event in (STARTED, HALFWAY, events.Notice("info", "nothing"), WARNING):
+            quiet(event)
+    assert ("", "warning: [red]not markup[/red]\n") == tuple(capsys.readouterr())
+
+
+def test_the_choice_of_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Options come first, then whether there is a terminal."""
+    assert isinstance(choose_display(quiet=True, as_json=True), JsonDisplay)
+    assert isinstance(choose_display(quiet=True, as_json=False), QuietDisplay)
+    for terminal, kind in ((True, LiveDisplay), (False, PlainDisplay)):
+        monkeypatch.setattr(Console, "is_terminal", terminal)
+        assert isinstance(choose_display(quiet=False, as_json=False), kind)

@@ -1,0 +1,71 @@
+"""Background commits: durable before journalled, bounded, and no error lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from dovetail.engine.run.commit import Committer
+from dovetail.engine.run.task import TaskRecord
+
+
+def _record(task: int, written_bytes: int = 10) -> TaskRecord:
+    return TaskRecord(task, 0, None, (), 0, written_bytes)
+
+
+def test_every_record_is_flushed_before_it_is_committed() -> None:
+    """Records come out once each, in order, each group flushed first."""
+    flushed: list[int] = []
+    committed: list[int] = []
+
+    def flush(group: Sequence[TaskRecord]) -> None:
+        flushed.extend(record.task for record in group)
+
+    def commit(group: Sequence[TaskRecord]) -> None:
+        committed.extend(record.task for record in group)
+        assert committed == flushed
+
+    committer = Committer(flush, commit, 1000)
+    for task in range(50):
+        committer.put(_record(task))
+    committer.close()
+    assert list(range(50)) == committed
+
+
+def test_put_waits_while_too_much_is_unwritten() -> None:
+    """A slow disk holds the merge back instead of filling memory with dirty pages."""
+    release = threading.Event()
+    committer = Committer(lambda group: (release.wait(10), None)[1], lambda group: None, 100)
+    committer.put(_record(0, 60))
+    entered, left = threading.Event(), threading.Event()
+
+    def put() -> None:
+        entered.set()
+        committer.put(_record(1, 60))
+        left.set()
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    assert entered.wait(5)
+    assert not left.wait(0.2)
+    release.set()
+    assert left.wait(5)
+    thread.join()
+    committer.close()
+
+
+def test_an_error_of_the_disk_reaches_the_merge() -> None:
+    """A failed flush is raised by put or close, and its group is not committed."""
+    committed: list[TaskRecord] = []
+
+    def flush(group: Sequence[TaskRecord]) -> None:
+        raise OSError("no space")
+
+    committer = Committer(flush, committed.extend, 5)
+    with pytest.raises(OSError, match="no space"):
+        committer.put(_record(0))
+    with pytest.raises(OSError, match="no space"):
+        committer.close()
+    assert [] == committed

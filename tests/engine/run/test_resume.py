@@ -1,0 +1,256 @@
+"""Interrupted merges: nothing that looks finished is left, and the same command gives the same bytes in the end."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dovetail.engine import events
+from dovetail.engine.actions import carry_out
+from dovetail.engine.actions.merge import merge
+from dovetail.engine.errors import InterruptedMergeError
+from dovetail.engine.planning.plan import MATHS_VERSION
+from dovetail.engine.run.journal import Journal
+from dovetail.engine.run.prepare import RunOptions
+from dovetail.io.formats.safetensors_sink import SafetensorsSink
+from tests.checkpoints import folder_bytes
+from tests.engine.command import dovetail
+from tests.engine.conftest import Family
+from tests.engine.interrupt import (
+    ENTRY_BYTES,
+    OPTIONS,
+    Interrupter,
+    commit_often,
+    expected_files,
+    interrupt,
+    journal_rows,
+)
+
+
+@pytest.fixture(autouse=True)
+def _many_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make merges commit after every few of their many tasks."""
+    commit_often(monkeypatch)
+
+
+def test_an_interrupted_merge_continues(family: Family) -> None:
+    """Ctrl-C leaves no OUT and says how to go on; the same call does the rest alone and gives the same files."""
+    error = interrupt(family)
+    assert not family.out.exists()
+    rows = journal_rows(family)
+    assert rows >= 5
+    total = sum(-(-size // 1000) for size in (6208, 6208, 4096, 4096, 8320, 8320, 64, 64, 64))
+    assert 130 == error.exit_code
+    assert (
+        f"merge interrupted; {rows / total:.1%} of its chunks are safe in {family.staging}; run the same command "
+        "again to continue"
+    ) == str(error)
+    seen: list[events.Event] = []
+    manifest = merge(family.recipe_path, family.out, OPTIONS, RunOptions(workers=2), seen.append)
+    assert expected_files(family) == folder_bytes(family.out)
+    assert not family.staging.exists()
+    (notice,) = (event.text for event in seen if isinstance(event, events.Notice))
+    assert f"Continuing an unfinished merge: {rows / total:.1%} of its chunks are done." == notice
+    (done,) = (event for event in seen if isinstance(event, events.Done))
+    assert 0 < done.written_bytes < 74_880
+    assert manifest["totals"] == done.summary
+
+
+@pytest.mark.parametrize("commits", [1, 2, 20, 40])
+def test_a_merge_interrupted_again_and_again(family: Family, commits: int) -> None:
+    """However often a merge is interrupted, it gets on and ends with the same files."""
+    for _ in range(3):
+        try:
+            merge(family.recipe_path, family.out, OPTIONS, RunOptions(workers=2), Interrupter(commits))
+        except InterruptedMergeError:
+            assert not family.out.exists()
+            continue
+        break
+    if not family.out.exists():
+        merge(family.recipe_path, family.out, OPTIONS)
+    assert expected_files(family) == folder_bytes(family.out)
+
+
+@pytest.mark.parametrize("parameters", [{"balanced": False}, {"balanced": False, "overlap": "minimize"}], ids=str)
+def test_a_merge_with_reduce_passes_continues(family: Family, parameters: dict[str, Any]) -> None:
+    """Reduce passes are made again over all chunks of a tensor of which some are done."""
+    family.recipe(parameters={"n": 4, "m": 16, "weight": 0.8, **parameters})
+    interrupt(family)
+    merge(family.recipe_path, family.out, OPTIONS)
+    assert expected_files(family) == folder_bytes(family.out)
+
+
+def test_an_interruption_before_anything_is_done(family: Family) -> None:
+    """Stopped as it starts, a merge has nothing to continue and nothing to complain of."""
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Progress):
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedMergeError):
+        merge(family.recipe_path, family.out, OPTIONS, listen=stop)
+    merge(family.recipe_path, family.out, OPTIONS)
+    assert expected_files(family) == folder_bytes(family.out)
+
+
+def test_an_interruption_when_all_is_done(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped while the small files are written, the same call writes them and computes nothing again."""
+    with monkeypatch.context() as patched:
+        patched.setattr(carry_out, "write_side_files", _raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            merge(family.recipe_path, family.out, OPTIONS)
+    assert not family.out.exists()
+    seen: list[events.Event] = []
+    merge(family.recipe_path, family.out, OPTIONS, listen=seen.append)
+    assert 0 == next(event.written_bytes for event in seen if isinstance(event, events.Done))
+    assert expected_files(family) == folder_bytes(family.out)
+
+
+def _raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("damage", "left"),
+    [
+        (lambda content: content[:-1], -1),
+        (lambda content: content[: -ENTRY_BYTES - 50], -2),
+        (lambda content: content + b"\0" * 1000, 0),
+        (lambda content: content[:-ENTRY_BYTES] + bytes([content[-ENTRY_BYTES] ^ 1]) + content[1 - ENTRY_BYTES :], -1),
+        (lambda content: content[: content.index(b"\n") + 1], None),
+        (lambda content: content[:20], None),
+        (lambda content: b"", None),
+    ],
+    ids=["last byte torn", "two torn", "zeros behind", "bit flipped", "no entries", "torn in the line", "empty"],
+)
+def test_a_damaged_journal(family: Family, damage: Callable[[bytes], bytes], left: int | None) -> None:
+    """Sound entries before the damage count, what comes after is computed again, and the files are the same."""
+    interrupt(family, 6)
+    rows = journal_rows(family)
+    path = family.staging / "dovetail_journal"
+    path.write_bytes(damage(path.read_bytes()))
+    seen: list[events.Event] = []
+    merge(family.recipe_path, family.out, OPTIONS, listen=seen.append)
+    (begun,) = (event for event in seen if isinstance(event, events.Started))
+    notices = [event.text for event in seen if isinstance(event, events.Notice)]
+    if left is None:
+        assert [] == notices
+    else:
+        assert [f"Continuing an unfinished merge: {(rows + left) / begun.tasks:.1%} of its chunks are done."] == notices
+    assert expected_files(family) == folder_bytes(family.out)
+
+
+def _other_recipe(family: Family) -> None:
+    family.recipe(parameters={"n": 5, "m": 16, "weight": 0.8})
+
+
+def _other_input(family: Family) -> None:
+    os.utime(family.math / "model.safetensors", ns=(10**18, 10**18))
+
+
+def _other_format(family: Family) -> None:
+    path = family.staging / "dovetail_journal"
+    path.write_bytes(b"{}\n" + path.read_bytes().partition(b"\n")[2])
+
+
+def _other_version(family: Family) -> None:
+    path = family.staging / "dovetail_journal"
+    line, newline, body = path.read_bytes().partition(b"\n")
+    stated = f'"maths_version": {MATHS_VERSION}'.encode()
+    assert stated in line
+    line = line.replace(stated, b'"maths_version": 0').replace(b'"plan_hash": "', b'"plan_hash": "0')
+    path.write_bytes(line + newline + body)
+
+
+def _nothing(family: Family) -> None:
+    """Change nothing but what the call says."""
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "reason"),
+    [
+        (_other_recipe, (), "the recipe is not the same"),
+        (_nothing, ("--dtype", "float32"), "the options are not the same"),
+        (_nothing, ("--seed", "1"), "the options are not the same"),
+        (_nothing, ("--nonfinite", "keep"), "the options are not the same"),
+        (_nothing, ("--shard-size", "30000"), "the options are not the same"),
+        (_other_input, (), "the input {math}/model.safetensors has changed since"),
+        (_other_format, (), "the journal is damaged"),
+        (_other_version, (), "it was begun by another version of Dovetail, whose results differ in bits"),
+    ],
+)
+def test_another_merge_does_not_continue_it(
+    family: Family, change: Callable[[Family], None], arguments: tuple[str, ...], reason: str
+) -> None:
+    """The error says what changed, nothing done is lost, and --restart begins anew."""
+    interrupt(family)
+    change(family)
+    before = folder_bytes(family.staging)
+    command = ("merge", family.recipe_path, family.out, "--shard-size", "20000", *arguments)
+    outcome = dovetail(*command)
+    assert (
+        f"error: unfinished output {family.staging} cannot be continued: {reason.format(math=family.math)}; expected "
+        "the same recipe, options and inputs as before; restore them, or pass --restart to begin anew\n"
+    ) == outcome.err
+    assert (5, "") == (outcome.code, outcome.out)
+    assert before == folder_bytes(family.staging)
+    assert 0 == dovetail(*command, "--restart").code
+    assert 0 == dovetail("verify", family.out).code
+
+
+def test_a_lost_shard(family: Family) -> None:
+    """Where a file of the unfinished output is gone, the error says so and that --restart helps."""
+    interrupt(family)
+    lost = sorted(family.staging.glob("*.safetensors"))[-1]
+    lost.unlink()
+    outcome = dovetail("merge", family.recipe_path, family.out, "--shard-size", "20000")
+    assert outcome.err.endswith(
+        f"\nerror: unfinished output {family.staging} cannot be continued: No such file or directory ({lost}); "
+        "expected the output files as the interrupted merge left them; pass --restart to begin anew\n"
+    )
+    assert 5 == outcome.code
+    assert 0 == dovetail("merge", family.recipe_path, family.out, "--shard-size", "20000", "--restart").code
+
+
+def test_a_recipe_written_differently_continues(family: Family) -> None:
+    """What counts is what the recipe says: comments and the order of keys are free."""
+    interrupt(family)
+    lines = family.recipe_path.read_text().splitlines()
+    reordered = [*(line for line in lines if line.startswith("dtype")), "# a comment"]
+    reordered += [line for line in lines if not line.startswith("dtype")]
+    family.recipe_path.write_text("\n".join(reordered) + "\n")
+    seen: list[events.Event] = []
+    merge(family.recipe_path, family.out, OPTIONS, listen=seen.append)
+    assert any(isinstance(event, events.Notice) and "Continuing" in event.text for event in seen)
+    assert family.recipe_path.read_bytes() == (family.out / "dovetail_recipe.yml").read_bytes()
+
+
+@pytest.mark.parametrize(("target", "number", "code"), [("sink", errno.EIO, 5), ("journal", errno.ENOSPC, 4)])
+def test_a_disk_that_fails(
+    family: Family, monkeypatch: pytest.MonkeyPatch, target: str, number: int, code: int
+) -> None:
+    """What was not made durable is not counted as done, and the same command ends with the same files."""
+    kind: Any = SafetensorsSink if target == "sink" else Journal
+    method = "commit" if target == "sink" else "append"
+    original, left = getattr(kind, method), [3]
+
+    def fail(self: Any, argument: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(number, os.strerror(number))
+        original(self, argument)
+
+    command = ("merge", family.recipe_path, family.out, "--shard-size", "20000", "--json")
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, method, fail)
+        assert code == dovetail(*command).code
+    assert not family.out.exists()
+    assert 3 <= journal_rows(family) <= 9
+    outcome = dovetail(*command)
+    assert 0 == outcome.code
+    assert outcome.events[0]["text"].startswith("Continuing an unfinished merge: ")
+    assert expected_files(family) == folder_bytes(family.out)

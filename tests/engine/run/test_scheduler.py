@@ -1,0 +1,118 @@
+"""The scheduler: passes in order, bounded window, first error cancels the rest."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from dovetail.engine.planning.grid import Job, Piece
+from dovetail.engine.run import scheduler as run
+from dovetail.engine.run.task import TaskRecord
+
+
+def _jobs(*counts: int) -> list[tuple[Job, list[int]]]:
+    jobs, first = [], 0
+    for tensor, count in enumerate(counts):
+        job = Job(first, tuple((Piece(tensor, index, index, index + 1),) for index in range(count)))
+        jobs.append((job, list(range(count))))
+        first += count
+    return jobs
+
+
+class _Tasks:
+    """Stands in for `execute`, and remembers what ran."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.ran: list[tuple[int, int, Any]] = []
+        self.running = self.most_running = 0
+        self.fail_at = fail_at
+        self.lock = threading.Lock()
+
+    def execute(self, work: tuple[int, int, Any]) -> TaskRecord:
+        task, step, _ = work
+        with self.lock:
+            self.running += 1
+            self.most_running = max(self.most_running, self.running)
+            self.ran.append(work)
+        if task == self.fail_at:
+            raise OSError("disk on fire")
+        with self.lock:
+            self.running -= 1
+        return TaskRecord(task, step, partial=(task, step), pieces=(), read_bytes=0, written_bytes=0)
+
+
+class _Plan:
+    """Stands in for a plan whose jobs all have the same number of passes."""
+
+    def __init__(self, passes: int) -> None:
+        self._passes = passes
+
+    def reduce_passes(self, job: Job) -> int:
+        return self._passes if len(job.tasks) > 1 else 0
+
+    def combine(self, job: Job, step: int, partials: list[Any], state: Any) -> Any:
+        assert [(job.first_task + index, step) for index in range(len(job.tasks))] == partials
+        return (*(state or ()), step)
+
+    def work(self, job: Job, position: int, step: int, state: Any, slots: Any) -> tuple[int, int, Any]:
+        return job.first_task + position, step, state
+
+
+def _scheduler(
+    monkeypatch: pytest.MonkeyPatch, tasks: _Tasks, executor: Executor, workers: int, passes: int
+) -> run.Scheduler:
+    monkeypatch.setattr(run, "execute", tasks.execute)
+    monkeypatch.setattr(run, "prefetch", lambda work: None)
+
+    return run.Scheduler(executor, workers, _Plan(passes), lambda tensor: None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("passes", [0, 1, 3])
+def test_every_pass_sees_the_state_of_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, workers: int, passes: int
+) -> None:
+    """Each task runs once a pass, in order of passes, with all partial results combined in chunk order between."""
+    tasks = _Tasks()
+    with ThreadPoolExecutor(workers) as pool:
+        records = list(_scheduler(monkeypatch, tasks, pool, workers, passes).run(_jobs(3, 7, 2)))
+    assert 12 * (passes + 1) == len(records) == len(tasks.ran)
+    for _, step, state in tasks.ran:
+        assert tuple(range(step)) == (state or ())
+
+
+def test_jobs_of_one_task_have_no_separate_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that is one task runs its passes inside the task."""
+    tasks = _Tasks()
+    with ThreadPoolExecutor(1) as pool:
+        records = list(_scheduler(monkeypatch, tasks, pool, 1, 3).run(_jobs(1, 1)))
+    assert [(0, 0), (1, 0)] == [(record.task, record.step) for record in records]
+
+
+def test_only_the_tasks_asked_for_run_their_last_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed job repeats its reduce passes whole and applies only what is missing."""
+    tasks = _Tasks()
+    ((job, _),) = _jobs(4)
+    with ThreadPoolExecutor(2) as pool:
+        list(_scheduler(monkeypatch, tasks, pool, 2, 1).run([(job, [1, 3])]))
+    assert [0, 1, 2, 3] == sorted(task for task, step, _ in tasks.ran if step == 0)
+    assert [1, 3] == sorted(task for task, step, _ in tasks.ran if step == 1)
+
+
+def test_the_first_error_cancels_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error reaches the caller; of a thousand tasks only those in the window ran."""
+    tasks = _Tasks(fail_at=5)
+    with ThreadPoolExecutor(2) as pool, pytest.raises(OSError, match="on fire"):
+        list(_scheduler(monkeypatch, tasks, pool, 2, 0).run(_jobs(1000)))
+    assert len(tasks.ran) <= 5 + 1 + 2 + run.READ_AHEAD
+
+
+def test_no_more_tasks_at_once_than_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The executor's own bound holds and the queue beyond it is short."""
+    tasks = _Tasks()
+    with ThreadPoolExecutor(3) as pool:
+        list(_scheduler(monkeypatch, tasks, pool, 3, 0).run(_jobs(50)))
+    assert tasks.most_running <= 3

@@ -1,0 +1,118 @@
+"""Kernels are tried before the first task, each combination once, and compiled in a child if at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dovetail.engine.methods.program import Problem
+from dovetail.engine.run import warm
+from dovetail.engine.run.warm import LARGEST_TRIAL_ELEMENTS, Trial, trials, warm_up
+
+PROBLEM = Problem(
+    name="w",
+    shape=(4096, 4096),
+    length=4096 * 4096,
+    base_code=2,
+    model_codes=(2, 2),
+    out_code=2,
+    parameters={"overlap": "forbid", "consensus": "sum", "conflict_aware": True, "balanced": True},
+    model_parameters=({"weight": 0.5, "n": 64, "m": 256}, {"weight": 1.5, "n": 64, "m": 256}),
+)
+
+
+def test_tensors_that_use_the_same_kernels_are_tried_once() -> None:
+    """Names, shapes, dtypes and weights make no difference; the number of models, switches and blocks do."""
+    alike = [
+        replace(PROBLEM, name="other", shape=(7,), length=7),
+        replace(PROBLEM, base_code=0, model_codes=(0, 1), out_code=0),
+        replace(PROBLEM, model_parameters=tuple({**each, "weight": 9.0} for each in PROBLEM.model_parameters)),
+    ]
+    assert 1 == len(trials("cabs", [PROBLEM, *alike]))
+    different = [
+        replace(PROBLEM, model_codes=(2,), model_parameters=PROBLEM.model_parameters[:1]),
+        replace(PROBLEM, parameters={**PROBLEM.parameters, "consensus": "ties"}),
+        replace(PROBLEM, parameters={**PROBLEM.parameters, "balanced": False}),
+        replace(PROBLEM, model_parameters=tuple({**each, "m": 32, "n": 3} for each in PROBLEM.model_parameters)),
+    ]
+    assert 5 == len(trials("cabs", [PROBLEM, *alike, *different]))
+
+
+def test_trials_are_small() -> None:
+    """A trial is of a few blocks, and bounded however long a block is."""
+    ((_, usual),) = trials("cabs", [PROBLEM])
+    assert (512, (2, 256)) == (usual.length, usual.shape)
+    ((_, vector),) = trials("cabs", [replace(PROBLEM, shape=(4096,), length=4096)])
+    assert (512, (512,)) == (vector.length, vector.shape)
+    whole = replace(
+        PROBLEM,
+        parameters={**PROBLEM.parameters, "balanced": False},
+        model_parameters=tuple({**each, "m": 2**62} for each in PROBLEM.model_parameters),
+    )
+    ((_, longest),) = trials("cabs", [whole])
+    assert LARGEST_TRIAL_ELEMENTS == longest.length
+
+
+def test_kernels_that_only_some_tensors_need_are_tried() -> None:
+    """A parameter or a shape that differs between tensors can call for other kernels: those of all are tried."""
+    parameters = {"lambda": 1.0, "normalize": True, "rescale": False, "int8_mask": False}
+    thin = replace(PROBLEM, parameters=parameters, model_parameters=({"weight": 1.0, "density": 0.5},) * 2)
+    full = replace(thin, model_parameters=({"weight": 1.0, "density": 1.0},) * 2)
+    assert 2 == len(trials("ties", [thin, full, replace(thin, name="again")]))
+    row = {"nuslerp_flatten": False, "nuslerp_row_wise": False}
+    matrix = replace(PROBLEM, parameters=row, model_parameters=({"weight": 1.0},) * 2)
+    assert 2 == len(trials("nuslerp", [matrix, replace(matrix, shape=(64,), length=64)]))
+
+
+def test_cached_kernels_are_only_loaded() -> None:
+    """Once the kernels are there, warming up says nothing and starts no process."""
+    needed = trials("cabs", [PROBLEM])
+    warm_up(needed, lambda: None)
+    said: list[str] = []
+    warm_up(needed, lambda: said.append("compiling"))
+    assert [] == said
+
+
+def test_missing_kernels_are_compiled_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child gets the same trials and the same cache; afterwards they are tried here."""
+    needed = trials("cabs", [PROBLEM])
+    tried: list[list[Trial]] = []
+    children: list[dict[str, Any]] = []
+    said: list[str] = []
+
+    def try_all(given: list[Trial]) -> None:
+        tried.append(given)
+        if len(tried) == 1:
+            raise warm._CompilationNeeded
+
+    def run(command: list[str], **options: Any) -> None:
+        assert [sys.executable, "-P", "-m", "dovetail.engine.run.warm"] == command
+        assert ["compiling"] == said
+        children.append(options)
+
+    monkeypatch.setattr(warm, "_try_all", try_all)
+    monkeypatch.setattr(subprocess, "run", run)
+    warm_up(needed, lambda: said.append("compiling"))
+    assert [needed, needed] == tried
+    (options,) = children
+    assert needed == pickle.loads(options["input"])
+    assert os.environ.items() <= options["env"].items()
+    assert options["env"]["NUMBA_CACHE_DIR"]
+
+
+def test_the_child_does_its_work() -> None:
+    """Started as the merge starts it, the child reads trials, runs them and ends well."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dovetail.engine.run.warm"],
+        input=pickle.dumps(trials("cabs", [PROBLEM])),
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert (0, b"", b"") == (done.returncode, done.stdout, done.stderr)

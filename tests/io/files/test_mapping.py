@@ -1,0 +1,227 @@
+"""Mapped sources: the right bytes, without copies, from files that did not change, giving memory back."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import mmap
+import os
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dovetail.io.errors import ChangedFileError, MissingFileError
+from dovetail.io.files import mapping, system
+from dovetail.io.files.mapping import RELEASE_GRANULE_BYTES, MappedFile, MappedSource, close_mapped_files, mapped_file
+
+CONTENT = np.random.default_rng(0).integers(0, 256, 40_000, np.uint8)
+
+
+def source_of(path: Path, offset: int, length: int, itemsize: int) -> MappedSource:
+    status = path.stat()
+    return MappedSource(str(path), offset, length, itemsize, status.st_size, status.st_mtime_ns)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "data").write_bytes(CONTENT.tobytes())
+    return tmp_path / "data"
+
+
+def resident_bytes(path: Path) -> int:
+    """Resident bytes of this process's maps of a file, exactly."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
+@pytest.mark.parametrize("offset", [0, 8, 104, 7, 4099])
+@pytest.mark.parametrize(("start", "stop"), [(0, 100), (3, 4), (99, 100), (50, 50), (100, 100)])
+def test_ranges_are_read(path: Path, itemsize: int, offset: int, start: int, stop: int) -> None:
+    """A range gives its bytes, read-only, flat and aligned, wherever the tensor begins in its file."""
+    found = source_of(path, offset, 100, itemsize).read(start, stop)
+    expected = CONTENT[offset + start * itemsize : offset + stop * itemsize]
+    np.testing.assert_array_equal(expected, found)
+    assert (np.uint8, 1) == (found.dtype, found.ndim)
+    assert not found.flags.writeable
+    assert 0 == found.__array_interface__["data"][0] % itemsize
+
+
+def test_aligned_ranges_are_views(path: Path) -> None:
+    """Where the file keeps elements aligned, nothing is copied: two reads share their memory."""
+    source = source_of(path, 8, 100, 4)
+    assert np.shares_memory(source.read(0, 50), source.read(20, 100))
+    unaligned = source_of(path, 9, 100, 4)
+    assert not np.shares_memory(unaligned.read(0, 50), unaligned.read(20, 100))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 4), (0, 101), (101, 101)])
+def test_ranges_outside_are_refused(path: Path, start: int, stop: int) -> None:
+    """A range outside the tensor never reads a neighbour's bytes."""
+    source = source_of(path, 8, 100, 4)
+    for action in (source.read, source.prefetch, source.populate, source.release):
+        with pytest.raises(IndexError, match="of a tensor of 100"):
+            action(start, stop)
+
+
+def test_empty_tensors_need_no_file(path: Path) -> None:
+    """A tensor without elements reads as nothing, also at the very end of its file."""
+    source = source_of(path, CONTENT.size, 0, 4)
+    assert 0 == source.read(0, 0).size
+    assert source.populate(0, 0)
+    source.prefetch(0, 0)
+    source.release(0, 0)
+
+
+def test_hints_change_no_bytes(path: Path) -> None:
+    """Bytes read before a release are still right after it, and so are those read again."""
+    source = source_of(path, 16, 9000, 4)
+    view = source.read(0, 9000)
+    source.prefetch(10, 8000)
+    source.populate(10, 8000)
+    source.release(0, 9000)
+    np.testing.assert_array_equal(CONTENT[16:36016], view)
+    np.testing.assert_array_equal(CONTENT[16:36016], source.read(0, 9000))
+
+
+def test_populate_makes_resident_and_release_lets_go(tmp_path: Path) -> None:
+    """Populating a range makes it resident; releasing it leaves nothing of it resident."""
+    size = 4 * RELEASE_GRANULE_BYTES
+    path = tmp_path / "large"
+    path.write_bytes(bytes(size))
+    source = source_of(path, 0, size, 1)
+    if not source.populate(0, size):
+        pytest.skip("needs Linux 5.14")
+    assert size == resident_bytes(path)
+    source.release(100, size - 100)
+    assert 0 == resident_bytes(path)
+    for start in range(0, size, RELEASE_GRANULE_BYTES // 2):  # as tasks do: read a range, release it
+        source.read(start, start + 1000).sum()
+        source.release(start, start + 1000)
+        assert 0 == resident_bytes(path)
+
+
+def test_changed_file_is_refused(path: Path) -> None:
+    """A file that changed after its checkpoint was opened is never mapped."""
+    source = source_of(path, 0, 10, 1)
+    os.utime(path, ns=(0, 1))
+    close_mapped_files()
+    with pytest.raises(ChangedFileError, match="changed since the checkpoint was opened: 40000 bytes, modified at 1 n"):
+        source.read(0, 10)
+    os.truncate(path, 5)
+    with pytest.raises(ChangedFileError, match="5 bytes"):
+        source.read(0, 10)
+    path.unlink()
+    with pytest.raises(MissingFileError, match=r"cannot open .* expected the file that was there"):
+        source.read(0, 10)
+
+
+def test_file_cut_short_under_a_map_is_an_error(tmp_path: Path) -> None:
+    """Populating a part of the file that is gone raises; touching it would kill the process."""
+    path = tmp_path / "data"
+    path.write_bytes(bytes(64 * mmap.PAGESIZE))
+    source = source_of(path, 0, 64 * mmap.PAGESIZE, 1)
+    if not source.populate(0, 1):
+        pytest.skip("needs Linux 5.14")
+    os.truncate(path, mmap.PAGESIZE)
+    with pytest.raises(ChangedFileError, match="can no longer be read"):
+        source.populate(32 * mmap.PAGESIZE, 64 * mmap.PAGESIZE)
+
+
+def test_populate_says_where_it_cannot(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a system without the call, populating does nothing and says so; other hints are silent."""
+    monkeypatch.setattr(system, "_function", lambda *_: None)
+    source = source_of(path, 0, 100, 1)
+    assert not source.populate(0, 100)
+    source.prefetch(0, 100)
+    source.release(0, 100)
+
+
+def test_advice_that_the_kernel_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Advice that an older kernel refuses as invalid is no error."""
+    monkeypatch.setattr(system.ctypes, "get_errno", lambda: errno.EINVAL)
+    monkeypatch.setattr(system, "_function", lambda *_: lambda *_: -1)
+    assert not system.advise(0, 1, system.MADV_POPULATE_READ)
+    monkeypatch.setattr(system.ctypes, "get_errno", lambda: errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        system.advise(0, 1, system.MADV_POPULATE_READ)
+    assert not system.advise(0, 1, system.MADV_WILLNEED)
+
+
+def test_maps_are_shared_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process maps each file once, keeps a bounded number of maps, and drops the least recently used."""
+    monkeypatch.setattr(mapping, "_MAX_OPEN_FILES", 2)
+    close_mapped_files()
+    files = []
+    for number in range(3):
+        path = tmp_path / str(number)
+        path.write_bytes(bytes([number]) * 100)
+        files.append((str(path), 100, path.stat().st_mtime_ns))
+    first, second = mapped_file(*files[0]), mapped_file(*files[1])
+    assert first is mapped_file(*files[0])
+    mapped_file(*files[2])
+    assert first is mapped_file(*files[0])
+    assert second is not mapped_file(*files[1])
+    close_mapped_files()
+
+
+def test_views_outlive_their_map(path: Path) -> None:
+    """An array stays valid after its file's map was dropped; the map closes with the last array."""
+    source = source_of(path, 0, 40_000, 1)
+    view = source.read(0, 40_000)
+    close_mapped_files()
+    gc.collect()
+    assert str(path) in Path("/proc/self/maps").read_text()
+    np.testing.assert_array_equal(CONTENT, view)
+    del view
+    gc.collect()
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+def test_no_descriptor_leaks_when_the_file_is_refused(path: Path) -> None:
+    """Refusing a changed file closes it."""
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with pytest.raises(ChangedFileError):
+            MappedFile(str(path), 1, 1)
+    assert before == len(os.listdir("/proc/self/fd"))
+
+
+def test_threads_share_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many threads reading, releasing and evicting at once always see the right bytes."""
+    monkeypatch.setattr(mapping, "_MAX_OPEN_FILES", 2)
+    sources = []
+    for number in range(5):
+        path = tmp_path / str(number)
+        path.write_bytes(np.roll(CONTENT, number).tobytes())
+        sources.append(source_of(path, 0, 40_000, 1))
+    barrier = threading.Barrier(8)
+
+    def work(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        barrier.wait()
+        for _ in range(200):
+            number = int(random.integers(5))
+            start, stop = sorted(random.integers(0, 40_001, 2).tolist())
+            np.testing.assert_array_equal(np.roll(CONTENT, number)[start:stop], sources[number].read(start, stop))
+            sources[number].release(start, stop)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+
+
+def test_sources_are_pickled(path: Path) -> None:
+    """A source crosses to another process as its description, without data."""
+    source = source_of(path, 8, 100, 4)
+    pickled = pickle.dumps(source)
+    assert source == pickle.loads(pickled)
+    assert len(pickled) < 500

@@ -1,0 +1,85 @@
+"""Views whose elements are out of order in their file: every range reads as numpy has it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dovetail.io.errors import ChangedFileError, MissingFileError
+from dovetail.io.files import strided
+from dovetail.io.files.strided import StridedSource
+
+VALUES = np.arange(3 * 5 * 7 * 4, dtype=np.uint16).reshape(3, 5, 7, 4)
+
+VIEWS: dict[str, Callable[[NDArray[np.uint16]], NDArray[np.uint16]]] = {
+    "transposed": lambda values: values.reshape(15, 28).T,
+    "permuted": lambda values: values.transpose(2, 0, 3, 1),
+    "sliced": lambda values: values[1:, ::2, 3:6, 1:],
+    "every third": lambda values: values.reshape(-1)[2::3],
+    "column": lambda values: values.reshape(15, 28)[:, 9],
+    "expanded": lambda values: np.broadcast_to(values[:, :, :1, :1], (3, 5, 7, 4)),
+    "scalar": lambda values: values[1, 2, 3, 3],
+    "in order": lambda values: values,
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the values behind some other bytes."""
+    place = tmp_path_factory.mktemp("strided") / "file"
+    place.write_bytes(bytes(6) + VALUES.tobytes())
+    return place
+
+
+def source_of(path: Path, view: NDArray[np.uint16]) -> StridedSource:
+    """Describe a view of `VALUES`, as it lies in the file."""
+    first = np.asarray(view).__array_interface__["data"][0] - VALUES.__array_interface__["data"][0]
+    status = os.stat(path)
+    strides = tuple(step // 2 for step in view.strides)
+    return StridedSource(str(path), 6 + first, view.shape, strides, 2, status.st_size, status.st_mtime_ns)
+
+
+@given(st.sampled_from(sorted(VIEWS)), st.integers(0, 420), st.integers(0, 420), st.sampled_from([8, 64, 2**20]))
+def test_every_range_is_right(path: Path, name: str, first: int, second: int, span_bytes: int) -> None:
+    """Whatever is read at once, the elements of a range come in the order of the tensor."""
+    view = VIEWS[name](VALUES)
+    if name == "scalar":  # numpy gives a copy; the place is known
+        view = np.lib.stride_tricks.as_strided(VALUES[1:, 2:, 3:, 3:], (), ())
+    source = source_of(path, view)
+    start, stop = sorted((min(first, source.length), min(second, source.length)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strided, "_SPAN_BYTES", span_bytes)
+        patch.setattr(strided, "_SHORT_SPAN_BYTES", min(span_bytes, 16))
+        got = source.read(start, stop)
+    assert view.reshape(-1)[start:stop].tobytes() == got.tobytes()
+    assert not got.flags.writeable
+
+
+def test_contract(path: Path) -> None:
+    """A source knows its length, copies, travels to other processes, and refuses what is outside."""
+    source = source_of(path, VIEWS["transposed"](VALUES))
+    assert (420, True, True) == (source.length, source.copies, source.populate(0, 420))
+    assert source == pickle.loads(pickle.dumps(source))
+    with pytest.raises(IndexError):
+        source.read(0, 421)
+
+
+def test_changed_files(tmp_path: Path) -> None:
+    """A file that changed, or is gone, is an error rather than other numbers."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(6) + VALUES.tobytes())
+    source = source_of(path, VIEWS["transposed"](VALUES))
+    os.truncate(path, 500)
+    with pytest.raises(ChangedFileError, match="changed since the checkpoint was opened"):
+        source.read(0, 10)
+    path.unlink()
+    with pytest.raises(MissingFileError, match="cannot open"):
+        source.read(0, 10)

@@ -1,0 +1,70 @@
+"""The tree is the architecture: folders are layers, and the rules about imports are enforced."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+
+def packages(top: str) -> set[str]:
+    """Give every folder below `top` that holds modules, by its import name."""
+    return {f"dovetail.{path.parent.relative_to(ROOT)}".replace("/", ".") for path in (ROOT / top).rglob("__init__.py")}
+
+
+def test_every_folder_is_packaged() -> None:
+    """A wheel holds every folder: setuptools is told of each by name."""
+    assert packages("engine") | packages("io") == set(SETTINGS["tool"]["setuptools"]["packages"])
+
+
+@pytest.mark.parametrize(("top", "most"), [("engine", 8), ("io", 6)])
+def test_few_folders(top: str, most: int) -> None:
+    """A newcomer reads the listing in one look."""
+    assert len([name for name in packages(top) if name.count(".") == 2]) <= most
+
+
+def test_modules_are_in_a_layer() -> None:
+    """No folder is without an ``__init__.py``: import-linter would not see it."""
+    for top in ("engine", "io"):
+        for path in (ROOT / top).rglob("*.py"):
+            assert (path.parent / "__init__.py").exists(), path
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("engine/kernels/sums.py", "import dovetail.engine.errors", "Kernels import nothing of ours"),
+        ("engine/recipe/layers.py", "import dovetail.engine.planning.grid", "Folders of the engine are layers"),
+        ("io/files/boxes.py", "import dovetail.io.zarr.chunking", "Folders of io are layers"),
+        ("io/checkpoint.py", "import dovetail.engine.events", "never the other way round"),
+        ("engine/text.py", "import dovetail.engine.text_circle", "No circles"),
+    ],
+    ids=["kernels", "engine", "io", "io-engine", "circle"],
+)
+def test_violation_fails_the_lint(tmp_path: Path, file: str, line: str, contract: str) -> None:
+    """An import against the rules is found, and the broken contract is named."""
+    home = tmp_path / "dovetail"
+    for top in ("engine", "io"):
+        shutil.copytree(ROOT / top, home / top, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (home / "engine" / "text_circle.py").write_text("import dovetail.engine.text\n" if "circle" in line else "")
+    target = home / file
+    target.write_text(f"{target.read_text()}\n{line}\n")
+    outcome = subprocess.run(
+        [sys.executable, "-c", LINT, "--no-cache"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert outcome.returncode == 1, outcome.stdout + outcome.stderr
+    assert any(contract in row and row.rstrip().endswith("BROKEN") for row in outcome.stdout.splitlines())

@@ -1,1 +1,0 @@
-"""Tests of `dovetail.engine.vocabulary`."""
