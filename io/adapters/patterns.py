@@ -1,28 +1,34 @@
 """The keys of an adapter's ``alpha_pattern``: module names or regular expressions, from files that are not trusted.
 
 peft takes the first key for which ``(.*\\.)?(KEY)$`` matches the module's name. An expression can be made to keep the
-``re`` of Python busy for years, so the part of the language that such keys use is matched here by following all places
-in the name at once, within a fixed number of steps.
+``re`` of Python busy for years, so RE2 matches here, in time that is linear in the name. The two libraries agree on
+the part of the language that such keys use; a key that goes beyond it is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Final
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Any, Final
 
-MAX_STEPS: Final = 5_000_000
+MAX_STEPS: Final = 50_000_000
 """Most steps that all matching for one adapter may take: some seconds."""
 
-_SPECIAL: Final = frozenset("\\^$*+?{}[]()|")
+MAX_KEY_LENGTH: Final = 1000
+"""Characters of the longest regular expression that is understood."""
 
-_ESCAPED_SETS: Final[dict[str, Callable[[str], bool]]] = {
-    "d": str.isdecimal,
-    "w": lambda character: character.isalnum() or character == "_",
-}
+_SPECIAL: Final = frozenset("\\^$*+?{}[]()|")
+_MATCH_STEPS: Final = 64  # what a call of RE2 costs, in steps, besides one for every character of the name
+
+_DIFFERENT: Final = re.compile(
+    r"\\(?![dwDW])[A-Za-z0-9]"  # escapes that only one of the two knows, or that they read differently
+    r"|\(\?(?!:)"  # flags, named groups, looking around
+    r"|\{,"  # up to some number in Python, these characters in RE2
+    r"|\[\^?\[|\[:"  # classes such as [:alpha:] in RE2, plain members in Python
+)
 
 _Gaps = tuple[tuple[int, int], ...]
-
-_Step = Callable[[str, set[int]], set[int]]
 
 
 class PatternError(Exception):
@@ -35,7 +41,7 @@ class PatternTable:
     Raises
     ------
     PatternError
-        A key is in a part of the language that is not understood.
+        A key is no regular expression, or goes beyond the part of the language that is understood.
 
     """
 
@@ -44,7 +50,7 @@ class PatternTable:
         # Plain keys, by the gaps between their dots, which match any character, and by what stands in these gaps.
         self._plain: dict[tuple[int, _Gaps], dict[str, int]] = {}
         self._lengths: dict[int, list[_Gaps]] = {}
-        self._others: list[tuple[int, _Step]] = []
+        self._expressions: list[tuple[int, Any]] = []
         self.keys = tuple(keys)
         for index, key in enumerate(self.keys):
             if _SPECIAL.isdisjoint(key):
@@ -55,7 +61,7 @@ class PatternTable:
                     self._lengths.setdefault(len(key), []).append(gaps)
                 table.setdefault(key.replace(".", ""), index)
             else:
-                self._others.append((index, _Parser(key, self._count).parse()))
+                self._expressions.append((index, _compile(key)))
 
     def find(self, name: str) -> str | None:
         """Give the first key that matches a module's name, or None.
@@ -63,22 +69,25 @@ class PatternTable:
         Raises
         ------
         PatternError
-            Too many steps have been taken.
+            Matching has taken too many steps, or the name has characters on which the two libraries may disagree.
 
         """
-        if not self.keys:
-            return None
-        starts = {0, *(place + 1 for place, character in enumerate(name) if character == ".")}
+        starts = {0, *(place + 1 for place, character in enumerate(name) if character == ".")} if self._plain else ()
         found = [index for start in starts for index in self._plain_matches(name[start:])]
-        for index, step in self._others:
-            if len(name) in step(name, set(starts)):
+        if self._expressions and not (name.isascii() and name.isprintable()):
+            raise PatternError(f"meets the module name {name[:80]!r}, which is not plain ASCII")
+        for index, expression in self._expressions:
+            if found and min(found) < index:
+                break
+            self._count(_MATCH_STEPS + len(name))
+            if expression.fullmatch(name):
                 found.append(index)
                 break
         return self.keys[min(found)] if found else None
 
     def _plain_matches(self, text: str) -> Iterable[int]:
         for gaps in self._lengths.get(len(text), ()):
-            self._count(1 + len(text) // 16)
+            self._count(_MATCH_STEPS + len(text))
             between = "".join([text[low:high] for low, high in gaps])
             if (index := self._plain[len(text), gaps].get(between)) is not None:
                 yield index
@@ -89,131 +98,26 @@ class PatternTable:
             raise PatternError("takes too long to match")
 
 
-class _Parser:
-    """Turns one expression into a function from the places where it may begin to those where it may end."""
+def _compile(key: str) -> Any:
+    """Compile one expression by RE2, if it means the same to Python."""
+    import re2
 
-    def __init__(self, key: str, count: Callable[[int], None]) -> None:
-        self._key, self._at, self._count = key, 0, count
-
-    def parse(self) -> _Step:
-        """Parse all of it."""
-        if len(self._key) > 1000:
-            raise PatternError("is longer than 1000 characters")
-        step = self._alternatives(0)
-        if self._at < len(self._key):
-            raise PatternError(f"has {self._key[self._at]!r} where nothing of the kind can be")
-        return step
-
-    def _next(self) -> str:
-        return self._key[self._at : self._at + 1]
-
-    def _take(self) -> str:
-        self._at += 1
-        return self._key[self._at - 1 : self._at]
-
-    def _alternatives(self, depth: int) -> _Step:
-        if depth > 20:
-            raise PatternError("is nested too deeply")
-        branches = [self._sequence(depth)]
-        while self._next() == "|":
-            self._take()
-            branches.append(self._sequence(depth))
-        if len(branches) == 1:
-            return branches[0]
-        return lambda text, places: set().union(*(branch(text, places) for branch in branches))
-
-    def _sequence(self, depth: int) -> _Step:
-        steps: list[_Step] = []
-        while self._next() not in ("", "|", ")"):
-            anchor = self._next() in ("^", "$")
-            steps.append(self._repeated(self._atom(depth), anchor=anchor))
-
-        def run(text: str, places: set[int]) -> set[int]:
-            for step in steps:
-                if not places:
-                    break
-                places = step(text, places)
-            return places
-
-        return run
-
-    def _atom(self, depth: int) -> _Step:
-        character = self._take()
-        if character == "(":
-            if self._key.startswith("?:", self._at):
-                self._at += 2
-            step = self._alternatives(depth + 1)
-            if self._take() != ")":
-                raise PatternError("lacks a closing parenthesis")
-            return step
-        if character == "^":
-            return lambda text, places: places & {0}
-        if character == "$":
-            return lambda text, places: places & {len(text)}
-        if character == "[":
-            return self._one(self._character_set())
-        if character == "\\":
-            return self._one(self._escaped())
-        if character == ".":
-            return self._one(lambda other: other != "\n")
-        if character in _SPECIAL:
-            raise PatternError(f"has {character!r} where nothing of the kind can be")
-        return self._one(lambda other: other == character)
-
-    def _one(self, fits: Callable[[str], bool]) -> _Step:
-        def run(text: str, places: set[int]) -> set[int]:
-            self._count(len(places) + 1)
-            return {place + 1 for place in places if place < len(text) and fits(text[place])}
-
-        return run
-
-    def _escaped(self) -> Callable[[str], bool]:
-        character = self._take()
-        if character in _ESCAPED_SETS:
-            return _ESCAPED_SETS[character]
-        if not character or character.isalnum():
-            raise PatternError(f"has '\\{character}', which is not understood")
-        return lambda other: other == character
-
-    def _character_set(self) -> Callable[[str], bool]:
-        inverted = self._next() == "^" and bool(self._take())
-        members: list[Callable[[str], bool]] = []
-        while (character := self._take()) != "]":
-            if character in ("", "[", "^") or (character == "-" and members):
-                raise PatternError("has a character set that is not understood")
-            if character == "\\":
-                members.append(self._escaped())
-            elif self._next() == "-":
-                self._take()
-                last = self._take()
-                if last in ("", "]", "\\", "[") or last < character:
-                    raise PatternError("has a character set that is not understood")
-                members.append(lambda other, low=character, high=last: low <= other <= high)  # type: ignore[misc]
-            else:
-                members.append(lambda other, member=character: other == member)  # type: ignore[misc]
-        if not members:
-            raise PatternError("has a character set that is not understood")
-        return lambda other: any(member(other) for member in members) != inverted
-
-    def _repeated(self, step: _Step, *, anchor: bool) -> _Step:
-        sign = self._next()
-        if sign == "{" or (anchor and sign and sign in "*+?"):
-            raise PatternError(f"has {sign!r} where it is not understood")
-        if sign not in ("*", "+", "?") or not sign:
-            return step
-        self._take()
-        if self._next() in ("*", "+", "?", "{") and self._next():
-            raise PatternError(f"has {sign + self._next()!r}, which is not understood")
-        if sign == "?":
-            return lambda text, places: places | step(text, places)
-
-        def run(text: str, places: set[int]) -> set[int]:
-            reached = set(places) if sign == "*" else set()
-            fresh = step(text, places) - reached
-            while fresh:
-                self._count(1)
-                reached |= fresh
-                fresh = step(text, fresh) - reached
-            return reached | places if sign == "*" else reached
-
-        return run
+    if len(key) > MAX_KEY_LENGTH:
+        raise PatternError(f"is longer than {MAX_KEY_LENGTH} characters")
+    if not (key.isascii() and key.isprintable()):
+        raise PatternError("has characters other than plain ASCII")
+    if found := _DIFFERENT.search(key):
+        raise PatternError(f"has {found[0]!r}, which is not understood")
+    options = re2.Options()
+    options.log_errors = False
+    whole = rf"(.*\.)?({key})$"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of sets that will mean something else one day
+            re.compile(whole)
+        return re2.compile(whole, options)
+    except (re.error, FutureWarning, RecursionError, OverflowError) as error:
+        raise PatternError(f"is not understood ({error})") from None
+    except re2.error as error:
+        reason = error.args[0].decode("utf-8", "replace") if error.args else "too large"
+        raise PatternError(f"is not understood ({reason})") from None

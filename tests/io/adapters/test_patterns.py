@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -31,7 +30,7 @@ def by_peft(keys: Sequence[str], name: str) -> str | None:
         [r".*\.layers\.[0-5]\..*q_proj", "q_proj"],
         [r"^model\.layers\.\d+\.mlp", r"^model\.layers\.\d+\.mlp\.up_proj$"],
         ["(lm|up)_(head|proj)"],
-        ["(?:a|aa)b?", "a*b", "a+", "[^a]b", "[a-c]+[b.]"],
+        ["(?:a|aa)b?", "a*b", "a+", "[^a]b", "[a-c]+[b.]", "a{2}b{0,1}"],
         [r"\w+", r"\w+\.z\d"],
         ["x|", "(|a)b"],
     ],
@@ -44,7 +43,7 @@ def test_like_peft(keys: list[str]) -> None:
 
 
 ATOMS = st.sampled_from(["a", "b", ".", r"\.", "[ab]", "[^a]", r"\w", "(a|b)", "(?:ab)", "^", "$"])
-PIECES = st.builds("".join, st.tuples(ATOMS, st.sampled_from(["", "", "*", "+", "?"])))
+PIECES = st.builds("".join, st.tuples(ATOMS, st.sampled_from(["", "", "*", "+", "?", "{2}", "{1,3}"])))
 KEYS = st.lists(st.one_of(PIECES, st.just("|")), min_size=1, max_size=6).map("".join)
 
 
@@ -59,32 +58,30 @@ def test_any_key(keys: list[str], name: str) -> None:
 
 
 REFUSED = [
-    "a{3}", "(a", "a)", "a**", "*a", r"\b", r"\1", "a(?=b)", "[z-a]", "[", "[]", "^*", "x" * 1001 + "+", "(" * 99,
+    "(a", "a)", "a**", "a++", "*a", r"\b", r"\1", r"\x41", r"\Qa", "a(?=b)", "(?i)a", "(?P<n>a)", "[z-a]", "[", "[]",
+    "^*", "[[:alpha:]]", "[[a]]", "a{,3}", "a{2000}", "x" * 1001 + "+", "(" * 99, "(é|a)", "a+\n",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", REFUSED)
 def test_refused(key: str) -> None:
-    """What is not understood is refused, not guessed."""
+    """What is not understood, or means something else to one of the two libraries, is refused, not guessed."""
     with pytest.raises(PatternError):
         PatternTable([key])
 
 
+@pytest.mark.parametrize("name", ["a\n", "é"])
+def test_names_on_which_libraries_disagree(name: str) -> None:
+    """Expressions are not tried on names with line breaks or letters beyond ASCII; plain keys are."""
+    with pytest.raises(PatternError, match="not plain ASCII"):
+        PatternTable(["a+"]).find(name)
+    assert name == PatternTable([name]).find(name)
+
+
 def test_catastrophes_end() -> None:
-    """What would keep Python busy for ever is answered, or given up, within seconds."""
+    """What would keep Python busy for ever is answered, and too many matches are given up, by counting."""
     name = "a" * 60 + "!"
-    began = time.process_time()
-    assert PatternTable(["(a*)*b", "(a|a)*b", "(a+)+$"]).find(name) is None
-    table = PatternTable(["(.*)*" * 100 + "b"])
+    assert PatternTable(["(a*)*b", "(a|a)*b", "(a+)+$", "(.*)*" * 100 + "b"]).find(name) is None
+    table = PatternTable([f"x{number}+" for number in range(1000)])
     with pytest.raises(PatternError, match="takes too long"):
-        [table.find(name * 5) for _ in range(1000)]
-    assert time.process_time() - began < 30
-
-
-def test_many_plain_keys() -> None:
-    """A key for every module, as some converters write them, takes no time."""
-    keys = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj" for layer in range(60) for expert in range(128)]
-    table = PatternTable(keys)
-    began = time.process_time()
-    assert all(key == table.find(key) for key in keys)
-    assert time.process_time() - began < 2
+        [table.find("a" * 1000) for _ in range(100)]
