@@ -8,7 +8,6 @@ float32, which for rows that hardly differ is mostly rounding noise; here they a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,15 @@ from dovetail.engine.methods.masked import PieceSum
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.parameters import task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
-from dovetail.engine.methods.threshold import DIGITS, DigitCounter, Rules, count_partial_bytes, follow_exactly
+from dovetail.engine.methods.threshold import (
+    DIGITS,
+    DigitCounter,
+    Rules,
+    Tally,
+    count_partial_bytes,
+    follow_exactly,
+    tally_bytes,
+)
 
 _QUARTILES = 3
 
@@ -60,8 +67,11 @@ class Fusion:
 
     def partial_bytes(self, elements: int) -> int:
         """Histograms, or a number for each row of a chunk."""
-        # Every row's divergence stays, as part of the state.
-        return count_partial_bytes(_QUARTILES) + 8 * (elements // self.row_length + 1)
+        return max(count_partial_bytes(_QUARTILES), 4 * (elements // self.row_length + 1))
+
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """Tallies and rules, and every row's divergence, which stays as part of the state."""
+        return tally_bytes(_QUARTILES, chunks) + 8 * chunks * (elements // self.row_length + 1)
 
     @property
     def _block(self) -> int:
@@ -88,13 +98,27 @@ class Fusion:
             counter.add(scores[: stop - start])
         return counter.counts
 
-    def combine(self, step: int, partials: Sequence[Any], state: Found | None) -> Found:
-        """Gather the divergences, then find the next digit of the quartiles, then the threshold."""
-        if state is None:
-            return Found(np.concatenate(partials))
+    def begin(self, step: int, state: Found | None) -> Tally | list[NDArray[np.float32]]:
+        """Begin to gather divergences, or to add up histograms."""
+        return [] if state is None else Tally(step - 1)
+
+    def fold(
+        self, step: int, accumulator: Tally | list[NDArray[np.float32]], partial: Any
+    ) -> Tally | list[NDArray[np.float32]]:
+        """Keep a chunk's divergences, or add its histograms."""
+        if isinstance(accumulator, Tally):
+            return accumulator.add(partial)
+        accumulator.append(partial)
+        return accumulator
+
+    def finish(self, step: int, accumulator: Tally | list[NDArray[np.float32]], state: Found | None) -> Found:
+        """Join the divergences, then find the next digit of the quartiles, then the threshold."""
+        if not isinstance(accumulator, Tally):
+            return Found(np.concatenate(accumulator))
+        assert state is not None
         # Index i of the ascending order is rank length - i of the descending one.
         ranks = [self.length - (self.length - 1) * quarter // 4 for quarter in (1, 2, 3)]
-        rules = follow_exactly(step - 1, partials, ranks, state.rules)
+        rules = follow_exactly(step - 1, accumulator, ranks, state.rules)
         if step < DIGITS:
             return Found(state.divergences, rules)
         bits = [0 if rule.threshold == NO_THRESHOLD else rule.threshold for rule in rules]

@@ -8,7 +8,7 @@ made again from their rules; without it all models share three passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,16 @@ from dovetail.engine.kernels.magnitude import DIGIT_BINS, claim_strongest, count
 from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, TaskVectors, pieces
 from dovetail.engine.methods.masked import MaskedSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
-from dovetail.engine.methods.threshold import KEEP_NONE, Rule, Rules, finish, first_digit, next_digit, total
+from dovetail.engine.methods.threshold import (
+    KEEP_NONE,
+    Rule,
+    Rules,
+    Tally,
+    finish,
+    first_digit,
+    next_digit,
+    tally_bytes,
+)
 
 _DIGITS = len(DIGIT_BINS)
 
@@ -56,6 +65,10 @@ class MagnitudeCabs:
     def partial_bytes(self, elements: int) -> int:
         """One histogram of 32-bit counts for each claim level or model."""
         return 4 * DIGIT_BINS[0] * len(self.n)
+
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """A tally for each claim level or model, and the rules."""
+        return tally_bytes(len(self.n), chunks)
 
     def window(self, start: int, stop: int) -> Range:
         """Need just the chunk itself."""
@@ -103,18 +116,25 @@ class MagnitudeCabs:
             for model in self._searched(step)
         )
 
-    def combine(self, step: int, partials: Sequence[Counts], state: Rules | None) -> Rules:
-        """Add the histograms of all chunks and follow each searched model's rule one digit further."""
+    def begin(self, step: int, state: Rules | None) -> Tally:
+        """Begin to add up histograms."""
+        return Tally(step % _DIGITS)
+
+    def fold(self, step: int, accumulator: Tally, partial: Counts) -> Tally:
+        """Add a chunk's histograms."""
+        return accumulator.add(partial)
+
+    def finish(self, step: int, accumulator: Tally, state: Rules | None) -> Rules:
+        """Follow each searched model's rule one digit further."""
         rules = list(state or ())
         for place, model in enumerate(self._searched(step)):
-            chunks = [partial[place] for partial in partials]
-            counts = total(chunks)
+            counts = accumulator.totals[place]
             if step % _DIGITS == 0:
                 rules.append(first_digit(counts, self._kept(model)))
             elif not rules[model].final:
                 rules[model] = next_digit(rules[model], counts)
                 if step % _DIGITS == _DIGITS - 1:
-                    rules[model] = finish(rules[model], chunks)
+                    rules[model] = finish(rules[model], [each[place] for each in accumulator.chunks])
         return tuple(rules)
 
     def apply(self, chunk: Chunk, state: Rules, out: Bytes) -> ChunkStatistics:

@@ -6,7 +6,6 @@ are float64, rounded to float32 once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
 from typing import Any
@@ -95,6 +94,10 @@ class Mixture:
         """A Gram matrix for each block of a chunk."""
         return 8 * self.sources.vectors**2 * (elements // PIECE + 1)
 
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """The Gram matrices of all blocks, kept one by one and joined."""
+        return 2 * chunks * self.partial_bytes(elements)
+
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""
         return start, min(self.length, -(-stop // PIECE) * PIECE)
@@ -114,7 +117,18 @@ class Mixture:
             source_gram(parts, codes, self.sources.relative, start - first, stop - first, found[-1][0])
         return np.concatenate(found)
 
-    def combine(self, step: int, partials: Sequence[NDArray[np.float64]], state: Any) -> tuple[float, ...]:
+    def begin(self, step: int, state: Any) -> list[NDArray[np.float64]]:
+        """Begin with no blocks."""
+        return []
+
+    def fold(
+        self, step: int, accumulator: list[NDArray[np.float64]], partial: NDArray[np.float64]
+    ) -> list[NDArray[np.float64]]:
+        """Keep a chunk's blocks: their sum is rounded only once, when all are there."""
+        accumulator.append(partial)
+        return accumulator
+
+    def finish(self, step: int, accumulator: list[NDArray[np.float64]], state: Any) -> tuple[float, ...]:
         """Add up the blocks, exactly and rounded once, and find the coefficients.
 
         Raises
@@ -123,7 +137,7 @@ class Mixture:
             The vectors have no mean direction.
 
         """
-        sums = np.concatenate(partials)
+        sums = np.concatenate(accumulator)
         count = sums.shape[1]
         whole = np.array([[_sum(sums[:, i, j]) for j in range(count)] for i in range(count)])
         with np.errstate(all="ignore"):

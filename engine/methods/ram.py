@@ -43,6 +43,10 @@ class Reinforced:
         """Two counts a model."""
         return 16 * len(self.codes)
 
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """Two counts a model, and its factor."""
+        return 64 * len(self.codes)
+
     def window(self, start: int, stop: int) -> tuple[int, int]:
         """Need just the chunk itself."""
         return start, stop
@@ -61,9 +65,18 @@ class Reinforced:
             count_changed(taus, np.float32(self.epsilon), counts[: stop - start], found)
         return found
 
-    def combine(self, step: int, partials: Sequence[NDArray[np.int64]], state: Any) -> tuple[float, ...]:
+    def begin(self, step: int, state: Any) -> NDArray[np.int64]:
+        """Begin counting at zero."""
+        return np.zeros((len(self.codes) - 1, 2), np.int64)
+
+    def fold(self, step: int, accumulator: NDArray[np.int64], partial: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Add a chunk's counts."""
+        accumulator += partial
+        return accumulator
+
+    def finish(self, step: int, accumulator: NDArray[np.int64], state: Any) -> tuple[float, ...]:
         """Find the factors: 1 + r clip(shared / max(unique, epsilon), 0, alpha)."""
-        shared, unique = np.asarray(np.sum(partials, axis=0, dtype=np.int64)).T
+        shared, unique = accumulator.T
         with np.errstate(all="ignore"):
             ratio = np.clip(shared / np.maximum(unique, self.epsilon), 0.0, self.most)
         return tuple(float(value) for value in 1.0 + self.gain * ratio)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,7 +84,16 @@ class ColumnMixture:
 
     def partial_bytes(self, elements: int) -> int:
         """Dot products of all columns for each block that begins in a chunk."""
-        return 8 * self.sources.vectors**2 * self.columns * (elements // self._block + 1)
+        return self._grams_bytes * (elements // self._block + 1)
+
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """The sums of all columns' dot products, a copy of them for the coefficients, and these."""
+        return 3 * self._grams_bytes
+
+    @property
+    def _grams_bytes(self) -> int:
+        """Bytes of one block's dot products of all columns."""
+        return 8 * self.sources.vectors**2 * self.columns
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""
@@ -110,14 +118,21 @@ class ColumnMixture:
             found.append(grams)
         return np.array(found).reshape(-1, count, count, self.columns)
 
-    def combine(self, step: int, partials: Sequence[NDArray[np.float64]], state: Any) -> NDArray[np.float64]:
-        """Add up the blocks in order and find the coefficients: float64[vectors, columns]."""
-        grams = np.zeros((self.sources.vectors, self.sources.vectors, self.columns))
-        for partial in partials:
-            for block in partial:
-                grams += block
+    def begin(self, step: int, state: Any) -> NDArray[np.float64]:
+        """Begin with dot products of zero: float64[V, V, columns]."""
+        return np.zeros((self.sources.vectors, self.sources.vectors, self.columns))
+
+    def fold(self, step: int, accumulator: NDArray[np.float64], partial: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Add a chunk's blocks, one after another: block by block, the sum does not depend on the chunks."""
         with np.errstate(all="ignore"):
-            found = self.sources.geometry.coefficients(np.moveaxis(grams, -1, 0))
+            for block in partial:
+                accumulator += block
+        return accumulator
+
+    def finish(self, step: int, accumulator: NDArray[np.float64], state: Any) -> NDArray[np.float64]:
+        """Find the coefficients: float64[vectors, columns]."""
+        with np.errstate(all="ignore"):
+            found = self.sources.geometry.coefficients(np.moveaxis(accumulator, -1, 0))
         return np.ascontiguousarray(found.T)
 
     def apply(self, chunk: Chunk, state: NDArray[np.float64], out: Bytes) -> ChunkStatistics:

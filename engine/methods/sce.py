@@ -31,9 +31,10 @@ from dovetail.engine.methods.threshold import (
     KEEP_ALL,
     DigitCounter,
     Rule,
+    Tally,
     count_partial_bytes,
     follow,
-    total,
+    tally_bytes,
 )
 
 LEAST_WEIGHTS = 1e-6
@@ -78,7 +79,15 @@ class SelectCalculateErase:
 
     def partial_bytes(self, elements: int) -> int:
         """A histogram, or the sums of a chunk's blocks."""
-        return max(count_partial_bytes(1), 8 * self._models * (elements // PIECE + 1))
+        return max(count_partial_bytes(1), self._sums_bytes(elements))
+
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """A tally and the rule, and the sums of all chunks' blocks, kept one by one and joined."""
+        return tally_bytes(int(self._searches), chunks) + 2 * chunks * self._sums_bytes(elements)
+
+    def _sums_bytes(self, elements: int) -> int:
+        """Give the bytes of the sums of the blocks that begin in a chunk."""
+        return 8 * self._models * (elements // PIECE + 1)
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""
@@ -102,16 +111,27 @@ class SelectCalculateErase:
             return counter.counts
         return self._squares(chunk, state)
 
-    def combine(self, step: int, partials: Sequence[Any], state: Found | None) -> Found:
+    def begin(self, step: int, state: Found | None) -> Tally | list[Any]:
+        """Begin to add up histograms, or to gather sums."""
+        return Tally(step) if self._searches and step < DIGITS else []
+
+    def fold(self, step: int, accumulator: Tally | list[Any], partial: Any) -> Tally | list[Any]:
+        """Add a chunk's histogram, or keep its sums: they are rounded when all are there."""
+        if isinstance(accumulator, Tally):
+            return accumulator.add(partial)
+        accumulator.append(partial)
+        return accumulator
+
+    def finish(self, step: int, accumulator: Tally | list[Any], state: Found | None) -> Found:
         """Find the next digit of the least selected variance, then the weights."""
         state = state or Found()
-        if self._searches and step < DIGITS:
+        if isinstance(accumulator, Tally):
             kept = 0
             if step == 0:  # the first histogram says how many variances are not zero
-                kept = int(int(total([partial[0] for partial in partials]).sum()) * self.part)
-            (rule,) = follow(step, partials, (kept,), (state.rule,))
+                kept = int(int(accumulator.totals[0].sum()) * self.part)
+            (rule,) = follow(step, accumulator, (kept,), (state.rule,))
             return Found(rule)
-        sums = np.concatenate(partials)
+        sums = np.concatenate(accumulator)
         means = [_mean(sums[:, model], self.length) for model in range(self._models)]
         whole = sum(means)
         if abs(whole) < LEAST_WEIGHTS:

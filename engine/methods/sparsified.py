@@ -32,7 +32,16 @@ from dovetail.engine.methods.keeps import (
 )
 from dovetail.engine.methods.masked import PieceSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
-from dovetail.engine.methods.threshold import DIGITS, Counts, DigitCounter, Rules, count_partial_bytes, follow
+from dovetail.engine.methods.threshold import (
+    DIGITS,
+    Counts,
+    DigitCounter,
+    Rules,
+    Tally,
+    count_partial_bytes,
+    follow,
+    tally_bytes,
+)
 
 LEAST_NORM = 1e-7
 """Sums of magnitudes below this do not rescale, as in mergekit."""
@@ -101,9 +110,20 @@ class SparsifiedSum:
 
     def partial_bytes(self, elements: int) -> int:
         """Histograms of every rule, or the sums of a chunk's blocks."""
-        rules = sum(len(keep.ranks) for keep in self.keeps if isinstance(keep, KeepBand))
-        sums = 16 * len(self.keeps) * (elements // self._block + 1) if self._rescales else 0
-        return max(count_partial_bytes(rules), sums)
+        return max(count_partial_bytes(self._rank_count), self._sums_bytes(elements))
+
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """Tallies of every rule and the rules, and the sums of all chunks' blocks, kept one by one and joined."""
+        return tally_bytes(self._rank_count, chunks) + 2 * chunks * self._sums_bytes(elements)
+
+    @property
+    def _rank_count(self) -> int:
+        """Number of rules."""
+        return sum(len(keep.ranks) for keep in self.keeps if isinstance(keep, KeepBand))
+
+    def _sums_bytes(self, elements: int) -> int:
+        """Give the bytes of the sums of the blocks that begin in a chunk."""
+        return 16 * len(self.keeps) * (elements // self._block + 1) if self._rescales else 0
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to whole rows, and to the end of the last block that begins in it."""
@@ -122,18 +142,29 @@ class SparsifiedSum:
             return self._count(step, chunk, state)
         return self._sum_fused(chunk, state or self._nothing) if self._fused else self._sum(chunk)
 
-    def combine(self, step: int, partials: Sequence[Any], state: Found | None) -> Found:
+    def begin(self, step: int, state: Found | None) -> list[Any]:
+        """Begin to add up every model's histograms, or to gather sums."""
+        return [Tally(step) for _ in self.keeps] if self._searches and step < DIGITS else []
+
+    def fold(self, step: int, accumulator: list[Any], partial: Any) -> list[Any]:
+        """Add a chunk's histograms, or keep its sums: they are rounded when all are there."""
+        if self._searches and step < DIGITS:
+            for tally, counts in zip(accumulator, partial, strict=True):
+                tally.add(counts)
+        else:
+            accumulator.append(partial)
+        return accumulator
+
+    def finish(self, step: int, accumulator: list[Any], state: Found | None) -> Found:
         """Find the next digit of every rule, then the scales."""
         state = state or self._nothing
         if self._searches and step < DIGITS:
             rules = (
-                follow(step, [partial[model] for partial in partials], keep.ranks, state.rules[model])
-                if isinstance(keep, KeepBand)
-                else ()
-                for model, keep in enumerate(self.keeps)
+                follow(step, tally, keep.ranks, state.rules[model]) if isinstance(keep, KeepBand) else ()
+                for model, (keep, tally) in enumerate(zip(self.keeps, accumulator, strict=True))
             )
             return Found(tuple(rules), state.scales)
-        sums = np.concatenate(partials)
+        sums = np.concatenate(accumulator)
         scales = (
             _scale(fsum(sums[:, model, 0]), fsum(sums[:, model, 1])) if not isinstance(keep, KeepEverything) else 1.0
             for model, keep in enumerate(self.keeps)
