@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from dovetail.engine.kernels.divergence import importance, row_divergences
 from dovetail.engine.kernels.magnitude import NO_THRESHOLD
 from dovetail.engine.kernels.strongest import mark_strongest
-from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, Values, pieces
-from dovetail.engine.methods.masked import PieceSum
+from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Range, Values, stretches
+from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.parameters import task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
@@ -75,24 +75,24 @@ class Fusion:
 
     @property
     def _block(self) -> int:
-        return max(1, PIECE // self.row_length) * self.row_length
+        return max(1, STRETCH // self.row_length) * self.row_length
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last row that begins in it."""
         return start, min(self.length, -(-stop // self.row_length) * self.row_length)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: sources, sums and masks of a piece, float64 copies of a row."""
-        size = min(elements, max(PIECE, self._block))
+        """Working memory: sources, sums and masks of a stretch, float64 copies of a row."""
+        size = min(elements, max(STRETCH, self._block))
         return Values.scratch_bytes(2, size) + 24 * size + 24 * self.row_length
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
         """Compute the divergences of the rows that begin in a chunk, or count a digit of its importances."""
         if state is None:
             return self._divergences(chunk)
-        values, scores = Values(chunk, self.codes, min(PIECE, self.length)), np.empty(PIECE, np.float32)
+        values, scores = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
         counter = DigitCounter(step - 1, state.rules)
-        for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+        for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
             _, taus = values.load_task_vectors(start, stop, (start, stop))
             importance(taus[0], start, self.row_length, state.divergences, scores[: stop - start])
             counter.add(scores[: stop - start])
@@ -133,22 +133,22 @@ class Fusion:
         last = min(self.length, -(-chunk.stop // row) * row)
         values, scratch = Values(chunk, self.codes, min(self.length, block)), np.empty((3, row))
         found = [np.empty(0, np.float32)]
-        for start, stop in pieces(first, last, block):
+        for start, stop in stretches(first, last, block):
             base, tuned = values.load(start, stop, (start, stop))
             found.append(np.empty((stop - start) // row, np.float32))
             row_divergences(tuned, base, row, scratch, found[-1])
         return np.concatenate(found)
 
     def apply(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, piece by piece."""
-        size = min(PIECE, self.length)
+        """Merge a chunk, stretch by stretch."""
+        size = min(STRETCH, self.length)
         values, scores, mask = Values(chunk, self.codes, size), np.empty(size, np.float32), np.empty(size, np.uint8)
         merged = _Sum(values.nonfinite, 1, size)
         # Above the number before the threshold is at least the threshold; a zero never matters.
         below = int(np.float32(state.threshold).view(np.uint32)) - 1 if state.threshold > 0 else 0
         if np.isnan(state.threshold):
             below = NO_THRESHOLD
-        for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+        for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
             base, taus = values.load_task_vectors(start, stop, (start, stop))
             marks = mask[: stop - start]
             if state.threshold != 0:
@@ -162,7 +162,7 @@ class Fusion:
         return merged.statistics
 
 
-class _Sum(PieceSum):
+class _Sum(StretchSum):
     """The change of the one model where it is taken."""
 
     def _add(self, model: int, tau: Floats, mask: Marks) -> None:

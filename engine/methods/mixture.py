@@ -19,7 +19,7 @@ from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.mixing import mix_sources, source_gram
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.sums import TILE
-from dovetail.engine.methods.decoding import PIECE, Floats, Range, Values, blocks, elements, plain_statistics
+from dovetail.engine.methods.decoding import STRETCH, Floats, Range, Values, blocks, elements, plain_statistics
 from dovetail.engine.methods.geometry import Geometry
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 
@@ -52,7 +52,7 @@ class Combination:
         return len(self.codes) - self.relative
 
     def scratch_bytes(self, size: int) -> int:
-        """Working memory for pieces of `size` elements: sources, task vectors, the result."""
+        """Working memory for stretches of `size` elements: sources, task vectors, the result."""
         return 2 * Values.scratch_bytes(len(self.codes), size) + 4 * size
 
     def stored(self, chunk: Chunk, low: int, high: int) -> tuple[Bytes, ...]:
@@ -92,7 +92,7 @@ class Mixture:
 
     def partial_bytes(self, elements: int) -> int:
         """A Gram matrix for each block of a chunk."""
-        return 8 * self.sources.vectors**2 * (elements // PIECE + 1)
+        return 8 * self.sources.vectors**2 * (elements // STRETCH + 1)
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
         """The Gram matrices of all blocks, kept one by one and joined."""
@@ -100,7 +100,7 @@ class Mixture:
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""
-        return start, min(self.length, -(-stop // PIECE) * PIECE)
+        return start, min(self.length, -(-stop // STRETCH) * STRETCH)
 
     def scratch_bytes(self, elements: int) -> int:
         """Working memory: a tile of every source, of the sum and of the result."""
@@ -112,7 +112,7 @@ class Mixture:
         parts = self.sources.stored(chunk, first, self.window(chunk.start, chunk.stop)[1])
         codes = np.array(self.sources.codes, np.int64)
         found = [np.empty((0, count, count))]
-        for start, stop in blocks(chunk, self.length, PIECE):
+        for start, stop in blocks(chunk, self.length, STRETCH):
             found.append(np.empty((1, count, count)))
             source_gram(parts, codes, self.sources.relative, start - first, stop - first, found[-1][0])
         return np.concatenate(found)

@@ -20,8 +20,8 @@ from dovetail.engine.kernels.election import add_weighted_votes, elect_signs
 from dovetail.engine.kernels.pointwise import variance
 from dovetail.engine.kernels.statistics import mark_nonzero, sum_squares
 from dovetail.engine.kernels.strongest import mark_strongest
-from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, Values, pieces
-from dovetail.engine.methods.masked import PieceSum
+from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Range, Values, stretches
+from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method, Parameter
 from dovetail.engine.methods.parameters import LARGEST, merge_number, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
@@ -87,24 +87,24 @@ class SelectCalculateErase:
 
     def _sums_bytes(self, elements: int) -> int:
         """Give the bytes of the sums of the blocks that begin in a chunk."""
-        return 8 * self._models * (elements // PIECE + 1)
+        return 8 * self._models * (elements // STRETCH + 1)
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""
-        return start, min(self.length, -(-stop // PIECE) * PIECE)
+        return start, min(self.length, -(-stop // STRETCH) * STRETCH)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: sources, variances, masks and sums of a piece."""
-        size = min(elements, PIECE)
+        """Working memory: sources, variances, masks and sums of a stretch."""
+        size = min(elements, STRETCH)
         return Values.scratch_bytes(len(self.codes), size) + size * (4 + 2 + self._models + 8 + 20)
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
         """Count variances, then sum the squares of what is selected."""
         state = state or Found()
         if self._searches and step < DIGITS:
-            values, spread = Values(chunk, self.codes, min(PIECE, self.length)), np.empty(PIECE, np.float32)
+            values, spread = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
             counter = DigitCounter(step, (state.rule,))
-            for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+            for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
                 _, taus = values.load_task_vectors(start, stop, (start, stop))
                 variance(taus, spread[: stop - start])
                 counter.add(spread[: stop - start])
@@ -140,9 +140,9 @@ class SelectCalculateErase:
 
     def _squares(self, chunk: Chunk, state: Found) -> NDArray[np.float64]:
         """Sum the squares of each model's selected changes, for the blocks that begin here: float64[blocks, models]."""
-        first = -(-chunk.start // PIECE) * PIECE
-        last = min(self.length, -(-chunk.stop // PIECE) * PIECE)
-        values, kept = Values(chunk, self.codes, min(PIECE, self.length)), np.empty(PIECE, np.float32)
+        first = -(-chunk.start // STRETCH) * STRETCH
+        last = min(self.length, -(-chunk.stop // STRETCH) * STRETCH)
+        values, kept = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
         found = []
         for start, _, _, taus, mask in self._select(chunk, state, values, last if first < last else chunk.start):
             sums = np.zeros(self._models)
@@ -157,9 +157,9 @@ class SelectCalculateErase:
         self, chunk: Chunk, state: Found, values: Values, last: int
     ) -> Iterator[tuple[int, int, Floats, Floats, Marks]]:
         """Go through a chunk up to `last`: (start, stop, base, task vectors, which elements are selected)."""
-        rule, spread, mask = state.rule, np.empty(PIECE, np.float32), np.ones(PIECE, np.uint8)
+        rule, spread, mask = state.rule, np.empty(STRETCH, np.float32), np.ones(STRETCH, np.uint8)
         seen = rule.before[chunk.index] if rule.before else 0
-        for start, stop in pieces(chunk.start, last, PIECE):
+        for start, stop in stretches(chunk.start, last, STRETCH):
             base, taus = values.load_task_vectors(start, stop, (start, stop))
             if self._searches:
                 variance(taus, spread[: stop - start])
@@ -167,8 +167,8 @@ class SelectCalculateErase:
             yield start, stop, base, taus, mask[: stop - start]
 
     def apply(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, piece by piece."""
-        size = min(PIECE, self.length)
+        """Merge a chunk, stretch by stretch."""
+        size = min(STRETCH, self.length)
         values, kept = Values(chunk, self.codes, size), np.empty(size, np.uint8)
         merged = _Sum(values.nonfinite, state.weights, size)
         for start, stop, base, taus, mask in self._select(chunk, state, values, chunk.stop):
@@ -187,7 +187,7 @@ def _mean(squares: NDArray[np.float64], length: int) -> float:
     return fsum(squares) / max(length, 1) if np.isfinite(squares).all() else float("nan")
 
 
-class _Sum(PieceSum):
+class _Sum(StretchSum):
     """The weighted mean of the changes of the elected sign."""
 
     def __init__(self, nonfinite: NDArray[np.int64], weights: Sequence[float], size: int) -> None:
@@ -196,7 +196,7 @@ class _Sum(PieceSum):
         self._sums = np.empty((5, size), np.float32)
 
     def begin(self, size: int) -> None:
-        """Start a piece of `size` elements."""
+        """Start a stretch of `size` elements."""
         super().begin(size)
         self._sums[:, :size] = 0
 

@@ -10,7 +10,7 @@ from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.planning.grid import OPEN_JOBS, PAGE_SLACK_BYTES, Job, Piece, chunk_count, chunk_range
-from dovetail.engine.planning.vocabulary.planned import Vocabulary
+from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
 from dovetail.engine.planning.work import Input, PieceWork, Work
 from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.io.checkpoint import Checkpoint

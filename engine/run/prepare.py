@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from dovetail.engine import events
 from dovetail.engine.errors import MemoryLimitError, RecipeError
 from dovetail.engine.methods.convert import CONVERT
-from dovetail.engine.planning.builder import conversions, problems
 from dovetail.engine.planning.plan import READ_AHEAD, UNFOLDED_PER_WORKER, Plan
+from dovetail.engine.planning.tensors import conversions, problems
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
 from dovetail.engine.run.chunk_sharing import share_memory
 from dovetail.engine.run.records import RecordTable

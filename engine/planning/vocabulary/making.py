@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dovetail.engine.errors import RecipeError
+from dovetail.engine.planning.vocabulary.alignment import Alignment
 from dovetail.engine.planning.vocabulary.axis import Axis, find_axis
 from dovetail.engine.planning.vocabulary.building import Built, build
 from dovetail.engine.planning.vocabulary.files import (
@@ -18,7 +19,7 @@ from dovetail.engine.planning.vocabulary.files import (
 )
 from dovetail.engine.planning.vocabulary.models import Models, read_models
 from dovetail.engine.planning.vocabulary.output_files import as_json, changed_files, template_files, tokenizer_files
-from dovetail.engine.planning.vocabulary.planned import Alignment, Vocabulary
+from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
 from dovetail.engine.planning.vocabulary.reading import has_tokenizer
 from dovetail.engine.planning.vocabulary.requested import named_tokens, output_rows
 from dovetail.engine.planning.vocabulary.templates import choose_template
