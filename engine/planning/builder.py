@@ -13,7 +13,7 @@ from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.registry import find
 from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.locations import Location, locate, open_location
-from dovetail.engine.planning.model_config import read_config, restack, says_tied
+from dovetail.engine.planning.model_config import restack, says_tied
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.tensors import TensorPlanner
 from dovetail.engine.planning.vocabulary import Vocabulary, plan_vocabulary
@@ -21,6 +21,7 @@ from dovetail.engine.recipe import Expansion, ModelRef, Recipe, expand, load_rec
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.files.collector import collector_paused
+from dovetail.io.formats.config import config_of
 from dovetail.io.formats.header import headers_shared
 
 
@@ -65,7 +66,7 @@ def make_plan(
         checkpoints = _open(recipe, locations, download)
     checkpoints = tuple(checkpoints)
     vocabulary = plan_vocabulary(recipe, references, checkpoints)
-    configs = [read_config(checkpoint) for checkpoint in checkpoints]
+    configs = [config_of(checkpoint) for checkpoint in checkpoints]
     expansion = _expand(recipe, method, checkpoints, configs, vocabulary, strict=options.strict)
     dtype = requested_dtype(options.dtype or recipe.out_dtype or recipe.dtype)
     planner = TensorPlanner(method, checkpoints, expansion, options, dtype, vocabulary)
