@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dovetail.engine.actions.compare import compare
     from dovetail.engine.actions.convert import convert
+    from dovetail.engine.actions.forecasts import plan_stages
     from dovetail.engine.actions.merge import merge
-    from dovetail.engine.actions.stages import plan_stages
     from dovetail.engine.actions.verify import read_manifest
     from dovetail.engine.planning.builder import make_plan as plan
     from dovetail.engine.planning.plan import Plan, PlanOptions
@@ -24,7 +24,7 @@ _HOMES = {
     "convert": ("actions.convert", "convert"),
     "merge": ("actions.merge", "merge"),
     "plan": ("planning.builder", "make_plan"),
-    "plan_stages": ("actions.stages", "plan_stages"),
+    "plan_stages": ("actions.forecasts", "plan_stages"),
     "read_manifest": ("actions.verify", "read_manifest"),
 }
 

@@ -181,7 +181,7 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Say what a merge would read, write and hold; no tensor data is touched."""
-    from dovetail.engine.actions.stages import plan_stages, prepare_stages
+    from dovetail.engine.actions.forecasts import plan_stages, prepare_stages
     from dovetail.engine.report.display import NoticeDisplay
     from dovetail.engine.report.tables import print_stages, stages_json
 

@@ -7,7 +7,7 @@ exactly zero, as in real fine-tunes. At half of the places the fine-tunes share 
 (not their sign): their strongest changes overlap partly.
 
 Billions of normal deviates would take minutes, so each model draws one *pool* of values and every tensor is
-put together from pieces of it. A piece has the same offset in the pools of all models; it depends only on
+put together from parts of it. A part has the same offset in the pools of all models; it depends only on
 the name of the tensor. Nothing larger than a pool is ever in memory, and the same arguments always give the
 same bytes.
 """
@@ -117,14 +117,14 @@ class Pools:
     norms: NDArray[Any]
     """Values of vectors, around one."""
 
-    def pieces(self, name: str, shape: tuple[int, ...]) -> Iterator[NDArray[Any]]:
-        """Give the values of one tensor, flattened, piece by piece."""
+    def parts(self, name: str, shape: tuple[int, ...]) -> Iterator[NDArray[Any]]:
+        """Give the values of one tensor, flattened, part by part."""
         pool = self.norms if len(shape) == 1 else self.weights
         longest = max(pool.size // 2, 1)
         left = int(np.prod(shape, dtype=np.int64))
-        for piece in range(-(-left // longest)):
+        for part in range(-(-left // longest)):
             length = min(left, longest)
-            offset = zlib.crc32(f"{name}/{piece}".encode()) % (pool.size - length + 1)
+            offset = zlib.crc32(f"{name}/{part}".encode()) % (pool.size - length + 1)
             yield pool[offset : offset + length]
             left -= length
 
@@ -234,8 +234,8 @@ def make_checkpoint(
         with (folder / file_name).open("wb") as file:
             file.write(shard_header(shard, dtype))
             for name, tensor_shape in shard.items():
-                for piece in pools.pieces(name, tensor_shape):
-                    file.write(piece.view(np.uint8).data)
+                for part in pools.parts(name, tensor_shape):
+                    file.write(part.view(np.uint8).data)
     return write_side_files(folder, shape, dtype, shards)
 
 

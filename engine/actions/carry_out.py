@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.actions.interrupts import interrupts_deferred
+from dovetail.engine.actions.interrupts import interrupts_ignored
 from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.output.card import conversion_card, model_card
-from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_pieces, total_statistics
+from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts, total_statistics
 from dovetail.engine.output.side_files import side_bytes, write_side_files
 from dovetail.engine.output.staging import check_disk_space, check_target, publish, staging_path, take_back
 from dovetail.engine.planning.plan import Plan
@@ -59,7 +59,7 @@ def carry_out(
     started = time.monotonic() if started is None else started
     staging = staging_path(output)
     if not run.restart and not staging.exists() and belongs_to(output / JOURNAL_NAME, plan):
-        with locked(output):  # killed after its output had been renamed, this has only to be ended well
+        with locked(output):  # a run killed after it had renamed its output has only to be ended well
             take_back(output, staging)
     check_target(output, input_paths(plan), overwrite=run.overwrite)
     for warning in plan.warnings:
@@ -73,26 +73,14 @@ def carry_out(
         execution = _execute(plan, budget, table, staging, listen, run.executor)
         for checkpoint in plan.checkpoints:
             checkpoint.check_unchanged()
-        with interrupts_deferred():  # from here on it is faster to finish than to stop
+        with interrupts_ignored():  # from here on it is faster to finish than to stop
             manifest = _complete(plan, table, staging, earlier)
             # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
             done_with = (LOCK_NAME,) if keep_journal else (JOURNAL_NAME, LOCK_NAME)
             publish(staging, output, overwrite=run.overwrite, remove=done_with)
     for warning in _findings(plan, manifest):
         listen(events.Notice("warning", warning))
-    listen(
-        events.Done(
-            output=str(output),
-            seconds=time.monotonic() - started,
-            merge_seconds=execution.seconds,
-            read_bytes=execution.read_bytes,
-            written_bytes=execution.written_bytes,
-            peak_resident_bytes=peak_resident_bytes(),
-            allowed_bytes=budget.allowed_bytes,
-            workers=budget.workers,
-            summary=manifest["totals"],
-        )
-    )
+    listen(_done(output, execution, manifest["totals"], time.monotonic() - started))
     return manifest
 
 
@@ -158,7 +146,7 @@ def _complete(plan: Plan, table: RecordTable, staging: Path, earlier: Sequence[M
     """Add the small files and the manifest."""
     side_files = write_side_files(plan, staging, _card(plan, table))
     manifest = build_manifest(plan, table, side_files, earlier)
-    write_durably(staging / MANIFEST_NAME, manifest_pieces(manifest, plan, table))
+    write_durably(staging / MANIFEST_NAME, manifest_parts(manifest, plan, table))
     return manifest
 
 
@@ -189,6 +177,20 @@ def _started(plan: Plan, budget: Budget, staging: Path) -> events.Started:
         projected_bytes=budget.projected_bytes,
         workers=budget.workers,
         staging=str(staging),
+    )
+
+
+def _done(output: Path, execution: Execution, totals: dict[str, Any], seconds: float) -> events.Done:
+    return events.Done(
+        output=str(output),
+        seconds=seconds,
+        merge_seconds=execution.seconds,
+        read_bytes=execution.read_bytes,
+        written_bytes=execution.written_bytes,
+        peak_resident_bytes=peak_resident_bytes(),
+        allowed_bytes=execution.budget.allowed_bytes,
+        workers=execution.budget.workers,
+        summary=totals,
     )
 
 

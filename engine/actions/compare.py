@@ -17,10 +17,10 @@ from dovetail.engine.actions.convert import find_source, parse_source
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels import compare as kernel
 from dovetail.engine.methods.decoding import read_only
-from dovetail.engine.planning.builder import CODES
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES, Piece, chunk_elements, make_jobs
 from dovetail.engine.planning.locations import open_location
 from dovetail.engine.planning.plan import READ_AHEAD
+from dovetail.engine.planning.tensors import CODES
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.warm import warm_up

@@ -27,10 +27,12 @@ from dovetail.engine.errors import (
 from dovetail.engine.methods.convert import CONVERT, conversion
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
-from dovetail.engine.planning.builder import CODES, assemble, requested_dtype
+from dovetail.engine.planning.assembly import assemble
+from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.grid import chunk_elements
 from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.plan import Plan, PlannedTensor, PlanOptions
+from dovetail.engine.planning.tensors import CODES
 from dovetail.engine.planning.work import Input
 from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.schema import InputModel

@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def interrupts_deferred() -> Iterator[None]:
+def interrupts_ignored() -> Iterator[None]:
     """Let Ctrl-C and requests to terminate that arrive inside pass without effect.
 
     Where the caller is not the main thread, which alone receives signals, this does nothing.

@@ -52,7 +52,7 @@ def merge(
         One of the tree in `dovetail.engine.errors` and `dovetail.io.errors`.
 
     """
-    from dovetail.engine.actions.stages import merge_stages  # which merges each stage by the function below
+    from dovetail.engine.actions.merge_stages import merge_stages  # which merges each stage by the function below
 
     started = time.monotonic()
     found, output, options, run = load_stages(recipe), Path(output), options or PlanOptions(), run or RunOptions()

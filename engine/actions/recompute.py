@@ -178,14 +178,36 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
             f"version {MATHS_VERSION} of this program",
             "recompute with the version that made it",
         )
+    options, locations = _options(manifest), _locations(manifest)
+    if manifest["recipe"]["merge_method"] == CONVERT.name:
+        plan = plan_from(locations[0], manifest["models"][0], options)
+    else:
+        plan = make_plan(load_stages(output / RECIPE_NAME)[-1].recipe, options, locations)
+    _check_inputs(plan, manifest)
+    return plan
+
+
+def _options(manifest: Mapping[str, Any]) -> PlanOptions:
+    """Give the options of a finished merge."""
     said = manifest["options"]
-    options = PlanOptions(
+    return PlanOptions(
         said["shard_size_bytes"],
         said["dtype"],
         said["seed"],
         said["nonfinite"] == "keep",
         zarr=None if said.get("zarr") is None else ZarrOptions(**said["zarr"]),
     )
+
+
+def _locations(manifest: Mapping[str, Any]) -> list[Location]:
+    """Give the places of a finished merge's inputs.
+
+    Raises
+    ------
+    VerificationError
+        The result of a stage is there no more.
+
+    """
     locations = [
         Location(entry["checkpoint"], entry["adapter"]["folder"] if "adapter" in entry else None, entry.get("hub", ""))
         for entry in manifest["inputs"]
@@ -198,10 +220,18 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
                     "the results of all stages",
                     "merge again with --stages DIR to keep them, or verify without --recompute",
                 )
-    if manifest["recipe"]["merge_method"] == CONVERT.name:
-        plan = plan_from(locations[0], manifest["models"][0], options)
-    else:
-        plan = make_plan(load_stages(output / RECIPE_NAME)[-1].recipe, options, locations)
+    return locations
+
+
+def _check_inputs(plan: Plan, manifest: Mapping[str, Any]) -> None:
+    """Check that checkpoints, adapters and tokenizers are those that the merge read.
+
+    Raises
+    ------
+    VerificationError
+        Some have changed.
+
+    """
     for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
         pairs = [(entry["checkpoint"], checkpoint.files, entry["files"])]
         if checkpoint.adapter is not None:
@@ -219,4 +249,3 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
             "the files that were merged",
             "restore them, or verify without --recompute",
         )
-    return plan

@@ -8,7 +8,6 @@ float32, which for rows that hardly differ is mostly rounding noise; here they a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +17,20 @@ from numpy.typing import NDArray
 from dovetail.engine.kernels.divergence import importance, row_divergences
 from dovetail.engine.kernels.magnitude import NO_THRESHOLD
 from dovetail.engine.kernels.strongest import mark_strongest
-from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, Values, pieces
-from dovetail.engine.methods.masked import PieceSum
+from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Range, Values, stretches
+from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.parameters import task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
-from dovetail.engine.methods.threshold import DIGITS, DigitCounter, Rules, count_partial_bytes, follow_exactly
+from dovetail.engine.methods.threshold import (
+    DIGITS,
+    DigitCounter,
+    Rules,
+    Tally,
+    count_partial_bytes,
+    follow_exactly,
+    tally_bytes,
+)
 
 _QUARTILES = 3
 
@@ -60,41 +67,58 @@ class Fusion:
 
     def partial_bytes(self, elements: int) -> int:
         """Histograms, or a number for each row of a chunk."""
-        # Every row's divergence stays, as part of the state.
-        return count_partial_bytes(_QUARTILES) + 8 * (elements // self.row_length + 1)
+        return max(count_partial_bytes(_QUARTILES), 4 * (elements // self.row_length + 1))
+
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """Tallies and rules, and every row's divergence, which stays as part of the state."""
+        return tally_bytes(_QUARTILES, chunks) + 8 * chunks * (elements // self.row_length + 1)
 
     @property
     def _block(self) -> int:
-        return max(1, PIECE // self.row_length) * self.row_length
+        return max(1, STRETCH // self.row_length) * self.row_length
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last row that begins in it."""
         return start, min(self.length, -(-stop // self.row_length) * self.row_length)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: sources, sums and masks of a piece, float64 copies of a row."""
-        size = min(elements, max(PIECE, self._block))
+        """Working memory: sources, sums and masks of a stretch, float64 copies of a row."""
+        size = min(elements, max(STRETCH, self._block))
         return Values.scratch_bytes(2, size) + 24 * size + 24 * self.row_length
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
         """Compute the divergences of the rows that begin in a chunk, or count a digit of its importances."""
         if state is None:
             return self._divergences(chunk)
-        values, scores = Values(chunk, self.codes, min(PIECE, self.length)), np.empty(PIECE, np.float32)
+        values, scores = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
         counter = DigitCounter(step - 1, state.rules)
-        for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+        for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
             _, taus = values.load_task_vectors(start, stop, (start, stop))
             importance(taus[0], start, self.row_length, state.divergences, scores[: stop - start])
             counter.add(scores[: stop - start])
         return counter.counts
 
-    def combine(self, step: int, partials: Sequence[Any], state: Found | None) -> Found:
-        """Gather the divergences, then find the next digit of the quartiles, then the threshold."""
-        if state is None:
-            return Found(np.concatenate(partials))
+    def begin(self, step: int, state: Found | None) -> Tally | list[NDArray[np.float32]]:
+        """Begin to gather divergences, or to add up histograms."""
+        return [] if state is None else Tally(step - 1)
+
+    def fold(
+        self, step: int, accumulator: Tally | list[NDArray[np.float32]], partial: Any
+    ) -> Tally | list[NDArray[np.float32]]:
+        """Keep a chunk's divergences, or add its histograms."""
+        if isinstance(accumulator, Tally):
+            return accumulator.add(partial)
+        accumulator.append(partial)
+        return accumulator
+
+    def finish(self, step: int, accumulator: Tally | list[NDArray[np.float32]], state: Found | None) -> Found:
+        """Join the divergences, then find the next digit of the quartiles, then the threshold."""
+        if not isinstance(accumulator, Tally):
+            return Found(np.concatenate(accumulator))
+        assert state is not None
         # Index i of the ascending order is rank length - i of the descending one.
         ranks = [self.length - (self.length - 1) * quarter // 4 for quarter in (1, 2, 3)]
-        rules = follow_exactly(step - 1, partials, ranks, state.rules)
+        rules = follow_exactly(step - 1, accumulator, ranks, state.rules)
         if step < DIGITS:
             return Found(state.divergences, rules)
         bits = [0 if rule.threshold == NO_THRESHOLD else rule.threshold for rule in rules]
@@ -109,22 +133,22 @@ class Fusion:
         last = min(self.length, -(-chunk.stop // row) * row)
         values, scratch = Values(chunk, self.codes, min(self.length, block)), np.empty((3, row))
         found = [np.empty(0, np.float32)]
-        for start, stop in pieces(first, last, block):
+        for start, stop in stretches(first, last, block):
             base, tuned = values.load(start, stop, (start, stop))
             found.append(np.empty((stop - start) // row, np.float32))
             row_divergences(tuned, base, row, scratch, found[-1])
         return np.concatenate(found)
 
     def apply(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, piece by piece."""
-        size = min(PIECE, self.length)
+        """Merge a chunk, stretch by stretch."""
+        size = min(STRETCH, self.length)
         values, scores, mask = Values(chunk, self.codes, size), np.empty(size, np.float32), np.empty(size, np.uint8)
         merged = _Sum(values.nonfinite, 1, size)
         # Above the number before the threshold is at least the threshold; a zero never matters.
         below = int(np.float32(state.threshold).view(np.uint32)) - 1 if state.threshold > 0 else 0
         if np.isnan(state.threshold):
             below = NO_THRESHOLD
-        for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+        for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
             base, taus = values.load_task_vectors(start, stop, (start, stop))
             marks = mask[: stop - start]
             if state.threshold != 0:
@@ -138,7 +162,7 @@ class Fusion:
         return merged.statistics
 
 
-class _Sum(PieceSum):
+class _Sum(StretchSum):
     """The change of the one model where it is taken."""
 
     def _add(self, model: int, tau: Floats, mask: Marks) -> None:

@@ -16,7 +16,7 @@ from dovetail.engine.kernels import exclusive
 from dovetail.engine.kernels.exclusive import tile_elements
 from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE, claim_blocks
 from dovetail.engine.methods.cabs_magnitude import MagnitudeCabs
-from dovetail.engine.methods.decoding import PIECE, Range, TaskVectors, elements, pieces
+from dovetail.engine.methods.decoding import STRETCH, Range, TaskVectors, elements, stretches
 from dovetail.engine.methods.masked import MaskedSum
 from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.methods.parameters import describe_model, model_weights, task_vector_codes
@@ -54,9 +54,9 @@ class BalancedCabs(OnePass):
 
     @property
     def _step(self) -> int:
-        """Distance of the places where a chunk is cut into pieces: block boundaries of every model if possible."""
+        """Distance of the places where a chunk is cut into stretches: block boundaries of every model if possible."""
         common = lcm(*self.m)
-        return PIECE // common * common if common <= PIECE else max(PIECE, 4 * max(self.m))
+        return STRETCH // common * common if common <= STRETCH else max(STRETCH, 4 * max(self.m))
 
     def _ranges(self, start: int, stop: int) -> list[Range]:
         """Find where each model's mask must be known to merge ``start:stop``.
@@ -125,8 +125,8 @@ class BalancedCabs(OnePass):
         )
 
     def _apply_general(self, chunk: Chunk, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk piece by piece, model by model."""
-        cuts = list(pieces(chunk.start, chunk.stop, self._step))
+        """Merge a chunk stretch by stretch, model by model."""
+        cuts = list(stretches(chunk.start, chunk.stop, self._step))
         windows = [self.window(*cut) for cut in cuts]
         size = max((high - low for low, high in windows), default=0)
         vectors = TaskVectors(chunk, self.codes, size)

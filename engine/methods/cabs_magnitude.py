@@ -8,7 +8,7 @@ made again from their rules; without it all models share three passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,19 @@ from numpy.typing import NDArray
 
 from dovetail.engine.kernels.general import IGNORE, MINIMIZE
 from dovetail.engine.kernels.magnitude import DIGIT_BINS, claim_strongest, count_digits
-from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, TaskVectors, pieces
+from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Range, TaskVectors, stretches
 from dovetail.engine.methods.masked import MaskedSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
-from dovetail.engine.methods.threshold import KEEP_NONE, Rule, Rules, finish, first_digit, next_digit, total
+from dovetail.engine.methods.threshold import (
+    KEEP_NONE,
+    Rule,
+    Rules,
+    Tally,
+    finish,
+    first_digit,
+    next_digit,
+    tally_bytes,
+)
 
 _DIGITS = len(DIGIT_BINS)
 
@@ -57,13 +66,17 @@ class MagnitudeCabs:
         """One histogram of 32-bit counts for each claim level or model."""
         return 4 * DIGIT_BINS[0] * len(self.n)
 
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """A tally for each claim level or model, and the rules."""
+        return tally_bytes(len(self.n), chunks)
+
     def window(self, start: int, stop: int) -> Range:
         """Need just the chunk itself."""
         return start, stop
 
     def scratch_bytes(self, elements: int) -> int:
         """Working memory for a window of that many elements."""
-        size, models = min(elements, PIECE), len(self.n)
+        size, models = min(elements, STRETCH), len(self.n)
         merge = MaskedSum.scratch_bytes(models, self.ties, size)
         # Histograms of 64 bits while counting and of 32 bits when done.
         return TaskVectors.scratch_bytes(size) + merge + 3 * size + 12 * DIGIT_BINS[0] * models
@@ -87,7 +100,7 @@ class MagnitudeCabs:
             for model in searched
         }
         if searched:
-            work = _Pieces(self, chunk)
+            work = _Stretches(self, chunk)
             for start, stop in work:
                 for model in range(searched[-1] + 1):
                     if model not in counts:
@@ -103,23 +116,30 @@ class MagnitudeCabs:
             for model in self._searched(step)
         )
 
-    def combine(self, step: int, partials: Sequence[Counts], state: Rules | None) -> Rules:
-        """Add the histograms of all chunks and follow each searched model's rule one digit further."""
+    def begin(self, step: int, state: Rules | None) -> Tally:
+        """Begin to add up histograms."""
+        return Tally(step % _DIGITS)
+
+    def fold(self, step: int, accumulator: Tally, partial: Counts) -> Tally:
+        """Add a chunk's histograms."""
+        return accumulator.add(partial)
+
+    def finish(self, step: int, accumulator: Tally, state: Rules | None) -> Rules:
+        """Follow each searched model's rule one digit further."""
         rules = list(state or ())
         for place, model in enumerate(self._searched(step)):
-            chunks = [partial[place] for partial in partials]
-            counts = total(chunks)
+            counts = accumulator.totals[place]
             if step % _DIGITS == 0:
                 rules.append(first_digit(counts, self._kept(model)))
             elif not rules[model].final:
                 rules[model] = next_digit(rules[model], counts)
                 if step % _DIGITS == _DIGITS - 1:
-                    rules[model] = finish(rules[model], chunks)
+                    rules[model] = finish(rules[model], [each[place] for each in accumulator.chunks])
         return tuple(rules)
 
     def apply(self, chunk: Chunk, state: Rules, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, piece by piece."""
-        work = _Pieces(self, chunk)
+        """Merge a chunk, stretch by stretch."""
+        work = _Stretches(self, chunk)
         merged = MaskedSum(work.vectors, self.weights, self.ties, work.size)
         for start, stop in work:
             merged.begin(stop - start)
@@ -130,11 +150,11 @@ class MagnitudeCabs:
         return merged.statistics
 
 
-class _Pieces:
-    """One chunk, piece by piece, with the claims made so far in the piece."""
+class _Stretches:
+    """One chunk, stretch by stretch, with the claims made so far in the stretch."""
 
     def __init__(self, program: MagnitudeCabs, chunk: Chunk) -> None:
-        self.size = min(PIECE, chunk.stop - chunk.start)
+        self.size = min(STRETCH, chunk.stop - chunk.start)
         self.vectors = TaskVectors(chunk, program.codes, self.size)
         self.claims = np.empty(self.size, np.uint16)
         self._program, self._chunk = program, chunk
@@ -142,13 +162,13 @@ class _Pieces:
         self._seen = [0] * len(program.n)
 
     def __iter__(self) -> Iterator[Range]:
-        for start, stop in pieces(self._chunk.start, self._chunk.stop, PIECE):
+        for start, stop in stretches(self._chunk.start, self._chunk.stop, STRETCH):
             self.vectors.begin(start, stop, (start, stop))
             self.claims[: stop - start] = 0
             yield start, stop
 
     def claim(self, model: int, rule: Rule, start: int, stop: int) -> tuple[Floats, Marks]:
-        """Give a model's task vector and, by its rule, its mask; to be called once a piece, in order."""
+        """Give a model's task vector and, by its rule, its mask; to be called once a stretch, in order."""
         tau, mask = self.vectors.tau(model, start, stop), self._mask[: stop - start]
         before = rule.before[self._chunk.index] if rule.before else 0
         seen = claim_strongest(

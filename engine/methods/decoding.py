@@ -1,4 +1,4 @@
-"""From a chunk's stored bytes to float32, piece by piece: what programs that are not fused into one kernel work on."""
+"""From a chunk's stored bytes to float32, stretch by stretch, for programs that are not fused into one kernel."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 
-PIECE = 1 << 16
-"""Usual number of elements of a piece."""
+STRETCH = 1 << 16
+"""Usual number of elements of a stretch: as much of a chunk as is decoded and merged at a time."""
 
 Range = tuple[int, int]
 """First element and one past the last."""
@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 Marks = NDArray[np.uint8]
 
 
-def pieces(start: int, stop: int, step: int) -> Iterator[Range]:
+def stretches(start: int, stop: int, step: int) -> Iterator[Range]:
     """Cut ``start:stop`` at the multiples of `step`."""
     while start < stop:
         end = min(stop, (start // step + 1) * step)

@@ -99,7 +99,7 @@ Keep = KeepEverything | KeepBand | KeepAtRandom | KeepByRank
 
 
 def make_marker(keep: Keep, size: int) -> Marker:
-    """Give a marker for pieces of at most `size` elements; bands are never mixed with what looks at rows."""
+    """Give a marker for stretches of at most `size` elements; bands are never mixed with what looks at rows."""
     if isinstance(keep, KeepEverything):
         return _EverythingMarker(size)
     if isinstance(keep, KeepAtRandom):

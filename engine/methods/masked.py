@@ -1,6 +1,6 @@
 """Merging task vectors of which each model keeps a part: what programs that select elements have in common.
 
-A chunk is merged piece by piece, so that working memory does not grow with the chunk.
+A chunk is merged stretch by stretch, so that working memory does not grow with the chunk.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dovetail.engine.methods.decoding import Floats, Marks, TaskVectors
 from dovetail.engine.methods.program import Bytes, ChunkStatistics
 
 
-class PieceSum:
-    """Merges one piece after another and gathers the chunk's statistics; subclasses say how contributions add up.
+class StretchSum:
+    """Merges one stretch after another and gathers the chunk's statistics; subclasses say how contributions add up.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class PieceSum:
     count
         Number of models.
     size
-        Most elements of a piece.
+        Most elements of a stretch.
 
     """
 
@@ -45,7 +45,7 @@ class PieceSum:
         self._delta = np.empty(size, np.float32)
 
     def begin(self, size: int) -> None:
-        """Start a piece of `size` elements."""
+        """Start a stretch of `size` elements."""
         self._size = size
         self._delta[:size] = 0
 
@@ -59,7 +59,7 @@ class PieceSum:
         self._add(model, tau, mask)
 
     def finish(self, base: Floats, out: Bytes, code: int, start: int) -> None:
-        """Store the merged piece as the elements of `out` from `start`."""
+        """Store the merged stretch as the elements of `out` from `start`."""
         delta = self._delta[: self._size]
         self._resolve(delta)
         self.statistics.merged_square += sum_squares(delta)
@@ -75,7 +75,7 @@ class PieceSum:
         """Turn what was added into the change; nothing to do where it was added up in place."""
 
 
-class MaskedSum(PieceSum):
+class MaskedSum(StretchSum):
     """The sum of weighted contributions, or (`ties`) the mean of those of the elected sign where models meet.
 
     Parameters
@@ -87,7 +87,7 @@ class MaskedSum(PieceSum):
     ties
         Whether elements kept by several models are merged by sign election instead of a sum.
     size
-        Most elements of a piece.
+        Most elements of a stretch.
 
     """
 
@@ -104,7 +104,7 @@ class MaskedSum(PieceSum):
         return size * (models + 8 + (18 if ties else 0))
 
     def begin(self, size: int) -> None:
-        """Start a piece of `size` elements."""
+        """Start a stretch of `size` elements."""
         super().begin(size)
         self._sums[:, :size] = 0
         self._counts[:, :size] = 0

@@ -6,7 +6,6 @@ are float64, rounded to float32 once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import fsum
 from typing import Any
@@ -20,7 +19,7 @@ from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.mixing import mix_sources, source_gram
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.sums import TILE
-from dovetail.engine.methods.decoding import PIECE, Floats, Range, Values, blocks, elements, plain_statistics
+from dovetail.engine.methods.decoding import STRETCH, Floats, Range, Values, blocks, elements, plain_statistics
 from dovetail.engine.methods.geometry import Geometry
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 
@@ -53,7 +52,7 @@ class Combination:
         return len(self.codes) - self.relative
 
     def scratch_bytes(self, size: int) -> int:
-        """Working memory for pieces of `size` elements: sources, task vectors, the result."""
+        """Working memory for stretches of `size` elements: sources, task vectors, the result."""
         return 2 * Values.scratch_bytes(len(self.codes), size) + 4 * size
 
     def stored(self, chunk: Chunk, low: int, high: int) -> tuple[Bytes, ...]:
@@ -93,11 +92,15 @@ class Mixture:
 
     def partial_bytes(self, elements: int) -> int:
         """A Gram matrix for each block of a chunk."""
-        return 8 * self.sources.vectors**2 * (elements // PIECE + 1)
+        return 8 * self.sources.vectors**2 * (elements // STRETCH + 1)
+
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """The Gram matrices of all blocks, kept one by one and joined."""
+        return 2 * chunks * self.partial_bytes(elements)
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""
-        return start, min(self.length, -(-stop // PIECE) * PIECE)
+        return start, min(self.length, -(-stop // STRETCH) * STRETCH)
 
     def scratch_bytes(self, elements: int) -> int:
         """Working memory: a tile of every source, of the sum and of the result."""
@@ -109,12 +112,23 @@ class Mixture:
         parts = self.sources.stored(chunk, first, self.window(chunk.start, chunk.stop)[1])
         codes = np.array(self.sources.codes, np.int64)
         found = [np.empty((0, count, count))]
-        for start, stop in blocks(chunk, self.length, PIECE):
+        for start, stop in blocks(chunk, self.length, STRETCH):
             found.append(np.empty((1, count, count)))
             source_gram(parts, codes, self.sources.relative, start - first, stop - first, found[-1][0])
         return np.concatenate(found)
 
-    def combine(self, step: int, partials: Sequence[NDArray[np.float64]], state: Any) -> tuple[float, ...]:
+    def begin(self, step: int, state: Any) -> list[NDArray[np.float64]]:
+        """Begin with no blocks."""
+        return []
+
+    def fold(
+        self, step: int, accumulator: list[NDArray[np.float64]], partial: NDArray[np.float64]
+    ) -> list[NDArray[np.float64]]:
+        """Keep a chunk's blocks: their sum is rounded only once, when all are there."""
+        accumulator.append(partial)
+        return accumulator
+
+    def finish(self, step: int, accumulator: list[NDArray[np.float64]], state: Any) -> tuple[float, ...]:
         """Add up the blocks, exactly and rounded once, and find the coefficients.
 
         Raises
@@ -123,7 +137,7 @@ class Mixture:
             The vectors have no mean direction.
 
         """
-        sums = np.concatenate(partials)
+        sums = np.concatenate(accumulator)
         count = sums.shape[1]
         whole = np.array([[_sum(sums[:, i, j]) for j in range(count)] for i in range(count)])
         with np.errstate(all="ignore"):

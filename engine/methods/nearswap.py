@@ -12,7 +12,7 @@ import numpy as np
 from dovetail.engine.kernels.convert import encode
 from dovetail.engine.kernels.pointwise import near_swap
 from dovetail.engine.kernels.statistics import count_nonfinite
-from dovetail.engine.methods.decoding import PIECE, Values, pieces, plain_statistics
+from dovetail.engine.methods.decoding import STRETCH, Values, plain_statistics, stretches
 from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.methods.parameters import merge_number, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
@@ -33,14 +33,14 @@ class NearSwap(OnePass):
     """Distance up to which the other model's value is taken whole."""
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: both sources and the result of a piece."""
-        return 12 * min(elements, PIECE)
+        """Working memory: both sources and the result of a stretch."""
+        return 12 * min(elements, STRETCH)
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""
-        size = min(PIECE, chunk.stop - chunk.start)
+        size = min(STRETCH, chunk.stop - chunk.start)
         values, result, overflowed = Values(chunk, self.codes, size), np.empty(size, np.float32), 0
-        for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+        for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
             base, other = values.load(start, stop, (start, stop))
             merged = result[: stop - start]
             near_swap(base, other, np.float32(self.t), np.float32(LEAST_DISTANCE), merged)

@@ -1,15 +1,18 @@
 """What a merge method is made of: reduce passes, then one apply pass, chunk by chunk.
 
 A method turns a `Problem` (one output tensor with its resolved parameters) into a `Program`. The engine cuts the
-tensor into chunks, runs every reduce pass over all chunks, combines their partial results in chunk order, and
-hands the combined state to the next pass and finally to `Program.apply`, which writes the output.
+tensor into chunks and runs every reduce pass over all of them. It folds the chunks' partial results, in chunk order,
+into one accumulator, and makes of it the state that the next pass sees, and finally `Program.apply`, which writes the
+output. Chunks may finish in any order, but only a few partial results wait to be folded: memory does not grow with
+their number.
 
-Programs and states cross process boundaries: they are small and picklable.
+Programs, states and partial results cross process boundaries, so they can be pickled. Accumulators stay in the process
+that folds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +24,10 @@ Bytes = NDArray[np.uint8]
 
 State = Any
 """What reduce passes have found so far; `None` before the first."""
+
+Accumulator = Any
+"""What the partial results of one reduce pass have been folded into so far. It belongs to the pass alone, so that
+`Program.fold` may change it in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,19 @@ class Program(Protocol):
         """Most bytes of one chunk's partial result of a reduce pass, by the chunk's elements; 0 without such passes."""
         ...
 
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """Most bytes of a reduce pass's accumulator and of the states before and after it, with `finish` at work.
+
+        Parameters
+        ----------
+        elements
+            Elements of a chunk.
+        chunks
+            Chunks of the tensor.
+
+        """
+        ...
+
     def window(self, start: int, stop: int) -> tuple[int, int]:
         """Element range of the inputs that chunk ``start:stop`` needs."""
         ...
@@ -116,8 +136,19 @@ class Program(Protocol):
         """Compute pass `step`'s partial result of one chunk."""
         ...
 
-    def combine(self, step: int, partials: Sequence[Any], state: State) -> State:
-        """Combine the partial results of all chunks, given in chunk order, into the next state."""
+    def begin(self, step: int, state: State) -> Accumulator:
+        """Make the accumulator of pass `step`, with no chunk in it yet."""
+        ...
+
+    def fold(self, step: int, accumulator: Accumulator, partial: Any) -> Accumulator:
+        """Add the partial result of the next chunk, in place or anew; chunks come in order, none left out.
+
+        The partial result is given away: the accumulator may keep it.
+        """
+        ...
+
+    def finish(self, step: int, accumulator: Accumulator, state: State) -> State:
+        """Make the next state of an accumulator that has all chunks in it, and of the state before the pass."""
         ...
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
@@ -139,6 +170,10 @@ class OnePass:
         """None: there are no reduce passes."""
         return 0
 
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """None: there are no reduce passes."""
+        return 0
+
     def window(self, start: int, stop: int) -> tuple[int, int]:
         """Need just the chunk itself."""
         return start, stop
@@ -147,6 +182,23 @@ class OnePass:
         """Never called: there are no reduce passes."""
         raise AssertionError(f"{type(self).__name__} has no reduce passes")
 
-    def combine(self, step: int, partials: Sequence[Any], state: State) -> State:
+    def begin(self, step: int, state: State) -> Accumulator:
         """Never called: there are no reduce passes."""
         raise AssertionError(f"{type(self).__name__} has no reduce passes")
+
+    def fold(self, step: int, accumulator: Accumulator, partial: Any) -> Accumulator:
+        """Never called: there are no reduce passes."""
+        raise AssertionError(f"{type(self).__name__} has no reduce passes")
+
+    def finish(self, step: int, accumulator: Accumulator, state: State) -> State:
+        """Never called: there are no reduce passes."""
+        raise AssertionError(f"{type(self).__name__} has no reduce passes")
+
+
+def reduce_whole(program: Program, chunk: Chunk) -> State:
+    """Run every reduce pass of a tensor that is one chunk, and give the state for the apply pass."""
+    state: State = None
+    for step in range(program.reduce_passes):
+        partial = program.reduce(step, chunk, state)
+        state = program.finish(step, program.fold(step, program.begin(step, state), partial), state)
+    return state

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.pointwise import add_changed, count_changed, mark_changed
-from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Values, pieces
-from dovetail.engine.methods.masked import PieceSum
+from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Values, stretches
+from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method, Parameter
 from dovetail.engine.methods.parameters import merge_number, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
@@ -43,38 +43,51 @@ class Reinforced:
         """Two counts a model."""
         return 16 * len(self.codes)
 
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """Two counts a model, and its factor."""
+        return 64 * len(self.codes)
+
     def window(self, start: int, stop: int) -> tuple[int, int]:
         """Need just the chunk itself."""
         return start, stop
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: the sources of a piece, counts, masks and sums."""
-        return min(elements, PIECE) * (5 * len(self.codes) + 2 + 8)
+        """Working memory: the sources of a stretch, counts, masks and sums."""
+        return min(elements, STRETCH) * (5 * len(self.codes) + 2 + 8)
 
     def reduce(self, step: int, chunk: Chunk, state: Any) -> NDArray[np.int64]:
         """Count each model's shared and unique changes."""
-        size = min(PIECE, chunk.stop - chunk.start)
+        size = min(STRETCH, chunk.stop - chunk.start)
         values, counts = Values(chunk, self.codes, size), np.empty(size, np.uint16)
         found = np.zeros((len(self.codes) - 1, 2), np.int64)
-        for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+        for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
             _, taus = values.load_task_vectors(start, stop, (start, stop))
             count_changed(taus, np.float32(self.epsilon), counts[: stop - start], found)
         return found
 
-    def combine(self, step: int, partials: Sequence[NDArray[np.int64]], state: Any) -> tuple[float, ...]:
+    def begin(self, step: int, state: Any) -> NDArray[np.int64]:
+        """Begin counting at zero."""
+        return np.zeros((len(self.codes) - 1, 2), np.int64)
+
+    def fold(self, step: int, accumulator: NDArray[np.int64], partial: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Add a chunk's counts."""
+        accumulator += partial
+        return accumulator
+
+    def finish(self, step: int, accumulator: NDArray[np.int64], state: Any) -> tuple[float, ...]:
         """Find the factors: 1 + r clip(shared / max(unique, epsilon), 0, alpha)."""
-        shared, unique = np.asarray(np.sum(partials, axis=0, dtype=np.int64)).T
+        shared, unique = accumulator.T
         with np.errstate(all="ignore"):
             ratio = np.clip(shared / np.maximum(unique, self.epsilon), 0.0, self.most)
         return tuple(float(value) for value in 1.0 + self.gain * ratio)
 
     def apply(self, chunk: Chunk, state: tuple[float, ...] | None, out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""
-        size, models = min(PIECE, chunk.stop - chunk.start), len(self.codes) - 1
+        size, models = min(STRETCH, chunk.stop - chunk.start), len(self.codes) - 1
         values, mask = Values(chunk, self.codes, size), np.empty(size, np.uint8)
         merged = _Sum(values.nonfinite, state or (1.0,) * models, size)
         epsilon, unneeded = np.float32(self.epsilon), np.zeros((models, 2), np.int64)
-        for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+        for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
             base, taus = values.load_task_vectors(start, stop, (start, stop))
             merged.begin(stop - start)
             count_changed(taus, epsilon, merged.counts[: stop - start], unneeded)
@@ -85,7 +98,7 @@ class Reinforced:
         return merged.statistics
 
 
-class _Sum(PieceSum):
+class _Sum(StretchSum):
     """The sum of unique changes, scaled, and of shared ones, divided by the number of sharers."""
 
     def __init__(self, nonfinite: NDArray[np.int64], factors: Sequence[float], size: int) -> None:

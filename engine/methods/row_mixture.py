@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.mixing import add_column_grams, mix_columns, mix_rows, row_grams
-from dovetail.engine.methods.decoding import PIECE, Range, Values, blocks, pieces, plain_statistics
+from dovetail.engine.methods.decoding import STRETCH, Range, Values, blocks, plain_statistics, stretches
 from dovetail.engine.methods.mixture import Combination
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass
 
@@ -31,7 +30,7 @@ class RowMixture(OnePass):
 
     @property
     def _block(self) -> int:
-        return max(1, PIECE // self.row_length) * self.row_length
+        return max(1, STRETCH // self.row_length) * self.row_length
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to whole rows."""
@@ -47,7 +46,7 @@ class RowMixture(OnePass):
         """Merge a chunk, a group of rows at a time."""
         row, overflowed = self.row_length, 0
         values = Values(chunk, self.sources.codes, min(self._block, self.length))
-        for start, stop in pieces(chunk.start, chunk.stop, self._block):
+        for start, stop in stretches(chunk.start, chunk.stop, self._block):
             low, high = start // row * row, -(-stop // row) * row
             loaded = values.load(low, high, (start, stop))
             vectors, combined = self.sources.split(loaded)
@@ -85,7 +84,16 @@ class ColumnMixture:
 
     def partial_bytes(self, elements: int) -> int:
         """Dot products of all columns for each block that begins in a chunk."""
-        return 8 * self.sources.vectors**2 * self.columns * (elements // self._block + 1)
+        return self._grams_bytes * (elements // self._block + 1)
+
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """The sums of all columns' dot products, a copy of them for the coefficients, and these."""
+        return 3 * self._grams_bytes
+
+    @property
+    def _grams_bytes(self) -> int:
+        """Bytes of one block's dot products of all columns."""
+        return 8 * self.sources.vectors**2 * self.columns
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""
@@ -95,36 +103,43 @@ class ColumnMixture:
 
     def scratch_bytes(self, elements: int) -> int:
         """Working memory for a window of that many elements."""
-        return self.sources.scratch_bytes(min(elements, PIECE)) + self.partial_bytes(elements)
+        return self.sources.scratch_bytes(min(elements, STRETCH)) + self.partial_bytes(elements)
 
     def reduce(self, step: int, chunk: Chunk, state: Any) -> NDArray[np.float64]:
         """Compute every column's dot products for the blocks that begin in a chunk: float64[blocks, V, V, columns]."""
         count = self.sources.vectors
-        values = Values(chunk, self.sources.codes, min(PIECE, self.length))
+        values = Values(chunk, self.sources.codes, min(STRETCH, self.length))
         found = []
         for first, last in blocks(chunk, self.length, self._block):
             grams = np.zeros((count, count, self.columns))
-            for start, stop in pieces(first, last, PIECE):
+            for start, stop in stretches(first, last, STRETCH):
                 vectors, _ = self.sources.split(values.load(start, stop, (start, stop)))
                 add_column_grams(vectors, self.columns, start % self.columns, grams)
             found.append(grams)
         return np.array(found).reshape(-1, count, count, self.columns)
 
-    def combine(self, step: int, partials: Sequence[NDArray[np.float64]], state: Any) -> NDArray[np.float64]:
-        """Add up the blocks in order and find the coefficients: float64[vectors, columns]."""
-        grams = np.zeros((self.sources.vectors, self.sources.vectors, self.columns))
-        for partial in partials:
-            for block in partial:
-                grams += block
+    def begin(self, step: int, state: Any) -> NDArray[np.float64]:
+        """Begin with dot products of zero: float64[V, V, columns]."""
+        return np.zeros((self.sources.vectors, self.sources.vectors, self.columns))
+
+    def fold(self, step: int, accumulator: NDArray[np.float64], partial: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Add a chunk's blocks, one after another: block by block, the sum does not depend on the chunks."""
         with np.errstate(all="ignore"):
-            found = self.sources.geometry.coefficients(np.moveaxis(grams, -1, 0))
+            for block in partial:
+                accumulator += block
+        return accumulator
+
+    def finish(self, step: int, accumulator: NDArray[np.float64], state: Any) -> NDArray[np.float64]:
+        """Find the coefficients: float64[vectors, columns]."""
+        with np.errstate(all="ignore"):
+            found = self.sources.geometry.coefficients(np.moveaxis(accumulator, -1, 0))
         return np.ascontiguousarray(found.T)
 
     def apply(self, chunk: Chunk, state: NDArray[np.float64], out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, piece by piece."""
+        """Merge a chunk, stretch by stretch."""
         overflowed = 0
-        values = Values(chunk, self.sources.codes, min(PIECE, self.length))
-        for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+        values = Values(chunk, self.sources.codes, min(STRETCH, self.length))
+        for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
             loaded = values.load(start, stop, (start, stop))
             _, combined = self.sources.split(loaded)
             mixed = np.empty(stop - start, np.float32)

@@ -20,8 +20,8 @@ from dovetail.engine.kernels.election import add_weighted_votes, elect_signs
 from dovetail.engine.kernels.pointwise import variance
 from dovetail.engine.kernels.statistics import mark_nonzero, sum_squares
 from dovetail.engine.kernels.strongest import mark_strongest
-from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, Values, pieces
-from dovetail.engine.methods.masked import PieceSum
+from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Range, Values, stretches
+from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method, Parameter
 from dovetail.engine.methods.parameters import LARGEST, merge_number, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
@@ -31,9 +31,10 @@ from dovetail.engine.methods.threshold import (
     KEEP_ALL,
     DigitCounter,
     Rule,
+    Tally,
     count_partial_bytes,
     follow,
-    total,
+    tally_bytes,
 )
 
 LEAST_WEIGHTS = 1e-6
@@ -78,40 +79,59 @@ class SelectCalculateErase:
 
     def partial_bytes(self, elements: int) -> int:
         """A histogram, or the sums of a chunk's blocks."""
-        return max(count_partial_bytes(1), 8 * self._models * (elements // PIECE + 1))
+        return max(count_partial_bytes(1), self._sums_bytes(elements))
+
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """A tally and the rule, and the sums of all chunks' blocks, kept one by one and joined."""
+        return tally_bytes(int(self._searches), chunks) + 2 * chunks * self._sums_bytes(elements)
+
+    def _sums_bytes(self, elements: int) -> int:
+        """Give the bytes of the sums of the blocks that begin in a chunk."""
+        return 8 * self._models * (elements // STRETCH + 1)
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to the end of the last block that begins in it."""
-        return start, min(self.length, -(-stop // PIECE) * PIECE)
+        return start, min(self.length, -(-stop // STRETCH) * STRETCH)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: sources, variances, masks and sums of a piece."""
-        size = min(elements, PIECE)
+        """Working memory: sources, variances, masks and sums of a stretch."""
+        size = min(elements, STRETCH)
         return Values.scratch_bytes(len(self.codes), size) + size * (4 + 2 + self._models + 8 + 20)
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
         """Count variances, then sum the squares of what is selected."""
         state = state or Found()
         if self._searches and step < DIGITS:
-            values, spread = Values(chunk, self.codes, min(PIECE, self.length)), np.empty(PIECE, np.float32)
+            values, spread = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
             counter = DigitCounter(step, (state.rule,))
-            for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+            for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
                 _, taus = values.load_task_vectors(start, stop, (start, stop))
                 variance(taus, spread[: stop - start])
                 counter.add(spread[: stop - start])
             return counter.counts
         return self._squares(chunk, state)
 
-    def combine(self, step: int, partials: Sequence[Any], state: Found | None) -> Found:
+    def begin(self, step: int, state: Found | None) -> Tally | list[Any]:
+        """Begin to add up histograms, or to gather sums."""
+        return Tally(step) if self._searches and step < DIGITS else []
+
+    def fold(self, step: int, accumulator: Tally | list[Any], partial: Any) -> Tally | list[Any]:
+        """Add a chunk's histogram, or keep its sums: they are rounded when all are there."""
+        if isinstance(accumulator, Tally):
+            return accumulator.add(partial)
+        accumulator.append(partial)
+        return accumulator
+
+    def finish(self, step: int, accumulator: Tally | list[Any], state: Found | None) -> Found:
         """Find the next digit of the least selected variance, then the weights."""
         state = state or Found()
-        if self._searches and step < DIGITS:
+        if isinstance(accumulator, Tally):
             kept = 0
             if step == 0:  # the first histogram says how many variances are not zero
-                kept = int(int(total([partial[0] for partial in partials]).sum()) * self.part)
-            (rule,) = follow(step, partials, (kept,), (state.rule,))
+                kept = int(int(accumulator.totals[0].sum()) * self.part)
+            (rule,) = follow(step, accumulator, (kept,), (state.rule,))
             return Found(rule)
-        sums = np.concatenate(partials)
+        sums = np.concatenate(accumulator)
         means = [_mean(sums[:, model], self.length) for model in range(self._models)]
         whole = sum(means)
         if abs(whole) < LEAST_WEIGHTS:
@@ -120,9 +140,9 @@ class SelectCalculateErase:
 
     def _squares(self, chunk: Chunk, state: Found) -> NDArray[np.float64]:
         """Sum the squares of each model's selected changes, for the blocks that begin here: float64[blocks, models]."""
-        first = -(-chunk.start // PIECE) * PIECE
-        last = min(self.length, -(-chunk.stop // PIECE) * PIECE)
-        values, kept = Values(chunk, self.codes, min(PIECE, self.length)), np.empty(PIECE, np.float32)
+        first = -(-chunk.start // STRETCH) * STRETCH
+        last = min(self.length, -(-chunk.stop // STRETCH) * STRETCH)
+        values, kept = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
         found = []
         for start, _, _, taus, mask in self._select(chunk, state, values, last if first < last else chunk.start):
             sums = np.zeros(self._models)
@@ -137,9 +157,9 @@ class SelectCalculateErase:
         self, chunk: Chunk, state: Found, values: Values, last: int
     ) -> Iterator[tuple[int, int, Floats, Floats, Marks]]:
         """Go through a chunk up to `last`: (start, stop, base, task vectors, which elements are selected)."""
-        rule, spread, mask = state.rule, np.empty(PIECE, np.float32), np.ones(PIECE, np.uint8)
+        rule, spread, mask = state.rule, np.empty(STRETCH, np.float32), np.ones(STRETCH, np.uint8)
         seen = rule.before[chunk.index] if rule.before else 0
-        for start, stop in pieces(chunk.start, last, PIECE):
+        for start, stop in stretches(chunk.start, last, STRETCH):
             base, taus = values.load_task_vectors(start, stop, (start, stop))
             if self._searches:
                 variance(taus, spread[: stop - start])
@@ -147,8 +167,8 @@ class SelectCalculateErase:
             yield start, stop, base, taus, mask[: stop - start]
 
     def apply(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, piece by piece."""
-        size = min(PIECE, self.length)
+        """Merge a chunk, stretch by stretch."""
+        size = min(STRETCH, self.length)
         values, kept = Values(chunk, self.codes, size), np.empty(size, np.uint8)
         merged = _Sum(values.nonfinite, state.weights, size)
         for start, stop, base, taus, mask in self._select(chunk, state, values, chunk.stop):
@@ -167,7 +187,7 @@ def _mean(squares: NDArray[np.float64], length: int) -> float:
     return fsum(squares) / max(length, 1) if np.isfinite(squares).all() else float("nan")
 
 
-class _Sum(PieceSum):
+class _Sum(StretchSum):
     """The weighted mean of the changes of the elected sign."""
 
     def __init__(self, nonfinite: NDArray[np.int64], weights: Sequence[float], size: int) -> None:
@@ -176,7 +196,7 @@ class _Sum(PieceSum):
         self._sums = np.empty((5, size), np.float32)
 
     def begin(self, size: int) -> None:
-        """Start a piece of `size` elements."""
+        """Start a stretch of `size` elements."""
         super().begin(size)
         self._sums[:, :size] = 0
 

@@ -19,7 +19,7 @@ from dovetail.engine.kernels.consensus import keep_masked
 from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs, scale_change
 from dovetail.engine.kernels.sparsified import BAND, RANDOM, sparsified_norms, sparsified_sum
 from dovetail.engine.kernels.sums import sum_magnitudes
-from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, TaskVectors, blocks, elements, pieces
+from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Range, TaskVectors, blocks, elements, stretches
 from dovetail.engine.methods.keeps import (
     Keep,
     KeepAtRandom,
@@ -30,9 +30,18 @@ from dovetail.engine.methods.keeps import (
     make_marker,
     marker_scratch_bytes,
 )
-from dovetail.engine.methods.masked import PieceSum
+from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
-from dovetail.engine.methods.threshold import DIGITS, Counts, DigitCounter, Rules, count_partial_bytes, follow
+from dovetail.engine.methods.threshold import (
+    DIGITS,
+    Counts,
+    DigitCounter,
+    Rules,
+    Tally,
+    count_partial_bytes,
+    follow,
+    tally_bytes,
+)
 
 LEAST_NORM = 1e-7
 """Sums of magnitudes below this do not rescale, as in mergekit."""
@@ -84,7 +93,7 @@ class SparsifiedSum:
     def _block(self) -> int:
         """Elements of the blocks over which magnitudes are summed, whatever the chunks: whole rows."""
         row = self._row
-        return max(1, PIECE // row) * row
+        return max(1, STRETCH // row) * row
 
     @property
     def _searches(self) -> bool:
@@ -101,9 +110,20 @@ class SparsifiedSum:
 
     def partial_bytes(self, elements: int) -> int:
         """Histograms of every rule, or the sums of a chunk's blocks."""
-        rules = sum(len(keep.ranks) for keep in self.keeps if isinstance(keep, KeepBand))
-        sums = 16 * len(self.keeps) * (elements // self._block + 1) if self._rescales else 0
-        return max(count_partial_bytes(rules), sums)
+        return max(count_partial_bytes(self._rank_count), self._sums_bytes(elements))
+
+    def accumulator_bytes(self, elements: int, chunks: int) -> int:
+        """Tallies of every rule and the rules, and the sums of all chunks' blocks, kept one by one and joined."""
+        return tally_bytes(self._rank_count, chunks) + 2 * chunks * self._sums_bytes(elements)
+
+    @property
+    def _rank_count(self) -> int:
+        """Number of rules."""
+        return sum(len(keep.ranks) for keep in self.keeps if isinstance(keep, KeepBand))
+
+    def _sums_bytes(self, elements: int) -> int:
+        """Give the bytes of the sums of the blocks that begin in a chunk."""
+        return 16 * len(self.keeps) * (elements // self._block + 1) if self._rescales else 0
 
     def window(self, start: int, stop: int) -> Range:
         """Widen a chunk to whole rows, and to the end of the last block that begins in it."""
@@ -122,18 +142,29 @@ class SparsifiedSum:
             return self._count(step, chunk, state)
         return self._sum_fused(chunk, state or self._nothing) if self._fused else self._sum(chunk)
 
-    def combine(self, step: int, partials: Sequence[Any], state: Found | None) -> Found:
+    def begin(self, step: int, state: Found | None) -> list[Any]:
+        """Begin to add up every model's histograms, or to gather sums."""
+        return [Tally(step) for _ in self.keeps] if self._searches and step < DIGITS else []
+
+    def fold(self, step: int, accumulator: list[Any], partial: Any) -> list[Any]:
+        """Add a chunk's histograms, or keep its sums: they are rounded when all are there."""
+        if self._searches and step < DIGITS:
+            for tally, counts in zip(accumulator, partial, strict=True):
+                tally.add(counts)
+        else:
+            accumulator.append(partial)
+        return accumulator
+
+    def finish(self, step: int, accumulator: list[Any], state: Found | None) -> Found:
         """Find the next digit of every rule, then the scales."""
         state = state or self._nothing
         if self._searches and step < DIGITS:
             rules = (
-                follow(step, [partial[model] for partial in partials], keep.ranks, state.rules[model])
-                if isinstance(keep, KeepBand)
-                else ()
-                for model, keep in enumerate(self.keeps)
+                follow(step, tally, keep.ranks, state.rules[model]) if isinstance(keep, KeepBand) else ()
+                for model, (keep, tally) in enumerate(zip(self.keeps, accumulator, strict=True))
             )
             return Found(tuple(rules), state.scales)
-        sums = np.concatenate(partials)
+        sums = np.concatenate(accumulator)
         scales = (
             _scale(fsum(sums[:, model, 0]), fsum(sums[:, model, 1])) if not isinstance(keep, KeepEverything) else 1.0
             for model, keep in enumerate(self.keeps)
@@ -152,8 +183,8 @@ class SparsifiedSum:
             for model, keep in enumerate(self.keeps)
             if isinstance(keep, KeepBand)
         }
-        vectors = TaskVectors(chunk, self.codes, PIECE)
-        for start, stop in pieces(chunk.start, chunk.stop, PIECE):
+        vectors = TaskVectors(chunk, self.codes, STRETCH)
+        for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
             vectors.begin(start, stop, (start, stop))
             for model, counter in counters.items():
                 counter.add(vectors.tau(model, start, stop))
@@ -173,7 +204,7 @@ class SparsifiedSum:
         return np.array(found).reshape(-1, len(self.keeps), 2)
 
     def _begin(self, chunk: Chunk) -> tuple[TaskVectors, list[Marker], int]:
-        """Give a chunk's task vectors, a marker for each model, and the most elements of a piece with its rows."""
+        """Give a chunk's task vectors, a marker for each model, and the most elements of a stretch with its rows."""
         size = min(self.length, self._block + 2 * self._row)
         markers = [make_marker(keep, size) for keep in self.keeps]
         return TaskVectors(chunk, self.codes, size), markers, size
@@ -181,7 +212,7 @@ class SparsifiedSum:
     def _mark(
         self, vectors: TaskVectors, markers: Sequence[Marker], start: int, stop: int
     ) -> Iterator[tuple[int, Floats, Marks]]:
-        """Give every model's task vector and mask of a piece."""
+        """Give every model's task vector and mask of a stretch."""
         low, high = start // self._row * self._row, -(-stop // self._row) * self._row
         vectors.begin(low, high, (start, stop))
         for model, marker in enumerate(markers):
@@ -224,10 +255,10 @@ class SparsifiedSum:
         keeps, codes = self._kept_by(chunk, state), np.array((*self.codes, self.out_code), np.int64)
         stored = self._stored(chunk, low, self.window(chunk.start, chunk.stop)[1])
         found, unneeded = [np.empty((0, models, 2))], np.empty((models, 2))
-        first = -(-chunk.start // PIECE) * PIECE
+        first = -(-chunk.start // STRETCH) * STRETCH
         if chunk.start < first < chunk.stop:  # the end of a block that began before: only its ties are counted
             sparsified_norms(stored, codes, keeps, (chunk.start - low, first - low, chunk.start), unneeded)
-        for start, stop in blocks(chunk, self.length, PIECE):
+        for start, stop in blocks(chunk, self.length, STRETCH):
             found.append(np.empty((1, models, 2)))
             sparsified_norms(stored, codes, keeps, (start - low, stop - low, start), found[-1][0])
         return np.concatenate(found)
@@ -259,10 +290,10 @@ class SparsifiedSum:
         return kinds, rules, seen, edges, key
 
     def _apply(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, piece by piece."""
+        """Merge a chunk, stretch by stretch."""
         vectors, markers, size = self._begin(chunk)
         merged = _Sum(self, state.scales, vectors, size)
-        for start, stop in pieces(chunk.start, chunk.stop, self._block):
+        for start, stop in stretches(chunk.start, chunk.stop, self._block):
             merged.begin(stop - start)
             for model, tau, mask in self._mark(vectors, markers, start, stop):
                 merged.add(model, tau, mask)
@@ -270,7 +301,7 @@ class SparsifiedSum:
         return merged.statistics
 
 
-class _Sum(PieceSum):
+class _Sum(StretchSum):
     """The sum of scaled and weighted contributions, with or without voting."""
 
     def __init__(self, program: SparsifiedSum, scales: Sequence[float], vectors: TaskVectors, size: int) -> None:
@@ -280,7 +311,7 @@ class _Sum(PieceSum):
         self._sums = np.empty((5, size), np.float32) if program.voting else None
 
     def begin(self, size: int) -> None:
-        """Start a piece of `size` elements."""
+        """Start a stretch of `size` elements."""
         super().begin(size)
         if self._sums is not None:
             self._sums[:, :size] = 0

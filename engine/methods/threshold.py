@@ -19,6 +19,9 @@ from dovetail.engine.kernels.strongest import count_magnitudes
 DIGITS = len(DIGIT_BINS)
 """Reduce passes that a search takes."""
 
+_TIES_BYTES = 2 * 40
+"""Allowance for a chunk's number in `Rule.before`, in the rules before and after a pass."""
+
 Counts = tuple[NDArray[np.uint32], ...]
 """One chunk's histograms of one digit, one a searched rule; empty where a rule is final."""
 
@@ -45,9 +48,34 @@ KEEP_NONE = Rule(0, NO_THRESHOLD, 0, final=True)
 Rules = tuple[Rule, ...]
 
 
-def total(chunks: Sequence[NDArray[np.uint32]]) -> NDArray[np.int64]:
-    """Add up the histograms of all chunks."""
-    return np.asarray(np.sum(chunks, axis=0, dtype=np.int64))
+class Tally:
+    """Adds up the chunks' histograms of one digit: the accumulator of a search.
+
+    Parameters
+    ----------
+    digit
+        0, 1 or 2. The last digit's histograms are kept chunk by chunk too: they settle ties, but which of their bins
+        matters is known only when all chunks are in.
+
+    """
+
+    def __init__(self, digit: int) -> None:
+        self.totals: tuple[NDArray[np.int64], ...] = ()
+        """Each rule's histogram over the chunks so far."""
+        self.chunks: list[Counts] = []
+        """At the last digit, every chunk's histograms."""
+        self._keeps_chunks = digit == DIGITS - 1
+
+    def add(self, counts: Counts) -> Tally:
+        """Add the next chunk's histograms, and give the tally itself."""
+        if not self.totals:
+            self.totals = tuple(histogram.astype(np.int64) for histogram in counts)
+        else:
+            for whole, histogram in zip(self.totals, counts, strict=True):
+                whole += histogram
+        if self._keeps_chunks:
+            self.chunks.append(counts)
+        return self
 
 
 def first_digit(counts: NDArray[np.int64], kept: int) -> Rule:
@@ -66,15 +94,20 @@ def next_digit(rule: Rule, counts: NDArray[np.int64]) -> Rule:
 
 
 def finish(rule: Rule, chunks: Sequence[NDArray[np.uint32]]) -> Rule:
-    """Note how many ties lie before each chunk; the chunks' last histograms tell."""
-    digit = rule.threshold % chunks[0].shape[1]
-    here = [int(chunk[0, digit]) for chunk in chunks]
+    """Note how many ties lie before each chunk; the chunks' histograms of the last digit tell."""
+    digit = rule.threshold % chunks[0].size
+    here = [int(chunk.flat[digit]) for chunk in chunks]
     return replace(rule, before=tuple(accumulate(here[:-1], initial=0)), final=True)
 
 
 def count_partial_bytes(rules: int) -> int:
     """Give the size of one chunk's histograms when `rules` rules are searched at once."""
     return 4 * DIGIT_BINS[0] * rules
+
+
+def tally_bytes(rules: int, chunks: int) -> int:
+    """Give the most that a `Tally` of `rules` rules takes, and what they say of ties in each of `chunks` chunks."""
+    return rules * (8 * DIGIT_BINS[0] + chunks * (4 * DIGIT_BINS[-1] + _TIES_BYTES))
 
 
 class DigitCounter:
@@ -108,24 +141,24 @@ class DigitCounter:
         return tuple(counts.astype(np.uint32) for counts in self._counts)
 
 
-def follow_exactly(digit: int, partials: Sequence[Counts], ranks: Sequence[int], rules: Rules) -> Rules:
+def follow_exactly(digit: int, tally: Tally, ranks: Sequence[int], rules: Rules) -> Rules:
     """Do as `follow`, for the magnitudes at some ranks themselves: a rule without one means that it is zero."""
     if digit == 0:
-        counts = total([partial[0] for partial in partials])[np.newaxis]
+        counts = tally.totals[0][np.newaxis]
         nonzero = counts.sum()
         return tuple(KEEP_NONE if rank > nonzero else Rule(*find_place(counts, rank)) for rank in ranks)
-    return follow(digit, partials, ranks, rules)
+    return follow(digit, tally, ranks, rules)
 
 
-def follow(digit: int, partials: Sequence[Counts], kept: Sequence[int], rules: Rules) -> Rules:
+def follow(digit: int, tally: Tally, kept: Sequence[int], rules: Rules) -> Rules:
     """Find one more digit of several rules.
 
     Parameters
     ----------
     digit
         0, 1 or 2.
-    partials
-        From every chunk's `DigitCounter`, in chunk order.
+    tally
+        What every chunk's `DigitCounter` counted, in chunk order.
     kept
         How many elements each rule is to keep.
     rules
@@ -133,13 +166,12 @@ def follow(digit: int, partials: Sequence[Counts], kept: Sequence[int], rules: R
 
     """
     if digit == 0:
-        counts = total([partial[0] for partial in partials])[np.newaxis]
+        counts = tally.totals[0][np.newaxis]
         return tuple(first_digit(counts, count) for count in kept)
     found = list(rules)
     for place, rule in enumerate(rules):
         if not rule.final:
-            chunks = [partial[place][np.newaxis] for partial in partials]
-            found[place] = next_digit(rule, total(chunks))
+            found[place] = next_digit(rule, tally.totals[place][np.newaxis])
             if digit == DIGITS - 1:
-                found[place] = finish(found[place], chunks)
+                found[place] = finish(found[place], [counts[place] for counts in tally.chunks])
     return tuple(found)

@@ -38,7 +38,7 @@ def build_manifest(
     side_files: Mapping[str, Mapping[str, Any]],
     earlier: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Describe a finished merge, but for its single tensors, which `manifest_pieces` adds.
+    """Describe a finished merge, but for its single tensors, which `manifest_parts` adds.
 
     Parameters
     ----------
@@ -141,30 +141,30 @@ def _vocabulary(plan: Plan) -> dict[str, Any]:
     return {"vocabulary": {**described, "inputs": vocabulary.inputs()}}
 
 
-def manifest_pieces(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) -> Iterator[bytes]:
-    """Write a manifest as JSON, piece by piece: what `build_manifest` gave, then every tensor on a line of its own.
+def manifest_parts(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) -> Iterator[bytes]:
+    """Write a manifest as JSON, part by part: what `build_manifest` gave, then every tensor on a line of its own.
 
     All tensors' entries together can be more than the memory limit foresees. The last entry is the checksum of all
     the text before it.
     """
     checksum = xxhash.xxh3_64()
 
-    def piece(text: str) -> bytes:
+    def part(text: str) -> bytes:
         data = text.encode()
         checksum.update(data)
         return data
 
-    yield piece(json.dumps(manifest, indent=1).removesuffix("\n}") + ',\n "tensors": {')
+    yield part(json.dumps(manifest, indent=1).removesuffix("\n}") + ',\n "tensors": {')
     sums = table.tensor_sums()
     for index, tensor in enumerate(plan.tensors):
         entry = json.dumps(_tensor_entry(plan, tensor, index, table.of_tensor(index), sums[index]))
-        yield piece(f"{',' if index else ''}\n  {json.dumps(tensor.name)}: {entry}")
-    yield piece("\n }")
+        yield part(f"{',' if index else ''}\n  {json.dumps(tensor.name)}: {entry}")
+    yield part("\n }")
     yield _checksum_entry(checksum.hexdigest())
 
 
 def is_intact(text: bytes) -> bool:
-    """Whether a manifest's text is as `manifest_pieces` wrote it."""
+    """Whether a manifest's text is as `manifest_parts` wrote it."""
     body, _, _ = text.rpartition(_checksum_entry("").partition(b'""')[0])
     return text == body + _checksum_entry(hex_checksum(body))
 

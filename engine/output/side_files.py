@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine.output.manifest import MANIFEST_NAME, hex_checksum
-from dovetail.engine.planning.model_config import read_config, restack, untie
+from dovetail.engine.planning.model_config import restack, untie
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME
 from dovetail.io.errors import CheckpointError
 from dovetail.io.files.durable import write_durably
+from dovetail.io.formats.config import CONFIG_NAME, config_of
 from dovetail.io.formats.index import resolve_in_folder
 from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name
 
@@ -25,7 +26,7 @@ RECIPE_NAME = "dovetail_recipe.yml"
 """File name of the recipe's copy in the output folder."""
 
 _REPLACED = {
-    "readme.md", "config.json", RECIPE_NAME, MANIFEST_NAME, JOURNAL_NAME, LOCK_NAME, "mergekit_config.yml",
+    "readme.md", CONFIG_NAME, RECIPE_NAME, MANIFEST_NAME, JOURNAL_NAME, LOCK_NAME, "mergekit_config.yml",
     "zarr.json", "checkpoint",
 }  # fmt: skip
 
@@ -71,19 +72,12 @@ def output_config(plan: Plan) -> dict[str, Any] | None:
     Raises
     ------
     CheckpointError
-        The base model's config.json is not a JSON object.
+        The base model's config.json has changed since it was planned with, and cannot be read any more.
 
     """
-    folder = plan.side_checkpoint.side_folder
-    path = None if folder is None else folder / "config.json"
-    if path is None or not path.is_file():
+    config = config_of(plan.side_checkpoint)
+    if config is None:
         return None
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error})", "a JSON object", "repair the file") from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{path} holds a {type(config).__name__}", "a JSON object", "repair the file")
     dtype = output_dtype(plan)
     kept = plan.is_conversion and plan.options.dtype is None
     if dtype is not None and not kept:
@@ -91,7 +85,7 @@ def output_config(plan: Plan) -> dict[str, Any] | None:
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
             config[key] = dtype
     if plan.stacks:
-        restack(config, plan.stacks, [read_config(each) for each in plan.checkpoints], plan.side_index)
+        restack(config, plan.stacks, [config_of(each) for each in plan.checkpoints], plan.side_index)
     if plan.untied:
         untie(config)
     if plan.vocabulary is not None:
@@ -134,7 +128,7 @@ def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str,
     config = output_config(plan)
     if config is not None:
         # Escaped, as JSON strings can hold lone surrogates, which UTF-8 cannot.
-        write("config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write(CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
     write("README.md", card.encode())
     if plan.recipe.text:
         write(RECIPE_NAME, plan.recipe.text.encode())

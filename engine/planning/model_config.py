@@ -6,16 +6,11 @@ with one entry for each.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from dovetail.engine.recipe import StackedLayers
-from dovetail.io.checkpoint import Checkpoint
-
-LARGEST_BYTES: Final = 16 * 2**20
-"""Larger files are no configurations."""
 
 _COUNT = re.compile(r"^(?:(?:num_|n_)?(?:hidden_|encoder_|decoder_)?layers?|n_layer|depth)$")
 _TOTALS: Final = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
@@ -32,19 +27,6 @@ _TIE: Final = "tie_word_embeddings"
 _DEEPEST: Final = 4
 
 _Place = tuple[str, ...]
-
-
-def read_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """Read a checkpoint's config.json; None if it has none that can be used."""
-    folder = checkpoint.side_folder
-    path = None if folder is None else folder / "config.json"
-    try:
-        if path is None or not path.is_file() or path.stat().st_size > LARGEST_BYTES:
-            return None
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-    return config if isinstance(config, dict) else None
 
 
 def says_tied(config: Mapping[str, Any] | None) -> bool | None:

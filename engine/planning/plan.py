@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.program import Problem, Program, State
 from dovetail.engine.planning.grid import OPEN_JOBS, PAGE_SLACK_BYTES, Job, Piece, chunk_count, chunk_range
-from dovetail.engine.planning.vocabulary.planned import Vocabulary
+from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
 from dovetail.engine.planning.work import Input, PieceWork, Work
 from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.io.checkpoint import Checkpoint
@@ -27,6 +26,9 @@ DEFAULT_SHARD_BYTES = 5 * 10**9
 
 READ_AHEAD = 2
 """Tasks queued, with their inputs being read, beyond those that run."""
+
+UNFOLDED_PER_WORKER = 2
+"""Partial results of reduce passes for each worker, beyond `READ_AHEAD` of them, that are held at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,10 @@ class PlannedTensor:
         """
         low, high = self.program.window(start, stop)
         moving = max([self.write_scratch_bytes, *[read_scratch_bytes(item.source) for item in self.inputs]])
-        return moving + self.program.scratch_bytes(high - low)
+        reducing = 0
+        if self.program.reduce_passes and stop - start == self.length:  # the passes run in one task
+            reducing = self.program.partial_bytes(self.length) + self.program.accumulator_bytes(self.length, 1)
+        return moving + reducing + self.program.scratch_bytes(high - low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,21 +231,30 @@ class Plan:
         return (high - low) * (tensor.element_bytes - tensor.dtype.itemsize)
 
     @property
-    def partial_bytes(self) -> int:
-        """Most memory that partial results of reduce passes take while the jobs that wait for them are open."""
-        waiting = [
-            (len(job.tasks), self.tensors[job.tasks[0][0].tensor]) for job in self.jobs if self.reduce_passes(job)
-        ]
-        held = (count * tensor.program.partial_bytes(tensor.chunk_elements) for count, tensor in waiting)
+    def accumulator_bytes(self) -> int:
+        """Most memory that accumulators of reduce passes, and the states around them, take in the jobs that are open
+        at once.
+        """
+        held = (tensor.program.accumulator_bytes(tensor.chunk_elements, tensor.chunk_count) for tensor in self._reduced)
         return sum(heapq.nlargest(OPEN_JOBS, held))
+
+    @property
+    def partial_bytes(self) -> int:
+        """Most memory that one chunk's partial result of a reduce pass takes while it waits to be folded."""
+        return max((tensor.program.partial_bytes(tensor.chunk_elements) for tensor in self._reduced), default=0)
+
+    @property
+    def _reduced(self) -> Iterator[PlannedTensor]:
+        """The tensors that tasks apart from the apply pass's are run for."""
+        return (self.tensors[job.tasks[0][0].tensor] for job in self.jobs if self.reduce_passes(job))
+
+    def program(self, job: Job) -> Program:
+        """Give the program that a job runs; if the job is a batch of small tensors, that of the first."""
+        return self.tensors[job.tasks[0][0].tensor].program
 
     def reduce_passes(self, job: Job) -> int:
         """Give a job's number of reduce passes; tensors that are one chunk run theirs inside their task."""
-        return self.tensors[job.tasks[0][0].tensor].program.reduce_passes if len(job.tasks) > 1 else 0
-
-    def combine(self, job: Job, step: int, partials: Sequence[Any], state: State) -> State:
-        """Combine the partial results of a job's reduce pass, given in chunk order."""
-        return self.tensors[job.tasks[0][0].tensor].program.combine(step, partials, state)
+        return self.program(job).reduce_passes if len(job.tasks) > 1 else 0
 
     def work(self, job: Job, position: int, step: int, state: State, slots: Callable[[int], Slot]) -> Work:
         """Build the work of one task of a job.

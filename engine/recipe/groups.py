@@ -115,9 +115,7 @@ def _part_groups(
     warnings: list[str],
 ) -> tuple[Group, ...]:
     if part.slices:
-        groups = [
-            _slice_group(piece, recipe, method, (*where, "slices", i), shared) for i, piece in enumerate(part.slices)
-        ]
+        groups = [_slice_group(cut, recipe, method, (*where, "slices", i), shared) for i, cut in enumerate(part.slices)]
     else:
         groups = [_whole_group(part.models, recipe, method, (*where, "models"), shared, warnings)]
     for group in groups:
@@ -155,13 +153,13 @@ def _whole_group(
     return Group(where, None, tuple(listed), base or listed[0], shared)
 
 
-def _slice_group(piece: OutputSlice, recipe: Recipe, method: Method, where: Where, shared: tuple[Scope, ...]) -> Group:
+def _slice_group(cut: OutputSlice, recipe: Recipe, method: Method, where: Where, shared: tuple[Scope, ...]) -> Group:
     origin = recipe.origin
-    own = check_parameters(piece.parameters, method, (*where, "parameters"), origin)
+    own = check_parameters(cut.parameters, method, (*where, "parameters"), origin)
     shared = (own, *shared)
     where = (*where, "sources")
-    sources = [_source(entry, method, (*where, i), origin) for i, entry in enumerate(piece.sources)]
-    base_model = piece.base_model or recipe.base_model
+    sources = [_source(entry, method, (*where, i), origin) for i, entry in enumerate(cut.sources)]
+    base_model = cut.base_model or recipe.base_model
     bases = [source for source in sources if source.ref == base_model]
     if not sets_base_apart(method, given=base_model is not None):
         return Group(where, None, tuple(sources), bases[0] if bases else sources[0], shared)

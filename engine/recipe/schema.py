@@ -192,9 +192,9 @@ class Recipe(Strict):
         parts: list[Recipe | OutputModule] = [self, *self.modules.values()]
         for part in parts:
             refs += [model.model for model in part.models]
-            for piece in part.slices:
-                refs += [piece.base_model] if piece.base_model else []
-                refs += [source.model for source in piece.sources]
+            for cut in part.slices:
+                refs += [cut.base_model] if cut.base_model else []
+                refs += [source.model for source in cut.sources]
         refs += [self.tokenizer_source] if isinstance(self.tokenizer_source, ModelRef) else []
         refs += self.tokenizer.references() if self.tokenizer else []
         return tuple(dict.fromkeys(refs))
@@ -202,8 +202,8 @@ class Recipe(Strict):
     def base_models(self) -> tuple[ModelRef, ...]:
         """The base model and those of single slices."""
         parts: list[Recipe | OutputModule] = [self, *self.modules.values()]
-        pieces = [piece for part in parts for piece in part.slices]
-        found = [self.base_model, *(piece.base_model for piece in pieces)]
+        cuts = [cut for part in parts for cut in part.slices]
+        found = [self.base_model, *(cut.base_model for cut in cuts)]
         return tuple(dict.fromkeys(ref for ref in found if ref))
 
     def to_json(self) -> dict[str, Any]:

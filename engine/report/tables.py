@@ -21,7 +21,7 @@ from dovetail.engine.text import counted, format_size, short_name
 from dovetail.io.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
-    from dovetail.engine.actions.stages import Forecast
+    from dovetail.engine.actions.forecasts import Forecast
 
 
 def _print(*things: Any) -> None:

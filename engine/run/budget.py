@@ -52,7 +52,8 @@ class Budget:
     reserved_bytes: int
     """Held before the first task."""
     task_bytes: int
-    """Most that one running task adds: mapped input windows, output buffer, scratch."""
+    """Most that one running task adds: mapped input windows, output buffer, scratch, its partial result of a reduce
+    pass and another that waits to be folded."""
     workers: int
     """Tasks that run at once."""
     shared_bytes: int = 0

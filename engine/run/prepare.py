@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from dovetail.engine import events
 from dovetail.engine.errors import MemoryLimitError, RecipeError
 from dovetail.engine.methods.convert import CONVERT
-from dovetail.engine.planning.builder import conversions, problems
-from dovetail.engine.planning.plan import Plan
+from dovetail.engine.planning.plan import READ_AHEAD, UNFOLDED_PER_WORKER, Plan
+from dovetail.engine.planning.tensors import conversions, problems
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
 from dovetail.engine.run.chunk_sharing import share_memory
 from dovetail.engine.run.records import RecordTable
@@ -62,15 +62,16 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     warm_up(needed, compiling)
     workers = run.workers if run.workers is not None else usable_cores()
     # The table's pages become resident only as chunks finish.
-    reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.partial_bytes
-    reserved += plan.read_ahead_bytes
+    reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.read_ahead_bytes
+    reserved += plan.accumulator_bytes + READ_AHEAD * plan.partial_bytes
+    task_bytes = plan.task_bytes + UNFOLDED_PER_WORKER * plan.partial_bytes
     planning = plan.vocabulary.planning_bytes if plan.vocabulary else 0
-    allowed = run.memory_bytes or default_limit_bytes(max(planning, least(reserved, plan.task_bytes)))
+    allowed = run.memory_bytes or default_limit_bytes(max(planning, least(reserved, task_bytes)))
     if planning > allowed:
         raise MemoryLimitError(
             f"memory limit {format_size(allowed)} is too small for these vocabularies",
             f"at least {format_size(planning)}, which reading them took",
             f"pass --memory {-(-planning // 2**20)}MiB or more",
         )
-    budget = fit(allowed, reserved, plan.task_bytes, workers)
+    budget = fit(allowed, reserved, task_bytes, workers)
     return replace(budget, shared_bytes=share_memory(plan, budget, listen)), table

@@ -1,16 +1,22 @@
-"""Running a plan's jobs on an executor: bounded window, passes in order, first error cancels the rest."""
+"""Running a plan's jobs on an executor: bounded window, passes in order, first error cancels the rest.
+
+Partial results are folded in chunk order whatever the order in which chunks finish, so that results depend neither on
+the workers nor on the executor. Those that are ahead of an unfinished chunk wait; once `unfolded_limit` chunks are
+under way or wait, no further one is begun until the late one is there.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dovetail.engine.errors import WorkerLostError
+from dovetail.engine.methods.program import Program
 from dovetail.engine.planning.grid import OPEN_JOBS, Job
-from dovetail.engine.planning.plan import READ_AHEAD, Plan
+from dovetail.engine.planning.plan import READ_AHEAD, UNFOLDED_PER_WORKER, Plan
 from dovetail.engine.run.task import TaskRecord, execute, prefetch
 from dovetail.io.remote.retrying import abandon, persist
 from dovetail.io.source import Slot
@@ -25,21 +31,55 @@ class _Running:
     """Reduce passes."""
     positions: list[int]
     """Tasks of the job that the apply pass is to run."""
+    program: Program
+    """Folds the partial results."""
     step: int = 0
     state: Any = None
     pending: deque[int] = field(default_factory=deque)
     """Positions of this pass not yet submitted."""
-    partials: dict[int, Any] = field(default_factory=dict)
-    """Partial results of this pass by position."""
+    accumulator: Any = None
+    """What the partial results of this pass have been folded into."""
+    folded: int = 0
+    """Number of partial results folded: the position of the next."""
+    waiting: dict[int, Any] = field(default_factory=dict)
+    """Partial results of this pass that an earlier chunk keeps from being folded, by position."""
     unfinished: int = 0
     """Tasks of this pass without a result."""
+
+    @property
+    def reduces(self) -> bool:
+        """Whether this is a reduce pass."""
+        return self.step < self.passes
 
     def begin(self, step: int) -> None:
         """Enter pass `step`: a reduce pass needs every chunk, the apply pass only those still to do."""
         self.step = step
-        self.pending = deque(range(len(self.job.tasks)) if step < self.passes else self.positions)
+        self.pending = deque(range(len(self.job.tasks)) if self.reduces else self.positions)
         self.unfinished = len(self.pending)
-        self.partials = {}
+        self.folded = 0
+        self.accumulator = self.program.begin(step, self.state) if self.reduces else None
+
+    def take(self, position: int, partial: Any) -> int:
+        """Fold a partial result and those that waited for it, or let it wait; give how many were folded."""
+        self.waiting[position] = partial
+        before = self.folded
+        while self.folded in self.waiting:
+            self.accumulator = self.program.fold(self.step, self.accumulator, self.waiting.pop(self.folded))
+            self.folded += 1
+        return self.folded - before
+
+    def finish(self) -> None:
+        """Leave a reduce pass, whose partial results are all folded, and enter the next pass."""
+        self.state = self.program.finish(self.step, self.accumulator, self.state)
+        self.begin(self.step + 1)
+
+
+def unfolded_limit(workers: int) -> int:
+    """Give the most partial results that are being computed or wait to be folded, over all jobs.
+
+    That is a window of tasks, and one more result for each worker, so that all have work while one chunk is late.
+    """
+    return UNFOLDED_PER_WORKER * workers + READ_AHEAD
 
 
 class Scheduler:
@@ -52,7 +92,7 @@ class Scheduler:
     workers
         Tasks that may run at once.
     plan
-        Knows the passes of a job, combines their partial results, and builds the work of a task.
+        Knows the program and the passes of a job, and builds the work of a task.
     slots
         Gives the place to write by the tensor's index.
 
@@ -67,6 +107,7 @@ class Scheduler:
     ) -> None:
         self._executor, self._window = executor, workers + READ_AHEAD
         self._plan, self._slots = plan, slots
+        self._unfolded, self._most_unfolded = 0, unfolded_limit(workers)
         self.late: list[TaskRecord] = []
         self._open: list[_Running] = []
         self._flying: dict[Future[TaskRecord], tuple[_Running, int]] = {}
@@ -75,8 +116,8 @@ class Scheduler:
         """Run the given tasks, as positions in their job, of every job.
 
         Every record is yielded on the calling thread: apply records as they finish, reduce records too (they tell
-        progress). On any error, and when the caller stops early, tasks not yet started are cancelled and running
-        ones are waited for; the records of those that succeed are left in `late`.
+        progress), without their partial results. On any error, and when the caller stops early, tasks not yet started
+        are cancelled and running ones are waited for; the records of those that succeed are left in `late`.
 
         Raises
         ------
@@ -91,12 +132,9 @@ class Scheduler:
                 self._fill(queue)
                 if not self._flying:
                     return
-                done, _ = wait(self._flying, return_when=FIRST_COMPLETED)
-                for future in done:
-                    running, position = self._flying.pop(future)
-                    record = future.result()
-                    self._advance(running, position, record)
-                    yield record
+                done = wait(self._flying, return_when=FIRST_COMPLETED).done
+                while done:
+                    yield self._take(done.pop())
         except BrokenExecutor as error:
             raise WorkerLostError(
                 f"a worker process has died ({str(error).rstrip('.')})",
@@ -115,33 +153,40 @@ class Scheduler:
     def _fill(self, queue: Iterator[tuple[Job, list[int]]]) -> None:
         """Submit tasks until the window is full, opening further jobs while others wait for a pass."""
         while len(self._flying) < self._window:
-            running = next((item for item in self._open if item.pending), None)
+            full = self._unfolded >= self._most_unfolded
+            running = next((item for item in self._open if item.pending and not (full and item.reduces)), None)
             if running is None:
-                if len(self._open) >= OPEN_JOBS:
+                if len(self._open) >= OPEN_JOBS or not self._open_next(queue):
                     return
-                job, positions = next(queue, (None, []))
-                if job is None:
-                    return
-                running = _Running(job, self._plan.reduce_passes(job), positions)
-                running.begin(0)
-                if running.pending:
-                    self._open.append(running)
                 continue
+            self._unfolded += running.reduces
             position = running.pending.popleft()
             work = self._plan.work(running.job, position, running.step, running.state, self._slots)
             prefetch(work)
             self._flying[self._executor.submit(execute, work)] = (running, position)
 
-    def _advance(self, running: _Running, position: int, record: TaskRecord) -> None:
-        """Note a finished task; enter the next pass when it was the last of its pass."""
+    def _open_next(self, queue: Iterator[tuple[Job, list[int]]]) -> bool:
+        """Open the next job, if there is one."""
+        job, positions = next(queue, (None, []))
+        if job is None:
+            return False
+        running = _Running(job, self._plan.reduce_passes(job), positions, self._plan.program(job))
+        running.begin(0)
+        if running.pending:
+            self._open.append(running)
+        return True
+
+    def _take(self, future: Future[TaskRecord]) -> TaskRecord:
+        """Note a finished task and enter the next pass when it was the last of its pass; give its record."""
+        running, position = self._flying.pop(future)
+        record = future.result()
         running.unfinished -= 1
-        if running.step < running.passes:
-            running.partials[position] = record.partial
-        if running.unfinished:
-            return
-        if running.step == running.passes:
-            self._open.remove(running)
-            return
-        partials = [running.partials[index] for index in range(len(running.job.tasks))]
-        running.state = self._plan.combine(running.job, running.step, partials, running.state)
-        running.begin(running.step + 1)
+        if running.reduces:
+            self._unfolded -= running.take(position, record.partial)
+            record = replace(record, partial=None)
+        if running.unfinished == 0:
+            if running.reduces:
+                running.finish()
+            else:
+                self._open.remove(running)
+        return record

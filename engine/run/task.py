@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 
 from dovetail.engine.kernels.convert import ITEMSIZES, decode
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, State
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, reduce_whole
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES
 from dovetail.engine.planning.work import PieceWork, Work
 from dovetail.io.errors import NonFiniteError
@@ -180,7 +180,7 @@ def _apply(piece: PieceWork, out: Bytes, *, keep_nonfinite: bool) -> tuple[Piece
     """Compute a piece's output; give its record and the bytes read. What is mapped is in memory already."""
     with _resident([each for each in _ranges([piece]) if not is_mapped(each)]):
         chunk = _read(piece)
-        state = _reduce_whole(piece, chunk) if piece.whole else piece.state
+        state = reduce_whole(piece.program, chunk) if piece.whole else piece.state
         statistics = piece.program.apply(chunk, state, out)
         if not keep_nonfinite and statistics.nonfinite.any():
             raise _nonfinite_error(piece, chunk)
@@ -202,14 +202,6 @@ def _read(piece: PieceWork) -> Chunk:
         base=None if piece.base is None else piece.base.source.read(low, high),
         models=tuple([item.source.read(low, high) for item in piece.models]),
     )
-
-
-def _reduce_whole(piece: PieceWork, chunk: Chunk) -> State:
-    """Run every reduce pass of a tensor that is one chunk."""
-    state: State = None
-    for step in range(piece.program.reduce_passes):
-        state = piece.program.combine(step, [piece.program.reduce(step, chunk, state)], state)
-    return state
 
 
 def _nonfinite_error(piece: PieceWork, chunk: Chunk) -> NonFiniteError:

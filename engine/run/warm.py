@@ -20,7 +20,7 @@ from numba.core import event
 
 from dovetail.engine.kernels import settings
 from dovetail.engine.kernels.convert import ITEMSIZES
-from dovetail.engine.methods.program import Bytes, Chunk, Problem
+from dovetail.engine.methods.program import Bytes, Chunk, Problem, reduce_whole
 from dovetail.engine.methods.registry import find_any
 
 LARGEST_TRIAL_ELEMENTS = 1 << 18
@@ -121,10 +121,9 @@ def _try_all(needed: Sequence[Trial]) -> None:
         for array in (*read_only, *(() if base is None else (base,))):
             array.flags.writeable = False
         chunk = Chunk(0, 0, problem.length, low, base, tuple(read_only))
-        state: Any = None
-        for step in range(program.reduce_passes):
-            state = program.combine(step, [program.reduce(step, chunk, state)], state)
-        program.apply(chunk, state, np.zeros(problem.length * ITEMSIZES[problem.out_code], np.uint8))
+        program.apply(
+            chunk, reduce_whole(program, chunk), np.zeros(problem.length * ITEMSIZES[problem.out_code], np.uint8)
+        )
 
 
 def _values(count: int, code: int, shift: int) -> Bytes:

@@ -27,7 +27,7 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write a whole file, given at once or in pieces, and make it durable."""
+    """Write a whole file, given at once or in parts, and make it durable."""
     with naming(path), path.open("wb") as file:
         for piece in (data,) if isinstance(data, bytes) else data:
             file.write(piece)

@@ -5,16 +5,12 @@ Merging codes would give a model that loads and talks nonsense, so these are ref
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from dovetail.io.dtypes import DType
-from dovetail.io.errors import CheckpointError, UnsupportedError
-from dovetail.io.files.smallfile import read_at_most
-from dovetail.io.files.strict_json import JsonDefectError, decode_json
-from dovetail.io.formats.index import resolve_in_folder
+from dovetail.io.errors import UnsupportedError
 
 _LAST_PARTS: Final[Mapping[str, str]] = {
     "qweight": "GPTQ or AWQ",
@@ -32,43 +28,7 @@ _LAST_PARTS: Final[Mapping[str, str]] = {
 _SCALES: Final = ("weight_scale", "scale_weight", "input_scale", "scales")
 """Last parts that tell of quantisation where the weight beside them is stored in small or packed numbers."""
 
-MAX_CONFIG_BYTES: Final = 64 * 2**20
-"""Longest ``config.json`` that is read, in bytes; real ones have a few thousand."""
-
-_OBJECT: Final = "a JSON object"
-_REPAIR: Final = "repair the file or copy it again"
-
 _CODE_DTYPES: Final = frozenset(("F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "U32"))
-
-
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """Read a checkpoint's ``config.json``; ``None`` where there is none.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is not a JSON object, or a link that leads outside the folder: the output gets a copy of it.
-
-    """
-    path = folder / "config.json"
-    if not os.path.lexists(path):
-        return None
-    resolve_in_folder(folder, path.name, "its folder")
-    try:
-        raw = read_at_most(path, MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}", _OBJECT, _REPAIR) from error
-    return parse_config(raw, str(path))
-
-
-def parse_config(raw: bytes, path: str) -> dict[str, Any]:
-    """Check a ``config.json`` that was read, up to one byte more than `MAX_CONFIG_BYTES`; see `read_config`."""
-    try:
-        if len(raw) > MAX_CONFIG_BYTES:
-            raise JsonDefectError(f"is larger than {MAX_CONFIG_BYTES} bytes")
-        return decode_json(raw, constants=True)  # some models' limits are infinite
-    except JsonDefectError as error:
-        raise CheckpointError(f"{path}: {error}", _OBJECT, _REPAIR) from error
 
 
 def refuse_quantised(path: Path | str, dtypes: Iterable[tuple[str, DType]], config: Mapping[str, Any] | None) -> None:

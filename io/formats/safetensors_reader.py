@@ -13,9 +13,10 @@ from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import IndexFileError, MissingFileError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.mapping import MappedSource
+from dovetail.io.formats.config import read_config
 from dovetail.io.formats.header import read_header
 from dovetail.io.formats.index import check_index, read_index, resolve_in_folder
-from dovetail.io.formats.quantised import read_config, refuse_quantised
+from dovetail.io.formats.quantised import refuse_quantised
 from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
 
 LOOKED_FOR: Final = f"{SINGLE_NAME}, {INDEX_NAME} with its shards, or exactly one .safetensors file"

@@ -26,9 +26,10 @@ from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.mapping import MappedSource
 from dovetail.io.files.strict_json import brief
 from dovetail.io.files.strided import StridedSource
+from dovetail.io.formats.config import read_config
 from dovetail.io.formats.header import check_name, open_regular
 from dovetail.io.formats.index import check_index, read_index, resolve_in_folder
-from dovetail.io.formats.quantised import read_config, refuse_quantised
+from dovetail.io.formats.quantised import refuse_quantised
 from dovetail.io.formats.torch_zip import TorchArchive, read_archive
 from dovetail.io.source import Source
 

@@ -20,8 +20,9 @@ from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import MissingFileError, UnsupportedError, ZarrError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
+from dovetail.io.formats.config import read_config
 from dovetail.io.formats.header import MAX_NAME_LENGTH
-from dovetail.io.formats.quantised import read_config, refuse_quantised
+from dovetail.io.formats.quantised import refuse_quantised
 from dovetail.io.zarr.chunk_pool import POOL
 from dovetail.io.zarr.document import ArrayDocument, check_document, parse_document
 from dovetail.io.zarr.place import WHOLE, FolderPlace, Place

@@ -12,6 +12,6 @@ Rows are gathered while the merge streams; no permutation matrix and no whole em
 from __future__ import annotations
 
 from dovetail.engine.planning.vocabulary.making import plan_vocabulary
-from dovetail.engine.planning.vocabulary.planned import Vocabulary
+from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
 
 __all__ = ["Vocabulary", "plan_vocabulary"]

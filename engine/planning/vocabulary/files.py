@@ -14,9 +14,7 @@ from dovetail.io.errors import CheckpointError
 from dovetail.io.files.smallfile import read_at_most
 from dovetail.io.files.strict_json import JsonDefectError, decode_json
 from dovetail.io.formats.index import resolve_in_folder
-
-LARGEST_BYTES = 64 * 2**20
-"""Larger tokenizer files are refused; the largest in use have 35 MB."""
+from dovetail.io.formats.side_names import LARGEST_BYTES
 
 TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"

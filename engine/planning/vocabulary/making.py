@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dovetail.engine.errors import RecipeError
+from dovetail.engine.planning.vocabulary.alignment import Alignment
 from dovetail.engine.planning.vocabulary.axis import Axis, find_axis
 from dovetail.engine.planning.vocabulary.building import Built, build
 from dovetail.engine.planning.vocabulary.files import (
@@ -18,7 +19,7 @@ from dovetail.engine.planning.vocabulary.files import (
 )
 from dovetail.engine.planning.vocabulary.models import Models, read_models
 from dovetail.engine.planning.vocabulary.output_files import as_json, changed_files, template_files, tokenizer_files
-from dovetail.engine.planning.vocabulary.planned import Alignment, Vocabulary
+from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
 from dovetail.engine.planning.vocabulary.reading import has_tokenizer
 from dovetail.engine.planning.vocabulary.requested import named_tokens, output_rows
 from dovetail.engine.planning.vocabulary.templates import choose_template
@@ -27,7 +28,7 @@ from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.tokenizer import Tokenizer
 from dovetail.engine.text import counted
 from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.formats.quantised import read_config
+from dovetail.io.formats.config import config_of
 
 
 def plan_vocabulary(
@@ -63,7 +64,7 @@ def plan_vocabulary(
     if settings is None and recipe.chat_template is None:
         return None
     files = tuple((str(ref), fingerprints(item)) for ref, item in zip(references, checkpoints, strict=True))
-    configs = [read_config(folder) if (folder := item.side_folder) else None for item in checkpoints]
+    configs = [config_of(item) for item in checkpoints]
     made = _Parts(None, None, None, {}, {}, checkpoints[0], 0, [])
     if settings is not None:
         made = _Making(settings, recipe, references, checkpoints, files, configs).run()

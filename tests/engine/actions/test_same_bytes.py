@@ -14,6 +14,7 @@ import pytest
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.planning import grid
+from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run import prepare
 from dovetail.engine.run.prepare import RunOptions
@@ -111,6 +112,33 @@ def test_the_executor_does_not_matter(recipe: Path, processes: Executor) -> None
         for name, executor in (("threads", threads), ("processes", processes), ("backwards", backwards)):
             merge(recipe, home / name, PlanOptions(2000), RunOptions(workers=2, executor=executor))
             assert folder_bytes(home / "default") == folder_bytes(home / name), name
+
+
+REDUCING: dict[str, tuple[str, dict[str, Any], int]] = {
+    "sums by rank and scales": ("ties", {"density": 0.4, "weight": 0.7, "rescale": True}, 3),
+    "variances and weights": ("sce", {"select_topk": 0.3}, 3),
+    "counts": ("ramplus_tl", {}, 3),
+    "quartiles": ("arcee_fusion", {}, 1),
+    "dot products": ("karcher", {}, 3),
+    "dot products by column": ("nuslerp", {"weight": 0.5, "nuslerp_flatten": False, "nuslerp_row_wise": True}, 2),
+}
+"""Every kind of partial result: method, parameters, number of models."""
+
+
+@pytest.mark.parametrize("kind", REDUCING)
+def test_the_order_of_completion_does_not_matter(tmp_path: Path, processes: Executor, kind: str) -> None:
+    """One worker, processes, and a thread that runs the newest task first fold partial results to the same bits."""
+    method, parameters, count = REDUCING[kind]
+    base = base_tensors("bfloat16")
+    folder, folders = write_family(tmp_path, base, [tuned_tensors(base, seed, "bfloat16") for seed in range(count)])
+    recipe = cabs_recipe(tmp_path / "recipe.yml", folder, folders, merge_method=method, parameters=parameters)
+    assert any(plan.reduce_passes(job) for plan in [make_plan(recipe)] for job in plan.jobs)
+    merge(recipe, tmp_path / "one", run=RunOptions(workers=1))
+    with Backwards() as backwards:
+        merge(recipe, tmp_path / "backwards", run=RunOptions(workers=4, executor=backwards))
+    merge(recipe, tmp_path / "processes", run=RunOptions(workers=2, executor=processes))
+    assert folder_bytes(tmp_path / "one") == folder_bytes(tmp_path / "backwards")
+    assert folder_bytes(tmp_path / "one") == folder_bytes(tmp_path / "processes")
 
 
 def test_an_error_in_another_process_arrives_whole(tmp_path: Path, processes: Executor) -> None:

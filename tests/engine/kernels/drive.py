@@ -81,11 +81,11 @@ def run_program(
     # Unjitted kernels would warn where compiled ones compute NaN and infinity without a word.
     with np.errstate(all="ignore"):
         for step in range(program.reduce_passes):
-            partials = [
-                program.reduce(step, _chunk(program, base, models, index, edge, widen, length), state)
-                for index, edge in enumerate(ranges)
-            ]
-            state = pickle.loads(pickle.dumps(program.combine(step, partials, state)))
+            accumulator = program.begin(step, state)
+            for index, edge in enumerate(ranges):
+                partial = program.reduce(step, _chunk(program, base, models, index, edge, widen, length), state)
+                accumulator = program.fold(step, accumulator, partial)
+            state = pickle.loads(pickle.dumps(program.finish(step, accumulator, state)))
         out_dtype = DTYPES[problem.out_code]
         out = np.full(length, 1, out_dtype)
         statistics = []

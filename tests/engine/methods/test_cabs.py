@@ -76,17 +76,17 @@ def check_statistics(case: Sources, expected: naive.Merged, statistics: ChunkSta
 @settings(derandomize=True, deadline=None, max_examples=examples(100))
 @given(data=st.data())
 def test_equals_the_oracle_whatever_the_chunks(options: dict[str, Any], data: st.DataObject) -> None:
-    """Output and statistics equal the definition for any sources, n:m, chunk grid, window and piece length.
+    """Output and statistics equal the definition for any sources, n:m, chunk grid, window and stretch length.
 
     Where the fused kernel would serve, the general ones are tried as well.
     """
     case = data.draw(sources())
     parameters = model_parameters(data.draw, len(case.models))
     cuts = data.draw(st.lists(st.integers(0, max(1, case.base.size)), max_size=5))
-    piece = data.draw(st.sampled_from([1, 7, 32, 1 << 16]))
+    stretch = data.draw(st.sampled_from([1, 7, 32, 1 << 16]))
     with (
-        patch("dovetail.engine.methods.cabs.PIECE", piece),
-        patch("dovetail.engine.methods.cabs_magnitude.PIECE", piece),
+        patch("dovetail.engine.methods.cabs.STRETCH", stretch),
+        patch("dovetail.engine.methods.cabs_magnitude.STRETCH", stretch),
         nullcontext() if data.draw(st.booleans()) else GENERAL,
     ):
         check_case(case, parameters, options, cuts, widen=data.draw(st.integers(0, 3)))
@@ -94,7 +94,7 @@ def test_equals_the_oracle_whatever_the_chunks(options: dict[str, Any], data: st
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda each: "-".join(str(v) for v in each.values()))
 def test_long_tensors_and_blocks(options: dict[str, Any]) -> None:
-    """Tensors longer than a piece, and blocks up to the longest allowed, are no different."""
+    """Tensors longer than a stretch, and blocks up to the longest allowed, are no different."""
     random = np.random.default_rng(7)
     length, blocks = (150_001, (65_536, 48)) if JITTED else (2_001, (1_000, 48))
     base = random.standard_normal(length).astype(np.float16)
@@ -201,7 +201,7 @@ def test_weights_must_be_numbers(weight: float) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda each: "-".join(str(v) for v in each.values()))
 def test_scratch_is_bounded(options: dict[str, Any]) -> None:
-    """The memory that a program announces does not grow with the chunk beyond a piece and its blocks."""
+    """The memory that a program announces does not grow with the chunk beyond a stretch and its blocks."""
     one = np.zeros(1, np.float32)
     parameters = [{"weight": 1, "n": 8, "m": 32}, {"weight": 1, "n": 64, "m": 256}]
     program = METHODS["cabs"].program(make_problem("cabs", one, [one, one], parameters, one.dtype, **options))

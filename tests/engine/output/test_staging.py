@@ -65,7 +65,7 @@ def test_room_on_the_disk(tmp_path: Path) -> None:
         check_disk_space(tmp_path / "not" / "yet", 2**60)
 
 
-def test_files_are_written_whole_or_in_pieces(tmp_path: Path) -> None:
+def test_files_are_written_whole_or_in_parts(tmp_path: Path) -> None:
     """Both ways give the same bytes, in place of what was there."""
     for data in (b"one two", iter([b"one", b" ", b"two"])):
         (tmp_path / "file").write_bytes(b"something longer than that")

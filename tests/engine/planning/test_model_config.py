@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dovetail.engine.planning.model_config import read_config, restack, says_tied, untie
+from dovetail.engine.planning.model_config import restack, says_tied, untie
 from dovetail.engine.recipe import StackedLayers
-from dovetail.io.checkpoint import Checkpoint
 
 
 def stacked(*layers: tuple[int, int], stack: str = "model.layers.", module: str | None = None, **lengths: int) -> Any:
@@ -107,14 +104,3 @@ def test_tied(config: dict[str, Any], expected: bool | None) -> None:
     assert says_tied(config) is expected
     untie(config)
     assert says_tied(config) is False
-
-
-@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b"[" * 100_000, b"\xff", None])
-def test_unusable_file(tmp_path: Path, content: bytes | None) -> None:
-    """A configuration that cannot be read is none."""
-    if content is not None:
-        (tmp_path / "config.json").write_bytes(content)
-    assert read_config(Checkpoint(tmp_path, tmp_path, {}, {}, ())) is None
-    assert read_config(Checkpoint(tmp_path, None, {}, {}, ())) is None
-    (tmp_path / "config.json").write_text(json.dumps({"a": 1}))
-    assert {"a": 1} == read_config(Checkpoint(tmp_path, tmp_path, {}, {}, ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
@@ -44,18 +45,32 @@ class _Tasks:
         return TaskRecord(task, step, partial=(task, step), pieces=(), read_bytes=0, written_bytes=0)
 
 
+class _Program:
+    """Stands in for the program of a job, and sees to it that partial results come in order, none left out."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def begin(self, step: int, state: Any) -> list[Any]:
+        return []
+
+    def fold(self, step: int, accumulator: list[Any], partial: Any) -> list[Any]:
+        assert (self._job.first_task + len(accumulator), step) == partial
+        return [*accumulator, partial]
+
+    def finish(self, step: int, accumulator: list[Any], state: Any) -> Any:
+        assert len(self._job.tasks) == len(accumulator)
+        return (*(state or ()), step)
+
+
 class _Plan:
     """Stands in for a plan whose jobs all have the same number of passes."""
 
-    def __init__(self, passes: int) -> None:
-        self._passes = passes
+    def __init__(self, passes: int, program: Callable[[Job], Any] = _Program) -> None:
+        self._passes, self.program = passes, program
 
     def reduce_passes(self, job: Job) -> int:
         return self._passes if len(job.tasks) > 1 else 0
-
-    def combine(self, job: Job, step: int, partials: list[Any], state: Any) -> Any:
-        assert [(job.first_task + index, step) for index in range(len(job.tasks))] == partials
-        return (*(state or ()), step)
 
     def work(self, job: Job, position: int, step: int, state: Any, slots: Any) -> tuple[int, int, Any]:
         return job.first_task + position, step, state
@@ -75,7 +90,7 @@ def _scheduler(
 def test_every_pass_sees_the_state_of_the_one_before(
     monkeypatch: pytest.MonkeyPatch, workers: int, passes: int
 ) -> None:
-    """Each task runs once a pass, in order of passes, with all partial results combined in chunk order between."""
+    """Each task runs once a pass, in order of passes, with all partial results folded in chunk order between."""
     tasks = _Tasks()
     with ThreadPoolExecutor(workers) as pool:
         records = list(_scheduler(monkeypatch, tasks, pool, workers, passes).run(_jobs(3, 7, 2)))
@@ -116,3 +131,93 @@ def test_no_more_tasks_at_once_than_workers(monkeypatch: pytest.MonkeyPatch) -> 
     with ThreadPoolExecutor(3) as pool:
         list(_scheduler(monkeypatch, tasks, pool, 3, 0).run(_jobs(50)))
     assert tasks.most_running <= 3
+
+
+class _Counted:
+    """A partial result that counts how many of its kind are alive."""
+
+    lock = threading.Lock()
+    alive = most = 0
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        with _Counted.lock:
+            _Counted.alive += 1
+            _Counted.most = max(_Counted.most, _Counted.alive)
+
+    def __del__(self) -> None:
+        with _Counted.lock:
+            _Counted.alive -= 1
+
+
+class _Listing:
+    """A program that lists the positions of the partial results folded, and keeps none of these."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def begin(self, step: int, state: Any) -> list[int]:
+        return []
+
+    def fold(self, step: int, accumulator: list[int], partial: _Counted) -> list[int]:
+        accumulator.append(partial.position)
+        return accumulator
+
+    def finish(self, step: int, accumulator: list[int], state: Any) -> list[int]:
+        return accumulator
+
+
+class _LateFirst:
+    """Stands in for `execute`: the very first chunk ends only when `most` tasks of the reduce pass have begun."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._begun, self._all = most, 0, threading.Event()
+        self._lock = threading.Lock()
+        self.states: list[Any] = []
+
+    def execute(self, work: tuple[int, int, Any]) -> TaskRecord:
+        task, step, state = work
+        if step == 1:
+            self.states.append(state)
+            return TaskRecord(task, step, partial=None, pieces=(), read_bytes=0, written_bytes=0)
+        partial = _Counted(task)
+        with self._lock:
+            self._begun += 1
+            if self._begun == self._most:
+                self._all.set()
+        if task == 0:
+            assert self._all.wait(60)
+        return TaskRecord(task, step, partial, pieces=(), read_bytes=0, written_bytes=0)
+
+
+@pytest.mark.parametrize("workers", [2, 3, 6])
+def test_a_late_chunk_bounds_the_partial_results_alive(monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
+    """While the first of 200 chunks is late, results wait up to the limit, and then are folded in chunk order.
+
+    Not one more task is begun than the limit; were it fewer, the first chunk would never end here.
+    """
+    limit = run.unfolded_limit(workers)
+    tasks = _LateFirst(limit)
+    _Counted.alive = _Counted.most = 0
+    monkeypatch.setattr(run, "execute", tasks.execute)
+    monkeypatch.setattr(run, "prefetch", lambda work: None)
+    with ThreadPoolExecutor(workers) as pool:
+        scheduler = run.Scheduler(pool, workers, _Plan(1, _Listing), lambda tensor: None)  # type: ignore[arg-type]
+        for record in scheduler.run(_jobs(200)):
+            assert record.partial is None
+    assert [list(range(200))] * 200 == tasks.states
+    assert limit == _Counted.most
+    assert 0 == _Counted.alive
+
+
+def test_several_jobs_share_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four open jobs hold no more partial results together than one may."""
+    tasks = _LateFirst(run.unfolded_limit(3))
+    _Counted.alive = _Counted.most = 0
+    monkeypatch.setattr(run, "execute", tasks.execute)
+    monkeypatch.setattr(run, "prefetch", lambda work: None)
+    with ThreadPoolExecutor(3) as pool:
+        scheduler = run.Scheduler(pool, 3, _Plan(1, _Listing), lambda tensor: None)  # type: ignore[arg-type]
+        records = list(scheduler.run(_jobs(3, 4, 30, 5, 2)))
+    assert 2 * 44 == len(records)
+    assert _Counted.most <= run.unfolded_limit(3)

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from dovetail.engine import RunOptions, events, merge, plan_stages
+from dovetail.engine.actions.forecasts import prepare_stages
 from dovetail.engine.actions.recompute import recompute
-from dovetail.engine.actions.stages import prepare_stages
 from dovetail.engine.actions.verify import read_manifest, verify
 from dovetail.engine.errors import DiskSpaceError, MemoryLimitError, OutputError, RecipeError, VerificationError
 from dovetail.io.errors import MissingFileError
@@ -199,7 +199,7 @@ def test_everything_is_checked_before_the_first_stage(family: Family, monkeypatc
         sizes.append(size)
         raise DiskSpaceError("full")
 
-    monkeypatch.setattr("dovetail.engine.actions.stages.check_disk_space", no_space)
+    monkeypatch.setattr("dovetail.engine.actions.merge_stages.check_disk_space", no_space)
     with pytest.raises(DiskSpaceError):
         merge(family.recipe_path, family.out)
     plans = [each.plan for each in plan_stages(family.recipe_path)]

@@ -1,0 +1,153 @@
+"""Merging a recipe of several documents: every stage in turn, as a recipe of one document is merged.
+
+Results of stages lie in one folder, each under its stage's name with its journal, by which a later run knows that it
+is the result of the same plan and leaves it as it is. All stages are planned before the first is merged.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dovetail.engine import events
+from dovetail.engine.actions.carry_out import carry_out, input_paths
+from dovetail.engine.actions.forecasts import forecast_stages, is_complete, stage_locations
+from dovetail.engine.errors import OutputError
+from dovetail.engine.output.manifest import stage_entry
+from dovetail.engine.output.side_files import side_bytes
+from dovetail.engine.output.staging import check_disk_space, check_target, stages_path, staging_path
+from dovetail.engine.planning.builder import make_plan
+from dovetail.engine.planning.plan import Plan, PlanOptions
+from dovetail.engine.recipe.stages import Stage
+from dovetail.engine.run.journal import JOURNAL_NAME, belongs_to
+from dovetail.engine.run.prepare import RunOptions, prepare
+
+
+def merge_stages(
+    stages: Sequence[Stage],
+    output: Path,
+    options: PlanOptions,
+    run: RunOptions,
+    listen: events.Listener,
+    kept: Path | None,
+) -> dict[str, Any]:
+    """Merge the stages of a recipe one after another; see `dovetail.engine.merge`.
+
+    Parameters
+    ----------
+    stages
+        From `load_stages`.
+    output, options, run, listen
+        As for `merge`.
+    kept
+        Folder in which results are kept; None for one beside the output that is removed at the end.
+
+    Returns
+    -------
+    dict
+        The manifest of the final merge.
+
+    """
+    folder = kept or stages_path(output)
+    _make_way(folder, output, run, ours=kept is None)
+    _check(stages, output, folder, options, run, everything=kept is not None)
+    for stage in stages:
+        if not stage.needed and kept is None:
+            listen(events.Notice("warning", f"Nothing uses the stage {stage.name}: it is not merged."))
+    *todo, final = [stage for stage in stages if stage.needed or kept is not None]
+    entries: dict[str, dict[str, Any]] = {}
+
+    def plan_next(stage: Stage) -> tuple[Plan, list[dict[str, Any]]]:
+        plan = make_plan(stage.recipe, options, stage_locations(stage, stages, folder, listen))
+        return plan, [entries[name] for name in _all_needs(stage, stages)]
+
+    # What stands in a folder of our own is of an earlier recipe.
+    stage_run = run if kept else replace(run, overwrite=True)
+    for number, stage in enumerate(todo, 1):
+        assert stage.name is not None
+        plan, earlier = plan_next(stage)
+        entries[stage.name], result = stage_entry(stage.name, plan), folder / stage.name
+        done = is_complete(result, plan)
+        said = f"{stage.name} is merged already." if done else f"{stage.name}."
+        listen(events.Notice("info", f"Stage {number} of {len(todo) + 1}: {said}"))
+        if not done:
+            carry_out(plan, result, stage_run, listen, earlier, keep_journal=True)
+    plan, earlier = plan_next(final)
+    listen(events.Notice("info", f"Stage {len(todo) + 1} of {len(todo) + 1}: the final merge."))
+    manifest = carry_out(plan, output, run, listen, earlier)
+    if kept is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return manifest
+
+
+def _make_way(folder: Path, output: Path, run: RunOptions, *, ours: bool) -> None:
+    """Check the folder of the stages, and with `RunOptions.restart` empty it if it is our own."""
+    if ours:
+        _refuse_links(folder)
+    elif output.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise OutputError(
+            f"the folder of the stages {folder} is or lies inside the output folder {output}",
+            "a folder apart from it",
+            "choose another for --stages",
+        )
+    if run.restart and ours and folder.exists():
+        shutil.rmtree(folder)
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse links where a folder of our own is to be filled and removed: they lead to someone else's."""
+    for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+        if path.is_symlink():
+            raise OutputError(f"{path} is a link", "a folder that Dovetail has made", "remove the link")
+
+
+def _check(
+    stages: Sequence[Stage],
+    output: Path,
+    folder: Path,
+    options: PlanOptions,
+    run: RunOptions,
+    *,
+    everything: bool,
+) -> None:
+    """Find out before the first stage is merged whether all of them can be: memory, disk, and the final output."""
+    needed: dict[int, tuple[Path, int]] = {}
+    for forecast in forecast_stages(stages, options, folder, everything=everything):
+        if forecast.plan is None or forecast.complete:
+            continue
+        final = forecast.stage is stages[-1]
+        target = output if final else folder / str(forecast.stage.name)
+        if final and belongs_to(output / JOURNAL_NAME, forecast.plan):
+            continue
+        if final or everything:
+            check_target(target, _existing(input_paths(forecast.plan)), overwrite=run.overwrite)
+        prepare(forecast.plan, run)
+        staging = staging_path(target)
+        if not staging.exists():
+            device = _device(staging)
+            size = forecast.plan.write_bytes + side_bytes(forecast.plan)
+            needed[device] = (staging, needed.get(device, (staging, 0))[1] + size)
+    for place, size in needed.values():
+        check_disk_space(place, size)
+
+
+def _all_needs(stage: Stage, stages: Sequence[Stage]) -> list[str]:
+    """Name the stages that a stage uses at first or second hand, in the order in which they are merged."""
+    found = set(stage.needs)
+    for other in reversed(stages):
+        if other.name in found:
+            found.update(other.needs)
+    return [other.name for other in stages if other.name in found and other.name is not None]
+
+
+def _existing(paths: Iterator[Path]) -> Iterator[Path]:
+    return (path for path in paths if path.exists())
+
+
+def _device(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return path.stat().st_dev

@@ -1,0 +1,187 @@
+"""From the recipe's tensors to planned ones: sources, programs and output dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dovetail.engine.methods.convert import CONVERT, Recode, conversion
+from dovetail.engine.methods.copy import Copy
+from dovetail.engine.methods.method import Method
+from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.planning.grid import chunk_elements
+from dovetail.engine.planning.plan import Plan, PlannedTensor, PlanOptions
+from dovetail.engine.planning.vocabulary import Vocabulary
+from dovetail.engine.planning.work import Input
+from dovetail.engine.recipe import Expansion, SourceTensor, TensorSpec
+from dovetail.io.checkpoint import Checkpoint, TensorInfo
+from dovetail.io.dtypes import DType, parse_dtype
+from dovetail.io.errors import TensorMismatchError
+from dovetail.io.sources.rows import FilledElements, LeadingElements
+
+CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
+"""The kernels' dtype codes by safetensors dtype name."""
+
+
+class TensorPlanner:
+    """Turns the recipe's tensors into planned ones, collecting what a person should know."""
+
+    def __init__(
+        self,
+        method: Method,
+        checkpoints: Sequence[Checkpoint],
+        expansion: Expansion,
+        options: PlanOptions,
+        dtype: DType | None,
+        vocabulary: Vocabulary | None,
+    ) -> None:
+        self._method, self._checkpoints, self._options, self._dtype = method, checkpoints, options, dtype
+        self._labels = [str(ref) for ref in expansion.checkpoints]
+        self._vocabulary = vocabulary
+        self._gathered: dict[SourceTensor, TensorInfo] = {}
+        used = {item.checkpoint for spec in expansion.tensors for item in spec.inputs}
+        self.models = sorted(used)
+        self._model_index = {checkpoint: index for index, checkpoint in enumerate(self.models)}
+        self._programs: dict[Any, tuple[Problem, Program]] = {}
+        self._double = self._copied = 0
+
+    def warnings(self) -> list[str]:
+        """Say what the planned tensors have that a person should know."""
+        found = []
+        if self._double:
+            found.append(f"{self._double} float64 tensors are merged in float32.")
+        if self._copied:
+            found.append(f"{self._copied} integer tensors are not merged but taken from the base model.")
+        return found
+
+    def tensor(self, spec: TensorSpec) -> PlannedTensor:
+        """Plan one output tensor."""
+        self._gathered = self._vocabulary.gather(spec, self._checkpoints) if self._vocabulary else {}
+        reference = self._find(spec.reference)
+        if not reference.dtype.mergeable:
+            return self._copy(spec, reference)
+        if spec.copied:
+            return self._take(spec, reference)
+        base = None if spec.base is None else self._input(spec.base, spec.reference)
+        # Comprehensions are faster than generators.
+        models = tuple([self._input(item, spec.reference) for item in spec.inputs])
+        inputs = models if base is None else (base, *models)
+        self._double += CODES["F64"] in [item.code for item in inputs]
+        dtype = self._dtype or reference.output_dtype
+        # Of many thousand tensors, most differ from others by their names alone. Parameters are shared between tensors.
+        like = (reference.shape, dtype.name, tuple([(item.code, item.checkpoint) for item in inputs]))
+        key = (*like, id(spec.parameters), id(spec.model_parameters))
+        known = None if self._method.by_name else self._programs.get(key)
+        if known is None:
+            problem = self._problem(spec, reference, dtype, base, models)
+            known = self._programs[key] = problem, self._method.program(problem)
+        problem, program = known
+        return self._planned(spec, reference, dtype, program, problem, base, models)
+
+    def _problem(
+        self,
+        spec: TensorSpec,
+        reference: TensorInfo,
+        dtype: DType,
+        base: Input | None,
+        models: tuple[Input, ...],
+    ) -> Problem:
+        """Describe a tensor to the method."""
+        return Problem(
+            name=spec.name,
+            shape=reference.shape,
+            length=reference.length,
+            base_code=None if base is None else base.code,
+            model_codes=tuple(item.code for item in models),
+            out_code=CODES[dtype.name],
+            parameters=spec.parameters,
+            model_parameters=spec.model_parameters,
+            seed=self._options.seed,
+            model_names=tuple(item.checkpoint for item in models),
+        )
+
+    def _copy(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
+        """Plan a tensor that is taken from the base model, and compared with the others'."""
+        self._copied += 1
+        alike = [item for item in spec.inputs if item != spec.reference and self._find(item).shape == reference.shape]
+        base, models = self._raw(spec.reference), tuple(self._raw(item) for item in alike)
+        spec = replace(spec, inputs=tuple(alike))
+        return self._planned(spec, reference, reference.dtype, Copy(), None, base, models)
+
+    def _take(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
+        """Plan a tensor that is not merged, but has the output's dtype."""
+        dtype = self._dtype or reference.output_dtype
+        if dtype == reference.dtype == parse_dtype("F64"):  # all else is exact by way of float32
+            return self._planned(spec, reference, dtype, Copy(), None, self._raw(spec.reference), ())
+        problem = conversion(spec.name, reference.shape, CODES[reference.dtype.name], CODES[dtype.name])
+        taken = self._input(spec.reference, spec.reference)
+        return self._planned(spec, reference, dtype, CONVERT.program(problem), None, None, (taken,))
+
+    def _planned(
+        self,
+        spec: TensorSpec,
+        reference: TensorInfo,
+        dtype: DType,
+        program: Program,
+        problem: Problem | None,
+        base: Input | None,
+        models: tuple[Input, ...],
+    ) -> PlannedTensor:
+        inputs = models if base is None else (base, *models)
+        element_bytes = dtype.itemsize + sum([item.source.itemsize for item in inputs])
+        return PlannedTensor(
+            name=spec.name,
+            shape=reference.shape,
+            length=reference.length,
+            dtype=dtype,
+            program=program,
+            problem=problem,
+            base=base,
+            models=models,
+            order=tuple([self._model_index[item.checkpoint] for item in spec.inputs]),
+            element_bytes=element_bytes,
+            chunk_elements=chunk_elements(element_bytes, len(inputs)),
+        )
+
+    def _find(self, item: SourceTensor) -> TensorInfo:
+        return self._gathered.get(item) or self._checkpoints[item.checkpoint].tensors[item.name]
+
+    def _raw(self, item: SourceTensor) -> Input:
+        return Input(self._find(item).source, -1, self._labels[item.checkpoint], item.name)
+
+    def _input(self, item: SourceTensor, reference: SourceTensor) -> Input:
+        info, model = self._find(item), self._find(reference)
+        if not info.dtype.mergeable:
+            raise TensorMismatchError(
+                f"tensor {item.name!r} of checkpoint {self._labels[item.checkpoint]} has dtype {info.dtype}",
+                "a floating-point dtype, as in the other checkpoints",
+                "merge checkpoints of one architecture",
+            )
+        source = info.source
+        if info.length > model.length:
+            source = LeadingElements(source, model.length)
+        elif info.length < model.length:
+            if info.dtype != model.dtype:
+                raise TensorMismatchError(
+                    f"tensor {item.name!r} of checkpoint {self._labels[item.checkpoint]} has {info.shape[0]} rows of "
+                    f"{info.dtype}",
+                    f"{model.shape[0]} rows, or dtype {model.dtype}, so that rows of "
+                    f"{self._labels[reference.checkpoint]} can stand in for those that are missing",
+                    "bring the models to one dtype or one vocabulary first",
+                )
+            source = FilledElements(source, model.source)
+        return Input(source, CODES[info.dtype.name], self._labels[item.checkpoint], item.name)
+
+
+def problems(plan: Plan) -> Iterator[Problem]:
+    """Give the problems of the tensors that are merged rather than copied, each once."""
+    found = {id(tensor.problem): tensor.problem for tensor in plan.tensors}
+    return (problem for problem in found.values() if problem is not None)
+
+
+def conversions(plan: Plan) -> Iterator[Problem]:
+    """Give the problem of every tensor that a merge takes as it is, in the output's dtype."""
+    for tensor in plan.tensors:
+        if tensor.copied and isinstance(tensor.program, Recode):
+            yield conversion(tensor.name, tensor.shape, tensor.models[0].code, CODES[tensor.dtype.name])
