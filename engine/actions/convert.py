@@ -27,7 +27,7 @@ from dovetail.engine.errors import (
 from dovetail.engine.methods.convert import CONVERT, conversion
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
-from dovetail.engine.planning.builder import CODES, assemble, requested_dtype
+from dovetail.engine.planning.builder import assemble, requested_dtype
 from dovetail.engine.planning.grid import chunk_elements
 from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.plan import Plan, PlannedTensor, PlanOptions
@@ -132,7 +132,7 @@ def _planned(info: TensorInfo, label: str, wanted: DType | None) -> PlannedTenso
     element_bytes = info.dtype.itemsize + dtype.itemsize
     problem = None
     if dtype != info.dtype:
-        problem = conversion(info.name, info.shape, CODES[info.dtype.name], CODES[dtype.name])
+        problem = conversion(info.name, info.shape, info.dtype.kernel_code, dtype.kernel_code)
     return PlannedTensor(
         name=info.name,
         shape=info.shape,
@@ -141,7 +141,7 @@ def _planned(info: TensorInfo, label: str, wanted: DType | None) -> PlannedTenso
         program=Copy(compared=False) if problem is None else CONVERT.program(problem),
         problem=problem,
         base=None,
-        models=(Input(info.source, -1 if problem is None else CODES[info.dtype.name], label, info.name),),
+        models=(Input(info.source, -1 if problem is None else info.dtype.kernel_code, label, info.name),),
         order=(0,),
         element_bytes=element_bytes,
         chunk_elements=chunk_elements(element_bytes, 1),

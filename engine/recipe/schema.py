@@ -22,8 +22,9 @@ from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import Strict, problem
 from dovetail.engine.recipe.settings import Setting
 from dovetail.engine.recipe.tokenizer import Tokenizer, TokenizerSource
+from dovetail.io.dtypes import MERGEABLE
 
-DTYPES = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2")
+DTYPES = tuple(dtype.torch_name for dtype in MERGEABLE)
 """Names of dtypes in recipes; mergekit knows the first three."""
 
 

@@ -38,8 +38,6 @@ MAX_CONFIG_BYTES: Final = 64 * 2**20
 _OBJECT: Final = "a JSON object"
 _REPAIR: Final = "repair the file or copy it again"
 
-_CODE_DTYPES: Final = frozenset(("F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "U32"))
-
 
 def read_config(folder: Path) -> dict[str, Any] | None:
     """Read a checkpoint's ``config.json``; ``None`` where there is none.
@@ -101,7 +99,7 @@ def refuse_quantised(path: Path | str, dtypes: Iterable[tuple[str, DType]], conf
             _refuse(path, f"it has tensor {name!r} ({_LAST_PARTS[last]})")
         if last.startswith("bitsandbytes__"):
             _refuse(path, f"it has tensor {name!r} (bitsandbytes)")
-        if last in _SCALES and (weight := by_name.get(f"{stem}.weight")) and weight.name in _CODE_DTYPES:
+        if last in _SCALES and (weight := by_name.get(f"{stem}.weight")) and weight.holds_codes:
             _refuse(path, f"tensor {name!r} scales a weight of {weight.name}")
 
 
