@@ -41,6 +41,7 @@ from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import MissingFileError
 from dovetail.io.files.collector import collector_paused
+from dovetail.io.output_format import Chunking
 
 HEADER_METADATA = {"format": "pt"}
 """What loaders ask a header for, if the source's own says nothing else."""
@@ -144,7 +145,7 @@ def _planned(info: TensorInfo, label: str, wanted: DType | None) -> PlannedTenso
         models=(Input(info.source, -1 if problem is None else info.dtype.kernel_code, label, info.name),),
         order=(0,),
         element_bytes=element_bytes,
-        chunk_elements=chunk_elements(element_bytes, 1),
+        chunking=Chunking(chunk_elements(element_bytes, 1)),
     )
 
 

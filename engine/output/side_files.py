@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dovetail.engine.output.manifest import MANIFEST_NAME, hex_checksum
+from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.planning.model_config import read_config, restack, untie
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME
 from dovetail.io.errors import CheckpointError
+from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.files.durable import write_durably
 from dovetail.io.formats.index import resolve_in_folder
 from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name

@@ -38,7 +38,7 @@ from dovetail.io.dtypes import DTYPES, DType, parse_dtype
 from dovetail.io.errors import TensorMismatchError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.formats.header import headers_shared
-from dovetail.io.output import Layout
+from dovetail.io.output_format import Chunking, Layout
 from dovetail.io.sources.rows import FilledElements, LeadingElements
 
 
@@ -143,12 +143,12 @@ def assemble(
         Free-form metadata of the output; None for the usual.
 
     """
-    tensors, layout = lay_out(tensors, options, metadata)
+    tensors, layout = lay_out(tensors, options.format, metadata)
     jobs = make_jobs(
         [item.length for item in tensors],
         [item.element_bytes for item in tensors],
-        [item.chunk_elements for item in tensors],
-        [item.chunk_period for item in tensors],
+        [item.chunking.chunk_elements for item in tensors],
+        [item.chunking.chunk_period for item in tensors],
     )
     return Plan(
         recipe=recipe,
@@ -298,7 +298,7 @@ class _Builder:
             models=models,
             order=tuple([self._model_index[item.checkpoint] for item in spec.inputs]),
             element_bytes=element_bytes,
-            chunk_elements=chunk_elements(element_bytes, len(inputs)),
+            chunking=Chunking(chunk_elements(element_bytes, len(inputs))),
         )
 
     def _find(self, item: SourceTensor) -> TensorInfo:
@@ -373,10 +373,15 @@ def _hash(
     content = {
         "maths_version": MATHS_VERSION,
         "recipe": recipe.canonical_json(),
-        "options": {key: value for key, value in asdict(options).items() if key != "strict"},
+        "options": {
+            "dtype": options.dtype,
+            "seed": options.seed,
+            "keep_nonfinite": options.keep_nonfinite,
+            **options.format.identity(),
+        },
         "inputs": [_identity(item) for item in checkpoints],
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
         "vocabulary": vocabulary.inputs() if vocabulary else None,
-        "chunks": [[item.chunk_elements, item.chunk_period] for item in tensors],
+        "chunks": [[item.chunking.chunk_elements, item.chunking.chunk_period] for item in tensors],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

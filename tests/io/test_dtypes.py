@@ -59,7 +59,7 @@ from dovetail.engine.actions.verify import verify
 from dovetail.io import open_checkpoint, read_checkpoint
 from dovetail.io.dtypes import DTYPES
 from dovetail.io.formats.header import build_header
-from dovetail.io.output import ZarrOptions
+from dovetail.io.output import ZarrFormat
 from dovetail.io.zarr import dtypes
 
 home = Path(sys.argv[1])
@@ -67,7 +67,7 @@ home = Path(sys.argv[1])
 raw = np.arange(256, dtype=np.uint8)
 header = build_header([("scales", DTYPES["F8_E8M0"], (16, 16))])
 (home / "a" / "model.safetensors").write_bytes(header + raw.tobytes())
-convert(home / "a", home / "b", PlanOptions(zarr=ZarrOptions()))
+convert(home / "a", home / "b", PlanOptions(ZarrFormat()))
 convert(home / "b", home / "c")
 for folder in ("b", "c"):
     assert not verify(home / folder).damage
