@@ -69,7 +69,12 @@ def format_of(manifest: Mapping[str, Any]) -> type[OutputFormat[Any]]:
         If there is no format of the name that the manifest gives.
 
     """
-    return find_format(manifest.get("output_format", SafetensorsFormat.name))
+    name = manifest.get("output_format", SafetensorsFormat.name)
+    if name not in FORMATS:
+        raise OutputFormatError(
+            f"the output is in the format {name!r}", "one of " + ", ".join(FORMATS), "use the version that wrote it"
+        )
+    return FORMATS[name]
 
 
 def written_format(manifest: Mapping[str, Any]) -> OutputFormat[Any]:

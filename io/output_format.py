@@ -154,7 +154,7 @@ class OutputFormat(ABC, Generic[LayoutT]):
     sizes_are_limits: ClassVar[bool] = False
     """Whether sizes that are planned are the most that can become of them, and not exact."""
     document_names: ClassVar[frozenset[str]] = frozenset()
-    """Names that `Layout.documents` can have."""
+    """Names that `Layout.documents` can have, in lower case; files of such names are never taken from a base model."""
     command_options: ClassVar[Mapping[str, str]] = {}
     """Options of the command line that are for this format alone, with the field that each is for."""
 

@@ -175,11 +175,6 @@ class Recipe(Strict):
         """The recipe as it was written."""
         return self._origin.text if self._origin.own_text is None else self._origin.own_text
 
-    @property
-    def has_slices(self) -> bool:
-        """Whether layers are stacked, so that the output may have another number of them than its base model."""
-        return bool(self.slices) or any(module.slices for module in self.modules.values())
-
     def with_origin(self, origin: Origin) -> Recipe:
         """Return the same recipe, said to come from `origin`."""
         copy = self.model_copy()
