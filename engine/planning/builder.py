@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,9 @@ from dovetail.io.files.collector import collector_paused
 from dovetail.io.formats.header import headers_shared
 from dovetail.io.output_format import Chunking, Layout
 from dovetail.io.sources.rows import FilledElements, LeadingElements
+
+_NOT_HASHED = ("format", "strict")
+"""Options that are no part of a plan's hash by themselves: a format has an identity, and strictness changes no byte."""
 
 
 @collector_paused()
@@ -361,6 +364,12 @@ def _identity(checkpoint: Checkpoint) -> list[object]:
     return identity
 
 
+def _options_identity(options: PlanOptions) -> dict[str, Any]:
+    """List every option that decides the output's bytes, those of the format among them."""
+    others = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in _NOT_HASHED}
+    return {**others, **options.format.identity()}
+
+
 def _hash(
     recipe: Recipe,
     options: PlanOptions,
@@ -373,12 +382,7 @@ def _hash(
     content = {
         "maths_version": MATHS_VERSION,
         "recipe": recipe.canonical_json(),
-        "options": {
-            "dtype": options.dtype,
-            "seed": options.seed,
-            "keep_nonfinite": options.keep_nonfinite,
-            **options.format.identity(),
-        },
+        "options": _options_identity(options),
         "inputs": [_identity(item) for item in checkpoints],
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
         "vocabulary": vocabulary.inputs() if vocabulary else None,
