@@ -25,7 +25,7 @@ class OnNonFinite(StrEnum):
 
 
 def _one_of(names: Iterable[str]) -> dict[str, Any]:
-    """Give the settings of an option that takes one of some names, which are looked at when it is used."""
+    """Give the settings of an option that takes one of some names, those added before it is used among them."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in names:
