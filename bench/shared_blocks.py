@@ -110,7 +110,7 @@ def punch(path: Path, start: int) -> None:
 def build(folder: Path, layers: int, fine_tunes: int, pool_bytes: int) -> bool:
     """Build a base model and fine-tunes with the shapes of Llama-3-70B; False if their values are all zero."""
     shape = dataclasses.replace(SIZES["70B-shapes"], layers=layers)
-    itemsize = DTYPES[DTYPE][1].itemsize
+    itemsize = DTYPES[DTYPE].itemsize
     shards = plan_shards(shape.tensors(), itemsize, SHARD_BYTES)
     shared = True
     for model in range(fine_tunes + 1):
@@ -143,7 +143,7 @@ def _build_shard(path: Path, shapes: dict[str, tuple[int, ...]], pools: list[int
         for name, shape in shapes.items():
             pool = pools[len(shape) == 1]
             pool_bytes = os.fstat(pool).st_size
-            left = DTYPES[DTYPE][1].itemsize * math.prod(shape)
+            left = DTYPES[DTYPE].itemsize * math.prod(shape)
             for piece in range(-(-left // (pool_bytes // 2))):
                 length = min(left, pool_bytes // 2)
                 places = (pool_bytes - length) // ALIGN_BYTES + 1

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dovetail.engine.cli_options import (
+    DEFAULT_FORMAT,
     CodecOption,
     DebugOption,
     DtypeOption,
@@ -23,7 +24,6 @@ from dovetail.engine.cli_options import (
     MemoryOption,
     NonFiniteOption,
     OnNonFinite,
-    OutputFormat,
     RecipeArgument,
     SeedOption,
     ShardOption,
@@ -73,7 +73,7 @@ def merge(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
     memory: MemoryOption = None,
     workers: WorkersOption = None,
-    format: FormatOption = OutputFormat.safetensors,
+    format: FormatOption = DEFAULT_FORMAT,
     shard_size: ShardOption = None,
     codec: CodecOption = None,
     zarr_shards: ZarrShardOption = None,
@@ -122,7 +122,7 @@ def convert(
     ],
     memory: MemoryOption = None,
     workers: WorkersOption = None,
-    format: FormatOption = OutputFormat.safetensors,
+    format: FormatOption = DEFAULT_FORMAT,
     shard_size: ShardOption = None,
     codec: CodecOption = None,
     zarr_shards: ZarrShardOption = None,
@@ -169,7 +169,7 @@ def plan(
     recipe: RecipeArgument,
     memory: MemoryOption = None,
     workers: WorkersOption = None,
-    format: FormatOption = OutputFormat.safetensors,
+    format: FormatOption = DEFAULT_FORMAT,
     shard_size: ShardOption = None,
     codec: CodecOption = None,
     zarr_shards: ZarrShardOption = None,

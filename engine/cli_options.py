@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from dovetail.io.output import FORMATS, SafetensorsFormat, choose_format
+from dovetail.io.zarr.layout import CODECS
 
 if TYPE_CHECKING:
     from dovetail.engine.planning.plan import PlanOptions
@@ -21,20 +24,19 @@ class OnNonFinite(StrEnum):
     keep = "keep"
 
 
-class OutputFormat(StrEnum):
-    """Format of the output."""
+def _one_of(names: Iterable[str]) -> dict[str, Any]:
+    """Give the settings of an option that takes one of some names, those added before it is used among them."""
 
-    safetensors = "safetensors"
-    zarr = "zarr"
+    def check(value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, names))}.")
+        return value
+
+    return {"metavar": f"<{'|'.join(names)}>", "callback": check}
 
 
-class Codec(StrEnum):
-    """Compression of Zarr output."""
-
-    zstd = "zstd"
-    blosc = "blosc"
-    none = "none"
-
+DEFAULT_FORMAT = SafetensorsFormat.name
+"""The output format where none is asked for."""
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A mergekit YAML file.")]
 MemoryOption = Annotated[
@@ -48,13 +50,14 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Tasks at once, if memory allows. [default: one a core]"),
 ]
-FormatOption = Annotated[OutputFormat, typer.Option("--format", help="Format of the output.")]
+FormatOption = Annotated[str, typer.Option("--format", **_one_of(FORMATS), help="Format of the output.")]
 ShardOption = Annotated[
     str | None,
     typer.Option("--shard-size", metavar="SIZE", help="Size of a safetensors output shard. [default: 5GB]"),
 ]
 CodecOption = Annotated[
-    Codec | None, typer.Option("--codec", help="Compression of Zarr output. [default: zstd]", show_default=False)
+    str | None,
+    typer.Option("--codec", **_one_of(CODECS), help=f"Compression of Zarr output. [default: {CODECS[0]}]"),
 ]
 ZarrShardOption = Annotated[
     str | None,
@@ -85,7 +88,7 @@ def plan_options(
     dtype: str | None,
     seed: int,
     nonfinite: OnNonFinite,
-    format: OutputFormat,
+    format: str,
     codec: str | None,
     zarr_shards: str | None,
     *,
@@ -94,14 +97,12 @@ def plan_options(
     """Turn the options of a command into those of a plan; raises RecipeError where they do not go together."""
     from dovetail.engine.planning.plan import PlanOptions
     from dovetail.engine.text import parse_size
-    from dovetail.io.output import choose_format
 
     shard_bytes = None if shard_size is None else parse_size(shard_size)
     zarr_shard_bytes = None if zarr_shards is None else parse_size(zarr_shards)
-    zarr = choose_format(format.value, shard_bytes, codec, zarr_shard_bytes)
-    keep = nonfinite is OnNonFinite.keep
-    options = PlanOptions(dtype=dtype, seed=seed, keep_nonfinite=keep, strict=strict, zarr=zarr)
-    return options if shard_bytes is None else replace(options, shard_size_bytes=shard_bytes)
+    given = {"--shard-size": shard_bytes, "--codec": codec, "--zarr-shards": zarr_shard_bytes}
+    output, keep = choose_format(format, given), nonfinite is OnNonFinite.keep
+    return PlanOptions(output, dtype=dtype, seed=seed, keep_nonfinite=keep, strict=strict)
 
 
 def run_options(memory: str | None, workers: int | None, overwrite: bool, restart: bool) -> RunOptions:

@@ -23,6 +23,7 @@ from dovetail.engine.report.tables import print_summary
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.synthetic import SIZES, make_checkpoint
 from dovetail.engine.text import format_size
+from dovetail.io.output import SafetensorsFormat
 
 KEEP, BLOCK, WEIGHT = 64, 256, 1.2
 """n, m and weight: the paper's setting for two 7B models."""
@@ -65,7 +66,7 @@ def run_demo(folder: Path, memory_bytes: int) -> None:
             if isinstance(event, events.Done):
                 finished.append(event)
 
-        manifest = merge(recipe, merged, PlanOptions(SHARD_BYTES), RunOptions(memory_bytes), listen)
+        manifest = merge(recipe, merged, PlanOptions(SafetensorsFormat(SHARD_BYTES)), RunOptions(memory_bytes), listen)
     print_summary(manifest, finished[0])
     print("\n3. Checking the result by other means", flush=True)
     for line in check(folder, read_manifest(merged)):

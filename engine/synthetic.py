@@ -22,17 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-DTYPES: dict[str, tuple[str, np.dtype[Any]]] = {
-    "float64": ("F64", np.dtype(np.float64)),
-    "float32": ("F32", np.dtype(np.float32)),
-    "float16": ("F16", np.dtype(np.float16)),
-    "bfloat16": ("BF16", np.dtype(ml_dtypes.bfloat16)),
-}
-"""For each dtype by its name in ``config.json``: its name in safetensors, and for numpy."""
+from dovetail.io.dtypes import MERGEABLE, to_numpy
+
+DTYPES = {dtype.torch_name: dtype for dtype in MERGEABLE if dtype.itemsize > 1}
+"""The dtypes of checkpoints that are made here, by their names in ``config.json``."""
 
 WEIGHT_STD = 0.02
 CHANGE_SCALE = 4e-5
@@ -144,7 +140,7 @@ def make_pools(model: int, dtype: str, *, seed: int = 0, elements: int = 1 << 24
         Size of the pool of matrix values.
 
     """
-    stored = DTYPES[dtype][1]
+    stored = to_numpy(DTYPES[dtype])
     weights = np.empty(elements, stored)
     for block, start in enumerate(range(0, elements, _BLOCK_ELEMENTS)):
         part = weights[start : start + _BLOCK_ELEMENTS]
@@ -189,12 +185,12 @@ def plan_shards(
 
 def shard_header(shapes: dict[str, tuple[int, ...]], dtype: str, *, align_bytes: int = 8) -> bytes:
     """Make the header of a safetensors file whose data starts at a multiple of ``align_bytes``."""
-    code, stored = DTYPES[dtype]
+    stored = DTYPES[dtype]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
         start, end = end, end + stored.itemsize * int(np.prod(shape, dtype=np.int64))
-        header[name] = {"dtype": code, "shape": list(shape), "data_offsets": [start, end]}
+        header[name] = {"dtype": stored.name, "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % align_bytes)
     return struct.pack("<Q", len(text)) + text
@@ -226,10 +222,9 @@ def make_checkpoint(
 
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stored = DTYPES[dtype][1]
     shapes = shape.tensors()
     pools = make_pools(model, dtype, seed=seed, elements=pool_elements)
-    shards = plan_shards(shapes, stored.itemsize, max_shard_bytes)
+    shards = plan_shards(shapes, DTYPES[dtype].itemsize, max_shard_bytes)
     for file_name, shard in zip(shard_names(len(shards)), shards, strict=True):
         with (folder / file_name).open("wb") as file:
             file.write(shard_header(shard, dtype))
@@ -248,7 +243,7 @@ def write_side_files(folder: Path, shape: LlamaShape, dtype: str, shards: list[d
         Bytes of tensor data in the shards.
 
     """
-    itemsize = DTYPES[dtype][1].itemsize
+    itemsize = DTYPES[dtype].itemsize
     total_bytes = sum(itemsize * int(np.prod(s, dtype=np.int64)) for shard in shards for s in shard.values())
     words = ["<unk>", "<s>", "</s>", *(f"w{index}" for index in range(min(shape.vocabulary, 256) - 3))]
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dovetail.io.dtypes import DType
-from dovetail.io.errors import ChangedFileError
+from dovetail.io.errors import ChangedFileError, MissingFileError
 from dovetail.io.source import Source
 
 
@@ -168,3 +168,10 @@ class Checkpoint:
         if self.adapter is not None:
             for file in self.adapter.files:
                 file.check(f"{self.adapter.folder}/{file.name}")
+
+
+def cannot_read(path: Path, error: OSError) -> MissingFileError:
+    """Word an error of the system that was met while a checkpoint was opened."""
+    return MissingFileError(
+        f"cannot read {path} ({error.strerror})", "a readable folder or file", "check its permissions"
+    )

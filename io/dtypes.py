@@ -1,4 +1,8 @@
-"""The dtypes of checkpoints: one table, keyed by the names that safetensors headers use."""
+"""The dtypes of checkpoints: one table, from which everything that depends on a dtype follows.
+
+A dtype that is stored and not merged is one row: `safetensors` headers, Zarr metadata, numpy and comparisons take it
+from there. One that is merged needs kernels that decode and encode it, and has their code in its row.
+"""
 
 from __future__ import annotations
 
@@ -25,34 +29,53 @@ class DType:
     zarr_name: str
     """Name in Zarr v3 metadata; also the attribute of `numpy` or `ml_dtypes`."""
     torch_name: str
-    """Name in ``torch`` and in the ``torch_dtype`` of a ``config.json``."""
-    mergeable: bool
-    """Whether tensors of this type are merged (floating point) rather than copied."""
+    """Name in ``torch``, in recipes, and in the ``torch_dtype`` of a ``config.json``."""
+    numpy_kind: str = ""
+    """Kind and size in numpy and in Zarr v2 metadata, such as ``f4``; empty if the type is one of `ml_dtypes`."""
+    kernel_code: int = -1
+    """Number by which the kernels of merges know the type; -1 if they do not, so that tensors of it are copied."""
+    spellings: tuple[str, ...] = ()
+    """Further names that users may write."""
+    holds_codes: bool = False
+    """Whether quantised checkpoints store their codes for weights in tensors of this type."""
 
     def __str__(self) -> str:
         return self.torch_name
 
+    @property
+    def mergeable(self) -> bool:
+        """Whether tensors of this type are merged (floating point) rather than copied."""
+        return self.kernel_code >= 0
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the elements are whole numbers."""
+        return self.numpy_kind[:1] in ("i", "u")
+
 
 _TABLE: Final = (
-    DType("BOOL", 1, "bool", "bool", mergeable=False),
-    DType("U8", 1, "uint8", "uint8", mergeable=False),
-    DType("I8", 1, "int8", "int8", mergeable=False),
-    DType("I16", 2, "int16", "int16", mergeable=False),
-    DType("U16", 2, "uint16", "uint16", mergeable=False),
-    DType("I32", 4, "int32", "int32", mergeable=False),
-    DType("U32", 4, "uint32", "uint32", mergeable=False),
-    DType("I64", 8, "int64", "int64", mergeable=False),
-    DType("U64", 8, "uint64", "uint64", mergeable=False),
-    DType("F16", 2, "float16", "float16", mergeable=True),
-    DType("BF16", 2, "bfloat16", "bfloat16", mergeable=True),
-    DType("F32", 4, "float32", "float32", mergeable=True),
-    DType("F64", 8, "float64", "float64", mergeable=True),
-    DType("F8_E4M3", 1, "float8_e4m3fn", "float8_e4m3fn", mergeable=True),
-    DType("F8_E5M2", 1, "float8_e5m2", "float8_e5m2", mergeable=True),
+    DType("BOOL", 1, "bool", "bool", "b1"),
+    DType("U8", 1, "uint8", "uint8", "u1", holds_codes=True),
+    DType("I8", 1, "int8", "int8", "i1", holds_codes=True),
+    DType("I16", 2, "int16", "int16", "i2"),
+    DType("U16", 2, "uint16", "uint16", "u2"),
+    DType("I32", 4, "int32", "int32", "i4", holds_codes=True),
+    DType("U32", 4, "uint32", "uint32", "u4", holds_codes=True),
+    DType("I64", 8, "int64", "int64", "i8"),
+    DType("U64", 8, "uint64", "uint64", "u8"),
+    DType("F16", 2, "float16", "float16", "f2", 1, ("half", "fp16")),
+    DType("BF16", 2, "bfloat16", "bfloat16", "", 2),
+    DType("F32", 4, "float32", "float32", "f4", 0, ("float", "fp32")),
+    DType("F64", 8, "float64", "float64", "f8", 3, ("double", "fp64")),
+    DType("F8_E4M3", 1, "float8_e4m3fn", "float8_e4m3fn", "", 4, ("fp8_e4m3", "float8_e4m3"), holds_codes=True),
+    DType("F8_E5M2", 1, "float8_e5m2", "float8_e5m2", "", 5, ("fp8_e5m2",), holds_codes=True),
 )
 
 DTYPES: Final[Mapping[str, DType]] = MappingProxyType({dtype.name: dtype for dtype in _TABLE})
 """Every dtype that Dovetail reads, by safetensors name."""
+
+MERGEABLE: Final = tuple(sorted((dtype for dtype in _TABLE if dtype.mergeable), key=lambda dtype: dtype.kernel_code))
+"""The dtypes that merges compute with, in the order of the kernels' codes."""
 
 UNSUPPORTED_DTYPES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -67,22 +90,8 @@ UNSUPPORTED_DTYPES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Dtypes that safetensors defines and Dovetail refuses, with what they hold."""
 
-_SHORT_NAMES: Final = {
-    "half": "F16",
-    "fp16": "F16",
-    "bf16": "BF16",
-    "float": "F32",
-    "fp32": "F32",
-    "double": "F64",
-    "fp64": "F64",
-    "fp8_e4m3": "F8_E4M3",
-    "float8_e4m3": "F8_E4M3",
-    "fp8_e5m2": "F8_E5M2",
-}
 _SPELLINGS: Final[Mapping[str, DType]] = MappingProxyType(
-    {dtype.torch_name: dtype for dtype in _TABLE}
-    | {dtype.name.lower(): dtype for dtype in _TABLE}
-    | {spelling: DTYPES[name] for spelling, name in _SHORT_NAMES.items()}
+    {spelling: dtype for dtype in _TABLE for spelling in (dtype.torch_name, dtype.name.lower(), *dtype.spellings)}
 )
 
 
@@ -112,12 +121,12 @@ def parse_dtype(text: str) -> DType:
 
 
 def to_numpy(dtype: DType) -> np.dtype[Any]:
-    """Return the little-endian numpy dtype; bfloat16 and float8 come from `ml_dtypes`."""
+    """Return the little-endian numpy dtype; those that numpy does not have come from `ml_dtypes`."""
     import numpy as np
 
-    if dtype.name == "BF16" or dtype.name.startswith("F8_"):
+    if not dtype.numpy_kind:
         import ml_dtypes  # costs 40 ms to import, so only where one of its types is asked for
 
         native: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype.zarr_name))
         return native
-    return np.dtype(dtype.zarr_name).newbyteorder("<")
+    return np.dtype(f"<{dtype.numpy_kind}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from dovetail.io.adapters.config import named_as_model
-from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.checkpoint import Checkpoint, cannot_read
 from dovetail.io.errors import MissingFileError, UnsupportedError
 from dovetail.io.formats import safetensors_reader, torch_reader
 from dovetail.io.remote import reader as remote_reader
@@ -59,9 +59,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         return _read_path(absolute)
     except OSError as error:
-        raise MissingFileError(
-            f"cannot read {absolute} ({error.strerror})", "a readable folder or file", "check its permissions"
-        ) from error
+        raise cannot_read(absolute, error) from error
 
 
 def _read_path(path: Path) -> Checkpoint:

@@ -26,13 +26,13 @@ from dovetail.engine.run import commit
 from dovetail.engine.run.journal import JOURNAL_NAME, Journal
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.records import RecordTable
-from dovetail.io.output import ZarrOptions
+from dovetail.io.output import SafetensorsFormat, ZarrFormat
 from dovetail.io.zarr import layout as zarr_layout
 from dovetail.io.zarr.layout import PlacedArray
 from tests.checkpoints import llama_tensors, write_checkpoint, write_recipe
 
-OPTIONS = PlanOptions(shard_size_bytes=100_000)
-CONVERSION = PlanOptions(shard_size_bytes=50_000, dtype="float16")
+OPTIONS = PlanOptions(SafetensorsFormat(100_000))
+CONVERSION = PlanOptions(SafetensorsFormat(50_000), dtype="float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +74,10 @@ def cases() -> Iterator[CrashCase]:
     for name, content in parameters.items():
         for workers in (1, 3):
             yield CrashCase(f"{name}-{workers}", content, workers)
-    yield CrashCase("cabs-zarr", parameters["cabs"], 1, PlanOptions(zarr=ZarrOptions()))
-    yield CrashCase("magnitude-shards", parameters["cabs-magnitude"], 3, PlanOptions(zarr=ZarrOptions("blosc", 6_000)))
+    yield CrashCase("cabs-zarr", parameters["cabs"], 1, PlanOptions(ZarrFormat()))
+    yield CrashCase("magnitude-shards", parameters["cabs-magnitude"], 3, PlanOptions(ZarrFormat("blosc", 6_000)))
     yield CrashCase("conversion", {}, 2, CONVERSION)
-    yield CrashCase("conversion-zarr", {}, 2, PlanOptions(dtype="float16", zarr=ZarrOptions()))
+    yield CrashCase("conversion-zarr", {}, 2, PlanOptions(dtype="float16", format=ZarrFormat()))
 
 
 def prepare(folder: Path, case: CrashCase) -> tuple[Path, dict[str, bytes]]:
@@ -157,9 +157,9 @@ def _scribble_array(folder: Path, plan: Plan, placed: PlacedArray, table: Record
 
 def _scribble_tensor(file: Any, plan: Plan, index: int, table: RecordTable) -> None:
     tensor, placed = plan.tensors[index], plan.layout.tensors[index]
-    for chunk, start in enumerate(range(0, tensor.length, tensor.chunk_elements)):
+    for chunk, start in enumerate(range(0, tensor.length, tensor.chunking.chunk_elements)):
         if not table.is_done(index, chunk):
-            stop = min(tensor.length, start + tensor.chunk_elements)
+            stop = min(tensor.length, start + tensor.chunking.chunk_elements)
             file.seek(placed.offset_bytes + start * tensor.dtype.itemsize)
             file.write(b"\xaa" * ((stop - start) * tensor.dtype.itemsize))
 

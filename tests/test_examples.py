@@ -14,6 +14,7 @@ from dovetail.engine.planning import grid
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run import prepare
 from dovetail.engine.run.prepare import RunOptions
+from dovetail.io.output import SafetensorsFormat
 from tests.checkpoints import llama_tensors, read_output, write_checkpoint
 from tests.engine.awkward import same_bits
 
@@ -58,7 +59,7 @@ def test_nothing_but_the_recipe_decides_a_bit(method: str, home: Path, monkeypat
     monkeypatch.setattr(grid, "TASK_BYTES", 1)
     for number, (memory_bytes, workers) in enumerate([(300 * 2**20, 1), (2**31, 3)]):
         out = home / f"{method}-{number}"
-        merge(recipe, out, PlanOptions(20_000), RunOptions(memory_bytes, workers))
+        merge(recipe, out, PlanOptions(SafetensorsFormat(20_000)), RunOptions(memory_bytes, workers))
         found = read_output(out)
         assert set(expected) == set(found)
         assert all(same_bits(expected[name], found[name]) for name in expected)

@@ -27,7 +27,7 @@ from dovetail.engine.run.records import RecordTable
 from dovetail.engine.text import counted
 from dovetail.io.files.durable import write_durably
 from dovetail.io.files.machine import peak_resident_bytes
-from dovetail.io.output import Sink, create_sink, reopen_sink
+from dovetail.io.output_format import Sink
 
 
 def carry_out(
@@ -116,9 +116,9 @@ def _execute(
 def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> Sink:
     """Create the output files, or open those of the interrupted run."""
     if not resumed:
-        return create_sink(plan.layout, staging)
+        return plan.options.format.create_sink(plan.layout, staging)
     try:
-        return reopen_sink(plan.layout, staging)
+        return plan.options.format.reopen_sink(plan.layout, staging)
     except OSError as error:
         raise OutputError(
             f"unfinished output {staging} cannot be continued: {error.strerror} ({error.filename})",

@@ -20,7 +20,6 @@ from dovetail.engine.methods.decoding import read_only
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES, Piece, chunk_elements, make_jobs
 from dovetail.engine.planning.locations import open_location
 from dovetail.engine.planning.plan import READ_AHEAD
-from dovetail.engine.planning.tensors import CODES
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.warm import warm_up
@@ -268,7 +267,7 @@ def _compare_piece(a: TensorInfo, b: TensorInfo, start: int, stop: int) -> Diffe
 def _compare_floats(
     a: TensorInfo, first: NDArray[np.uint8], b: TensorInfo, second: NDArray[np.uint8], found: Difference
 ) -> None:
-    codes = CODES[a.dtype.name], CODES[b.dtype.name]
+    codes = a.dtype.kernel_code, b.dtype.kernel_code
     counts, maxima = np.zeros(3, np.uint64), np.zeros(2)
     kernel.compare(read_only(first), codes[0], read_only(second), codes[1], kernel.coarser(*codes), counts, maxima)
     found.changed, found.unmatched, found.max_ulp = (int(count) for count in counts)
@@ -296,8 +295,8 @@ def _compare_integers(
 
 
 def _stored(info: TensorInfo) -> np.dtype[Any]:
-    """Give the numpy dtype of integers; truth values are told apart by their bytes."""
-    return np.dtype(np.uint8) if info.dtype.name == "BOOL" else to_numpy(info.dtype)
+    """Give the numpy dtype of integers; elements of any other type are told apart by their bytes."""
+    return to_numpy(info.dtype) if info.dtype.is_integer else np.dtype(f"<u{info.dtype.itemsize}")
 
 
 def _magnitudes(values: NDArray[Any]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:

@@ -32,7 +32,6 @@ from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.grid import chunk_elements
 from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.plan import Plan, PlannedTensor, PlanOptions
-from dovetail.engine.planning.tensors import CODES
 from dovetail.engine.planning.work import Input
 from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.schema import InputModel
@@ -43,6 +42,7 @@ from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import MissingFileError
 from dovetail.io.files.collector import collector_paused
+from dovetail.io.output_format import Chunking
 
 HEADER_METADATA = {"format": "pt"}
 """What loaders ask a header for, if the source's own says nothing else."""
@@ -134,7 +134,7 @@ def _planned(info: TensorInfo, label: str, wanted: DType | None) -> PlannedTenso
     element_bytes = info.dtype.itemsize + dtype.itemsize
     problem = None
     if dtype != info.dtype:
-        problem = conversion(info.name, info.shape, CODES[info.dtype.name], CODES[dtype.name])
+        problem = conversion(info.name, info.shape, info.dtype.kernel_code, dtype.kernel_code)
     return PlannedTensor(
         name=info.name,
         shape=info.shape,
@@ -143,10 +143,10 @@ def _planned(info: TensorInfo, label: str, wanted: DType | None) -> PlannedTenso
         program=Copy(compared=False) if problem is None else CONVERT.program(problem),
         problem=problem,
         base=None,
-        models=(Input(info.source, -1 if problem is None else CODES[info.dtype.name], label, info.name),),
+        models=(Input(info.source, -1 if problem is None else info.dtype.kernel_code, label, info.name),),
         order=(0,),
         element_bytes=element_bytes,
-        chunk_elements=chunk_elements(element_bytes, 1),
+        chunking=Chunking(chunk_elements(element_bytes, 1)),
     )
 
 

@@ -34,8 +34,7 @@ from dovetail.engine.run.scheduler import Scheduler
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import DovetailError
 from dovetail.io.files.machine import resident_bytes
-from dovetail.io.opening import read_checkpoint
-from dovetail.io.output import ZarrOptions
+from dovetail.io.output import written_format
 from dovetail.io.source import Source
 
 
@@ -112,7 +111,7 @@ def recompute(
         raise
     except DEFECTS as error:
         raise manifest_error(output, error) from None
-    slots = _slots(plan, read_checkpoint(output))
+    slots = _slots(plan, plan.options.format.open(output))
     todo = _sample(plan, fraction, seed)
     budget, _ = prepare(plan, run, listen)
     compared, tasks = 0, sum(len(positions) for _, positions in todo)
@@ -191,11 +190,10 @@ def _options(manifest: Mapping[str, Any]) -> PlanOptions:
     """Give the options of a finished merge."""
     said = manifest["options"]
     return PlanOptions(
-        said["shard_size_bytes"],
-        said["dtype"],
-        said["seed"],
-        said["nonfinite"] == "keep",
-        zarr=None if said.get("zarr") is None else ZarrOptions(**said["zarr"]),
+        format=written_format(manifest),
+        dtype=said["dtype"],
+        seed=said["seed"],
+        keep_nonfinite=said["nonfinite"] == "keep",
     )
 
 

@@ -7,7 +7,6 @@ so that damage is traced to a tensor and a range of its elements.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,22 +18,16 @@ import numpy as np
 import xxhash
 
 from dovetail.engine import events
-from dovetail.engine.actions.verify_zarr import check_document, check_objects, tensor_bytes
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.output.manifest import FORMAT_VERSION, MANIFEST_NAME, is_intact
 from dovetail.engine.planning.grid import TASK_BYTES, chunk_count, chunk_range
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError, DovetailError, ZarrError
+from dovetail.io.files.checksum import READ_BYTES, check_start
 from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.files.strict_json import brief
-from dovetail.io.opening import read_checkpoint
+from dovetail.io.output import format_of
 from dovetail.io.source import Source
-from dovetail.io.zarr.chunk_pool import POOL
-
-_CHANGED = "has changed"
-
-READ_BYTES = 4 * 2**20
-"""Bytes read at a time, so that no claim of a manifest decides how much memory is taken."""
 
 DEFECTS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What comes of using a manifest that is sound JSON and yet not what a merge writes."""
@@ -124,11 +117,10 @@ class _Verification:
         self.output, self.manifest, self.listen, self.started = output, manifest, listen, started
         self.damage: list[str] = []
         self.checked_bytes = 0
-        self.arrays = manifest.get("output_format") == "zarr"
-        entries = (*manifest["shards"], *manifest["side_files"].values())
-        self.total_bytes = sum(entry["size_bytes"] for entry in entries)
-        if self.arrays:
-            self.total_bytes += sum(map(tensor_bytes, manifest["tensors"].values()))
+        self.form = format_of(manifest)
+        self.check = self.form.check(output, manifest)
+        side_files = manifest["side_files"].values()
+        self.total_bytes = self.check.size_bytes + sum(entry["size_bytes"] for entry in side_files)
         for name in self._names():
             if "/" in name or "\0" in name or name in ("", ".", ".."):
                 raise ValueError(f"{name!r} is no file name")
@@ -136,9 +128,12 @@ class _Verification:
     def run(self) -> Verdict:
         """Check the small files, then the tensors on all cores."""
         self._check_side_files()
-        if self._check_documents() if self.arrays else self._check_shards():
+        damage, read_bytes = self.check.check_metadata()
+        self.damage += damage
+        self.checked_bytes += read_bytes
+        if not damage:  # or else tensors cannot be found
             try:
-                checkpoint = read_checkpoint(self.output)
+                checkpoint = self.form.open(self.output)
             except CheckpointError as error:
                 self.damage.append(str(error))
             else:
@@ -147,60 +142,22 @@ class _Verification:
 
     def _check_side_files(self) -> None:
         for name, entry in self.manifest["side_files"].items():
-            damage = self._check_start(name, entry["size_bytes"], entry["size_bytes"], entry["checksum"])
+            path, size_bytes = self.output / name, entry["size_bytes"]
+            damage, read_bytes = check_start(path, size_bytes, size_bytes, entry["checksum"])
+            self.checked_bytes += read_bytes
             if damage:
                 self.damage.append(f"file {name} {damage}")
-
-    def _check_shards(self) -> bool:
-        """Check sizes and headers; tensors can be found only if these are right."""
-        before = len(self.damage)
-        for shard in self.manifest["shards"]:
-            name, size_bytes = shard["name"], shard["size_bytes"]
-            damage = self._check_start(name, size_bytes, shard["header_bytes"], shard["header_checksum"])
-            if damage == _CHANGED:
-                size = (self.output / name).stat().st_size
-                damage = "has a damaged header" if size == size_bytes else f"has {size} bytes instead of {size_bytes}"
-            if damage:
-                self.damage.append(f"shard {name} {damage}")
-        return len(self.damage) == before
-
-    def _check_documents(self) -> bool:
-        """Check the metadata of every array; tensors can be found only if it is right."""
-        before = len(self.damage)
-        for entry in self.manifest["tensors"].values():
-            self.damage += check_document(self.output / entry["file"], entry["document_checksum"])
-        return len(self.damage) == before
 
     def _names(self) -> Iterator[str]:
         """List everything that the manifest says is in the folder, but for itself."""
         yield from self.manifest["side_files"]
-        yield from (shard["name"] for shard in self.manifest["shards"])
-        if self.arrays:
-            yield from (entry["file"] for entry in self.manifest["tensors"].values())
-
-    def _check_start(self, name: str, size_bytes: int, checked_bytes: int, checksum: str) -> str:
-        """Check a file's size and the checksum of its first bytes; say what is wrong, or nothing."""
-        path, digest, left = self.output / name, xxhash.xxh3_64(), checked_bytes
-        if not path.is_file():
-            return "is missing"
-        try:
-            with path.open("rb") as file:
-                if os.fstat(file.fileno()).st_size != size_bytes:
-                    return _CHANGED
-                while left > 0 and (data := file.read(min(left, READ_BYTES))):
-                    digest.update(data)
-                    left -= len(data)
-        except OSError as error:
-            return f"cannot be read ({error.strerror})"
-        self.checked_bytes += checked_bytes - left
-        return "" if (left, digest.hexdigest()) == (0, checksum) else _CHANGED
+        yield from self.check.file_names
 
     def _check_tensors(self, checkpoint: Checkpoint) -> None:
         names = set(self.manifest["tensors"])
         for name in sorted(names ^ set(checkpoint.tensors)):
             self.damage.append(f"tensor {name!r} is {'missing' if name in names else 'not in the manifest'}")
-        if self.arrays:  # objects are read in several steps, as many at a time as there are cores
-            POOL.limit_bytes = max(POOL.limit_bytes, usable_cores() * TASK_BYTES)
+        self.check.expect_readers(usable_cores(), TASK_BYTES)
         with ThreadPoolExecutor(usable_cores()) as pool:
             checks = [
                 lambda name=name: self._check_tensor(checkpoint, name) for name in checkpoint.tensors if name in names
@@ -228,13 +185,13 @@ class _Verification:
         count = chunk_count(info.length, chunk, period)
         if count != len(entry["checksums"]):
             return [f"tensor {name!r} has {len(entry['checksums'])} checksums instead of {count}"], 0
-        damage = check_objects(self.output / entry["file"], info.source) if self.arrays else []
+        damage = self.check.check_tensor(name, info.source)
         for index, expected in enumerate(entry["checksums"]):
             start, stop = chunk_range(info.length, chunk, period, index)
             try:
                 info.source.prefetch(stop, min(info.length, stop + chunk))  # the disk reads while this chunk is hashed
                 sound, fault = _checksum(info.source, start, stop) == expected, "is damaged"
-            except ZarrError:  # its compression or its own checksum told
+            except ZarrError:  # the chunk's compression, or a checksum within it, told
                 sound, fault = False, "is damaged"
             except CheckpointError:  # touching pages that cannot be read would have killed the process
                 sound, fault = False, "cannot be read"

@@ -10,7 +10,6 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from dovetail.engine.planning.locations import hub_model
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlannedTensor
 from dovetail.engine.run.records import RecordTable, chunk_checksums
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint
+from dovetail.io.files.checksum import hex_checksum
 
 MANIFEST_NAME = "dovetail_manifest.json"
 """File name of the manifest in the output folder."""
@@ -68,16 +68,15 @@ def build_manifest(
             "dtype": plan.options.dtype,
             "seed": plan.options.seed,
             "nonfinite": "keep" if plan.options.keep_nonfinite else "error",
-            "shard_size_bytes": plan.options.shard_size_bytes,
-            **({} if plan.options.zarr is None else {"zarr": asdict(plan.options.zarr)}),
+            **plan.options.format.to_json(),
         },
         "models": list(plan.models),
         "inputs": _inputs(plan),
         **({"stages": list(earlier)} if earlier else {}),
         **_vocabulary(plan),
         "checksum": "xxh3-64",
-        "output_format": plan.layout.format,
-        "shards": _shards(plan),
+        "output_format": plan.options.format.name,
+        "shards": plan.options.format.shard_entries(plan.layout),
         "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
         "totals": total_statistics(plan, table),
     }
@@ -90,7 +89,7 @@ def stage_entry(name: str, plan: Plan) -> dict[str, Any]:
         "recipe": plan.recipe.to_json(),
         "models": list(plan.models),
         "inputs": _inputs(plan),
-        "shards": _shards(plan),
+        "shards": plan.options.format.shard_entries(plan.layout),
     }
 
 
@@ -116,19 +115,6 @@ def file_entries(files: Sequence[FileFingerprint]) -> list[dict[str, Any]]:
         {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
         | ({"etag": file.etag} if file.etag else {})
         for file in files
-    ]
-
-
-def _shards(plan: Plan) -> list[dict[str, Any]]:
-    """Describe the output's files; the arrays of a Zarr group are described tensor by tensor instead."""
-    return [
-        {
-            "name": shard.file_name,
-            "size_bytes": shard.size_bytes,
-            "header_bytes": len(shard.header),
-            "header_checksum": hex_checksum(shard.header),
-        }
-        for shard in (plan.layout.shards if plan.options.zarr is None else ())
     ]
 
 
@@ -173,20 +159,14 @@ def _checksum_entry(checksum: str) -> bytes:
     return f',\n "{SELF_CHECKSUM}": "{checksum}"\n}}\n'.encode()
 
 
-def hex_checksum(data: bytes) -> str:
-    """Give the XXH3-64 of some bytes as the manifest writes it."""
-    return f"{xxhash.xxh3_64_intdigest(data):016x}"
-
-
 def _tensor_entry(plan: Plan, tensor: PlannedTensor, index: int, rows: NDArray[Any], sums: Any) -> dict[str, Any]:
     shard = plan.layout.shards[plan.layout.tensors[index].shard]
-    array = {"chunk_period": tensor.chunk_period, "document_checksum": hex_checksum(shard.header)}
     return {
         "file": shard.file_name,
         "dtype": tensor.dtype.name,
         "shape": list(tensor.shape),
-        "chunk_elements": tensor.chunk_elements,
-        **({} if plan.options.zarr is None else array),
+        "chunk_elements": tensor.chunking.chunk_elements,
+        **plan.options.format.tensor_entry(plan.layout, index, tensor.chunking),
         "checksums": chunk_checksums(rows),
         "statistics": tensor_statistics(tensor, sums),
     }

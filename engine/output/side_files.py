@@ -11,23 +11,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dovetail.engine.output.manifest import MANIFEST_NAME, hex_checksum
+from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.planning.model_config import restack, untie
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME
 from dovetail.io.errors import CheckpointError
+from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.files.durable import write_durably
 from dovetail.io.formats.config import CONFIG_NAME, config_of
 from dovetail.io.formats.index import resolve_in_folder
 from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name
+from dovetail.io.output import FORMATS
 
 RECIPE_NAME = "dovetail_recipe.yml"
 """File name of the recipe's copy in the output folder."""
 
 _REPLACED = {
     "readme.md", CONFIG_NAME, RECIPE_NAME, MANIFEST_NAME, JOURNAL_NAME, LOCK_NAME, "mergekit_config.yml",
-    "zarr.json", "checkpoint",
+    "checkpoint",
 }  # fmt: skip
 
 
@@ -36,12 +38,13 @@ def copied_files(folder: Path) -> list[Path]:
 
     Links that lead outside the checkpoint are left out: a checkpoint must not bring along a private file.
     """
+    replaced = _REPLACED.union(*[each.document_names for each in FORMATS.values()])
     return sorted(
         path
         for path in folder.iterdir()
         if path.is_file()
         and is_side_name(path.name)
-        and path.name.lower() not in _REPLACED
+        and path.name.lower() not in replaced
         and path.stat().st_size <= LARGEST_BYTES
         and _stays_inside(folder, path.name)
     )

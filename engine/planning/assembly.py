@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from typing import Any
 
 from dovetail.engine.methods.method import Method
 from dovetail.engine.planning.grid import make_jobs
@@ -14,7 +15,10 @@ from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlannedTensor, Pl
 from dovetail.engine.planning.vocabulary import Vocabulary
 from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.output import Layout
+from dovetail.io.output_format import Layout
+
+_NOT_HASHED = ("format", "strict")
+"""Options that are no part of a plan's hash by themselves: a format has an identity, and strictness changes no byte."""
 
 
 def assemble(
@@ -40,12 +44,12 @@ def assemble(
         Free-form metadata of the output; None for the usual.
 
     """
-    tensors, layout = lay_out(tensors, options, metadata)
+    tensors, layout = lay_out(tensors, options.format, metadata)
     jobs = make_jobs(
         [item.length for item in tensors],
         [item.element_bytes for item in tensors],
-        [item.chunk_elements for item in tensors],
-        [item.chunk_period for item in tensors],
+        [item.chunking.chunk_elements for item in tensors],
+        [item.chunking.chunk_period for item in tensors],
     )
     return Plan(
         recipe=recipe,
@@ -73,6 +77,12 @@ def _identity(checkpoint: Checkpoint) -> list[object]:
     return identity
 
 
+def _options_identity(options: PlanOptions) -> dict[str, Any]:
+    """List every option that decides the output's bytes, those of the format among them."""
+    others = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in _NOT_HASHED}
+    return {**others, **options.format.identity()}
+
+
 def _hash(
     recipe: Recipe,
     options: PlanOptions,
@@ -85,10 +95,10 @@ def _hash(
     content = {
         "maths_version": MATHS_VERSION,
         "recipe": recipe.canonical_json(),
-        "options": {key: value for key, value in asdict(options).items() if key != "strict"},
+        "options": _options_identity(options),
         "inputs": [_identity(item) for item in checkpoints],
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
         "vocabulary": vocabulary.inputs() if vocabulary else None,
-        "chunks": [[item.chunk_elements, item.chunk_period] for item in tensors],
+        "chunks": [[item.chunking.chunk_elements, item.chunking.chunk_period] for item in tensors],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

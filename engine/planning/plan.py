@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.method import Method
@@ -15,14 +16,12 @@ from dovetail.engine.planning.work import Input, PieceWork, Work
 from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
-from dovetail.io.output import Layout, ZarrOptions
+from dovetail.io.output import SafetensorsFormat
+from dovetail.io.output_format import Chunking, Layout, OutputFormat
 from dovetail.io.source import Slot, read_scratch_bytes
 
 MATHS_VERSION = 2
 """Changes whenever the same recipe and inputs give other bits than before."""
-
-DEFAULT_SHARD_BYTES = 5 * 10**9
-"""Default size of an output shard."""
 
 READ_AHEAD = 2
 """Tasks queued, with their inputs being read, beyond those that run."""
@@ -35,8 +34,8 @@ UNFOLDED_PER_WORKER = 2
 class PlanOptions:
     """What, besides the recipe and the inputs, decides the output's bytes."""
 
-    shard_size_bytes: int = DEFAULT_SHARD_BYTES
-    """Size at which a new output shard begins."""
+    format: OutputFormat[Any] = field(default_factory=SafetensorsFormat)
+    """The output's format, with its options."""
     dtype: str | None = None
     """Output dtype; None for the recipe's, else the base model's own, tensor by tensor."""
     seed: int = 0
@@ -46,8 +45,6 @@ class PlanOptions:
     strict: bool = False
     """Whether it is an error if the checkpoints do not have the same tensors in the same shapes. It decides between an
     error and a warning alone, so it is no part of the plan's hash."""
-    zarr: ZarrOptions | None = None
-    """How the output is stored as Zarr; None for safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +71,17 @@ class PlannedTensor:
     """Index in `Plan.models` of each of `models`."""
     element_bytes: int
     """Bytes that one element moves: every input and the output."""
-    chunk_elements: int
-    """Elements in a chunk."""
-    chunk_period: int = 0
-    """Elements after which chunks begin anew, the last one before being shorter; 0 if they never do."""
-    write_scratch_bytes: int = 0
-    """Most memory that writing a chunk takes beyond the chunk."""
+    chunking: Chunking
+    """How it is cut into chunks."""
 
     @property
     def chunk_count(self) -> int:
         """Number of chunks, at least one."""
-        return chunk_count(self.length, self.chunk_elements, self.chunk_period)
+        return chunk_count(self.length, self.chunking.chunk_elements, self.chunking.chunk_period)
 
     def chunk_range(self, index: int) -> tuple[int, int]:
         """Give the elements ``[start, stop)`` of a chunk."""
-        return chunk_range(self.length, self.chunk_elements, self.chunk_period, index)
+        return chunk_range(self.length, self.chunking.chunk_elements, self.chunking.chunk_period, index)
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -123,7 +116,7 @@ class PlannedTensor:
         Inputs are read one after another, and the output is written when they are no longer read.
         """
         low, high = self.program.window(start, stop)
-        moving = max([self.write_scratch_bytes, *[read_scratch_bytes(item.source) for item in self.inputs]])
+        moving = max([self.chunking.write_scratch_bytes, *[read_scratch_bytes(item.source) for item in self.inputs]])
         reducing = 0
         if self.program.reduce_passes and stop - start == self.length:  # the passes run in one task
             reducing = self.program.partial_bytes(self.length) + self.program.accumulator_bytes(self.length, 1)
@@ -235,13 +228,18 @@ class Plan:
         """Most memory that accumulators of reduce passes, and the states around them, take in the jobs that are open
         at once.
         """
-        held = (tensor.program.accumulator_bytes(tensor.chunk_elements, tensor.chunk_count) for tensor in self._reduced)
+        held = (
+            tensor.program.accumulator_bytes(tensor.chunking.chunk_elements, tensor.chunk_count)
+            for tensor in self._reduced
+        )
         return sum(heapq.nlargest(OPEN_JOBS, held))
 
     @property
     def partial_bytes(self) -> int:
         """Most memory that one chunk's partial result of a reduce pass takes while it waits to be folded."""
-        return max((tensor.program.partial_bytes(tensor.chunk_elements) for tensor in self._reduced), default=0)
+        return max(
+            (tensor.program.partial_bytes(tensor.chunking.chunk_elements) for tensor in self._reduced), default=0
+        )
 
     @property
     def _reduced(self) -> Iterator[PlannedTensor]:

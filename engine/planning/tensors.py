@@ -16,12 +16,10 @@ from dovetail.engine.planning.vocabulary import Vocabulary
 from dovetail.engine.planning.work import Input
 from dovetail.engine.recipe import Expansion, SourceTensor, TensorSpec
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
-from dovetail.io.dtypes import DType, parse_dtype
+from dovetail.io.dtypes import DTYPES, DType
 from dovetail.io.errors import TensorMismatchError
+from dovetail.io.output_format import Chunking
 from dovetail.io.sources.rows import FilledElements, LeadingElements
-
-CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
-"""The kernels' dtype codes by safetensors dtype name."""
 
 
 class TensorPlanner:
@@ -67,7 +65,7 @@ class TensorPlanner:
         # Comprehensions are faster than generators.
         models = tuple([self._input(item, spec.reference) for item in spec.inputs])
         inputs = models if base is None else (base, *models)
-        self._double += CODES["F64"] in [item.code for item in inputs]
+        self._double += DTYPES["F64"].kernel_code in [item.code for item in inputs]
         dtype = self._dtype or reference.output_dtype
         # Of many thousand tensors, most differ from others by their names alone. Parameters are shared between tensors.
         like = (reference.shape, dtype.name, tuple([(item.code, item.checkpoint) for item in inputs]))
@@ -94,7 +92,7 @@ class TensorPlanner:
             length=reference.length,
             base_code=None if base is None else base.code,
             model_codes=tuple(item.code for item in models),
-            out_code=CODES[dtype.name],
+            out_code=dtype.kernel_code,
             parameters=spec.parameters,
             model_parameters=spec.model_parameters,
             seed=self._options.seed,
@@ -112,9 +110,9 @@ class TensorPlanner:
     def _take(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
         """Plan a tensor that is not merged, but has the output's dtype."""
         dtype = self._dtype or reference.output_dtype
-        if dtype == reference.dtype == parse_dtype("F64"):  # all else is exact by way of float32
+        if dtype == reference.dtype == DTYPES["F64"]:  # all else is exact by way of float32
             return self._planned(spec, reference, dtype, Copy(), None, self._raw(spec.reference), ())
-        problem = conversion(spec.name, reference.shape, CODES[reference.dtype.name], CODES[dtype.name])
+        problem = conversion(spec.name, reference.shape, reference.dtype.kernel_code, dtype.kernel_code)
         taken = self._input(spec.reference, spec.reference)
         return self._planned(spec, reference, dtype, CONVERT.program(problem), None, None, (taken,))
 
@@ -141,7 +139,7 @@ class TensorPlanner:
             models=models,
             order=tuple([self._model_index[item.checkpoint] for item in spec.inputs]),
             element_bytes=element_bytes,
-            chunk_elements=chunk_elements(element_bytes, len(inputs)),
+            chunking=Chunking(chunk_elements(element_bytes, len(inputs))),
         )
 
     def _find(self, item: SourceTensor) -> TensorInfo:
@@ -171,7 +169,7 @@ class TensorPlanner:
                     "bring the models to one dtype or one vocabulary first",
                 )
             source = FilledElements(source, model.source)
-        return Input(source, CODES[info.dtype.name], self._labels[item.checkpoint], item.name)
+        return Input(source, info.dtype.kernel_code, self._labels[item.checkpoint], item.name)
 
 
 def problems(plan: Plan) -> Iterator[Problem]:
@@ -184,4 +182,4 @@ def conversions(plan: Plan) -> Iterator[Problem]:
     """Give the problem of every tensor that a merge takes as it is, in the output's dtype."""
     for tensor in plan.tensors:
         if tensor.copied and isinstance(tensor.program, Recode):
-            yield conversion(tensor.name, tensor.shape, tensor.models[0].code, CODES[tensor.dtype.name])
+            yield conversion(tensor.name, tensor.shape, tensor.models[0].code, tensor.dtype.kernel_code)

@@ -22,8 +22,9 @@ from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import Strict, problem
 from dovetail.engine.recipe.settings import Setting
 from dovetail.engine.recipe.tokenizer import Tokenizer, TokenizerSource
+from dovetail.io.dtypes import MERGEABLE
 
-DTYPES = ("float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "float8_e5m2")
+DTYPES = tuple(dtype.torch_name for dtype in MERGEABLE)
 """Names of dtypes in recipes; mergekit knows the first three."""
 
 
@@ -173,11 +174,6 @@ class Recipe(Strict):
     def text(self) -> str:
         """The recipe as it was written."""
         return self._origin.text if self._origin.own_text is None else self._origin.own_text
-
-    @property
-    def has_slices(self) -> bool:
-        """Whether layers are stacked, so that the output may have another number of them than its base model."""
-        return bool(self.slices) or any(module.slices for module in self.modules.values())
 
     def with_origin(self, origin: Origin) -> Recipe:
         """Return the same recipe, said to come from `origin`."""

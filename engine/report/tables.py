@@ -19,6 +19,7 @@ from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.text import counted, format_size, short_name
 from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.output import format_of
 
 if TYPE_CHECKING:
     from dovetail.engine.actions.forecasts import Forecast
@@ -52,11 +53,12 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
     totals = manifest["totals"]
     moved = done.read_bytes + done.written_bytes
     speed = f"{moved / max(done.merge_seconds, 1e-9) / 1e9:.2f} GB/s read and written"
-    shards = counted(len(manifest["shards"]), "shard") if manifest["shards"] else "Zarr chunks"
+    form = format_of(manifest)
+    parts = form.data_noun or counted(len(manifest["shards"]), form.part_noun)
     _print(
         _facts(
             {
-                "Output": f"{done.output} ({format_size(done.written_bytes)} in {shards})",
+                "Output": f"{done.output} ({format_size(done.written_bytes)} in {parts})",
                 "Time": f"{done.seconds:.1f} s, of these {done.merge_seconds:.1f} s merging at {speed}, "
                 f"{counted(done.workers, 'worker')}",
                 "Memory": f"peak {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed",
@@ -111,7 +113,7 @@ def plan_json(plan: Plan, budget: Budget) -> dict[str, Any]:
         "passes": max((tensor.passes for tensor in plan.tensors), default=0),
         "read_bytes": plan.read_bytes,
         "write_bytes": plan.write_bytes,
-        "format": plan.layout.format,
+        "format": plan.options.format.name,
         "shards": [{"name": shard.file_name, "size_bytes": shard.size_bytes} for shard in plan.layout.shards],
         "allowed_bytes": budget.allowed_bytes,
         "reserved_bytes": budget.reserved_bytes,
@@ -125,7 +127,7 @@ def plan_json(plan: Plan, budget: Budget) -> dict[str, Any]:
 
 def print_plan(plan: Plan, budget: Budget) -> None:
     """Say what a plan would read, write and hold."""
-    dtypes = Counter(tensor.dtype.torch_name for tensor in plan.tensors)
+    dtypes, form = Counter(tensor.dtype.torch_name for tensor in plan.tensors), plan.options.format
     elements = sum(tensor.length for tensor in plan.tensors)
     rows = {
         "Method": plan.method.name,
@@ -135,9 +137,8 @@ def print_plan(plan: Plan, budget: Budget) -> None:
         + ", ".join(f"{count} {name}" for name, count in dtypes.most_common()),
         "Read": f"{format_size(plan.read_bytes)} in {counted(plan.task_count, 'task')}, at most "
         f"{counted(max((tensor.passes for tensor in plan.tensors), default=0), 'pass')} over a tensor",
-        "Write": f"{format_size(plan.write_bytes)} in {counted(len(plan.layout.shards), 'shard')}"
-        if plan.options.zarr is None
-        else f"at most {format_size(plan.write_bytes)} in {counted(len(plan.layout.shards), 'Zarr array')}",
+        "Write": ("at most " if form.sizes_are_limits else "")
+        + f"{format_size(plan.write_bytes)} in {counted(len(plan.layout.shards), form.part_noun)}",
         "Memory": f"at most {format_size(budget.projected_bytes)} of {format_size(budget.allowed_bytes)} allowed: "
         f"{format_size(budget.reserved_bytes)} for the program, {format_size(budget.task_bytes)} for each of "
         f"{counted(budget.workers, 'worker')}",

@@ -20,7 +20,7 @@ from dovetail.engine.run.records import RecordTable, chunk_checksums
 from dovetail.engine.run.scheduler import Scheduler
 from dovetail.engine.run.task import TaskRecord
 from dovetail.io.files.machine import resident_bytes
-from dovetail.io.output import Sink
+from dovetail.io.output_format import Sink
 
 
 class Execution:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +128,7 @@ def identity(plan: Plan) -> dict[str, Any]:
             "dtype": plan.options.dtype,
             "seed": plan.options.seed,
             "keep_nonfinite": plan.options.keep_nonfinite,
-            "shard_size_bytes": plan.options.shard_size_bytes,
-            "zarr": None if plan.options.zarr is None else asdict(plan.options.zarr),
+            **plan.options.format.identity(),
         },
         "inputs": {
             f"{checkpoint.path}/{file.name}": [file.size_bytes, file.etag or file.mtime_ns, file.header_hash]

@@ -121,12 +121,6 @@ def mapped_file(path: str, size_bytes: int, mtime_ns: int) -> MappedFile:
         return opened
 
 
-def close_mapped_files() -> None:
-    """Drop this process's cached maps; those still viewed by arrays close with the last array."""
-    with _open_files_lock:
-        _open_files.clear()
-
-
 @dataclass(frozen=True, slots=True)
 class MappedSource:
     """A tensor's elements as a range of a memory-mapped file (a `dovetail.io.source.Source`)."""

@@ -28,8 +28,6 @@ _LAST_PARTS: Final[Mapping[str, str]] = {
 _SCALES: Final = ("weight_scale", "scale_weight", "input_scale", "scales")
 """Last parts that tell of quantisation where the weight beside them is stored in small or packed numbers."""
 
-_CODE_DTYPES: Final = frozenset(("F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "U32"))
-
 
 def refuse_quantised(path: Path | str, dtypes: Iterable[tuple[str, DType]], config: Mapping[str, Any] | None) -> None:
     """Refuse a quantised checkpoint.
@@ -61,7 +59,7 @@ def refuse_quantised(path: Path | str, dtypes: Iterable[tuple[str, DType]], conf
             _refuse(path, f"it has tensor {name!r} ({_LAST_PARTS[last]})")
         if last.startswith("bitsandbytes__"):
             _refuse(path, f"it has tensor {name!r} (bitsandbytes)")
-        if last in _SCALES and (weight := by_name.get(f"{stem}.weight")) and weight.name in _CODE_DTYPES:
+        if last in _SCALES and (weight := by_name.get(f"{stem}.weight")) and weight.holds_codes:
             _refuse(path, f"tensor {name!r} scales a weight of {weight.name}")
 
 

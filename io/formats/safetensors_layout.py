@@ -69,18 +69,11 @@ class SafetensorsLayout:
     """The content of ``model.safetensors.index.json``; ``None`` for a single file, which needs none."""
     total_size_bytes: int
     """Size of all tensor data, headers not counted."""
-    format: str = "safetensors"
-    """Name of the format."""
 
     @property
     def documents(self) -> dict[str, bytes]:
         """The index, if there is one."""
         return {} if self.index is None else {INDEX_NAME: self.index}
-
-    @property
-    def files_size_bytes(self) -> int:
-        """Size on disk of all files, headers and index included."""
-        return sum(shard.size_bytes for shard in self.shards) + len(self.index or b"")
 
     def file_name(self, tensor_index: int) -> str:
         """Name of the file that holds a tensor."""

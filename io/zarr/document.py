@@ -42,13 +42,17 @@ _V3_KEPT: Final = (
 )
 _V3_OTHERS: Final = ("attributes", "dimension_names", "storage_transformers", "consolidated_metadata")
 _V3_DTYPES: Final[Mapping[str, DType]] = MappingProxyType({dtype.zarr_name: dtype for dtype in DTYPES.values()})
-_KINDS: Final = {"BOOL": "b1", "U8": "u1", "I8": "i1", "I16": "i2", "U16": "u2", "I32": "i4", "U32": "u4"} | {
-    "I64": "i8", "U64": "u8", "F16": "f2", "F32": "f4", "F64": "f8",
-}  # fmt: skip
 _V2_DTYPES: Final[Mapping[str, DType]] = MappingProxyType(
-    {f"{order}{kind}": DTYPES[name] for name, kind in _KINDS.items() for order in ("|" if kind[1] == "1" else "<>")}
-    | {DTYPES[name].zarr_name: DTYPES[name] for name in ("BF16", "F8_E4M3", "F8_E5M2")}
+    {
+        f"{order}{dtype.numpy_kind}": dtype
+        for dtype in DTYPES.values()
+        if dtype.numpy_kind
+        for order in ("|" if dtype.itemsize == 1 else "<>")
+    }
+    | {dtype.zarr_name: dtype for dtype in DTYPES.values() if not dtype.numpy_kind}
 )
+*_OTHERS, _LAST = (dtype.zarr_name for dtype in DTYPES.values() if not dtype.numpy_kind)
+_READABLE: Final = f"booleans, whole numbers, float16 to float64, {', '.join(_OTHERS)} or {_LAST}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +191,7 @@ def _find_dtype(found: Any, known: Mapping[str, DType], where: str) -> DType:
     if dtype is None:
         raise UnsupportedError(
             f"{where} has the dtype {brief(found)}",
-            "booleans, whole numbers, float16 to float64, bfloat16, float8_e4m3fn or float8_e5m2",
+            _READABLE,
             "convert the array first",
         )
     return dtype

@@ -1,4 +1,6 @@
-"""Zarr data types for bfloat16 and float8, so that arrays of checkpoint weights open like any others.
+"""Zarr data types for what numpy lacks, such as bfloat16 and float8: arrays of checkpoint weights open like any others.
+
+Each type of `ml_dtypes` in the table of dtypes gets one.
 
 Importing this module registers them: zarr-python 3.1 collects the entry points ``zarr.data_type`` but never
 loads them.
@@ -26,6 +28,8 @@ from zarr.core.dtype.common import DTypeConfig_V2, DTypeJSON, HasEndianness, Has
 from zarr.core.dtype.wrapper import TBaseDType
 from zarr.dtype import DataTypeValidationError, ZDType, data_type_registry
 
+from dovetail.io.dtypes import DTYPES, DType
+
 _SPECIAL: Final[Mapping[str, float]] = {
     "NaN": float("nan"),
     "Infinity": float("inf"),
@@ -40,8 +44,6 @@ class _MLFloat(ZDType[np.dtype[Any], np.generic], HasItemSize):
     dtype_cls: ClassVar[type[np.dtype[Any]]]
     _zarr_v3_name: ClassVar[str]
     _scalar: ClassVar[type[Any]]
-    _nan_bits: ClassVar[int]
-    _has_infinity: ClassVar[bool] = True
 
     @property
     def item_size(self) -> int:
@@ -123,18 +125,21 @@ class _MLFloat(ZDType[np.dtype[Any], np.generic], HasItemSize):
         value = float(scalar)
         if math.isnan(value):
             bits = self._to_bits(scalar)
-            return "NaN" if bits == self._nan_bits or zarr_format == 2 else f"0x{bits:0{2 * self.item_size}x}"
+            return "NaN" if bits == self._nan_bits() or zarr_format == 2 else f"0x{bits:0{2 * self.item_size}x}"
         if math.isinf(value):
             return "Infinity" if value > 0 else "-Infinity"
         return value
 
     def _from_float(self, value: float) -> np.generic:
-        if math.isnan(value):
-            return self._from_bits(self._nan_bits)
-        if math.isinf(value) and not self._has_infinity:
-            raise ValueError(f"Invalid value for {self._zarr_v3_name}: {value}. The type has no infinity.")
         scalar: np.generic = self._scalar(value)
+        if math.isinf(value) and not math.isinf(float(scalar)):
+            raise ValueError(f"Invalid value for {self._zarr_v3_name}: {value}. The type has no infinity.")
         return scalar
+
+    @classmethod
+    def _nan_bits(cls) -> int:
+        """Give the bits of the usual NaN."""
+        return cls._to_bits(cls._scalar(math.nan))
 
     def _from_bits(self, bits: int) -> np.generic:
         scalar: np.generic = np.frombuffer(bits.to_bytes(self.item_size, "little"), self._scalar)[0]
@@ -147,12 +152,11 @@ class _MLFloat(ZDType[np.dtype[Any], np.generic], HasItemSize):
 
 @dataclass(frozen=True, kw_only=True)
 class BFloat16(_MLFloat, HasEndianness):
-    """``bfloat16``: the upper half of a float32."""
+    """``bfloat16``: the upper half of a float32, and the only one of these types that has a byte order."""
 
     dtype_cls = type(np.dtype(ml_dtypes.bfloat16))
     _zarr_v3_name = "bfloat16"
     _scalar = ml_dtypes.bfloat16
-    _nan_bits = 0x7FC0
 
     @classmethod
     def from_native_dtype(cls, dtype: TBaseDType) -> Self:
@@ -179,26 +183,30 @@ class BFloat16(_MLFloat, HasEndianness):
         return super().to_json(zarr_format)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Float8E4M3FN(_MLFloat):
-    """``float8_e4m3fn``: 4 bits of exponent, 3 of mantissa, no infinity."""
-
-    dtype_cls = type(np.dtype(ml_dtypes.float8_e4m3fn))
-    _zarr_v3_name = "float8_e4m3fn"
-    _scalar = ml_dtypes.float8_e4m3fn
-    _nan_bits = 0x7F
-    _has_infinity = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Float8E5M2(_MLFloat):
-    """``float8_e5m2``: 5 bits of exponent, 2 of mantissa."""
-
-    dtype_cls = type(np.dtype(ml_dtypes.float8_e5m2))
-    _zarr_v3_name = "float8_e5m2"
-    _scalar = ml_dtypes.float8_e5m2
-    _nan_bits = 0x7E
+def define(dtype: DType) -> type[_MLFloat]:
+    """Make the data type of a dtype of `ml_dtypes` that takes one byte, called ``Float8E5M2`` for ``float8_e5m2``."""
+    head, _, tail = dtype.zarr_name.partition("_")
+    scalar = getattr(ml_dtypes, dtype.zarr_name)
+    return type(
+        head.capitalize() + tail.upper(),
+        (_MLFloat,),
+        {
+            "__doc__": f"``{dtype.zarr_name}``, one byte an element.",
+            "__module__": __name__,
+            "_scalar": scalar,
+            "_zarr_v3_name": dtype.zarr_name,
+            "dtype_cls": type(np.dtype(scalar)),
+        },
+    )
 
 
-for _data_type in (BFloat16, Float8E4M3FN, Float8E5M2):
-    data_type_registry.register(_data_type._zarr_v3_name, _data_type)
+DATA_TYPES: Final[Mapping[str, type[_MLFloat]]] = {
+    dtype.zarr_name: BFloat16 if dtype.name == "BF16" else define(dtype)
+    for dtype in DTYPES.values()
+    if not dtype.numpy_kind
+}
+"""The data type of each dtype of `ml_dtypes`, by its name in Zarr metadata."""
+
+for _name, _data_type in DATA_TYPES.items():
+    globals()[_data_type.__name__] = _data_type  # pickle and the distribution's entry points look for it here
+    data_type_registry.register(_name, _data_type)

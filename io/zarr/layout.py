@@ -29,6 +29,9 @@ GROUP_NAME: Final = "zarr.json"
 INNER_BYTES: Final = 2**20
 """About how large a chunk within a shard is."""
 
+CODECS: Final = ("zstd", "blosc", "none")
+"""How chunks can be compressed, the default first."""
+
 _DOCUMENT_BYTES: Final = 4096
 """More than the metadata of an array takes."""
 
@@ -122,8 +125,6 @@ class ZarrLayout:
     """Free-form metadata, as a safetensors header has it."""
     codec: str
     """How chunks are compressed."""
-    format: str = "zarr"
-    """Name of the format."""
 
     @property
     def documents(self) -> dict[str, bytes]:
@@ -153,7 +154,7 @@ def plan_zarr(
     tensors
         Name, dtype, shape and cutting of each, from `array_grid`.
     codec
-        How chunks are compressed: one of `dovetail.io.output.CODECS`.
+        How chunks are compressed: one of `CODECS`.
     metadata
         Free-form metadata; by default ``{"format": "pt"}``, as safetensors files have.
 

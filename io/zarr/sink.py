@@ -119,7 +119,7 @@ class ArraySlot:
 
 
 class ZarrSink:
-    """The folders of one output group (a `dovetail.io.output.Sink`).
+    """The folders of one output group (a `dovetail.io.output_format.Sink`).
 
     Parameters
     ----------

@@ -12,10 +12,11 @@ from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run import commit
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.run.prepare import RunOptions
+from dovetail.io.output import SafetensorsFormat
 from tests.checkpoints import folder_bytes
 from tests.engine.conftest import Family
 
-OPTIONS = PlanOptions(shard_size_bytes=20_000)
+OPTIONS = PlanOptions(SafetensorsFormat(20_000))
 
 
 def commit_often(monkeypatch: pytest.MonkeyPatch) -> None:

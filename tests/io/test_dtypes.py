@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from dovetail.io.dtypes import DTYPES, UNSUPPORTED_DTYPES, DType, parse_dtype, to_numpy
+from dovetail.engine.kernels import convert
+from dovetail.io.dtypes import DTYPES, MERGEABLE, UNSUPPORTED_DTYPES, DType, parse_dtype, to_numpy
 from dovetail.io.errors import DovetailError, DTypeNameError
 
 
@@ -19,6 +26,84 @@ def test_numpy_dtype_has_the_size_and_name(dtype: DType) -> None:
 def test_mergeable_are_the_floating_types() -> None:
     """Exactly the floating-point types are merged; others are copied."""
     assert {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"} == {d.name for d in DTYPES.values() if d.mergeable}
+
+
+def test_codes_are_those_of_the_kernels() -> None:
+    """The kernels, which import nothing of ours, have a constant of each mergeable dtype's name, code and size."""
+    assert len(convert.ITEMSIZES) == len(MERGEABLE)
+    for code, dtype in enumerate(MERGEABLE):
+        assert code == dtype.kernel_code == getattr(convert, dtype.name)
+        assert convert.ITEMSIZES[code] == dtype.itemsize
+
+
+@pytest.mark.parametrize("dtype", MERGEABLE, ids=str)
+def test_kernels_decode_what_numpy_reads(dtype: DType) -> None:
+    """By its code, a kernel decodes a dtype's bytes to the numbers that numpy takes them for."""
+    values = np.array([0.0, 1.5, -2.0, 448.0, -0.0078125], np.float32).astype(to_numpy(dtype))
+    found = np.empty(values.size, np.float32)
+    convert.decode(values.view(np.uint8), dtype.kernel_code, 0, values.size, found)
+    assert values.astype(np.float32).tolist() == found.tolist()
+
+
+def test_integers() -> None:
+    """Whole numbers are known from all else, truth values among it."""
+    assert {"U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"} == {d.name for d in DTYPES.values() if d.is_integer}
+
+
+ONE_ROW = """
+import json, shutil, sys
+from pathlib import Path
+import numpy as np
+from dovetail.engine import PlanOptions, compare, convert
+from dovetail.engine.actions.verify import verify
+from dovetail.io import open_checkpoint, read_checkpoint
+from dovetail.io.dtypes import DTYPES
+from dovetail.io.formats.header import build_header
+from dovetail.io.output import ZarrFormat
+from dovetail.io.zarr import dtypes
+
+home = Path(sys.argv[1])
+(home / "a").mkdir()
+raw = np.arange(256, dtype=np.uint8)
+header = build_header([("scales", DTYPES["F8_E8M0"], (16, 16))])
+(home / "a" / "model.safetensors").write_bytes(header + raw.tobytes())
+convert(home / "a", home / "b", PlanOptions(ZarrFormat()))
+convert(home / "b", home / "c")
+for folder in ("b", "c"):
+    assert not verify(home / folder).damage
+    assert raw.tolist() == read_checkpoint(home / folder).tensors["scales"].source.read(0, 256).tolist()
+assert raw.tolist() == open_checkpoint(home / "c")["scales"][:].view(np.uint8).ravel().tolist()
+(difference,) = compare(home / "a", home / "c").differences
+assert difference.same_bits
+changed = raw.copy()
+changed[5] = 9
+(home / "c" / "model.safetensors").write_bytes(header + changed.tobytes())
+(difference,) = compare(home / "a", home / "c").differences
+assert (1, 4) == (difference.changed, difference.max_ulp)
+"""
+
+
+def test_a_storage_only_dtype_is_one_row(tmp_path: Path) -> None:
+    """With a row for scales of one byte in the table, and no other change, checkpoints of them are read, converted to
+    Zarr and back, verified, opened by zarr and compared.
+    """
+    root = Path(__file__).parents[2]
+    for top in ("engine", "io"):
+        shutil.copytree(root / top, tmp_path / "dovetail" / top, ignore=shutil.ignore_patterns("__pycache__"))
+    table = tmp_path / "dovetail" / "io" / "dtypes.py"
+    row = '    DType("F8_E8M0", 1, "float8_e8m0fnu", "float8_e8m0fnu"),\n'
+    text = table.read_text()
+    assert 1 == text.count("_TABLE: Final = (\n")
+    table.write_text(text.replace("_TABLE: Final = (\n", f"_TABLE: Final = (\n{row}"))
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_ROW, str(tmp_path)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (0, "") == (done.returncode, done.stderr)
 
 
 def test_torch_names_exist() -> None:

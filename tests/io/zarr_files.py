@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import dovetail.io.zarr.dtypes  # noqa: F401 - registers the data types
 from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.output import create_sink
+from dovetail.io.output import ZarrFormat
 from dovetail.io.zarr.layout import array_grid, plan_zarr
 
 
@@ -27,7 +27,7 @@ def write_group(
     grids = [array_grid(info.shape, info.dtype.itemsize, target, sharded=sharded) for info in infos]
     placed = [(info.name, info.dtype, info.shape, grid) for info, grid in zip(infos, grids, strict=True)]
     layout = plan_zarr(placed, codec, checkpoint.metadata or None)
-    sink = create_sink(layout, folder)
+    sink = ZarrFormat().create_sink(layout, folder)
     for index in reversed(range(len(infos))):
         info, grid = infos[index], layout.tensors[index].objects
         ranges = [grid.element_range(position) for position in np.ndindex(grid.counts)] if info.length else []

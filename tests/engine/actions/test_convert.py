@@ -22,7 +22,7 @@ from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.io.errors import MissingFileError
 from dovetail.io.formats.header import read_header
-from dovetail.io.output import ZarrOptions
+from dovetail.io.output import SafetensorsFormat, ZarrFormat
 from tests.checkpoints import folder_bytes, llama_tensors, read_output, write_checkpoint
 from tests.engine.awkward import DTYPES, base_tensors, same_bits
 from tests.engine.command import dovetail
@@ -54,7 +54,7 @@ def assert_same(source: Path, output: Path) -> None:
 
 def test_every_bit_is_kept(source: Path, tmp_path: Path) -> None:
     """Without a dtype, every tensor of any dtype is the same bit for bit: NaN payloads, -0.0, integers, empty ones."""
-    convert(source, tmp_path / "out", PlanOptions(3000))
+    convert(source, tmp_path / "out", PlanOptions(SafetensorsFormat(3000)))
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 3
     assert_same(source, tmp_path / "out")
     convert(tmp_path / "out", tmp_path / "back")
@@ -62,10 +62,10 @@ def test_every_bit_is_kept(source: Path, tmp_path: Path) -> None:
     assert_same(source, tmp_path / "back")
 
 
-@pytest.mark.parametrize("zarr", [ZarrOptions(), ZarrOptions("blosc", 2000), ZarrOptions("none")], ids=str)
-def test_there_and_back(source: Path, tmp_path: Path, zarr: ZarrOptions) -> None:
+@pytest.mark.parametrize("zarr", [ZarrFormat(), ZarrFormat("blosc", 2000), ZarrFormat("none")], ids=str)
+def test_there_and_back(source: Path, tmp_path: Path, zarr: ZarrFormat) -> None:
     """To Zarr and back every tensor of any dtype is the same bit for bit, by the official libraries of both formats."""
-    convert(source, tmp_path / "zarr", PlanOptions(zarr=zarr))
+    convert(source, tmp_path / "zarr", PlanOptions(zarr))
     group = open_group(tmp_path / "zarr", mode="r")
     expected = read_output(source)
     assert set(expected) == set(group.array_keys())
@@ -141,7 +141,7 @@ def test_nothing_but_the_source_decides(
 
 def test_interrupted_and_continued(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same call continues, writes the same bytes, and says what it continues."""
-    options = PlanOptions(3000, "float16")
+    options = PlanOptions(SafetensorsFormat(3000), "float16")
     commit_often(monkeypatch)
     convert(source, tmp_path / "expected", options)
     with pytest.raises(InterruptedMergeError, match=r"^conversion interrupted; "):

@@ -11,6 +11,7 @@ import yaml
 
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.planning.plan import PlanOptions
+from dovetail.io.output import SafetensorsFormat
 from tests.checkpoints import cabs_recipe, read_output
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
@@ -93,7 +94,7 @@ def test_an_index_only_where_there_are_shards(family: Family) -> None:
     merge(family.recipe_path, family.out)
     assert not (family.out / "model.safetensors.index.json").exists()
     sharded = family.home / "sharded"
-    merge(family.recipe_path, sharded, PlanOptions(20_000))
+    merge(family.recipe_path, sharded, PlanOptions(SafetensorsFormat(20_000)))
     index = json.loads((sharded / "model.safetensors.index.json").read_bytes())
     sizes = {}
     for file in sorted(sharded.glob("*.safetensors")):

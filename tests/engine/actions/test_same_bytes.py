@@ -18,6 +18,7 @@ from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run import prepare
 from dovetail.engine.run.prepare import RunOptions
+from dovetail.io.output import SafetensorsFormat
 from tests.checkpoints import cabs_recipe, folder_bytes, read_output
 from tests.engine.awkward import base_tensors, same_bits, tuned_tensors, write_family
 from tests.engine.command import dovetail
@@ -52,7 +53,7 @@ def test_workers_do_not_matter(recipe: Path) -> None:
     """1, 2, 4 and 16 workers write the same files, manifest and model card included."""
     home = recipe.parent
     for workers in (1, 2, 4, 16):
-        merge(recipe, home / f"out{workers}", PlanOptions(2000), RunOptions(2**40, workers))
+        merge(recipe, home / f"out{workers}", PlanOptions(SafetensorsFormat(2000)), RunOptions(2**40, workers))
     expected = folder_bytes(home / "out1")
     assert {"dovetail_manifest.json", "README.md", "model.safetensors.index.json"} < set(expected)
     for workers in (2, 4, 16):
@@ -107,10 +108,10 @@ def processes() -> Iterator[Executor]:
 def test_the_executor_does_not_matter(recipe: Path, processes: Executor) -> None:
     """Threads, processes, and a thread that runs everything in another order give the same files."""
     home = recipe.parent
-    merge(recipe, home / "default", PlanOptions(2000), RunOptions(workers=2))
+    merge(recipe, home / "default", PlanOptions(SafetensorsFormat(2000)), RunOptions(workers=2))
     with ThreadPoolExecutor(3) as threads, Backwards() as backwards:
         for name, executor in (("threads", threads), ("processes", processes), ("backwards", backwards)):
-            merge(recipe, home / name, PlanOptions(2000), RunOptions(workers=2, executor=executor))
+            merge(recipe, home / name, PlanOptions(SafetensorsFormat(2000)), RunOptions(workers=2, executor=executor))
             assert folder_bytes(home / "default") == folder_bytes(home / name), name
 
 
@@ -158,7 +159,7 @@ def test_shards_do_not_matter(recipe: Path) -> None:
     """One file or many hold the same tensors, and each tensor's statistics and checksums are the same."""
     home = recipe.parent
     merge(recipe, home / "single")
-    merge(recipe, home / "sharded", PlanOptions(700))
+    merge(recipe, home / "sharded", PlanOptions(SafetensorsFormat(700)))
     single, sharded = read_manifest(home / "single"), read_manifest(home / "sharded")
     assert ["model.safetensors"] == [path.name for path in (home / "single").glob("*.safetensors")]
     assert len(list((home / "sharded").glob("*.safetensors"))) > 4

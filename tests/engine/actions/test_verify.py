@@ -14,6 +14,7 @@ from dovetail.engine.actions.verify import read_manifest, verify
 from dovetail.engine.output.manifest import is_intact
 from dovetail.engine.planning import grid
 from dovetail.engine.planning.plan import PlanOptions
+from dovetail.io.output import SafetensorsFormat
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 
@@ -25,7 +26,7 @@ def out(family: Family, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Merge into shards, in chunks of 1,000 elements."""
     monkeypatch.setattr(grid, "CHUNK_STEP", 1000)
     monkeypatch.setattr(grid, "TASK_BYTES", 1)
-    merge(family.recipe_path, family.out, PlanOptions(20_000))
+    merge(family.recipe_path, family.out, PlanOptions(SafetensorsFormat(20_000)))
     return family.out
 
 

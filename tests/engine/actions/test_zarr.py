@@ -26,17 +26,17 @@ from dovetail.engine.run import execution
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.io import open_checkpoint, read_checkpoint
-from dovetail.io.output import ZarrOptions
+from dovetail.io.output import SafetensorsFormat, ZarrFormat
 from tests.checkpoints import cabs_recipe, llama_tensors, read_output, write_checkpoint
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 from tests.io.zarr_files import write_arrays, write_t5x
 
 FORMATS = {
-    "zstd": ZarrOptions(),
-    "blosc": ZarrOptions("blosc"),
-    "none": ZarrOptions("none"),
-    "shards": ZarrOptions("zstd", 6_000),
+    "zstd": ZarrFormat(),
+    "blosc": ZarrFormat("blosc"),
+    "none": ZarrFormat("none"),
+    "shards": ZarrFormat("zstd", 6_000),
 }
 
 
@@ -66,11 +66,11 @@ def values(tensors: dict[str, NDArray[Any]]) -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("small_tasks")
 @pytest.mark.parametrize("options", FORMATS.values(), ids=FORMATS)
-def test_the_same_merge_in_zarr(family: Family, options: ZarrOptions) -> None:
+def test_the_same_merge_in_zarr(family: Family, options: ZarrFormat) -> None:
     """The arrays are, by zarr-python, the tensors of the safetensors merge; the folder is whole and can be used."""
     merge(family.recipe_path, family.home / "plain")
     expected = values(read_output(family.home / "plain"))
-    merge(family.recipe_path, family.out, PlanOptions(zarr=options))
+    merge(family.recipe_path, family.out, PlanOptions(options))
     assert expected == arrays(family.out)
     names = {path.name for path in family.out.iterdir()}
     assert {"zarr.json", "config.json", "tokenizer.json", "README.md", "dovetail_manifest.json"} <= names
@@ -95,10 +95,10 @@ def test_formats_may_be_mixed(family: Family) -> None:
     write_arrays(family.home / "math3", math, chunks=lambda shape: tuple(max(1, size // 3) for size in shape))
     write_t5x(family.home / "code2", llama_tensors(2, llama_tensors(0)))
     recipe = cabs_recipe(family.home / "mixed.yml", family.base, [family.home / "math3", family.home / "code2"])
-    for options in (PlanOptions(), PlanOptions(zarr=ZarrOptions())):
-        out = family.home / f"mixed{options.zarr is None}"
+    for options in (PlanOptions(), PlanOptions(ZarrFormat())):
+        out = family.home / f"mixed-{options.format.name}"
         merge(recipe, out, options, RunOptions(workers=3))
-        found = values(read_output(out)) if options.zarr is None else arrays(out)
+        found = values(read_output(out)) if options == PlanOptions() else arrays(out)
         assert expected == found
         assert () == verify(out).damage
 
@@ -120,24 +120,24 @@ def test_odd_shapes(tmp_path: Path) -> None:
     recipe = cabs_recipe(tmp_path / "r.yml", tmp_path / "base", [tmp_path / "tuned"])
     merge(recipe, tmp_path / "plain")
     for name, options in FORMATS.items():
-        merge(recipe, tmp_path / name, PlanOptions(zarr=options), RunOptions(workers=2))
+        merge(recipe, tmp_path / name, PlanOptions(options), RunOptions(workers=2))
         assert values(read_output(tmp_path / "plain")) == arrays(tmp_path / name)
         assert () == verify(tmp_path / name).damage
 
 
 @pytest.mark.usefixtures("small_tasks")
-@pytest.mark.parametrize("options", [ZarrOptions(), ZarrOptions("blosc", 6_000)], ids=["zstd", "blosc shards"])
-def test_workers_and_memory_change_no_byte(family: Family, options: ZarrOptions) -> None:
+@pytest.mark.parametrize("options", [ZarrFormat(), ZarrFormat("blosc", 6_000)], ids=["zstd", "blosc shards"])
+def test_workers_and_memory_change_no_byte(family: Family, options: ZarrFormat) -> None:
     """Every file is the same for one worker and for many."""
     for workers in (1, 4):
-        merge(family.recipe_path, family.home / str(workers), PlanOptions(zarr=options), RunOptions(workers=workers))
+        merge(family.recipe_path, family.home / str(workers), PlanOptions(options), RunOptions(workers=workers))
     assert content(family.home / "1") == content(family.home / "4")
 
 
 @pytest.mark.usefixtures("small_tasks")
 def test_an_interrupted_merge_continues(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was journalled is not computed again; half-written and stray objects are written over."""
-    options = PlanOptions(zarr=ZarrOptions())
+    options = PlanOptions(ZarrFormat())
     merge(family.recipe_path, family.home / "whole", options)
     expected = content(family.home / "whole")
     monkeypatch.setattr(execution.Execution, "_report_progress", _Interrupting(6))
@@ -182,7 +182,7 @@ def test_processes_read_and_write_it(family: Family) -> None:
     math = llama_tensors(1, llama_tensors(0))
     write_arrays(family.home / "math3", math, chunks=lambda shape: tuple(max(1, size // 3) for size in shape))
     recipe = cabs_recipe(family.home / "r.yml", family.base, [family.home / "math3", family.code])
-    options = PlanOptions(zarr=ZarrOptions("blosc"))
+    options = PlanOptions(ZarrFormat("blosc"))
     merge(recipe, family.home / "threads", options)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as executor:
         merge(recipe, family.out, options, RunOptions(executor=executor, workers=2))
@@ -206,16 +206,16 @@ def test_a_chunk_beyond_the_memory_limit_is_refused(family: Family) -> None:
 
 def test_other_options_are_another_plan(family: Family) -> None:
     """The plan's hash tells formats, codecs and shards apart."""
-    chosen = [None, *FORMATS.values(), ZarrOptions("zstd", 7_000)]
-    hashes = {make_plan(family.recipe_path, PlanOptions(zarr=zarr)).hash for zarr in chosen}
+    chosen = [SafetensorsFormat(), SafetensorsFormat(7_000), *FORMATS.values(), ZarrFormat("zstd", 7_000)]
+    hashes = {make_plan(family.recipe_path, PlanOptions(each)).hash for each in chosen}
     assert len(chosen) == len(hashes)
 
 
 @pytest.mark.usefixtures("small_tasks")
-@pytest.mark.parametrize("options", [ZarrOptions(), ZarrOptions("none", 6_000)], ids=["zstd", "shards"])
-def test_every_flipped_byte_is_found(family: Family, options: ZarrOptions) -> None:
+@pytest.mark.parametrize("options", [ZarrFormat(), ZarrFormat("none", 6_000)], ids=["zstd", "shards"])
+def test_every_flipped_byte_is_found(family: Family, options: ZarrFormat) -> None:
     """Damage anywhere in any file of the output is found, and nothing else is blamed."""
-    merge(family.recipe_path, family.out, PlanOptions(zarr=options))
+    merge(family.recipe_path, family.out, PlanOptions(options))
     random = np.random.default_rng(0)
     for path in sorted(family.out.rglob("*")):
         if not path.is_file() or path.name == "dovetail_manifest.json":
@@ -234,7 +234,7 @@ def test_every_flipped_byte_is_found(family: Family, options: ZarrOptions) -> No
 
 def test_missing_and_further_files_are_found(family: Family) -> None:
     """An object that is missing would be read as zeros; one too many would not be read at all. Both are found."""
-    merge(family.recipe_path, family.out, PlanOptions(zarr=ZarrOptions()))
+    merge(family.recipe_path, family.out, PlanOptions(ZarrFormat()))
     home = family.out / "model.norm.weight"
     (home / "c.1").write_bytes((home / "c.0").read_bytes())
     assert ("file model.norm.weight/c.1 is not in the manifest",) == verify(family.out).damage
@@ -251,7 +251,7 @@ def test_missing_and_further_files_are_found(family: Family) -> None:
 
 def test_group_and_metadata(family: Family) -> None:
     """The output is a group with consolidated metadata, that says what safetensors says."""
-    merge(family.recipe_path, family.out, PlanOptions(zarr=ZarrOptions()))
+    merge(family.recipe_path, family.out, PlanOptions(ZarrFormat()))
     group = zarr.open_group(family.out, mode="r", use_consolidated=True)
     assert {"format": "pt"} == group.attrs["safetensors_metadata"]
     assert "BF16" == group["lm_head.weight"].attrs["safetensors_dtype"]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.planning import grid
 from dovetail.engine.planning.plan import MATHS_VERSION, PlanOptions
+from dovetail.io.output import SafetensorsFormat
 from tests import naive
 from tests.checkpoints import cabs_recipe, read_output
 from tests.engine.awkward import base_tensors, tuned_tensors, write_family
@@ -38,7 +39,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dic
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(grid, "CHUNK_STEP", 100)
         patched.setattr(grid, "TASK_BYTES", 1)
-        merge(recipe, home / "out", PlanOptions(2000))
+        merge(recipe, home / "out", PlanOptions(SafetensorsFormat(2000)))
     yield home / "out", json.loads((home / "out" / "dovetail_manifest.json").read_bytes())
     shutil.rmtree(home)
 

@@ -19,6 +19,7 @@ from dovetail.engine.planning import grid
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.io.files.durable import write_durably
+from dovetail.io.output import SafetensorsFormat
 from tests.checkpoints import folder_bytes
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
@@ -123,7 +124,7 @@ def test_an_input_cut_short_while_it_is_read(family: Family, monkeypatch: pytest
 
 def test_the_public_names(family: Family) -> None:
     """A plan, a merge and its manifest are had from the package itself; other names are not there."""
-    made = engine.plan(family.recipe_path, engine.PlanOptions(shard_size_bytes=20_000))
+    made = engine.plan(family.recipe_path, engine.PlanOptions(SafetensorsFormat(20_000)))
     assert isinstance(made, engine.Plan)
     assert 5 == len(made.layout.shards)
     manifest = engine.merge(str(family.recipe_path), str(family.out), run=engine.RunOptions(workers=1))

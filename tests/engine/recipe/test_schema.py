@@ -199,12 +199,6 @@ def test_many_sources_are_checked_quickly() -> None:
         read(SLICES + sources)
 
 
-def test_has_slices() -> None:
-    """Slices are known as such at the top and in a module."""
-    module = "merge_method: stack\nmodules: {default: {slices: [{sources: [{model: a, layer_range: [0, 1]}]}]}}"
-    assert [True, True, False] == [read(text).has_slices for text in (SLICES, module, WHOLE)]
-
-
 def test_modules() -> None:
     """Each module has models or slices, and the references are those of all modules."""
     module = "merge_method: average\nmodules:\n  default:\n    models: [{model: a}, {model: b}]\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,18 @@ from zarr.codecs import BytesCodec, ZstdCodec
 from zarr.core.dtype import DataTypeValidationError, data_type_registry, parse_dtype
 from zarr.storage import LocalStore, MemoryStore
 
-from dovetail.io.zarr.dtypes import BFloat16, Float8E4M3FN, Float8E5M2
+from dovetail.io.zarr.dtypes import DATA_TYPES, BFloat16
 
-CLASSES = (BFloat16, Float8E4M3FN, Float8E5M2)
+CLASSES = tuple(DATA_TYPES.values())
+Float8E4M3FN, Float8E5M2 = DATA_TYPES["float8_e4m3fn"], DATA_TYPES["float8_e5m2"]
 NAN = float("nan")
+
+
+def test_every_dtype_of_ml_dtypes_has_a_type() -> None:
+    """The types are those of the table of dtypes that numpy lacks; pickle brings each back as the same class."""
+    assert {"bfloat16", "float8_e4m3fn", "float8_e5m2"} == set(DATA_TYPES)
+    for data_type in CLASSES:
+        assert data_type is type(pickle.loads(pickle.dumps(data_type())))
 
 
 def every_value(data_type: Any) -> np.ndarray:

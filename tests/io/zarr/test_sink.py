@@ -17,7 +17,7 @@ from dovetail.io import open_checkpoint, read_checkpoint
 from dovetail.io.dtypes import DTYPES
 from dovetail.io.formats.safetensors_layout import plan_layout
 from dovetail.io.formats.safetensors_sink import SafetensorsSink
-from dovetail.io.output import create_sink, reopen_sink
+from dovetail.io.output import ZarrFormat
 from dovetail.io.zarr import layout as layouts
 from dovetail.io.zarr.layout import array_grid, folder_name, plan_zarr
 from tests.io.samples import every_kind, random_array, read_officially, write_file
@@ -136,7 +136,7 @@ def test_odd_names_come_back(tmp_path: Path, name: str) -> None:
 def test_only_whole_objects_are_written(tmp_path: Path) -> None:
     """A range that is not whole objects is refused: two tasks could write one file."""
     layout = plan_zarr([("a", DTYPES["F32"], (10, 4), array_grid((10, 4), 4, 8, sharded=False))], "zstd")
-    sink = create_sink(layout, tmp_path)
+    sink = ZarrFormat().create_sink(layout, tmp_path)
     for start, count in ((1, 8), (0, 7), (4, 8), (0, 9)):
         with pytest.raises(ValueError, match="no whole objects"):
             sink.slot(0).write(start, np.zeros(count, np.float32).view(np.uint8))
@@ -147,7 +147,7 @@ def test_only_whole_objects_are_written(tmp_path: Path) -> None:
 def test_slots_are_for_their_own_folder(tmp_path: Path) -> None:
     """A slot can be sent to another process; once another run has taken its folder's name, it does not write."""
     layout = plan_zarr([("a", DTYPES["F32"], (4,), array_grid((4,), 4, 100, sharded=False))], "zstd")
-    slot = pickle.loads(pickle.dumps(create_sink(layout, tmp_path).slot(0)))
+    slot = pickle.loads(pickle.dumps(ZarrFormat().create_sink(layout, tmp_path).slot(0)))
     data = np.arange(4, dtype=np.float32)
     slot.write(0, data.view(np.uint8))
     assert [0.0, 1.0, 2.0, 3.0] == zarr.open_group(tmp_path, mode="r")["a"][:].tolist()  # type: ignore[index, union-attr]
@@ -160,20 +160,20 @@ def test_slots_are_for_their_own_folder(tmp_path: Path) -> None:
 def test_reopening_mends_metadata(tmp_path: Path) -> None:
     """Metadata that a crash has lost is written again; a folder that is gone is an error, as is one too many."""
     layout = plan_zarr([("a", DTYPES["F32"], (4,), array_grid((4,), 4, 100, sharded=False))], "zstd")
-    create_sink(layout, tmp_path)
-    reopen_sink(layout, tmp_path)
+    ZarrFormat().create_sink(layout, tmp_path)
+    ZarrFormat().reopen_sink(layout, tmp_path)
     with pytest.raises(FileExistsError):
-        create_sink(layout, tmp_path)
+        ZarrFormat().create_sink(layout, tmp_path)
     for path in (tmp_path / "zarr.json", tmp_path / "a" / "zarr.json"):
         content = path.read_bytes()
         for damaged in (b"", b"{}", bytes(len(content))):
             path.write_bytes(damaged)
-            reopen_sink(layout, tmp_path)
+            ZarrFormat().reopen_sink(layout, tmp_path)
             assert content == path.read_bytes()
     (tmp_path / "a" / "zarr.json").unlink()
     (tmp_path / "a").rmdir()
     with pytest.raises(FileNotFoundError):
-        reopen_sink(layout, tmp_path)
+        ZarrFormat().reopen_sink(layout, tmp_path)
 
 
 def test_metadata_is_consolidated(tmp_path: Path) -> None:

@@ -1,0 +1,57 @@
+"""Checksums of files and of bytes, as manifests write them: XXH3-64 in hexadecimal."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+import xxhash
+
+READ_BYTES: Final = 4 * 2**20
+"""Bytes read at a time, so that no claim of a manifest decides how much memory is taken."""
+
+CHANGED: Final = "has changed"
+"""What `check_start` says where size or checksum differ."""
+
+
+def hex_checksum(data: bytes) -> str:
+    """Give the XXH3-64 of some bytes as the manifest writes it."""
+    return f"{xxhash.xxh3_64_intdigest(data):016x}"
+
+
+def check_start(path: Path, size_bytes: int, checked_bytes: int, checksum: str) -> tuple[str, int]:
+    """Check a file's size and the checksum of its first bytes.
+
+    Parameters
+    ----------
+    path
+        The file.
+    size_bytes
+        Size that it must have.
+    checked_bytes
+        How many of its bytes to check.
+    checksum
+        Their XXH3-64 in hexadecimal.
+
+    Returns
+    -------
+    str
+        What is wrong, to follow the name of the file in a sentence; empty if all is well.
+    int
+        Bytes read.
+
+    """
+    digest, left = xxhash.xxh3_64(), checked_bytes
+    if not path.is_file():
+        return "is missing", 0
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size != size_bytes:
+                return CHANGED, 0
+            while left > 0 and (data := file.read(min(left, READ_BYTES))):
+                digest.update(data)
+                left -= len(data)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})", 0
+    return "" if (left, digest.hexdigest()) == (0, checksum) else CHANGED, checked_bytes - left

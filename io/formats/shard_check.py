@@ -1,0 +1,64 @@
+"""Describing and checking an output of files that begin with a header: every byte but those of the tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dovetail.io.files.checksum import CHANGED, check_start, hex_checksum
+from dovetail.io.output_format import Layout
+from dovetail.io.source import Source
+
+
+def shard_entries(layout: Layout) -> list[dict[str, Any]]:
+    """Describe the files of a layout for the manifest: name, size, and the checksum of the header."""
+    return [
+        {
+            "name": shard.file_name,
+            "size_bytes": shard.size_bytes,
+            "header_bytes": len(shard.header),
+            "header_checksum": hex_checksum(shard.header),
+        }
+        for shard in layout.shards
+    ]
+
+
+class ShardCheck:
+    """The check of files that `shard_entries` describes (a `dovetail.io.output_format.OutputCheck`).
+
+    Parameters
+    ----------
+    folder
+        The output.
+    manifest
+        Its manifest.
+
+    """
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._shards: Sequence[Mapping[str, Any]] = manifest["shards"]
+        self.file_names = [shard["name"] for shard in self._shards]
+        self.size_bytes = sum(shard["size_bytes"] for shard in self._shards)
+
+    def check_metadata(self) -> tuple[list[str], int]:
+        """Check sizes and headers; give what is damaged, and the bytes read."""
+        damaged, read = [], 0
+        for shard in self._shards:
+            path, size_bytes = self._folder / shard["name"], shard["size_bytes"]
+            damage, count = check_start(path, size_bytes, shard["header_bytes"], shard["header_checksum"])
+            read += count
+            if damage == CHANGED:
+                size = path.stat().st_size
+                damage = "has a damaged header" if size == size_bytes else f"has {size} bytes instead of {size_bytes}"
+            if damage:
+                damaged.append(f"shard {shard['name']} {damage}")
+        return damaged, read
+
+    def expect_readers(self, count: int, window_bytes: int) -> None:
+        """Do nothing: reading mapped files takes no memory of the program's own."""
+
+    def check_tensor(self, name: str, source: Source) -> list[str]:
+        """Find nothing: a tensor is nothing but its elements."""
+        return []
