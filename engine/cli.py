@@ -296,13 +296,16 @@ def compare(
 @app.command(short_help="Show the methods and their parameters.")
 def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Show the table of methods: parameters, defaults, papers."""
-    from dovetail.engine.methods.registry import METHODS
+    from dovetail.engine.methods.plugins import UPDATE
+    from dovetail.engine.methods.registry import all_methods, plug_ins
     from dovetail.engine.report.tables import methods_json, print_methods
 
     if as_json:
-        print(json.dumps(methods_json(METHODS), indent=1))
+        print(json.dumps(methods_json(all_methods()), indent=1))
     else:
-        print_methods(METHODS)
+        print_methods(all_methods())
+    for fault in plug_ins().faults:
+        print(f"warning: {fault}; {UPDATE}", file=sys.stderr)
 
 
 @app.command(short_help="Merge small made-up checkpoints and explain.")

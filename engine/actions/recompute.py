@@ -20,6 +20,7 @@ from dovetail.engine.actions.convert import plan_from
 from dovetail.engine.actions.verify import DEFECTS, manifest_error, read_manifest
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.methods.convert import CONVERT
+from dovetail.engine.methods.method import PlugIn, plug_in_entry
 from dovetail.engine.methods.program import Bytes
 from dovetail.engine.output.manifest import file_entries
 from dovetail.engine.output.side_files import RECIPE_NAME
@@ -202,6 +203,13 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
         plan = plan_from(locations[0], manifest["models"][0], options)
     else:
         plan = make_plan(load_stages(output / RECIPE_NAME)[-1].recipe, options, locations)
+    if plug_in_entry(plan.method) != {key: manifest[key] for key in ("plug_in",) if key in manifest}:
+        was = manifest.get("plug_in")
+        raise VerificationError(
+            f"the method {plan.method.name} is that of {plan.method.plug_in or 'Dovetail'}",
+            f"that of {PlugIn(**was) if was else 'Dovetail'}, by which {output} was made",
+            "install that version, or verify without --recompute",
+        )
     for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
         pairs = [(entry["checkpoint"], checkpoint.files, entry["files"])]
         if checkpoint.adapter is not None:

@@ -14,7 +14,7 @@ from dovetail.engine import events
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.convert import CONVERT, Recode, conversion
 from dovetail.engine.methods.copy import Copy
-from dovetail.engine.methods.method import Method
+from dovetail.engine.methods.method import Method, plug_in_entry
 from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.methods.registry import find
 from dovetail.engine.planning.grid import chunk_elements, make_jobs
@@ -167,7 +167,7 @@ def assemble(
         untied=untied,
         vocabulary=vocabulary,
         warnings=warnings,
-        hash=_hash(recipe, options, checkpoints, tensors, layout, vocabulary),
+        hash=_hash(recipe, options, method, checkpoints, tensors, layout, vocabulary),
     )
 
 
@@ -367,6 +367,7 @@ def _identity(checkpoint: Checkpoint) -> list[object]:
 def _hash(
     recipe: Recipe,
     options: PlanOptions,
+    method: Method,
     checkpoints: Sequence[Checkpoint],
     tensors: Sequence[PlannedTensor],
     layout: Layout,
@@ -381,5 +382,6 @@ def _hash(
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
         "vocabulary": vocabulary.inputs() if vocabulary else None,
         "chunks": [[item.chunk_elements, item.chunk_period] for item in tensors],
+        **plug_in_entry(method),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -77,23 +77,22 @@ def build_recipe(data: Any, origin: Origin, methods: Mapping[str, Method] | None
         # The chain would show pydantic's own report of the whole recipe.
         raise recipe_error(error, data, origin) from None
     recipe = recipe.with_origin(origin)
-    make_parts(recipe, _find_method(recipe, _own_methods() if methods is None else methods))
+    make_parts(recipe, _find_method(recipe, methods))
     return recipe
 
 
-def _own_methods() -> Mapping[str, Method]:
-    # The table imports the kernels, which a recipe with a table of its own does without.
-    from dovetail.engine.methods.registry import METHODS
+def _find_method(recipe: Recipe, methods: Mapping[str, Method] | None) -> Method:
+    name, where = recipe.merge_method, ("merge_method",)
+    if methods is None:
+        # The table imports the kernels, which a recipe with a table of its own does without.
+        from dovetail.engine.methods.registry import find
 
-    return METHODS
-
-
-def _find_method(recipe: Recipe, methods: Mapping[str, Method]) -> Method:
-    name = recipe.merge_method
+        try:
+            return find(name)
+        except RecipeError as error:
+            raise recipe.origin.error(where, error.what, error.expected, error.action) from None
     if name not in methods:
-        raise recipe.origin.error(
-            ("merge_method",), f"merge_method is {shown(name)}", one_of(methods), nearest(name, methods)
-        )
+        raise recipe.origin.error(where, f"merge_method is {shown(name)}", one_of(methods), nearest(name, methods))
     return methods[name]
 
 

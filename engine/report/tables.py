@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -268,6 +269,7 @@ def methods_json(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
             "summary": method.summary,
             "paper": method.paper,
             "base_model": method.base,
+            "plug_in": None if method.plug_in is None else asdict(method.plug_in),
             "parameters": [
                 {
                     "name": parameter.name,
@@ -292,6 +294,8 @@ def print_methods(methods: Mapping[str, Method]) -> None:
         _print(f"{method.name}: {method.summary}")
         if method.paper:
             _print(f"  paper       {method.paper}")
+        if method.plug_in:
+            _print(f"  plug-in     {method.plug_in}")
         _print(f"  base model  {BASE_MODELS[method.base]}")
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
         for parameter in method.parameters:
