@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -124,8 +125,8 @@ class Comparison:
 
 
 def compare(
-    first: str,
-    second: str,
+    first: str | os.PathLike[str],
+    second: str | os.PathLike[str],
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
 ) -> Comparison:
@@ -140,6 +141,11 @@ def compare(
     listen
         Receives progress, on the calling thread.
 
+    Returns
+    -------
+    Comparison
+        How far every pair of tensors lies apart; `Comparison.beyond` says which exceed some `Limits`.
+
     Raises
     ------
     CheckpointError
@@ -147,9 +153,15 @@ def compare(
     MemoryLimitError
         The limit is too small.
 
+    Examples
+    --------
+    >>> found = compare("math", "code")
+    >>> found.beyond(Limits(max_abs=1.0))
+    ()
+
     """
     started, run = time.monotonic(), run or RunOptions()
-    one, other = (open_location(find_source(parse_source(name))) for name in (first, second))
+    one, other = (open_location(find_source(parse_source(os.fspath(name)))) for name in (first, second))
     pairs, unlike = _pairs(one, other)
 
     def compiling() -> None:

@@ -6,6 +6,7 @@ Checksums show that an output is what was written; this shows that what was writ
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -73,7 +74,7 @@ class ComparingSlot:
 
 
 def recompute(
-    output: str | Path,
+    output: str | os.PathLike[str],
     fraction: float,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
@@ -84,13 +85,13 @@ def recompute(
     Parameters
     ----------
     output
-        A folder that `merge` has written; its inputs must be where they were.
+        A folder that `merge` or `convert` has written; its inputs must be where they were.
     fraction
         Share of the tasks to compute, above 0 and at most 1; at least one task is computed.
     run
         Memory limit and workers.
     listen
-        Receives progress.
+        Receives progress, on the calling thread.
     seed
         Seed of the sample.
 
@@ -103,6 +104,13 @@ def recompute(
     ------
     VerificationError
         A bit differs, or the inputs are not those of the merge.
+    CheckpointError
+        An input is gone or bad.
+
+    Examples
+    --------
+    >>> recompute("merged", fraction=1.0)
+    74880
 
     """
     output, run, began = Path(output), run or RunOptions(), time.monotonic()

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
@@ -27,6 +26,7 @@ from dovetail.engine.planning.work import Input
 from dovetail.engine.recipe import (
     Expansion,
     Recipe,
+    RecipeSource,
     SourceTensor,
     StackedLayers,
     TensorSpec,
@@ -47,7 +47,7 @@ CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 
 @collector_paused()
 def make_plan(
-    recipe: str | Path | Recipe,
+    recipe: RecipeSource | Recipe,
     options: PlanOptions | None = None,
     locations: Sequence[Location] | None = None,
     checkpoints: Sequence[Checkpoint] | None = None,
@@ -60,7 +60,7 @@ def make_plan(
     Parameters
     ----------
     recipe
-        A mergekit YAML file, or what was read from one.
+        A recipe of one document, or what was read from it; see `dovetail.engine.recipe.load.read_origin`.
     options
         What else decides the output.
     locations
