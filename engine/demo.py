@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine import events
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.errors import OutputError
 from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.planning.plan import PlanOptions
-from dovetail.engine.report.display import choose_display
+from dovetail.engine.report.display import Recorder, choose_display
 from dovetail.engine.report.tables import print_summary
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.synthetic import SIZES, make_checkpoint
@@ -57,16 +56,10 @@ def run_demo(folder: Path, memory_bytes: int) -> None:
     print(f"   dovetail merge {recipe} {merged} --memory {memory_bytes // 2**20}MiB --shard-size 48MB\n", flush=True)
     if merged.exists():
         shutil.rmtree(merged)
-    finished: list[events.Done] = []
     with choose_display(quiet=False, as_json=False) as display:
-
-        def listen(event: events.Event) -> None:
-            display(event)
-            if isinstance(event, events.Done):
-                finished.append(event)
-
-        manifest = merge(recipe, merged, PlanOptions(SHARD_BYTES), RunOptions(memory_bytes), listen)
-    print_summary(manifest, finished[0])
+        recorder = Recorder(display)
+        manifest = merge(recipe, merged, PlanOptions(SHARD_BYTES), RunOptions(memory_bytes), recorder)
+    print_summary(manifest, recorder.done[0])
     print("\n3. Checking the result by other means", flush=True)
     for line in check(folder, read_manifest(merged)):
         print(f"   {line}")

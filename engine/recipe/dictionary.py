@@ -14,7 +14,7 @@ import yaml
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe.places import Where, key_path, shown
-from dovetail.engine.recipe.reader import MAX_DEPTH
+from dovetail.engine.recipe.reader import MAX_DEPTH, MAX_TEXT_BYTES
 
 
 def dictionary_text(recipe: Mapping[str, Any]) -> str:
@@ -31,7 +31,8 @@ def dictionary_text(recipe: Mapping[str, Any]) -> str:
         A value is of another type, or the values are nested too deeply.
 
     """
-    return yaml.safe_dump(_plain(recipe, ()), sort_keys=False, allow_unicode=True)
+    # Escaped and unfolded: PyYAML writes some letters, such as U+0085, in a way that it does not read back.
+    return yaml.safe_dump(_plain(recipe, ()), sort_keys=False, width=MAX_TEXT_BYTES)
 
 
 def _plain(value: Any, where: Where) -> Any:
