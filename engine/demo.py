@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,14 @@ def _plain_cabs(
     return merged.astype(ml_dtypes.bfloat16).view(np.uint16), masks
 
 
+def _command() -> str:
+    """Give what starts this program again: the path by which it was started, where its name alone would not do."""
+    script = sys.argv[0]
+    return script if Path(script).name == "dovetail" and shutil.which("dovetail") != script else "dovetail"
+
+
 def _explain(merged: Path, recipe: Path) -> None:
+    command = _command()
     print(
         f"""
 4. What happened
@@ -156,7 +164,7 @@ def _explain(merged: Path, recipe: Path) -> None:
 5. Where to look next
    {merged}/README.md                  the model card
    {merged}/{MANIFEST_NAME}     statistics and checksums of every tensor
-   .venv/bin/dovetail inspect {merged}    its tensors
-   .venv/bin/dovetail plan {recipe}       what the merge reads, writes and holds
-   .venv/bin/dovetail methods                        all methods and their parameters"""
+   {command} inspect {merged}    its tensors
+   {command} plan {recipe}       what the merge reads, writes and holds
+   {command} methods                        all methods and their parameters"""
     )
