@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import shutil
@@ -90,16 +91,18 @@ def check_command(arguments: list[str]) -> None:
 
     Raises
     ------
-    click.UsageError
+    AssertionError, click.UsageError
         There is no such command or option, or a value is not permitted.
 
     """
     program = get_command(app)
-    context = program.make_context("dovetail", list(arguments))
     assert isinstance(program, typer.core.TyperGroup)
-    name, command, rest = program.resolve_command(context, [*context._protected_args, *context.args])
-    assert command is not None
-    command.make_context(name, rest, parent=context)
+    name, *rest = arguments
+    if name in ("-h", "--help", "--version"):
+        return
+    assert name in program.commands, f"there is no command {name!r}"
+    with contextlib.suppress(typer.Exit):  # of --help
+        program.commands[name].make_context(name, rest)
 
 
 def make_models(recipe: Path, templates: Path) -> None:

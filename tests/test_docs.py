@@ -1,8 +1,8 @@
 """Every example in the documentation is right: Python runs, recipes can be planned, commands and their options exist.
 
 A block is run unless the line before it is ``<!-- not run: REASON -->``. Blocks for the shell are parsed, and those
-after ``<!-- run -->`` are run too. A block with a file name as a comment in its first line is written to that file; what
-``pyproject.toml`` describes is installed before the next block that is no file, so that plug-ins work.
+after ``<!-- run -->`` are run too. A block with a file name as a comment in its first line is written to that file.
+What a block called ``pyproject.toml`` describes is installed before the next block that is no file.
 """
 
 from __future__ import annotations

@@ -38,9 +38,11 @@ class Difference:
     """How far two tensors of one name and shape lie apart."""
 
     name: str
+    """Their name."""
     dtypes: tuple[str, str]
     """Their dtypes, by the names that safetensors has."""
     elements: int
+    """Number of elements of each."""
     changed: int = 0
     """Elements that differ. Zeros of both signs are equal, and so are NaN and NaN."""
     unmatched: int = 0
@@ -73,8 +75,11 @@ class Limits:
     """How far apart tensors may lie. Without any limit, every difference is one too many, one of dtype included."""
 
     max_abs: float | None = None
+    """Greatest ``|a - b|``; None for any."""
     max_rel: float | None = None
+    """Greatest ``|a - b| / max(|a|, |b|)``; None for any."""
     max_ulp: int | None = None
+    """Greatest distance in units in the last place of the coarser dtype; None for any."""
 
     def __post_init__(self) -> None:
         for name, limit in (("max_abs", self.max_abs), ("max_rel", self.max_rel), ("max_ulp", self.max_ulp)):
@@ -111,7 +116,9 @@ class Comparison:
     unlike: tuple[tuple[str, str, str], ...]
     """Tensors that cannot be compared, with what they are in each: of other shapes, or integers in one alone."""
     budget: Budget
+    """Memory that was allowed and projected, and workers."""
     seconds: float
+    """Time that the comparison took."""
 
     @property
     def read_bytes(self) -> int:

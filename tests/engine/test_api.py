@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import doctest
 import inspect
+import itertools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,6 +100,20 @@ def test_functions_are_documented(package: ModuleType, name: str) -> None:
     part = text.partition("\nParameters\n")[2].partition("\nReturns\n")[0]
     described = {key for line in part.splitlines() if not line.startswith(" ") for key in line.split(", ")}
     assert set(inspect.signature(function).parameters) <= described
+
+
+def test_fields_are_documented() -> None:
+    """Every field of a public dataclass, and of an event, is followed by a line that says what it is."""
+    public = [getattr(dovetail.engine, name) for name in dovetail.engine.__all__]
+    kinds = [kind for kind in (*public, *vars(dovetail.engine.events).values()) if dataclasses.is_dataclass(kind)]
+    assert 15 < len(kinds)
+    for kind in kinds:
+        (definition,) = ast.parse(inspect.getsource(kind)).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, following in itertools.pairwise([*definition.body, ast.Pass()]):
+            if isinstance(field, ast.AnnAssign) and "ClassVar" not in ast.unparse(field.annotation):
+                text = getattr(getattr(following, "value", None), "value", None)
+                assert isinstance(text, str), f"{kind}: {ast.unparse(field)}"
 
 
 @pytest.mark.parametrize(("package", "name"), FUNCTIONS, ids=lambda value: getattr(value, "__name__", value))
