@@ -10,8 +10,7 @@ from dovetail.engine.recipe import RecipeSource
 def plan(recipe: RecipeSource, options: PlanOptions | None = None) -> Plan:
     """Decide everything about a merge from the recipe and the headers of its checkpoints.
 
-    No tensor data is read, and nothing is downloaded but headers. The plan does not depend on memory, workers or the
-    machine.
+    No tensor of a model is read or downloaded. The plan does not depend on memory, workers or the machine.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ def defects(row: Any, taken: Collection[str] = ()) -> list[str]:
 
     """
     if not isinstance(row, Method):
-        return [f"{_short(row)} is a {type(row).__name__}, not a Method"]
+        return [f"{_short(row)} is of type {type(row).__name__}, not a Method"]
     return [*_method_defects(row, taken), *_parameter_defects(row)]
 
 
@@ -61,12 +61,12 @@ def _method_defects(row: Method, taken: Collection[str]) -> Iterator[str]:
 
 def _parameter_defects(row: Method) -> Iterator[str]:
     if not isinstance(row.parameters, tuple):
-        yield f"its parameters are a {type(row.parameters).__name__}, not a tuple"
+        yield f"its parameters are of type {type(row.parameters).__name__}, not a tuple"
         return
     keys: set[str] = set()
     for parameter in row.parameters:
         if not isinstance(parameter, Parameter):
-            yield f"{_short(parameter)} among its parameters is a {type(parameter).__name__}, not a Parameter"
+            yield f"{_short(parameter)} among its parameters is of type {type(parameter).__name__}, not a Parameter"
             continue
         for key in (parameter.name, *parameter.synonyms):
             if not _matches(_PARAMETER_NAME, key):

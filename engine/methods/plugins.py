@@ -70,7 +70,7 @@ def load_plug_ins(taken: Collection[str]) -> PlugIns:
     """
     faults: list[Fault] = []
     offers: defaultdict[str, list[tuple[Method, PlugIn, str]]] = defaultdict(list)
-    for plug_in, entry in _entries():
+    for plug_in, entry in _entries(faults):
         try:
             checked = [(row, defects(row, taken)) for row in _rows(entry.load())]
         except (Exception, SystemExit) as error:  # a module of another distribution can fail in any way
@@ -94,13 +94,30 @@ def load_plug_ins(taken: Collection[str]) -> PlugIns:
     return PlugIns(methods, tuple(faults))
 
 
-def _entries() -> list[tuple[PlugIn, importlib.metadata.EntryPoint]]:
-    """List the entry points of the group with their distributions, ordered so that results never vary."""
-    found = []
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        assert entry.dist is not None, "entry points that importlib.metadata finds know their distribution"
-        found.append((PlugIn(entry.dist.name, entry.dist.version), entry))
-    return sorted(found, key=lambda item: (item[0].distribution, item[1].name))
+def _entries(faults: list[Fault]) -> list[tuple[PlugIn, importlib.metadata.EntryPoint]]:
+    """List the entry points of the group with their distributions, ordered so that results never vary.
+
+    Only distributions that name the group are looked at further: others may be damaged, and are none of our concern.
+    """
+    found: dict[str, list[tuple[PlugIn, importlib.metadata.EntryPoint]]] = {}
+    for distribution in importlib.metadata.distributions():
+        try:
+            listed = distribution.read_text("entry_points.txt") or ""
+        except ValueError:  # it is no text
+            continue
+        if GROUP not in listed:
+            continue
+        plug_in = PlugIn(str(distribution.metadata["Name"]), str(distribution.metadata["Version"]))
+        if plug_in.distribution in found:  # another, earlier on the path, is the one that Python imports
+            continue
+        found[plug_in.distribution] = []
+        try:
+            entries = distribution.entry_points.select(group=GROUP)
+        except Exception as error:  # the list is a file of another distribution
+            faults.append(Fault(plug_in, "entry_points.txt", (), f"{type(error).__name__}: {error}"))
+            continue
+        found[plug_in.distribution] = [(plug_in, entry) for entry in sorted(entries, key=lambda entry: entry.name)]
+    return [entry for name in sorted(found) for entry in found[name]]
 
 
 def _rows(value: Any) -> Sequence[Any]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import yaml
 
 from dovetail.engine.errors import RecipeError
@@ -39,23 +39,24 @@ def _plain(value: Any, where: Where) -> Any:
     """Give a value by the types that YAML has, as copies: PyYAML writes what it meets twice as an alias."""
     if len(where) > MAX_DEPTH:
         raise RecipeError("recipe: the values are nested too deeply", f"at most {MAX_DEPTH} levels")
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
         return str(value)
     if isinstance(value, os.PathLike):
-        path = os.fspath(value)
-        return os.fsdecode(path)
-    if isinstance(value, Integral):
+        return os.fsdecode(value)
+    if isinstance(value, int):
         return int(value)
-    if isinstance(value, Real):
+    if isinstance(value, float):
         return float(value)
     if isinstance(value, Mapping):
         return {_key(key, where): _plain(inner, (*where, str(key))) for key, inner in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         return [_plain(inner, (*where, index)) for index, inner in enumerate(value)]
     raise RecipeError(
-        f"recipe: {key_path(where)} is {shown(value)}, a {type(value).__name__}",
+        f"recipe: {key_path(where)} is {shown(value)}, of type {type(value).__name__}",
         "text, a path, a number, a truth value, None, a list or a mapping",
         "convert it",
     )
@@ -64,4 +65,4 @@ def _plain(value: Any, where: Where) -> Any:
 def _key(key: Any, where: Where) -> str:
     if isinstance(key, str):
         return str(key)
-    raise RecipeError(f"recipe: a key of {key_path(where)} is {shown(key)}, a {type(key).__name__}", "text")
+    raise RecipeError(f"recipe: a key of {key_path(where)} is {shown(key)}, of type {type(key).__name__}", "text")

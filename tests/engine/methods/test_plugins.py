@@ -23,7 +23,7 @@ from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.errors import InterruptedMergeError, OutputError, RecipeError, VerificationError
 from dovetail.engine.methods import REQUIRED, Method, Parameter
 from dovetail.engine.methods.checking import defects
-from dovetail.engine.methods.plugins import PlugIns
+from dovetail.engine.methods.plugins import PlugIns, load_plug_ins
 from dovetail.engine.methods.registry import METHODS, find, plug_ins
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.run.prepare import RunOptions
@@ -166,7 +166,7 @@ def test_our_methods_never_look_for_plug_ins(recipe: Path, monkeypatch: pytest.M
     def scan(**options: str) -> None:
         raise AssertionError("scanned")
 
-    monkeypatch.setattr("importlib.metadata.entry_points", scan)
+    monkeypatch.setattr("importlib.metadata.distributions", scan)
     models = [{"model": str(recipe.parent / f"m{seed}"), "parameters": {"weight": 1}} for seed in (1, 2)]
     merge({"merge_method": "linear", "models": models}, recipe.parent / "linear")
     plug_ins.cache_clear()
@@ -222,6 +222,18 @@ def test_two_distributions_with_one_name(site: Path, tmp_path: Path, monkeypatch
     assert f"the method 'median' {both}" in str(caught.value)
 
 
+def test_unreadable_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distribution with a damaged list is reported, and one that concerns others is not read."""
+    for name, group in (("damaged", "dovetail.methods"), ("unrelated", "console_scripts")):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\nno equals sign\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (fault,) = [fault for fault in load_plug_ins(METHODS).faults if "dovetail-median" not in str(fault)]
+    assert str(fault).startswith("entry 'entry_points.txt' of the plug-in damaged 1.0 cannot be used: ")
+
+
 @pytest.mark.parametrize("row", METHODS.values(), ids=lambda row: row.name)
 def test_our_own_rows_keep_the_rules(row: Method) -> None:
     """What is asked of others holds for Dovetail's methods."""
@@ -229,7 +241,7 @@ def test_our_own_rows_keep_the_rules(row: Method) -> None:
 
 
 FLAWS: dict[str, tuple[Callable[[Method], Any], str]] = {
-    "type": (lambda row: row.name, "'linear' is a str, not a Method"),
+    "type": (lambda row: row.name, "'linear' is of type str, not a Method"),
     "name": (lambda row: replace(row, name="Linear"), "its name is 'Linear', not lower-case letters, digits and '_'"),
     "summary": (lambda row: replace(row, summary="two\nlines"), "its summary is not one line of text"),
     "paper": (
@@ -244,8 +256,11 @@ FLAWS: dict[str, tuple[Callable[[Method], Any], str]] = {
         "its max_models is 2, not None or a number from 3 on",
     ),
     "by name": (lambda row: replace(row, by_name=1), "its by_name is 1, not True or False"),
-    "list": (lambda row: replace(row, parameters=[]), "its parameters are a list, not a tuple"),
-    "parameter": (lambda row: replace(row, parameters=("t",)), "'t' among its parameters is a str, not a Parameter"),
+    "list": (lambda row: replace(row, parameters=[]), "its parameters are of type list, not a tuple"),
+    "parameter": (
+        lambda row: replace(row, parameters=("t",)),
+        "'t' among its parameters is of type str, not a Parameter",
+    ),
     "no name": (
         lambda row: replace(row, parameters=(Parameter("a b", "int", 1, "help"),)),
         "a parameter is called 'a b', not by letters, digits and '_'",

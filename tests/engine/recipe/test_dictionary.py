@@ -40,9 +40,10 @@ def test_other_types() -> None:
         "tuple": (1, 2),
         "int": np.int64(3),
         "float": np.float32(0.5),
+        "bool": np.True_,
         "range": range(2),
     }
-    expected = {"path": "models/a", "tuple": [1, 2], "int": 3, "float": 0.5, "range": [0, 1]}
+    expected = {"path": "models/a", "tuple": [1, 2], "int": 3, "float": 0.5, "bool": True, "range": [0, 1]}
     assert expected == yaml.safe_load(dictionary_text(given))
 
 
@@ -62,9 +63,9 @@ def endless() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("recipe", "expected"),
     [
-        ({"models": [{"model": {1}}]}, "recipe: models[0].model is {1}, a set; expected text, a path, a number"),
-        ({"a": b"bytes"}, "recipe: a is b'bytes', a bytes; expected text"),
-        ({"a": {1: 2}}, "recipe: a key of a is 1, a int; expected text"),
+        ({"models": [{"model": {1}}]}, "recipe: models[0].model is {1}, of type set; expected text, a path, a number"),
+        ({"a": b"bytes"}, "recipe: a is b'bytes', of type bytes; expected text"),
+        ({"a": {1: 2}}, "recipe: a key of a is 1, of type int; expected text"),
         (endless(), "recipe: the values are nested too deeply; expected at most 40 levels"),
         ({"a": "\0"}, "recipe: a has a character that is not text; expected no NUL, no lone surrogates"),
         ({"a": "\ud800"}, "recipe: a has a character that is not text; expected no NUL, no lone surrogates"),
