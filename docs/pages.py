@@ -13,7 +13,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 TOP = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages made of other files beside README.md, where these are there."""
@@ -56,10 +56,10 @@ def _readme() -> dict[str, tuple[str, str]]:
     """Cut README.md at its second headings; give title and text of each page by its name."""
     first, *parts = re.split(r"^## ", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     titles = [part.partition("\n")[0] for part in parts]
-    names = {f"#{_slug(title)}": f"{_slug(title)}.md" for title in titles}
+    names = {f"#{_slug(title)}": f"readme-{_slug(title)}.md" for title in titles}
     found = {"index.md": ("Dovetail", _linked(first, ROOT, names))}
     for title, part in zip(titles, parts, strict=True):
-        found[f"{_slug(title)}.md"] = (title, _linked(f"# {part}", ROOT, names))
+        found[f"readme-{_slug(title)}.md"] = (title, _linked(f"# {part}", ROOT, names))
     return found
 
 
