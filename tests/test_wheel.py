@@ -43,8 +43,9 @@ def test_installed_command_runs_the_demonstration(python: Path, tmp_path: Path) 
     code = "import dovetail.engine, dovetail.io; print(dovetail.engine.__file__); print(dovetail.io.__file__)"
     found = subprocess.run([python, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert all(Path(line).is_relative_to(python.parents[1]) for line in found.stdout.splitlines())
+    command = python.with_name("dovetail")
     done = subprocess.run(
-        [python.with_name("dovetail"), "demo"],
+        [command, "demo"],
         cwd=tmp_path,
         env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},  # compiled for this path, of use to nobody else
         capture_output=True,
@@ -54,6 +55,7 @@ def test_installed_command_runs_the_demonstration(python: Path, tmp_path: Path) 
     )
     assert (0, "") == (done.returncode, done.stderr.replace(COMPILING, ""))
     assert "8 tensors computed again in plain numpy: every bit is the same\n" in done.stdout
+    assert f"\n   {command} inspect dovetail-demo/merged " in done.stdout
     assert (tmp_path / "dovetail-demo" / "merged" / "README.md").is_file()
 
 

@@ -40,6 +40,9 @@ METHODS: Final[dict[str, Method]] = {
 }
 """Dovetail's own methods by name."""
 
+_LONGEST_SHOWN = 250
+"""Most characters of a name that an error quotes."""
+
 _LONGEST_SLIP = 60
 """Longest name, in characters, for which the nearest is looked for."""
 
@@ -73,12 +76,12 @@ def find(name: str) -> Method:
     for fault in found.faults:
         if name in fault.methods:
             raise RecipeError(f"merge_method is {name!r}, but {fault}", "a plug-in that can be used", UPDATE)
-    known = all_methods()
+    known, quoted = all_methods(), repr(name) if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]!r}..."
     # Similarity takes quadratic time: a name this long is no slip of the finger.
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if len(name) <= _LONGEST_SLIP else []
     hints = [f"did you mean {nearest[0]!r}?"] if nearest else []
     raise RecipeError(
-        f"merge_method is {name!r}", f"one of {', '.join(known)}", "; ".join([*hints, *map(str, found.faults)])
+        f"merge_method is {quoted}", f"one of {', '.join(known)}", "; ".join([*hints, *map(str, found.faults)])
     )
 
 
