@@ -4,12 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean help
+.PHONY: demo test lint docs clean help
 
 help:
 	@echo "make demo   install, make small checkpoints, merge them by CABS, explain the result"
 	@echo "make test   install with the test extra; lint, then the whole test suite"
 	@echo "make lint   ruff, mypy --strict and the import contracts alone"
+	@echo "make docs   the documentation, with the reference of the API, as web pages in site/"
 	@echo "make clean  remove the environment and everything made here"
 
 $(BIN)/dovetail: pyproject.toml
@@ -40,5 +41,12 @@ test: lint
 	$(BIN)/pytest -q -n auto
 	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n auto tests/engine/kernels tests/engine/methods tests/io/adapters/test_kernels.py
 
+$(VENV)/.docs: pyproject.toml $(BIN)/dovetail
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $(VENV)/.docs
+
+docs: $(VENV)/.docs .typecheck/dovetail
+	$(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .typecheck build *.egg-info dovetail-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .typecheck build site *.egg-info dovetail-demo .mypy_cache .pytest_cache .ruff_cache .hypothesis

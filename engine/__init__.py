@@ -1,39 +1,76 @@
-"""Dovetail: the merge, from recipe to report."""
+"""Dovetail: the merge, from recipe to report.
+
+What is public is listed in ``__all__``: functions, their options and results, and the modules of events and errors.
+Functions and classes are imported when they are first used, so that importing this package takes no time.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dovetail.engine import errors, events
+
 if TYPE_CHECKING:
-    from dovetail.engine.actions.compare import compare
+    from dovetail.engine.actions.compare import Comparison, Difference, Limits, compare
     from dovetail.engine.actions.convert import convert
-    from dovetail.engine.actions.forecasts import plan_stages
+    from dovetail.engine.actions.forecasts import Forecast, plan_stages
     from dovetail.engine.actions.merge import merge
-    from dovetail.engine.actions.verify import read_manifest
-    from dovetail.engine.planning.builder import make_plan as plan
+    from dovetail.engine.actions.plan import plan
+    from dovetail.engine.actions.recompute import recompute
+    from dovetail.engine.actions.verify import Verdict, read_manifest, verify
     from dovetail.engine.planning.plan import Plan, PlanOptions
     from dovetail.engine.run.prepare import RunOptions
+    from dovetail.io.formats.safetensors_format import SafetensorsFormat
+    from dovetail.io.zarr.format import ZarrFormat
 
-__all__ = ["Plan", "PlanOptions", "RunOptions", "compare", "convert", "merge", "plan", "plan_stages", "read_manifest"]
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Forecast",
+    "Limits",
+    "Plan",
+    "PlanOptions",
+    "RunOptions",
+    "SafetensorsFormat",
+    "Verdict",
+    "ZarrFormat",
+    "compare",
+    "convert",
+    "errors",
+    "events",
+    "merge",
+    "plan",
+    "plan_stages",
+    "read_manifest",
+    "recompute",
+    "verify",
+]
 
 _HOMES = {
-    "Plan": ("planning.plan", "Plan"),
-    "PlanOptions": ("planning.plan", "PlanOptions"),
-    "RunOptions": ("run.prepare", "RunOptions"),
-    "compare": ("actions.compare", "compare"),
-    "convert": ("actions.convert", "convert"),
-    "merge": ("actions.merge", "merge"),
-    "plan": ("planning.builder", "make_plan"),
-    "plan_stages": ("actions.forecasts", "plan_stages"),
-    "read_manifest": ("actions.verify", "read_manifest"),
+    "dovetail.engine.actions.compare": ("Comparison", "Difference", "Limits", "compare"),
+    "dovetail.engine.actions.convert": ("convert",),
+    "dovetail.engine.actions.merge": ("merge",),
+    "dovetail.engine.actions.plan": ("plan",),
+    "dovetail.engine.actions.recompute": ("recompute",),
+    "dovetail.engine.actions.forecasts": ("Forecast", "plan_stages"),
+    "dovetail.engine.actions.verify": ("Verdict", "read_manifest", "verify"),
+    "dovetail.engine.planning.plan": ("Plan", "PlanOptions"),
+    "dovetail.engine.run.prepare": ("RunOptions",),
+    "dovetail.io.formats.safetensors_format": ("SafetensorsFormat",),
+    "dovetail.io.zarr.format": ("ZarrFormat",),
 }
+"""The names that each module defines."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: the command's help must not wait for numba."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    module, attribute = _HOMES[name]
-    return getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+
+def __dir__() -> list[str]:
+    """List the public names, those not imported yet too."""
+    return sorted({*globals(), *__all__})

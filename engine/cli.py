@@ -89,25 +89,18 @@ def merge(
     debug: DebugOption = False,
 ) -> None:
     """Merge checkpoints as RECIPE says; the same command again continues an interrupted merge."""
-    from dovetail.engine import events
     from dovetail.engine.actions.merge import merge as run_merge
-    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.report.display import Recorder, choose_display
     from dovetail.engine.report.tables import print_summary
 
     signal.signal(signal.SIGTERM, _interrupt)
-    finished: list[events.Done] = []
     with choose_display(quiet=quiet, as_json=as_json) as display:
-
-        def listen(event: events.Event) -> None:
-            display(event)
-            if isinstance(event, events.Done):
-                finished.append(event)
-
+        recorder = Recorder(display)
         options = plan_options(shard_size, dtype, seed, nonfinite, format, codec, zarr_shards, strict=strict)
         run = run_options(memory, workers, overwrite, restart)
-        manifest = run_merge(recipe, output, options, run, listen, stages)
+        manifest = run_merge(recipe, output, options, run, recorder, stages)
     if not quiet and not as_json:
-        print_summary(manifest, finished[-1])
+        print_summary(manifest, recorder.done[-1])
 
 
 @app.command(short_help="Convert checkpoints to another format or dtype.")
@@ -140,27 +133,20 @@ def convert(
 
     The same command again continues what was interrupted, and leaves alone what is complete.
     """
-    from dovetail.engine import events
     from dovetail.engine.actions.convert import convert_all
-    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.report.display import Recorder, choose_display
     from dovetail.engine.report.tables import print_conversion
 
     if len(paths) < 2:
         raise typer.BadParameter("give at least one checkpoint and the folder to make", param_hint="SRC... DST")
     signal.signal(signal.SIGTERM, _interrupt)
-    finished: list[events.Done] = []
+    recorder = Recorder(choose_display(quiet=quiet, as_json=as_json, label="converting"))
     try:
-        with choose_display(quiet=quiet, as_json=as_json, label="converting") as display:
-
-            def listen(event: events.Event) -> None:
-                display(event)
-                if isinstance(event, events.Done):
-                    finished.append(event)
-
+        with recorder.display:
             options = plan_options(shard_size, dtype, 0, OnNonFinite.keep, format, codec, zarr_shards)
-            convert_all(paths[:-1], paths[-1], options, run_options(memory, workers, overwrite, restart), listen)
+            convert_all(paths[:-1], paths[-1], options, run_options(memory, workers, overwrite, restart), recorder)
     finally:
-        for done in [] if quiet or as_json else finished:
+        for done in [] if quiet or as_json else recorder.done:
             print_conversion(done)
 
 
@@ -296,13 +282,16 @@ def compare(
 @app.command(short_help="Show the methods and their parameters.")
 def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """Show the table of methods: parameters, defaults, papers."""
-    from dovetail.engine.methods.registry import METHODS
+    from dovetail.engine.methods.plugins import UPDATE
+    from dovetail.engine.methods.registry import all_methods, plug_ins
     from dovetail.engine.report.tables import methods_json, print_methods
 
     if as_json:
-        print(json.dumps(methods_json(METHODS), indent=1))
+        print(json.dumps(methods_json(all_methods()), indent=1))
     else:
-        print_methods(METHODS)
+        print_methods(all_methods())
+    for fault in plug_ins().faults:
+        print(f"warning: {fault}; {UPDATE}", file=sys.stderr)
 
 
 @app.command(short_help="Merge small made-up checkpoints and explain.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine import events
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.errors import OutputError
 from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.planning.plan import PlanOptions
-from dovetail.engine.report.display import choose_display
+from dovetail.engine.report.display import Recorder, choose_display
 from dovetail.engine.report.tables import print_summary
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.synthetic import SIZES, make_checkpoint
@@ -58,16 +58,11 @@ def run_demo(folder: Path, memory_bytes: int) -> None:
     print(f"   dovetail merge {recipe} {merged} --memory {memory_bytes // 2**20}MiB --shard-size 48MB\n", flush=True)
     if merged.exists():
         shutil.rmtree(merged)
-    finished: list[events.Done] = []
     with choose_display(quiet=False, as_json=False) as display:
-
-        def listen(event: events.Event) -> None:
-            display(event)
-            if isinstance(event, events.Done):
-                finished.append(event)
-
-        manifest = merge(recipe, merged, PlanOptions(SafetensorsFormat(SHARD_BYTES)), RunOptions(memory_bytes), listen)
-    print_summary(manifest, finished[0])
+        recorder = Recorder(display)
+        options = PlanOptions(SafetensorsFormat(SHARD_BYTES))
+        manifest = merge(recipe, merged, options, RunOptions(memory_bytes), recorder)
+    print_summary(manifest, recorder.done[0])
     print("\n3. Checking the result by other means", flush=True)
     for line in check(folder, read_manifest(merged)):
         print(f"   {line}")
@@ -154,7 +149,14 @@ def _plain_cabs(
     return merged.astype(ml_dtypes.bfloat16).view(np.uint16), masks
 
 
+def _command() -> str:
+    """Give what starts this program again: the path by which it was started, where its name alone would not do."""
+    script = sys.argv[0]
+    return script if Path(script).name == "dovetail" and shutil.which("dovetail") != script else "dovetail"
+
+
 def _explain(merged: Path, recipe: Path) -> None:
+    command = _command()
     print(
         f"""
 4. What happened
@@ -164,7 +166,7 @@ def _explain(merged: Path, recipe: Path) -> None:
 5. Where to look next
    {merged}/README.md                  the model card
    {merged}/{MANIFEST_NAME}     statistics and checksums of every tensor
-   .venv/bin/dovetail inspect {merged}    its tensors
-   .venv/bin/dovetail plan {recipe}       what the merge reads, writes and holds
-   .venv/bin/dovetail methods                        all methods and their parameters"""
+   {command} inspect {merged}    its tensors
+   {command} plan {recipe}       what the merge reads, writes and holds
+   {command} methods                        all methods and their parameters"""
     )

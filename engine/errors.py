@@ -21,7 +21,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from dovetail.io.errors import DovetailError
+from dovetail.io.errors import DovetailError as DovetailError  # the root of the tree, which callers catch
 
 
 class RecipeError(DovetailError, ValueError):

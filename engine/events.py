@@ -35,14 +35,23 @@ class Started(Event):
 
     name: ClassVar[str] = "started"
     method: str
+    """Name of the method."""
     tensors: int
+    """Number of output tensors."""
     tasks: int
+    """Number of tasks."""
     read_bytes: int
+    """Bytes to read from the inputs, every pass counted."""
     write_bytes: int
+    """Bytes to write."""
     allowed_bytes: int
+    """Limit on the memory of the process."""
     reserved_bytes: int
+    """Memory that the process holds before the first task."""
     projected_bytes: int
+    """Most memory that the process will hold."""
     workers: int
+    """Tasks that run at once."""
     staging: str
     """Folder in which the output grows until it is complete."""
 
@@ -57,7 +66,9 @@ class Progress(Event):
     total_bytes: int
     """Bytes to read and write in all."""
     seconds: float
+    """Time since the work began."""
     resident_bytes: int
+    """Memory that the process holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +90,7 @@ class ShardFinished(Event):
     file: str
     """File name inside the staging folder."""
     bytes: int
+    """Its size."""
     checksums: dict[str, list[str]]
     """For each tensor of the file, the XXH3-64 of every chunk, as in the manifest."""
 
@@ -89,15 +101,21 @@ class Done(Event):
 
     name: ClassVar[str] = "done"
     output: str
+    """Folder of the output."""
     seconds: float
     """From the call to the end."""
     merge_seconds: float
     """Of these, reading, computing and writing: without starting up, compiling and finishing."""
     read_bytes: int
+    """Bytes read from the inputs, every pass counted."""
     written_bytes: int
+    """Bytes written."""
     peak_resident_bytes: int
+    """Most memory that the process has held."""
     allowed_bytes: int
+    """Limit on it."""
     workers: int
+    """Tasks that ran at once."""
     summary: dict[str, Any]
     """Totals of the per-tensor statistics, as in the manifest."""
 
@@ -110,9 +128,11 @@ class Failed(Event):
     source: str
     """The checkpoint as it was named."""
     output: str
+    """Folder that was to be made."""
     text: str
     """What is wrong, and what can be done."""
     exit_code: int
+    """The command's, if this is the first failure."""
 
 
 Listener = Callable[[Event], None]

@@ -9,13 +9,18 @@ import os
 from typing import TYPE_CHECKING
 
 from dovetail.io.errors import (
+    AdapterError,
     ChangedFileError,
     CheckpointError,
     DovetailError,
+    DTypeNameError,
     HeaderError,
     IndexFileError,
     MissingFileError,
+    NonFiniteError,
+    OutputFormatError,
     RemoteError,
+    TensorMismatchError,
     TorchFileError,
     UnsupportedError,
     ZarrError,
@@ -27,13 +32,18 @@ if TYPE_CHECKING:
     from dovetail.io.checkpoint import Checkpoint
 
 __all__ = [
+    "AdapterError",
     "ChangedFileError",
     "CheckpointError",
+    "DTypeNameError",
     "DovetailError",
     "HeaderError",
     "IndexFileError",
     "MissingFileError",
+    "NonFiniteError",
+    "OutputFormatError",
     "RemoteError",
+    "TensorMismatchError",
     "TorchFileError",
     "UnsupportedError",
     "ZarrError",
@@ -54,10 +64,21 @@ def open_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str
     adapter
         The folder of an adapter to apply; the arrays that it changes are float32, computed chunk by chunk.
 
+    Returns
+    -------
+    zarr.Group
+        The arrays by the tensors' names; an array gives numpy arrays of the tensor's dtype and shape.
+
     Raises
     ------
     CheckpointError
         If there is no checkpoint at `path`, or it is damaged, or of a kind that is not read.
+
+    Examples
+    --------
+    >>> group = open_checkpoint("base")
+    >>> group["model.norm.weight"].shape
+    (64,)
 
     """
     import zarr
@@ -70,7 +91,28 @@ def open_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str
 def read_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str] | None = None) -> Checkpoint:
     """Open a checkpoint as a catalogue of its tensors, with an adapter applied if one is given.
 
-    See `dovetail.io.opening.read_checkpoint` and `dovetail.io.adapters.apply_adapter`.
+    Parameters
+    ----------
+    path, adapter
+        As for `open_checkpoint`.
+
+    Returns
+    -------
+    Checkpoint
+        Dtype, shape and a lazy source of elements for every tensor, and the checkpoint's files.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no checkpoint at `path`, or it is damaged, or of a kind that is not read.
+
+    Examples
+    --------
+    >>> checkpoint = read_checkpoint("base")
+    >>> tensor = checkpoint.tensors["model.norm.weight"]
+    >>> tensor.dtype.name, tensor.shape
+    ('BF16', (64,))
+
     """
     from dovetail.io import opening
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,9 +37,11 @@ class Difference:
     """How far two tensors of one name and shape lie apart."""
 
     name: str
+    """Their name."""
     dtypes: tuple[str, str]
     """Their dtypes, by the names that safetensors has."""
     elements: int
+    """Number of elements of each."""
     changed: int = 0
     """Elements that differ. Zeros of both signs are equal, and so are NaN and NaN."""
     unmatched: int = 0
@@ -71,8 +74,11 @@ class Limits:
     """How far apart tensors may lie. Without any limit, every difference is one too many, one of dtype included."""
 
     max_abs: float | None = None
+    """Greatest ``|a - b|``; None for any."""
     max_rel: float | None = None
+    """Greatest ``|a - b| / max(|a|, |b|)``; None for any."""
     max_ulp: int | None = None
+    """Greatest distance in units in the last place of the coarser dtype; None for any."""
 
     def __post_init__(self) -> None:
         for name, limit in (("max_abs", self.max_abs), ("max_rel", self.max_rel), ("max_ulp", self.max_ulp)):
@@ -109,7 +115,9 @@ class Comparison:
     unlike: tuple[tuple[str, str, str], ...]
     """Tensors that cannot be compared, with what they are in each: of other shapes, or integers in one alone."""
     budget: Budget
+    """Memory that was allowed and projected, and workers."""
     seconds: float
+    """Time that the comparison took."""
 
     @property
     def read_bytes(self) -> int:
@@ -123,8 +131,8 @@ class Comparison:
 
 
 def compare(
-    first: str,
-    second: str,
+    first: str | os.PathLike[str],
+    second: str | os.PathLike[str],
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
 ) -> Comparison:
@@ -139,6 +147,11 @@ def compare(
     listen
         Receives progress, on the calling thread.
 
+    Returns
+    -------
+    Comparison
+        How far every pair of tensors lies apart; `Comparison.beyond` says which exceed some `Limits`.
+
     Raises
     ------
     CheckpointError
@@ -146,9 +159,15 @@ def compare(
     MemoryLimitError
         The limit is too small.
 
+    Examples
+    --------
+    >>> found = compare("math", "code")
+    >>> found.beyond(Limits(max_abs=1.0))
+    ()
+
     """
     started, run = time.monotonic(), run or RunOptions()
-    one, other = (open_location(find_source(parse_source(name))) for name in (first, second))
+    one, other = (open_location(find_source(parse_source(os.fspath(name)))) for name in (first, second))
     pairs, unlike = _pairs(one, other)
 
     def compiling() -> None:

@@ -151,8 +151,8 @@ def _planned(info: TensorInfo, label: str, wanted: DType | None) -> PlannedTenso
 
 
 def convert(
-    source: str | Path,
-    output: str | Path,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     options: PlanOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
@@ -177,12 +177,26 @@ def convert(
 
     Raises
     ------
-    DovetailError
-        One of the tree in `dovetail.engine.errors` and `dovetail.io.errors`.
+    CheckpointError
+        The checkpoint is bad.
+    RecipeError
+        An option is wrong.
+    MemoryLimitError, DiskSpaceError
+        The conversion does not fit.
+    OutputError
+        The output is refused, or cannot be written.
+    InterruptedMergeError
+        The conversion was interrupted and can be continued.
+
+    Examples
+    --------
+    >>> manifest = convert("base", "base-in-zarr", PlanOptions(ZarrFormat(codec="zstd")))
+    >>> manifest["output_format"]
+    'zarr'
 
     """
     started, output, run = time.monotonic(), Path(output), run or RunOptions()
-    plan = plan_conversion(str(source), options, listen)
+    plan = plan_conversion(os.fspath(source), options, listen)
     if not (run.overwrite or run.restart) and (manifest := finished(output, plan)):
         listen(events.Notice("info", f"{output} is this conversion already; nothing to do."))
         return manifest

@@ -5,6 +5,7 @@ Stages that use results not there yet are planned from the plans of the stages t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from dovetail.engine.methods.program import Bytes
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.plan import Plan, PlanOptions
-from dovetail.engine.recipe import ModelRef
+from dovetail.engine.recipe import ModelRef, RecipeSource
 from dovetail.engine.recipe.places import nearest, one_of
 from dovetail.engine.recipe.stages import Stage, load_stages
 from dovetail.engine.run.budget import Budget
@@ -70,26 +71,39 @@ class PlannedSource:
 
 
 def plan_stages(
-    recipe: str | Path, options: PlanOptions | None = None, folder: Path | None = None
+    recipe: RecipeSource, options: PlanOptions | None = None, folder: str | os.PathLike[str] | None = None
 ) -> tuple[Forecast, ...]:
     """Plan all stages of a recipe.
 
     Parameters
     ----------
     recipe
-        A YAML file of one or more documents.
+        A recipe of one or more documents, as for `merge`.
     options
         What else decides the outputs.
     folder
         Where results of stages are; None where there are none.
 
+    Returns
+    -------
+    tuple of Forecast
+        The stages in the order in which they are merged, the final merge last.
+
     Raises
     ------
-    RecipeError, CheckpointError
-        As for a recipe of one document.
+    RecipeError
+        The recipe or an option is wrong.
+    CheckpointError
+        A checkpoint is bad, or the checkpoints do not fit together.
+
+    Examples
+    --------
+    >>> [forecast.title for forecast in plan_stages("stages.yml")]
+    ['average', 'the final merge']
 
     """
-    return tuple(forecast_stages(load_stages(recipe), options or PlanOptions(), folder, everything=True))
+    where = None if folder is None else Path(folder)
+    return tuple(forecast_stages(load_stages(recipe), options or PlanOptions(), where, everything=True))
 
 
 def prepare_stages(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,18 @@ from dovetail.engine import events
 from dovetail.engine.actions.carry_out import carry_out
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import PlanOptions
+from dovetail.engine.recipe import RecipeSource
 from dovetail.engine.recipe.stages import load_stages
 from dovetail.engine.run.prepare import RunOptions
 
 
 def merge(
-    recipe: str | Path,
-    output: str | Path,
+    recipe: RecipeSource,
+    output: str | os.PathLike[str],
     options: PlanOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
-    stages: str | Path | None = None,
+    stages: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Merge checkpoints as a recipe says, and write the result into a folder.
 
@@ -29,7 +31,9 @@ def merge(
     Parameters
     ----------
     recipe
-        A mergekit YAML file; of several documents, each is a stage that can use the results of others by name.
+        The path of a mergekit YAML file, YAML text of several lines, or a dict. Of several documents, each is a stage
+        that can use the results of others by name. Relative paths of models start from the current folder, and if the
+        recipe is a file, else from its folder.
     output
         Folder to make; it appears under its name only when it is complete.
     options
@@ -48,8 +52,23 @@ def merge(
 
     Raises
     ------
-    DovetailError
-        One of the tree in `dovetail.engine.errors` and `dovetail.io.errors`.
+    RecipeError
+        The recipe or an option is wrong.
+    CheckpointError
+        A checkpoint is bad, or the checkpoints do not fit together.
+    MemoryLimitError, DiskSpaceError
+        The merge does not fit; nothing has been read.
+    OutputError
+        The output is refused, or cannot be written.
+    InterruptedMergeError
+        The merge was interrupted and can be continued.
+
+    Examples
+    --------
+    >>> models = [{"model": name, "parameters": {"weight": 0.5}} for name in ("math", "code")]
+    >>> manifest = merge({"merge_method": "linear", "models": models}, "merged")
+    >>> manifest["models"]
+    ['math', 'code']
 
     """
     from dovetail.engine.actions.merge_stages import merge_stages  # which merges each stage by the function below

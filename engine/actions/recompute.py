@@ -6,6 +6,7 @@ Checksums show that an output is what was written; this shows that what was writ
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from dovetail.engine.actions.convert import plan_from
 from dovetail.engine.actions.verify import DEFECTS, manifest_error, read_manifest
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.methods.convert import CONVERT
+from dovetail.engine.methods.method import PlugIn, plug_in_entry
 from dovetail.engine.methods.program import Bytes
 from dovetail.engine.output.manifest import file_entries
 from dovetail.engine.output.side_files import RECIPE_NAME
@@ -71,7 +73,7 @@ class ComparingSlot:
 
 
 def recompute(
-    output: str | Path,
+    output: str | os.PathLike[str],
     fraction: float,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
@@ -82,13 +84,13 @@ def recompute(
     Parameters
     ----------
     output
-        A folder that `merge` has written; its inputs must be where they were.
+        A folder that `merge` or `convert` has written; its inputs must be where they were.
     fraction
         Share of the tasks to compute, above 0 and at most 1; at least one task is computed.
     run
         Memory limit and workers.
     listen
-        Receives progress.
+        Receives progress, on the calling thread.
     seed
         Seed of the sample.
 
@@ -101,6 +103,13 @@ def recompute(
     ------
     VerificationError
         A bit differs, or the inputs are not those of the merge.
+    CheckpointError
+        An input is gone or bad.
+
+    Examples
+    --------
+    >>> recompute("merged", fraction=1.0)
+    74880
 
     """
     output, run, began = Path(output), run or RunOptions(), time.monotonic()
@@ -230,6 +239,13 @@ def _check_inputs(plan: Plan, manifest: Mapping[str, Any]) -> None:
         Some have changed.
 
     """
+    if plug_in_entry(plan.method) != {key: manifest[key] for key in ("plug_in",) if key in manifest}:
+        was = manifest.get("plug_in")
+        raise VerificationError(
+            f"the method {plan.method.name} is that of {plan.method.plug_in or 'Dovetail'}",
+            f"that of {PlugIn(**was) if was else 'Dovetail'}, by which this output was made",
+            "install that version, or verify without --recompute",
+        )
     for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
         pairs = [(entry["checkpoint"], checkpoint.files, entry["files"])]
         if checkpoint.adapter is not None:

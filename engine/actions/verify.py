@@ -7,6 +7,7 @@ so that damage is traced to a tensor and a range of its elements.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,13 +46,29 @@ class Verdict:
     """Bytes read and compared."""
 
 
-def read_manifest(output: str | Path) -> dict[str, Any]:
+def read_manifest(output: str | os.PathLike[str]) -> dict[str, Any]:
     """Read an output's manifest.
+
+    Parameters
+    ----------
+    output
+        A folder that `merge` or `convert` has written.
+
+    Returns
+    -------
+    dict
+        What went in, what came out, and under ``tensors`` the statistics and checksums of every tensor.
 
     Raises
     ------
     VerificationError
-        There is none, or it is not one.
+        There is no manifest, or it is damaged.
+
+    Examples
+    --------
+    >>> manifest = read_manifest("merged")
+    >>> manifest["recipe"]["merge_method"], len(manifest["tensors"])
+    ('cabs', 9)
 
     """
     path = Path(output) / MANIFEST_NAME
@@ -75,20 +92,30 @@ def read_manifest(output: str | Path) -> dict[str, Any]:
         ) from None
 
 
-def verify(output: str | Path, listen: events.Listener = events.ignore) -> Verdict:
+def verify(output: str | os.PathLike[str], listen: events.Listener = events.ignore) -> Verdict:
     """Compare every byte of an output with its manifest.
 
     Parameters
     ----------
     output
-        A folder that `merge` has written.
+        A folder that `merge` or `convert` has written.
     listen
-        Receives progress.
+        Receives progress, on the calling thread.
+
+    Returns
+    -------
+    Verdict
+        Everything that is damaged. Damage to anything but the manifest is no exception.
 
     Raises
     ------
     VerificationError
         The manifest is missing or damaged.
+
+    Examples
+    --------
+    >>> verify("merged").damage
+    ()
 
     """
     output, started = Path(output), time.monotonic()

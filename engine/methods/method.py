@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
 from dovetail.engine.methods.program import Problem, Program
@@ -41,6 +41,19 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class PlugIn:
+    """An installed distribution that brings methods."""
+
+    distribution: str
+    """Its name."""
+    version: str
+    """Its version."""
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}"
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """One row of the table of methods."""
 
@@ -64,3 +77,10 @@ class Method:
     """Greatest number of models; None for any."""
     by_name: bool = True
     """Whether a program depends on its tensor's name, as random masks do; else tensors that are alike share one."""
+    plug_in: PlugIn | None = None
+    """The distribution that brings it, set when it is loaded; None for Dovetail's own."""
+
+
+def plug_in_entry(method: Method) -> dict[str, dict[str, str]]:
+    """Describe the distribution that brings a method, as manifests and hashes do; nothing for Dovetail's own."""
+    return {} if method.plug_in is None else {"plug_in": asdict(method.plug_in)}

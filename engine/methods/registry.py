@@ -1,8 +1,9 @@
-"""The table of methods. A new method is one file and one entry here."""
+"""The table of methods. A new method is one file and one entry here, or a plug-in: see `plugins`."""
 
 from __future__ import annotations
 
 import difflib
+import functools
 from typing import Final
 
 from dovetail.engine.errors import RecipeError
@@ -21,6 +22,7 @@ from dovetail.engine.methods.nearswap import NEARSWAP
 from dovetail.engine.methods.nm_pruning import NM_PRUNING
 from dovetail.engine.methods.nuslerp import NUSLERP
 from dovetail.engine.methods.passthrough import PASSTHROUGH
+from dovetail.engine.methods.plugins import UPDATE, PlugIns, load_plug_ins
 from dovetail.engine.methods.ram import RAM, RAMPLUS_TL
 from dovetail.engine.methods.sce import SCE
 from dovetail.engine.methods.slerp import SLERP
@@ -36,22 +38,51 @@ METHODS: Final[dict[str, Method]] = {
         *(SCE, RAM, RAMPLUS_TL, NEARSWAP, ARCEE_FUSION, PASSTHROUGH),
     )
 }
-"""Every method by its name."""
+"""Dovetail's own methods by name."""
+
+_LONGEST_SHOWN = 250
+"""Most characters of a name that an error quotes."""
+
+_LONGEST_SLIP = 60
+"""Longest name, in characters, for which the nearest is looked for."""
+
+
+@functools.cache
+def plug_ins() -> PlugIns:
+    """Load the methods of other installed distributions, once a process: built-in methods never wait for this."""
+    return load_plug_ins(taken={*METHODS, CONVERT.name})
+
+
+def all_methods() -> dict[str, Method]:
+    """Give every method by its name, those of other distributions last."""
+    return {**METHODS, **plug_ins().methods}
 
 
 def find(name: str) -> Method:
-    """Give the row of a method.
+    """Give the row of a method; plug-ins are looked for only where Dovetail has no method of the name.
 
     Raises
     ------
     RecipeError
-        There is no such method; the text suggests the nearest name.
+        There is no such method, and the text suggests the nearest name; or a plug-in should bring it and cannot be
+        used, and the text says which and why.
 
     """
     if name in METHODS:
         return METHODS[name]
-    nearest = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.0)[0]
-    raise RecipeError(f"merge_method is {name!r}", f"one of {', '.join(METHODS)}", f"did you mean {nearest!r}?")
+    found = plug_ins()
+    if name in found.methods:
+        return found.methods[name]
+    for fault in found.faults:
+        if name in fault.methods:
+            raise RecipeError(f"merge_method is {name!r}, but {fault}", "a plug-in that can be used", UPDATE)
+    known, quoted = all_methods(), repr(name) if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]!r}..."
+    # Similarity takes quadratic time: a name this long is no slip of the finger.
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if len(name) <= _LONGEST_SLIP else []
+    hints = [f"did you mean {nearest[0]!r}?"] if nearest else []
+    raise RecipeError(
+        f"merge_method is {quoted}", f"one of {', '.join(known)}", "; ".join([*hints, *map(str, found.faults)])
+    )
 
 
 def find_any(name: str) -> Method:

@@ -39,6 +39,7 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
         "# Merged model",
         "",
         f"Merged with Dovetail by `{plan.method.name}`"
+        + (f" of {plan.method.plug_in}" if plan.method.plug_in else "")
         + (f" ([paper]({plan.method.paper}))." if plan.method.paper else "."),
         "",
     ]

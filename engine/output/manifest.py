@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from dovetail.engine.methods.method import plug_in_entry
 from dovetail.engine.planning.locations import hub_model
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlannedTensor
 from dovetail.engine.run.records import RecordTable, chunk_checksums
@@ -63,6 +64,7 @@ def build_manifest(
         "dovetail_version": importlib.metadata.version("dovetail"),
         "maths_version": MATHS_VERSION,
         "plan_hash": plan.hash,
+        **plug_in_entry(plan.method),
         "recipe": plan.recipe.to_json(),
         "options": {
             "dtype": plan.options.dtype,
@@ -86,6 +88,7 @@ def stage_entry(name: str, plan: Plan) -> dict[str, Any]:
     """Describe a stage whose result is an input of a later one."""
     return {
         "name": name,
+        **plug_in_entry(plan.method),
         "recipe": plan.recipe.to_json(),
         "models": list(plan.models),
         "inputs": _inputs(plan),

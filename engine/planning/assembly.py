@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from dovetail.engine.methods.method import Method
+from dovetail.engine.methods.method import Method, plug_in_entry
 from dovetail.engine.planning.grid import make_jobs
 from dovetail.engine.planning.placing import lay_out
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlannedTensor, PlanOptions
@@ -65,7 +65,7 @@ def assemble(
         untied=untied,
         vocabulary=vocabulary,
         warnings=warnings,
-        hash=_hash(recipe, options, checkpoints, tensors, layout, vocabulary),
+        hash=_hash(recipe, options, method, checkpoints, tensors, layout, vocabulary),
     )
 
 
@@ -86,6 +86,7 @@ def _options_identity(options: PlanOptions) -> dict[str, Any]:
 def _hash(
     recipe: Recipe,
     options: PlanOptions,
+    method: Method,
     checkpoints: Sequence[Checkpoint],
     tensors: Sequence[PlannedTensor],
     layout: Layout,
@@ -100,5 +101,6 @@ def _hash(
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
         "vocabulary": vocabulary.inputs() if vocabulary else None,
         "chunks": [[item.chunking.chunk_elements, item.chunking.chunk_period] for item in tensors],
+        **plug_in_entry(method),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
@@ -17,7 +16,7 @@ from dovetail.engine.planning.model_config import restack, says_tied
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.tensors import TensorPlanner
 from dovetail.engine.planning.vocabulary import Vocabulary, plan_vocabulary
-from dovetail.engine.recipe import Expansion, ModelRef, Recipe, expand, load_recipe
+from dovetail.engine.recipe import Expansion, ModelRef, Recipe, RecipeSource, expand, load_recipe
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.files.collector import collector_paused
@@ -27,7 +26,7 @@ from dovetail.io.formats.header import headers_shared
 
 @collector_paused()
 def make_plan(
-    recipe: str | Path | Recipe,
+    recipe: RecipeSource | Recipe,
     options: PlanOptions | None = None,
     locations: Sequence[Location] | None = None,
     checkpoints: Sequence[Checkpoint] | None = None,
@@ -40,7 +39,7 @@ def make_plan(
     Parameters
     ----------
     recipe
-        A mergekit YAML file, or what was read from one.
+        A recipe of one document, or what was read from it; see `dovetail.engine.recipe.load.read_origin`.
     options
         What else decides the output.
     locations

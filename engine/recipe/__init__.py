@@ -10,7 +10,7 @@ four, `stages` does it for recipes of several documents, and `origin`, `places` 
 from __future__ import annotations
 
 from dovetail.engine.recipe.expand import Expansion, expand
-from dovetail.engine.recipe.load import load_recipe
+from dovetail.engine.recipe.load import RecipeSource, load_recipe
 from dovetail.engine.recipe.model_ref import ModelRef, resolve_model_path
 from dovetail.engine.recipe.schema import Recipe
 from dovetail.engine.recipe.slices import StackedLayers
@@ -20,6 +20,7 @@ __all__ = [
     "Expansion",
     "ModelRef",
     "Recipe",
+    "RecipeSource",
     "SourceTensor",
     "StackedLayers",
     "TensorSpec",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
+from dovetail.engine.recipe.dictionary import dictionary_text
 from dovetail.engine.recipe.groups import make_parts
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import nearest, one_of, shown
@@ -17,16 +19,19 @@ from dovetail.engine.recipe.problems import recipe_error
 from dovetail.engine.recipe.reader import MAX_TEXT_BYTES, Document, ReadError, read_documents
 from dovetail.engine.recipe.schema import Recipe
 
+RecipeSource = str | os.PathLike[str] | Mapping[str, Any]
+"""A recipe as callers give it: a path, YAML text, or a dict; see `read_origin`."""
 
-def load_recipe(path_or_text: str | Path, methods: Mapping[str, Method] | None = None) -> Recipe:
+
+def load_recipe(source: RecipeSource, methods: Mapping[str, Method] | None = None) -> Recipe:
     """Read a recipe and check all that can be checked without its checkpoints.
 
     Parameters
     ----------
-    path_or_text
-        A file, or the YAML itself: a string of several lines, or one that begins with ``{``.
+    source
+        A path, YAML text, or a dict; see `read_origin`.
     methods
-        The table of methods; None for Dovetail's own.
+        The table of methods; None for Dovetail's own and those of plug-ins.
 
     Returns
     -------
@@ -40,14 +45,33 @@ def load_recipe(path_or_text: str | Path, methods: Mapping[str, Method] | None =
         name.
 
     """
-    return parse_recipe(read_origin(path_or_text), methods)
+    return parse_recipe(read_origin(source), methods)
 
 
-def read_origin(path_or_text: str | Path) -> Origin:
-    """Read the text of a recipe; see `load_recipe`."""
-    if isinstance(path_or_text, str) and ("\n" in path_or_text or path_or_text.lstrip().startswith("{")):
-        return Origin(text=path_or_text)
-    return _read_file(Path(path_or_text))
+def read_origin(source: RecipeSource) -> Origin:
+    """Find the text of a recipe.
+
+    A mapping is a recipe of one document. A string is a path if a file is there or it is a single line; text of
+    several lines, or JSON between braces, is the recipe itself. Relative paths of models start from the current folder,
+    and if the recipe is a file, else from its folder.
+
+    Raises
+    ------
+    RecipeError
+        There is no such file, it is not text, or the mapping holds what YAML has not.
+
+    """
+    if isinstance(source, Mapping):
+        return Origin(text=dictionary_text(source), has_lines=False)
+    if isinstance(source, str) and _is_text(source):
+        return Origin(text=source)
+    return _read_file(Path(source))
+
+
+def _is_text(source: str) -> bool:
+    stripped = source.strip()
+    in_braces = stripped.startswith("{") and stripped.endswith("}")
+    return ("\n" in source or in_braces) and not os.path.isfile(source)  # noqa: PTH113  # Path's raises for long names
 
 
 def parse_recipe(origin: Origin, methods: Mapping[str, Method] | None = None) -> Recipe:
@@ -55,7 +79,7 @@ def parse_recipe(origin: Origin, methods: Mapping[str, Method] | None = None) ->
     documents = parse_documents(origin)
     if len(documents) != 1:
         raise RecipeError(
-            f"{origin.name}: the recipe has {len(documents)} documents", "one", "merge its stages by load_stages"
+            f"{origin.name}: the recipe has {len(documents)} documents", "one", "plan its stages with plan_stages"
         )
     return build_recipe(documents[0].value, origin, methods)
 
@@ -65,8 +89,7 @@ def parse_documents(origin: Origin) -> list[Document]:
     try:
         return read_documents(origin.text)
     except ReadError as error:
-        place = f"{origin.name}, line {error.line}" if error.line else origin.name
-        raise RecipeError(f"{place}: {error.problem}", error.expected) from error
+        raise RecipeError(f"{origin.place(error.line)}: {error.problem}", error.expected) from error
 
 
 def build_recipe(data: Any, origin: Origin, methods: Mapping[str, Method] | None = None) -> Recipe:
@@ -77,23 +100,22 @@ def build_recipe(data: Any, origin: Origin, methods: Mapping[str, Method] | None
         # The chain would show pydantic's own report of the whole recipe.
         raise recipe_error(error, data, origin) from None
     recipe = recipe.with_origin(origin)
-    make_parts(recipe, _find_method(recipe, _own_methods() if methods is None else methods))
+    make_parts(recipe, _find_method(recipe, methods))
     return recipe
 
 
-def _own_methods() -> Mapping[str, Method]:
-    # The table imports the kernels, which a recipe with a table of its own does without.
-    from dovetail.engine.methods.registry import METHODS
+def _find_method(recipe: Recipe, methods: Mapping[str, Method] | None) -> Method:
+    name, where = recipe.merge_method, ("merge_method",)
+    if methods is None:
+        # The table imports the kernels, which a recipe with a table of its own does without.
+        from dovetail.engine.methods.registry import find
 
-    return METHODS
-
-
-def _find_method(recipe: Recipe, methods: Mapping[str, Method]) -> Method:
-    name = recipe.merge_method
+        try:
+            return find(name)
+        except RecipeError as error:
+            raise recipe.origin.error(where, error.what, error.expected, error.action) from None
     if name not in methods:
-        raise recipe.origin.error(
-            ("merge_method",), f"merge_method is {shown(name)}", one_of(methods), nearest(name, methods)
-        )
+        raise recipe.origin.error(where, f"merge_method is {shown(name)}", one_of(methods), nearest(name, methods))
     return methods[name]
 
 

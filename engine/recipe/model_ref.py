@@ -115,10 +115,11 @@ def _resolve(kind: str, path: str, recipe_folder: Path | None) -> Path | None:
             return folder / wanted
     if _HUB_NAME.fullmatch(path):
         return None
+    start = "the current folder or to the recipe's" if recipe_folder else "the current folder"
     raise MissingFileError(
         f"{kind} {shown(path)} is not there",
-        f"{'an adapter' if kind == 'adapter' else 'a checkpoint'}'s folder or file, relative to the current folder or "
-        "to the recipe's, or ORG/NAME on a hub",
+        f"{'an adapter' if kind == 'adapter' else 'a checkpoint'}'s folder or file, relative to {start}, or ORG/NAME "
+        "on a hub",
         "correct the path in the recipe",
     )
 

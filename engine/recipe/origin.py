@@ -24,6 +24,8 @@ class Origin:
     """Which document of the text it is."""
     own_text: str | None = None
     """The part of the text that is this recipe alone; None where it is all of it."""
+    has_lines: bool = True
+    """Whether errors name lines of the text: nobody has seen the text of a recipe that was given as a dict."""
 
     @property
     def folder(self) -> Path | None:
@@ -32,6 +34,8 @@ class Origin:
 
     def error(self, where: Where, problem: str, expected: str = "", action: str = "") -> RecipeError:
         """Make the error that says what is wrong at `where`; `problem` names the key path itself."""
-        line = find_line(self.text, where, self.document)
-        place = f"{self.name}, line {line}" if line else self.name
-        return RecipeError(f"{place}: {problem}", expected, action)
+        return RecipeError(f"{self.place(find_line(self.text, where, self.document))}: {problem}", expected, action)
+
+    def place(self, line: int) -> str:
+        """Name a line, counted from 1, for people; the recipe alone where the line is unknown (0) or unseen."""
+        return f"{self.name}, line {line}" if line and self.has_lines else self.name

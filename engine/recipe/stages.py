@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
-from dovetail.engine.recipe.load import build_recipe, parse_documents, parse_recipe, read_origin
+from dovetail.engine.recipe.load import RecipeSource, build_recipe, parse_documents, parse_recipe, read_origin
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.places import shown
 from dovetail.engine.recipe.schema import Recipe
@@ -42,12 +41,12 @@ class Stage:
     """Whether the final merge uses its result, at first or second hand, or is it."""
 
 
-def load_stages(path_or_text: str | Path, methods: Mapping[str, Method] | None = None) -> tuple[Stage, ...]:
+def load_stages(source: RecipeSource, methods: Mapping[str, Method] | None = None) -> tuple[Stage, ...]:
     """Read a recipe of one or more documents.
 
     Parameters
     ----------
-    path_or_text, methods
+    source, methods
         As for `load_recipe`.
 
     Returns
@@ -61,7 +60,7 @@ def load_stages(path_or_text: str | Path, methods: Mapping[str, Method] | None =
         Anything is wrong with a document, or with how they name each other.
 
     """
-    origin = read_origin(path_or_text)
+    origin = read_origin(source)
     documents = parse_documents(origin)
     if len(documents) > MOST_STAGES:
         raise RecipeError(f"{origin.name}: the recipe has {len(documents)} documents", f"at most {MOST_STAGES}")

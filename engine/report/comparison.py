@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from dovetail.engine.actions.compare import Comparison, Difference, Limits
 from dovetail.engine.errors import DifferenceError
+from dovetail.engine.report.console import show
 from dovetail.engine.text import counted, format_size
 from dovetail.io.dtypes import DTYPES
 
@@ -53,14 +53,12 @@ def print_comparison(found: Comparison, top: int | None) -> None:
     listed = sorted(found.differences, key=_distance, reverse=True)
     if top is not None:
         listed = [each for each in listed if each.changed or each.dtypes[0] != each.dtypes[1]]
-    console = Console(highlight=False)
-    console = Console(highlight=False, width=None if console.is_terminal else 200, soft_wrap=True)
     if listed:
-        console.print(_table(listed if top is None else listed[:top]))
+        show(_table(listed if top is None else listed[:top]))
     if top is not None and len(listed) > top:
-        console.print(f"... and {counted(len(listed) - top, 'more tensor')}: --all lists every one", markup=False)
+        show(f"... and {counted(len(listed) - top, 'more tensor')}: --all lists every one")
     for line in _remarks(found):
-        console.print(line, markup=False)
+        show(line)
 
 
 def conclude_comparison(names: tuple[str, str], found: Comparison, limits: Limits) -> None:

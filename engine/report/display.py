@@ -139,6 +139,27 @@ class LiveDisplay:
             self._progress.update(self._task, total=event.total_bytes, completed=event.done_bytes, rate=_rate(event))
 
 
+class Recorder:
+    """Passes events on to a display, and keeps the figures of what is done.
+
+    Parameters
+    ----------
+    display
+        Shows every event; the caller opens and closes it.
+
+    """
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+        self.done: list[events.Done] = []
+
+    def __call__(self, event: events.Event) -> None:
+        """Show one event."""
+        self.display(event)
+        if isinstance(event, events.Done):
+            self.done.append(event)
+
+
 def choose_display(*, quiet: bool, as_json: bool, label: str = "merging") -> Display:
     """Give the display for the options and the terminal, or what stands in its place.
 

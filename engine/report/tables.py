@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from dovetail.engine import events
@@ -16,6 +16,7 @@ from dovetail.engine.errors import VerificationError
 from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.output.manifest import MANIFEST_NAME, has_task_vectors, norm_text, pair_overlaps
 from dovetail.engine.planning.plan import Plan
+from dovetail.engine.report.console import show
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.text import counted, format_size, short_name
 from dovetail.io.checkpoint import Checkpoint
@@ -23,13 +24,6 @@ from dovetail.io.output import format_of
 
 if TYPE_CHECKING:
     from dovetail.engine.actions.forecasts import Forecast
-
-
-def _print(*things: Any) -> None:
-    """Print without wrapping or colouring numbers; a pipe gets plain text as wide as it needs."""
-    console = Console(highlight=False)
-    width = None if console.is_terminal else 200
-    Console(highlight=False, width=width, soft_wrap=True).print(*things, markup=False)
 
 
 def _facts(rows: Mapping[str, str]) -> Table:
@@ -55,7 +49,7 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
     speed = f"{moved / max(done.merge_seconds, 1e-9) / 1e9:.2f} GB/s read and written"
     form = format_of(manifest)
     parts = form.data_noun or counted(len(manifest["shards"]), form.part_noun)
-    _print(
+    show(
         _facts(
             {
                 "Output": f"{done.output} ({format_size(done.written_bytes)} in {parts})",
@@ -66,17 +60,17 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
         )
     )
     if has_task_vectors(totals):
-        _print(_model_table(manifest["models"], totals))
+        show(_model_table(manifest["models"], totals))
     for i, j, value in pair_overlaps(totals):
         names = f"{short_name(manifest['models'][i])} and {short_name(manifest['models'][j])}"
-        _print(f"Overlap of {names}: {value:.4%}")
-    _print(f"Statistics and checksums of every tensor: {done.output}/{MANIFEST_NAME}")
+        show(f"Overlap of {names}: {value:.4%}")
+    show(f"Statistics and checksums of every tensor: {done.output}/{MANIFEST_NAME}")
 
 
 def print_conversion(done: events.Done) -> None:
     """Say what a conversion did."""
     speed = (done.read_bytes + done.written_bytes) / max(done.merge_seconds, 1e-9) / 1e9
-    _print(
+    show(
         f"{done.output}: {format_size(done.written_bytes)} in {done.seconds:.1f} s, {speed:.2f} GB/s read and written, "
         f"peak memory {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed"
     )
@@ -144,13 +138,13 @@ def print_plan(plan: Plan, budget: Budget) -> None:
         f"{counted(budget.workers, 'worker')}",
         "Hash": plan.hash[:16],
     }
-    _print(_facts(rows))
+    show(_facts(rows))
     for item in plan.checkpoints:
         if item.adapter is not None:
             changed = counted(item.adapter.tensor_count, "tensor")
-            _print(f"Adapter {item.adapter.folder}: applied to {changed} of {item.path} while they are read")
+            show(f"Adapter {item.adapter.folder}: applied to {changed} of {item.path} while they are read")
     for warning in plan.warnings:
-        _print(f"warning: {warning}")
+        show(f"warning: {warning}")
 
 
 def stages_json(forecasts: Sequence[Forecast], budgets: Sequence[Budget | None]) -> dict[str, Any]:
@@ -179,15 +173,15 @@ def print_stages(forecasts: Sequence[Forecast], budgets: Sequence[Budget | None]
         if len(forecasts) > 1:
             needs = f", from {', '.join(each.stage.needs)}" if each.stage.needs else ""
             unused = "" if each.stage.needed else " (nothing uses it: merged only with --stages)"
-            _print(f"Stage {number} of {len(forecasts)}: {each.title}{needs}{unused}")
+            show(f"Stage {number} of {len(forecasts)}: {each.title}{needs}{unused}")
         if each.plan is None or budget is None:
-            _print(f"can be planned when merged: {', '.join(each.stage.needs)}")
+            show(f"can be planned when merged: {', '.join(each.stage.needs)}")
         elif each.complete:
-            _print("is merged already")
+            show("is merged already")
         else:
             print_plan(each.plan, budget)
         if number < len(forecasts):
-            _print("")
+            show("")
 
 
 def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -217,9 +211,9 @@ def print_checkpoint(checkpoint: Checkpoint) -> None:
             " x ".join(map(str, info.shape)) or "scalar",
             format_size(info.nbytes),
         )
-    _print(table)
+    show(table)
     elements = sum(info.length for info in checkpoint.tensors.values())
-    _print(
+    show(
         f"{counted(len(checkpoint.tensors), 'tensor')}, {elements:,} elements, {format_size(checkpoint.nbytes)} in "
         f"{counted(len(checkpoint.files), 'file')}"
     )
@@ -247,9 +241,9 @@ def conclude_verification(output: Path, verdict: Verdict, *, quiet: bool) -> Non
     """
     if not quiet:
         for line in verdict.damage:
-            _print(line)
+            show(line)
         for name in verdict.unlisted:
-            _print(f"not in the manifest, not checked: {name}")
+            show(f"not in the manifest, not checked: {name}")
     if verdict.damage:
         raise VerificationError(
             f"{output} is damaged: {verdict.damage[0]}"
@@ -258,7 +252,7 @@ def conclude_verification(output: Path, verdict: Verdict, *, quiet: bool) -> Non
             "make it again, or copy it again from where it is whole",
         )
     if not quiet:
-        _print(f"{output} is whole: {format_size(verdict.checked_bytes)} are as its manifest says")
+        show(f"{output} is whole: {format_size(verdict.checked_bytes)} are as its manifest says")
 
 
 def methods_json(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
@@ -269,6 +263,7 @@ def methods_json(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
             "summary": method.summary,
             "paper": method.paper,
             "base_model": method.base,
+            "plug_in": None if method.plug_in is None else asdict(method.plug_in),
             "parameters": [
                 {
                     "name": parameter.name,
@@ -290,15 +285,17 @@ def methods_json(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
 def print_methods(methods: Mapping[str, Method]) -> None:
     """Show the table of methods, each with its parameters."""
     for method in methods.values():
-        _print(f"{method.name}: {method.summary}")
+        show(f"{method.name}: {method.summary}")
         if method.paper:
-            _print(f"  paper       {method.paper}")
-        _print(f"  base model  {BASE_MODELS[method.base]}")
+            show(f"  paper       {method.paper}")
+        if method.plug_in:
+            show(f"  plug-in     {method.plug_in}")
+        show(f"  base model  {BASE_MODELS[method.base]}")
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
         for parameter in method.parameters:
             table.add_row("", parameter.name, _default(parameter), parameter.help)
-        _print(table)
-        _print("")
+        show(table)
+        show("")
 
 
 def _default(parameter: Parameter) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from dovetail.engine.errors import OutputError
+from dovetail.engine.methods.method import plug_in_entry
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan
 from dovetail.engine.run.records import RecordTable
 from dovetail.io.files.outfile import naming
@@ -136,6 +138,7 @@ def identity(plan: Plan) -> dict[str, Any]:
             for file in checkpoint.files
         }
         | _tokenizer_files(plan),
+        **plug_in_entry(plan.method),
     }
 
 
@@ -161,10 +164,21 @@ def _check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:
     for name in sorted(set(before) | set(now)):
         if before.get(name) != now.get(name):
             raise _changed(path, f"the input {name} has changed since")
+    if found.get("plug_in") != header.get("plug_in"):
+        raise _changed(
+            path,
+            f"the method {header['recipe']['merge_method']} is that of {_plug_in_name(header)}, and was that of "
+            f"{_plug_in_name(found)}",
+        )
     for part in ("recipe", "options"):
         if found.get(part) != header[part]:
             raise _changed(path, f"the {part} {'are' if part == 'options' else 'is'} not the same")
     raise _changed(path, "the plan is not the same")
+
+
+def _plug_in_name(header: Mapping[str, Any]) -> str:
+    plug_in = header.get("plug_in")
+    return "Dovetail" if plug_in is None else f"{plug_in['distribution']} {plug_in['version']}"
 
 
 def _changed(path: Path, reason: str) -> OutputError:

@@ -1,0 +1,43 @@
+"""Planning a merge: what it would read, write and hold."""
+
+from __future__ import annotations
+
+from dovetail.engine.planning.builder import make_plan
+from dovetail.engine.planning.plan import Plan, PlanOptions
+from dovetail.engine.recipe import RecipeSource
+
+
+def plan(recipe: RecipeSource, options: PlanOptions | None = None) -> Plan:
+    """Decide everything about a merge from the recipe and the headers of its checkpoints.
+
+    No tensor of a model is read or downloaded. The plan does not depend on memory, workers or the machine.
+
+    Parameters
+    ----------
+    recipe
+        A recipe of one document, as for `merge`.
+    options
+        What else decides the output's bytes.
+
+    Returns
+    -------
+    Plan
+        Tensors, output files, tasks, bytes to read and write, warnings, and a hash of all that decides the output.
+
+    Raises
+    ------
+    RecipeError
+        The recipe or an option is wrong, or the recipe has several documents, which `plan_stages` plans.
+    CheckpointError
+        A checkpoint is bad, or the checkpoints do not fit together.
+
+    Examples
+    --------
+    >>> planned = plan("recipe.yml", PlanOptions(dtype="float32"))
+    >>> planned.models
+    ('math', 'code')
+    >>> planned.write_bytes > planned.read_bytes / 3
+    True
+
+    """
+    return make_plan(recipe, options)

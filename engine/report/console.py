@@ -1,0 +1,16 @@
+"""Printing for people: tables and sentences, to a terminal or a pipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+PIPE_WIDTH = 200
+"""Columns of a line where there is no terminal."""
+
+
+def show(*things: Any) -> None:
+    """Print texts and tables without wrapping or colouring them; a pipe gets plain text as wide as it needs."""
+    width = None if Console().is_terminal else PIPE_WIDTH
+    Console(highlight=False, width=width, soft_wrap=True).print(*things, markup=False)
