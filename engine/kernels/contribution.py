@@ -34,7 +34,7 @@ def _total(builder: Any, vector: Any) -> Any:
 
 
 @intrinsic
-def _add_kept(typing, marks, tau, weight, free, base, before, after, start, stop):  # type: ignore[no-untyped-def]
+def _claim_and_add(typing, marks, tau, weight, free, base, before, after, start, stop):  # type: ignore[no-untyped-def]
     make_tuple: Any = types.Tuple
     result = make_tuple((types.int64, types.float64, types.float64))
 
@@ -90,7 +90,7 @@ def _add_kept(typing, marks, tau, weight, free, base, before, after, start, stop
     return result(marks, tau, weight, free, base, before, after, types.int64, types.int64), generate
 
 
-def _plain_add_kept(marks, tau, weight, free, base, before, after, start, stop):  # type: ignore[no-untyped-def]
+def _plain_claim_and_add(marks, tau, weight, free, base, before, after, start, stop):  # type: ignore[no-untyped-def]
     part = slice(start, stop)
     mark, value = marks[part], tau[part]
     free[part] &= ~mark
@@ -108,8 +108,8 @@ def _plain_add_kept(marks, tau, weight, free, base, before, after, start, stop):
     return int(np.count_nonzero(mark)), float(total[0]), float(kept[0])
 
 
-add_kept: Any = _plain_add_kept if settings.DISABLE_JIT else _add_kept
-"""``add_kept(marks, tau, weight, free, base, before, after, start, stop) -> (found, total, kept)``
+claim_and_add: Any = _plain_claim_and_add if settings.DISABLE_JIT else _claim_and_add
+"""``claim_and_add(marks, tau, weight, free, base, before, after, start, stop) -> (found, total, kept)``
 
 Claim the marked elements of ``start:stop`` (at most 2^20), and add their contributions.
 

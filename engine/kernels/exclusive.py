@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from dovetail.engine.kernels.contribution import add_kept
+from dovetail.engine.kernels.contribution import claim_and_add
 from dovetail.engine.kernels.convert import BF16, ITEMSIZES, decode, encode
 from dovetail.engine.kernels.selection import SLACK, TABLE_ELEMENTS, fill, plane_elements, select, span_elements
 from dovetail.engine.kernels.statistics import count_nonfinite
@@ -128,7 +128,7 @@ def _task_vector(raw, code, first, base, tau):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def exclusive_chunk(sources, codes, n, m, weights, bounds, scratch, out, kept, squares, nonfinite):  # type: ignore[no-untyped-def]
+def exclusive_chunk(sources, codes, blocks, weights, bounds, scratch, out, totals):  # type: ignore[no-untyped-def]
     """Merge one chunk by CABS with ``overlap: forbid``.
 
     Parameters
@@ -137,8 +137,8 @@ def exclusive_chunk(sources, codes, n, m, weights, bounds, scratch, out, kept, s
         Stored bytes of the base model and the K models, elements ``window_start`` up to ``window_stop`` of each.
     codes : int64[K + 2]
         Dtype codes of the sources, then of the output.
-    n, m : int64[K]
-        Elements that each model keeps in a block, and that a block has.
+    blocks : int64[2, K]
+        For each model, n and m: how many elements it keeps of each block, and how many elements a block has.
     weights : float32[K]
         The models' weights.
     bounds : int64[4]
@@ -148,12 +148,9 @@ def exclusive_chunk(sources, codes, n, m, weights, bounds, scratch, out, kept, s
         From `make_scratch`.
     out : uint8[:]
         Receives the stored bytes of ``start:stop``.
-    kept : int64[K]
-        Elements that each model keeps; added to.
-    squares : float64[2, K]
-        Sums of squares of each model's task vector, and of what is kept of it; added to.
-    nonfinite : int64[K + 1]
-        NaN and infinite elements of each source; added to.
+    totals : (int64[K + 1], int64[K], float64[2, K])
+        Sums that the kernel adds to: NaN and infinite elements of each source; elements that each model keeps; sums of
+        squares of each model's task vector, and of the part that it keeps.
 
     Returns
     -------
@@ -161,7 +158,9 @@ def exclusive_chunk(sources, codes, n, m, weights, bounds, scratch, out, kept, s
         Elements of the output that are not finite.
 
     """
+    n, m = blocks[0], blocks[1]
     window_start, window_stop, start, stop = bounds
+    nonfinite, kept, squares = totals
     floats, words, memory, tile = scratch
     base, tau, merged = floats[0], floats[1], floats[2]
     free, marks = words[0], words[1]
@@ -187,10 +186,10 @@ def exclusive_chunk(sources, codes, n, m, weights, bounds, scratch, out, kept, s
             select(tau, free, marks, count, m[j], n[j], memory, ahead)
             before = merged if j else base
             if inner:
-                add_kept(marks, tau, weights[j], free, base, before, merged, 0, inner)
-            found, total, part = add_kept(marks, tau, weights[j], free, base, before, merged, inner, outer)
+                claim_and_add(marks, tau, weights[j], free, base, before, merged, 0, inner)
+            found, total, part = claim_and_add(marks, tau, weights[j], free, base, before, merged, inner, outer)
             if outer < count:
-                add_kept(marks, tau, weights[j], free, base, before, merged, outer, count)
+                claim_and_add(marks, tau, weights[j], free, base, before, merged, outer, count)
             kept[j] += found
             squares[0, j] += total
             squares[1, j] += part

@@ -24,22 +24,6 @@ _LONG = 256
 
 
 @njit(nogil=True, cache=True)
-def subtract(values: np.ndarray, base: np.ndarray) -> None:
-    """Turn decoded weights into a task vector in place: tau = W - W0, in float32.
-
-    Parameters
-    ----------
-    values : float32[:]
-        W, replaced by tau.
-    base : float32[:]
-        W0.
-
-    """
-    for i in range(len(values)):
-        values[i] = values[i] - base[i]
-
-
-@njit(nogil=True, cache=True)
 def _pivot(ranks: np.ndarray, low: int, high: int) -> int:
     """Choose a rank that splits ``ranks[low:high]``: the median of three."""
     first, middle, last = low, (low + high) // 2, high - 1

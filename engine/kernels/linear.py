@@ -9,29 +9,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dovetail.engine.kernels.consensus import add_change
 from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
-from dovetail.engine.kernels.general import subtract
-from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero, sum_squares
+from dovetail.engine.kernels.election import scale_change
+from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero
+from dovetail.engine.kernels.sums import sum_squares
+from dovetail.engine.kernels.task_vectors import add_change, subtract
 
 TILE = 4096
 """Elements of a tile: few enough for the nearest caches, enough to outweigh the work around each loop."""
 
-
-@njit(nogil=True, cache=True)
-def _scale(values: np.ndarray, factor: np.float32) -> None:
-    """Multiply in place; one is skipped, as the result is the same."""
-    if factor != np.float32(1.0):
-        for i in range(len(values)):
-            values[i] = np.float32(values[i] * factor)
-
-
-@njit(nogil=True, cache=True)
-def _divide(values: np.ndarray, divisor: np.float32) -> None:
-    """Divide in place; one is skipped, as the result is the same."""
-    if divisor != np.float32(1.0):
-        for i in range(len(values)):
-            values[i] = np.float32(values[i] / divisor)
+_ONE = np.float32(1.0)
 
 
 @njit(nogil=True, cache=True)
@@ -81,12 +68,12 @@ def weighted_sum(models, codes, weights, divisor, out, out_code, nonfinite):  # 
         sums = total[:count]
         decode(models[0], codes[0], start, stop, sums)
         nonfinite[0] += count_nonfinite(sums)
-        _scale(sums, weights[0])
+        scale_change(sums, _ONE, weights[0])
         for j in range(1, len(models)):
             decode(models[j], codes[j], start, stop, tile)
             nonfinite[j] += count_nonfinite(tile)
             _add_scaled(tile, weights[j], sums)
-        _divide(sums, divisor)
+        scale_change(sums, divisor, _ONE)
         overflowed += count_nonfinite(sums)
         overflowed += encode(sums, out_code, start, stop, out)
     return overflowed
@@ -94,7 +81,7 @@ def weighted_sum(models, codes, weights, divisor, out, out_code, nonfinite):  # 
 
 @njit(nogil=True, cache=True)
 def weighted_task_vectors(  # type: ignore[no-untyped-def]
-    sources, codes, weights, scale, out, out_code, nonfinite, pairs, squares
+    sources, codes, weights, scale, out, out_code, totals
 ):
     """Compute W0 + factor * (sum(w tau) / divisor) over the whole of `out`.
 
@@ -114,12 +101,9 @@ def weighted_task_vectors(  # type: ignore[no-untyped-def]
         Receives the stored bytes of the result.
     out_code : int
         Its dtype code.
-    nonfinite : int64[:]
-        NaN and infinite elements of each source; added to.
-    pairs : int64[:, :]
-        How many elements both model i and model j change; added to.
-    squares : float64[:]
-        Sum of squares of each task vector, then of the change; added to.
+    totals : (int64[K + 1], int64[K, K], float64[K + 1])
+        Sums that the kernel adds to: NaN and infinite elements of each source; how many elements both model i and
+        model j change; sums of squares of each task vector, then of the change.
 
     Returns
     -------
@@ -130,6 +114,7 @@ def weighted_task_vectors(  # type: ignore[no-untyped-def]
     models = len(weights)
     length = len(out) // ITEMSIZES[out_code]
     divisor, factor = scale
+    nonfinite, pairs, squares = totals
     base = np.empty(TILE, np.float32)
     tau = np.empty(TILE, np.float32)
     delta = np.empty(TILE, np.float32)
@@ -156,8 +141,7 @@ def weighted_task_vectors(  # type: ignore[no-untyped-def]
                 decode(sources[j], codes[j], start, stop, vector)
                 nonfinite[j] += count_nonfinite(vector)
         count_pairs(masks, count, pairs)
-        _divide(change, divisor)
-        _scale(change, factor)
+        scale_change(change, divisor, factor)
         squares[models] += sum_squares(change)
         add_change(change, origin)
         overflowed += count_nonfinite(change)

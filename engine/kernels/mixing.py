@@ -10,9 +10,9 @@ import numpy as np
 from numba import njit
 
 from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
-from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.sums import TILE, gram, sum_products
+from dovetail.engine.kernels.task_vectors import subtract
 
 
 @njit(nogil=True, cache=True)

@@ -87,8 +87,9 @@ def _merge(ordered, place, pieces):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _select_medium(tau, free, marks, count, m, n, table, ordered, ahead):  # type: ignore[no-untyped-def]
+def _select_medium(tau, free, marks, count, m, n, scratch, ahead):  # type: ignore[no-untyped-def]
     """Select from blocks of up to `LONGEST` elements."""
+    table, ordered, _, _ = scratch
     pieces, fetched = (m + PIECE - 1) // PIECE, np.int64(0)
     first, second = np.int64(1), np.int64(2 + 4 * PIECE)
     for start in range(0, count, BLOCKS * m):
@@ -151,8 +152,9 @@ def _rest(upper, lower, m, level, needed):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _select_long(tau, free, marks, count, m, n, upper, lower, ahead):  # type: ignore[no-untyped-def]
+def _select_long(tau, free, marks, count, m, n, scratch, ahead):  # type: ignore[no-untyped-def]
     """Select from blocks of more than `LONGEST` elements."""
+    _, _, upper, lower = scratch
     level, fetched = np.int64(0), np.int64(0)
     for start in range(0, count, m):
         fetched = fetch_ahead(ahead, fetched, start + m, count)
@@ -191,12 +193,11 @@ def select(tau, free, marks, count, m, n, scratch, ahead):  # type: ignore[no-un
     if n == 0:
         fill(marks, np.int64(0), count, np.uint16(0))
     else:
-        table, ordered, upper, lower = scratch
         span = span_elements(m)
         fill(tau, count, (count + span - 1) // span * span, np.float32(0.0))
         if m <= LONGEST_SHORT:
             _select_short(tau, free, marks, count, m, n, ahead)
         elif m <= LONGEST:
-            _select_medium(tau, free, marks, count, m, n, table, ordered, ahead)
+            _select_medium(tau, free, marks, count, m, n, scratch, ahead)
         else:
-            _select_long(tau, free, marks, count, m, n, upper, lower, ahead)
+            _select_long(tau, free, marks, count, m, n, scratch, ahead)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dovetail.engine.kernels.consensus import add_change, keep_masked
 from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
 from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs, scale_change
-from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.philox import mark_random, random_words
-from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero, sum_squares
+from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero
 from dovetail.engine.kernels.strongest import mark_strongest
-from dovetail.engine.kernels.sums import sum_magnitudes
+from dovetail.engine.kernels.sums import sum_magnitudes, sum_squares
+from dovetail.engine.kernels.task_vectors import add_change, keep_masked, subtract
 
 TILE = 4096
 """Elements of a tile: few enough for the nearest caches."""
@@ -135,7 +134,7 @@ def sparsified_sum(sources, codes, keeps, index, factors, options, out, totals):
             keep_masked(vector, marks, kept[:count])
             squares[models + j] += sum_squares(kept[:count])
             if voting:
-                add_voting(vector, marks, factors[0, j], factors[1, j], sums)
+                add_voting(vector, marks, factors[0, j], factors[1, j], factors[1, j], sums)
             else:
                 add_scaled(vector, marks, factors[0, j], factors[1, j], delta)
         if not finite:

@@ -104,15 +104,12 @@ class BalancedCabs(OnePass):
         overflowed = exclusive.exclusive_chunk(
             tuple(elements(chunk, raw, code, low, high) for raw, code in sources),
             np.array((*self.codes, self.out_code), np.int64),
-            np.array(self.n, np.int64),
-            np.array(self.m, np.int64),
+            np.array((self.n, self.m), np.int64),
             np.array(self.weights, np.float32),
             np.array((low, high, chunk.start, chunk.stop), np.int64),
             exclusive.thread_scratch(tile, self.m),
             out,
-            kept,
-            squares,
-            nonfinite,
+            (nonfinite, kept, squares),
         )
         return ChunkStatistics(
             kept=np.diag(kept),

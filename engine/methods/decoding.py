@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.convert import ITEMSIZES, decode
-from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.statistics import count_nonfinite
+from dovetail.engine.kernels.task_vectors import subtract
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 
 PIECE = 1 << 16

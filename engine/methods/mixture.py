@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.convert import encode
-from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.mixing import mix_sources, source_gram
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.sums import TILE
+from dovetail.engine.kernels.task_vectors import subtract
 from dovetail.engine.methods.decoding import PIECE, Floats, Range, Values, blocks, elements, plain_statistics
 from dovetail.engine.methods.geometry import Geometry
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.consensus import keep_masked
 from dovetail.engine.kernels.election import add_weighted_votes, elect_signs
 from dovetail.engine.kernels.pointwise import variance
-from dovetail.engine.kernels.statistics import mark_nonzero, sum_squares
+from dovetail.engine.kernels.statistics import mark_nonzero
 from dovetail.engine.kernels.strongest import mark_strongest
+from dovetail.engine.kernels.sums import sum_squares
+from dovetail.engine.kernels.task_vectors import keep_masked
 from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, Values, pieces
 from dovetail.engine.methods.masked import PieceSum
 from dovetail.engine.methods.method import Method, Parameter

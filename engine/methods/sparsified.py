@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.consensus import keep_masked
 from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs, scale_change
 from dovetail.engine.kernels.sparsified import BAND, RANDOM, sparsified_norms, sparsified_sum
 from dovetail.engine.kernels.sums import sum_magnitudes
+from dovetail.engine.kernels.task_vectors import keep_masked
 from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, TaskVectors, blocks, elements, pieces
 from dovetail.engine.methods.keeps import (
     Keep,
@@ -30,14 +30,12 @@ from dovetail.engine.methods.keeps import (
     make_marker,
     marker_scratch_bytes,
 )
-from dovetail.engine.methods.masked import PieceSum
+from dovetail.engine.methods.masked import NO_LEAST, PieceSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 from dovetail.engine.methods.threshold import DIGITS, Counts, DigitCounter, Rules, count_partial_bytes, follow
 
 LEAST_NORM = 1e-7
 """Sums of magnitudes below this do not rescale, as in mergekit."""
-NO_LEAST = np.float32(-np.inf)
-"""Divisors of voting have no lower bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +286,7 @@ class _Sum(PieceSum):
     def _add(self, model: int, tau: Floats, mask: Marks) -> None:
         scale, weight = self._scales[model], self._weights[model]
         if self._sums is not None:
-            add_voting(tau, mask, scale, weight, self._sums)
+            add_voting(tau, mask, scale, weight, weight, self._sums)
         else:
             add_scaled(tau, mask, scale, weight, self._delta[: self._size])
 

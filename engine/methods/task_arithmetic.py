@@ -47,9 +47,7 @@ class TaskArithmetic(OnePass):
             (np.float32(self.divisor), np.float32(self.factor)),
             out,
             self.out_code,
-            nonfinite,
-            kept,
-            squares,
+            (nonfinite, kept, squares),
         )
         return ChunkStatistics(
             kept=kept,

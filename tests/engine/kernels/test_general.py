@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE, claim_blocks, subtract
+from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE, claim_blocks
 from tests import naive
 from tests.engine.kernels.cases import JITTED, LONGEST, examples, make_values, ratios
 
@@ -128,12 +128,3 @@ def test_the_longest_block() -> None:
     masks, _ = claim_all([tau, tau], [(20_000, MAX_BLOCK), (30_000, MAX_BLOCK)], MINIMIZE)
     expected = naive.cabs_masks([tau, tau], [20_000, 30_000], [MAX_BLOCK] * 2, "minimize")
     np.testing.assert_array_equal(np.array(expected), np.array(masks))
-
-
-def test_task_vectors_are_float32_differences() -> None:
-    """Tau is W - W0, rounded once."""
-    weights = np.array([1.0000001, 5.0, -0.0], np.float32)
-    base = np.array([1.0, 2.0, 0.0], np.float32)
-    values = weights.copy()
-    subtract(values, base)
-    np.testing.assert_array_equal(weights - base, values)
