@@ -1,7 +1,7 @@
-"""Weighted sums of models, and of task vectors, fused from stored bytes to stored bytes.
+"""Weighted sums of models, and of task vectors, each fused into one kernel that reads and writes stored bytes.
 
-Each kernel makes one pass over a chunk, tile by tile, so that everything between reading and writing stays in the
-nearest cache. All arithmetic is float32, each operation rounded on its own, models in order.
+A kernel makes one pass over a chunk, tile by tile, so that all intermediate values stay in the L1 cache. All arithmetic
+is float32, every operation is rounded by itself, and models are added in order.
 """
 
 from __future__ import annotations
@@ -16,45 +16,46 @@ from dovetail.engine.kernels.sums import sum_squares
 from dovetail.engine.kernels.task_vectors import add_change, subtract
 
 TILE = 4096
-"""Elements of a tile: few enough for the nearest caches, enough to outweigh the work around each loop."""
+"""Elements of a tile: few enough for the L1 and L2 caches, enough to outweigh the work around each loop."""
 
 _ONE = np.float32(1.0)
 
 
 @njit(nogil=True, cache=True)
 def _add_scaled(values: np.ndarray, weight: np.float32, total: np.ndarray) -> None:
-    """Add ``weight * values`` to a sum."""
+    """Add ``weight * values`` to a running sum."""
     for i in range(len(values)):
         total[i] = np.float32(total[i] + np.float32(weight * values[i]))
 
 
 @njit(nogil=True, cache=True)
 def weighted_sum(models, codes, weights, divisor, out, out_code, nonfinite):  # type: ignore[no-untyped-def]
-    """Compute sum(w W) / divisor over the whole of `out`.
+    """Compute the weighted average sum(w W) / divisor of models, for all elements of `out`.
 
-    The sum starts from the first product, so that -0.0 survives where all terms are -0.0.
+    Model soups: https://arxiv.org/abs/2203.05482. The sum starts from the first product, not from zero, so that it is
+    -0.0 where all terms are -0.0.
 
     Parameters
     ----------
     models : tuple of uint8[:]
-        The models' stored bytes, all of the same type.
+        Stored bytes of the models; all arrays are of one numba type.
     codes : int64[:]
-        Their dtype codes.
+        Dtype codes of the models.
     weights : float32[:]
-        Their weights.
+        The models' weights.
     divisor : float32
-        What the sum is divided by.
+        What the weighted sum is divided by.
     out : uint8[:]
         Receives the stored bytes of the result.
     out_code : int
-        Its dtype code.
+        Dtype code of the result.
     nonfinite : int64[:]
-        NaN and infinite elements of each model; added to.
+        Number of NaN and infinite elements of each model, which the kernel adds to.
 
     Returns
     -------
     int
-        Elements of the output that are not finite.
+        The number of elements of the output that are not finite.
 
     """
     length = len(out) // ITEMSIZES[out_code]
@@ -83,24 +84,25 @@ def weighted_sum(models, codes, weights, divisor, out, out_code, nonfinite):  # 
 def weighted_task_vectors(  # type: ignore[no-untyped-def]
     sources, codes, weights, scale, out, out_code, totals
 ):
-    """Compute W0 + factor * (sum(w tau) / divisor) over the whole of `out`.
+    """Compute W0 + factor * (sum(w tau) / divisor) for all elements of `out`.
 
-    Task arithmetic: https://arxiv.org/abs/2212.04089, equation 1. Where the change is exactly zero the base stands.
+    Task arithmetic: https://arxiv.org/abs/2212.04089, equation 1. Where the change is exactly zero, the base model's
+    value is copied.
 
     Parameters
     ----------
     sources : tuple of uint8[:]
-        Stored bytes of the base model and of the models, all of the same type.
+        Stored bytes of the base model and of the K models; all arrays are of one numba type.
     codes : int64[:]
-        Their dtype codes.
+        Dtype codes of the models.
     weights : float32[:]
         The models' weights.
     scale : (float32, float32)
-        Divisor and factor (lambda) of the sum.
+        What the weighted sum is divided by, and what the quotient is multiplied by (the paper's lambda).
     out : uint8[:]
         Receives the stored bytes of the result.
     out_code : int
-        Its dtype code.
+        Dtype code of the result.
     totals : (int64[K + 1], int64[K, K], float64[K + 1])
         Sums that the kernel adds to: NaN and infinite elements of each source; how many elements both model i and
         model j change; sums of squares of each task vector, then of the change.
@@ -108,7 +110,7 @@ def weighted_task_vectors(  # type: ignore[no-untyped-def]
     Returns
     -------
     int
-        Elements of the output that are not finite.
+        The number of elements of the output that are not finite.
 
     """
     models = len(weights)
@@ -132,7 +134,7 @@ def weighted_task_vectors(  # type: ignore[no-untyped-def]
             subtract(vector, origin)
             square = sum_squares(vector)
             squares[j] += square
-            # Squares of float32 cannot overflow float64: a finite sum means that both sources are finite here.
+            # Squares of float32 do not overflow float64, so a finite sum means that both sources are finite here.
             finite &= np.isfinite(square)
             mark_nonzero(vector, masks[j, :count])
             _add_scaled(vector, weights[j], change)

@@ -21,7 +21,7 @@ def count_nonfinite(values: np.ndarray) -> int:
     Returns
     -------
     int
-        How many there are.
+        How many values are NaN or infinite.
 
     """
     bits = values.view(np.uint32)
@@ -33,14 +33,14 @@ def count_nonfinite(values: np.ndarray) -> int:
 
 @njit(nogil=True, cache=True)
 def mark_nonzero(values: np.ndarray, mask: np.ndarray) -> None:
-    """Set ``mask[i]`` to 1 where ``values[i]`` is not zero (of either sign), else to 0.
+    """Mark the values that are not zero, of either sign.
 
     Parameters
     ----------
     values : float32[:]
         Contiguous.
     mask : uint8[:]
-        Receives as many marks.
+        Receives 1 for each value that is not zero, else 0.
 
     """
     bits = values.view(np.uint32)
@@ -50,16 +50,16 @@ def mark_nonzero(values: np.ndarray, mask: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def count_pairs(masks: np.ndarray, count: int, pairs: np.ndarray) -> None:
-    """Add to ``pairs[i, j]`` how many elements both mask i and mask j mark.
+    """Count, for every pair of models, the elements that both keep.
 
     Parameters
     ----------
     masks : uint8[:, :]
-        One row of zeros and ones a model.
+        One mask of zeros and ones in each row.
     count : int
-        Elements of each row to look at; fewer than 2^32.
+        Elements of each row that take part, from the first on; fewer than 2^32.
     pairs : int64[:, :]
-        Symmetric counts, added to.
+        The kernel adds to ``pairs[i, j]`` the elements that both mask i and mask j mark.
 
     """
     for i in range(len(masks)):

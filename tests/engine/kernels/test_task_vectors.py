@@ -8,7 +8,6 @@ from dovetail.engine.kernels.task_vectors import add_change, keep_masked, subtra
 from tests.engine.kernels.drive import bits
 
 
-
 def test_task_vectors_are_float32_differences() -> None:
     """Tau is W - W0, rounded once."""
     weights = np.array([1.0000001, 5.0, -0.0], np.float32)
