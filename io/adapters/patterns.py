@@ -1,8 +1,8 @@
-"""The keys of an adapter's ``alpha_pattern``: module names or regular expressions, from files that are not trusted.
+"""Matching the keys of an adapter's ``alpha_pattern``: module names or regular expressions, from untrusted files.
 
-peft takes the first key for which ``(.*\\.)?(KEY)$`` matches the module's name. An expression can be made to keep the
-``re`` of Python busy for years, so the part of the language that such keys use is matched here by following all places
-in the name at once, within a fixed number of steps.
+peft takes the first key for which ``(.*\\.)?(KEY)$`` matches the name of the module. A hostile expression can keep
+Python's ``re`` busy for years. The part of the language that such keys use is therefore matched here by following all
+possible positions in the name at once, within a fixed number of steps.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 MAX_STEPS: Final = 5_000_000
-"""Most steps that all matching for one adapter may take: some seconds."""
+"""Most steps that the matching for one adapter may take; this many take some seconds."""
 
 _SPECIAL: Final = frozenset("\\^$*+?{}[]()|")
 
@@ -26,7 +26,7 @@ _Step = Callable[[str, set[int]], set[int]]
 
 
 class PatternError(Exception):
-    """Why a pattern cannot be used, worded to follow it."""
+    """A pattern cannot be used. The text continues a sentence that begins with the pattern."""
 
 
 class PatternTable:
@@ -35,13 +35,13 @@ class PatternTable:
     Raises
     ------
     PatternError
-        A key is in a part of the language that is not understood.
+        A key uses a part of the language that is not supported.
 
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
         self._steps = 0
-        # Plain keys, by the gaps between their dots, which match any character, and by what stands in these gaps.
+        # Plain keys, by the gaps between their dots, and by the text in the gaps: a dot matches any character.
         self._plain: dict[tuple[int, _Gaps], dict[str, int]] = {}
         self._lengths: dict[int, list[_Gaps]] = {}
         self._others: list[tuple[int, _Step]] = []
@@ -63,7 +63,7 @@ class PatternTable:
         Raises
         ------
         PatternError
-            Too many steps have been taken.
+            The matching has taken too many steps.
 
         """
         if not self.keys:
@@ -90,13 +90,13 @@ class PatternTable:
 
 
 class _Parser:
-    """Turns one expression into a function from the places where it may begin to those where it may end."""
+    """Makes of an expression a function from the positions where a match may begin to those where it may end."""
 
     def __init__(self, key: str, count: Callable[[int], None]) -> None:
         self._key, self._at, self._count = key, 0, count
 
     def parse(self) -> _Step:
-        """Parse all of it."""
+        """Parse the whole expression."""
         if len(self._key) > 1000:
             raise PatternError("is longer than 1000 characters")
         step = self._alternatives(0)
