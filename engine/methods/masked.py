@@ -1,4 +1,4 @@
-"""Merging task vectors of which each model keeps a part: what programs that select elements have in common.
+"""Merging the kept parts of task vectors: what programs that select elements have in common.
 
 A chunk is merged piece by piece, so that working memory does not grow with the chunk.
 """
@@ -30,7 +30,7 @@ class PieceSum:
     Parameters
     ----------
     nonfinite
-        Where NaN and infinity are counted, for the statistics.
+        Counts of NaN and infinite elements, which become part of the statistics.
     count
         Number of models.
     size
@@ -79,11 +79,11 @@ class PieceSum:
         raise NotImplementedError
 
     def _resolve(self, delta: Floats) -> None:
-        """Turn what was added into the change; nothing to do where it was added up in place."""
+        """Turn the added contributions into the change; nothing to do where `_add` has added to it directly."""
 
 
 class MaskedSum(PieceSum):
-    """The sum of weighted contributions, or (`ties`) the mean of those of the elected sign where models meet.
+    """The sum of weighted contributions or, if `ties`, the mean of those with the elected sign.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class MaskedSum(PieceSum):
 
     @staticmethod
     def scratch_bytes(models: int, ties: bool, size: int) -> int:
-        """Memory of an instance."""
+        """Compute the bytes of memory of an instance."""
         return size * (models + 8 + (20 if ties else 0))
 
     def begin(self, size: int) -> None:
