@@ -31,7 +31,7 @@ def draw_models(draw: st.DrawFn) -> tuple[list[Floats], list[NDArray[np.uint8]],
 @settings(derandomize=True, deadline=None, max_examples=examples(100))
 @given(data=st.data())
 def test_sums_are_in_order(data: st.DataObject) -> None:
-    """Each product and each sum is rounded on its own, models in order."""
+    """Each product and each sum is rounded by itself, and models are added in order."""
     taus, masks, scales, weights = draw_models(data.draw)
     total = np.zeros(len(taus[0]), np.float32)
     expected = total.copy()
@@ -46,7 +46,7 @@ def test_sums_are_in_order(data: st.DataObject) -> None:
 @settings(derandomize=True, deadline=None, max_examples=examples(80))
 @given(data=st.data())
 def test_only_the_elected_sign_counts(weighted_votes: bool, least: float, data: st.DataObject) -> None:
-    """The sign of the sum wins, zero elects plus; contributions of zero have no sign."""
+    """Only contributions with the sign of the sum count; a sum of zero elects plus, and zeros have no sign."""
     taus, masks, scales, weights = draw_models(data.draw)
     normalize = data.draw(st.booleans())
     length = len(taus[0])
@@ -113,7 +113,7 @@ def test_elections(contributions: list[float], change: float) -> None:
 @settings(derandomize=True, deadline=None, max_examples=examples(150))
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 5), style=st.sampled_from(["ties", "plain", "special"]))
 def test_both_kinds_equal_the_oracle(seed: int, count: int, style: str) -> None:
-    """Sums and elections, element by element, are those of the definition, in order and in float32."""
+    """Sums and elections with shares of 1 are, element by element, those of the definition, in order and in float32."""
     random = np.random.default_rng(seed)
     length = 17
     weights = random.choice(np.array([1.0, -0.7, 0.0, 1 / 3], np.float32), count)
@@ -134,7 +134,7 @@ def test_both_kinds_equal_the_oracle(seed: int, count: int, style: str) -> None:
 
 
 def test_a_sum_that_is_no_number_stays_so() -> None:
-    """NaN in a contribution reaches the change, divided or not."""
+    """A NaN in a contribution reaches the change, whether it is divided or not."""
     for normalize in (False, True):
         sums, change = np.zeros((5, 1), np.float32), np.zeros(1, np.float32)
         add_voting(np.array([np.nan], np.float32), np.ones(1, np.uint8), ONE, ONE, ONE, sums)
@@ -143,7 +143,7 @@ def test_a_sum_that_is_no_number_stays_so() -> None:
 
 
 def test_scaling_divides_first() -> None:
-    """The change is divided, then multiplied, each rounded."""
+    """The change is divided first and then multiplied, and each result is rounded."""
     change = np.array([1.0, -7.0, 0.0], np.float32)
     expected = (change / np.float32(3)) * np.float32(0.7)
     scale_change(change, np.float32(3), np.float32(0.7))

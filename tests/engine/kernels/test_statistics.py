@@ -19,7 +19,7 @@ def test_nonfinite_values_are_counted() -> None:
 
 
 def test_zeros_of_both_signs_are_not_marked() -> None:
-    """Everything else is, the least subnormal and NaN included."""
+    """Zeros of both signs are not marked; every other value is, the least subnormal and NaN included."""
     mask = np.full(5, 7, np.uint8)
     mark_nonzero(np.array([0.0, -0.0, 1e-45, np.nan, -2.0], np.float32), mask)
     assert [0, 0, 1, 1, 1] == mask.tolist()

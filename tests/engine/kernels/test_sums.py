@@ -24,7 +24,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 @settings(derandomize=True, deadline=None, max_examples=examples(60))
 @given(seed=SEEDS, length=st.integers(0, 2 * LONGEST))
 def test_sums_are_exact_to_rounding(seed: int, length: int) -> None:
-    """Up to the order of additions, they are the sums of float64 values."""
+    """The sums are those of float64 values, up to the rounding of additions."""
     random = np.random.default_rng(seed)
     first, second = (random.standard_normal((2, length)) * 0.01).astype(np.float32)
     wanted = [fsum(abs(float(a)) for a in first), fsum(float(a) * float(b) for a, b in zip(first, second, strict=True))]
@@ -51,7 +51,7 @@ def test_squares_keep_the_range_of_float64() -> None:
 
 
 def add_in_lanes(terms: NDArray[np.float64]) -> float:
-    """Add terms as the kernels are to: rows of four times 32 terms go to 32 lanes, then the lanes, then the rest."""
+    """Add terms in the documented order: rows of four terms to each of 32 lanes, then the lanes, then the rest."""
     lanes, whole = [0.0] * 32, len(terms) // 128 * 128
     for start in range(0, whole, 128):
         for lane in range(32):
@@ -65,7 +65,7 @@ def add_in_lanes(terms: NDArray[np.float64]) -> float:
 
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 129, 1000])
 def test_the_order_of_additions_is_fixed(length: int) -> None:
-    """All three sums have the very bits of the same additions made one by one, in the order that is documented."""
+    """All three sums have the bits that the documented order of additions gives."""
     first, second = np.random.default_rng(length).standard_normal((2, length)).astype(np.float32)
     wide, other = first.astype(np.float64), second.astype(np.float64)
     assert add_in_lanes(wide * wide) == sum_squares(first)
@@ -88,7 +88,7 @@ def test_sums_are_vector_code(kernel: Any, vectors: int) -> None:
 
 @pytest.mark.parametrize("length", [1, 130, TILE + 77 if JITTED else 200])
 def test_gram_matrices_hold_all_products(length: int) -> None:
-    """Every pair of lines has its product, and only the first elements count."""
+    """The matrix holds the dot product of every pair of lines, over the first elements only."""
     vectors = np.random.default_rng(length).standard_normal((3, length + 5)).astype(np.float32)
     out = np.full((3, 3), 9.0)
     gram(vectors, length, out)
