@@ -29,7 +29,7 @@ _MAX = np.finfo(np.float64).max
 
 
 def coarser(first: int, second: int) -> int:
-    """Choose, of two dtype codes, the one whose dtype has fewer bits of mantissa."""
+    """Choose, of two dtype codes, that of the dtype with fewer bits of mantissa."""
     return max(first, second, key=_COARSENESS.index)
 
 
@@ -58,7 +58,7 @@ def _widen(raw, code, start, stop, narrow, wide):  # type: ignore[no-untyped-def
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _distances(x, y, measured, counts, maxima):  # type: ignore[no-untyped-def]
-    """Count the elements of a tile that differ, mark those whose distance can be measured, and raise the maxima.
+    """Count the elements of a tile that differ, mark those that have a distance, and raise the maxima.
 
     The maxima are taken over bit patterns, which for numbers that are not negative are in the order of the numbers:
     compilers turn the maximum of integers into vector code, but not that of floating-point numbers.

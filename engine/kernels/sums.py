@@ -32,7 +32,7 @@ def _square(a: float, b: float) -> float:
 
 @njit(nogil=True, cache=True, inline="always")
 def _magnitude(a: float, b: float) -> float:
-    return np.abs(a)
+    return abs(a)
 
 
 @njit(nogil=True, cache=True, inline="always")

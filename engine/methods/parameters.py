@@ -57,13 +57,13 @@ def merge_number(problem: Problem, key: str, least: float = -LARGEST, most: floa
     return _check_number(float(problem.parameters[key]), f"for tensor {problem.name!r}", key, least, most)
 
 
-def _check_number(value: float, whose: str, key: str, least: float, most: float) -> float:
+def _check_number(value: float, where: str, key: str, least: float, most: float) -> float:
     if math.isfinite(value) and least <= value <= most:
         return value
     expected = "a finite number within the range of float32"
     if least != -LARGEST:
         expected = f"a number from {least:g}" + ("" if most == LARGEST else f" to {most:g}")
-    raise RecipeError(f"{key} is {value} {whose}", expected, f"correct '{key}' in the recipe")
+    raise RecipeError(f"{key} is {value} {where}", expected, f"correct '{key}' in the recipe")
 
 
 def sum_float32(values: tuple[float, ...]) -> float:

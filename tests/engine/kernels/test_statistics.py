@@ -28,7 +28,7 @@ def test_zeros_of_both_signs_are_not_marked() -> None:
 @settings(derandomize=True, deadline=None, max_examples=examples(60))
 @given(seed=st.integers(0, 2**32 - 1), models=st.integers(1, 4), count=st.integers(0, 100))
 def test_pairs_are_added(seed: int, models: int, count: int) -> None:
-    """Counts of common marks are added to what is there; elements beyond `count` are not looked at."""
+    """Numbers of common marks are added to the counts; elements beyond `count` do not take part."""
     masks = np.random.default_rng(seed).integers(0, 2, (models, 100)).astype(np.uint8)
     pairs = np.ones((models, models), np.int64)
     count_pairs(masks, count, pairs)
