@@ -1,8 +1,8 @@
 """Compiled kernels. They import nothing of Dovetail's from outside this folder.
 
 Numba keeps the compiled code in the user's cache folder, in a subfolder that is named after a digest of the source of
-all kernels. Left to itself, numba compares only the file of the function that is called, and would run outdated code
-after a change in another file whose functions that one calls.
+all kernels. By itself, numba compares only the file of the function that is called, and would run outdated code after a
+change in another file that this function calls into.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """CABS with its default options, fused into one call for each chunk; at most one model keeps an element.
 
 A chunk is computed tile by tile and, within a tile, model by model: the task vector, the selection among the elements
-that no earlier model has claimed (see `selection`), the claims, and the contributions to the result. Every element is
-read once and written once; all intermediate values stay in scratch memory of the size of a tile.
+that no earlier model has claimed (see `selection`), the claims, and the contributions to the result. Every input
+element is read once, every output element is written once, and all else stays in scratch memory of the size of a tile.
 
 CABS: https://arxiv.org/abs/2503.01874, algorithm 1. The kernels of `general` give the same masks, for all options.
 """

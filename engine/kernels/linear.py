@@ -94,7 +94,7 @@ def weighted_task_vectors(  # type: ignore[no-untyped-def]
     sources : tuple of uint8[:]
         Stored bytes of the base model and of the K models; all arrays are of one numba type.
     codes : int64[:]
-        Dtype codes of the models.
+        Dtype codes of the sources.
     weights : float32[:]
         The models' weights.
     scale : (float32, float32)

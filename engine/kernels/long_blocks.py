@@ -60,7 +60,7 @@ def _first(builder: Any, vector: Any) -> Any:
 
 
 def _mask(builder: Any, condition: Any) -> Any:
-    """Generate an integer whose bits tell in which lanes a condition holds."""
+    """Generate an integer in which bit i is set if the condition holds in lane i."""
     return builder.bitcast(condition, I32)
 
 
