@@ -91,14 +91,16 @@ def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo]) -> AdapterTens
         if part in parts or not module:
             raise AdapterError(
                 f"tensor {stored_name!r} of {adapter} is the second {part} of its module, or has no module",
-                "one of each, in a module",
+                "at most one tensor for each part of a module",
                 "repair the adapter",
             )
         parts[part] = info
     found.whole = beside | found.whole
     if len(adapters) > 1:
         raise AdapterError(
-            f"{adapter} holds several adapters ({', '.join(sorted(adapters)[:3])})", "one", "save them one by one"
+            f"{adapter} holds several adapters ({', '.join(sorted(adapters)[:3])})",
+            "one adapter in a file",
+            "save them one by one",
         )
     return found
 

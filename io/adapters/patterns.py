@@ -101,7 +101,7 @@ class _Parser:
             raise PatternError("is longer than 1000 characters")
         step = self._alternatives(0)
         if self._at < len(self._key):
-            raise PatternError(f"has {self._key[self._at]!r} where nothing of the kind can be")
+            raise PatternError(f"has {self._key[self._at]!r} where it is not allowed")
         return step
 
     def _next(self) -> str:
@@ -157,7 +157,7 @@ class _Parser:
         if character == ".":
             return self._one(lambda other: other != "\n")
         if character in _SPECIAL:
-            raise PatternError(f"has {character!r} where nothing of the kind can be")
+            raise PatternError(f"has {character!r} where it is not allowed")
         return self._one(lambda other: other == character)
 
     def _one(self, fits: Callable[[str], bool]) -> _Step:

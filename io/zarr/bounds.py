@@ -61,7 +61,7 @@ def claimed_bytes(name: str, data: bytes | memoryview) -> int | None:
 def _zstd_content_bytes(data: bytes | memoryview) -> int:
     """Read the content size of a Zstandard frame, or estimate it: RFC 8878, sections 3.1.1.1 and 3.1.1.2."""
     if len(data) < 6 or bytes(data[:4]) != _ZSTD_MAGIC:
-        raise ValueError("it is no Zstandard frame")
+        raise ValueError("it is not a Zstandard frame")
     descriptor = data[4]
     single = bool(descriptor & 0x20)
     position = 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3]

@@ -134,11 +134,13 @@ def _check_v3(document: Mapping[str, Any], where: str) -> ArrayDocument:
     shape = _check_sizes(document.get("shape"), 0, "shape", where)
     grid = document.get("chunk_grid")
     if type(grid) is not dict or grid.get("name") != "regular" or type(grid.get("configuration")) is not dict:
-        _fail(f"{where} has the chunk_grid {brief(grid)}", "a regular one")
+        _fail(f"{where} has the chunk_grid {brief(grid)}", "a regular grid")
     objects = _check_sizes(grid["configuration"].get("chunk_shape"), 1, "chunk_shape", where)
     _check_size(objects, shape, dtype, where)
     if document.get("storage_transformers"):
-        raise UnsupportedError(f"{where} has storage_transformers", "none", "store the array without them")
+        raise UnsupportedError(
+            f"{where} has storage_transformers", "an array without any", "store the array without them"
+        )
     for key, value in document.items():
         if key not in (*_V3_KEPT, *_V3_OTHERS) and not (type(value) is dict and value.get("must_understand") is False):
             raise UnsupportedError(
@@ -151,7 +153,7 @@ def _check_v3(document: Mapping[str, Any], where: str) -> ArrayDocument:
             raise UnsupportedError(
                 f"{where} has codecs around its shards ({', '.join(codecs)})",
                 "sharding_indexed alone, with codecs inside",
-                "store the array so",
+                "store the array without the outer codecs",
             )
         chunks = _check_shards(document["codecs"][0].get("configuration"), objects, where)
     text = json.dumps({key: document[key] for key in _V3_KEPT if key in document}, sort_keys=True).encode()
@@ -225,16 +227,20 @@ def _check_codecs(found: Any, where: str) -> list[str]:
 
 def _check_shards(configuration: Any, objects: tuple[int, ...], where: str) -> tuple[int, ...]:
     if type(configuration) is not dict:
-        _fail(f"{where} has shards without a configuration", "one")
+        _fail(f"{where} has shards without a configuration", "an object with the chunk_shape and the codecs")
     chunks = _check_sizes(configuration.get("chunk_shape"), 1, "chunk_shape of a shard", where)
     if len(chunks) != len(objects) or any(size % chunk for size, chunk in zip(objects, chunks, strict=True)):
-        _fail(f"{where} has shards of {list(objects)} that chunks of {list(chunks)} do not divide", "ones that do")
+        _fail(f"{where} has shards of {list(objects)} that chunks of {list(chunks)} do not divide", "chunks that do")
     if math.prod(objects) // math.prod(chunks) > MAX_SHARD_CHUNKS:
         _fail(f"{where} has more than {MAX_SHARD_CHUNKS} chunks in a shard", f"at most {MAX_SHARD_CHUNKS}")
     for key in ("codecs", "index_codecs"):
         names = _check_codecs(configuration.get(key), where)
         if "sharding_indexed" in names:
-            raise UnsupportedError(f"{where} has shards within shards", "one level", "store the array so")
+            raise UnsupportedError(
+                f"{where} has shards within shards",
+                "shards of plain chunks",
+                "store the array without the inner shards",
+            )
     return chunks
 
 

@@ -255,7 +255,11 @@ def _read_consolidated(place: Place, documents: Mapping[str, Any]) -> Iterator[_
     for key in sorted(documents):
         document = documents[key]
         if type(document) is not dict:
-            raise ZarrError(f"{place.label} has the metadata {brief(document)} for {brief(key)}", "an object", "")
+            raise ZarrError(
+                f"{place.label} has the metadata {brief(document)} for {brief(key)}",
+                "an object",
+                "write the checkpoint again",
+            )
         path, version = key, 3
         if document.get("zarr_format") != 3:
             path, _, name = key.rpartition("/")

@@ -76,7 +76,7 @@ def find_arrays(folder: Path, most_searched: int | None = None) -> Iterator[Arra
         if (found := _read_array(folder, path, names)) is not None:
             yield found
             if (count := count + 1) > MAX_ARRAYS:
-                raise ZarrError(f"{folder} holds more than {MAX_ARRAYS} arrays", "fewer", "check the path")
+                raise ZarrError(f"{folder} holds more than {MAX_ARRAYS} arrays", "at most that many", "check the path")
             continue
         pending += [
             f"{path}/{name}" if path else name
