@@ -1,6 +1,6 @@
-"""The merge methods from their definitions, slowly: the oracle that kernels and whole merges are tested against.
+"""The merge methods by their definitions, slowly: the oracle against which kernels and whole merges are tested.
 
-Whole tensors, plain numpy, sorting with explicit keys. Nothing here imports the code under test.
+It works on whole tensors, in plain numpy, and sorts with explicit keys. It imports nothing of the code under test.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Merged:
-    """What an oracle finds."""
+    """The result of an oracle for one tensor."""
 
     output: Array
     """The merged tensor."""
     masks: tuple[Mask, ...] = ()
-    """Where each model keeps its task vector, flattened."""
+    """The elements that each model keeps, flattened."""
     taus: tuple[Floats, ...] = ()
     """Each model's task vector, flattened."""
     change: Floats | None = None
-    """Output minus base before rounding, flattened."""
+    """Output minus base, before rounding, flattened."""
 
 
 def _float32(array: Array) -> Floats:
@@ -36,12 +36,12 @@ def _float32(array: Array) -> Floats:
 
 
 def _magnitudes(tau: Floats) -> list[int]:
-    """Magnitudes as integers: the bits of the absolute value, by which NaN > infinity > any number."""
+    """Give magnitudes as integers, the bits of the absolute values, by which NaN > infinity > any number."""
     return [int(bits) & 0x7FFFFFFF for bits in tau.view(np.uint32)]
 
 
 def _strongest(candidates: list[int], count: int, claims: list[int], magnitudes: list[int]) -> list[int]:
-    """Fewest claims first, then the largest magnitude, then the lowest index."""
+    """Choose candidates with the fewest claims first, then the largest magnitude, then the lowest index."""
     return sorted(candidates, key=lambda i: (claims[i], -magnitudes[i], i))[:count]
 
 
@@ -53,7 +53,7 @@ def cabs_masks(
     conflict_aware: bool = True,
     balanced: bool = True,
 ) -> tuple[Mask, ...]:
-    """Find what each model keeps of its flattened task vector."""
+    """Find the elements that each model keeps of its flattened task vector."""
     masks = []
     length = taus[0].size
     claims = [0] * length
@@ -77,10 +77,10 @@ def cabs_masks(
 
 
 def merge_kept(contributions: list[np.float32], kind: str) -> np.float32:
-    """Merge what is kept at one element.
+    """Merge the contributions of the models that keep an element.
 
-    ``sum`` adds up in order. ``ties``, where there are several, elects the sign of that sum (0 counts as +) and takes
-    the mean of the non-zero contributions that agree; a sum that is NaN stays NaN.
+    ``sum`` adds them in order. With ``ties``, several contributions elect the sign of their sum (0 counts as +), and
+    the result is the mean of the non-zero contributions with that sign; a sum that is NaN stays NaN.
     """
     total = np.float32(0)
     for value in contributions:
@@ -97,7 +97,7 @@ def merge_kept(contributions: list[np.float32], kind: str) -> np.float32:
 
 
 def _add(base: Floats, change: Floats, shape: tuple[int, ...], out_dtype: DTypeLike) -> Array:
-    """Add the change to the base, which stands as it is where there is none."""
+    """Add the change to the base; where the change is zero, the base is copied."""
     return np.where(change == 0, base, base + change).astype(out_dtype).reshape(shape)
 
 
@@ -113,7 +113,7 @@ def cabs(
     conflict_aware: bool = True,
     balanced: bool = True,
 ) -> Merged:
-    """CABS, arXiv:2503.01874, algorithm 1, and its variations."""
+    """Merge by CABS, arXiv:2503.01874, algorithm 1, or one of its variations."""
     with np.errstate(all="ignore"):
         base32 = _float32(base).ravel()
         taus = tuple(_float32(model).ravel() - base32 for model in models)
@@ -130,7 +130,7 @@ def cabs(
 
 
 def linear(models: Sequence[Array], weights: Sequence[float], out_dtype: DTypeLike, normalize: bool = True) -> Merged:
-    """Weighted sum, divided by the sum of weights with `normalize`."""
+    """Sum models by weight and, with `normalize`, divide by the sum of the weights."""
     with np.errstate(all="ignore"):
         total = _float32(models[0]) * np.float32(weights[0])
         divisor = np.float32(weights[0])
@@ -148,7 +148,7 @@ def task_arithmetic(
     lambda_: float = 1.0,
     normalize: bool = False,
 ) -> Merged:
-    """Base plus lambda times the weighted sum of task vectors, arXiv:2212.04089."""
+    """Add lambda times the weighted sum of task vectors to the base, arXiv:2212.04089."""
     with np.errstate(all="ignore"):
         base32 = _float32(base).ravel()
         taus = tuple(_float32(model).ravel() - base32 for model in models)

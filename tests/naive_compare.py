@@ -1,6 +1,6 @@
-"""Differences of tensors from their definitions, slowly: the oracle of the kernel that compares.
+"""Differences of tensors by their definitions, slowly: the oracle of the kernel that compares.
 
-Every value is a fraction or a word, every dtype the list of its numbers. Nothing here imports the code under test.
+Finite values are fractions, and a dtype is the list of its numbers. Nothing here imports the code under test.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Difference:
-    """What an oracle finds."""
+    """The differences that the oracle finds between two tensors."""
 
     changed: int
     unmatched: int
@@ -26,14 +26,14 @@ class Difference:
 
 
 def mantissa_bits(dtype: np.dtype[Any]) -> int:
-    """Bits after the point."""
+    """Give the number of stored bits of a dtype's mantissa."""
     return {"float64": 52, "float32": 23, "float16": 10, "bfloat16": 7, "float8_e4m3fn": 3, "float8_e5m2": 2}[
         dtype.name
     ]
 
 
 def least_exponent(dtype: np.dtype[Any]) -> int:
-    """Exponent of the least normal number."""
+    """Give the exponent of the least normal number of a dtype."""
     return {
         "float64": -1022,
         "float32": -126,
@@ -45,7 +45,7 @@ def least_exponent(dtype: np.dtype[Any]) -> int:
 
 
 def greatest(dtype: np.dtype[Any]) -> Fraction:
-    """The greatest number."""
+    """Give the greatest number of a dtype."""
     top = {"float64": 1023, "float32": 127, "float16": 15, "bfloat16": 127, "float8_e4m3fn": 8, "float8_e5m2": 15}
     ones = Fraction(2) - Fraction(1, 2 ** mantissa_bits(dtype))
     if dtype.name == "float8_e4m3fn":
@@ -54,7 +54,7 @@ def greatest(dtype: np.dtype[Any]) -> Fraction:
 
 
 def position(value: Fraction, dtype: np.dtype[Any]) -> int:
-    """Round to the nearest number of the dtype, ties to even, and say which it is, counted from zero."""
+    """Round to the nearest number of a dtype, ties to even, and give its position, counted from zero."""
     bits, least = mantissa_bits(dtype), least_exponent(dtype)
     magnitude = abs(value)
     exponent = least
@@ -65,7 +65,7 @@ def position(value: Fraction, dtype: np.dtype[Any]) -> int:
     rest = steps - count
     if rest > Fraction(1, 2) or (rest == Fraction(1, 2) and count % 2):
         count += 1
-    # A number of exponent e comes after all those of lesser exponents.
+    # A number with exponent e comes after all numbers with lesser exponents.
     found = count + (exponent - least) * 2**bits
     one_past = _index(greatest(dtype), dtype) + 1
     found = min(found, one_past)

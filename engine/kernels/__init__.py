@@ -1,7 +1,8 @@
-"""Compiled kernels; they import nothing of ours outside this folder.
+"""Compiled kernels. They import nothing of Dovetail's from outside this folder.
 
-Compiled code is kept in the user's cache folder, under a name that changes with any kernel's source: numba itself looks
-only at the file of the function that is called, and would miss changes in those that it calls.
+Numba keeps the compiled code in the user's cache folder, in a subfolder that is named after a digest of the source of
+all kernels. By itself, numba compares only the file of the function that is called, and would run outdated code after a
+change in another file that this function calls into.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numba.core import config as numba_config
 
 
 def _cache_folder() -> str:
-    """Give a folder for compiled code: the user's cache, else one that lives as long as this process."""
+    """Choose a folder for compiled code: in the user's cache or, if that cannot be written, a temporary one."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -28,12 +29,12 @@ def _cache_folder() -> str:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return str(folder)
-    except (OSError, RuntimeError):  # not writable, or no home folder
+    except (OSError, RuntimeError):  # the folder cannot be written, or the user has no home folder
         made = tempfile.mkdtemp(prefix="dovetail-kernels-")
         atexit.register(shutil.rmtree, made, ignore_errors=True)
         return made
 
 
-settings: Any = numba_config  # made at run time, so unknown to type checkers
+settings: Any = numba_config  # numba sets its attributes at run time, where type checkers cannot see them
 if not settings.CACHE_DIR:
     settings.CACHE_DIR = _cache_folder()

@@ -1,9 +1,10 @@
-"""How far the elements of two floating-point tensors lie apart.
+"""Measuring how far the elements of two floating-point tensors lie apart.
 
-Values are compared exactly, as float64, into which every dtype decodes without loss. Distances in *units in the last
-place* are counted in the coarser of the two dtypes, the one with fewer bits of mantissa: both values are rounded to it,
-nearest even, and the distance is how many steps from one of its numbers to the next lie between them (both zeros are
-one number). So a tensor and its correctly rounded conversion are 0 units apart.
+Values are compared exactly, as float64, because every dtype decodes into float64 without loss. Distances in *units in
+the last place* (ulp) are counted in the coarser of the two dtypes, which is the one with fewer bits of mantissa: both
+values are rounded to that dtype, to nearest even, and the distance is the number of steps between neighbouring numbers
+of the dtype that lead from one value to the other. The two zeros are one number. By this definition a tensor and its
+correctly rounded conversion are 0 units apart.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ from dovetail.engine.kernels.convert import BF16, F8_E4M3, F8_E5M2, F16, F32, F6
 from dovetail.engine.kernels.recode import decode_to_odd
 
 TILE = 2048
-"""Elements of a tile: a few tiles of float64 stay in the nearest cache."""
+"""Elements of a tile, chosen so that the few tiles of float64 that a comparison needs stay in the L1 cache."""
 
 CHANGED, UNMATCHED, FARTHEST = range(3)
-"""Positions in the counts that `compare` gives."""
+"""Positions in the counts that `compare` updates."""
 
 LARGEST, RELATIVE = range(2)
-"""Positions in the maxima that `compare` gives."""
+"""Positions in the maxima that `compare` updates."""
 
 _COARSENESS = (F64, F32, F16, BF16, F8_E4M3, F8_E5M2)
 _MAX = np.finfo(np.float64).max
 
 
 def coarser(first: int, second: int) -> int:
-    """Give the dtype code, of two, of fewer bits of mantissa."""
+    """Choose, of two dtype codes, that of the dtype with fewer bits of mantissa."""
     return max(first, second, key=_COARSENESS.index)
 
 
 @njit(nogil=True, cache=True)
 def _same_bytes(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two arrays of equal length are the same."""
+    """Tell whether two arrays of equal length hold the same bytes."""
     differing = np.uint8(0)
     for i in range(len(first)):
         differing = np.uint8(differing | np.uint8(first[i] ^ second[i]))
@@ -57,10 +58,10 @@ def _widen(raw, code, start, stop, narrow, wide):  # type: ignore[no-untyped-def
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _distances(x, y, measured, counts, maxima):  # type: ignore[no-untyped-def]
-    """Count what differs in a tile, mark what can be measured, and take the greatest distances.
+    """Count the elements of a tile that differ, mark those that have a distance, and raise the maxima.
 
-    Greatest values are found among bit patterns: those of numbers that are not negative are in the same order, and
-    finding the greatest integer is what compilers know how to do many at a time.
+    The maxima are taken over bit patterns, which for numbers that are not negative are in the order of the numbers:
+    compilers turn the maximum of integers into vector code, but not that of floating-point numbers.
     """
     changed = unmatched = np.int64(0)
     absolute = relative = np.int64(0)
@@ -84,7 +85,7 @@ def _distances(x, y, measured, counts, maxima):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _round_to(raw, code, start, stop, narrow, coarse, out):  # type: ignore[no-untyped-def]
-    """Round elements ``start:stop`` to the dtype `coarse`, once, into the first bytes of `out`."""
+    """Round elements ``start:stop`` once, to the dtype `coarse`, and store them from the beginning of `out`."""
     size = ITEMSIZES[coarse]
     if code == coarse:
         out[: (stop - start) * size] = raw[start * size : stop * size]
@@ -98,7 +99,10 @@ def _round_to(raw, code, start, stop, narrow, coarse, out):  # type: ignore[no-u
 
 @njit(nogil=True, cache=True)
 def _farthest(first, second, measured, sign):  # type: ignore[no-untyped-def]
-    """Greatest number of steps between patterns of at most 32 bits; bit `sign` is the sign, the rest the magnitude."""
+    """Find the greatest number of steps between two patterns of at most 32 bits.
+
+    Bit `sign` of a pattern is its sign, and the bits below are its magnitude.
+    """
     mask = np.int64((1 << sign) - 1)
     most = np.int64(0)
     for i in range(len(measured)):
@@ -111,7 +115,7 @@ def _farthest(first, second, measured, sign):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _farthest64(first, second, measured):  # type: ignore[no-untyped-def]
-    """Greatest number of steps between float64 patterns, which can take all of 64 bits."""
+    """Find the greatest number of steps between two float64 patterns; the number can take all of 64 bits."""
     mask = np.uint64(0x7FFFFFFFFFFFFFFF)
     most = np.uint64(0)
     for i in range(len(measured)):
@@ -124,24 +128,25 @@ def _farthest64(first, second, measured):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def compare(first, first_code, second, second_code, coarse, counts, maxima):  # type: ignore[no-untyped-def]
-    """Compare two tensors' elements, one by one.
+    """Compare the elements of two tensors, one by one.
 
-    Two values are equal if they are the same number (zeros of both signs are), the same infinity, or both NaN. Values
-    that differ and are not both finite are *unmatched*: counted, not measured.
+    Two values are equal if they are the same number (0.0 and -0.0 are), the same infinity, or both NaN. Two values that
+    differ and are not both finite are *unmatched*: they are counted, but they have no distance.
 
     Parameters
     ----------
     first, second : uint8[:]
-        Stored bytes of equally many elements, contiguous; may be read-only.
+        Stored bytes of the two tensors, which have equally many elements; contiguous, may be read-only.
     first_code, second_code : int
-        Their dtype codes.
+        Dtype codes of the two.
     coarse : int
-        `coarser` of the two.
+        The code that `coarser` chooses of the two.
     counts : uint64[3]
-        Elements that differ and elements that are unmatched, both added to, and the greatest distance in units in the
-        last place, raised.
+        At `CHANGED` and `UNMATCHED`, numbers of elements, which the kernel adds to; at `FARTHEST`, the greatest
+        distance in units in the last place so far, which the kernel raises.
     maxima : float64[2]
-        The greatest ``|a - b|`` and the greatest ``|a - b| / max(|a|, |b|)``, raised; at most the greatest float64.
+        At `LARGEST` and `RELATIVE`, the greatest ``|a - b|`` and the greatest ``|a - b| / max(|a|, |b|)`` so far, which
+        the kernel raises. A difference beyond the range of float64 counts as the greatest float64.
 
     """
     first_size, second_size, size = ITEMSIZES[first_code], ITEMSIZES[second_code], ITEMSIZES[coarse]
@@ -175,12 +180,12 @@ def compare(first, first_code, second, second_code, coarse, counts, maxima):  # 
 
 
 def scratch_bytes() -> int:
-    """Working memory of `compare`."""
+    """Give the working memory of `compare`, in bytes."""
     return TILE * (4 + 2 * 8 + 1 + 2 * 8)
 
 
 def trial() -> None:
-    """Compare nothing to speak of, so that the kernel is compiled and loaded."""
+    """Compare four elements, so that the kernel is compiled, or loaded from the cache, before it is needed."""
     raw = np.zeros(16, np.uint8)
     raw.flags.writeable = False
     compare(raw, F32, raw, F32, F32, np.zeros(3, np.uint64), np.zeros(2))

@@ -1,7 +1,8 @@
-"""What follows selection, in one pass: claims, contributions to the result, and sums for the statistics.
+"""The step that follows a selection, in one pass: claims, contributions to the result, and sums for the statistics.
 
-Written out as vector code because LLVM does not vectorise float64 sums, whose order counts: here it is fixed, element
-i going to sum i modulo `LANES`, whatever the width of the machine's vectors.
+The step is written as vector code by hand, because LLVM may not reorder the additions of a float64 sum and so leaves
+such a loop scalar. Here the order is fixed, whatever the width of the machine's vectors: element i is added to partial
+sum i modulo `LANES`.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from dovetail.engine.kernels import settings
 from dovetail.engine.kernels.emit import F32, F64, I16, I64, constant, data_of, fill, integer, load, loop, pick, store
 
 LANES = 32
-"""Independent sums; enough to hide the latency of an addition."""
+"""Partial sums; enough of them to hide the latency of an addition."""
 
 _DOUBLES = ir.VectorType(F64, LANES)
 _FLOATS = ir.VectorType(F32, LANES)
 
 
 def _total(builder: Any, vector: Any) -> Any:
-    """Add up a vector's lanes: the second half to the first, until one is left."""
+    """Add up the lanes of a vector: the second half is added to the first until one lane is left."""
     add = builder.fadd if vector.type.element == F64 else builder.add
     half = vector.type.count // 2
     while half:
@@ -34,8 +35,9 @@ def _total(builder: Any, vector: Any) -> Any:
 
 
 @intrinsic
-def _add_kept(typing, marks, tau, weight, free, base, before, after, start, stop):  # type: ignore[no-untyped-def]
+def _claim_and_add(typing, marks, tau, weight, free, base, before, after, start, stop):  # type: ignore[no-untyped-def]
     make_tuple: Any = types.Tuple
+    # Nine arguments, but none is passed: an intrinsic is generated into its caller.
     result = make_tuple((types.int64, types.float64, types.float64))
 
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -55,7 +57,7 @@ def _add_kept(typing, marks, tau, weight, free, base, before, after, start, stop
             open_ = load(builder, free, first, I16, LANES, 2)
             store(builder, builder.and_(open_, builder.not_(mark)), free, first, 2)
             chosen = builder.icmp_unsigned("!=", mark, none)
-            # Where the change is zero the base stands, so that -0.0 stays what it is.
+            # Where the change is zero, the value of before is copied, so that a -0.0 keeps its sign.
             change = builder.fmul(scale, value)
             moved = builder.and_(chosen, builder.fcmp_unordered("!=", change, nothing))
             sum_ = builder.fadd(load(builder, base, first, F32, LANES, 4), change)
@@ -76,7 +78,7 @@ def _add_kept(typing, marks, tau, weight, free, base, before, after, start, stop
             state,
             lambda i, state: add(builder.add(start, builder.mul(i, integer(I64, LANES))), state, None),
         )
-        # The last elements are computed as a whole vector, of which only those before `stop` count.
+        # The last elements are computed as a whole vector too; `inside` tells which of its lanes lie before `stop`.
         rest = builder.trunc(builder.and_(length, integer(I64, LANES - 1)), I16)
         inside = builder.icmp_unsigned("<", constant(I16, list(range(LANES))), fill(builder, rest, LANES))
         last = builder.add(start, builder.mul(whole, integer(I64, LANES)))
@@ -90,7 +92,7 @@ def _add_kept(typing, marks, tau, weight, free, base, before, after, start, stop
     return result(marks, tau, weight, free, base, before, after, types.int64, types.int64), generate
 
 
-def _plain_add_kept(marks, tau, weight, free, base, before, after, start, stop):  # type: ignore[no-untyped-def]
+def _plain_claim_and_add(marks, tau, weight, free, base, before, after, start, stop):  # type: ignore[no-untyped-def]
     part = slice(start, stop)
     mark, value = marks[part], tau[part]
     free[part] &= ~mark
@@ -108,28 +110,30 @@ def _plain_add_kept(marks, tau, weight, free, base, before, after, start, stop):
     return int(np.count_nonzero(mark)), float(total[0]), float(kept[0])
 
 
-add_kept: Any = _plain_add_kept if settings.DISABLE_JIT else _add_kept
-"""``add_kept(marks, tau, weight, free, base, before, after, start, stop) -> (found, total, kept)``
+claim_and_add: Any = _plain_claim_and_add if settings.DISABLE_JIT else _claim_and_add
+"""``claim_and_add(marks, tau, weight, free, base, before, after, start, stop) -> (found, total, kept)``
 
-Claim the marked elements of ``start:stop`` (at most 2^20), and add their contributions.
+Claim the marked elements of ``start:stop`` for a model, and add the model's contributions to the result.
 
 Parameters
 ----------
 marks : uint16[:]
-    All ones where the model keeps an element, else zero.
+    0xFFFF where the model keeps the element, else 0.
 tau : float32[:]
     The model's task vector.
 weight : float32
     The model's weight.
 free : uint16[:]
-    All ones where no model has claimed an element yet, else zero; updated.
-base, before, after : float32[:]
-    The base model, and the result before and after; the latter two may be the same.
+    0xFFFF where no model has claimed the element yet, else 0; the kernel clears what it claims.
+base : float32[:]
+    The base model's values.
+before, after : float32[:]
+    The result without this model's contributions, and the array that receives it with them; they may be the same.
 start, stop : int
-    Elements; all arrays are at least `LANES` longer.
+    First element and one past the last, at most 2^20 elements. All arrays reach at least `LANES` elements further.
 
 Returns
 -------
 int, float, float
-    How many elements are marked, the sum of the squares of tau, and of what is marked of it.
+    The number of marked elements, the sum of squares of tau, and the sum of squares of its marked elements.
 """

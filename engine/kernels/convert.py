@@ -1,12 +1,12 @@
 """Conversions between stored bytes and float32, one tile at a time.
 
-Kernels see stored tensors as flat ``uint8`` arrays plus a dtype code, so that one compiled kernel serves
-every mixture of dtypes. All maths is float32. Decoding is exact except for F64 (rounded to nearest even);
-encoding rounds once to nearest even.
+Kernels receive a stored tensor as a flat ``uint8`` array and a dtype code, so that one compiled kernel serves every
+mixture of dtypes. Merges compute in float32. Decoding is exact for every dtype but float64, which is rounded to nearest
+even; encoding rounds once, to nearest even.
 
-Every intermediate is cast back to ``uint32``: numba widens ``uint32 + uint32`` to 64 bits, which would halve
-the vector width. No sum or difference leaves the range of ``uint32``, so the functions mean the same, without
-overflow warnings, when they run as plain Python.
+Every intermediate integer is cast back to ``uint32``, because numba widens ``uint32 + uint32`` to 64 bits, which would
+halve the number of elements in a vector. No sum or difference leaves the range of ``uint32``, so that the functions
+give the same results, and no overflow warnings, when they run as plain Python.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from numba import njit
 
 F32, F16, BF16, F64, F8_E4M3, F8_E5M2 = range(6)
-"""Dtype codes, the order of `ITEMSIZES`."""
+"""Dtype codes; they index `ITEMSIZES`."""
 
 ITEMSIZES = (4, 2, 2, 8, 1, 1)
-"""Bytes an element, by dtype code."""
+"""Bytes of one element, by dtype code."""
 
 _ABS = np.uint32(0x7FFFFFFF)
 _EXP = np.uint32(0x7F800000)
@@ -27,7 +27,7 @@ _ONE = np.uint32(1)
 
 @njit(nogil=True, cache=True, inline="always")
 def _decode_f16(half: np.uint32) -> np.uint32:
-    """Float32 bits of a binary16 value given as an integer; exact, subnormals and specials included."""
+    """Convert binary16 bits to float32 bits, exactly; subnormal numbers, NaN and infinity included."""
     sign = np.uint32((half & np.uint32(0x8000)) << np.uint32(16))
     # Shift the exponent and mantissa into place, then rebias by an exact multiplication with 2^112.
     shifted = np.uint32((half & np.uint32(0x7FFF)) << np.uint32(13))
@@ -38,9 +38,9 @@ def _decode_f16(half: np.uint32) -> np.uint32:
 
 @njit(nogil=True, cache=True, inline="always")
 def _decode_e4m3(byte: np.uint32) -> np.uint32:
-    """Float32 bits of a float8 E4M3 value (the finite-only variant); exact."""
+    """Convert float8 E4M3 bits (of the variant without infinities) to float32 bits, exactly."""
     sign = np.uint32((byte & np.uint32(0x80)) << np.uint32(24))
-    # As for binary16: place the 7 low bits, rebias from 7 to 127 by an exact multiplication.
+    # As for binary16: shift the 7 low bits into place, then rebias from 7 to 127 by an exact multiplication.
     shifted = np.uint32((byte & np.uint32(0x7F)) << np.uint32(20))
     scaled = np.float32(np.uint32(shifted).view(np.float32) * np.float32(2.0**120)).view(np.uint32)
     is_nan = (byte & np.uint32(0x7F)) == np.uint32(0x7F)
@@ -58,7 +58,7 @@ def decode(raw: np.ndarray, code: int, start: int, stop: int, out: np.ndarray) -
     code : int
         Dtype code of `raw`.
     start, stop : int
-        Element range in `raw`.
+        First element of `raw` and one past the last.
     out : float32[:]
         Receives ``stop - start`` values.
 
@@ -94,7 +94,7 @@ def decode(raw: np.ndarray, code: int, start: int, stop: int, out: np.ndarray) -
 
 @njit(nogil=True, cache=True, inline="always")
 def _encode_bf16(bits: np.uint32) -> np.uint32:
-    """Bfloat16 bits of a float32 that is not NaN, given as bits: nearest even."""
+    """Round a float32 that is not NaN, given as bits, to the bits of bfloat16: to nearest even."""
     sign = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(0x8000))
     magnitude = np.uint32(bits & _ABS)
     odd = np.uint32(np.uint32(magnitude >> np.uint32(16)) & _ONE)
@@ -103,10 +103,10 @@ def _encode_bf16(bits: np.uint32) -> np.uint32:
 
 @njit(nogil=True, cache=True, inline="always")
 def _encode_small(magnitude, mantissa, least, top):  # type: ignore[no-untyped-def]
-    """Magnitude bits of a finite float32 in a format of `mantissa` mantissa bits, nearest even.
+    """Round the magnitude bits of a finite float32 to a format with `mantissa` bits of mantissa, to nearest even.
 
-    `least` holds the float32 bits of the least normal number of the format, `top` the result for everything
-    that overflows.
+    `least` is the least normal number of the format, as float32 bits; `top` is the result for every magnitude that
+    overflows the format.
     """
     shift = np.uint32(np.uint32(23) - mantissa)
     # Subnormal results: adding a power of two aligns the value so that the hardware rounds it to the last place.
@@ -125,7 +125,7 @@ def _encode_small(magnitude, mantissa, least, top):  # type: ignore[no-untyped-d
 
 @njit(nogil=True, cache=True, inline="always")
 def _encode_f16(bits: np.uint32) -> np.uint32:
-    """Binary16 bits of a float32 given as bits: nearest even, overflow to infinity, NaN to a quiet NaN."""
+    """Round float32 bits to binary16 bits: to nearest even, overflow to infinity, NaN to a quiet NaN."""
     sign = np.uint32((bits >> np.uint32(16)) & np.uint32(0x8000))
     absolute = np.uint32(bits & _ABS)
     magnitude = _encode_small(absolute, np.uint32(10), np.uint32(113 << 23), np.uint32(0x7C00))
@@ -135,7 +135,7 @@ def _encode_f16(bits: np.uint32) -> np.uint32:
 
 @njit(nogil=True, cache=True, inline="always")
 def _encode_e5m2(bits: np.uint32) -> np.uint32:
-    """Float8 E5M2 bits of a float32 given as bits: nearest even, overflow to infinity."""
+    """Round float32 bits to float8 E5M2 bits: to nearest even, overflow to infinity."""
     sign = np.uint32((bits >> np.uint32(24)) & np.uint32(0x80))
     absolute = np.uint32(bits & _ABS)
     magnitude = _encode_small(absolute, np.uint32(2), np.uint32(113 << 23), np.uint32(0x7C))
@@ -144,7 +144,7 @@ def _encode_e5m2(bits: np.uint32) -> np.uint32:
 
 @njit(nogil=True, cache=True, inline="always")
 def _encode_e4m3(bits: np.uint32) -> np.uint32:
-    """Float8 E4M3 (the finite-only variant) bits of a float32 given as bits: nearest even, overflow to NaN."""
+    """Round float32 bits to bits of float8 E4M3 (the variant without infinities): to nearest even, overflow to NaN."""
     sign = np.uint32((bits >> np.uint32(24)) & np.uint32(0x80))
     absolute = np.uint32(bits & _ABS)
     magnitude = _encode_small(absolute, np.uint32(3), np.uint32(121 << 23), np.uint32(0x7F))
@@ -153,7 +153,7 @@ def _encode_e4m3(bits: np.uint32) -> np.uint32:
 
 @njit(nogil=True, cache=True)
 def _count_from(bits: np.ndarray, count: int, least: np.uint32) -> int:
-    """How many of the first `count` values are finite but at least `least` (bits) in magnitude."""
+    """Count the finite ones of the first `count` values with a magnitude of at least `least` (float32 bits)."""
     found = np.uint32(0)
     for i in range(count):
         magnitude = np.uint32(bits[i] & _ABS)
@@ -168,13 +168,13 @@ def encode(values: np.ndarray, code: int, start: int, stop: int, raw: np.ndarray
     Parameters
     ----------
     values : float32[:]
-        What to store; fewer than 2^32 values.
+        The values to store, fewer than 2^32.
     code : int
         Dtype code of `raw`.
     start, stop : int
-        Element range in `raw`.
+        First element of `raw` and one past the last.
     raw : uint8[:]
-        Stored bytes, contiguous, writable.
+        Stored bytes, contiguous; receives the elements.
 
     Returns
     -------
@@ -195,7 +195,7 @@ def encode(values: np.ndarray, code: int, start: int, stop: int, raw: np.ndarray
             return 0
         if largest > _EXP:
             for i in range(count):
-                if np.uint32(bits[i] & _ABS) > _EXP:  # the rounding above may have carried out of a NaN
+                if np.uint32(bits[i] & _ABS) > _EXP:  # the rounding above may have turned a NaN into a number
                     dst16[i] = np.uint16(np.uint32(bits[i] >> np.uint32(16)) | np.uint32(0x40))
         return _count_from(bits, count, np.uint32(0x7F7F8000))
     elif code == F32:

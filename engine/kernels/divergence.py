@@ -1,6 +1,7 @@
-"""The divergence of two rows' softmax distributions, in float64 by arithmetic alone: the same bits on every machine.
+"""The divergence between the softmax distributions of two rows, in float64, with the same bits on every machine.
 
-Exponentials and logarithms of the system's library differ in their last bits between its versions and processors.
+Exponentials and logarithms are computed by basic arithmetic here, because those of the system's library differ in their
+last bits between versions of the library and between processors.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import numpy as np
 from numba import njit
 
 EPSILON = 1e-8
-"""Added to every probability, as in mergekit."""
+"""What is added to every probability, as in mergekit."""
 
 _LOG2E = 1.4426950408889634
 _LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10
@@ -22,7 +23,10 @@ _T12, _T13 = 1 / 479001600, 1 / 6227020800
 
 @njit(nogil=True, cache=True, inline="always")
 def _exponential(x: float) -> float:
-    """e^x for x from -708 to 0, to about one unit in the last place: powers of two, then Taylor's series."""
+    """Compute e^x for x from -708 to 0, to about one unit in the last place.
+
+    A power of two is split off first; Taylor's series gives the rest.
+    """
     power = (x * _LOG2E + _ROUND) - _ROUND
     r = (x - power * _LN2_HIGH) - power * _LN2_LOW
     s = _T13
@@ -44,7 +48,7 @@ def _exponential(x: float) -> float:
 
 @njit(nogil=True, cache=True)
 def _exponentials(values: np.ndarray, out: np.ndarray) -> float:
-    """Write e^(x - max) of every value, and give the sum."""
+    """Write e^(x - max) for every value x, and return the sum: softmax without its division."""
     largest = values[0]
     for i in range(len(values)):
         largest = max(largest, values[i])
@@ -59,7 +63,7 @@ def _exponentials(values: np.ndarray, out: np.ndarray) -> float:
 
 @njit(nogil=True, cache=True, error_model="numpy", inline="always")
 def _log_ratio(p: float, q: float) -> float:
-    """log(p / q) for p near q, from 2 artanh((p - q) / (p + q)): exact to rounding while its argument is below 0.1."""
+    """Compute log(p / q) as 2 artanh((p - q) / (p + q)), accurate to rounding while that quotient is below 0.1."""
     s = (p - q) / (p + q)
     z = s * s
     t = 1.0 / 17.0
@@ -75,7 +79,7 @@ def _log_ratio(p: float, q: float) -> float:
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _log_ratio_far(p: float, q: float) -> float:
-    """log(p / q) for any p and q above 0: powers of two are taken out first."""
+    """Compute log(p / q) for any p and q above 0, splitting off powers of two first."""
     ratio = p / q
     power = 0.0
     while ratio > 1.2:
@@ -89,26 +93,26 @@ def _log_ratio_far(p: float, q: float) -> float:
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _log_ratio_near_one(ratio: float) -> float:
-    """log of a number from 0.6 to 1.2, by square roots down to where the series is exact."""
+    """Compute the logarithm of a number from 0.6 to 1.2; its fourth root lies where `_log_ratio` is accurate."""
     root = np.sqrt(np.sqrt(ratio))
     return 4.0 * _log_ratio(root, 1.0)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def row_divergence(tuned: np.ndarray, base: np.ndarray, scratch: np.ndarray) -> np.float32:
-    """Compute sum(p log(p / q)), p and q being the softmax of two rows plus `EPSILON`; never below 0.
+    """Compute the divergence sum(p log(p / q)), where p and q are the softmax of two rows plus `EPSILON`.
 
     Parameters
     ----------
     tuned, base : float32[:]
-        The two rows, at least one element.
+        The row of the fine-tune and that of the base model, of one length and at least one element.
     scratch : float64[3, :]
-        Working memory of at least their length.
+        Working memory, at least as long as a row.
 
     Returns
     -------
     float32
-        The divergence.
+        The divergence; 0 where rounding would make it negative.
 
     """
     count = len(tuned)
@@ -137,13 +141,13 @@ def row_divergences(tuned: np.ndarray, base: np.ndarray, row_length: int, scratc
     Parameters
     ----------
     tuned, base : float32[:]
-        Whole rows.
+        Whole rows of the fine-tune and of the base model.
     row_length : int
         Elements of a row.
     scratch : float64[3, :]
-        Working memory of at least that length.
+        Working memory, at least as long as a row.
     out : float32[:]
-        Receives a number a row.
+        Receives the divergence of each row.
 
     """
     for row in range(len(out)):
@@ -153,14 +157,14 @@ def row_divergences(tuned: np.ndarray, base: np.ndarray, row_length: int, scratc
 
 @njit(nogil=True, cache=True)
 def importance(tau: np.ndarray, first: int, row_length: int, divergences: np.ndarray, out: np.ndarray) -> None:
-    """Multiply each change's magnitude by its row's divergence.
+    """Multiply the magnitude of each change by the divergence of the change's row.
 
     Parameters
     ----------
     tau : float32[:]
         Task vector: consecutive elements of the tensor.
     first : int
-        The first one's index in the tensor.
+        Index in the tensor of the first of them.
     row_length : int
         Elements of a row.
     divergences : float32[:]

@@ -1,6 +1,7 @@
-"""A few words for writing vector code: what numba intrinsics emit, as operations of LLVM's on vectors of fixed length.
+"""Helpers for intrinsics that generate vector code: LLVM operations on vectors of a fixed length.
 
-Each is one instruction on machines with vectors as long, and several on others. The results do not depend on that.
+LLVM makes one instruction of an operation where the machine's vectors are long enough, and several where they are not.
+The results are the same.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ F32, F64 = ir.FloatType(), ir.DoubleType()
 
 
 def integer(kind: Any, value: int) -> Any:
-    """Give a constant."""
+    """Make an integer constant."""
     return ir.Constant(kind, value)
 
 
 def constant(kind: Any, values: Sequence[int]) -> Any:
-    """Give a constant vector."""
+    """Make a vector of integer constants."""
     return ir.Constant(ir.VectorType(kind, len(values)), list(values))
 
 
 def data_of(context: Any, builder: Any, kind: Any, array: Any) -> Any:
-    """Give the address of an array's first element."""
+    """Generate the address of the first element of an array."""
     make_array: Any = arrayobj.make_array
     return make_array(kind)(context, builder, array).data
 
 
 def declare(builder: Any, name: str, kind: Any) -> Any:
-    """Give a function of LLVM's, declared once in a module."""
+    """Find a function that LLVM provides in the module, or declare it there."""
     return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
 
 
 def reserve(builder: Any, kind: Any) -> Any:
-    """Give the address of memory on the stack, at a cache line."""
+    """Reserve memory on the stack, aligned to a cache line, and give its address."""
     alloca_once: Any = cgutils.alloca_once
     memory = alloca_once(builder, kind)
     memory.align = 64
@@ -46,29 +47,29 @@ def reserve(builder: Any, kind: Any) -> Any:
 
 
 def offset(builder: Any, element: Any, distance: int) -> Any:
-    """Give the number of the element that lies `distance` further on."""
+    """Generate the index of the element that lies `distance` elements after another."""
     return builder.add(element, integer(I64, distance))
 
 
 def load(builder: Any, data: Any, element: Any, kind: Any, count: int, align: int) -> Any:
-    """Load `count` integers that start at an element of an array."""
+    """Load a vector of `count` numbers from an array, from the given element on."""
     place = builder.bitcast(builder.gep(data, [element]), ir.VectorType(kind, count).as_pointer())
     return builder.load(place, align=align)
 
 
 def store(builder: Any, vector: Any, data: Any, element: Any, align: int) -> None:
-    """Store a vector at an element of an array."""
+    """Store a vector in an array, from the given element on."""
     place = builder.bitcast(builder.gep(data, [element]), vector.type.as_pointer())
     builder.store(vector, place, align=align)
 
 
 def pick(builder: Any, first: Any, second: Any, lanes: Sequence[int]) -> Any:
-    """Give the lanes of two vectors, counted through, in a new order."""
+    """Make a vector of chosen lanes of two vectors; the lanes of the second are numbered after those of the first."""
     return builder.shuffle_vector(first, second, constant(I32, lanes))
 
 
 def concatenate(builder: Any, parts: Sequence[Any]) -> Any:
-    """Join vectors, a power of two of the same length."""
+    """Join vectors of equal length into one; their number is a power of two."""
     joined = list(parts)
     while len(joined) > 1:
         lanes = range(2 * joined[0].type.count)
@@ -77,23 +78,23 @@ def concatenate(builder: Any, parts: Sequence[Any]) -> Any:
 
 
 def fill(builder: Any, number: Any, count: int) -> Any:
-    """Give a vector with the same number in every lane."""
+    """Make a vector that has the same number in every lane."""
     nothing = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
     return pick(builder, builder.insert_element(nothing, number, integer(I32, 0)), nothing, [0] * count)
 
 
 def umax(builder: Any, first: Any, second: Any) -> Any:
-    """Give the larger of unsigned integers."""
+    """Take the larger of two unsigned integers, lane by lane."""
     return builder.select(builder.icmp_unsigned(">", first, second), first, second)
 
 
 def umin(builder: Any, first: Any, second: Any) -> Any:
-    """Give the smaller of unsigned integers."""
+    """Take the smaller of two unsigned integers, lane by lane."""
     return builder.select(builder.icmp_unsigned(">", first, second), second, first)
 
 
 def swap_bits(builder: Any, vectors: Sequence[Any], vector_bit: int, lane_bit: int, count: int) -> list[Any]:
-    """Swap a bit of the vectors' numbers with a bit of the lanes' numbers: one step of a transposition."""
+    """Swap a bit of each element's vector number with a bit of its lane number: a step of a transposition."""
     swapped, distance = list(vectors), 1 << lane_bit
     upper = [count + lane - distance if lane & distance else lane for lane in range(count)]
     lower = [count + lane if lane & distance else lane + distance for lane in range(count)]
@@ -104,21 +105,21 @@ def swap_bits(builder: Any, vectors: Sequence[Any], vector_bit: int, lane_bit: i
 
 
 def count_ones(builder: Any, vector: Any) -> Any:
-    """Give the number of ones in each lane's bits."""
+    """Count the bits that are set in each lane."""
     kind = vector.type
     name = f"llvm.ctpop.v{kind.count}i{kind.element.width}"
     return builder.call(declare(builder, name, ir.FunctionType(kind, [kind])), [vector])
 
 
 def largest_lane(builder: Any, vector: Any) -> Any:
-    """Give the largest of a vector's unsigned integers."""
+    """Take the largest of the unsigned integers in a vector."""
     kind = vector.type
     name = f"llvm.vector.reduce.umax.v{kind.count}i{kind.element.width}"
     return builder.call(declare(builder, name, ir.FunctionType(kind.element, [kind])), [vector])
 
 
 def loop(builder: Any, count: Any, state: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-    """Run ``state = body(i, state)`` for i from 0 to count - 1, and give the last state."""
+    """Generate a loop that runs ``state = body(i, state)`` for i from 0 to count - 1, and give the last state."""
     before = builder.block
     head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
     builder.branch(head)

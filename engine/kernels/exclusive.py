@@ -1,10 +1,10 @@
-"""CABS as it is by default, fused: at most one model keeps an element, and each chunk takes one call.
+"""CABS with its default options, fused into one call for each chunk; at most one model keeps an element.
 
-A chunk is computed tile by tile, model by model: task vector, selection among the elements that no earlier model has
-claimed, claims, contribution. Every input element is read once and every output element written once; all else stays
-in scratch memory of the size of a tile. Selection is in `selection`.
+A chunk is computed tile by tile and, within a tile, model by model: the task vector, the selection among the elements
+that no earlier model has claimed (see `selection`), the claims, and the contributions to the result. Every input
+element is read once, every output element is written once, and all else stays in scratch memory of the size of a tile.
 
-CABS: https://arxiv.org/abs/2503.01874, algorithm 1. `general` gives the same masks for every option.
+CABS: https://arxiv.org/abs/2503.01874, algorithm 1. The kernels of `general` give the same masks, for all options.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from dovetail.engine.kernels.contribution import add_kept
+from dovetail.engine.kernels.contribution import claim_and_add
 from dovetail.engine.kernels.convert import BF16, ITEMSIZES, decode, encode
 from dovetail.engine.kernels.selection import SLACK, TABLE_ELEMENTS, fill, plane_elements, select, span_elements
 from dovetail.engine.kernels.statistics import count_nonfinite
 
 TILE = 1 << 14
-"""Elements that a tile should have: its scratch memory fits in a core's own cache."""
+"""Elements that a tile should have, so that its scratch memory fits in the L2 cache of a core."""
 
 LARGEST_TILE = 1 << 16
-"""Most elements that a tile may have so that it holds whole blocks of every model."""
+"""Most elements of a tile: a tile may grow to this size in order to hold whole blocks of every model."""
 
 ALIGNMENT_BYTES = 64
-"""Bytes of a cache line, and of the widest vectors."""
+"""Bytes of a cache line, which is also as long as the widest vectors."""
 
 _ABS = np.uint32(0x7FFFFFFF)
 _EXP = np.uint32(0x7F800000)
@@ -38,30 +38,30 @@ _EXP = np.uint32(0x7F800000)
 
 @functools.cache
 def tile_elements(m: tuple[int, ...]) -> int | None:
-    """Give the length of a tile that holds whole blocks of every model, or None if none does within bounds."""
+    """Choose the elements of a tile that holds whole blocks of every model; None if it would exceed `LARGEST_TILE`."""
     spans = [span_elements(each) for each in m]
     common, blocks = lcm(*spans), lcm(*m)
     if max(blocks, *spans) > LARGEST_TILE:
         return None
-    if common <= LARGEST_TILE:  # no span is cut short
+    if common <= LARGEST_TILE:  # then the tile also holds whole spans, which is faster
         return max(common, TILE // common * common)
     return LARGEST_TILE // blocks * blocks
 
 
 def make_scratch(tile: int, m: Sequence[int]) -> tuple[Any, ...]:
-    """Allocate what `exclusive_chunk` works in.
+    """Allocate the scratch memory of `exclusive_chunk`.
 
     Parameters
     ----------
     tile : int
-        Elements computed at a time: a multiple of every m.
+        Elements that are computed at a time; a multiple of every m.
     m : sequence of int
-        Elements of each model's blocks.
+        For each model, the elements of a block.
 
     Returns
     -------
     tuple
-        float32 and uint16 tiles, the scratch memory of `select`, and `tile`.
+        Tiles of float32, tiles of uint16, the scratch memory of `select`, and `tile`.
 
     """
     longest, plane = _lengths(tile, m)
@@ -75,9 +75,10 @@ _thread = threading.local()
 
 
 def thread_scratch(tile: int, m: tuple[int, ...]) -> tuple[Any, ...]:
-    """Give `make_scratch` of this thread, made anew where its lengths change: a small tensor takes less time.
+    """Give this thread's scratch memory, which is allocated again only where its lengths change.
 
-    What earlier tiles have left in it does not matter to the kernel, of whichever tensor they were.
+    Small tensors would otherwise spend their time on the allocation. The kernel never reads what earlier tiles, of this
+    tensor or another, have left in the memory.
     """
     if getattr(_thread, "lengths", None) != (tile, m):
         _thread.scratch, _thread.lengths = make_scratch(tile, m), (tile, m)
@@ -86,20 +87,20 @@ def thread_scratch(tile: int, m: tuple[int, ...]) -> tuple[Any, ...]:
 
 
 def scratch_bytes(tile: int, m: Sequence[int]) -> int:
-    """Give the bytes that `make_scratch` allocates."""
+    """Give the number of bytes that `make_scratch` allocates."""
     longest, plane = _lengths(tile, m)
     return 16 * longest + 8 * TABLE_ELEMENTS + 4 * plane + 6 * ALIGNMENT_BYTES
 
 
 def _lengths(tile: int, m: Sequence[int]) -> tuple[int, int]:
-    """Give the lengths of arrays for a tile, and of planes for the selection from long blocks."""
+    """Give the length of the arrays that hold a tile, and that of the planes for the selection from long blocks."""
     longest = tile + max(span_elements(each) for each in m) + SLACK
     line = ALIGNMENT_BYTES // 2  # so that every row of an array is aligned
     return -(-longest // line) * line, max(plane_elements(each) for each in m)
 
 
 def _aligned(length: int, dtype: type) -> Any:
-    """Allocate zeros that begin at a cache line, so that no vector straddles two."""
+    """Allocate zeros from the beginning of a cache line on, so that no vector straddles two cache lines."""
     size_bytes = length * np.dtype(dtype).itemsize
     memory = np.zeros(size_bytes + ALIGNMENT_BYTES, np.uint8)
     skip_bytes = -memory.ctypes.data % ALIGNMENT_BYTES
@@ -108,7 +109,7 @@ def _aligned(length: int, dtype: type) -> Any:
 
 @njit(nogil=True, cache=True)
 def _task_vector(raw, code, first, base, tau):  # type: ignore[no-untyped-def]
-    """Compute tau = W - W0; give the largest magnitude."""
+    """Compute the task vector tau = W - W0, and give the largest magnitude in it, as bits."""
     count = len(tau)
     top = np.uint32(0)
     if code == BF16:
@@ -128,40 +129,39 @@ def _task_vector(raw, code, first, base, tau):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def exclusive_chunk(sources, codes, n, m, weights, bounds, scratch, out, kept, squares, nonfinite):  # type: ignore[no-untyped-def]
-    """Merge one chunk by CABS with ``overlap: forbid``.
+def exclusive_chunk(sources, codes, blocks, weights, bounds, scratch, out, totals):  # type: ignore[no-untyped-def]
+    """Merge one chunk by CABS with ``overlap: forbid`` (algorithm 1 of the paper).
 
     Parameters
     ----------
     sources : tuple of uint8[:]
-        Stored bytes of the base model and the K models, elements ``window_start`` up to ``window_stop`` of each.
+        Stored bytes of the base model and of the K models: elements ``window_start:window_stop`` of each.
     codes : int64[K + 2]
-        Dtype codes of the sources, then of the output.
-    n, m : int64[K]
-        Elements that each model keeps in a block, and that a block has.
+        Dtype codes of the sources, then that of the output.
+    blocks : int64[2, K]
+        For each model, n and m: how many elements it keeps of each block, and how many elements a block has.
     weights : float32[K]
         The models' weights.
     bounds : int64[4]
-        ``window_start, window_stop, start, stop``. The window starts at a block boundary of every model, and ends at
-        one or at the end of the tensor; elements ``start:stop`` are written.
+        ``window_start, window_stop, start, stop``: the kernel reads the window and writes elements ``start:stop``. The
+        window begins where a block of every model begins, and ends where one of every model ends or with the tensor.
     scratch : tuple
-        From `make_scratch`.
+        What `make_scratch` has allocated.
     out : uint8[:]
-        Receives the stored bytes of ``start:stop``.
-    kept : int64[K]
-        Elements that each model keeps; added to.
-    squares : float64[2, K]
-        Sums of squares of each model's task vector, and of what is kept of it; added to.
-    nonfinite : int64[K + 1]
-        NaN and infinite elements of each source; added to.
+        Receives the stored bytes of elements ``start:stop`` of the result.
+    totals : (int64[K + 1], int64[K], float64[2, K])
+        Sums that the kernel adds to: NaN and infinite elements of each source; elements that each model keeps; sums of
+        squares of each model's task vector, and of the part that it keeps.
 
     Returns
     -------
     int
-        Elements of the output that are not finite.
+        The number of elements of the output that are not finite.
 
     """
+    n, m = blocks[0], blocks[1]
     window_start, window_stop, start, stop = bounds
+    nonfinite, kept, squares = totals
     floats, words, memory, tile = scratch
     base, tau, merged = floats[0], floats[1], floats[2]
     free, marks = words[0], words[1]
@@ -178,8 +178,8 @@ def exclusive_chunk(sources, codes, n, m, weights, bounds, scratch, out, kept, s
         for j in range(len(n)):
             largest = _task_vector(sources[j + 1], codes[j + 1], offset, base[:count], tau[:count])
             top = max(top, largest)
-            # While this model's changes are selected, what is read next comes from memory: the next source of the
-            # tile, or the base model's next tile.
+            # While this model's changes are selected, the processor fetches what is read next: the tile of the next
+            # source or, after the last one, the base model's next tile.
             following = (j + 2) % len(sources)
             size = ITEMSIZES[codes[following]]
             begin = (offset if following else offset + tile) * size
@@ -187,10 +187,10 @@ def exclusive_chunk(sources, codes, n, m, weights, bounds, scratch, out, kept, s
             select(tau, free, marks, count, m[j], n[j], memory, ahead)
             before = merged if j else base
             if inner:
-                add_kept(marks, tau, weights[j], free, base, before, merged, 0, inner)
-            found, total, part = add_kept(marks, tau, weights[j], free, base, before, merged, inner, outer)
+                claim_and_add(marks, tau, weights[j], free, base, before, merged, 0, inner)
+            found, total, part = claim_and_add(marks, tau, weights[j], free, base, before, merged, inner, outer)
             if outer < count:
-                add_kept(marks, tau, weights[j], free, base, before, merged, outer, count)
+                claim_and_add(marks, tau, weights[j], free, base, before, merged, outer, count)
             kept[j] += found
             squares[0, j] += total
             squares[1, j] += part

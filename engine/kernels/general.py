@@ -1,7 +1,8 @@
-"""Which elements each model keeps under n:m sparsity, for every combination of options and any block length.
+"""Choosing the elements that each model keeps under n:m sparsity, for all options and all block lengths.
 
-The fast path of the default options is in `exclusive`; these kernels give the same masks and handle the rest. They
-work model by model over one window: a model's candidates depend on the claims of the models before it.
+The default options have a faster kernel, in `exclusive`; the kernels here give the same masks and serve every other
+combination. They run model by model over one window, because a model's candidates depend on the claims of the models
+before it.
 
 CABS: https://arxiv.org/abs/2503.01874, algorithm 1.
 """
@@ -12,10 +13,11 @@ import numpy as np
 from numba import njit
 
 IGNORE, FORBID, MINIMIZE = range(3)
-"""What an earlier model's claim means: nothing (each model prunes alone), not a candidate, or a later choice."""
+"""What the claim of an earlier model does to an element: nothing, as each model prunes alone; it is no candidate any
+more; or it is a candidate that is chosen only after those with fewer claims."""
 
 MAX_BLOCK = 1 << 16
-"""Longest block, as a rank packs the position in a block into 16 bits."""
+"""Most elements of a block, because a rank holds the position in the block in 16 bits."""
 
 _ABS = np.uint32(0x7FFFFFFF)
 _MAX_CLAIMS = 0x7FFF
@@ -24,27 +26,11 @@ _LONG = 256
 
 
 @njit(nogil=True, cache=True)
-def subtract(values: np.ndarray, base: np.ndarray) -> None:
-    """Turn decoded weights into a task vector in place: tau = W - W0, in float32.
-
-    Parameters
-    ----------
-    values : float32[:]
-        W, replaced by tau.
-    base : float32[:]
-        W0.
-
-    """
-    for i in range(len(values)):
-        values[i] = values[i] - base[i]
-
-
-@njit(nogil=True, cache=True)
 def _pivot(ranks: np.ndarray, low: int, high: int) -> int:
-    """Choose a rank that splits ``ranks[low:high]``: the median of three."""
+    """Choose the rank by which ``ranks[low:high]`` is split: the median of three of them."""
     first, middle, last = low, (low + high) // 2, high - 1
     if high - low > _LONG:
-        # Places that no order of the elements can foresee, so that long blocks never take quadratic time.
+        # The places depend on the values, so that an unlucky order of a long block does not take quadratic time.
         seed = ((ranks[low] >> 16) ^ ranks[last]) & 0xFFFF
         first = low + (seed * 40503 >> 4) % (high - low)
         middle = low + (seed * 30011 >> 4) % (high - low)
@@ -66,7 +52,7 @@ def _select(ranks: np.ndarray, count: int, keep: int) -> None:
                 ranks[place] = rank
             return
         pivot = _pivot(ranks, low, high)
-        # What is not less than the pivot goes first; every swap is made, as a branch would be guessed wrongly.
+        # Ranks not below the pivot go first. Every pair is swapped, because a branch would often be mispredicted.
         split = low
         for i in range(low, high):
             rank = ranks[i]
@@ -76,7 +62,8 @@ def _select(ranks: np.ndarray, count: int, keep: int) -> None:
         if split <= keep:
             low = split
             continue
-        # The pivot is the least of the first part. It moves to the end and out, so that the part always shrinks.
+        # The pivot is the least rank of the first part. It is moved to the end of that part and left out of the next
+        # round, so that the part always shrinks.
         high = split - 1
         for i in range(low, high):
             if ranks[i] == pivot:
@@ -89,26 +76,26 @@ def _select(ranks: np.ndarray, count: int, keep: int) -> None:
 def claim_blocks(
     tau: np.ndarray, n: int, m: int, mode: int, claims: np.ndarray, mask: np.ndarray, ranks: np.ndarray
 ) -> None:
-    """Keep the n strongest candidates in every block of m elements, and claim them.
+    """Keep the n strongest candidates of every block of m elements, and claim them for the model.
 
-    Candidates are the elements with non-zero tau (under `FORBID`, those not yet claimed). Fewer claims come first,
-    then larger magnitudes (compared as bits, so that NaN exceeds infinity), then lower indices. The last block may
-    be short: of its r elements it keeps at most min(n, r).
+    Candidates are the elements with a tau that is not zero; under `FORBID`, only those without a claim. They are chosen
+    by fewer claims first, then by larger magnitude (compared as bits, so that NaN exceeds infinity), then by lower
+    index. The last block may be short: of r elements it keeps at most min(n, r).
 
     Parameters
     ----------
     tau : float32[:]
         Task vector from the start of a block to the end of a block or of the tensor.
     n, m : int
-        Elements kept in each block, and elements of a block; ``0 <= n <= m <= MAX_BLOCK``.
+        Number of elements to keep of each block, and elements of a block; ``0 <= n <= m <= MAX_BLOCK``.
     mode : int
         `IGNORE`, `FORBID` or `MINIMIZE`.
     claims : uint16[:]
-        How many earlier models kept each element; updated, except under `IGNORE`.
+        How many earlier models keep each element; the kernel adds this model's claims, except under `IGNORE`.
     mask : uint8[:]
         Receives 1 where this model keeps the element, else 0.
     ranks : int64[:]
-        Scratch of at least min(m, elements) places.
+        Scratch memory, of at least min(m, elements of tau) places.
 
     """
     bits = tau.view(np.uint32)
@@ -120,9 +107,10 @@ def claim_blocks(
         for i in range(start, stop):
             magnitude = int(np.int64(bits[i] & _ABS))
             earlier = 0 if mode == IGNORE else int(np.int64(claims[i]))
-            # One integer that orders candidates: 15 bits of claims, 31 of magnitude, 16 of position.
+            # One integer orders the candidates: 15 bits of claims, 31 of magnitude, 16 of position.
             ranks[count] = ((_MAX_CLAIMS - earlier) << 47) | (magnitude << 16) | (MAX_BLOCK - 1 - (i - start))
-            # Whether it counts is data, not a branch: every other change may be zero, which no processor guesses.
+            # The condition is added as a number, not tested by a branch: where every other change is zero, processors
+            # mispredict such a branch.
             count += (magnitude != 0) & ((mode != FORBID) | (earlier == 0))
         keep = min(n, count)
         _select(ranks, count, keep)

@@ -1,7 +1,7 @@
-"""Weighted sums of models, and of task vectors, fused from stored bytes to stored bytes.
+"""Weighted sums of models, and of task vectors, each fused into one kernel that reads and writes stored bytes.
 
-Each kernel makes one pass over a chunk, tile by tile, so that everything between reading and writing stays in the
-nearest cache. All arithmetic is float32, each operation rounded on its own, models in order.
+A kernel makes one pass over a chunk, tile by tile, so that all intermediate values stay in the L1 cache. All arithmetic
+is float32, every operation is rounded by itself, and models are added in order.
 """
 
 from __future__ import annotations
@@ -9,65 +9,53 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dovetail.engine.kernels.consensus import add_change
 from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
-from dovetail.engine.kernels.general import subtract
-from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero, sum_squares
+from dovetail.engine.kernels.election import scale_change
+from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero
+from dovetail.engine.kernels.sums import sum_squares
+from dovetail.engine.kernels.task_vectors import add_change, subtract
 
 TILE = 4096
-"""Elements of a tile: few enough for the nearest caches, enough to outweigh the work around each loop."""
+"""Elements of a tile: few enough for the L1 and L2 caches, enough to outweigh the work around each loop."""
 
-
-@njit(nogil=True, cache=True)
-def _scale(values: np.ndarray, factor: np.float32) -> None:
-    """Multiply in place; one is skipped, as the result is the same."""
-    if factor != np.float32(1.0):
-        for i in range(len(values)):
-            values[i] = np.float32(values[i] * factor)
-
-
-@njit(nogil=True, cache=True)
-def _divide(values: np.ndarray, divisor: np.float32) -> None:
-    """Divide in place; one is skipped, as the result is the same."""
-    if divisor != np.float32(1.0):
-        for i in range(len(values)):
-            values[i] = np.float32(values[i] / divisor)
+_ONE = np.float32(1.0)
 
 
 @njit(nogil=True, cache=True)
 def _add_scaled(values: np.ndarray, weight: np.float32, total: np.ndarray) -> None:
-    """Add ``weight * values`` to a sum."""
+    """Add ``weight * values`` to a running sum."""
     for i in range(len(values)):
         total[i] = np.float32(total[i] + np.float32(weight * values[i]))
 
 
 @njit(nogil=True, cache=True)
 def weighted_sum(models, codes, weights, divisor, out, out_code, nonfinite):  # type: ignore[no-untyped-def]
-    """Compute sum(w W) / divisor over the whole of `out`.
+    """Compute the weighted average sum(w W) / divisor of models, for all elements of `out`.
 
-    The sum starts from the first product, so that -0.0 survives where all terms are -0.0.
+    Model soups: https://arxiv.org/abs/2203.05482. The sum starts from the first product, not from zero, so that it is
+    -0.0 where all terms are -0.0.
 
     Parameters
     ----------
     models : tuple of uint8[:]
-        The models' stored bytes, all of the same type.
+        Stored bytes of the models; all arrays are of one numba type.
     codes : int64[:]
-        Their dtype codes.
+        Dtype codes of the models.
     weights : float32[:]
-        Their weights.
+        The models' weights.
     divisor : float32
-        What the sum is divided by.
+        What the weighted sum is divided by.
     out : uint8[:]
         Receives the stored bytes of the result.
     out_code : int
-        Its dtype code.
+        Dtype code of the result.
     nonfinite : int64[:]
-        NaN and infinite elements of each model; added to.
+        Number of NaN and infinite elements of each model, which the kernel adds to.
 
     Returns
     -------
     int
-        Elements of the output that are not finite.
+        The number of elements of the output that are not finite.
 
     """
     length = len(out) // ITEMSIZES[out_code]
@@ -81,12 +69,12 @@ def weighted_sum(models, codes, weights, divisor, out, out_code, nonfinite):  # 
         sums = total[:count]
         decode(models[0], codes[0], start, stop, sums)
         nonfinite[0] += count_nonfinite(sums)
-        _scale(sums, weights[0])
+        scale_change(sums, _ONE, weights[0])
         for j in range(1, len(models)):
             decode(models[j], codes[j], start, stop, tile)
             nonfinite[j] += count_nonfinite(tile)
             _add_scaled(tile, weights[j], sums)
-        _divide(sums, divisor)
+        scale_change(sums, divisor, _ONE)
         overflowed += count_nonfinite(sums)
         overflowed += encode(sums, out_code, start, stop, out)
     return overflowed
@@ -94,42 +82,41 @@ def weighted_sum(models, codes, weights, divisor, out, out_code, nonfinite):  # 
 
 @njit(nogil=True, cache=True)
 def weighted_task_vectors(  # type: ignore[no-untyped-def]
-    sources, codes, weights, scale, out, out_code, nonfinite, pairs, squares
+    sources, codes, weights, scale, out, out_code, totals
 ):
-    """Compute W0 + factor * (sum(w tau) / divisor) over the whole of `out`.
+    """Compute W0 + factor * (sum(w tau) / divisor) for all elements of `out`.
 
-    Task arithmetic: https://arxiv.org/abs/2212.04089, equation 1. Where the change is exactly zero the base stands.
+    Task arithmetic: https://arxiv.org/abs/2212.04089, equation 1. Where the change is exactly zero, the base model's
+    value is copied.
 
     Parameters
     ----------
     sources : tuple of uint8[:]
-        Stored bytes of the base model and of the models, all of the same type.
+        Stored bytes of the base model and of the K models; all arrays are of one numba type.
     codes : int64[:]
-        Their dtype codes.
+        Dtype codes of the sources.
     weights : float32[:]
         The models' weights.
     scale : (float32, float32)
-        Divisor and factor (lambda) of the sum.
+        What the weighted sum is divided by, and what the quotient is multiplied by (the paper's lambda).
     out : uint8[:]
         Receives the stored bytes of the result.
     out_code : int
-        Its dtype code.
-    nonfinite : int64[:]
-        NaN and infinite elements of each source; added to.
-    pairs : int64[:, :]
-        How many elements both model i and model j change; added to.
-    squares : float64[:]
-        Sum of squares of each task vector, then of the change; added to.
+        Dtype code of the result.
+    totals : (int64[K + 1], int64[K, K], float64[K + 1])
+        Sums that the kernel adds to: NaN and infinite elements of each source; how many elements both model i and
+        model j change; sums of squares of each task vector, then of the change.
 
     Returns
     -------
     int
-        Elements of the output that are not finite.
+        The number of elements of the output that are not finite.
 
     """
     models = len(weights)
     length = len(out) // ITEMSIZES[out_code]
     divisor, factor = scale
+    nonfinite, pairs, squares = totals
     base = np.empty(TILE, np.float32)
     tau = np.empty(TILE, np.float32)
     delta = np.empty(TILE, np.float32)
@@ -147,7 +134,7 @@ def weighted_task_vectors(  # type: ignore[no-untyped-def]
             subtract(vector, origin)
             square = sum_squares(vector)
             squares[j] += square
-            # Squares of float32 cannot overflow float64: a finite sum means that both sources are finite here.
+            # Squares of float32 do not overflow float64, so a finite sum means that both sources are finite here.
             finite &= np.isfinite(square)
             mark_nonzero(vector, masks[j, :count])
             _add_scaled(vector, weights[j], change)
@@ -156,8 +143,7 @@ def weighted_task_vectors(  # type: ignore[no-untyped-def]
                 decode(sources[j], codes[j], start, stop, vector)
                 nonfinite[j] += count_nonfinite(vector)
         count_pairs(masks, count, pairs)
-        _divide(change, divisor)
-        _scale(change, factor)
+        scale_change(change, divisor, factor)
         squares[models] += sum_squares(change)
         add_change(change, origin)
         overflowed += count_nonfinite(change)

@@ -1,9 +1,9 @@
-"""What n:m selection for long blocks is made of, as vector code: splitting, counting, marking, one block at a time.
+"""The steps of n:m selection in long blocks, as vector code: splitting, counting and marking one block at a time.
 
-A magnitude, the lower 31 bits of a float32, comes in two planes of 16 bits: `upper`, and `lower` to tell apart those
-that are equal in `upper`. A block's threshold is where the count of larger elements crosses n. A comparison of whole
-vectors gives an integer with a bit a lane: counting its ones costs less than adding up lanes, which is what LLVM makes
-of a loop.
+The magnitude of an element, the lower 31 bits of a float32, is split into two planes of 16 bits: `upper` and, for
+elements that are equal in `upper`, `lower`. The threshold of a block is the magnitude of its n-th largest element; it
+is found by counting the elements that reach a guess. The comparison of a whole vector with the guess gives an integer
+with one bit for each lane; counting the bits that are set costs less than adding up lanes, as LLVM does for a loop.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ LANES = 32
 """Elements of a vector."""
 
 ROW = 4 * LANES
-"""Elements counted at a time; planes hold whole rows."""
+"""Elements that are counted at a time; the length of a plane is a multiple of it."""
 
 _BITS = LANES.bit_length() - 1
 _ZERO = constant(I16, [0] * LANES)
 
 
 def _rows(builder: Any, m: Any) -> Any:
-    """Give how many rows hold m elements."""
+    """Generate the number of rows that m elements take."""
     return builder.lshr(builder.add(m, integer(I64, ROW - 1)), integer(I64, _BITS + 2))
 
 
 def _vectors(builder: Any, m: Any) -> Any:
-    """Give how many vectors hold m elements."""
+    """Generate the number of vectors that m elements take."""
     return builder.lshr(builder.add(m, integer(I64, LANES - 1)), integer(I64, _BITS))
 
 
@@ -60,7 +60,7 @@ def _first(builder: Any, vector: Any) -> Any:
 
 
 def _mask(builder: Any, condition: Any) -> Any:
-    """Give an integer with a bit for each lane in which a condition holds."""
+    """Generate an integer in which bit i is set if the condition holds in lane i."""
     return builder.bitcast(condition, I32)
 
 
@@ -122,7 +122,7 @@ def _count(typing, plane, m, least):  # type: ignore[no-untyped-def]
 
 
 def _level(builder: Any, planes: list[Any], vector: Any, level: Any) -> tuple[Any, Any]:
-    """Load a vector of `lower`, and tell which of its elements have a given `upper`."""
+    """Load a vector of `lower`, and compare the same elements of `upper` with `level`."""
     upper, lower = (load(builder, plane, _first(builder, vector), I16, LANES, 2) for plane in planes)
     return lower, builder.icmp_unsigned("==", upper, level)
 
@@ -161,7 +161,7 @@ def _largest_in_level(typing, upper, lower, m, level, most):  # type: ignore[no-
 
 
 def _put_marks(builder: Any, bits: Any, marks: Any, start: Any, vector: Any) -> None:
-    """Store all ones for every bit of an integer that is set, else zero."""
+    """Store a mark for every bit of an integer: 0xFFFF where it is set, else 0."""
     wide = builder.sext(builder.bitcast(bits, ir.VectorType(I1, LANES)), ir.VectorType(I16, LANES))
     store(builder, wide, marks, builder.add(start, _first(builder, vector)), 2)
 
@@ -213,7 +213,7 @@ def _mark_from(typing, upper, lower, marks, start, m, level, low, ties):  # type
 
 
 def _drop(builder: Any, bits: Any) -> Any:
-    """Clear the highest one of an integer that is not zero."""
+    """Clear the highest bit that is set in an integer; the integer is not zero."""
     zeros = builder.ctlz(bits, integer(I1, 1))
     return builder.xor(bits, builder.lshr(integer(I32, 1 << 31), zeros))
 
@@ -257,38 +257,49 @@ def _choose(compiled: Any, plain: Callable[..., Any]) -> Any:
 split_block: Any = _choose(_split, _plain_split)
 """``split_block(tau, free, start, m, upper, lower)``
 
-Split the magnitudes of the m elements from `start` on into two planes: zeros for those that are not free, and up to
-a multiple of `ROW`.
+Split the magnitudes of the block of m elements that begins at `start` into the planes `upper` and `lower`.
+
+Parameters
+----------
+tau : float32[:]
+    The values.
+free : uint16[:]
+    0xFFFF where an element may be selected, else 0: the planes receive 0 for the others.
+start, m : int
+    First element of the block, and its elements.
+upper, lower : uint16[:]
+    Receive the planes; behind them, zeros up to the next multiple of `ROW`.
 """
 
 count_from: Any = _choose(_count, _plain_count)
 """``count_from(plane, m, least)``
 
-Count the elements of a block that are `least`, which is not 0, or more.
+Count the elements of a plane of m elements that are at least `least`, which is not 0.
 """
 
 count_level_from: Any = _choose(_count_level, _plain_count_level)
 """``count_level_from(upper, lower, m, level, least)``
 
-Count the elements of a block whose upper half is `level`, and whose lower half is `least`, which is not 0, or more.
+Count the elements of a block that have the upper half `level` and a lower half of at least `least`, which is not 0.
 """
 
 largest_in_level: Any = _choose(_largest_in_level, _plain_largest_in_level)
 """``largest_in_level(upper, lower, m, level, most)``
 
-Find the largest lower half, up to `most`, of the elements of a block whose upper half is `level`; 0 if there is none.
+Among the elements of a block that have the upper half `level`, find the largest lower half that is at most `most`; 0 if
+there is none.
 """
 
 mark_above: Any = _choose(_mark_above, _plain_mark_above)
 """``mark_above(upper, marks, start, m, level)``
 
-Mark the elements of a block whose upper half is above `level`. Marks beyond the end of the block, up to `LANES` of
-them, are undefined afterwards.
+Mark the elements of a block that have an upper half above `level`: `marks`, uint16 from element `start` on, receives
+0xFFFF for them and 0 for the others. Up to `LANES` marks beyond the end of the block are undefined afterwards.
 """
 
 mark_from: Any = _choose(_mark_from, _plain_mark_from)
 """``mark_from(upper, lower, marks, start, m, level, low, ties)``
 
-Mark the elements of a block that are above a magnitude, given by its halves, and the first `ties` of those equal to it.
-Marks beyond the end of the block, up to `LANES` of them, are undefined afterwards.
+Mark the elements of a block that are above a magnitude, of which `level` and `low` are the halves, and the first `ties`
+of those that are equal to it. The marks are as for `mark_above`.
 """

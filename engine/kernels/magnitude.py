@@ -1,9 +1,10 @@
-"""Exact selection of a tensor's strongest candidates out of core: histograms of magnitude bits, then one rule.
+"""Exact selection of the strongest candidates of a tensor that need not fit in memory.
 
-The 31 magnitude bits of a float32 are taken as three digits of 11, 10 and 10 bits. Three passes of histograms, each
-within the bin that the pass before has chosen, find the magnitude of the last element kept; the counts of the last
-pass also say how many equal magnitudes each chunk holds, which settles ties by index. Digits are short so that a
-chunk's histogram is a few kilobytes and the histograms of all chunks of any tensor can be held at once.
+The 31 magnitude bits of a float32 are read as three digits of 11, 10 and 10 bits. Three passes count the digits, each
+pass only among the elements of the bin that the pass before has chosen; together they find the magnitude of the last
+element to keep. The counts of the last pass also tell how many elements of just that magnitude each chunk has, and so
+settle ties by index. The digits are short, so that the histogram of a chunk takes a few kilobytes and the histograms of
+all chunks of a tensor can be held at once.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from numpy.typing import NDArray
 from dovetail.engine.kernels.general import FORBID, IGNORE
 
 DIGIT_SHIFTS = (20, 10, 0)
-"""Lowest bit of each digit."""
+"""Position of the lowest bit of each digit."""
 
 DIGIT_BINS = (1 << 11, 1 << 10, 1 << 10)
-"""Values of each digit."""
+"""How many values each digit can have."""
 
 ALL_LEVELS = 1 << 15
-"""A level above any number of claims: a rule with it keeps every candidate."""
+"""A level above any number of claims; a rule with this level keeps every candidate."""
 
 NO_THRESHOLD = 0x7FFFFFFF
-"""A threshold that no magnitude exceeds: a rule with it, level 0 and no ties keeps nothing."""
+"""A threshold that no magnitude exceeds; a rule with it, with level 0 and without ties, keeps nothing."""
 
 _ABS = np.uint32(0x7FFFFFFF)
 
@@ -33,26 +34,28 @@ _ABS = np.uint32(0x7FFFFFFF)
 def count_digits(
     tau: np.ndarray, mode: int, claims: np.ndarray, digit: int, level: int, prefix: int, counts: np.ndarray
 ) -> None:
-    """Add the candidates' histogram of one digit of their magnitude bits.
+    """Count one digit of the magnitude bits of the candidates.
 
     Parameters
     ----------
     tau : float32[:]
         Task vector.
     mode : int
-        `IGNORE`, `FORBID` or `MINIMIZE`, as for `claim_blocks`.
+        `IGNORE`, `FORBID` or `MINIMIZE`, as for `claim_blocks` in `general`.
     claims : uint16[:]
-        How many earlier models keep each element; ignored under `IGNORE`.
+        How many earlier models keep each element; not read under `IGNORE`.
     digit : int
-        0, 1 or 2. Digit 0 counts every candidate in the row of its claims; the others count in row 0 those that
-        have `level` claims and whose higher bits are `prefix`.
+        0, 1 or 2. For digit 0 every candidate is counted, in the row of `counts` that its number of claims gives
+        (row 0 under `FORBID`). For the others only candidates with `level` claims and the higher digits `prefix` are
+        counted, in row 0.
     level, prefix : int
-        See `digit`.
+        Which candidates are counted where `digit` is 1 or 2.
     counts : int64[:, :]
-        Histograms, added to.
+        Histograms, one in a row, which the kernel adds to.
 
     """
-    # Whether to count is data, not a branch: in fine-tunes every other change may be zero, which no processor guesses.
+    # The condition is added as a number, not tested by a branch: in a fine-tune every other change may be zero, and
+    # processors mispredict such a branch.
     shift = DIGIT_SHIFTS[digit]
     bins = DIGIT_BINS[digit]
     bits = tau.view(np.uint32)
@@ -77,30 +80,31 @@ def claim_strongest(
     seen: int,
     mask: np.ndarray,
 ) -> int:
-    """Keep the candidates that a rule picks, and claim them.
+    """Keep the candidates that a rule picks, and claim them for the model.
 
-    A candidate is kept if it has fewer claims than the rule's level; or as many, and a magnitude above the
-    threshold; or as many and just that magnitude, while fewer than `ties` such came before it in the tensor.
+    A candidate is kept if it has fewer claims than the level of the rule; or if it has as many, and a magnitude above
+    the threshold; or if it has as many and just that magnitude, and fewer than `ties` of these come before it in the
+    tensor.
 
     Parameters
     ----------
     tau : float32[:]
         Task vector.
     mode : int
-        `IGNORE`, `FORBID` or `MINIMIZE`, as for `claim_blocks`.
+        `IGNORE`, `FORBID` or `MINIMIZE`, as for `claim_blocks` in `general`.
     claims : uint16[:]
-        How many earlier models keep each element; updated, except under `IGNORE`.
+        How many earlier models keep each element; the kernel adds this model's claims, except under `IGNORE`.
     rule : (int, int, int)
-        Level, threshold (float32 bits) and ties.
+        The rule: level, threshold (magnitude bits) and ties.
     seen : int
-        Ties of the tensor before these elements.
+        Number of ties in the tensor before these elements.
     mask : uint8[:]
         Receives 1 where this model keeps the element, else 0.
 
     Returns
     -------
     int
-        `seen`, these elements' ties included.
+        `seen` plus the number of ties among these elements.
 
     """
     level, threshold, ties = rule
@@ -120,21 +124,21 @@ def claim_strongest(
 
 
 def find_place(counts: NDArray[np.int64], rank: int) -> tuple[int, int, int]:
-    """Find the bin that holds the candidate of a given rank.
+    """Find the bin of a histogram that holds the candidate of a given rank.
 
-    Candidates are ordered by row, ascending, then by bin, descending.
+    Ranks go through the rows in ascending order and, within a row, through the bins in descending order.
 
     Parameters
     ----------
     counts
-        Histograms, one row a level.
+        Histograms, one row for each level.
     rank
-        Rank from 1 to the sum of `counts`.
+        Rank of the candidate, from 1 to the sum of `counts`.
 
     Returns
     -------
     level, bin, rest
-        Row and bin, and the rank among the candidates of that bin.
+        The row, the bin, and the rank of the candidate among those of that bin, from 1.
 
     """
     ordered = counts[:, ::-1].ravel()

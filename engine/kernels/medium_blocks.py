@@ -1,8 +1,9 @@
-"""n:m selection for blocks of 17 to 128 elements, as vector code: sixteen blocks turned into columns, then sorted.
+"""n:m selection for blocks of 17 to 128 elements, as vector code that sorts sixteen blocks side by side.
 
-Row j of a table holds element j of 16 blocks, one in each lane of a vector of 32-bit integers. A sorting network sorts
-all blocks at once, without a branch: 16 rows at a time, which are then merged. Up to 64 elements, the threshold is the
-n-th row; beyond that, there are two lists, and it is the largest of min(i-th of one, (n - i)-th of the other).
+Row j of a table holds element j of 16 blocks, one block in each lane of a vector of 32-bit integers. A sorting network
+sorts all the blocks at once, without a branch: it sorts 16 rows at a time, and the sorted rows are merged. In blocks of
+up to 64 elements, all rows are merged into one list, and its n-th row is the threshold. Longer blocks are left as two
+lists, and the threshold is the largest of min(i-th of the first, (n - i)-th of the second) over all i.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from dovetail.engine.kernels.emit import (
 from dovetail.engine.kernels.network import BLOCKS, ZERO, collect, lowest, merge, sort
 
 LONGEST = 128
-"""Longest block."""
+"""Most elements of a block."""
 
 PIECE = 16
-"""Rows that are turned at a time."""
+"""Rows that are transposed and sorted at a time."""
 
 _ABS = 0x7FFFFFFF
 
@@ -95,6 +96,7 @@ def _make_merge(rows: int) -> Any:
     return merge_rows
 
 
+# Ten arguments, but none is passed: an intrinsic is generated into its caller.
 @intrinsic
 def _mark(typing, table, ordered, first, second, low, high, needed, marks, start, m):  # type: ignore[no-untyped-def]
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
@@ -135,7 +137,7 @@ def _mark(typing, table, ordered, first, second, low, high, needed, marks, start
         own = constant(I32, [1 << lane for lane in range(PIECE)])
 
         def spread(number: Any, state: list[Any]) -> list[Any]:
-            # From the last piece to the first: what lies beyond the end of a block is the start of the next.
+            # From the last piece to the first, because marks beyond the end of a block are the first of the next block.
             piece = builder.sub(builder.sub(pieces, integer(I64, 1)), number)
             chosen, place = _row(builder, higher, piece), builder.add(start, builder.mul(piece, integer(I64, PIECE)))
             for block in range(BLOCKS):
@@ -186,9 +188,23 @@ def _plain_mark(table, ordered, first, second, low, high, needed, marks, start, 
 turn_piece: Any = _plain_turn if settings.DISABLE_JIT else _turn
 """``turn_piece(tau, free, start, m, row, table, ordered, place)``
 
-Turn elements ``row : row + 16`` of each of 16 blocks of m, which begin at `start`, into rows of `table`, from `row` on,
-and sorted, the largest first, into rows of `ordered`, from `place` on: magnitudes, zero where an element is not free
-and beyond the end of the block.
+Transpose elements ``row : row + 16`` of 16 neighbouring blocks into 16 rows of a table, and sort them into 16 rows of
+another.
+
+Parameters
+----------
+tau : float32[:]
+    The values; the tables receive their magnitudes.
+free : uint16[:]
+    0xFFFF where an element may be selected, else 0: the tables receive 0 for the others, and beyond the end of a block.
+start, m : int
+    First element of the first block, and elements of a block.
+row : int
+    First element within each block, and first row of `table`.
+table, ordered : uint32[:]
+    Receive the rows, `ordered` from the largest to the smallest.
+place : int
+    First row of `ordered`.
 """
 
 _merges: list[Any] = [(_make_plain_merge if settings.DISABLE_JIT else _make_merge)(rows) for rows in (32, 64)]
@@ -196,15 +212,29 @@ _merges: list[Any] = [(_make_plain_merge if settings.DISABLE_JIT else _make_merg
 merge_32, merge_64 = _merges
 """``merge_32(ordered, place)``
 
-Merge the two sorted halves of as many rows, from `place` on.
+Merge 32 rows of `ordered` from row `place` on, of which each half is sorted; `merge_64` merges 64 rows.
 """
 
 mark_blocks: Any = _plain_mark if settings.DISABLE_JIT else _mark
 """``mark_blocks(table, ordered, first, second, low, high, needed, marks, start, m)``
 
-Mark the `needed` largest of each of 16 blocks from `start` on. Equal ones: the lower index first; zero never.
+Mark the `needed` largest elements of each of 16 blocks; of equal elements the lower index comes first, and zeros are
+never marked.
 
-`table` holds the blocks, with zeros up to a multiple of 16 rows, and `ordered` their sorted parts, each after a row of
-the largest integer, in rows `first` and `second`. `low` and `high` bound how many can come from the first part. Marks
-beyond the last block, up to 16 of them, are undefined afterwards.
+Parameters
+----------
+table : uint32[:]
+    The blocks, transposed, with rows of zeros up to a multiple of 16 rows.
+ordered : uint32[:]
+    Two sorted lists that make up the blocks.
+first, second : int
+    The row before each list; it holds the largest integer in every lane.
+low, high : int
+    Least and greatest number of elements that can come from the first list.
+needed : int
+    How many elements to mark in each block.
+marks : uint16[:]
+    Receives 0xFFFF where an element is marked, else 0. Up to 16 marks beyond the last block are undefined afterwards.
+start, m : int
+    First element of the first block, and elements of a block.
 """

@@ -1,7 +1,7 @@
-"""Linear combinations whose coefficients can differ by row or by column, and the dot products that they come from.
+"""Linear combinations of vectors, with coefficients for a tensor, a row or a column, and the dot products behind them.
 
-Dot products are float64 sums in a fixed order, element by element. Combinations are float64 sums too, vectors in order,
-and rounded to float32 once.
+Dot products are sums in float64, in a fixed order of the elements. Combinations are sums in float64 too, in the order
+of the vectors, and are rounded to float32 once.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import numpy as np
 from numba import njit
 
 from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
-from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.sums import TILE, gram, sum_products
+from dovetail.engine.kernels.task_vectors import subtract
 
 
 @njit(nogil=True, cache=True)
 def row_grams(vectors: np.ndarray, row_length: int, grams: np.ndarray) -> None:
-    """Compute the dot products of every row's vectors.
+    """Compute, for every row of a tensor, the dot products of the vectors' parts in that row.
 
     Parameters
     ----------
     vectors : float32[:, :]
-        One line a vector, holding whole rows.
+        One vector in each line, made of whole rows of the tensor.
     row_length : int
         Elements of a row.
     grams : float64[rows, :, :]
@@ -36,18 +36,18 @@ def row_grams(vectors: np.ndarray, row_length: int, grams: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def add_column_grams(vectors: np.ndarray, columns: int, first: int, grams: np.ndarray) -> None:
-    """Add the products of every column's vectors.
+    """Add, for every column of a tensor, to the dot products of the vectors' parts in that column.
 
     Parameters
     ----------
     vectors : float32[:, :]
-        One line a vector: consecutive elements of a tensor with `columns` columns.
+        One vector in each line: consecutive elements of the tensor.
     columns : int
-        Number of columns.
+        Number of columns of the tensor.
     first : int
         Column of the first element.
     grams : float64[:, :, columns]
-        Symmetric matrices, added to.
+        A symmetric matrix for each column, which the kernel adds to.
 
     """
     count = vectors.shape[1]
@@ -67,7 +67,10 @@ def add_column_grams(vectors: np.ndarray, columns: int, first: int, grams: np.nd
 
 @njit(nogil=True, cache=True, inline="always")
 def _rounded(change: float, base: np.float32, adds: bool) -> np.float32:
-    """Round a combination, added to the base if it `adds`; where it is zero the base stands, the sign of a zero too."""
+    """Round a combination to float32 or, if `adds`, the sum of it and the base model's value.
+
+    A sum with a combination of zero is the base model's value, so that a -0.0 keeps its sign.
+    """
     if not adds:
         return np.float32(change)
     return base if change == 0.0 else np.float32(np.float64(base) + change)
@@ -77,20 +80,20 @@ def _rounded(change: float, base: np.float32, adds: bool) -> np.float32:
 def mix_rows(
     vectors: np.ndarray, row_length: int, coefficients: np.ndarray, base: np.ndarray, adds: bool, out: np.ndarray
 ) -> None:
-    """Combine vectors with coefficients of their own for every row.
+    """Combine vectors linearly, with different coefficients for every row of the tensor.
 
     Parameters
     ----------
     vectors : float32[:, :]
-        One line a vector, holding whole rows.
+        One vector in each line, made of whole rows of the tensor.
     row_length : int
         Elements of a row.
     coefficients : float64[rows, :]
-        For each row the coefficient of every vector.
+        For each row, the coefficient of every vector.
     base : float32[:]
-        The base model, as long as the vectors.
+        The base model's values, as many as a vector has.
     adds : bool
-        Whether the combination is added to the base.
+        Whether to add the base model's values to the combination.
     out : float32[:]
         Receives the result.
 
@@ -113,20 +116,20 @@ def mix_rows(
 def mix_columns(
     vectors: np.ndarray, first: int, coefficients: np.ndarray, base: np.ndarray, adds: bool, out: np.ndarray
 ) -> None:
-    """Combine vectors with coefficients of their own for every column.
+    """Combine vectors linearly, with different coefficients for every column of the tensor.
 
     Parameters
     ----------
     vectors : float32[:, :]
-        One line a vector: consecutive elements of the tensor.
+        One vector in each line: consecutive elements of the tensor.
     first : int
         Column of the first element.
     coefficients : float64[:, columns]
-        For each vector its coefficient in every column.
+        For each vector, its coefficient in every column.
     base : float32[:]
-        The base model, as long as the vectors.
+        The base model's values, as many as a vector has.
     adds : bool
-        Whether the combination is added to the base.
+        Whether to add the base model's values to the combination.
     out : float32[:]
         Receives the result.
 
@@ -150,7 +153,7 @@ def mix_columns(
 
 @njit(nogil=True, cache=True)
 def _decode_all(sources, codes, relative, start, stop, lines):  # type: ignore[no-untyped-def]
-    """Decode a tile of every source; turn all but the first into task vectors if they are to be relative to it."""
+    """Decode a tile of every source; if `relative`, turn all but the first, the base model, into task vectors."""
     count = stop - start
     for j in range(len(sources)):
         decode(sources[j], codes[j], start, stop, lines[j, :count])
@@ -160,18 +163,18 @@ def _decode_all(sources, codes, relative, start, stop, lines):  # type: ignore[n
 
 @njit(nogil=True, cache=True)
 def source_gram(sources, codes, relative, start, stop, out):  # type: ignore[no-untyped-def]
-    """Compute every dot product of a run of stored elements, tile by tile.
+    """Compute the dot products of all pairs of stored vectors over a run of elements, tile by tile.
 
     Parameters
     ----------
     sources : tuple of uint8[:]
-        Stored bytes, all of the same type; the first are the base model's if `relative`.
+        Stored bytes of the models, and before them those of the base model if `relative`; of one numba type.
     codes : int64[:]
-        Their dtype codes.
+        Dtype codes of the sources.
     relative : bool
-        Whether the vectors are task vectors, so that there is one fewer than sources.
+        Whether the vectors are task vectors, which are one fewer than the sources.
     start, stop : int
-        Elements of the sources.
+        First element of the run in the sources, and one past its last.
     out : float64[:, :]
         Receives the symmetric matrix of dot products.
 
@@ -192,29 +195,29 @@ def source_gram(sources, codes, relative, start, stop, out):  # type: ignore[no-
 
 @njit(nogil=True, cache=True)
 def mix_sources(sources, codes, coefficients, adds, out, out_code, nonfinite):  # type: ignore[no-untyped-def]
-    """Combine stored tensors with one set of coefficients over the whole of `out`.
+    """Combine stored tensors linearly, with one set of coefficients, for all elements of `out`.
 
     Parameters
     ----------
     sources : tuple of uint8[:]
-        Stored bytes, all of the same type; the first are the base model's if the combination `adds`.
+        Stored bytes of the models, and before them those of the base model if `adds`; of one numba type.
     codes : int64[:]
-        Their dtype codes.
+        Dtype codes of the sources.
     coefficients : float64[:]
-        The coefficient of every source or, if it `adds`, of every task vector.
+        The coefficient of every source or, if `adds`, of every task vector.
     adds : bool
-        Whether the combination is of task vectors and added to the base.
+        Whether to combine task vectors and to add the combination to the base model.
     out : uint8[:]
         Receives the stored bytes of the result.
     out_code : int
-        Its dtype code.
+        Dtype code of the result.
     nonfinite : int64[:]
-        NaN and infinite elements of each source; added to.
+        Number of NaN and infinite elements of each source, which the kernel adds to.
 
     Returns
     -------
     int
-        Elements of the output that are not finite.
+        The number of elements of the output that are not finite.
 
     """
     lines = np.empty((len(sources), TILE), np.float32)

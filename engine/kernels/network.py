@@ -1,6 +1,6 @@
-"""Sorting networks and choices among 16 blocks at once, as vector code: one lane for every block.
+"""Sorting and choosing in 16 blocks at once, as vector code with one block in each lane.
 
-The order of sorting is the merge exchange of K. E. Batcher, "Sorting networks and their applications", 1968.
+The sorting network is the odd-even merge sort of K. E. Batcher, "Sorting networks and their applications", 1968.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from typing import Any
 from dovetail.engine.kernels.emit import I32, constant, count_ones, umax, umin
 
 BLOCKS = 16
-"""Blocks side by side."""
+"""Number of blocks that are handled side by side."""
 
 ZERO = constant(I32, [0] * BLOCKS)
 
 
 def exchanges(first: int, count: int) -> list[tuple[int, int]]:
-    """Give the pairs (i, j) to put in descending order, one after another, to sort `count` (a power of two) rows.
+    """List the pairs of rows (i, j) that a sort puts in descending order, one pair after another.
 
-    Halves are sorted one after the other, not in step, so that few rows are in use at a time.
+    The pairs sort `count` rows, a power of two, from row `first` on. The halves are sorted one after the other and not
+    in step, so that few rows are in use at a time and stay in registers.
     """
     if count == 1:
         return []
@@ -28,7 +29,7 @@ def exchanges(first: int, count: int) -> list[tuple[int, int]]:
 
 
 def merges(first: int, count: int, step: int) -> list[tuple[int, int]]:
-    """Merge the two sorted halves of every `step`-th row."""
+    """List the pairs of rows that merge the two sorted halves of every `step`-th of `count` rows from `first` on."""
     if 2 * step >= count:
         return [(first, first + step)]
     pairs = merges(first, count, 2 * step) + merges(first + step, count, 2 * step)
@@ -36,7 +37,7 @@ def merges(first: int, count: int, step: int) -> list[tuple[int, int]]:
 
 
 def sort(builder: Any, rows: list[Any]) -> list[Any]:
-    """Sort the elements of every block: the largest go to the first row."""
+    """Sort the elements of every block, so that the largest are in the first row."""
     rows = list(rows)
     for i, j in exchanges(0, len(rows)):
         rows[i], rows[j] = umax(builder, rows[i], rows[j]), umin(builder, rows[i], rows[j])
@@ -44,7 +45,7 @@ def sort(builder: Any, rows: list[Any]) -> list[Any]:
 
 
 def merge(builder: Any, rows: list[Any]) -> list[Any]:
-    """Sort the elements of every block where the first half of the rows is sorted, and the second too."""
+    """Sort the elements of every block, given that each half of the rows is sorted."""
     rows = list(rows)
     for i, j in merges(0, len(rows), 1):
         rows[i], rows[j] = umax(builder, rows[i], rows[j]), umin(builder, rows[i], rows[j])
@@ -52,7 +53,7 @@ def merge(builder: Any, rows: list[Any]) -> list[Any]:
 
 
 def collect(builder: Any, conditions: list[Any]) -> Any:
-    """Collect a condition a row, in every lane, into the bits of an integer."""
+    """Collect the conditions of all rows, in every lane, into one integer: bit i is the condition of row i."""
     bits = ZERO
     for row, condition in enumerate(conditions):
         bits = builder.or_(bits, builder.select(condition, constant(I32, [1 << row] * BLOCKS), ZERO))
@@ -60,7 +61,7 @@ def collect(builder: Any, conditions: list[Any]) -> Any:
 
 
 def lowest(builder: Any, bits: Any, count: Any, rows: int) -> Any:
-    """Keep the lowest `count` ones of `bits`, an integer of `rows` bits, in every lane."""
+    """Clear all but the lowest `count` of the bits that are set in `bits`, an integer of `rows` bits, in every lane."""
     one, found, length, step = constant(I32, [1] * BLOCKS), ZERO, ZERO, rows // 2
     while step:
         longer = builder.add(length, constant(I32, [step] * BLOCKS))

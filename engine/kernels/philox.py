@@ -1,8 +1,8 @@
-"""Random numbers that depend on nothing but a key and a place: Philox4x32-7.
+"""Random numbers that depend only on a key and a position: Philox4x32-7.
 
-Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", https://doi.org/10.1145/2063384.2063405: of the rounds of
-table 2, seven are the fewest that pass every test of BigCrush. Words are 32 bits in 64-bit lanes: the products need
-them, and nothing overflows, also not as plain Python.
+Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", https://doi.org/10.1145/2063384.2063405. Seven rounds are
+the fewest in their table 2 that pass every test of BigCrush. Words of 32 bits are held in integers of 64, because their
+products take 64 bits; nothing overflows, even where the functions run as plain Python.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _HALF = np.uint64(32)
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 ROUNDS = 7
-"""Rounds of the bijection."""
+"""Number of rounds of the bijection."""
 WORDS = 4
-"""Words of a block."""
+"""Words in the output of one counter: a block."""
 _LANES = 64
 GROUP = WORDS * _LANES
-"""Words of a group of blocks that are computed together."""
+"""Words of a group: 64 blocks that are computed together."""
 
 
 @njit(nogil=True, cache=True, inline="always")
 def _round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
-    """One round of the bijection."""
+    """Compute one round of the bijection: the new counter words."""
     p0 = _M0 * c0
     p1 = _M1 * c2
     return (p1 >> _HALF) ^ c1 ^ k0, p1 & _LOW, (p0 >> _HALF) ^ c3 ^ k1, p0 & _LOW
@@ -33,7 +33,7 @@ def _round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _fill_groups(k0: np.uint64, k1: np.uint64, stream: np.uint64, first: np.uint64, words: np.ndarray) -> None:
-    """Compute consecutive groups of blocks; ``words`` is uint32[groups * 256]."""
+    """Compute consecutive groups of blocks, from group `first` on, into words: uint32[groups * GROUP]."""
     low, high = stream & _LOW, stream >> _HALF
     keys = np.empty((ROUNDS, 2), np.uint32)
     for r in range(ROUNDS):
@@ -44,7 +44,7 @@ def _fill_groups(k0: np.uint64, k1: np.uint64, stream: np.uint64, first: np.uint
     flat = lanes.reshape(GROUP)
     for start in range(0, len(words), GROUP):
         begin = (first + np.uint64(start // GROUP)) * np.uint64(_LANES)
-        # The rounds are written out: only a body without a loop becomes vector code over independent blocks.
+        # The rounds are written out, because LLVM makes vector code of a loop over blocks only if its body has no loop.
         for lane in range(_LANES):
             place = begin + np.uint64(lane)
             c0, c1, c2, c3 = place & _LOW, place >> _HALF, low, high
@@ -66,19 +66,20 @@ def _fill_groups(k0: np.uint64, k1: np.uint64, stream: np.uint64, first: np.uint
 
 @njit(nogil=True, cache=True)
 def random_words(key: np.ndarray, stream: int, start: int, out: np.ndarray) -> None:
-    """Give consecutive words of a stream.
+    """Write consecutive random words of a stream.
 
-    They are taken from groups of 64 blocks: first the first word of each block, then the second of each, and so on.
-    Word i is word i // 64 % 4 of the block of counter (i // 256 * 64 + i % 64, stream).
+    A stream consists of groups of 64 blocks; a group holds the first word of each of its blocks, then the second word
+    of each, and so on. Word i of the stream is word i // 64 % 4 of the block with the counter (i // 256 * 64 + i % 64,
+    stream).
 
     Parameters
     ----------
     key : uint64[2]
-        The key's two words of 32 bits.
+        The key, two words of 32 bits.
     stream : int
-        Which stream: the upper 64 bits of the counter.
+        Number of the stream: the upper 64 bits of the counter.
     start : int
-        First word.
+        Position in the stream of the first word.
     out : uint32[:]
         Receives the words.
 
@@ -96,18 +97,18 @@ def random_words(key: np.ndarray, stream: int, start: int, out: np.ndarray) -> N
 
 @njit(nogil=True, cache=True)
 def mark_random(words: np.ndarray, edge: float, values: np.ndarray, mask: np.ndarray) -> None:
-    """Mark each value that is not zero where its word is below ``edge``: with probability edge / 2^32.
+    """Mark each value that is not zero with probability edge / 2^32: where its random word is below the edge.
 
     Parameters
     ----------
     words : uint32[:]
-        Random words.
+        A random word for each value.
     edge : float
-        From 0 to 2^32.
+        The edge, from 0 to 2^32.
     values : float32[:]
-        As many values.
+        The values.
     mask : uint8[:]
-        Receives 1 or 0 for each.
+        Receives 1 for each value that is marked, else 0.
 
     """
     bits = values.view(np.uint32)

@@ -1,7 +1,7 @@
-"""Formulas for one element of each source at a time: nearswap, ram, and the variance that sce selects by.
+"""Formulas that take one element of each source at a time: NearSwap, RAM, and the variance by which SCE selects.
 
-All arithmetic is float32, each operation rounded on its own, models in order. Kernels that divide do so by numpy's
-rules: a check for zero at every element would keep them from becoming vector code.
+All arithmetic is float32, every operation is rounded by itself, and models are taken in order. Kernels that divide use
+numpy's rules, because Python's check of every divisor for zero would keep a loop from becoming vector code.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ _TILE = 1024
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def near_swap(base: np.ndarray, other: np.ndarray, t: np.float32, least: np.float32, out: np.ndarray) -> None:
-    """Move the base towards the other model, the further the nearer they are.
+    """Move each value of the base model towards that of the other model; the nearer they are, the further it moves.
 
-    w = clip(t / max(abs(base - other), least), 0, 1); out = w other + (1 - w) base.
+    NearSwap: https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001. With
+    w = clip(t / max(abs(base - other), least), 0, 1), the result is w other + (1 - w) base.
 
     Parameters
     ----------
     base, other : float32[:]
-        The two models.
+        Values of the base model and of the other model.
     t : float32
-        Distance up to which the other model's value is taken whole.
+        Distance up to which the other model's value is taken unchanged.
     least : float32
-        Least distance that is divided by.
+        Least divisor: a smaller distance is replaced by it.
     out : float32[:]
         Receives the result.
 
@@ -43,18 +44,20 @@ def near_swap(base: np.ndarray, other: np.ndarray, t: np.float32, least: np.floa
 
 @njit(nogil=True, cache=True)
 def count_changed(taus: np.ndarray, epsilon: np.float32, counts: np.ndarray, found: np.ndarray) -> None:
-    """Count for every element how many models change it, and for every model its shared and its unique changes.
+    """Count the models that change each element, and the shared and unique changes of each model.
+
+    RAM: https://arxiv.org/abs/2601.13572. A change is shared if other models change the element too, else unique.
 
     Parameters
     ----------
     taus : float32[:, :]
-        One task vector a line.
+        One task vector in each line.
     epsilon : float32
-        A change counts if its magnitude is greater.
+        Only changes with a magnitude above this count.
     counts : uint16[:]
-        Receives the number of models that change an element.
+        Receives, for each element, the number of models that change it.
     found : int64[:, 2]
-        Each model's shared and unique changes, added to.
+        For each model, the numbers of its shared and of its unique changes, which the kernel adds to.
 
     """
     counts[:] = np.uint16(0)
@@ -75,16 +78,16 @@ def count_changed(taus: np.ndarray, epsilon: np.float32, counts: np.ndarray, fou
 
 @njit(nogil=True, cache=True)
 def mark_changed(tau: np.ndarray, epsilon: np.float32, mask: np.ndarray) -> None:
-    """Mark the changes that count.
+    """Mark the changes with a magnitude above epsilon.
 
     Parameters
     ----------
     tau : float32[:]
         Task vector.
     epsilon : float32
-        A change counts if its magnitude is greater.
+        Only changes with a magnitude above this are marked.
     mask : uint8[:]
-        Receives 1 or 0 for each.
+        Receives 1 for each change that is marked, else 0.
 
     """
     for i in range(len(tau)):
@@ -93,20 +96,22 @@ def mark_changed(tau: np.ndarray, epsilon: np.float32, mask: np.ndarray) -> None
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def add_changed(tau: np.ndarray, mask: np.ndarray, factor: np.float32, counts: np.ndarray, total: np.ndarray) -> None:
-    """Add one model's changes: its unique ones times a factor, the others divided by the number of models.
+    """Add one model's changes to a sum: unique ones times a factor, shared ones divided by the number of sharers.
+
+    RAM: https://arxiv.org/abs/2601.13572.
 
     Parameters
     ----------
     tau : float32[:]
         Task vector.
     mask : uint8[:]
-        1 where this model's change counts.
+        1 where the model changes the element by more than epsilon, else 0.
     factor : float32
-        Factor of unique changes.
+        Factor of the model's unique changes.
     counts : uint16[:]
-        How many models change each element.
+        For each element, the number of models that change it.
     total : float32[:]
-        Sum so far, added to.
+        The sum so far, which the kernel adds to.
 
     """
     for i in range(len(tau)):
@@ -117,14 +122,15 @@ def add_changed(tau: np.ndarray, mask: np.ndarray, factor: np.float32, counts: n
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def variance(taus: np.ndarray, out: np.ndarray) -> None:
-    """Compute the population variance over some task vectors at every element.
+    """Compute the population variance of the task vectors at every element.
 
-    The mean and the squares are summed in float64, the result is rounded once.
+    SCE: https://arxiv.org/abs/2408.07990. The mean and the squares are summed in float64, and the result is rounded
+    once.
 
     Parameters
     ----------
     taus : float32[:, :]
-        One task vector a line.
+        One task vector in each line.
     out : float32[:]
         Receives the variances.
 

@@ -1,4 +1,4 @@
-"""Asking the processor for memory before it is needed, while there is other work to do."""
+"""Asking the processor to fetch memory into its cache before the memory is read, while it does other work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _prefetch(typing, array, place):  # type: ignore[no-untyped-def]
 
 
 def _plain_prefetch(array, place):  # type: ignore[no-untyped-def]
-    """Do nothing: the memory comes when it is read."""
+    """Do nothing: memory that has not been asked for is fetched when it is read."""
 
 
 _ask: Any = _plain_prefetch if settings.DISABLE_JIT else _prefetch
@@ -35,21 +35,21 @@ _ask: Any = _plain_prefetch if settings.DISABLE_JIT else _prefetch
 
 @njit(nogil=True, cache=True)
 def fetch_ahead(ahead, fetched, done, count):  # type: ignore[no-untyped-def]
-    """Ask for as much of `ahead` as `done` is of `count`.
+    """Ask for the beginning of `ahead`, up to the fraction of it that `done` is of `count`.
 
     Parameters
     ----------
     ahead : uint8[:]
-        What is needed next.
+        The memory that is read next.
     fetched : int
-        Bytes asked for so far.
+        Bytes of it that were asked for so far.
     done, count : int
-        Elements worked on, and how many there are.
+        How many elements are finished, and how many there are.
 
     Returns
     -------
     int
-        Bytes asked for now.
+        Bytes that have been asked for now.
 
     """
     until = len(ahead) * done // count

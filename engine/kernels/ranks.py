@@ -1,8 +1,8 @@
-"""Random masks whose keep probability grows with the rank of an element's magnitude in its row (MAGPRUNE).
+"""Random masks that keep an element the more likely, the higher its magnitude ranks in its row (MAGPRUNE).
 
-DELLA: https://arxiv.org/abs/2406.11617, section 3.1. Hardly any element needs its exact rank: its place in a histogram
-of the row's magnitudes bounds it, and the random number is mostly outside of the bounds. The others are ranked by
-counting; rows in which that would take long are sorted.
+DELLA: https://arxiv.org/abs/2406.11617, section 3.1. Few elements need their exact rank: the position of an element in
+a histogram of the row's magnitudes bounds its rank and thus its probability, and the random number mostly lies outside
+of the bounds. The ranks of the other elements are found by counting; a row in which that would take long is sorted.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ _ONE = np.uint32(1)
 _SHORT_ROW = 1 << 14
 _SHORT_SHIFT, _LONG_SHIFT = np.uint32(18), np.uint32(15)
 BINS = 1 << 16
-"""Most bins of a row's histogram: 256 an octave of magnitudes; rows up to `_SHORT_ROW` have 32 an octave."""
+"""Most bins of the histogram of a row: 256 for each power of two, or 32 in rows of up to `_SHORT_ROW` elements."""
 _MOST_MAGNITUDES = 64
-"""A row whose undecided elements have more different magnitudes is sorted."""
+"""A row is sorted if its undecided elements have more distinct magnitudes than this."""
 
 
 @njit(nogil=True, cache=True, inline="always")
 def _edge(low: float, step: float, rank: int) -> np.uint32:
-    """Words below this keep the element of a rank: low + rank * step, rounded up."""
+    """Give the edge for a rank, low + rank * step rounded up: words below it keep the element of that rank."""
     return np.uint32(np.uint64(np.ceil(low + np.float64(rank) * step)))
 
 
 @njit(nogil=True, cache=True)
 def _count_below(bits: np.ndarray, magnitude: np.uint32) -> int:
-    """How many elements are smaller."""
+    """Count the elements with a smaller magnitude."""
     found = np.uint32(0)
     for k in range(len(bits)):
         found = np.uint32(found + np.uint32(np.uint32(bits[k] & _ABS) < magnitude))
@@ -37,7 +37,7 @@ def _count_below(bits: np.ndarray, magnitude: np.uint32) -> int:
 
 @njit(nogil=True, cache=True)
 def _count_equal(bits: np.ndarray, magnitude: np.uint32) -> int:
-    """How many elements are as large."""
+    """Count the elements with the same magnitude."""
     found = np.uint32(0)
     for k in range(len(bits)):
         found = np.uint32(found + np.uint32(np.uint32(bits[k] & _ABS) == magnitude))
@@ -46,7 +46,7 @@ def _count_equal(bits: np.ndarray, magnitude: np.uint32) -> int:
 
 @njit(nogil=True, cache=True)
 def _mark_sorted(bits: np.ndarray, low: float, step: float, words: np.ndarray, mask: np.ndarray) -> None:
-    """Mark a row's elements by sorting their magnitudes with their indices."""
+    """Mark the elements of a row by their ranks, which a sort of magnitudes and indices finds."""
     keys = np.empty(len(bits), np.int64)
     for i in range(len(bits)):
         keys[i] = (np.int64(bits[i] & _ABS) << np.int64(32)) | np.int64(i)
@@ -60,9 +60,10 @@ def _mark_sorted(bits: np.ndarray, low: float, step: float, words: np.ndarray, m
 def _mark_counted(
     bits: np.ndarray, low: float, step: float, words: np.ndarray, mask: np.ndarray, undecided: np.ndarray
 ) -> bool:
-    """Mark the undecided elements (ascending indices), those of equal magnitude together, by counting.
+    """Mark the undecided elements, given by ascending indices, by their ranks, which are found by counting.
 
-    Gives up, and gives false, where there are too many magnitudes.
+    Elements of equal magnitude are marked together. The function gives up, and returns false, where the undecided
+    elements have more than `_MOST_MAGNITUDES` distinct magnitudes.
     """
     magnitudes = 0
     for first in range(len(undecided)):
@@ -85,9 +86,10 @@ def _mark_counted(
 
 @njit(nogil=True, cache=True)
 def _make_edges(bits: np.ndarray, shift: np.uint32, low: float, step: float, bins: np.ndarray) -> tuple[int, int]:
-    """Find for every magnitude's bin below which words its first and its last element are kept.
+    """Find, for every bin, the edges of the first and of the last element in it.
 
-    The first line of ``bins`` receives the edges of the first, the second those of the last; gives the range of bins.
+    The first line of `bins` receives the edges of the first elements, and the second line those of the last elements.
+    The function returns the range of bins that hold elements.
     """
     counts, last = bins[0], bins[1]
     least, most = _ABS, np.uint32(0)
@@ -109,7 +111,7 @@ def _make_edges(bits: np.ndarray, shift: np.uint32, low: float, step: float, bin
 
 @njit(nogil=True, cache=True)
 def _mark_row(bits: np.ndarray, low: float, step: float, words: np.ndarray, mask: np.ndarray, bins: np.ndarray) -> None:
-    """Mark one row; ``bins`` is uint32[2, BINS], its first line all zero before and after."""
+    """Mark one row; `bins` is uint32[2, BINS], and its first line is all zero before and after."""
     shift = _SHORT_SHIFT if len(bits) <= _SHORT_ROW else _LONG_SHIFT
     begin, end = _make_edges(bits, shift, low, step, bins)
     surely, perhaps = bins[0], bins[1]
@@ -140,25 +142,26 @@ def mark_by_rank(
     mask: np.ndarray,
     bins: np.ndarray,
 ) -> None:
-    """Mark the values of whole rows at random, the stronger of a row with the greater probability.
+    """Mark the values of whole rows at random, with a probability that grows with the rank in the row.
 
-    The element of rank r of n (from 0 for the smallest magnitude; equal ones by index) is kept with probability
-    density - epsilon + 2 epsilon r / (n - 1), or density where n = 1; a zero never.
+    Of a row of n elements, the one of rank r is kept with probability density - epsilon + 2 epsilon r / (n - 1), or
+    with probability density where n = 1. The smallest magnitude has rank 0, equal ones are ranked by index, and zeros
+    are never kept.
 
     Parameters
     ----------
     values : float32[:]
-        A whole number of rows.
+        The values of whole rows.
     row_length : int
         Elements of a row, below 2^32.
     probability : (float, float)
         Density and epsilon; their sum and their difference are between 0 and 1.
     words : uint32[:]
-        As many random words.
+        A random word for each value.
     mask : uint8[:]
-        Receives 1 or 0 for each value.
+        Receives 1 for each value that is kept, else 0.
     bins : uint32[2, BINS]
-        Scratch; its first line is all zero before and after.
+        Scratch memory; its first line must be all zero before, and is all zero after.
 
     """
     density, epsilon = probability

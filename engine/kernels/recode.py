@@ -1,9 +1,10 @@
-"""Storing a tensor's elements in another floating-point dtype, rounded once.
+"""Storing the elements of a tensor in another floating-point dtype, rounded once.
 
-Every dtype but float64 is decoded exactly into float32, so that encoding rounds once. Float64 is not: it is rounded to
-float32 only where that is what is wanted. For narrower dtypes it is cut to float32 *by rounding to odd* first, which
-keeps enough of what was cut off for the second rounding to be right (S. Boldo, G. Melquiond, "Emulation of FMA and
-correctly rounded sums: proved algorithms using rounding to odd", theorem 3: two more bits than the target suffice).
+Every dtype but float64 decodes exactly into float32, so that only the encoding rounds. A float64 value that is to
+become float32 is rounded directly. For a narrower target it is first *rounded to odd* as float32, which preserves
+enough of the bits that are cut off for the second rounding to be right (S. Boldo, G. Melquiond, "Emulation of FMA and
+correctly rounded sums: proved algorithms using rounding to odd", theorem 3: two bits more than the target has are
+enough).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dovetail.engine.kernels.convert import F32, F64, ITEMSIZES, decode, encode
 from dovetail.engine.kernels.statistics import count_nonfinite
 
 TILE = 4096
-"""Elements of a tile: few enough for the nearest caches, enough to outweigh the work around each loop."""
+"""Elements of a tile: few enough for the L1 and L2 caches, enough to outweigh the work around each loop."""
 
 _EXP64 = np.uint64(0x7FF0000000000000)
 _ABS = np.uint32(0x7FFFFFFF)
@@ -24,7 +25,7 @@ _ONE = np.uint32(1)
 
 @njit(nogil=True, cache=True)
 def _count_nonfinite64(bits: np.ndarray) -> int:
-    """How many float64 values, given as bits, are NaN or infinite."""
+    """Count the float64 values, given as bits, that are NaN or infinite."""
     found = 0
     for i in range(len(bits)):
         found += (bits[i] & _EXP64) == _EXP64
@@ -33,14 +34,16 @@ def _count_nonfinite64(bits: np.ndarray) -> int:
 
 @njit(nogil=True, cache=True)
 def decode_to_odd(values: np.ndarray, out: np.ndarray) -> None:
-    """Round float64 values to float32 by rounding to odd: what is not exact gets the neighbour whose last bit is set.
+    """Round float64 values to odd float32 values: of the two neighbours of a value, the one with its last bit set.
+
+    A value that float32 holds exactly stays as it is, as do NaN and infinity.
 
     Parameters
     ----------
     values : float64[:]
-        Any values; NaN and infinity stay what they are.
+        The values.
     out : float32[:]
-        Receives as many.
+        Receives the rounded values.
 
     """
     bits = out.view(np.uint32)
@@ -58,20 +61,20 @@ def decode_to_odd(values: np.ndarray, out: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def recode(raw: np.ndarray, code: int, out: np.ndarray, out_code: int, nonfinite: np.ndarray) -> int:
-    """Store elements in another dtype: nearest even, rounded once, NaN and infinity passed through.
+    """Store elements in another dtype, rounded once to nearest even; NaN and infinity are passed through.
 
     Parameters
     ----------
     raw : uint8[:]
         Stored bytes, contiguous; may be read-only.
     code : int
-        Their dtype code.
+        Dtype code of `raw`.
     out : uint8[:]
-        Receives the stored bytes of as many elements.
+        Receives the stored bytes of the same elements.
     out_code : int
-        Its dtype code.
+        Dtype code of `out`.
     nonfinite : int64[:]
-        One counter of the NaN and infinite elements of `raw`; added to.
+        One counter, to which the kernel adds the number of NaN and infinite elements of `raw`.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""n:m selection in a tile of task vectors: the n largest of every m, equal ones by index, zeros never.
+"""n:m selection in a tile of a task vector: the n largest magnitudes of every m, equal ones by index, zeros never.
 
-Blocks of up to 128 elements are sorted, sixteen at a time, those of up to 16 in registers (`short_blocks`,
-`medium_blocks`); of longer ones the threshold is sought, block by block (`long_blocks`).
+Blocks of up to 128 elements are sorted, sixteen of them at a time (`medium_blocks`), those of up to 16 elements within
+registers (`short_blocks`). In longer blocks the threshold is searched for, block by block (`long_blocks`).
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from dovetail.engine.kernels.short_blocks import LONGEST as LONGEST_SHORT
 from dovetail.engine.kernels.short_blocks import dense_4, dense_8, dense_16, loose_4, loose_8, loose_16
 
 TABLE_ELEMENTS = (LONGEST + 2) * BLOCKS
-"""Length of a table of blocks side by side."""
+"""Elements of a table that holds blocks side by side, with a row more for each of two sorted lists."""
 
 SLACK = 64
-"""Elements that may be touched beyond the last span."""
+"""Elements beyond the last span that the selection may read or write."""
 
 
 @njit(nogil=True, cache=True)
 def span_elements(m: int) -> int:
-    """Give the number of elements that are selected from at once: a multiple of m."""
+    """Give the elements of a span, a multiple of m: the selection always works on whole spans."""
     return BLOCKS * m if m <= LONGEST else m
 
 
 @njit(nogil=True, cache=True)
 def plane_elements(m: int) -> int:
-    """Give the length of the planes for blocks of m."""
+    """Give the length of the planes of `long_blocks` for blocks of m elements; 0 for blocks that need none."""
     return 0 if m <= LONGEST else (m + ROW - 1) // ROW * ROW
 
 
 @njit(nogil=True, cache=True)
 def fill(array, start, stop, value):  # type: ignore[no-untyped-def]
-    """Set ``array[start:stop]``; a loop, unlike the assignment to a slice, becomes vector code."""
+    """Set ``array[start:stop]`` by a loop, which becomes vector code, unlike an assignment to a slice."""
     part = array[start:stop]
     for i in range(len(part)):
         part[i] = value
@@ -73,7 +73,7 @@ def _select_short(tau, free, marks, count, m, n, ahead):  # type: ignore[no-unty
 
 @njit(nogil=True, cache=True)
 def _merge(ordered, place, pieces):  # type: ignore[no-untyped-def]
-    """Merge up to 4 sorted pieces, after a row of the largest integer; give the rows sorted, zeros included."""
+    """Merge up to 4 sorted pieces into a list behind a row of the largest integer; give the rows of the list."""
     fill(ordered, (place - 1) * BLOCKS, place * BLOCKS, np.uint32(0xFFFFFFFF))
     if pieces >= 2:
         merge_32(ordered, place)
@@ -87,8 +87,9 @@ def _merge(ordered, place, pieces):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _select_medium(tau, free, marks, count, m, n, table, ordered, ahead):  # type: ignore[no-untyped-def]
+def _select_medium(tau, free, marks, count, m, n, scratch, ahead):  # type: ignore[no-untyped-def]
     """Select from blocks of up to `LONGEST` elements."""
+    table, ordered, _, _ = scratch
     pieces, fetched = (m + PIECE - 1) // PIECE, np.int64(0)
     first, second = np.int64(1), np.int64(2 + 4 * PIECE)
     for start in range(0, count, BLOCKS * m):
@@ -103,11 +104,11 @@ def _select_medium(tau, free, marks, count, m, n, table, ordered, ahead):  # typ
 
 @njit(nogil=True, cache=True)
 def _level(upper, m, n, guess):  # type: ignore[no-untyped-def]
-    """Find the largest t with at least n elements >= t in the upper plane, and how many are needed of those at t.
+    """Find the largest t with at least n elements >= t in the upper plane, and how many elements at t are needed.
 
-    Thresholds of neighbouring blocks are close to each other, so that the search starts from a guess, in steps that
-    grow until they pass the threshold. It ends early where exactly n elements are >= t; then none is needed of those
-    at t - 1.
+    Thresholds of neighbouring blocks are close to each other, so the search starts from that of the block before, in
+    steps that grow until they pass the threshold. Where it meets a t with exactly n elements >= t, it ends early and
+    returns t - 1, of which no element is needed.
     """
     low, high, above = 0, 0x8000, 0
     place, step = max(guess, 1), 8
@@ -127,9 +128,10 @@ def _level(upper, m, n, guess):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _rest(upper, lower, m, level, needed):  # type: ignore[no-untyped-def]
-    """Find the threshold of the lower halves in a level of which `needed` elements are to be kept, and the ties at it.
+    """Find the threshold of the lower halves among the elements at a level, and the number of ties to keep at it.
 
-    Usually the largest few are the same: values that were stored in 16 bits have nothing in their lower halves.
+    `needed` elements of the level are kept. The largest few lower halves are tried first, because they usually settle
+    it: values that were stored in 16 bits have zeros in their lower halves.
     """
     most, above = 0xFFFF, 0
     for _ in range(4):
@@ -151,8 +153,9 @@ def _rest(upper, lower, m, level, needed):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _select_long(tau, free, marks, count, m, n, upper, lower, ahead):  # type: ignore[no-untyped-def]
+def _select_long(tau, free, marks, count, m, n, scratch, ahead):  # type: ignore[no-untyped-def]
     """Select from blocks of more than `LONGEST` elements."""
+    _, _, upper, lower = scratch
     level, fetched = np.int64(0), np.int64(0)
     for start in range(0, count, m):
         fetched = fetch_ahead(ahead, fetched, start + m, count)
@@ -162,7 +165,7 @@ def _select_long(tau, free, marks, count, m, n, upper, lower, ahead):  # type: i
             mark_above(upper, marks, start, m, level)
             continue
         low, ties = _rest(upper, lower, m, level, needed)
-        # Zero is never kept, so at a threshold of zero no tie is.
+        # Zeros are never kept, so no tie is kept at a threshold of zero.
         mark_from(upper, lower, marks, start, m, level, low, ties if level | low else 0)
 
 
@@ -173,30 +176,30 @@ def select(tau, free, marks, count, m, n, scratch, ahead):  # type: ignore[no-un
     Parameters
     ----------
     tau : float32[:]
-        Values; set to zero between `count` and the end of its span.
+        Values. The kernel sets those from `count` to the end of the last span to zero.
     free : uint16[:]
-        All ones where an element may be selected, else zero.
+        0xFFFF where an element may be selected, else 0.
     marks : uint16[:]
-        Receives all ones where selected, else zero. These three arrays are `SLACK` longer than whole spans.
+        Receives 0xFFFF where an element is selected, else 0. These three arrays have `SLACK` elements more than the
+        spans.
     count : int
-        Elements; the last block may be short.
+        Number of elements; the last block may be short.
     m, n : int
         Elements of a block, and how many of them to select.
     scratch : (uint32[:], uint32[:], uint16[:], uint16[:])
-        Two tables of `TABLE_ELEMENTS`, two planes of `plane_elements`.
+        Two tables of `TABLE_ELEMENTS`, and two planes of `plane_elements`.
     ahead : uint8[:]
-        Memory that is needed next: it is asked for as the work goes on.
+        Memory that the caller reads next; the processor is asked to fetch it while the selection goes on.
 
     """
     if n == 0:
         fill(marks, np.int64(0), count, np.uint16(0))
     else:
-        table, ordered, upper, lower = scratch
         span = span_elements(m)
         fill(tau, count, (count + span - 1) // span * span, np.float32(0.0))
         if m <= LONGEST_SHORT:
             _select_short(tau, free, marks, count, m, n, ahead)
         elif m <= LONGEST:
-            _select_medium(tau, free, marks, count, m, n, table, ordered, ahead)
+            _select_medium(tau, free, marks, count, m, n, scratch, ahead)
         else:
-            _select_long(tau, free, marks, count, m, n, upper, lower, ahead)
+            _select_long(tau, free, marks, count, m, n, scratch, ahead)

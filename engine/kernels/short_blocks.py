@@ -1,8 +1,9 @@
-"""n:m selection for blocks of up to 16 elements, as vector code: several blocks in a vector, turned into lanes.
+"""n:m selection for blocks of up to 16 elements, as vector code that sorts sixteen blocks within registers.
 
-Sixteen blocks stand side by side, one in each lane of vectors of 32-bit integers: vector j holds element j of every
-block. A sorting network sorts all blocks at once, without a branch, and its n-th row holds every block's threshold.
-Loops do not get there: LLVM vectorises along a block, and short blocks leave it nothing to work with.
+Vectors with several blocks in each are transposed, so that sixteen blocks stand side by side, one in each lane: vector
+j holds element j of every block, as 32-bit integers. A sorting network sorts all the blocks at once, without a branch;
+its n-th row holds the threshold of every block. Plain loops would not become such code: LLVM makes vectors of
+neighbouring elements of one block, and short blocks have too few.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ from dovetail.engine.kernels.emit import (
 from dovetail.engine.kernels.network import BLOCKS, ZERO, collect, lowest, sort
 
 LONGEST = 16
-"""Longest block."""
+"""Most elements of a block."""
 
 _ABS = 0x7FFFFFFF
 
 
 class _Layout:
-    """Where the elements of 16 blocks are: in memory, in vectors as loaded, and in vectors with one lane a block."""
+    """Where the elements of 16 blocks are: in vectors as they are loaded, and in vectors with a lane for each block."""
 
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self.bits = range(rows.bit_length() - 1)
-        # Follow element `block * rows + row` through the swaps of vector bits with lane bits.
+        # The transposition swaps bits of vector numbers with bits of lane numbers: follow element `block * rows + row`.
         self.lane_of_block = [self._place(block * rows)[1] for block in range(BLOCKS)]
         self.vector_of_row = [self._place(row)[0] for row in range(rows)]
 
@@ -59,16 +60,16 @@ class _Layout:
         return vector, lane
 
     def lanes(self, vector: int) -> list[int]:
-        """Give the lane of the block that each element of a loaded vector belongs to."""
+        """Give, for each element of a loaded vector, the lane of its block after the transposition."""
         return [self.lane_of_block[(vector * BLOCKS + lane) // self.rows] for lane in range(BLOCKS)]
 
     def row(self, lane: int) -> int:
-        """Give the row of an element of a loaded vector."""
+        """Give the row, after the transposition, of the element in a lane of a loaded vector."""
         return lane % self.rows
 
 
 def _row_at(builder: Any, rows: list[Any], index: Any) -> Any:
-    """Give ``rows[index]`` for an index known only when the code runs."""
+    """Generate ``rows[index]`` for an index that is known only when the code runs."""
     table = reserve(builder, ir.ArrayType(rows[0].type, len(rows)))
     first = builder.bitcast(table, rows[0].type.as_pointer())
     for position, row in enumerate(rows):
@@ -77,7 +78,7 @@ def _row_at(builder: Any, rows: list[Any], index: Any) -> Any:
 
 
 def _choose(builder: Any, rows: list[Any], needed: Any) -> Any:
-    """Give, for every block, an integer with a one for every row selected."""
+    """Generate, for every block, an integer with a bit set for every row that is selected."""
     last = builder.sub(needed, integer(I64, 1))
     threshold = umax(builder, _row_at(builder, sort(builder, rows), last), constant(I32, [1] * BLOCKS))
     above = collect(builder, [builder.icmp_unsigned(">", row, threshold) for row in rows])
@@ -88,11 +89,11 @@ def _choose(builder: Any, rows: list[Any], needed: Any) -> Any:
 
 def _make(rows: int, *, dense: bool) -> Any:
     layout = _Layout(rows)
-    # A vector holds several blocks: one piece if they lie next to each other without gaps, else one piece a block.
+    # A vector holds several blocks. It is loaded as one piece if blocks fill it without gaps, else block by block.
     length = BLOCKS if dense else rows
 
     def places(builder: Any, start: Any, m: Any) -> list[list[Any]]:
-        """Give the first element of every piece of every vector."""
+        """Generate the index of the first element of every piece of every vector."""
         if dense:
             return [[offset(builder, start, vector * BLOCKS)] for vector in range(rows)]
         every = [builder.add(start, builder.mul(m, integer(I64, block))) for block in range(BLOCKS)]
@@ -151,7 +152,22 @@ dense_4, dense_8, dense_16 = _dense
 loose_4, loose_8, loose_16 = _loose
 """``dense_4(tau, free, marks, start, m, needed)``
 
-Mark the `needed` largest magnitudes among the free elements of each of 16 blocks from `start` on. Equal magnitudes: the
-lower index first; zero never. Dense: blocks of exactly 4, 8 or 16 elements. Loose: of m elements, up to as many; marks
-beyond the last block, up to 16 of them, are undefined afterwards.
+Mark the `needed` largest magnitudes among the free elements of each of 16 neighbouring blocks; of equal magnitudes the
+lower index comes first, and zeros are never marked.
+
+The dense kernels serve blocks of exactly 4, 8 or 16 elements, and the loose ones blocks of up to as many; up to 16
+marks beyond the last block are undefined afterwards.
+
+Parameters
+----------
+tau : float32[:]
+    The values.
+free : uint16[:]
+    0xFFFF where an element may be selected, else 0.
+marks : uint16[:]
+    Receives 0xFFFF where an element is selected, else 0.
+start, m : int
+    First element of the first block, and elements of a block.
+needed : int
+    How many elements to mark in each block.
 """

@@ -1,8 +1,8 @@
-"""Sums of sparsified task vectors, fused from stored bytes to stored bytes, tile by tile.
+"""Sums of sparsified task vectors, fused into one kernel that reads and writes stored bytes, tile by tile.
 
-The same steps as `dovetail.engine.methods.sparsified` takes with one kernel each, for everything that is kept without
-looking at rows: all, a band of ranks, or a part at random. All arithmetic is float32, each operation rounded on its
-own.
+The kernel takes the steps that `dovetail.engine.methods.sparsified` otherwise takes with one kernel each. It serves
+models that keep everything, a band of ranks by magnitude, or a part at random, but not those that rank the elements of
+a row. All arithmetic is float32, and every operation is rounded by itself.
 """
 
 from __future__ import annotations
@@ -10,25 +10,24 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dovetail.engine.kernels.consensus import add_change, keep_masked
 from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
 from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs, scale_change
-from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.philox import mark_random, random_words
-from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero, sum_squares
+from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero
 from dovetail.engine.kernels.strongest import mark_strongest
-from dovetail.engine.kernels.sums import sum_magnitudes
+from dovetail.engine.kernels.sums import sum_magnitudes, sum_squares
+from dovetail.engine.kernels.task_vectors import add_change, keep_masked, subtract
 
 TILE = 4096
-"""Elements of a tile: few enough for the nearest caches."""
+"""Elements of a tile: few enough for the L1 and L2 caches."""
 
 EVERYTHING, BAND, RANDOM = range(3)
-"""What a model keeps."""
+"""What a model keeps: everything, a band of ranks by magnitude, or a part at random."""
 
 
 @njit(nogil=True, cache=True)
 def _mark(tau, model, keeps, first, words, mask, other):  # type: ignore[no-untyped-def]
-    """Mark what a model keeps of a tile; see `sparsified_sum` for `keeps`."""
+    """Mark the elements of a tile that a model keeps; `keeps` is as for `sparsified_sum`."""
     kinds, rules, seen, edges, key = keeps
     if kinds[model] == EVERYTHING:
         mark_nonzero(tau, mask)
@@ -45,16 +44,16 @@ def _mark(tau, model, keeps, first, words, mask, other):  # type: ignore[no-unty
 
 @njit(nogil=True, cache=True)
 def sparsified_norms(sources, codes, keeps, place, out):  # type: ignore[no-untyped-def]
-    """Sum the magnitudes of all of a run of elements, and of what is kept of it.
+    """Sum, for each model, the magnitudes of a run of its task vector, and those of the part that the model keeps.
 
     Parameters
     ----------
     sources, codes, keeps
         As for `sparsified_sum`.
     place : (int, int, int)
-        First element and one past the last within the sources; index of the first in the tensor.
-    out : float64[models, 2]
-        Receives the sums of each model.
+        First element of the run in the sources and one past its last, and the index of the first in the tensor.
+    out : float64[K, 2]
+        Receives the two sums of each model.
 
     """
     begin, end, index = place
@@ -77,35 +76,36 @@ def sparsified_norms(sources, codes, keeps, place, out):  # type: ignore[no-unty
 
 @njit(nogil=True, cache=True)
 def sparsified_sum(sources, codes, keeps, index, factors, options, out, totals):  # type: ignore[no-untyped-def]
-    """Merge a chunk.
+    """Merge a chunk: W0 + factor * sum(weight * (scale * kept tau)), divided if asked for, with or without voting.
 
     Parameters
     ----------
     sources : tuple of uint8[:]
-        Stored bytes of the base model and of the models, all of the same type.
-    codes : int64[:]
-        Their dtype codes; the last is the output's.
-    keeps : tuple
-        What each model keeps: kinds, int64[models]; rules of bands, int64[models, 2, 2] (magnitude bits and ties of the
-        last element kept, and of the last dropped as too large or -1); how many ties came before, int64[models, 2],
-        updated; edges of random words, float64[models]; their key, uint64[2].
+        Stored bytes of the base model and of the K models; all arrays are of one numba type.
+    codes : int64[K + 2]
+        Dtype codes of the sources, then that of the output.
+    keeps : (int64[K], int64[K, 2, 2], int64[K, 2], float64[K], uint64[2])
+        What each model keeps. The kinds: `EVERYTHING`, `BAND` or `RANDOM`. For bands, the rules: threshold (magnitude
+        bits) and ties of the last element that is kept, and of the last one that is dropped as too large, or -1 if none
+        is. For bands, how many ties of each rule come before in the tensor, which the kernel adds to. For random parts,
+        the edges below which a random word keeps an element, and the key of the random words.
     index : int
-        Index of the first element in the tensor.
-    factors : float32[2, models]
-        Rescaling factors and weights.
+        Index in the tensor of the first element.
+    factors : float32[2, K]
+        The models' rescaling factors, and their weights.
     options : (bool, bool, float32, float32)
-        Whether signs are elected, whether by the sum of weights is divided, that sum, and the factor (lambda).
+        Whether signs are elected (TIES, see `election`); whether the elected sum is then divided by the weights of its
+        models; the divisor of the sum, 1 with an election; and its factor (the papers' lambda).
     out : uint8[:]
         Receives the stored bytes of the result.
-    totals : tuple
-        Added to: NaN and infinite elements of each source, int64[models + 1]; what both of two models keep,
-        int64[models, models]; sums of squares of task vectors, of what is kept, and of the change,
-        float64[2 models + 1].
+    totals : (int64[K + 1], int64[K, K], float64[2 K + 1])
+        Sums that the kernel adds to: NaN and infinite elements of each source; how many elements both model i and
+        model j keep; sums of squares of the task vectors, of their kept parts, and of the change.
 
     Returns
     -------
     int
-        Elements of the output that are not finite.
+        The number of elements of the output that are not finite.
 
     """
     voting, normalize, divisor, factor = options
@@ -129,13 +129,13 @@ def sparsified_sum(sources, codes, keeps, index, factors, options, out, totals):
             subtract(vector, origin)
             square = sum_squares(vector)
             squares[j] += square
-            # Squares of float32 cannot overflow float64: a finite sum means that both sources are finite here.
+            # Squares of float32 do not overflow float64, so a finite sum means that both sources are finite here.
             finite &= np.isfinite(square)
             _mark(vector, j, keeps, index + start, words[:count], marks, other[:count])
             keep_masked(vector, marks, kept[:count])
             squares[models + j] += sum_squares(kept[:count])
             if voting:
-                add_voting(vector, marks, factors[0, j], factors[1, j], sums)
+                add_voting(vector, marks, factors[0, j], factors[1, j], factors[1, j], sums)
             else:
                 add_scaled(vector, marks, factors[0, j], factors[1, j], delta)
         if not finite:

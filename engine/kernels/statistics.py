@@ -1,55 +1,12 @@
-"""Counts and sums of squares over one tile; every loop vectorises without fast-math."""
+"""Counts over one tile: NaN and infinite values, marks of kept elements, and marks that two models share."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-_LANES = 32
-"""Independent float64 sums; enough to hide the latency of an addition at any vector width."""
-
-_ROW = 4 * _LANES
-"""Elements added to the lanes at a time; four to each, as loading and storing the lanes is what costs."""
-
 _EXP = np.uint32(0x7F800000)
 _ABS = np.uint32(0x7FFFFFFF)
-
-
-@njit(nogil=True, cache=True)
-def sum_squares(values: np.ndarray) -> float:
-    """Sum the squares of float32 values in float64.
-
-    The order of the additions is fixed: interleaved lanes, then those in order, then the rest. Products are exact
-    (two 24-bit mantissas fit in 53 bits).
-
-    Parameters
-    ----------
-    values : float32[:]
-        Contiguous.
-
-    Returns
-    -------
-    float
-        The sum.
-
-    """
-    # Slow equivalent, up to the order: (values.astype(np.float64) ** 2).sum()
-    lanes = np.zeros(_LANES, np.float64)
-    rows = len(values) // _ROW
-    for row in range(rows):
-        part = values[row * _ROW : (row + 1) * _ROW]
-        for lane in range(_LANES):
-            v0 = np.float64(part[lane])
-            v1 = np.float64(part[lane + _LANES])
-            v2 = np.float64(part[lane + 2 * _LANES])
-            v3 = np.float64(part[lane + 3 * _LANES])
-            lanes[lane] += v0 * v0 + v1 * v1 + v2 * v2 + v3 * v3
-    total = 0.0
-    for lane in range(_LANES):
-        total += lanes[lane]
-    for value in values[rows * _ROW :]:
-        total += np.float64(value) * np.float64(value)
-    return total
 
 
 @njit(nogil=True, cache=True)
@@ -64,7 +21,7 @@ def count_nonfinite(values: np.ndarray) -> int:
     Returns
     -------
     int
-        How many there are.
+        How many values are NaN or infinite.
 
     """
     bits = values.view(np.uint32)
@@ -76,14 +33,14 @@ def count_nonfinite(values: np.ndarray) -> int:
 
 @njit(nogil=True, cache=True)
 def mark_nonzero(values: np.ndarray, mask: np.ndarray) -> None:
-    """Set ``mask[i]`` to 1 where ``values[i]`` is not zero (of either sign), else to 0.
+    """Mark the values that are not zero, of either sign.
 
     Parameters
     ----------
     values : float32[:]
         Contiguous.
     mask : uint8[:]
-        Receives as many marks.
+        Receives 1 for each value that is not zero, else 0.
 
     """
     bits = values.view(np.uint32)
@@ -93,16 +50,16 @@ def mark_nonzero(values: np.ndarray, mask: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def count_pairs(masks: np.ndarray, count: int, pairs: np.ndarray) -> None:
-    """Add to ``pairs[i, j]`` how many elements both mask i and mask j mark.
+    """Count, for every pair of models, the elements that both keep.
 
     Parameters
     ----------
     masks : uint8[:, :]
-        One row of zeros and ones a model.
+        One mask of zeros and ones in each row.
     count : int
-        Elements of each row to look at; fewer than 2^32.
+        Elements of each row that take part, from the first on; fewer than 2^32.
     pairs : int64[:, :]
-        Symmetric counts, added to.
+        The kernel adds to ``pairs[i, j]`` the elements that both mask i and mask j mark.
 
     """
     for i in range(len(masks)):

@@ -1,7 +1,7 @@
-"""Which elements of a whole tensor are the strongest, where every model chooses alone: counting and marking.
+"""Counting and marking the strongest elements of a whole tensor, for models that choose without regard to each other.
 
-The same three digits of magnitude bits as in `magnitude`, without claims, written so that both loops run at the speed
-of the memory: `magnitude` serves models that see each other's claims.
+The kernels count the same three digits of magnitude bits as those of `magnitude`, which serve models that see each
+other's claims. Without claims the loops are simple enough to run at the speed of the memory.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dovetail.engine.kernels.magnitude import DIGIT_BINS, DIGIT_SHIFTS
 _ABS = np.uint32(0x7FFFFFFF)
 _ONE = np.uint32(1)
 _WAYS = 4
-"""Histograms filled in turn, so that equal neighbours do not wait for each other's counter."""
+"""Histograms that take elements in turn, so that equal neighbours do not wait for one counter."""
 _RUN = 64
-"""Elements looked at together for one that matters."""
+"""Elements that are tested together: if none of them has the prefix, all are passed over."""
 
 
 @njit(nogil=True, cache=True)
@@ -39,7 +39,10 @@ def _count_first(bits: np.ndarray, counts: np.ndarray) -> None:
 
 @njit(nogil=True, cache=True)
 def _count_later(bits: np.ndarray, digit: int, prefix: int, counts: np.ndarray) -> None:
-    """Count a lower digit of the magnitudes whose higher digits are `prefix`: few, so whole runs are passed over."""
+    """Count a lower digit of the magnitudes that have the higher digits `prefix`.
+
+    Few elements have them, so that most runs of elements are passed over whole.
+    """
     above, shift = np.uint32(DIGIT_SHIFTS[digit - 1]), np.uint32(DIGIT_SHIFTS[digit])
     last = np.uint32(DIGIT_BINS[digit] - 1)
     wanted = np.uint32(prefix)
@@ -50,7 +53,7 @@ def _count_later(bits: np.ndarray, digit: int, prefix: int, counts: np.ndarray) 
         for i in range(len(run)):
             found = np.uint32(found | np.uint32(np.uint32(np.uint32(run[i] & _ABS) >> above) == wanted))
         if found != 0:
-            # Whether to count is data, not a branch that no processor could guess.
+            # The condition is added as a number, because processors would mispredict a branch.
             for i in range(len(run)):
                 magnitude = np.uint32(run[i] & _ABS)
                 place = np.uint32(np.uint32(magnitude >> shift) & last)
@@ -62,18 +65,18 @@ def _count_later(bits: np.ndarray, digit: int, prefix: int, counts: np.ndarray) 
 
 @njit(nogil=True, cache=True)
 def count_magnitudes(values: np.ndarray, digit: int, prefix: int, counts: np.ndarray) -> None:
-    """Add the histogram of one digit of the magnitude bits of the values that are not zero.
+    """Count one digit of the magnitude bits of the values that are not zero.
 
     Parameters
     ----------
     values : float32[:]
         The values, contiguous.
     digit : int
-        0, 1 or 2. Digit 0 counts all; the others count those whose higher bits are `prefix`.
+        0, 1 or 2. For digit 0 all values are counted, for the others only those that have the higher digits `prefix`.
     prefix : int
-        See `digit`.
+        The higher digits; not read where `digit` is 0.
     counts : int64[:]
-        ``DIGIT_BINS[digit]`` counts, added to.
+        Histogram of ``DIGIT_BINS[digit]`` bins, which the kernel adds to.
 
     """
     bits = values.view(np.uint32)
@@ -85,25 +88,25 @@ def count_magnitudes(values: np.ndarray, digit: int, prefix: int, counts: np.nda
 
 @njit(nogil=True, cache=True)
 def mark_strongest(values: np.ndarray, threshold: int, ties: int, seen: int, mask: np.ndarray) -> int:
-    """Mark the values above a threshold, and the first `ties` of the tensor that are just there; never a zero.
+    """Mark the values with a magnitude above a threshold, and the first `ties` of the tensor at it; zeros never.
 
     Parameters
     ----------
     values : float32[:]
         The values, contiguous; fewer than 2^32.
     threshold : int
-        Magnitude bits.
+        The threshold, as magnitude bits.
     ties : int
-        How many values of just that magnitude count, lowest indices first.
+        How many values of the tensor with just that magnitude are marked, lowest indices first.
     seen : int
-        Values of that magnitude before these.
+        How many values of that magnitude come before these in the tensor.
     mask : uint8[:]
-        Receives 1 or 0 for each value.
+        Receives 1 for each value that is marked, else 0.
 
     Returns
     -------
     int
-        `seen`, these values included.
+        `seen` plus the number of these values with just that magnitude.
 
     """
     bits = values.view(np.uint32)

@@ -1,9 +1,11 @@
-"""Arcee Fusion: take over the other model's most important changes, with a threshold that adapts to each tensor.
+"""Arcee Fusion: take the other model's most important changes, by a threshold that adapts to each tensor.
 
-Importance is the magnitude of a change times the divergence of the two models' softmax over its row; changes of at
-least the median plus 1.5 times the interquartile range of a tensor's importances are taken. mergekit estimates the
-quantiles of tensors beyond a million elements from a sample; here they are exact. It also computes divergences in
-float32, which for rows that hardly differ is mostly rounding noise; here they are float64 rounded once.
+The importance of a change is its magnitude times the divergence between the softmax of its row in the two models. A
+change is taken if its importance is at least the median of the tensor plus 1.5 times the interquartile range.
+
+mergekit estimates the quantiles of tensors beyond a million elements from a sample; here they are exact. mergekit also
+computes divergences in float32, which gives mostly rounding noise for rows that hardly differ; here they are computed
+in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -42,27 +44,27 @@ class Found:
     divergences: NDArray[np.float32]
     """The divergence of every row."""
     rules: Rules = ()
-    """Rules whose thresholds are the quartiles, as far as known."""
+    """One rule for each quartile; its threshold is the quartile, or the digits of it that are found."""
     threshold: float = np.nan
     """Least importance that is taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """W0 + tau where tau is important."""
+    """Program of a tensor: W0 + tau where tau is important, else W0."""
 
     length: int
     """Elements of the tensor."""
     row_length: int
     """Elements of a row, the last dimension."""
     codes: tuple[int, ...]
-    """Dtype codes of the base model's tensor and of the other's."""
+    """Dtype codes of the tensors of the base model and of the other model."""
     out_code: int
     """Dtype code of the output."""
 
     @property
     def reduce_passes(self) -> int:
-        """One for the rows' divergences, three for the quartiles."""
+        """Number of reduce passes: one for the divergences of the rows, three for the quartiles."""
         return 1 + DIGITS
 
     def partial_bytes(self, elements: int) -> int:
@@ -82,12 +84,12 @@ class Fusion:
         return start, min(self.length, -(-stop // self.row_length) * self.row_length)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: sources, sums and masks of a stretch, float64 copies of a row."""
+        """Bytes for the sources, sums and masks of a stretch, and for float64 copies of a row."""
         size = min(elements, max(STRETCH, self._block))
         return Values.scratch_bytes(2, size) + 24 * size + 24 * self.row_length
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
-        """Compute the divergences of the rows that begin in a chunk, or count a digit of its importances."""
+        """Compute the divergences of the rows that begin in a chunk, or count one digit of the chunk's importances."""
         if state is None:
             return self._divergences(chunk)
         values, scores = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
@@ -144,7 +146,7 @@ class Fusion:
         size = min(STRETCH, self.length)
         values, scores, mask = Values(chunk, self.codes, size), np.empty(size, np.float32), np.empty(size, np.uint8)
         merged = _Sum(values.nonfinite, 1, size)
-        # Above the number before the threshold is at least the threshold; a zero never matters.
+        # At least the threshold means above the float32 number just below it. Changes of zero are never taken.
         below = int(np.float32(state.threshold).view(np.uint32)) - 1 if state.threshold > 0 else 0
         if np.isnan(state.threshold):
             below = NO_THRESHOLD
@@ -163,7 +165,7 @@ class Fusion:
 
 
 class _Sum(StretchSum):
-    """The change of the one model where it is taken."""
+    """The sum of a single model: its kept changes."""
 
     def _add(self, model: int, tau: Floats, mask: Marks) -> None:
         self._delta[: self._size] = self._kept[: self._size]

@@ -19,9 +19,9 @@ from dovetail.engine.methods.task_vector_parameters import (
 
 
 def keep_middle(problem: Problem, model: int) -> Keep:
-    """Drop the int(gamma * length) largest changes and keep the next int(density * length).
+    """Drop the int(gamma * length) largest changes and keep the next int(density * length) of them.
 
-    Fewer are dropped where not as many would be left to keep, as in mergekit.
+    If too few changes would be left to keep, fewer are dropped, as in mergekit.
     """
     density, gamma = density_of(problem, model), model_number(problem, model, "gamma", 0.0, 1.0)
     if density == 1.0:

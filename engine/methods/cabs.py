@@ -1,7 +1,8 @@
-"""CABS: each model keeps its strongest changes, and no two models keep a change at the same place.
+"""CABS: each model keeps its strongest changes, and no two models keep a change of the same element.
 
 Conflict-Aware and Balanced Sparsification, https://arxiv.org/abs/2503.01874, algorithm 1. Masks are made model by
-model in the order in which the engine lists the models: ``pruning_order`` is applied before a program is made.
+model, in the order in which the engine lists the models; the engine applies ``pruning_order`` before it asks for a
+program.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePa
 
 @dataclass(frozen=True, slots=True)
 class BalancedCabs(OnePass):
-    """CABS with n:m blocks."""
+    """Program of CABS with n:m blocks."""
 
     length: int
     """Elements of the tensor."""
@@ -34,9 +35,9 @@ class BalancedCabs(OnePass):
     out_code: int
     """Dtype code of the output."""
     n: tuple[int, ...]
-    """Elements that each model keeps in a block."""
+    """For each model, how many elements of a block it keeps."""
     m: tuple[int, ...]
-    """Elements of each model's blocks."""
+    """For each model, the elements of a block."""
     weights: tuple[float, ...]
     """The models' weights."""
     mode: int
@@ -46,22 +47,22 @@ class BalancedCabs(OnePass):
 
     @property
     def _tile(self) -> int | None:
-        """Tile of the fused kernel; None where an option or the blocks need the general ones.
+        """Elements of a tile of the fused kernel; None where the options or the blocks need the general kernels.
 
-        A single model prunes alone under any option, so that the kernel serves it always.
+        A single model prunes alone whatever the options, so that the fused kernel serves it.
         """
         return tile_elements(self.m) if self.mode == FORBID or len(self.m) == 1 else None
 
     @property
     def _step(self) -> int:
-        """Distance of the places where a chunk is cut into stretches: block boundaries of every model if possible."""
+        """Distance between the cuts of a chunk into stretches; they lie between blocks of every model if possible."""
         common = lcm(*self.m)
         return STRETCH // common * common if common <= STRETCH else max(STRETCH, 4 * max(self.m))
 
     def _ranges(self, start: int, stop: int) -> list[Range]:
-        """Find where each model's mask must be known to merge ``start:stop``.
+        """Find the elements on which the mask of each model must be known in order to merge ``start:stop``.
 
-        A model's blocks must be whole, and on all of them the masks of the models before it must be known.
+        The blocks of a model must be whole, and the masks of the models before it must be known on all of them.
         """
         ranges: list[Range] = []
         low, high = start, stop
@@ -81,7 +82,7 @@ class BalancedCabs(OnePass):
         return min(lows), max(highs)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory for a window of that many elements."""
+        """Bytes of working memory for a window of `elements`."""
         if self._tile:
             return exclusive.scratch_bytes(self._tile, self.m)
         size = min(elements, self._step + 2 * sum(self.m))
@@ -104,21 +105,18 @@ class BalancedCabs(OnePass):
         overflowed = exclusive.exclusive_chunk(
             tuple(elements(chunk, raw, code, low, high) for raw, code in sources),
             np.array((*self.codes, self.out_code), np.int64),
-            np.array(self.n, np.int64),
-            np.array(self.m, np.int64),
+            np.array((self.n, self.m), np.int64),
             np.array(self.weights, np.float32),
             np.array((low, high, chunk.start, chunk.stop), np.int64),
             exclusive.thread_scratch(tile, self.m),
             out,
-            kept,
-            squares,
-            nonfinite,
+            (nonfinite, kept, squares),
         )
         return ChunkStatistics(
             kept=np.diag(kept),
             delta_square=squares[0],
             kept_square=squares[1],
-            # Models never meet, so that the change is made of their scaled parts.
+            # No element is kept by two models, so the square of the change is the sum of the models' parts.
             merged_square=float(np.square(np.array(self.weights, np.float32), dtype=np.float64) @ squares[1]),
             overflowed=overflowed,
             nonfinite=nonfinite,
@@ -147,7 +145,14 @@ class BalancedCabs(OnePass):
 
 
 def _check_block(problem: Problem, model: int, longest: int | None) -> tuple[int, int]:
-    """Give a model's n and m, or say what is wrong with them."""
+    """Read n and m of a model.
+
+    Raises
+    ------
+    RecipeError
+        They are not possible numbers.
+
+    """
     n, m = (int(problem.model_parameters[model][key]) for key in ("n", "m"))
     where = f"for {describe_model(problem, model)}"
     if m < 1 or (longest is not None and m > longest):

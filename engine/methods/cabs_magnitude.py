@@ -1,9 +1,9 @@
 """CABS without balance (``balanced: false``): magnitude pruning over the whole tensor, exact and out of core.
 
-Each model keeps its k = (length * n) // m strongest candidates in the order of claims, magnitude and index. Three
-reduce passes find a model's rule (see `dovetail.engine.kernels.magnitude`). A model's candidates depend on what the
-models before it keep, so with conflict-awareness models are searched one after another, and the earlier masks are
-made again from their rules; without it all models share three passes.
+Each model keeps its k = (length * n) // m strongest candidates, ordered by claims, magnitude and index. Three reduce
+passes find the rule of a model (see `dovetail.engine.kernels.magnitude`). With conflict awareness, the candidates of a
+model depend on what the models before it keep: models are searched one after another, and the masks of the models
+before are made again from their rules. Without it, all models are searched in the same three passes.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from dovetail.engine.methods.threshold import (
 _DIGITS = len(DIGIT_BINS)
 
 Counts = tuple[NDArray[np.uint32], ...]
-"""One chunk's histograms, one a searched model; empty where its rule is known already."""
+"""Histograms of one chunk, one for each searched model; empty for a model with a rule that is known already."""
 
 
 @dataclass(frozen=True, slots=True)
 class MagnitudeCabs:
-    """CABS with one block: the whole tensor."""
+    """Program of CABS with one block, the whole tensor."""
 
     length: int
     """Elements of the tensor."""
@@ -59,11 +59,11 @@ class MagnitudeCabs:
 
     @property
     def reduce_passes(self) -> int:
-        """Three a model, or three in all if every model prunes alone."""
+        """Number of reduce passes: three for each model, or three in all if every model prunes alone."""
         return _DIGITS * (1 if self.mode == IGNORE else len(self.n))
 
     def partial_bytes(self, elements: int) -> int:
-        """One histogram of 32-bit counts for each claim level or model."""
+        """Bytes of one histogram of 32-bit counts for each number of claims or each model."""
         return 4 * DIGIT_BINS[0] * len(self.n)
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
@@ -71,26 +71,26 @@ class MagnitudeCabs:
         return tally_bytes(len(self.n), chunks)
 
     def window(self, start: int, stop: int) -> Range:
-        """Need just the chunk itself."""
+        """Need only the chunk itself."""
         return start, stop
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory for a window of that many elements."""
+        """Bytes of working memory for a window of `elements`."""
         size, models = min(elements, STRETCH), len(self.n)
         merge = MaskedSum.scratch_bytes(models, self.ties, size)
-        # Histograms of 64 bits while counting and of 32 bits when done.
+        # Histograms are of 64 bits while they are counted, and of 32 bits afterwards.
         return TaskVectors.scratch_bytes(size) + merge + 3 * size + 12 * DIGIT_BINS[0] * models
 
     def _searched(self, step: int) -> range:
-        """Give the models whose rules pass `step` works on."""
+        """Give the models with the rules that pass `step` searches for."""
         return range(len(self.n)) if self.mode == IGNORE else range(step // _DIGITS, step // _DIGITS + 1)
 
     def _kept(self, model: int) -> int:
-        """Give the number of elements that a model may keep."""
+        """Compute how many elements a model may keep."""
         return self.length * self.n[model] // self.m[model]
 
     def reduce(self, step: int, chunk: Chunk, state: Rules | None) -> Counts:
-        """Count one digit of the candidates' magnitudes."""
+        """Count one digit of the magnitudes of a chunk's candidates."""
         rules, digit = state or (), step % _DIGITS
         searched = [
             model for model in self._searched(step) if (self._kept(model) > 0 if digit == 0 else not rules[model].final)
@@ -168,7 +168,7 @@ class _Stretches:
             yield start, stop
 
     def claim(self, model: int, rule: Rule, start: int, stop: int) -> tuple[Floats, Marks]:
-        """Give a model's task vector and, by its rule, its mask; to be called once a stretch, in order."""
+        """Give a model's task vector and the mask that its rule makes; called once for each stretch, in order."""
         tau, mask = self.vectors.tau(model, start, stop), self._mask[: stop - start]
         before = rule.before[self._chunk.index] if rule.before else 0
         seen = claim_strongest(

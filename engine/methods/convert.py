@@ -1,4 +1,4 @@
-"""Conversion: one checkpoint, stored anew. No recipe can name it; `dovetail convert` uses it as merges use theirs."""
+"""Conversion: one checkpoint, stored anew. `dovetail convert` uses this method; no recipe can name it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePa
 
 @dataclass(frozen=True, slots=True)
 class Recode(OnePass):
-    """Store the one source in another floating-point dtype, rounded once; count what overflows."""
+    """Program of a tensor that is stored in another floating-point dtype, rounded once; it counts what overflows."""
 
     code: int
     """Dtype code of the source."""
@@ -23,18 +23,18 @@ class Recode(OnePass):
     """Dtype code of the output."""
 
     def scratch_bytes(self, elements: int) -> int:
-        """One tile of float32."""
+        """Bytes of one tile of float32."""
         return 4 * TILE
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
-        """Convert a chunk; `ChunkStatistics.overflowed` counts finite elements that are none any more."""
+        """Convert a chunk; `ChunkStatistics.overflowed` counts the elements that are finite before and not after."""
         nonfinite = np.zeros(1, np.int64)
         overflowed = recode(read_only(chunk.models[0]), self.code, out, self.out_code, nonfinite)
         return plain_statistics(1, overflowed, nonfinite)
 
 
 def conversion(name: str, shape: tuple[int, ...], code: int, out_code: int) -> Problem:
-    """Pose the problem of one tensor that is stored in another dtype."""
+    """Make the problem of one tensor that is to be stored in another dtype."""
     return Problem(
         name=name,
         shape=shape,
@@ -62,4 +62,4 @@ CONVERT = Method(
     max_models=1,
     by_name=False,
 )
-"""What a conversion has in place of a row of the table of methods."""
+"""The method of conversions, which is not a row of the table of methods."""

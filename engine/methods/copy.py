@@ -1,5 +1,8 @@
-"""Copying a tensor unchanged: integer and boolean tensors, which no method merges, and what keeps its dtype when a
-checkpoint is converted."""
+"""Copying a tensor unchanged.
+
+Integer and boolean tensors are copied, as no method merges them, and so are tensors that keep their dtype in a
+conversion.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +16,17 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePa
 
 @dataclass(frozen=True, slots=True)
 class Copy(OnePass):
-    """Take the first source's bytes; count where the others differ from them."""
+    """Program that copies the bytes of the first source, and notes whether the other sources differ."""
 
     compared: bool = True
-    """Whether there are others."""
+    """Whether there are other sources to compare."""
 
     def scratch_bytes(self, elements: int) -> int:
-        """Compare in place: one byte of result a compared byte, of at most 8 an element."""
+        """Bytes for a comparison: one for each compared byte, of which an element has at most 8."""
         return 8 * elements if self.compared else 0
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
-        """Copy, and count the bytes that differ in each model."""
+        """Copy a chunk, and note whether any other source differs from it."""
         sources = chunk.models if chunk.base is None else (chunk.base, *chunk.models)
         out[:] = sources[0]
         statistics = plain_statistics(len(chunk.models), 0, np.zeros(0, np.int64))

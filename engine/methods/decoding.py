@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.convert import ITEMSIZES, decode
-from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.statistics import count_nonfinite
+from dovetail.engine.kernels.task_vectors import subtract
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 
 STRETCH = 1 << 16
@@ -31,25 +31,25 @@ def stretches(start: int, stop: int, step: int) -> Iterator[Range]:
 
 
 def read_only(raw: Bytes) -> Bytes:
-    """Give a read-only view, so that kernels are compiled for one type of array, memory-mapped or not."""
+    """Make a read-only view, so that kernels are compiled for only one type of array, memory-mapped or not."""
     view = raw.view()
     view.flags.writeable = False
     return view
 
 
 def elements(chunk: Chunk, raw: Bytes, code: int, low: int, high: int) -> Bytes:
-    """Cut a source's window to elements ``low:high`` of the tensor."""
+    """Cut elements ``low:high`` of the tensor out of the window of a source."""
     offset, size = chunk.window_start, ITEMSIZES[code]
     return read_only(raw[(low - offset) * size : (high - offset) * size])
 
 
 class TaskVectors:
-    """Decodes a chunk's sources, part by part.
+    """Decodes the task vectors of a chunk, part by part.
 
     Parameters
     ----------
     chunk
-        The chunk; it has a base model.
+        The chunk; it must have a base model.
     codes
         Dtype codes of the base model's tensor and of the models'.
     size
@@ -68,20 +68,20 @@ class TaskVectors:
 
     @staticmethod
     def scratch_bytes(size: int) -> int:
-        """Memory of an instance."""
+        """Compute the bytes of memory of an instance."""
         return 8 * size
 
     def begin(self, low: int, high: int, inner: Range) -> None:
-        """Go to elements ``low:high``; NaN and infinity are counted among the `inner` ones."""
+        """Decode elements ``low:high`` of the base model; from now on, count NaN and infinity in range `inner`."""
         self._low, self._inner = low, inner
         self._decode(0, low, high, self._base[: high - low])
 
     def base(self, low: int, high: int) -> Floats:
-        """Give the base model's values."""
+        """Give the base model's values of elements ``low:high``, which lie in the range that was begun."""
         return self._base[low - self._low : high - self._low]
 
     def tau(self, model: int, low: int, high: int) -> Floats:
-        """Give a model's task vector, valid until the next call."""
+        """Decode elements ``low:high`` of a model's task vector; the array is valid until the next call."""
         values = self._tau[: high - low]
         self._decode(model + 1, low, high, values)
         subtract(values, self.base(low, high))
@@ -116,13 +116,13 @@ class Values:
 
     @staticmethod
     def scratch_bytes(sources: int, size: int) -> int:
-        """Memory of an instance."""
+        """Compute the bytes of memory of an instance."""
         return 4 * sources * size
 
     def load(self, low: int, high: int, inner: Range) -> Floats:
         """Decode elements ``low:high``: float32[sources, high - low], valid until the next call.
 
-        NaN and infinity are counted among the `inner` ones.
+        NaN and infinity are counted in range `inner`.
         """
         first, last = inner[0] - low, inner[1] - low
         for source, raw in enumerate(self._raw):
@@ -140,16 +140,16 @@ class Values:
 
 
 def blocks(chunk: Chunk, length: int, block: int) -> Iterator[Range]:
-    """Give the blocks (runs of `block` elements from 0 on) that begin in a chunk, also where they end beyond it.
+    """List the blocks, runs of `block` elements counted from 0, that begin in a chunk; the last may end beyond it.
 
-    Every block of a tensor begins in just one chunk: sums over blocks do not depend on the chunks.
+    Every block of a tensor begins in exactly one chunk, so that sums over blocks do not depend on the chunks.
     """
     for start in range(-(-chunk.start // block) * block, chunk.stop, block):
         yield start, min(length, start + block)
 
 
 def plain_statistics(models: int, overflowed: int, nonfinite: NDArray[np.int64]) -> ChunkStatistics:
-    """Give the statistics of a method without task vectors."""
+    """Make the statistics of a chunk for a method without task vectors."""
     return ChunkStatistics(
         kept=np.zeros((models, models), np.int64),
         delta_square=np.zeros(models),

@@ -1,8 +1,9 @@
 """DELLA: keep changes at random, strong ones of a row more likely, https://arxiv.org/abs/2406.11617.
 
-A row is a run along the last dimension, the inputs of one output neuron, and a vector is one row. For tensors of two
-dimensions that is mergekit's rule too; for more, mergekit ranks along the second dimension, which is not a row.
-mergekit ranks in the dtype of the merge, so that long rows of bfloat16 have only a few ranks; ours are exact.
+A row is a run along the last dimension, which holds the inputs of one output neuron; a vector is one row. mergekit uses
+the same rows for tensors of two dimensions; for tensors of more, it ranks along the second dimension, which is not a
+row. mergekit also computes ranks in the dtype of the merge, so that long rows of bfloat16 have only a few distinct
+ranks; here ranks are exact.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def keep_by_rank(problem: Problem, model: int) -> Keep:
     Raises
     ------
     RecipeError
-        One of these is not a probability.
+        A probability would lie outside 0 to 1.
 
     """
     density, epsilon = density_of(problem, model), model_number(problem, model, "epsilon")

@@ -1,8 +1,9 @@
-"""From dot products to coefficients: what slerp and its relatives need to know of a tensor's vectors.
+"""The geometry of slerp and its relatives: from the dot products of vectors to the coefficients of their combination.
 
-Every method here gives a linear combination of the vectors whose coefficients depend on their lengths and angles alone.
-A `Geometry` maps Gram matrices, float64[..., V, V] over any number of rows, columns or tensors at once, to
-coefficients, float64[..., V]. Only basic arithmetic, square roots and numpy's trigonometric functions are used.
+The result of each of these methods is a linear combination of the vectors with coefficients that depend only on the
+lengths of the vectors and the angles between them. A `Geometry` maps Gram matrices, float64[..., V, V] for any number
+of rows, columns or tensors at once, to coefficients, float64[..., V]. Only basic arithmetic, square roots and numpy's
+trigonometric functions are used.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ Doubles = NDArray[np.float64]
 
 
 class Geometry(Protocol):
-    """How coefficients follow from dot products."""
+    """Computes the coefficients of a combination from dot products."""
 
     def coefficients(self, grams: Doubles) -> Doubles:
-        """Give the coefficient of every vector."""
+        """Compute the coefficient of every vector, float64[..., V], from Gram matrices, float64[..., V, V]."""
         ...
 
 
 def norms(grams: Doubles) -> Doubles:
-    """Give the vectors' lengths, float64[..., V]."""
+    """Compute the lengths of the vectors, float64[..., V]."""
     return np.sqrt(np.diagonal(grams, axis1=-2, axis2=-1))
 
 
@@ -35,7 +36,7 @@ def _pair(first: Doubles, second: Doubles) -> Doubles:
 
 
 def _arc(cosine: Doubles, t: float, linear: NDArray[np.bool_]) -> Doubles:
-    """Give sin((1 - t) a) / sin a and sin(t a) / sin a for the angle a, or 1 - t and t where it is to be linear."""
+    """Compute sin((1 - t) a) / sin a and sin(t a) / sin a for the angle a; 1 - t and t where `linear` is set."""
     angle = np.arccos(np.where(linear, 0.0, cosine))
     sine = np.sin(angle)
     return _pair(
@@ -46,16 +47,17 @@ def _arc(cosine: Doubles, t: float, linear: NDArray[np.bool_]) -> Doubles:
 
 @dataclass(frozen=True, slots=True)
 class Slerp:
-    """Spherical interpolation of two vectors as they are, https://en.wikipedia.org/wiki/Slerp.
+    """Spherical interpolation of two vectors, without a change of their lengths: https://en.wikipedia.org/wiki/Slerp.
 
-    Linear where the cosine of their angle is beyond +-0.9995. Lengths up to 1e-8 count as 1. As in mergekit.
+    As in mergekit, the interpolation is linear where the cosine of the angle is beyond +-0.9995, and lengths up to 1e-8
+    are replaced by 1.
     """
 
     t: float
     """0 for the first vector, 1 for the second."""
 
     def coefficients(self, grams: Doubles) -> Doubles:
-        """Give the coefficients of two vectors."""
+        """Compute the coefficients of two vectors."""
         length = norms(grams)
         length = np.where(length > 1e-8, length, 1.0)
         cosine = np.clip(grams[..., 0, 1] / (length[..., 0] * length[..., 1]), -1.0, 1.0)
@@ -64,16 +66,17 @@ class Slerp:
 
 @dataclass(frozen=True, slots=True)
 class NuSlerp:
-    """Spherical interpolation that is linear only where the vectors are parallel to within rounding.
+    """Spherical interpolation that is linear only where the vectors are parallel up to rounding.
 
-    mergekit decides that in float32: where 1 - cos^2, so computed, is at most 1e-16. Lengths below 1e-7 count as 1e-7.
+    As in mergekit, vectors are parallel where 1 - cos^2, computed in float32, is at most 1e-16, and lengths below 1e-7
+    are replaced by 1e-7.
     """
 
     t: float
     """0 for the first vector, 1 for the second."""
 
     def coefficients(self, grams: Doubles) -> Doubles:
-        """Give the coefficients of two vectors."""
+        """Compute the coefficients of two vectors."""
         length = np.maximum(norms(grams), 1e-7)
         cosine = np.clip(grams[..., 0, 1] / (length[..., 0] * length[..., 1]), -1.0, 1.0)
         single = cosine.astype(np.float32)
@@ -84,21 +87,21 @@ class NuSlerp:
 class MultiSlerp:
     """The direction of the weighted mean of unit vectors, times their weighted mean length.
 
-    mergekit goes from the normalised mean along the tangent vector that is the weighted mean of the vectors'
-    projections to the tangent space there. That vector is zero by construction (the projection of the mean itself), so
-    that the exponential map leaves the mean where it is; in mergekit it is rounding noise.
+    mergekit starts at the normalised mean and moves along a tangent vector, the weighted mean of the vectors'
+    projections to the tangent space. This vector is zero by construction, because it is the projection of the mean
+    itself, so that the exponential map leaves the mean in its place. In mergekit the vector is rounding noise.
     """
 
     weights: tuple[float, ...]
     """The vectors' weights."""
     epsilon: float
-    """Added to lengths before dividing by them."""
+    """What is added to a length before dividing by it."""
 
     def coefficients(self, grams: Doubles) -> Doubles:
-        """Give the coefficients of any number of vectors; NaN where the weighted mean has no direction.
+        """Compute the coefficients of any number of vectors; NaN where the weighted mean has no direction.
 
-        Two vectors that balance out are interpolated linearly, as in mergekit. Vectors that are all zero, such as the
-        task vectors of frozen layers, have the mean zero; mergekit refuses more than two.
+        Two vectors that cancel out are interpolated linearly, as in mergekit. If all vectors are zero, as the task
+        vectors of frozen layers are, the mean is zero; mergekit refuses more than two such vectors.
         """
         weights, length = np.array(self.weights), norms(grams)
         units = weights / (length + self.epsilon)
@@ -106,7 +109,7 @@ class MultiSlerp:
         nowhere = mean < self.epsilon
         rest = np.where(length.max(axis=-1, keepdims=True) > 0, weights if len(weights) == 2 else np.nan, 0.0)
         scale = np.sum(weights * length, axis=-1, keepdims=True)
-        # The angle gone along the zero tangent is not zero but epsilon, which keeps the formula from dividing by zero.
+        # mergekit moves along the zero tangent by the angle epsilon, not 0, in order not to divide by zero.
         scale = scale * np.cos(self.epsilon)
         return np.where(nowhere, rest, scale * units / np.where(nowhere, 1.0, mean))
 
@@ -115,19 +118,19 @@ class MultiSlerp:
 class Karcher:
     """The Riemannian mean of directions with equal weights, times the mean length, https://arxiv.org/abs/2603.04972.
 
-    Every step stays within the span of the vectors, so that their dot products are enough. Vectors no longer than the
-    tolerance have no direction and only lower the mean length, as in mergekit.
+    Every step stays within the span of the vectors, so that their dot products are enough. As in mergekit, vectors that
+    are no longer than the tolerance have no direction, and only lower the mean length.
     """
 
     count: int
     """Number of vectors."""
     max_iter: int
-    """Most steps."""
+    """Greatest number of steps."""
     tol: float
-    """Length of a step, or angle, that counts as none."""
+    """Length of a step, or angle, below which it counts as zero."""
 
     def coefficients(self, grams: Doubles) -> Doubles:
-        """Give the coefficients of any number of vectors of one tensor."""
+        """Compute the coefficients of any number of vectors of one tensor."""
         length = norms(grams)
         valid = length > self.tol
         if not valid.any():
@@ -147,7 +150,7 @@ class Karcher:
         return np.asarray(length.mean() * mean * inverse)
 
     def _start(self, units: Doubles, weights: Doubles, valid: NDArray[np.bool_]) -> Doubles:
-        """Begin at the normalised mean, or at the first direction if they cancel out."""
+        """Choose the start: the normalised mean, or the first direction if the directions cancel out."""
         size = _length(units, weights)
         if size < self.tol:
             first = np.zeros(len(weights))
@@ -156,7 +159,7 @@ class Karcher:
         return weights / size
 
     def _tangent(self, units: Doubles, weights: Doubles, mean: Doubles) -> Doubles:
-        """Give the mean of the logarithms of the directions at `mean`, in coefficients."""
+        """Compute the mean of the logarithms of the directions at `mean`, as coefficients."""
         cosine = np.clip(units @ mean, -1.0, 1.0)
         angle = np.arccos(cosine)
         used = (weights > 0) & ~(angle < self.tol)
@@ -170,17 +173,17 @@ def _length(units: Doubles, coefficients: Doubles) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ModelStock:
-    """Between the base and the mean of the models, by the mean angle of their task vectors.
+    """A point between the base model and the mean of the models, chosen by the mean angle between their task vectors.
 
-    https://arxiv.org/abs/2403.19522, equation 4: t = N cos / (1 + (N - 1) cos), W = t mean + (1 - t) W0. Products of
-    lengths below 1e-6 count as 1e-6, and t is 0 where its denominator is below 1e-6, as in mergekit.
+    https://arxiv.org/abs/2403.19522, equation 4: t = N cos / (1 + (N - 1) cos), W = t mean + (1 - t) W0. As in
+    mergekit, products of lengths below 1e-6 are replaced by 1e-6, and t is 0 where its denominator is below 1e-6.
     """
 
     count: int
     """Number of models."""
 
     def coefficients(self, grams: Doubles) -> Doubles:
-        """Give the base's coefficient, then the models', from the dot products of task vectors."""
+        """Compute the coefficient of the base model, then those of the models, from dot products of task vectors."""
         length = norms(grams)
         first, second = np.triu_indices(self.count, 1)
         products = np.maximum(length[..., first] * length[..., second], 1e-6)

@@ -12,7 +12,7 @@ from dovetail.engine.methods.program import Problem, Program
 
 
 def make_program(problem: Problem) -> Program:
-    """Make the program of one tensor; a single model is taken as it is.
+    """Make the program of one tensor; a single model is copied unchanged.
 
     Raises
     ------

@@ -1,8 +1,7 @@
-"""What each model keeps of its task vector where models do not see each other.
+"""What a model keeps of its task vector, without regard to other models.
 
-Everything, a band of ranks by magnitude, or a part at random.
-
-A `Keep` is what the plan knows; its marker marks the elements of one chunk, in order.
+A model keeps everything, a band of ranks by magnitude, or a part at random. A `Keep` says which, and is part of the
+plan; a marker made from it marks the kept elements of one chunk, in order.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from dovetail.engine.kernels.statistics import mark_nonzero
 from dovetail.engine.methods.decoding import Floats, Marks
 
 Key = tuple[int, int]
-"""Key of a tensor's random numbers."""
+"""Key of the random numbers of a tensor: two words of 32 bits."""
 
 
 class Marker(Protocol):
-    """Marks the kept elements of one model in one chunk."""
+    """Marks the elements of a chunk that a model keeps."""
 
     def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
-        """Mark elements ``start:stop``.
+        """Mark those of elements ``start:stop`` that the model keeps.
 
         Parameters
         ----------
         tau
-            The task vector from element `low` on: at least the rows that hold ``start:stop``, where rows matter.
+            Task vector from element `low` on; where rows matter, at least the rows that hold ``start:stop``.
         low, start, stop
-            Elements of the tensor.
+            Indices of elements in the tensor.
 
         """
         ...
@@ -41,24 +40,24 @@ class Marker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KeepEverything:
-    """Keep whatever is not zero."""
+    """Keep every element that is not zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeepBand:
-    """Keep the elements that come after the `skipped` strongest, up to the `last` strongest.
+    """Keep the elements with ranks from `skipped` + 1 to `last`.
 
-    Elements are ordered by magnitude, greatest first, equal ones by index, lowest first.
+    Rank 1 is the element of greatest magnitude; elements of equal magnitude are ranked by index, lowest first.
     """
 
     skipped: int
-    """How many of the strongest are dropped."""
+    """How many of the strongest elements are dropped."""
     last: int
     """Rank of the last element kept, counted from 1; 0 keeps nothing."""
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """Where the band begins and ends."""
+        """The ranks to search for: the last that is kept and, if any are dropped, the last that is dropped."""
         return (self.last, self.skipped) if self.skipped else (self.last,)
 
 
@@ -71,27 +70,28 @@ class KeepAtRandom:
     key: Key
     """Key of the random numbers."""
     stream: int
-    """Which model it is."""
+    """Stream of the random numbers: the index of the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeepByRank:
     """Keep each element with a probability that grows with its rank in its row: MAGPRUNE of DELLA.
 
-    https://arxiv.org/abs/2406.11617, section 3.1: from density - epsilon for the smallest magnitude of a row to density
-    + epsilon for the greatest. A row is a run along the last dimension; a vector is one row.
+    https://arxiv.org/abs/2406.11617, section 3.1. The probability goes from density - epsilon for the smallest
+    magnitude of a row to density + epsilon for the greatest. A row is a run along the last dimension; a vector is one
+    row.
     """
 
     density: float
-    """Mean probability."""
+    """Mean of the probabilities."""
     epsilon: float
-    """Distance of the extreme probabilities from it."""
+    """Distance of the least and the greatest probability from the mean."""
     row_length: int
     """Elements of a row."""
     key: Key
     """Key of the random numbers."""
     stream: int
-    """Which model it is."""
+    """Stream of the random numbers: the index of the model."""
 
 
 Keep = KeepEverything | KeepBand | KeepAtRandom | KeepByRank
@@ -99,7 +99,7 @@ Keep = KeepEverything | KeepBand | KeepAtRandom | KeepByRank
 
 
 def make_marker(keep: Keep, size: int) -> Marker:
-    """Give a marker for stretches of at most `size` elements; bands are never mixed with what looks at rows."""
+    """Make a marker for up to `size` elements; a band needs none, because only the fused kernels serve bands."""
     if isinstance(keep, KeepEverything):
         return _EverythingMarker(size)
     if isinstance(keep, KeepAtRandom):
@@ -109,7 +109,7 @@ def make_marker(keep: Keep, size: int) -> Marker:
 
 
 def marker_scratch_bytes(size: int) -> int:
-    """Working memory of any marker for `size` elements: masks, random words, bins, keys of a long row to be sorted."""
+    """Compute the bytes of any marker for `size` elements: masks, random words, bins, and sort keys of a long row."""
     return (1 + 4 + 4 + 8 + 1) * size + 8 * BINS
 
 

@@ -16,7 +16,7 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePa
 
 @dataclass(frozen=True, slots=True)
 class Linear(OnePass):
-    """sum(w W) / divisor; a base model counts only where it is one of the models."""
+    """Program of a tensor: sum(w W) / divisor. A base model takes part only if it is also one of the models."""
 
     codes: tuple[int, ...]
     """Dtype codes of the models' tensors."""
@@ -28,7 +28,7 @@ class Linear(OnePass):
     """What the weighted sum is divided by."""
 
     def scratch_bytes(self, elements: int) -> int:
-        """Two tiles of float32."""
+        """Bytes of two tiles of float32."""
         return 8 * TILE
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
@@ -54,7 +54,7 @@ def make_program(problem: Problem) -> Linear:
     Raises
     ------
     RecipeError
-        A weight cannot be used, or the weights to normalize by add up to zero.
+        A weight cannot be used, or the weights add up to zero and are to be divided by their sum.
 
     """
     weights = model_weights(problem)

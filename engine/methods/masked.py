@@ -1,4 +1,4 @@
-"""Merging task vectors of which each model keeps a part: what programs that select elements have in common.
+"""Merging the kept parts of task vectors: what programs that select elements have in common.
 
 A chunk is merged stretch by stretch, so that working memory does not grow with the chunk.
 """
@@ -10,11 +10,18 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.consensus import add_change, add_kept, add_signed, elect, keep_masked
 from dovetail.engine.kernels.convert import encode
-from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, sum_squares
+from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs
+from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs
+from dovetail.engine.kernels.sums import sum_squares
+from dovetail.engine.kernels.task_vectors import add_change, keep_masked
 from dovetail.engine.methods.decoding import Floats, Marks, TaskVectors
 from dovetail.engine.methods.program import Bytes, ChunkStatistics
+
+NO_LEAST = np.float32(-np.inf)
+"""Least divisor of an election that has none."""
+
+_ONE = np.float32(1.0)
 
 
 class StretchSum:
@@ -23,7 +30,7 @@ class StretchSum:
     Parameters
     ----------
     nonfinite
-        Where NaN and infinity are counted, for the statistics.
+        Counts of NaN and infinite elements, which become part of the statistics.
     count
         Number of models.
     size
@@ -72,11 +79,11 @@ class StretchSum:
         raise NotImplementedError
 
     def _resolve(self, delta: Floats) -> None:
-        """Turn what was added into the change; nothing to do where it was added up in place."""
+        """Turn the added contributions into the change; nothing to do where `_add` has added to it directly."""
 
 
 class MaskedSum(StretchSum):
-    """The sum of weighted contributions, or (`ties`) the mean of those of the elected sign where models meet.
+    """The sum of weighted contributions or, if `ties`, the mean of those with the elected sign.
 
     Parameters
     ----------
@@ -95,26 +102,24 @@ class MaskedSum(StretchSum):
         super().__init__(vectors.nonfinite, len(weights), size)
         self._weights = np.asarray(weights, np.float32)
         self._ties = ties
-        self._sums = np.empty((3, size if ties else 0), np.float32)
-        self._counts = np.empty((3, size if ties else 0), np.uint16)
+        self._sums = np.empty((5, size if ties else 0), np.float32)
 
     @staticmethod
     def scratch_bytes(models: int, ties: bool, size: int) -> int:
-        """Memory of an instance."""
-        return size * (models + 8 + (18 if ties else 0))
+        """Compute the bytes of memory of an instance."""
+        return size * (models + 8 + (20 if ties else 0))
 
     def begin(self, size: int) -> None:
         """Start a stretch of `size` elements."""
         super().begin(size)
         self._sums[:, :size] = 0
-        self._counts[:, :size] = 0
 
     def _add(self, model: int, tau: Floats, mask: Marks) -> None:
         if self._ties:
-            add_signed(tau, mask, self._weights[model], self._sums, self._counts)
+            add_voting(tau, mask, _ONE, self._weights[model], _ONE, self._sums)
         else:
-            add_kept(tau, mask, self._weights[model], self._delta[: self._size])
+            add_scaled(tau, mask, _ONE, self._weights[model], self._delta[: self._size])
 
     def _resolve(self, delta: Floats) -> None:
         if self._ties:
-            elect(self._sums, self._counts, delta)
+            elect_signs(self._sums, True, NO_LEAST, delta)

@@ -1,4 +1,4 @@
-"""The shape of the table of methods: what a row says about a method and its parameters."""
+"""The rows of the table of methods: what they say about a method and its parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Required:
 
 
 REQUIRED: Final = _Required()
-"""Default of a parameter that has none."""
+"""Stands for the default of a parameter that a recipe must give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +29,15 @@ class Parameter:
     kind: Literal["float", "int", "bool", "choice", "models"]
     """Type of its values; ``models`` is a list of model names."""
     default: Any
-    """Value when a recipe gives none, or `REQUIRED`."""
+    """Value where a recipe gives none; `REQUIRED` if a recipe must give one."""
     help: str
-    """One line for people."""
+    """What the parameter does, in one line for users."""
     scope: Literal["model", "merge"] = "merge"
-    """Whether each model has its own value or the merge has one."""
+    """Whether there is a value for each model (``model``) or one for the merge (``merge``)."""
     choices: tuple[str, ...] = ()
     """Permitted values of a ``choice``."""
     synonyms: tuple[str, ...] = ()
-    """Other keys that recipes may use for it."""
+    """Other keys by which recipes may give the parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +60,27 @@ class Method:
     name: str
     """Value of a recipe's ``merge_method``."""
     summary: str
-    """What it does and when to use it, in one line."""
+    """What the method does and when to use it, in one line."""
     paper: str
-    """Address of the paper that defines it, or an empty string."""
+    """Address of the paper that defines the method, or an empty string."""
     base: Literal["origin", "pair", "optional", "member"]
-    """What the base model is. ``origin``: required, the origin of task vectors, not merged itself. ``pair``: required,
-    and merged with just one other model. ``optional``: the origin of task vectors if there is one. ``member``: a model
-    like any other."""
+    """The role of the base model. ``origin``: it is required, and task vectors are differences from it. ``pair``: it is
+    required, and merged with exactly one other model. ``optional``: if there is one, task vectors are differences from
+    it. ``member``: it is merged like any other model."""
     parameters: tuple[Parameter, ...]
-    """Its parameters."""
+    """Parameters of the method."""
     program: Callable[[Problem], Program] = field(repr=False)
-    """Makes the program of one tensor; raises RecipeError where parameters do not fit together."""
+    """Makes the program of one tensor; raises RecipeError if parameters cannot be used."""
     min_models: int = 1
-    """Least number of models, the base model not counted."""
+    """Least number of models, without the base model."""
     max_models: int | None = None
-    """Greatest number of models; None for any."""
+    """Greatest number of models, without the base model; None for no limit."""
     by_name: bool = True
-    """Whether a program depends on its tensor's name, as random masks do; else tensors that are alike share one."""
+    """Whether a program depends on the name of its tensor, as random masks do; if not, similar tensors share one."""
     plug_in: PlugIn | None = None
-    """The distribution that brings it, set when it is loaded; None for Dovetail's own."""
+    """The distribution that brings the method, set when the method is loaded; None for methods of Dovetail."""
 
 
 def plug_in_entry(method: Method) -> dict[str, dict[str, str]]:
-    """Describe the distribution that brings a method, as manifests and hashes do; nothing for Dovetail's own."""
+    """Describe the distribution that brings a method, for manifests and hashes; empty for methods of Dovetail."""
     return {} if method.plug_in is None else {"plug_in": asdict(method.plug_in)}

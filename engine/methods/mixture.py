@@ -1,7 +1,7 @@
-"""Linear combinations of whole tensors whose coefficients follow from the vectors' dot products.
+"""Linear combinations of whole tensors, with coefficients that follow from the dot products of the tensors.
 
-One reduce pass computes the Gram matrix, block by block so that it does not depend on the chunks. Coefficients and sums
-are float64, rounded to float32 once.
+One reduce pass computes the Gram matrix, block by block, so that it does not depend on the chunks. Coefficients and
+sums are float64; the result is rounded to float32 once.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.convert import encode
-from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.mixing import mix_sources, source_gram
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.sums import TILE
+from dovetail.engine.kernels.task_vectors import subtract
 from dovetail.engine.methods.decoding import STRETCH, Floats, Range, Values, blocks, elements, plain_statistics
 from dovetail.engine.methods.geometry import Geometry
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
@@ -26,7 +26,7 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """What is combined, and into what."""
+    """Which tensors are combined, how, and into which dtype."""
 
     has_base: bool
     """Whether there is a base model."""
@@ -35,33 +35,33 @@ class Combination:
     out_code: int
     """Dtype code of the output."""
     geometry: Geometry
-    """Gives the coefficients."""
+    """Computes the coefficients."""
     relative: bool
-    """Whether dot products are of task vectors, not of the weights."""
+    """Whether dot products are those of task vectors, not of weights."""
     adds: bool
-    """Whether the combination is of task vectors and added to the base, not one of the weights."""
+    """Whether task vectors are combined and added to the base model; if not, weights are combined."""
 
     @property
     def models(self) -> int:
-        """Number of models, the base model not counted."""
+        """Number of models, without the base model."""
         return len(self.codes) - self.has_base
 
     @property
     def vectors(self) -> int:
-        """Number of vectors whose dot products are taken."""
+        """Number of vectors that dot products are computed of."""
         return len(self.codes) - self.relative
 
     def scratch_bytes(self, size: int) -> int:
-        """Working memory for stretches of `size` elements: sources, task vectors, the result."""
+        """Compute the bytes for stretches of `size` elements: sources, task vectors, the result."""
         return 2 * Values.scratch_bytes(len(self.codes), size) + 4 * size
 
     def stored(self, chunk: Chunk, low: int, high: int) -> tuple[Bytes, ...]:
-        """Give every source's stored bytes of elements ``low:high``."""
+        """Cut the stored bytes of elements ``low:high`` out of every source."""
         raws = chunk.models if chunk.base is None else (chunk.base, *chunk.models)
         return tuple(elements(chunk, raw, code, low, high) for raw, code in zip(raws, self.codes, strict=True))
 
     def split(self, values: Floats) -> tuple[Floats, Floats]:
-        """Give the vectors whose products are taken and those that are combined."""
+        """Make, of decoded sources, the vectors for the dot products, and the vectors to combine."""
         if not self.relative:
             return values, values
         taus = values[1:].copy()
@@ -70,13 +70,13 @@ class Combination:
         return taus, taus if self.adds else values
 
     def store(self, mixed: Floats, out: Bytes, start: int) -> int:
-        """Store combined elements from `start` of `out` on; give how many are not finite."""
+        """Store combined elements in `out`, from element `start` on; return how many are not finite."""
         return count_nonfinite(mixed) + int(encode(mixed, self.out_code, start, start + mixed.size, out))
 
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """A combination with one set of coefficients for the tensor."""
+    """Program of a combination with one set of coefficients for the whole tensor."""
 
     name: str
     """Name of the tensor, for messages."""
@@ -87,11 +87,11 @@ class Mixture:
 
     @property
     def reduce_passes(self) -> int:
-        """One, for the Gram matrix."""
+        """Number of reduce passes: one, for the Gram matrix."""
         return 1
 
     def partial_bytes(self, elements: int) -> int:
-        """A Gram matrix for each block of a chunk."""
+        """Bytes of a Gram matrix for each block that begins in a chunk."""
         return 8 * self.sources.vectors**2 * (elements // STRETCH + 1)
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
@@ -103,7 +103,7 @@ class Mixture:
         return start, min(self.length, -(-stop // STRETCH) * STRETCH)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: a tile of every source, of the sum and of the result."""
+        """Bytes of a tile of every source, of the sum and of the result."""
         return TILE * (4 * len(self.sources.codes) + 12)
 
     def reduce(self, step: int, chunk: Chunk, state: Any) -> NDArray[np.float64]:
@@ -166,5 +166,5 @@ class Mixture:
 
 
 def _sum(values: NDArray[np.float64]) -> float:
-    """Sum without intermediate rounding, so that the order cannot matter; NaN or infinity where one is among them."""
+    """Sum without intermediate rounding, so that the order does not matter; NaN if a value is not finite."""
     return fsum(values) if np.isfinite(values).all() else float("nan")

@@ -1,4 +1,7 @@
-"""Model Stock: between the base and the mean of fine-tunes, by their angle, https://arxiv.org/abs/2403.19522."""
+"""Model Stock: a point between the base and the mean of fine-tunes, chosen by their angle.
+
+https://arxiv.org/abs/2403.19522
+"""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from dovetail.engine.methods.program import Problem, Program
 
 
 def make_program(problem: Problem) -> Program:
-    """Make the program of one tensor; a single model is taken as it is.
+    """Make the program of one tensor; a single model is copied unchanged.
 
     Raises
     ------
     RecipeError
-        A weight cannot be used, or the weights to normalize by add up to zero.
+        A weight cannot be used, or the weights add up to zero and are to be divided by their sum.
 
     """
     weights, epsilon = model_weights(problem), merge_number(problem, "eps", 0.0)

@@ -18,22 +18,22 @@ from dovetail.engine.methods.parameters import merge_number, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
 
 LEAST_DISTANCE = 1e-6
-"""Smaller distances count as this, as in mergekit."""
+"""Least divisor: a smaller distance is replaced by it, as in mergekit."""
 
 
 @dataclass(frozen=True, slots=True)
 class NearSwap(OnePass):
-    """w W1 + (1 - w) W0 with w = clip(t / max(abs(W0 - W1), 1e-6), 0, 1)."""
+    """Program of a tensor: w W1 + (1 - w) W0 with w = clip(t / max(abs(W0 - W1), 1e-6), 0, 1)."""
 
     codes: tuple[int, ...]
-    """Dtype codes of the base model's tensor and of the other's."""
+    """Dtype codes of the tensors of the base model and of the other model."""
     out_code: int
     """Dtype code of the output."""
     t: float
-    """Distance up to which the other model's value is taken whole."""
+    """Distance up to which the other model's value is taken unchanged."""
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: both sources and the result of a stretch."""
+        """Bytes of both sources and of the result of a stretch."""
         return 12 * min(elements, STRETCH)
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:

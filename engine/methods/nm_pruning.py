@@ -9,7 +9,7 @@ from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.program import Problem, Program
 
 _FIXED = {"overlap": "forbid", "conflict_aware": False, "balanced": True}
-"""Options of CABS that make it this method."""
+"""The options with which CABS is this method."""
 
 
 def make_pruning(problem: Problem) -> Program:

@@ -1,6 +1,6 @@
-"""NuSLERP: spherical interpolation by weights, of models or of task vectors, of whole tensors, rows or columns.
+"""NuSLERP: spherical interpolation by weights, of models or of task vectors, by whole tensors, rows or columns.
 
-Defined by mergekit, whose word for interpolation along the first dimension (columns) is ``nuslerp_row_wise``.
+mergekit defines the method, and calls interpolation along the first dimension, by columns, ``nuslerp_row_wise``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.methods.row_mixture import ColumnMixture, RowMixture
 
 SMALLEST_SUM = 1e-6
-"""Weights that add up to less count as equal, as in mergekit."""
+"""If the weights add up to less than this, they count as equal, as in mergekit."""
 
 
 def make_program(problem: Problem) -> Program:

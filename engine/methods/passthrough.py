@@ -1,4 +1,4 @@
-"""Taking one model's tensors as they are: for stacking layers of several models."""
+"""Passthrough: the tensors of one model are taken unchanged, which serves to stack layers of several models."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ Accumulator = Any
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One output tensor as a method sees it."""
+    """One output tensor, with everything that a method needs to know of it."""
 
     name: str
     """Name of the output tensor."""
@@ -47,13 +47,13 @@ class Problem:
     out_code: int
     """Dtype code of the output."""
     parameters: Mapping[str, Any]
-    """Merge-wide parameters, resolved for this tensor."""
+    """Parameters of the merge, with their values for this tensor."""
     model_parameters: tuple[Mapping[str, Any], ...]
-    """Per-model parameters, resolved for this tensor, in model order."""
+    """Parameters of each model, with their values for this tensor, in model order."""
     seed: int = 0
     """Seed of random masks."""
     model_names: tuple[str, ...] = ()
-    """Names of the models, in model order, for messages; empty where nobody will read them."""
+    """Names of the models, in model order, for messages; empty where no message is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,14 @@ class Chunk:
 
 @dataclass(slots=True)
 class ChunkStatistics:
-    """What one chunk contributes to its tensor's statistics; adds up over chunks.
+    """Statistics of one chunk; those of a tensor are their sum over its chunks.
 
-    A method without masks keeps whatever its task vectors change (their non-zero elements). A method without task
-    vectors keeps nothing: all but `overflowed` and `nonfinite` is zero.
+    A method without masks keeps every element that its task vectors change. For a method without task vectors, all
+    fields but `overflowed` and `nonfinite` are zero.
     """
 
     kept: NDArray[np.int64]
-    """``kept[i, j]``: elements that both model i and model j keep (the diagonal: that model i keeps)."""
+    """``kept[i, j]``: number of elements that both model i and model j keep; on the diagonal, that model i keeps."""
     delta_square: NDArray[np.float64]
     """Sum of squares of each model's task vector."""
     kept_square: NDArray[np.float64]
@@ -91,10 +91,10 @@ class ChunkStatistics:
     merged_square: float
     """Sum of squares of the merged change, output minus base, before rounding to the output dtype."""
     overflowed: int = 0
-    """Elements of the output that are not finite: too large for float32 or for the output dtype, or, where such inputs
-    are kept, passed through."""
+    """Number of elements of the output that are not finite: they are too large for float32 or for the output dtype, or
+    they are NaN or infinite in an input."""
     nonfinite: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """NaN and infinite elements read, by source: the base model (if any) first, then the models."""
+    """Number of NaN and infinite elements in each source: in the base model, if there is one, then in each model."""
     differing: bool = False
     """Whether a tensor that is copied, not merged, differs between the sources."""
 
@@ -108,7 +108,7 @@ class Program(Protocol):
         ...
 
     def partial_bytes(self, elements: int) -> int:
-        """Most bytes of one chunk's partial result of a reduce pass, by the chunk's elements; 0 without such passes."""
+        """Compute the most bytes of the partial result of a chunk of so many elements; 0 without reduce passes."""
         ...
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
@@ -125,15 +125,15 @@ class Program(Protocol):
         ...
 
     def window(self, start: int, stop: int) -> tuple[int, int]:
-        """Element range of the inputs that chunk ``start:stop`` needs."""
+        """Widen ``start:stop`` to the elements of the inputs that the chunk needs."""
         ...
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory, beyond inputs and output, for a window of that many elements."""
+        """Compute the bytes of working memory for a window of so many elements, without inputs and output."""
         ...
 
     def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
-        """Compute pass `step`'s partial result of one chunk."""
+        """Compute the partial result of one chunk in pass `step`."""
         ...
 
     def begin(self, step: int, state: State) -> Accumulator:
@@ -157,17 +157,17 @@ class Program(Protocol):
 
 
 class OnePass:
-    """A program without reduce passes whose chunks need nothing beyond themselves: the usual answers."""
+    """Base of programs without reduce passes in which a chunk needs no elements but those of its range."""
 
     __slots__ = ()
 
     @property
     def reduce_passes(self) -> int:
-        """None."""
+        """Number of reduce passes: none."""
         return 0
 
     def partial_bytes(self, elements: int) -> int:
-        """None: there are no reduce passes."""
+        """Bytes of partial results: 0, as there are no reduce passes."""
         return 0
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
@@ -175,7 +175,7 @@ class OnePass:
         return 0
 
     def window(self, start: int, stop: int) -> tuple[int, int]:
-        """Need just the chunk itself."""
+        """Need only the chunk itself."""
         return start, stop
 
     def reduce(self, step: int, chunk: Chunk, state: State) -> Any:

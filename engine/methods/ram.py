@@ -1,4 +1,4 @@
-"""Reinforced Agent Merging: unique changes are kept whole, shared ones averaged, https://arxiv.org/abs/2601.13572."""
+"""Reinforced Agent Merging: unique changes are kept, shared ones averaged, https://arxiv.org/abs/2601.13572."""
 
 from __future__ import annotations
 
@@ -19,28 +19,31 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Probl
 
 @dataclass(frozen=True, slots=True)
 class Reinforced:
-    """W0 + sum of unique changes times a factor of each model, and of shared changes over the number of sharers."""
+    """Program of a tensor: W0, plus unique changes times a factor of their model, plus the mean of shared changes.
+
+    A change is unique if no other model changes the element, else shared.
+    """
 
     codes: tuple[int, ...]
     """Dtype codes of the base model's tensor and of the models'."""
     out_code: int
     """Dtype code of the output."""
     epsilon: float
-    """A change counts if its magnitude is greater."""
+    """Only changes with a magnitude above this count."""
     gain: float
-    """What the factor grows by with shared over unique changes (r)."""
+    """How much the factor of a model grows with its ratio of shared to unique changes (r)."""
     most: float
-    """Greatest such ratio that counts (alpha)."""
+    """Greatest ratio that counts; a larger one is replaced by it (alpha)."""
     counted: bool
-    """Whether the factor needs a pass that counts changes; without, it is 1."""
+    """Whether a reduce pass counts changes to find the factors; if not, every factor is 1."""
 
     @property
     def reduce_passes(self) -> int:
-        """One to count shared and unique changes, if they matter."""
+        """Number of reduce passes: one if changes are counted, else none."""
         return int(self.counted)
 
     def partial_bytes(self, elements: int) -> int:
-        """Two counts a model."""
+        """Bytes of two counts for each model."""
         return 16 * len(self.codes)
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
@@ -48,15 +51,15 @@ class Reinforced:
         return 64 * len(self.codes)
 
     def window(self, start: int, stop: int) -> tuple[int, int]:
-        """Need just the chunk itself."""
+        """Need only the chunk itself."""
         return start, stop
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: the sources of a stretch, counts, masks and sums."""
+        """Bytes of the sources of a stretch, and of counts, masks and sums."""
         return min(elements, STRETCH) * (5 * len(self.codes) + 2 + 8)
 
     def reduce(self, step: int, chunk: Chunk, state: Any) -> NDArray[np.int64]:
-        """Count each model's shared and unique changes."""
+        """Count the shared and the unique changes of each model in a chunk."""
         size = min(STRETCH, chunk.stop - chunk.start)
         values, counts = Values(chunk, self.codes, size), np.empty(size, np.uint16)
         found = np.zeros((len(self.codes) - 1, 2), np.int64)
@@ -99,7 +102,7 @@ class Reinforced:
 
 
 class _Sum(StretchSum):
-    """The sum of unique changes, scaled, and of shared ones, divided by the number of sharers."""
+    """The sum of unique changes times their factors, and of shared changes divided by the number of sharers."""
 
     def __init__(self, nonfinite: NDArray[np.int64], factors: Sequence[float], size: int) -> None:
         super().__init__(nonfinite, len(factors), size)

@@ -1,4 +1,4 @@
-"""Linear combinations with coefficients of their own for every row, or every column, of a tensor."""
+"""Linear combinations with different coefficients for every row, or for every column, of a tensor."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from dovetail.engine.methods.mixture import Combination
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass
 
 _LEAST_BLOCK, _MOST_BLOCK, _BLOCKS = 1 << 18, 1 << 22, 64
-"""Bounds of a block of rows, in elements, and the number of blocks between them: partial results are a block each."""
+"""Least and greatest number of elements in a block of rows, and the number of blocks that is aimed at between these
+bounds. A partial result is kept for each block."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowMixture(OnePass):
-    """A combination row by row: rows are whole in every window, so that nothing needs a pass before."""
+    """Program of a combination row by row; every window holds whole rows, so that no reduce pass is needed."""
 
     length: int
     """Elements of the tensor."""
@@ -38,7 +39,7 @@ class RowMixture(OnePass):
         return start // row * row, min(self.length, -(-stop // row) * row)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory for a window of that many elements."""
+        """Bytes of working memory for a window of `elements`."""
         size = min(elements, self._block)
         return self.sources.scratch_bytes(size) + 24 * len(self.sources.codes) ** 2 * (size // self.row_length + 1)
 
@@ -62,24 +63,24 @@ class RowMixture(OnePass):
 
 @dataclass(frozen=True, slots=True)
 class ColumnMixture:
-    """A combination column by column, a column being what the first dimension runs along."""
+    """Program of a combination column by column; a column runs along the first dimension."""
 
     length: int
     """Elements of the tensor."""
     columns: int
-    """Number of columns: elements of one step along the first dimension."""
+    """Number of columns: the elements at one index of the first dimension."""
     sources: Combination
     """What is combined."""
 
     @property
     def _block(self) -> int:
-        """Elements of a block of rows, whatever the chunks."""
+        """Elements of a block of rows, which does not depend on the chunks."""
         wanted = min(_MOST_BLOCK, max(_LEAST_BLOCK, self.length // _BLOCKS))
         return max(1, wanted // self.columns) * self.columns
 
     @property
     def reduce_passes(self) -> int:
-        """One, for the dot products of all columns."""
+        """Number of reduce passes: one, for the dot products of all columns."""
         return 1
 
     def partial_bytes(self, elements: int) -> int:
@@ -102,11 +103,18 @@ class ColumnMixture:
         return start, stop if first >= stop else min(self.length, -(-stop // block) * block)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory for a window of that many elements."""
+        """Bytes of working memory for a window of `elements`."""
         return self.sources.scratch_bytes(min(elements, STRETCH)) + self.partial_bytes(elements)
 
     def reduce(self, step: int, chunk: Chunk, state: Any) -> NDArray[np.float64]:
-        """Compute every column's dot products for the blocks that begin in a chunk: float64[blocks, V, V, columns]."""
+        """Compute the dot products of all columns for each block that begins in a chunk.
+
+        Returns
+        -------
+        float64[blocks, V, V, columns]
+            For each block and column, the products of all pairs of vectors.
+
+        """
         count = self.sources.vectors
         values = Values(chunk, self.sources.codes, min(STRETCH, self.length))
         found = []

@@ -1,8 +1,9 @@
 """SCE: select by variance, calculate weights, erase minorities, https://arxiv.org/abs/2408.07990.
 
-Of every tensor the elements whose changes vary most among the models are selected; each model's weight is its share of
-the squares of what is selected; at every element only changes of the elected sign are averaged. As in mergekit, signs
-are elected by the unweighted sum, weights that add up to less than 1e-6 are equal, and a divisor is at least 1e-6.
+The method selects the elements of a tensor that vary most among the task vectors. The weight of a model is its share of
+the sum of squares of the selected changes. At every element, only changes of the elected sign are averaged. As in
+mergekit, signs are elected by the unweighted sum, weights that add up to less than 1e-6 are replaced by equal ones, and
+a divisor is at least 1e-6.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.consensus import keep_masked
 from dovetail.engine.kernels.election import add_weighted_votes, elect_signs
 from dovetail.engine.kernels.pointwise import variance
-from dovetail.engine.kernels.statistics import mark_nonzero, sum_squares
+from dovetail.engine.kernels.statistics import mark_nonzero
 from dovetail.engine.kernels.strongest import mark_strongest
+from dovetail.engine.kernels.sums import sum_squares
+from dovetail.engine.kernels.task_vectors import keep_masked
 from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Range, Values, stretches
 from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method, Parameter
@@ -38,7 +40,7 @@ from dovetail.engine.methods.threshold import (
 )
 
 LEAST_WEIGHTS = 1e-6
-"""Weights that add up to less are equal; a smaller divisor counts as this."""
+"""Weights that add up to less than this are replaced by equal ones, and a smaller divisor is replaced by this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,14 @@ class Found:
     """What the reduce passes have found."""
 
     rule: Rule = KEEP_ALL
-    """Which variances are selected."""
+    """The rule that selects elements by their variances."""
     weights: tuple[float, ...] = ()
     """The models' weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class SelectCalculateErase:
-    """W0 + sum(w_j tau_j) / sum(w_j) over the selected elements and the models of the elected sign."""
+    """Program of a tensor: W0, plus sum(w_j tau_j) / sum(w_j) over the models of the elected sign where selected."""
 
     length: int
     """Elements of the tensor."""
@@ -62,7 +64,7 @@ class SelectCalculateErase:
     out_code: int
     """Dtype code of the output."""
     part: float
-    """Part of the elements with any variance that is selected; 1 for all elements."""
+    """Which part of the elements with a variance above 0 is selected; 1 selects all elements."""
 
     @property
     def _models(self) -> int:
@@ -74,7 +76,7 @@ class SelectCalculateErase:
 
     @property
     def reduce_passes(self) -> int:
-        """Three to find the selected variances, one to sum squares."""
+        """Number of reduce passes: three to find the rule, if it is needed, and one to sum squares."""
         return DIGITS * self._searches + 1
 
     def partial_bytes(self, elements: int) -> int:
@@ -94,12 +96,12 @@ class SelectCalculateErase:
         return start, min(self.length, -(-stop // STRETCH) * STRETCH)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory: sources, variances, masks and sums of a stretch."""
+        """Bytes of the sources, variances, masks and sums of a stretch."""
         size = min(elements, STRETCH)
         return Values.scratch_bytes(len(self.codes), size) + size * (4 + 2 + self._models + 8 + 20)
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
-        """Count variances, then sum the squares of what is selected."""
+        """Count a digit of a chunk's variances or, in the last pass, sum the squares of its selected changes."""
         state = state or Found()
         if self._searches and step < DIGITS:
             values, spread = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
@@ -139,7 +141,14 @@ class SelectCalculateErase:
         return Found(state.rule, tuple(mean / whole for mean in means))
 
     def _squares(self, chunk: Chunk, state: Found) -> NDArray[np.float64]:
-        """Sum the squares of each model's selected changes, for the blocks that begin here: float64[blocks, models]."""
+        """Sum the squares of each model's selected changes over the blocks that begin in a chunk.
+
+        Returns
+        -------
+        float64[blocks, models]
+            The sums.
+
+        """
         first = -(-chunk.start // STRETCH) * STRETCH
         last = min(self.length, -(-chunk.stop // STRETCH) * STRETCH)
         values, kept = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
@@ -149,14 +158,14 @@ class SelectCalculateErase:
             for model, tau in enumerate(taus):
                 keep_masked(tau, mask, kept[: len(tau)])
                 sums[model] = sum_squares(kept[: len(tau)])
-            if start >= first:  # else it is the end of a block that began in the chunk before
+            if start >= first:  # before that, there is the end of a block that began in the chunk before
                 found.append(sums)
         return np.array(found).reshape(-1, self._models)
 
     def _select(
         self, chunk: Chunk, state: Found, values: Values, last: int
     ) -> Iterator[tuple[int, int, Floats, Floats, Marks]]:
-        """Go through a chunk up to `last`: (start, stop, base, task vectors, which elements are selected)."""
+        """Go through a chunk up to element `last`: (start, stop, base, task vectors, mask of the selected elements)."""
         rule, spread, mask = state.rule, np.empty(STRETCH, np.float32), np.ones(STRETCH, np.uint8)
         seen = rule.before[chunk.index] if rule.before else 0
         for start, stop in stretches(chunk.start, last, STRETCH):
@@ -183,7 +192,7 @@ class SelectCalculateErase:
 
 
 def _mean(squares: NDArray[np.float64], length: int) -> float:
-    """Give the mean square, without intermediate rounding so that the order cannot matter."""
+    """Compute the mean of squares without intermediate rounding, so that the order does not matter."""
     return fsum(squares) / max(length, 1) if np.isfinite(squares).all() else float("nan")
 
 

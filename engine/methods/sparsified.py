@@ -1,8 +1,8 @@
 """Sums of sparsified task vectors: the family of ties, dare, breadcrumbs, della and magnitude pruning.
 
-W = W0 + lambda * sum(w_j s(tau_j)) [/ divisor], where s keeps a part of the elements (`keeps`) and may rescale it so
-that its sum of magnitudes is that of the whole. With voting, only contributions of the elected sign count, and the
-divisor is the sum of their weights. mergekit's ``generalized_task_arithmetic`` defines the family's parameters.
+W = W0 + lambda * sum(w_j s(tau_j)) [/ divisor], where s keeps a part of the elements (see `keeps`), and may rescale the
+part so that its sum of magnitudes becomes that of the whole. With voting, only contributions of the elected sign are
+summed, and the divisor is the sum of their weights. mergekit's ``generalized_task_arithmetic`` defines the parameters.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.consensus import keep_masked
 from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs, scale_change
 from dovetail.engine.kernels.sparsified import BAND, RANDOM, sparsified_norms, sparsified_sum
 from dovetail.engine.kernels.sums import sum_magnitudes
+from dovetail.engine.kernels.task_vectors import keep_masked
 from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Range, TaskVectors, blocks, elements, stretches
 from dovetail.engine.methods.keeps import (
     Keep,
@@ -30,7 +30,7 @@ from dovetail.engine.methods.keeps import (
     make_marker,
     marker_scratch_bytes,
 )
-from dovetail.engine.methods.masked import StretchSum
+from dovetail.engine.methods.masked import NO_LEAST, StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 from dovetail.engine.methods.threshold import (
     DIGITS,
@@ -44,9 +44,7 @@ from dovetail.engine.methods.threshold import (
 )
 
 LEAST_NORM = 1e-7
-"""Sums of magnitudes below this do not rescale, as in mergekit."""
-NO_LEAST = np.float32(-np.inf)
-"""Divisors of voting have no lower bound."""
+"""A model is not rescaled if its sum of magnitudes, kept or whole, is below this, as in mergekit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +52,14 @@ class Found:
     """What the reduce passes have found."""
 
     rules: tuple[Rules, ...]
-    """Each model's rules for its ranks."""
+    """For each model, the rules of its ranks."""
     scales: tuple[float, ...]
-    """Each model's rescaling factor."""
+    """For each model, its rescaling factor."""
 
 
 @dataclass(frozen=True, slots=True)
 class SparsifiedSum:
-    """A sum of sparsified task vectors."""
+    """Program of a sum of sparsified task vectors."""
 
     length: int
     """Elements of the tensor."""
@@ -74,24 +72,24 @@ class SparsifiedSum:
     keeps: tuple[Keep, ...]
     """What each model keeps."""
     rescale: bool
-    """Whether what is kept is rescaled."""
+    """Whether the kept parts are rescaled."""
     voting: bool
     """Whether signs are elected."""
     normalize: bool
-    """Whether the sum is divided by weights: by `divisor`, or with voting by those of the elected sign."""
+    """Whether the sum is divided: by `divisor` or, with voting, by the weights of the models with the elected sign."""
     divisor: float
-    """Sum of all weights; 1 where it does not divide."""
+    """Sum of all weights; 1 if it is too small to divide by."""
     factor: float
-    """What the sum is multiplied by at last (lambda)."""
+    """What the sum, or quotient, is multiplied by (lambda)."""
 
     @property
     def _row(self) -> int:
-        """Elements of a row, where ranks in rows matter."""
+        """Elements of a row, if a model ranks by rows; else 1."""
         return max((keep.row_length for keep in self.keeps if isinstance(keep, KeepByRank)), default=1)
 
     @property
     def _block(self) -> int:
-        """Elements of the blocks over which magnitudes are summed, whatever the chunks: whole rows."""
+        """Elements of the blocks over which magnitudes are summed: whole rows, and independent of the chunks."""
         row = self._row
         return max(1, STRETCH // row) * row
 
@@ -105,7 +103,7 @@ class SparsifiedSum:
 
     @property
     def reduce_passes(self) -> int:
-        """Three to find the rules of ranks, one to find the scales."""
+        """Number of reduce passes: three if rules of ranks are needed, and one if rescaling factors are."""
         return DIGITS * self._searches + self._rescales
 
     def partial_bytes(self, elements: int) -> int:
@@ -131,13 +129,13 @@ class SparsifiedSum:
         return start // row * row, min(self.length, -(-stop // block) * block)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Working memory for a window of that many elements."""
+        """Bytes of working memory for a window of `elements`."""
         size, models = min(elements, self._block + 2 * self._row), len(self.weights)
         lines = 5 if self.voting else 0
         return TaskVectors.scratch_bytes(size) + size * (models + 8 + 4 * lines) + models * marker_scratch_bytes(size)
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
-        """Count magnitudes, then sum them."""
+        """Count a digit of a chunk's magnitudes or, in the last pass, sum the magnitudes."""
         if self._searches and step < DIGITS:
             return self._count(step, chunk, state)
         return self._sum_fused(chunk, state or self._nothing) if self._fused else self._sum(chunk)
@@ -176,7 +174,7 @@ class SparsifiedSum:
         return Found(((),) * len(self.keeps), (1.0,) * len(self.keeps))
 
     def _count(self, digit: int, chunk: Chunk, state: Found | None) -> tuple[Counts, ...]:
-        """Count one digit of the magnitudes of every model that has ranks."""
+        """Count one digit of the magnitudes of every model that keeps a band of ranks."""
         state = state or self._nothing
         counters = {
             model: DigitCounter(digit, state.rules[model])
@@ -191,7 +189,14 @@ class SparsifiedSum:
         return tuple(counters[model].counts if model in counters else () for model in range(len(self.keeps)))
 
     def _sum(self, chunk: Chunk) -> NDArray[np.float64]:
-        """Sum the magnitudes of all and of what is kept: float64[blocks, models, 2], for blocks that begin here."""
+        """Sum magnitudes over the blocks that begin in a chunk.
+
+        Returns
+        -------
+        float64[blocks, models, 2]
+            The sum over the task vector, and over its kept part.
+
+        """
         vectors, markers, size = self._begin(chunk)
         kept = np.empty(size, np.float32)
         found = []
@@ -204,7 +209,7 @@ class SparsifiedSum:
         return np.array(found).reshape(-1, len(self.keeps), 2)
 
     def _begin(self, chunk: Chunk) -> tuple[TaskVectors, list[Marker], int]:
-        """Give a chunk's task vectors, a marker for each model, and the most elements of a stretch with its rows."""
+        """Make a chunk's task vectors, a marker for each model, and the most elements of a stretch with whole rows."""
         size = min(self.length, self._block + 2 * self._row)
         markers = [make_marker(keep, size) for keep in self.keeps]
         return TaskVectors(chunk, self.codes, size), markers, size
@@ -212,7 +217,7 @@ class SparsifiedSum:
     def _mark(
         self, vectors: TaskVectors, markers: Sequence[Marker], start: int, stop: int
     ) -> Iterator[tuple[int, Floats, Marks]]:
-        """Give every model's task vector and mask of a stretch."""
+        """Yield the index, task vector and mask of every model for elements ``start:stop``."""
         low, high = start // self._row * self._row, -(-stop // self._row) * self._row
         vectors.begin(low, high, (start, stop))
         for model, marker in enumerate(markers):
@@ -250,13 +255,13 @@ class SparsifiedSum:
         )
 
     def _sum_fused(self, chunk: Chunk, state: Found) -> NDArray[np.float64]:
-        """Do as `_sum`, each block in one call."""
+        """Compute the same sums as `_sum`, with one call of a kernel for each block."""
         models, low = len(self.keeps), chunk.window_start
         keeps, codes = self._kept_by(chunk, state), np.array((*self.codes, self.out_code), np.int64)
         stored = self._stored(chunk, low, self.window(chunk.start, chunk.stop)[1])
         found, unneeded = [np.empty((0, models, 2))], np.empty((models, 2))
         first = -(-chunk.start // STRETCH) * STRETCH
-        if chunk.start < first < chunk.stop:  # the end of a block that began before: only its ties are counted
+        if chunk.start < first < chunk.stop:  # the end of an earlier block, of which only the ties are counted
             sparsified_norms(stored, codes, keeps, (chunk.start - low, first - low, chunk.start), unneeded)
         for start, stop in blocks(chunk, self.length, STRETCH):
             found.append(np.empty((1, models, 2)))
@@ -265,7 +270,7 @@ class SparsifiedSum:
 
     @property
     def _fused(self) -> bool:
-        """Whether the fused kernels serve: they do not look at rows."""
+        """Whether the fused kernels serve the models: they cannot rank by rows."""
         return not any(isinstance(keep, KeepByRank) for keep in self.keeps)
 
     def _stored(self, chunk: Chunk, low: int, high: int) -> tuple[Bytes, ...]:
@@ -274,7 +279,7 @@ class SparsifiedSum:
         return tuple(elements(chunk, raw, code, low, high) for raw, code in sources)
 
     def _kept_by(self, chunk: Chunk, state: Found) -> tuple[NDArray[Any], ...]:
-        """Write what the models keep as the fused kernels read it."""
+        """Describe what the models keep in the arrays that the fused kernels read."""
         count = len(self.keeps)
         kinds, edges, key = np.zeros(count, np.int64), np.zeros(count), np.zeros(2, np.uint64)
         rules, seen = np.full((count, 2, 2), -1, np.int64), np.zeros((count, 2), np.int64)
@@ -319,7 +324,7 @@ class _Sum(StretchSum):
     def _add(self, model: int, tau: Floats, mask: Marks) -> None:
         scale, weight = self._scales[model], self._weights[model]
         if self._sums is not None:
-            add_voting(tau, mask, scale, weight, self._sums)
+            add_voting(tau, mask, scale, weight, weight, self._sums)
         else:
             add_scaled(tau, mask, scale, weight, self._delta[: self._size])
 
@@ -333,7 +338,7 @@ class _Sum(StretchSum):
 
 
 def _scale(whole: float, kept: float) -> float:
-    """Give the factor that makes the sum of what is kept that of the whole, rounded once."""
+    """Compute the factor by which the kept sum of magnitudes becomes the whole sum, rounded once."""
     if whole < LEAST_NORM or kept < LEAST_NORM:
         return 1.0
     with np.errstate(all="ignore"):

@@ -16,7 +16,7 @@ from dovetail.engine.methods.task_vector_parameters import INT8_MASK, LAMBDA, WE
 
 @dataclass(frozen=True, slots=True)
 class TaskArithmetic(OnePass):
-    """W0 + factor * sum(w tau) / divisor."""
+    """Program of a tensor: W0 + factor * sum(w tau) / divisor."""
 
     codes: tuple[int, ...]
     """Dtype codes of the base model's tensor and of the models'."""
@@ -27,10 +27,10 @@ class TaskArithmetic(OnePass):
     divisor: float
     """What the weighted sum is divided by."""
     factor: float
-    """What it is multiplied by then (lambda)."""
+    """What the quotient is multiplied by (lambda)."""
 
     def scratch_bytes(self, elements: int) -> int:
-        """Three tiles of float32 and a mask for each model."""
+        """Bytes of three tiles of float32, and of a mask for each model."""
         return (12 + len(self.weights)) * TILE
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
@@ -47,9 +47,7 @@ class TaskArithmetic(OnePass):
             (np.float32(self.divisor), np.float32(self.factor)),
             out,
             self.out_code,
-            nonfinite,
-            kept,
-            squares,
+            (nonfinite, kept, squares),
         )
         return ChunkStatistics(
             kept=kept,

@@ -1,4 +1,4 @@
-"""What the rows of sparsifying methods have in common: mergekit's parameters, and making their program."""
+"""What sparsifying methods have in common: the parameters that mergekit defines, and the program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dovetail.engine.methods.program import Problem
 from dovetail.engine.methods.sparsified import SparsifiedSum
 
 SMALLEST_DIVISOR = 1e-8
-"""A sum of weights below this does not divide, as in mergekit."""
+"""A sum of weights below this is not divided by, as in mergekit."""
 
 WEIGHT = Parameter("weight", "float", REQUIRED, "factor of the model's kept changes", "model")
 DENSITY = Parameter("density", "float", 1.0, "part of the changes that is kept, from 0 to 1", "model")
@@ -27,29 +27,29 @@ INT8_MASK = Parameter("int8_mask", "bool", False, "no effect; accepted as mergek
 
 
 def normalize(default: bool) -> Parameter:
-    """Give the parameter `normalize`."""
+    """Make the parameter `normalize`, with the default of a method."""
     return Parameter("normalize", "bool", default, "divide the sum of changes by the sum of the weights that count")
 
 
 def rescale(default: bool) -> Parameter:
-    """Give the parameter `rescale`."""
+    """Make the parameter `rescale`, with the default of a method."""
     return Parameter("rescale", "bool", default, "scale what is kept to the sum of magnitudes of the whole change")
 
 
 def density_of(problem: Problem, model: int) -> float:
-    """Give a model's density; whatever is above 1 keeps everything, as 1 does.
+    """Read the density of a model; a density above 1 keeps everything, as 1 does.
 
     Raises
     ------
     RecipeError
-        It is negative or not a number.
+        The density is negative or not a number.
 
     """
     return min(1.0, model_number(problem, model, "density", 0.0, LARGEST))
 
 
 def divisor_of(weights: tuple[float, ...]) -> float:
-    """Give the sum of the weights, or 1 where it is too small to divide by."""
+    """Sum the weights; 1 if the sum is too small to divide by."""
     divisor = sum_float32(weights)
     return 1.0 if abs(divisor) < SMALLEST_DIVISOR else divisor
 
@@ -62,7 +62,7 @@ def make_sparsified(problem: Problem, keep: Callable[[Problem, int], Keep], *, v
     problem
         The tensor.
     keep
-        Says what a model keeps.
+        Function that tells what a model keeps of the tensor.
     voting
         Whether signs are elected.
 

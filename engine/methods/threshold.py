@@ -1,7 +1,8 @@
-"""Exact selection out of core: the rule that picks the strongest elements of a tensor of any size.
+"""Finding the rule that picks the strongest elements of a tensor of any size, exactly and chunk by chunk.
 
-The magnitude of the last element that is kept is found digit by digit, each from the histograms of all chunks (see
-`dovetail.engine.kernels.magnitude`); how many elements of just that magnitude each chunk has settles ties by index.
+The magnitude of the last element that is kept is found digit by digit, each digit from the histograms of all chunks
+(see `dovetail.engine.kernels.magnitude`). The number of elements of just that magnitude in each chunk settles ties by
+index.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from dovetail.engine.kernels.magnitude import ALL_LEVELS, DIGIT_BINS, NO_THRESHO
 from dovetail.engine.kernels.strongest import count_magnitudes
 
 DIGITS = len(DIGIT_BINS)
-"""Reduce passes that a search takes."""
+"""Number of reduce passes of a search."""
 
 _TIES_BYTES = 2 * 40
 """Allowance for a chunk's number in `Rule.before`, in the rules before and after a pass."""
 
 Counts = tuple[NDArray[np.uint32], ...]
-"""One chunk's histograms of one digit, one a searched rule; empty where a rule is final."""
+"""Histograms of one digit in one chunk, one for each rule that is searched for; empty for a rule that is final."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a model keeps of a tensor, or as much of it as is known."""
+    """Which elements of a tensor a model keeps, as far as the search has come."""
 
     level: int
-    """Claims of the last candidate kept; candidates with fewer are all kept."""
+    """Number of claims of the last candidate that is kept; candidates with fewer claims are all kept."""
     threshold: int
-    """Magnitude bits of that candidate (so far its higher digits); larger ones of its level are kept."""
+    """Magnitude bits of that candidate, or the higher digits found so far; larger magnitudes of its level are kept."""
     ties: int
-    """Candidates of that level and magnitude (or those higher digits) that are kept, lowest indices first."""
+    """How many candidates of that level and magnitude (or with those higher digits) are kept, lowest indices first."""
     before: tuple[int, ...] = ()
-    """For every chunk, the ties in the chunks before it."""
+    """For every chunk, the number of ties in the chunks before it."""
     final: bool = False
     """Whether the rule is complete."""
 
@@ -79,7 +80,7 @@ class Tally:
 
 
 def first_digit(counts: NDArray[np.int64], kept: int) -> Rule:
-    """Find the claims and the highest digit of the last of `kept` candidates."""
+    """Find the number of claims and the highest digit of the last of `kept` candidates."""
     if kept == 0:
         return KEEP_NONE
     if kept >= counts.sum():
@@ -88,7 +89,7 @@ def first_digit(counts: NDArray[np.int64], kept: int) -> Rule:
 
 
 def next_digit(rule: Rule, counts: NDArray[np.int64]) -> Rule:
-    """Append a digit to the magnitude of the last candidate kept."""
+    """Append a digit to the magnitude of the last candidate that is kept."""
     _, digit, ties = find_place(counts, rule.ties)
     return replace(rule, threshold=rule.threshold * counts.shape[1] + digit, ties=ties)
 
@@ -101,7 +102,7 @@ def finish(rule: Rule, chunks: Sequence[NDArray[np.uint32]]) -> Rule:
 
 
 def count_partial_bytes(rules: int) -> int:
-    """Give the size of one chunk's histograms when `rules` rules are searched at once."""
+    """Compute the bytes of one chunk's histograms for a search of `rules` rules at once."""
     return 4 * DIGIT_BINS[0] * rules
 
 
@@ -111,14 +112,14 @@ def tally_bytes(rules: int, chunks: int) -> int:
 
 
 class DigitCounter:
-    """Counts one digit of a chunk's values for several rules: the reduce pass of a search.
+    """Counts one digit of the values of a chunk for several rules, in a reduce pass of a search.
 
     Parameters
     ----------
     digit
         0, 1 or 2.
     rules
-        What is known of each rule; for digit 0 nothing is, and one histogram serves all.
+        The rules so far. For digit 0 they are not needed, and one histogram serves all of them.
 
     """
 
@@ -130,19 +131,22 @@ class DigitCounter:
         ]
 
     def add(self, values: NDArray[np.float32]) -> None:
-        """Count some values."""
+        """Count more values of the chunk."""
         for rule, counts in zip(self._rules, self._counts, strict=True):
             if counts.size:
                 count_magnitudes(values, self._digit, rule.threshold, counts)
 
     @property
     def counts(self) -> Counts:
-        """The histograms."""
+        """The histograms, with 32-bit counts."""
         return tuple(counts.astype(np.uint32) for counts in self._counts)
 
 
 def follow_exactly(digit: int, tally: Tally, ranks: Sequence[int], rules: Rules) -> Rules:
-    """Do as `follow`, for the magnitudes at some ranks themselves: a rule without one means that it is zero."""
+    """Find one more digit of the magnitudes at some ranks; a magnitude of zero gives `KEEP_NONE`.
+
+    Unlike `follow`, this also finds a magnitude at a rank that keeps all candidates.
+    """
     if digit == 0:
         counts = tally.totals[0][np.newaxis]
         nonzero = counts.sum()
@@ -162,7 +166,7 @@ def follow(digit: int, tally: Tally, kept: Sequence[int], rules: Rules) -> Rules
     kept
         How many elements each rule is to keep.
     rules
-        The rules so far; anything for digit 0.
+        The rules so far; not read for digit 0.
 
     """
     if digit == 0:

@@ -18,7 +18,7 @@ from dovetail.engine.methods.task_vector_parameters import (
 
 
 def keep_strongest(problem: Problem, model: int) -> Keep:
-    """Keep the int(density * length) strongest changes; at least one, as in mergekit, if the density is not 0."""
+    """Keep the int(density * length) strongest changes, but at least one if the density is not 0, as in mergekit."""
     density = density_of(problem, model)
     if density == 1.0:
         return KeepEverything()

@@ -1,4 +1,4 @@
-"""Adapters of peft: read, checked, and applied to a checkpoint's tensors while these are read."""
+"""Reading and checking adapters of peft, and applying them to the tensors of a checkpoint as these are read."""
 
 from dovetail.io.adapters.reading import Adapter, apply_adapter, read_adapter
 

@@ -1,7 +1,7 @@
-"""What adapters do to a tensor: one class for each kind, applied to any range of the flattened tensor.
+"""The changes that adapters make to a tensor: one class for each kind, applied to any range of the flattened tensor.
 
-All arithmetic is float32, in an order that does not depend on the range: an element has the same bits however the
-tensor is cut.
+All arithmetic is float32, in an order that does not depend on the range, so that an element has the same bits however
+the tensor is cut.
 """
 
 from __future__ import annotations
@@ -21,60 +21,69 @@ if TYPE_CHECKING:
 
     _Part = Callable[[slice], NDArray[np.float32]]
 
-_TILE_COLUMNS: Final = 512  # columns of the right factor that are multiplied at a time: a tile stays in the cache
+_TILE_COLUMNS: Final = 512  # columns of the right factor in a tile, which stays in the cache
 
-_LEFT_BYTES: Final = 1 << 20  # of the left factor, as float32, held at a time
+_LEFT_BYTES: Final = 1 << 20  # bytes of the left factor that are held at a time, as float32
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A small tensor of an adapter, as a matrix or a vector."""
+    """A small tensor of an adapter, taken as a matrix or a vector."""
 
     source: Source
-    """Where its elements are read."""
+    """Reads the elements."""
     dtype: DType
-    """Their dtype."""
+    """Dtype of the stored elements."""
     rows: int
-    """Rows as stored; 1 for a vector."""
+    """Number of stored rows; 1 for a vector."""
     columns: int
-    """Columns as stored."""
+    """Number of stored columns."""
 
     @property
     def nbytes(self) -> int:
-        """Most memory that a part of it takes while it is read: its pages, and a copy if its source copies."""
+        """Most bytes that reading a part takes: the pages of the tensor, and a copy of them if the source copies."""
         size = self.rows * self.columns * self.dtype.itemsize
         return size * (2 if self.source.copies else 1) + read_scratch_bytes(self.source)
 
     def stored(self, low: int, high: int) -> NDArray[Any]:
-        """Read some rows, as unsigned integers of the elements' size."""
+        """Read rows ``low:high``, as unsigned integers of the size of an element."""
         begin, end = low * self.columns, high * self.columns
-        self.source.populate(begin, end)  # touching pages that cannot be read would kill the process
+        self.source.populate(begin, end)  # a page that cannot be read would kill the process when it is touched
         return self.source.read(begin, end).view(f"u{self.dtype.itemsize}").reshape(-1, self.columns)
 
     def decoded(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """Decode a part of what was read; the result is contiguous."""
+        """Decode a part of the rows that `stored` has read, into a contiguous array."""
         values = np.empty(stored.shape, np.float32)
         decode_into(np.ascontiguousarray(stored).reshape(-1).view(np.uint8), self.dtype, values.reshape(-1))
         return values
 
     def vector(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Decode a part of a vector."""
+        """Read and decode elements ``start:stop`` of a vector."""
         return self.decoded(self.stored(0, 1)[0, start:stop])
 
     def release(self) -> None:
-        """Let go of its pages."""
+        """Release the pages of the tensor."""
         self.source.release(0, self.rows * self.columns)
 
 
 class Change(Protocol):
-    """What an adapter does to a tensor. Picklable."""
+    """A change that an adapter makes to a tensor. Changes are picklable."""
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory that `apply` takes."""
+        """Most bytes of memory that `apply` takes."""
 
     def apply(self, values: NDArray[np.float32], start: int) -> None:
-        """Change elements of the flattened tensor, from element `start` on, in place."""
+        """Change, in place, the elements of the flattened tensor that begin at element `start`.
+
+        Parameters
+        ----------
+        values
+            The elements, as float32.
+        start
+            Index of the first of them.
+
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +91,15 @@ class LowRank:
     """LoRA: ``W + scale * (left @ right)``."""
 
     rows: int
-    """Rows of W; its first dimension."""
+    """Rows of W: its first dimension."""
     columns: int
     """Elements of a row of W."""
     rank: int
-    """Columns of the left factor, rows of the right one."""
+    """Columns of the left factor, and rows of the right one."""
     left: Matrix
-    """Rows by rank, or turned."""
+    """The left factor, rows by rank; transposed if `turned`."""
     right: Matrix
-    """Rank by columns, or turned."""
+    """The right factor, rank by columns; transposed if `turned`."""
     turned: bool
     """Whether both factors are stored transposed."""
     scale: float
@@ -98,14 +107,14 @@ class LowRank:
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory that `apply` takes: the pages of both factors, and a tile of each as float32."""
+        """Most bytes of memory that `apply` takes: the pages of both factors, and three copies of a tile of each."""
         tile = 4 * self.rank * min(self.columns, _TILE_COLUMNS)
         left = max(4 * self.rank, min(_LEFT_BYTES, 4 * self.rank * self.rows))
-        # Each tile is gathered in the stored dtype, then decoded, while the one before is still there.
+        # A tile is gathered in the stored dtype, and then decoded, while the tile before it is still held.
         return self.left.nbytes + self.right.nbytes + 3 * (tile + left)
 
     def apply(self, values: NDArray[np.float32], start: int) -> None:
-        """Add the product to elements of the flattened tensor, from element `start` on."""
+        """Add the product to the elements of the flattened tensor that begin at element `start`."""
         from dovetail.io.adapters.kernels import add_product
 
         left_part, right_part = self.factors()
@@ -119,7 +128,7 @@ class LowRank:
         self.release()
 
     def factors(self) -> tuple[_Part, _Part]:
-        """Read the factors; give what decodes some rows of the left one, and some columns of the right one."""
+        """Read both factors, and return functions that decode rows of the left one and columns of the right one."""
         right = self.right.stored(0, self.right.rows)
         if self.turned:
             left = self.left.stored(0, self.left.rows)
@@ -133,29 +142,29 @@ class LowRank:
         )
 
     def release(self) -> None:
-        """Let go of the factors' pages."""
+        """Release the pages of both factors."""
         self.left.release()
         self.right.release()
 
 
 @dataclass(frozen=True, slots=True)
 class Hadamard:
-    """LoHa: ``W + scale * ((left1 @ right1) * (left2 @ right2))``, the middle product element by element."""
+    """LoHa: ``W + scale * ((left1 @ right1) * (left2 @ right2))``, with the two products multiplied by elements."""
 
     first: LowRank
-    """One product."""
+    """The first product."""
     second: LowRank
-    """The other."""
+    """The second product."""
     scale: float
-    """Factor of both together."""
+    """Factor of the elementwise product."""
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory that `apply` takes: what both products take, and three tiles."""
+        """Most bytes of memory that `apply` takes: those of both products, and three tiles."""
         return self.first.scratch_bytes + self.second.scratch_bytes + 12 * _TILE_COLUMNS * _TILE_COLUMNS
 
     def apply(self, values: NDArray[np.float32], start: int) -> None:
-        """Add to elements of the flattened tensor, from element `start` on."""
+        """Add the change to the elements of the flattened tensor that begin at element `start`."""
         from dovetail.io.adapters.kernels import add_product
 
         width, one = self.first.columns, np.float32(1)
@@ -181,39 +190,39 @@ class ScaledVector:
     """The bias beside a LoRA: ``b + scale * vector``."""
 
     vector: Matrix
-    """As long as the tensor."""
+    """The vector, as long as the tensor."""
     scale: float
-    """Its factor."""
+    """Factor of the vector."""
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory that `apply` takes."""
+        """Most bytes of memory that `apply` takes."""
         return self.vector.nbytes + 12 * self.vector.columns
 
     def apply(self, values: NDArray[np.float32], start: int) -> None:
-        """Add to elements of the tensor, from element `start` on."""
+        """Add the scaled vector to the elements of the tensor that begin at element `start`."""
         values += np.float32(self.scale) * self.vector.vector(start, start + values.size)
         self.vector.release()
 
 
 @dataclass(frozen=True, slots=True)
 class Rescaled:
-    """(IA)³: every row, or every column, times a number of its own."""
+    """(IA)³: every row, or every column, is multiplied by a different factor."""
 
     columns: int
     """Elements of a row of the tensor."""
     factors: Matrix
-    """One factor a row, or a column."""
+    """One factor for each row, or for each column."""
     by_column: bool
-    """Which of the two."""
+    """Whether the factors belong to columns, not to rows."""
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory that `apply` takes."""
+        """Most bytes of memory that `apply` takes."""
         return self.factors.nbytes + 8 * self.factors.columns
 
     def apply(self, values: NDArray[np.float32], start: int) -> None:
-        """Multiply elements of the flattened tensor, from element `start` on."""
+        """Multiply the elements of the flattened tensor that begin at element `start`."""
         factors = self.factors.vector(0, self.factors.columns)
         multiply_lines(values, start, self.columns, factors, by_column=self.by_column)
         self.factors.release()
@@ -221,24 +230,24 @@ class Rescaled:
 
 @dataclass(frozen=True, slots=True)
 class ReplacedRows:
-    """Trained tokens: some rows of an embedding take new values."""
+    """Trained tokens: some rows of an embedding are replaced."""
 
     columns: int
     """Elements of a row."""
     rows: tuple[int, ...]
-    """Which rows, ascending."""
+    """The rows that are replaced, in ascending order."""
     order: tuple[int, ...]
-    """For each of them, which row of `new`."""
+    """For each of them, the row of `new` that replaces it."""
     new: Matrix
-    """Their values."""
+    """The new rows."""
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory that `apply` takes."""
+        """Most bytes of memory that `apply` takes."""
         return self.new.nbytes + 8 * self.columns
 
     def apply(self, values: NDArray[np.float32], start: int) -> None:
-        """Put the new rows' elements in their place."""
+        """Replace those of the elements from element `start` on that belong to the replaced rows."""
         stop = start + values.size
         first = int(np.searchsorted(self.rows, start // self.columns))
         for row, place in zip(self.rows[first:], self.order[first:], strict=True):
@@ -254,7 +263,7 @@ class ReplacedRows:
 def multiply_lines(
     values: NDArray[np.float32], start: int, columns: int, factors: NDArray[np.float32], *, by_column: bool
 ) -> None:
-    """Multiply elements of a flattened matrix, from element `start` on, by their row's or their column's factor."""
+    """Multiply the elements of a flattened matrix that begin at `start` by the factors of their rows or columns."""
     for top, bottom, low, high in _rectangles(start, start + values.size, columns):
         begin, end = top * columns + low - start, (bottom - 1) * columns + high - start
         block = values[begin:end].reshape(bottom - top, high - low)
@@ -267,9 +276,9 @@ def _slices(start: int, stop: int, step: int) -> Iterator[slice]:
 
 
 def _rectangles(start: int, stop: int, columns: int) -> Iterator[tuple[int, int, int, int]]:
-    """Cut a range of a flattened matrix into (first row, end row, first column, end column): at most three.
+    """Cut a range of a flattened matrix into at most three rectangles (first row, end row, first column, end column).
 
-    Only a rectangle of one row is less wide than the matrix.
+    Only rectangles of a single row are narrower than the matrix.
     """
     while start < stop:
         row, column = divmod(start, columns)

@@ -1,4 +1,4 @@
-"""An adapter's ``adapter_config.json``: strict reading of an untrusted one, and refusal of what cannot be applied."""
+"""Strict reading of an untrusted ``adapter_config.json``, and refusal of adapters that cannot be applied."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
 from dovetail.io.formats.index import resolve_in_folder
 
 CONFIG_NAME: Final = "adapter_config.json"
-"""File name of an adapter's configuration."""
+"""File name of the configuration of an adapter."""
 
 MERGE_FIRST: Final = "merge the adapter into its model first, with merge_and_unload() of peft"
-"""What to do about an adapter that cannot be applied here."""
+"""The advice that errors give about an adapter that cannot be applied here."""
 
-_MAX_BYTES: Final = 16 * 2**20  # real ones have a kilobyte; those that name every module have some hundreds
+_MAX_BYTES: Final = 16 * 2**20  # most have a kilobyte, and those that name every module some hundreds
 
 _MAX_RANK: Final = 2**20
 
@@ -31,10 +31,10 @@ _KINDS: Final = ("LORA", "IA3", "LOHA", "TRAINABLE_TOKENS")
 
 _NO_WEIGHTS: Final = frozenset(
     ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE")
-)  # these add tokens or layers: there is nothing to merge
+)  # these kinds add tokens or layers, and so have nothing to merge
 
 _CHANGES_BASE: Final = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
-"""Initialisations that change the model's own weights too, so that the adapter belongs to other weights."""
+"""Initialisations that also change the model's weights, so that the adapter fits only the changed weights."""
 
 _HARMLESS: Final = frozenset(
     (
@@ -47,49 +47,49 @@ _HARMLESS: Final = frozenset(
         "target_modules_to_tie", "use_effective_conv2d", "megatron_core",
     )
 )  # fmt: skip
-"""Settings that are heeded, or that matter to training alone."""
+"""Settings that are either read here or matter only to training."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """What of an adapter's configuration decides its effect."""
+    """The settings of an adapter that decide its effect."""
 
     path: Path
-    """The file."""
+    """Path of the configuration file."""
     fingerprint: FileFingerprint
-    """How to know it again; its hash is that of the whole file."""
+    """Fingerprint of the file; its hash is that of the whole file."""
     kind: str
-    """One of peft's types."""
+    """Kind of the adapter: the value of ``peft_type``."""
     base_name: str
-    """The model that the adapter was trained on, as its author named it; may be empty."""
+    """The model on which the adapter was trained, as its author named it; may be empty."""
     task: str
-    """What it was trained for; may be empty."""
+    """The task for which the adapter was trained; may be empty."""
     saved: frozenset[str]
-    """Names of modules that were trained whole."""
+    """Names of the modules that were trained whole, not by an adapter."""
     ranks: frozenset[int]
-    """The ranks that its modules may have."""
+    """The ranks that modules may have."""
     alpha: float
-    """Numerator of the scale."""
+    """Numerator of the scale, for modules that no pattern matches."""
     alphas: Mapping[str, float]
-    """Those of the modules that `patterns` finds, by its keys."""
+    """Numerator of the scale, for modules that a pattern matches, by the pattern."""
     patterns: PatternTable
-    """Finds which modules have another alpha."""
+    """Finds the pattern that matches a module."""
     root: bool
-    """Whether the scale is divided by the root of the rank instead of the rank (rsLoRA)."""
+    """Whether the scale is divided by the square root of the rank, not by the rank (rsLoRA)."""
     dora: bool
-    """Whether modules have magnitudes (DoRA)."""
+    """Whether modules have magnitude vectors (DoRA)."""
     fan_in_fan_out: bool
-    """Whether square weights are taken as stored transposed."""
+    """Whether square weights are assumed to be stored transposed, where nothing else tells."""
     tokens: tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
-    """Rows that are trained, of the one embedding or of those named."""
+    """Trained rows of the only embedding or, as a mapping, of each embedding by name; None without trained rows."""
 
     def scale(self, module: str, rank: int) -> float:
-        """Give the factor of a module's product.
+        """Compute the factor of the product of a module's matrices.
 
         Raises
         ------
         UnsupportedError
-            A pattern takes too long.
+            Matching the patterns takes too long.
 
         """
         try:
@@ -101,16 +101,16 @@ class AdapterConfig:
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
-    """Read and check an adapter's configuration.
+    """Read and check the configuration of an adapter.
 
     Raises
     ------
     MissingFileError
-        There is none.
+        The folder has no configuration.
     AdapterError
-        It is damaged, or a setting has a value that it cannot have.
+        The configuration is damaged, or a setting has an impossible value.
     UnsupportedError
-        The adapter is of a kind, or has settings, that cannot be applied.
+        The adapter is of a kind that cannot be applied, or has settings that cannot.
 
     """
     path = folder / CONFIG_NAME
@@ -130,7 +130,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
 
 
 def named_as_model(folder: Path) -> UnsupportedError:
-    """Say what to do with an adapter that is named as if it were a model."""
+    """Make the error for a recipe that names an adapter where a model should be."""
     try:
         base = read_adapter_config(folder).base_name
     except CheckpointError:
@@ -143,7 +143,7 @@ def named_as_model(folder: Path) -> UnsupportedError:
 
 
 class _Reader:
-    """Takes settings out of a JSON object, checking each."""
+    """Takes the settings out of a JSON object, and checks each of them."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self._path, self._settings = path, settings
@@ -206,7 +206,7 @@ class _Reader:
             )
 
     def _refuse_unknown(self) -> None:
-        """Refuse switched-on settings that are not known: variants of peft are told by them alone."""
+        """Refuse unknown settings that are switched on, because only these tell which variant of an adapter it is."""
         for key, value in self._settings.items():
             if key not in _HARMLESS and (value is True or (type(value) in (dict, list) and value)):
                 raise UnsupportedError(

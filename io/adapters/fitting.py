@@ -1,4 +1,4 @@
-"""From the parts of an adapter's modules to changed tensors, every shape checked against the model's."""
+"""Making changed tensors of the parts of an adapter's modules, with every shape checked against the model."""
 
 from __future__ import annotations
 
@@ -35,22 +35,22 @@ _PARTS: Final[Mapping[str, tuple[frozenset[str], ...]]] = {
     "LOHA": (_LOHA,),
     "TRAINABLE_TOKENS": (frozenset(("tokens",)),),
 }
-"""What a module has, by the kind of adapter; those of LoRA may also have a bias and magnitudes."""
+"""The sets of parts that a module may have, by kind of adapter; modules of LoRA may have a bias and magnitudes too."""
 
 
 class Changes:
-    """All that an adapter changes.
+    """Makes all tensors that an adapter changes.
 
     Parameters
     ----------
     folder
-        The adapter, for error messages.
+        Folder of the adapter, for error messages.
     config
-        Its configuration.
+        Configuration of the adapter.
     modules
         The parts of each module.
     weights
-        The model's name of the weight of each module.
+        For each module, the name of its weight in the model.
 
     """
 
@@ -65,27 +65,27 @@ class Changes:
         self._turned: dict[str, set[bool]] = {}
 
     def of(self, tensors: Mapping[str, TensorInfo]) -> Iterator[TensorInfo]:
-        """Give the changed tensors of a model.
+        """Make the changed tensors of a model.
 
         Raises
         ------
         AdapterError
             A part is missing, or has a shape or dtype that does not fit.
         UnsupportedError
-            Something that cannot be computed here.
+            The adapter changes a tensor in a way that cannot be computed here.
 
         """
         for module, parts in self._modules.items():
             weight = tensors[self._weights[module]]
             self._check(module, parts, weight)
             turned = self._orientations(parts, weight)
-            if len(turned) == 1 and "embedding_A" not in parts:  # embeddings say nothing of other modules
+            if len(turned) == 1 and "embedding_A" not in parts:  # an embedding tells nothing about other modules
                 self._turned.setdefault(module.rpartition(".")[2], set()).update(turned)
         for module, parts in self._modules.items():
             yield from self._changed(module, parts, tensors[self._weights[module]], tensors)
 
     def _check(self, module: str, parts: Mapping[str, TensorInfo], weight: TensorInfo) -> None:
-        """Check that a module has the right parts, all of them of numbers, and a weight that can be changed."""
+        """Check that a module has the parts of one kind of adapter, and that these and the weight hold numbers."""
         required = frozenset(parts) - {"bias", "magnitude"}
         if required not in _PARTS[self._config.kind] or (
             len(required) < len(parts) and required not in (_LORA, _EMBEDDING)
@@ -104,7 +104,7 @@ class Changes:
                 raise self._wrong(f"tensor {info.name!r} is empty", "at least one element")
 
     def _orientations(self, parts: Mapping[str, TensorInfo], weight: TensorInfo) -> set[bool]:
-        """Give the ways in which a module's weight can be stored by the shapes: false as usual, true transposed."""
+        """Find how the shapes allow a module's weight to be stored: false for the usual way, true for transposed."""
         shape = weight.shape
         if "A" in parts:
             a, b = parts["A"].shape, parts["B"].shape
@@ -136,7 +136,17 @@ class Changes:
         return ways
 
     def _is_turned(self, module: str, parts: Mapping[str, TensorInfo], weight: TensorInfo) -> bool:
-        """Tell how a weight is stored; a square one like others of its name, else like all others, else as is said."""
+        """Tell whether a weight is stored transposed.
+
+        The shapes do not tell for a square weight. It is stored as weights of other modules of the same name are; else,
+        as all other weights are; else, as the configuration says.
+
+        Raises
+        ------
+        UnsupportedError
+            The other weights disagree.
+
+        """
         ways = self._orientations(parts, weight)
         if len(ways) == 1:
             return ways.pop()
@@ -156,7 +166,7 @@ class Changes:
     def _changed(
         self, module: str, parts: Mapping[str, TensorInfo], weight: TensorInfo, tensors: Mapping[str, TensorInfo]
     ) -> Iterator[TensorInfo]:
-        """Give the changed tensors of one module."""
+        """Make the changed tensors of one module: the weight, and the bias if it changes."""
         if "tokens" in parts:
             yield _with(
                 weight, ChangedSource(weight.source, weight.dtype, self._tokens(module, parts["tokens"], weight))
@@ -212,7 +222,7 @@ class Changes:
     def _rescaled(
         self, module: str, parts: Mapping[str, TensorInfo], weight: TensorInfo, tensors: Mapping[str, TensorInfo]
     ) -> Iterator[TensorInfo]:
-        """Scale a module's outputs, its bias with them, or its inputs."""
+        """Scale the outputs of a module, and with them its bias, or scale its inputs."""
         vector, outputs = parts["ia3"], parts["ia3"].shape[1] == 1
         by_column = outputs == self._is_turned(module, parts, weight)
         change = Rescaled(weight.shape[1], _vector(vector), by_column)
@@ -235,7 +245,7 @@ class Changes:
         return Hadamard(factors[0], factors[1], self._config.scale(module, factors[0].rank))
 
     def _tokens(self, module: str, new: TensorInfo, weight: TensorInfo) -> ReplacedRows:
-        """Place trained rows by the numbers in the configuration."""
+        """Place the trained rows at the row numbers that the configuration lists."""
         listed = self._config.tokens
         if isinstance(listed, Mapping):
             found = [rows for key, rows in listed.items() if module == key or module.endswith(f".{key}")]
@@ -255,7 +265,7 @@ class Changes:
         )
 
     def _bias(self, weight: TensorInfo, tensors: Mapping[str, TensorInfo]) -> TensorInfo | None:
-        """Find the bias beside a weight."""
+        """Find the bias of the module of a weight; None if it has none."""
         return tensors.get(weight.name.removesuffix("weight") + "bias")
 
     def _misfit(self, *infos: TensorInfo) -> AdapterError:
@@ -267,7 +277,7 @@ class Changes:
 
 
 def _with(info: TensorInfo, source: Source) -> TensorInfo:
-    """Read a tensor from another source, of float32."""
+    """Make the description of a tensor that is read from another source, as float32."""
     return replace(info, dtype=DTYPES["F32"], source=source, own_dtype=info.output_dtype)
 
 

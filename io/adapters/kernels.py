@@ -1,10 +1,10 @@
-"""The arithmetic of adapters: adding a product of two thin matrices, and the norms that DoRA divides by.
+"""The compiled arithmetic of adapters: adding the product of two thin matrices, and the norms by which DoRA divides.
 
-The order of every sum is fixed, whatever part of a tensor is computed, so that results have the same bits for any
-chunks. Multiplications and additions round one by one: nothing is fused or reordered.
+The order of every sum is fixed and does not depend on which part of a tensor is computed, so that results have the same
+bits for any chunks. Every multiplication and every addition is rounded by itself: nothing is fused or reordered.
 
-Each kernel calls no other compiled one, so numba itself sees when cached code is out of date. The code is kept where
-the engine keeps its own, or, without the engine, where numba keeps it.
+No kernel here calls another compiled one, so that numba notices by itself when cached code is out of date. Compiled
+code is kept where the engine keeps the code of its kernels or, without the engine, where numba keeps it by default.
 """
 
 from __future__ import annotations
@@ -16,37 +16,37 @@ import numpy as np
 from numba import njit
 
 LANES = 8
-"""Partial sums of a row's squares: element j goes to number ``j % LANES``."""
+"""Partial sums of the squares of a row: element j is added to sum ``j % LANES``."""
 
 
 def _compiled(function: Callable[..., None]) -> Any:
-    """Compile a kernel when it is first called: without the interpreter's lock, without fast-math."""
+    """Let numba compile a kernel at its first call, to run without the interpreter's lock and without fast-math."""
     try:
         return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # nowhere to keep the code: no folder can be written
+    except RuntimeError:  # there is no writable folder to keep the code in
         return njit(nogil=True)(function)
 
 
 @_compiled
 def add_product(left: np.ndarray, right: np.ndarray, scale: np.float32, out: np.ndarray, first: int, row: int) -> None:
-    """Add ``scale * (left @ right)`` to a block of a matrix.
+    """Add ``scale * (left @ right)`` to a block of a matrix (LoRA: https://arxiv.org/abs/2106.09685, equation 3).
 
     Element (i, j) becomes ``out + scale * (((0 + left[i, 0] * right[0, j]) + left[i, 1] * right[1, j]) + ...)``.
 
     Parameters
     ----------
     left : float32[:, :]
-        Rows of the block by rank, contiguous.
+        The left factor: rows of the block by rank, contiguous.
     right : float32[:, :]
-        Rank by columns of the block, contiguous.
+        The right factor: rank by columns of the block, contiguous.
     scale : float32
         Factor of the product.
     out : float32[:]
-        The matrix, flat and contiguous.
+        The matrix, flattened and contiguous; the kernel adds to it.
     first : int
-        Where in `out` the block begins.
+        Index in `out` of the first element of the block.
     row : int
-        Distance in `out` from a row of the block to the next.
+        Elements of `out` from one row of the block to the next.
 
     """
     rows, rank = left.shape
@@ -55,7 +55,8 @@ def add_product(left: np.ndarray, right: np.ndarray, scale: np.float32, out: np.
     for i in range(rows):
         for j in range(width):
             total[j] = np.float32(0)
-        # Four terms at a time keep the sums in registers; their order is that of one at a time.
+        # Four terms are added at a time, to keep the sums in registers, but in the order of the slow equivalent:
+        # for k in range(rank): total += left[i, k] * right[k]
         k = 0
         while k + 4 <= rank:
             f0, f1, f2, f3 = left[i, k], left[i, k + 1], left[i, k + 2], left[i, k + 3]
@@ -76,14 +77,14 @@ def add_product(left: np.ndarray, right: np.ndarray, scale: np.float32, out: np.
 
 @_compiled
 def row_norms(values: np.ndarray, norms: np.ndarray) -> None:
-    """Give the Euclidean norm of each row, summed in float64 and rounded once.
+    """Compute the Euclidean norm of each row, summed in float64 and rounded once.
 
     Parameters
     ----------
     values : float32[:]
-        Whole rows, flat and contiguous.
+        Whole rows, flattened and contiguous.
     norms : float32[:]
-        Receives one norm a row.
+        Receives the norm of each row.
 
     """
     rows = norms.size
@@ -109,14 +110,14 @@ def row_norms(values: np.ndarray, norms: np.ndarray) -> None:
 
 @_compiled
 def add_column_squares(values: np.ndarray, totals: np.ndarray) -> None:
-    """Add the squares of whole rows, in their order, to one float64 total a column.
+    """Add the squares of whole rows, one row after another, to the totals of their columns.
 
     Parameters
     ----------
     values : float32[:]
-        Whole rows, flat and contiguous.
+        Whole rows, flattened and contiguous.
     totals : float64[:]
-        One total a column.
+        The total of each column, which the kernel adds to.
 
     """
     width = totals.size
@@ -128,7 +129,7 @@ def add_column_squares(values: np.ndarray, totals: np.ndarray) -> None:
 
 
 def compile_all() -> None:
-    """Run every kernel once, on next to nothing, so that it is compiled or loaded."""
+    """Run every kernel once, on one element, so that it is compiled, or loaded from the cache, before it is needed."""
     thin, out = np.zeros((1, 1), np.float32), np.zeros(1, np.float32)
     add_product(thin, thin, np.float32(1), out, 0, 1)
     row_norms(out, np.zeros(1, np.float32))

@@ -1,4 +1,4 @@
-"""The names of an adapter's tensors: which part of which module each is, and what the model calls that module."""
+"""The names of an adapter's tensors: which part of which module a tensor is, and how the model names that module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
     "hada_w2_b": {"": "hada_w2_b"},
     "trainable_tokens_delta": {"": "tokens"},
 }
-"""Part of a module by the component of the tensor's name that says so, and by the last component."""
+"""Part of a module, by the component of the tensor's name that tells it and by the last component of the name."""
 
 _STRANGE: Final = ("lora_", "hada_", "lokr_", "ia3_", "trainable_tokens_", "adalora_", "vera_", "oft_", "boft_")
 
@@ -37,30 +37,30 @@ _MOST_CANDIDATES: Final = 1000
 
 @dataclass(slots=True)
 class AdapterTensors:
-    """An adapter's tensors by what they are for."""
+    """The tensors of an adapter, sorted into parts of modules and whole tensors."""
 
     modules: dict[str, dict[str, TensorInfo]] = field(default_factory=dict)
-    """For each changed module, its parts."""
+    """The parts of each changed module, by the name of the module and that of the part."""
     whole: dict[str, TensorInfo] = field(default_factory=dict)
-    """Tensors that replace the model's, by name."""
+    """Tensors that replace tensors of the model, by name."""
 
 
 def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo]) -> AdapterTensors:
-    """Find out what each tensor of an adapter is.
+    """Sort the tensors of an adapter by their names.
 
     Parameters
     ----------
     adapter
         The adapter, for error messages.
     tensors
-        Its tensors, by the names that peft gives them.
+        Tensors of the adapter, by the names that peft gives them.
 
     Raises
     ------
     AdapterError
-        A tensor is there twice, or several adapters are in one file.
+        A tensor occurs twice, or the file holds several adapters.
     UnsupportedError
-        A tensor belongs to a kind of adapter that is not known.
+        A tensor belongs to an unknown kind of adapter.
 
     """
     found = AdapterTensors()
@@ -77,7 +77,8 @@ def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo]) -> AdapterTens
         if place is None:
             if (whole := _whole_name(adapter, stored_name, components)) is None:
                 continue
-            # With "bias: all", the bias of a module that is saved whole is there under two names; the plain one counts.
+            # With "bias: all", peft saves the bias of a module that is saved whole under two names; the plain one
+            # counts.
             place_of = beside if "modules_to_save" in components else found.whole
             if whole in place_of:
                 raise AdapterError(f"{adapter} has tensor {whole!r} twice", "each tensor once", "repair the adapter")
@@ -90,20 +91,22 @@ def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo]) -> AdapterTens
         if part in parts or not module:
             raise AdapterError(
                 f"tensor {stored_name!r} of {adapter} is the second {part} of its module, or has no module",
-                "one of each, in a module",
+                "at most one tensor for each part of a module",
                 "repair the adapter",
             )
         parts[part] = info
     found.whole = beside | found.whole
     if len(adapters) > 1:
         raise AdapterError(
-            f"{adapter} holds several adapters ({', '.join(sorted(adapters)[:3])})", "one", "save them one by one"
+            f"{adapter} holds several adapters ({', '.join(sorted(adapters)[:3])})",
+            "one adapter in a file",
+            "save them one by one",
         )
     return found
 
 
 def _part(adapter: str, name: str, kind: str, rest: list[str]) -> tuple[str, list[str]]:
-    """Give the part that a tensor is, and the name of its adapter where the tensor's name has it."""
+    """Find which part a tensor is, and the adapter's name if the tensor's name contains it."""
     last = rest[-1] if rest and rest[-1] in _PARTS[kind] else ""
     between = rest[:-1] if last else rest
     if last not in _PARTS[kind] or len(between) > 1:
@@ -114,7 +117,7 @@ def _part(adapter: str, name: str, kind: str, rest: list[str]) -> tuple[str, lis
 
 
 def _whole_name(adapter: str, name: str, components: list[str]) -> str | None:
-    """Give the name of the tensor that this one replaces; None if it is the model's own, kept beside it."""
+    """Name the tensor that this one replaces; None if it is a copy of the model's tensor, saved beside the new one."""
     if "original_module" in components or "trainable_tokens_original" in components:
         return None
     if any(each.startswith(_STRANGE) or each == "ranknum" for each in components):
@@ -134,33 +137,33 @@ def _whole_name(adapter: str, name: str, components: list[str]) -> str | None:
 def find_names(
     adapter: str, model: str, needed: Iterable[str], available: Collection[str], optional: Collection[str] = ()
 ) -> dict[str, str]:
-    """Find what a model calls the tensors that an adapter changes.
+    """Find the names that a model gives to the tensors that an adapter changes.
 
-    Checkpoints and adapters differ in what stands before the layers (``model.``, ``transformer.``,
-    ``model.language_model.``). Names that start with the same two components are taken together: they are found as they
-    are, or by one and the same change of what stands before them, which has to be the only one that finds them all, or
-    the only one of these that keeps most of the components.
+    Checkpoints and adapters differ in the prefix before the layers (``model.``, ``transformer.``,
+    ``model.language_model.``). Names that start with the same two components are handled as a group. A group is found
+    unchanged, or by replacing the prefix of all its names by another. If several other prefixes find all names of the
+    group, the one that keeps the most components is taken; if several keep as many, that is an error.
 
     Parameters
     ----------
     adapter, model
-        Both, for error messages.
+        The adapter and the model, for error messages.
     needed
-        Names of tensors as the adapter has them.
+        Names of the changed tensors in the adapter.
     available
-        Names of the model's tensors.
+        Names of the tensors of the model.
     optional
-        Those of `needed` that the model may lack.
+        Names in `needed` that the model may lack.
 
     Returns
     -------
     dict
-        The model's name of each.
+        The name in the model by the name in the adapter; without optional names that the model lacks.
 
     Raises
     ------
     AdapterError
-        A name is not found, or more than one would do.
+        A required name is not found, or several names of the model fit.
 
     """
     groups: dict[tuple[str, ...], list[str]] = {}
@@ -200,7 +203,7 @@ def find_names(
 def _common_change(
     adapter: str, names: list[str], endings: Mapping[str, list[str]], available: Collection[str]
 ) -> tuple[str, str] | None:
-    """Find what to take away before all names, and what to put there instead."""
+    """Find the prefix to take away from all names, and the prefix to put in its place; None if no prefix fits."""
     components = names[0].split(".")
     for cut in range(len(components) - 1):
         if any(each.isdecimal() for each in components[:cut]):
@@ -215,7 +218,7 @@ def _common_change(
             for added in (name.removesuffix(tail) for name in candidates)
             if all(name.startswith(stripped) and added + name.removeprefix(stripped) in available for name in names)
         ]
-        if len(changes) > 1:  # of the same components in another order, as vision models had theirs renamed
+        if len(changes) > 1:  # the components of vision models were reordered at some time: prefer those that stay
             alike = [len(set(added.split(".")[:-1]) & set(components[:cut])) for added in changes]
             changes = [added for added, count in zip(changes, alike, strict=True) if count == max(alike)]
         if len(changes) > 1:
@@ -230,7 +233,7 @@ def _common_change(
 
 
 def _ending(name: str) -> str:
-    """Give the last two components of a name."""
+    """Cut a name to its last two components."""
     return ".".join(name.rsplit(".", 2)[-2:])
 
 

@@ -1,8 +1,8 @@
-"""Adapters of peft: reading a folder, and applying it to a checkpoint without making anything of full size.
+"""Reading the folder of a peft adapter, and applying the adapter to a checkpoint without making a full-size tensor.
 
-An adapter is never trusted: its configuration and its tensors' names and shapes are checked against each other and
-against the model. Which modules it changes, and their ranks, is told by its tensors; the regular expressions in its
-configuration are not run.
+An adapter is never trusted: its configuration and the names and shapes of its tensors are checked against each other
+and against the model. The tensors tell which modules the adapter changes, and with which ranks; the regular expressions
+in the configuration that select modules are not run.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ from dovetail.io.formats.index import resolve_in_folder
 from dovetail.io.formats.safetensors_reader import read_file
 
 WEIGHTS_NAME: Final = "adapter_model.safetensors"
-"""File name of an adapter's tensors."""
+"""File name of the tensors of an adapter."""
 
 _TORCH_NAME: Final = "adapter_model.bin"
 
 _HEADS: Final = ("lm_head.", "embed_out.", "output.")
-"""What output layers are called, which some models share with their embedding."""
+"""Beginnings of the names of output layers, which some models share with their embedding."""
 
 _NEW_HEADS: Final = frozenset(("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"))
-"""Tasks for which an adapter brings a head that the model does not have."""
+"""Tasks for which an adapter adds a head that the model lacks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter whose configuration and tensor names were read and checked."""
+    """An adapter with its configuration and tensor names, both read and checked."""
 
     folder: Path
-    """Its folder, absolute."""
+    """Folder of the adapter, an absolute path."""
     config: AdapterConfig
-    """What it says of itself."""
+    """Configuration of the adapter."""
     tensors: AdapterTensors
-    """Its tensors by what they are for."""
+    """Tensors of the adapter, sorted into parts of modules and whole tensors."""
     files: tuple[FileFingerprint, ...]
-    """Its files."""
+    """Fingerprints of the adapter's files."""
 
 
 def read_adapter(path: str | os.PathLike[str]) -> Adapter:
-    """Read an adapter: its configuration and its header, and no tensor data.
+    """Read the configuration of an adapter and the header of its tensors, but no tensor data.
 
     Parameters
     ----------
     path
-        A folder with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        A folder with ``adapter_config.json`` and ``adapter_model.safetensors`` (or ``adapter_model.bin``).
 
     Raises
     ------
     MissingFileError
-        One of the two is not there.
+        The folder or one of the files is missing.
     AdapterError, HeaderError
-        One of them breaks its rules.
+        A file breaks the rules of its format.
     UnsupportedError
         The adapter is of a kind that cannot be applied.
 
@@ -77,7 +77,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
 
 
 def _read_weights(folder: Path) -> Checkpoint:
-    """Read the catalogue of an adapter's tensors."""
+    """Read the names, dtypes and shapes of the adapter's tensors."""
     if os.path.lexists(folder / WEIGHTS_NAME):
         return read_file(resolve_in_folder(folder, WEIGHTS_NAME, "its folder"))
     if os.path.lexists(folder / _TORCH_NAME):
@@ -86,24 +86,24 @@ def _read_weights(folder: Path) -> Checkpoint:
 
 
 def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
-    """Apply an adapter: give a checkpoint whose changed tensors are computed while they are read.
+    """Apply an adapter: make a checkpoint in which the changed tensors are computed as they are read.
 
     The changed tensors are float32, so that nothing is rounded before a merge; `TensorInfo.output_dtype` still gives
-    the model's own dtype.
+    the dtype of the model.
 
     Parameters
     ----------
     checkpoint
         The model.
     adapter
-        From `read_adapter`.
+        The adapter, as `read_adapter` gives it.
 
     Raises
     ------
     AdapterError
         The adapter does not fit the model.
     UnsupportedError
-        It changes the model in a way that cannot be computed here.
+        The adapter changes the model in a way that cannot be computed here.
 
     """
     if checkpoint.adapter is not None:
@@ -132,9 +132,9 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
 
 
 def _maybe_tied(config: AdapterConfig, parts: AdapterTensors) -> set[str]:
-    """Find tensors that a model with one matrix for embedding and head need not have.
+    """Find the output layers that a model lacks if its output layer and embedding share one matrix.
 
-    Where the vocabulary grew, peft saves both, though none of them was trained as a module of its own.
+    Where the vocabulary grew, peft saves both the embedding and the output layer, although neither was trained.
     """
     embeddings = {
         name: info.shape
@@ -146,7 +146,7 @@ def _maybe_tied(config: AdapterConfig, parts: AdapterTensors) -> set[str]:
 
 
 def _replaced(adapter: str, old: TensorInfo | None, new: TensorInfo) -> TensorInfo:
-    """Put a tensor of the adapter in the place of the model's, which may have fewer rows or more."""
+    """Replace a tensor of the model by one of the adapter, which may have another number of rows."""
     if old is None:
         return new
     if (len(old.shape), old.shape[1:]) != (len(new.shape), new.shape[1:]) or old.dtype.mergeable != new.dtype.mergeable:

@@ -1,8 +1,8 @@
-"""Tensors with an adapter applied, computed range by range while they are read: nothing of full size is ever made.
+"""Tensors with an adapter applied, computed range by range as they are read, so that no full-size tensor is made.
 
-All arithmetic is float32, in an order that does not depend on the range: an element has the same bits however the
-tensor is cut. What is read is float32 too. (peft, and mergekit through it, round the changed weights to the model's own
-dtype before anything else is done with them; here they are rounded once, when the output is stored.)
+All arithmetic is float32, in an order that does not depend on the range, so that an element has the same bits however
+the tensor is cut. The elements that are read are float32 as well. (peft, and mergekit through it, first round the
+changed weights to the dtype of the model; here they are rounded once, when the output is stored.)
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from dovetail.io.sources.floats import decode_into
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PIECE_ELEMENTS: Final = 1 << 18  # read from the model at a time, so that a source that copies holds little
+_PIECE_ELEMENTS: Final = 1 << 18  # read from the model at a time, to bound the memory of a source that copies
 
-_KEPT_NORMS: Final = 32  # tensors whose column norms a process remembers; their tasks follow one another
+_KEPT_NORMS: Final = 32  # tensors for which a process keeps column factors; the tasks of a tensor follow each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class ChangedSource:
     """A tensor with a change applied (a `dovetail.io.source.Source` of float32 elements)."""
 
     base: Source
-    """The tensor without it."""
+    """The tensor without the change."""
     dtype: DType
-    """Its dtype as stored."""
+    """Dtype in which that tensor is stored."""
     change: Change
-    """What is done to it."""
+    """The change."""
 
     @property
     def length(self) -> int:
@@ -45,17 +45,17 @@ class ChangedSource:
 
     @property
     def itemsize(self) -> int:
-        """Size of a float32."""
+        """Bytes of an element, a float32."""
         return 4
 
     @property
     def copies(self) -> bool:
-        """Whether `read` makes an array of its own: always."""
+        """True: `read` always makes a new array."""
         return True
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory of a `read` beyond twice what it returns, which covers the pages of up to float32 elements."""
+        """Most bytes that `read` takes beyond twice its result, which covers the pages of elements up to float32."""
         piece = min(self.length, _PIECE_ELEMENTS) * self.dtype.itemsize * (2 if self.base.copies else 1)
         return read_scratch_bytes(self.base) + piece + self.change.scratch_bytes
 
@@ -68,7 +68,7 @@ class ChangedSource:
             decode_into(self.base.read(low, high), self.dtype, values[low - start : high - start])
             if self._releases:
                 self.base.release(low, high)
-        with np.errstate(all="ignore"):  # NaN and infinity are found later, as in any input
+        with np.errstate(all="ignore"):  # NaN and infinity are counted later, as in any input
             self.change.apply(values, start)
         return values
 
@@ -81,33 +81,34 @@ class ChangedSource:
         self.base.prefetch(start, stop)
 
     def populate(self, start: int, stop: int) -> bool:
-        """Make the model's part of a range resident, where that is no more than what `read` returns."""
+        """Make the model's pages of a range resident, if they are no larger than the result of `read`."""
         return True if self._releases else self.base.populate(start, stop)
 
     def release(self, start: int, stop: int) -> None:
-        """Let go of the model's part of a range."""
+        """Release the model's pages of a range."""
         self.base.release(start, stop)
 
     @property
     def _releases(self) -> bool:
-        """Whether pages are let go of while reading: those of float64 are more than a reader of float32 counts on."""
+        """Whether a read releases pages as it goes: those of float64 are larger than the result that callers expect."""
         return self.dtype.itemsize > self.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class DoraSource:
-    """DoRA: ``magnitude / norm * (W + scale * (left @ right))``, the norms being those of the sum's lines.
+    """DoRA: ``magnitude / norm * (W + scale * (left @ right))``, with the norms of the lines of that sum.
 
-    Lines are rows, and then every read computes whole rows; or columns, where weights are stored transposed, and then
-    the first read of a process goes through the whole tensor, once, and keeps one factor a column.
+    https://arxiv.org/abs/2402.09353, equation 5. Usually the lines are rows, and every read computes whole rows. Where
+    weights are stored transposed, the lines are columns, and the first read in a process goes through the whole tensor
+    once and keeps a factor for each column.
     """
 
     inner: ChangedSource
-    """The sum."""
+    """The sum ``W + scale * (left @ right)``."""
     columns: int
     """Elements of a row."""
     magnitude: Matrix
-    """One number a line."""
+    """The magnitude of each line."""
     by_column: bool
     """Whether lines are columns."""
 
@@ -118,17 +119,17 @@ class DoraSource:
 
     @property
     def itemsize(self) -> int:
-        """Size of a float32."""
+        """Bytes of an element, a float32."""
         return 4
 
     @property
     def copies(self) -> bool:
-        """Whether `read` makes an array of its own: always."""
+        """True: `read` always makes a new array."""
         return True
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory of a `read` beyond twice what it returns."""
+        """Most bytes of memory that `read` takes beyond twice its result."""
         lines = 24 * self.magnitude.columns  # totals, norms, factors
         rows = max(self.columns, _PIECE_ELEMENTS) if self.by_column else 2 * self.columns
         return self.inner.scratch_bytes + self.magnitude.nbytes + lines + rows * (4 + self.inner.dtype.itemsize)
@@ -162,11 +163,11 @@ class DoraSource:
         self.inner.prefetch(start, stop)
 
     def populate(self, start: int, stop: int) -> bool:
-        """Make the model's part of a range resident."""
+        """Make the model's pages of a range resident, as `ChangedSource.populate` does."""
         return self.inner.populate(start, stop)
 
     def release(self, start: int, stop: int) -> None:
-        """Let go of the model's part of a range, and of the rows that it cuts."""
+        """Release the model's pages of a range, widened to whole rows."""
         low, high = start // self.columns * self.columns, min(self.length, -(-stop // self.columns) * self.columns)
         self.inner.release(low, high)
 
@@ -176,10 +177,10 @@ _factors_lock = threading.Lock()
 
 
 def _column_factors(source: DoraSource) -> NDArray[np.float32]:
-    """Give one factor a column, from this process's cache, going through the tensor if needed."""
+    """Give the factors of the columns, which each process computes once by going through the whole tensor."""
     from dovetail.io.adapters.kernels import add_column_squares
 
-    with _factors_lock:  # others wait: each would do the same
+    with _factors_lock:  # other threads wait, because each would compute the same
         if (found := _factors.get(source)) is not None:
             _factors.move_to_end(source)
             return found
@@ -198,7 +199,7 @@ def _column_factors(source: DoraSource) -> NDArray[np.float32]:
 
 
 def _quotients(magnitudes: NDArray[np.float32], norms: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Divide; a line of zeros gives NaN or infinity, as in peft, which is found like any other in an input."""
+    """Divide magnitudes by norms; a line of zeros gives NaN or infinity, as in peft, which are counted later."""
     with np.errstate(all="ignore"):
         return magnitudes / norms
 

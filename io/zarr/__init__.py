@@ -1,1 +1,1 @@
-"""Checkpoints as Zarr: reading, writing, and the read-only store over any checkpoint."""
+"""Reading and writing checkpoints as Zarr, and a read-only Zarr store that presents any checkpoint."""

@@ -1,7 +1,8 @@
-"""Keeping compressed chunks from claiming more memory than their metadata admits.
+"""Keeping compressed chunks from taking more memory than the array's metadata allows.
 
-Decompressors allocate what the compressed bytes claim, so that a few kilobytes could take all memory. Blosc, LZ4 and
-Zstandard claim in a header that is looked at here first; gzip and its like are decompressed up to a limit.
+A decompressor allocates as much memory as the compressed bytes claim to need, so that a hostile chunk of a few
+kilobytes could take all memory. Blosc, LZ4 and Zstandard state the size in a header, which is checked here first; gzip,
+zlib, bz2 and lzma do not, and are decompressed only up to a limit.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Final
 from zarr.codecs.sharding import ShardingCodec
 
 _SLACK_BYTES: Final = 2**16
-"""What checksums and headers of codecs further in may add to a chunk."""
+"""Most bytes that the checksums and headers of the inner codecs may add to a chunk."""
 
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ZSTD_BLOCK_BYTES: Final = 2**17  # the most that a block may hold
@@ -29,7 +30,7 @@ _COMPRESSORS: Final = ("_zstd_codec", "_blosc_codec", "_gzip_codec", "_codec")  
 
 
 def claimed_bytes(name: str, data: bytes | memoryview) -> int | None:
-    """Give the size that compressed data says it decompresses to; ``None`` if it does not say.
+    """Read from compressed data the size that it claims to decompress to; ``None`` if the format states no size.
 
     Parameters
     ----------
@@ -41,7 +42,7 @@ def claimed_bytes(name: str, data: bytes | memoryview) -> int | None:
     Raises
     ------
     ValueError
-        It is not what the codec writes.
+        The data is not in the format of the codec.
 
     """
     if name == "blosc":
@@ -60,7 +61,7 @@ def claimed_bytes(name: str, data: bytes | memoryview) -> int | None:
 def _zstd_content_bytes(data: bytes | memoryview) -> int:
     """Read the content size of a Zstandard frame, or estimate it: RFC 8878, sections 3.1.1.1 and 3.1.1.2."""
     if len(data) < 6 or bytes(data[:4]) != _ZSTD_MAGIC:
-        raise ValueError("it is no Zstandard frame")
+        raise ValueError("it is not a Zstandard frame")
     descriptor = data[4]
     single = bool(descriptor & 0x20)
     position = 5 + (0 if single else 1) + (0, 1, 2, 4)[descriptor & 3]
@@ -74,35 +75,35 @@ def _zstd_content_bytes(data: bytes | memoryview) -> int:
         last, kind, length = bool(header & 1), header >> 1 & 3, header >> 3
         most += _ZSTD_BLOCK_BYTES if kind == 2 else length
         position += 3 + (1 if kind == 1 else length)
-    return most // 4  # blocks can be much smaller than they may be
+    return most // 4  # a quarter, because blocks are often much smaller than the most that they may hold
 
 
 def limit_bytes(chunk_shape: Sequence[int], itemsize: int) -> int:
-    """Give the most bytes that a compressed chunk may decompress to."""
+    """Compute the most bytes to which a compressed chunk may decompress."""
     size = math.prod(chunk_shape) * itemsize
     return size + size // 64 + _SLACK_BYTES
 
 
 @dataclass(frozen=True)
 class Bounded:
-    """A compressor of numcodecs, with a limit on what it decompresses to."""
+    """A compressor of numcodecs that refuses to decompress to more than a limit."""
 
     codec: Any
     """The compressor."""
     limit_bytes: int
-    """Most bytes."""
+    """Most bytes that `decode` returns."""
 
     def encode(self, buffer: Any) -> Any:
-        """Compress."""
+        """Compress a buffer."""
         return self.codec.encode(buffer)
 
     def decode(self, buffer: Any, out: Any = None) -> Any:
-        """Decompress, up to the limit.
+        """Decompress a buffer.
 
         Raises
         ------
         ValueError
-            There is or may be more, or it is not what the compressor writes.
+            The buffer decompresses to more than the limit, or claims to, or is not in the compressor's format.
 
         """
         data = memoryview(buffer).cast("B")
@@ -115,7 +116,7 @@ class Bounded:
 
     def _decompress(self, data: memoryview) -> bytes:
         parts, total = [], 0
-        while data.nbytes:  # there may be several streams, one after another
+        while data.nbytes:  # the data may be several streams, one after another
             decompressor = self._decompressor()
             part = decompressor.decompress(data, self.limit_bytes - total + 1)
             total += len(part)
@@ -124,7 +125,7 @@ class Bounded:
             if not decompressor.eof:
                 raise ValueError("it ends too early")
             parts.append(part)
-            data = memoryview(decompressor.unused_data.lstrip(b"\0"))  # gzip allows padding between
+            data = memoryview(decompressor.unused_data.lstrip(b"\0"))  # gzip allows zeros between streams
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _decompressor(self) -> Any:
@@ -140,7 +141,7 @@ class Bounded:
 
 
 def bound(codecs: Iterable[Any], chunk_shape: Sequence[int], itemsize: int) -> None:
-    """Put a limit on the compressors among an array's codecs, those inside shards included."""
+    """Replace the compressors among the codecs of an array, in shards too, by ones with a limit."""
     for codec in codecs:
         if isinstance(codec, ShardingCodec):
             bound(codec.codecs, chunk_shape, itemsize)
@@ -151,6 +152,6 @@ def bound(codecs: Iterable[Any], chunk_shape: Sequence[int], itemsize: int) -> N
 
 
 def bounded(compressor: Any, chunk_shape: Sequence[int], itemsize: int) -> Any:
-    """Put a limit on the compressor of a Zarr v2 array."""
+    """Give the compressor of a Zarr v2 array a limit; a codec that is no compressor is returned unchanged."""
     known = getattr(compressor, "codec_id", None) in _NAMES
     return Bounded(compressor, limit_bytes(chunk_shape, itemsize)) if known else compressor

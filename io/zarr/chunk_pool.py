@@ -1,7 +1,7 @@
-"""Decoded chunks that several reads share: one bounded pool a process.
+"""A bounded pool of decoded chunks, which the reads of one process share.
 
-A chunk that a read takes only a part of is kept, as the next read, or another thread's, is likely to want the rest.
-Chunks that a read takes whole are not: tasks read a tensor from its beginning to its end.
+A chunk of which a read needs only a part is kept, because the next read, or that of another thread, is likely to need
+the rest. A chunk that a read needs whole is not kept, because tasks read a tensor once, from its beginning to its end.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_POOL_BYTES: Final = 32 * 2**20
-"""Most that a process keeps decoded unless it is told otherwise."""
+"""Most bytes of decoded chunks that a process keeps, unless a caller sets another limit."""
 
 
 class ChunkPool:
-    """Decoded chunks by key, the least recently used dropped beyond a limit.
+    """Decoded chunks by key; where they exceed a limit, those that were used longest ago are dropped.
 
     Parameters
     ----------
     limit_bytes
-        Most bytes that are kept; a chunk that is larger is never kept.
+        Most bytes of chunks to keep; a chunk that is larger is never kept.
 
     """
 
@@ -38,7 +38,7 @@ class ChunkPool:
 
     @property
     def limit_bytes(self) -> int:
-        """Most bytes that are kept."""
+        """Most bytes of chunks to keep."""
         return self._limit_bytes
 
     @limit_bytes.setter
@@ -49,23 +49,23 @@ class ChunkPool:
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes that are kept now."""
+        """Bytes of the chunks that the pool holds now."""
         return self._kept_bytes
 
     def get(self, key: Hashable, decode: Callable[[], NDArray[Any]], *, keep: bool) -> NDArray[Any]:
-        """Give a chunk, decoding it if it is not there.
+        """Give a chunk, decoding it if the pool does not hold it.
 
-        Threads that want one chunk at one time decode it once: the others wait for the first, which waits for
-        nobody, so that there can be no deadlock.
+        If several threads want the same chunk at the same time, the first decodes it and the others wait. The first
+        waits for no other thread, so that there can be no deadlock.
 
         Parameters
         ----------
         key
-            What the chunk is.
+            Identifies the chunk.
         decode
-            Decodes it; what it raises is raised to everyone who waits.
+            Decodes the chunk; an error that it raises is raised in every thread that waits for the chunk.
         keep
-            Whether others may want it afterwards.
+            Whether to keep the chunk for later reads.
 
         """
         with self._lock:
@@ -94,7 +94,7 @@ class ChunkPool:
         return chunk
 
     def clear(self) -> None:
-        """Drop everything that is kept."""
+        """Drop all chunks."""
         with self._lock:
             self._kept.clear()
             self._kept_bytes = 0
@@ -106,4 +106,4 @@ class ChunkPool:
 
 
 POOL: Final = ChunkPool(DEFAULT_POOL_BYTES)
-"""This process's pool."""
+"""The pool of this process."""

@@ -1,4 +1,4 @@
-"""Cutting a stored tensor into Zarr chunks that are contiguous in its file."""
+"""Cutting a stored tensor into Zarr chunks, each of which is contiguous in the tensor's file."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from dataclasses import dataclass
 from typing import Final
 
 DEFAULT_CHUNK_BYTES: Final = 4 * 2**20
-"""About how large a chunk is."""
+"""Size of a chunk by default, as near below it as the shape allows."""
 
 _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkGrid:
-    """A regular grid whose every chunk is one run of elements, in row-major order.
+    """A regular grid of chunks, each of which is one run of elements in row-major order.
 
-    That is so when a chunk is 1 long in the first dimensions, any length in the next (the *cut* dimension), and
-    whole in all others. Only the last chunk along the cut dimension can reach beyond the tensor, so that its
-    padding comes after its elements.
+    A chunk is one run of elements if it has length 1 in the first dimensions, any length in the next one (the *cut*
+    dimension), and the full length in all others. Only the last chunk along the cut dimension can reach beyond the
+    tensor, so that its padding comes after its elements.
     """
 
     shape: tuple[int, ...]
     """Dimensions of the tensor."""
     chunk_shape: tuple[int, ...]
-    """Dimensions of a chunk; at least 1 each, as Zarr requires."""
+    """Dimensions of a chunk; each is at least 1, as Zarr requires."""
 
     @property
     def chunk_length(self) -> int:
@@ -40,7 +40,7 @@ class ChunkGrid:
         return tuple(-(-size // chunk) for size, chunk in zip(self.shape, self.chunk_shape, strict=True))
 
     def element_range(self, position: Sequence[int]) -> tuple[int, int]:
-        """Return the elements ``[start, stop)`` of the flattened tensor that a chunk holds."""
+        """Compute which elements ``[start, stop)`` of the flattened tensor a chunk holds."""
         start = 0
         for index, size, chunk in zip(position, self.shape, self.chunk_shape, strict=True):
             start = start * size + index * chunk
@@ -51,7 +51,7 @@ class ChunkGrid:
         return start, start + rows * math.prod(self.shape[cut + 1 :])
 
     def find(self, element: int) -> tuple[int, ...]:
-        """Return the position of the chunk that holds an element of the flattened tensor."""
+        """Find the position in the grid of the chunk that holds an element of the flattened tensor."""
         position: list[int] = []
         for size, chunk in zip(reversed(self.shape), reversed(self.chunk_shape), strict=True):
             element, index = divmod(element, size)
@@ -59,7 +59,7 @@ class ChunkGrid:
         return tuple(reversed(position))
 
     def parse_key(self, key: str) -> tuple[int, ...] | None:
-        """Return the position that a chunk key such as ``c/0/3`` means; ``None`` if there is no such chunk."""
+        """Read the position of a chunk from its key, such as ``c/0/3``; ``None`` if the grid has no such chunk."""
         first, *parts = key.split("/")
         if first != "c" or len(parts) != len(self.shape) or not all(map(_INDEX.fullmatch, parts)):
             return None
@@ -69,12 +69,12 @@ class ChunkGrid:
         return position
 
     def keys(self) -> Iterator[str]:
-        """List all chunk keys in order."""
+        """List the keys of all chunks, in the order of their elements."""
         for position in itertools.product(*map(range, self.counts)):
             yield "/".join(("c", *map(str, position)))
 
     def children(self, folder: str) -> Iterator[str]:
-        """List what is directly in a folder of chunk keys, such as ``c`` or ``c/0``."""
+        """List the names directly in a folder of the tree of chunk keys, such as ``c`` or ``c/0``."""
         first, *parts = folder.split("/")
         depth = len(parts)
         if first != "c" or depth >= len(self.shape) or 0 in self.counts:
@@ -86,7 +86,7 @@ class ChunkGrid:
 
 
 def chunk_grid(shape: tuple[int, ...], itemsize: int, chunk_bytes: int) -> ChunkGrid:
-    """Choose the grid whose chunks come nearest to `chunk_bytes` without exceeding it.
+    """Choose the grid with the largest chunks of at most `chunk_bytes`.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def chunk_grid(shape: tuple[int, ...], itemsize: int, chunk_bytes: int) -> Chunk
     itemsize
         Size of one element in bytes.
     chunk_bytes
-        Largest size of a chunk; an element that is larger gets a chunk of its own.
+        Most bytes of a chunk; where a single element is larger, each chunk holds one element.
 
     """
     chunk_shape = [max(1, size) for size in shape]

@@ -1,8 +1,8 @@
-"""Decoding and encoding single chunks with zarr-python's codecs, on the thread that calls.
+"""Decoding and encoding single chunks with zarr-python's codecs, on the calling thread.
 
-zarr-python's codecs are coroutines that hand their work to threads. Here each thread has an event loop of its own that
-runs everything where it is: nothing waits for another thread, so that there can be no deadlock, and what one chunk
-takes of memory is known.
+zarr-python's codecs are coroutines that pass their work to other threads. Here, every thread has a private event loop
+that runs this work on the thread itself. No thread waits for another, so that there can be no deadlock, and the memory
+that the decoding of one chunk takes is known.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from dovetail.io.zarr.bounds import bound, bounded
 T = TypeVar("T")
 P = ParamSpec("P")
 Fetch = Callable[[str, int, int | None], bytes | None]
-"""Reads the object of a key from one byte to another, the first counted from the end if it is negative."""
+"""Reads an object by its key, from one byte up to another; a negative first byte is counted from the end."""
 
 _FAULTS: Final = (ValueError, TypeError, RuntimeError, KeyError, IndexError, AttributeError, OverflowError, EOFError)
 
 
 class _Inline(ThreadPoolExecutor):
-    """Runs what it is given at once, on the thread that gives it."""
+    """An executor that runs each function at once, on the thread that submits it."""
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
@@ -55,7 +55,7 @@ class _Inline(ThreadPoolExecutor):
 
 
 class _Loop:
-    """An event loop that closes with its thread."""
+    """An event loop that is closed when its thread ends."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -70,7 +70,7 @@ _thread = threading.local()
 
 
 def run_here(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end on this thread."""
+    """Run a coroutine to its end, on this thread unless an event loop already runs here."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -78,7 +78,7 @@ def run_here(coroutine: Coroutine[Any, Any, T]) -> T:
         if own is None:
             own = _thread.loop = _Loop()
         return own.loop.run_until_complete(coroutine)
-    # A loop runs on this thread already, and a second one cannot: another thread takes it.
+    # A loop runs on this thread already, and asyncio does not allow a second one: another thread runs the coroutine.
     with ThreadPoolExecutor(1) as pool:
         future: Future[T] = pool.submit(lambda: run_here(coroutine))
         return future.result()
@@ -86,23 +86,23 @@ def run_here(coroutine: Coroutine[Any, Any, T]) -> T:
 
 @dataclass(frozen=True)
 class Codec:
-    """How the chunks of an array are decoded and encoded."""
+    """What decodes and encodes the chunks of an array."""
 
     metadata: ArrayV2Metadata | ArrayV3Metadata
     """The array's metadata, without attributes."""
     pipeline: CodecPipeline
-    """Its codecs."""
+    """The codecs of the array."""
     spec: ArraySpec
-    """What an object is decoded to: a chunk, or a whole shard."""
+    """Dtype and shape of a decoded object, which is a chunk or a whole shard."""
     chunk_shape: tuple[int, ...]
-    """Dimensions of a chunk, within a shard if there are shards."""
+    """Dimensions of a chunk; if the array has shards, of a chunk within a shard."""
     object_shape: tuple[int, ...]
     """Dimensions of an object."""
     shards: ShardingCodec | None
-    """The codec of shards, where objects are such."""
+    """The codec of the shards; None if the array has no shards."""
 
     def key(self, position: tuple[int, ...]) -> str:
-        """Give the key, in its array, of the object that holds a chunk."""
+        """Compute the key, within the array, of the object that holds a chunk."""
         return self.metadata.encode_chunk_key(self._object(position))
 
     def _object(self, position: tuple[int, ...]) -> tuple[int, ...]:
@@ -110,7 +110,7 @@ class Codec:
         return tuple(index * chunk // whole for index, chunk, whole in sizes)
 
     def fill(self) -> NDArray[Any]:
-        """Give the chunk that stands for a missing one: one element, spread over the chunk's shape."""
+        """Make the chunk that takes the place of a missing one: the fill value, broadcast to the shape of a chunk."""
         dtype = self.spec.dtype.to_native_dtype()
         value = self.spec.fill_value
         if value is None:
@@ -123,14 +123,14 @@ class Codec:
         Parameters
         ----------
         position
-            Which one.
+            Position of the chunk in the grid of chunks.
         fetch
-            Reads the object by its key in the array, or a part of it.
+            Reads the object that holds the chunk, or a part of it, by its key in the array.
 
         Raises
         ------
         ZarrError
-            The stored bytes are no such chunk.
+            The stored bytes cannot be decoded to a chunk of the array's shape and dtype.
 
         """
         key = self.key(position)
@@ -149,7 +149,7 @@ class Codec:
             raise ZarrError(
                 f"chunk {key} cannot be decoded ({error})", "a chunk as its metadata says", "write the checkpoint again"
             ) from error
-        except Exception as error:  # compressors have errors of their own
+        except Exception as error:  # compressors raise errors of their own classes
             raise ZarrError(
                 f"chunk {key} cannot be decoded ({type(error).__name__}: {error})",
                 "a chunk as its metadata says",
@@ -198,7 +198,7 @@ class Codec:
 
 @dataclass(frozen=True)
 class _Getter(ByteGetter):
-    """What zarr-python's sharding codec reads a shard through."""
+    """The adapter through which zarr-python's sharding codec reads a shard."""
 
     key: str
     fetch: Fetch
@@ -220,18 +220,18 @@ class _Getter(ByteGetter):
 
 @lru_cache(maxsize=4096)
 def open_codec(text: bytes, chunk_shape: tuple[int, ...], object_shape: tuple[int, ...], *, sharded: bool) -> Codec:
-    """Build the codecs of an array from its checked metadata; arrays that are alike share them.
+    """Build the codecs of an array from its checked metadata; arrays with equal metadata share them.
 
     Raises
     ------
     ZarrError
-        zarr-python does not take the metadata.
+        zarr-python refuses the metadata.
 
     """
     document = json.loads(text)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that a codec is not in every other library concerns who writes
+            warnings.simplefilter("ignore")  # a warning that other libraries lack a codec concerns writers only
             metadata: ArrayV2Metadata | ArrayV3Metadata
             if document["zarr_format"] == 2:
                 metadata = ArrayV2Metadata.from_dict(document)
@@ -252,7 +252,7 @@ def open_codec(text: bytes, chunk_shape: tuple[int, ...], object_shape: tuple[in
             metadata.encode_chunk_key(tuple(0 for _ in chunk_shape))
     except CheckpointError:
         raise
-    except Exception as error:  # whatever codecs make of their configuration
+    except Exception as error:  # codecs raise all kinds of errors over their configuration
         raise ZarrError(
             f"its metadata is refused ({type(error).__name__}: {error})", "metadata of the format", "write it again"
         ) from error
@@ -262,6 +262,6 @@ def open_codec(text: bytes, chunk_shape: tuple[int, ...], object_shape: tuple[in
 def encode_object(
     text: bytes, chunk_shape: tuple[int, ...], object_shape: tuple[int, ...], chunk: NDArray[Any]
 ) -> NDArray[np.uint8]:
-    """Encode an object of an array that is described by `text`."""
+    """Encode one object, a chunk or a shard, of the array with the metadata `text`."""
     codec = open_codec(text, chunk_shape, object_shape, sharded=chunk_shape != object_shape)
     return codec.encode(chunk)

@@ -1,7 +1,7 @@
-"""Metadata documents of Zarr arrays, versions 2 and 3: strict reading of untrusted ones.
+"""Strict reading of the metadata documents of Zarr arrays, versions 2 and 3, from untrusted sources.
 
-What can be decoded is a list of names: a codec that is not on it, such as those that unpickle objects, is refused
-before anything of it is loaded.
+Only the codecs on a list of names are accepted. Any other codec, such as those that unpickle objects, is refused before
+any of its code is loaded.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ MAX_DOCUMENT_BYTES: Final = 16 * 2**20
 """Longest metadata document of one array, in bytes."""
 
 MAX_SHARD_CHUNKS: Final = 2**20
-"""Most chunks in one shard: its index, of 16 bytes a chunk, is held in memory."""
+"""Most chunks in one shard, because the index of a shard, 16 bytes for each chunk, is held in memory."""
 
 NAME_ATTRIBUTE: Final = "tensor_name"
-"""Attribute of an array that holds a tensor's name where the array's path does not."""
+"""Attribute of an array that gives the tensor's name where the path of the array cannot."""
 
 _MAX_DIMENSIONS: Final = 32
 
@@ -57,26 +57,26 @@ _READABLE: Final = f"booleans, whole numbers, float16 to float64, {', '.join(_OT
 
 @dataclass(frozen=True, slots=True)
 class ArrayDocument:
-    """What is known of an array before any of its chunks is read."""
+    """What the metadata document of an array says."""
 
     version: int
     """Zarr format: 2 or 3."""
     text: bytes
-    """The document, less attributes and whatever else decoding does not need; equal for arrays that are alike."""
+    """The document without attributes and other keys that decoding does not need, so that similar arrays share it."""
     dtype: DType
     """Element type."""
     shape: tuple[int, ...]
     """Dimensions."""
     chunk_shape: tuple[int, ...]
-    """Dimensions of what is decoded at a time: a chunk, within a shard if there are shards."""
+    """Dimensions of a chunk, which is decoded at a time; if the array has shards, of a chunk within a shard."""
     object_shape: tuple[int, ...]
-    """Dimensions of what is stored in one object: a shard if there are shards, else a chunk."""
+    """Dimensions of a stored object, which is a shard if the array has shards, else a chunk."""
     name: str | None
-    """The tensor's name, where an attribute gives it."""
+    """The tensor's name from the attribute `NAME_ATTRIBUTE`; None without one."""
 
     @property
     def sharded(self) -> bool:
-        """Whether the array's objects are shards."""
+        """Whether the stored objects are shards."""
         return self.version == 3 and b'"sharding_indexed"' in self.text
 
     @property
@@ -86,12 +86,12 @@ class ArrayDocument:
 
     @property
     def chunk_bytes(self) -> int:
-        """Size of a decoded chunk."""
+        """Bytes of a decoded chunk."""
         return math.prod(self.chunk_shape) * self.dtype.itemsize
 
 
 def parse_document(raw: bytes, version: int, where: str) -> ArrayDocument | None:
-    """Read and check an array's metadata; ``None`` if it is a group's.
+    """Read and check the metadata document of an array; ``None`` if it is the document of a group.
 
     Parameters
     ----------
@@ -100,27 +100,27 @@ def parse_document(raw: bytes, version: int, where: str) -> ArrayDocument | None
     version
         Zarr format: 2 or 3.
     where
-        What the document is called in messages.
+        How messages name the document.
 
     Raises
     ------
     ZarrError
-        If it breaks the format's rules.
+        If the document breaks the rules of the format.
     UnsupportedError
-        If its dtype or one of its codecs cannot be read.
+        If the dtype or one of the codecs cannot be read.
 
     """
     if len(raw) > MAX_DOCUMENT_BYTES:
         _fail(f"{where} is too large", f"at most {MAX_DOCUMENT_BYTES} bytes")
     try:
-        document = decode_json(raw, constants=version == 2)  # zarr-python has written NaN into attributes and fills
+        document = decode_json(raw, constants=version == 2)  # zarr-python writes NaN into v2 attributes and fill values
     except JsonDefectError as error:
         _fail(f"{where} {error}", "a JSON object")
     return check_document(document, version, where)
 
 
 def check_document(document: Mapping[str, Any], version: int, where: str) -> ArrayDocument | None:
-    """Check a decoded document: see `parse_document`."""
+    """Check a document that is decoded already; returns and raises as `parse_document` does."""
     if type(found := document.get("zarr_format")) is not int or found != version:
         _fail(f"{where} has zarr_format {brief(found)}", str(version))
     if version == 2:
@@ -138,11 +138,13 @@ def _check_v3(document: Mapping[str, Any], where: str) -> ArrayDocument:
     shape = _check_sizes(document.get("shape"), 0, "shape", where)
     grid = document.get("chunk_grid")
     if type(grid) is not dict or grid.get("name") != "regular" or type(grid.get("configuration")) is not dict:
-        _fail(f"{where} has the chunk_grid {brief(grid)}", "a regular one")
+        _fail(f"{where} has the chunk_grid {brief(grid)}", "a regular grid")
     objects = _check_sizes(grid["configuration"].get("chunk_shape"), 1, "chunk_shape", where)
     _check_size(objects, shape, dtype, where)
     if document.get("storage_transformers"):
-        raise UnsupportedError(f"{where} has storage_transformers", "none", "store the array without them")
+        raise UnsupportedError(
+            f"{where} has storage_transformers", "an array without any", "store the array without them"
+        )
     for key, value in document.items():
         if key not in (*_V3_KEPT, *_V3_OTHERS) and not (type(value) is dict and value.get("must_understand") is False):
             raise UnsupportedError(
@@ -155,7 +157,7 @@ def _check_v3(document: Mapping[str, Any], where: str) -> ArrayDocument:
             raise UnsupportedError(
                 f"{where} has codecs around its shards ({', '.join(codecs)})",
                 "sharding_indexed alone, with codecs inside",
-                "store the array so",
+                "store the array without the outer codecs",
             )
         chunks = _check_shards(document["codecs"][0].get("configuration"), objects, where)
     text = json.dumps({key: document[key] for key in _V3_KEPT if key in document}, sort_keys=True).encode()
@@ -229,16 +231,20 @@ def _check_codecs(found: Any, where: str) -> list[str]:
 
 def _check_shards(configuration: Any, objects: tuple[int, ...], where: str) -> tuple[int, ...]:
     if type(configuration) is not dict:
-        _fail(f"{where} has shards without a configuration", "one")
+        _fail(f"{where} has shards without a configuration", "an object with the chunk_shape and the codecs")
     chunks = _check_sizes(configuration.get("chunk_shape"), 1, "chunk_shape of a shard", where)
     if len(chunks) != len(objects) or any(size % chunk for size, chunk in zip(objects, chunks, strict=True)):
-        _fail(f"{where} has shards of {list(objects)} that chunks of {list(chunks)} do not divide", "ones that do")
+        _fail(f"{where} has shards of {list(objects)} that chunks of {list(chunks)} do not divide", "chunks that do")
     if math.prod(objects) // math.prod(chunks) > MAX_SHARD_CHUNKS:
         _fail(f"{where} has more than {MAX_SHARD_CHUNKS} chunks in a shard", f"at most {MAX_SHARD_CHUNKS}")
     for key in ("codecs", "index_codecs"):
         names = _check_codecs(configuration.get(key), where)
         if "sharding_indexed" in names:
-            raise UnsupportedError(f"{where} has shards within shards", "one level", "store the array so")
+            raise UnsupportedError(
+                f"{where} has shards within shards",
+                "shards of plain chunks",
+                "store the array without the inner shards",
+            )
     return chunks
 
 

@@ -2,13 +2,13 @@
 
 Each type of `ml_dtypes` in the table of dtypes gets one.
 
-Importing this module registers them: zarr-python 3.1 collects the entry points ``zarr.data_type`` but never
-loads them.
+Importing this module registers the types. The entry points ``zarr.data_type`` would not do, because zarr-python 3.1
+collects them but never loads them.
 
-Names are those of https://github.com/zarr-developers/zarr-extensions: ``bfloat16`` and ``float8_e5m2``. The
-float8 that checkpoints call F8_E4M3 has no infinities; numpy, PyTorch and TensorStore call it
-``float8_e4m3fn``, which the registry does not list yet. The registry's ``float8_e4m3`` is the variant *with*
-infinities, whose codes mean other numbers: it must not be used here.
+The names ``bfloat16`` and ``float8_e5m2`` are those of https://github.com/zarr-developers/zarr-extensions. The float8
+that checkpoints call F8_E4M3 has no infinities; numpy, PyTorch and TensorStore call it ``float8_e4m3fn``, which the
+registry does not list yet. The registry's ``float8_e4m3`` must not be used here: it is the variant *with* infinities,
+in which the same bits stand for other numbers.
 
 Zarr v2 metadata (``"dtype": "bfloat16"``, as T5X and NeMo write it) can be read. zarr-python cannot write v2
 chunks of these types: its v2 codecs need the buffer protocol, which numpy does not have for them.
@@ -39,7 +39,7 @@ _SPECIAL: Final[Mapping[str, float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class _MLFloat(ZDType[np.dtype[Any], np.generic], HasItemSize):
-    """What the types have in common. `endianness` matters only to those of more than one byte."""
+    """What the types have in common."""
 
     dtype_cls: ClassVar[type[np.dtype[Any]]]
     _zarr_v3_name: ClassVar[str]
@@ -85,7 +85,7 @@ class _MLFloat(ZDType[np.dtype[Any], np.generic], HasItemSize):
     def to_json(self, zarr_format: Literal[3]) -> str: ...
 
     def to_json(self, zarr_format: ZarrFormat) -> DTypeConfig_V2[str, None] | str:
-        """Return the type's metadata: its name, in v2 (where TensorStore and T5X use it too) as in v3."""
+        """Return the metadata of the type: its name, in v3 and also in v2, where TensorStore and T5X write it too."""
         if zarr_format == 2:
             return {"name": self._zarr_v3_name, "object_codec_id": None}
         return self._zarr_v3_name
@@ -99,7 +99,7 @@ class _MLFloat(ZDType[np.dtype[Any], np.generic], HasItemSize):
 
     def cast_scalar(self, data: object) -> np.generic:
         """Convert a number to a scalar of this type."""
-        if isinstance(data, self._scalar):  # by value, a NaN would lose its payload
+        if isinstance(data, self._scalar):  # converted by value, a NaN would lose its payload
             return self._from_bits(self._to_bits(data))
         if not self._check_scalar(data):
             raise TypeError(f"Cannot convert {data!r} of {type(data)} to {self._zarr_v3_name}.")
@@ -120,7 +120,7 @@ class _MLFloat(ZDType[np.dtype[Any], np.generic], HasItemSize):
         raise TypeError(f"Invalid fill value for {self._zarr_v3_name}: {data!r}.")
 
     def to_json_scalar(self, data: object, *, zarr_format: ZarrFormat) -> float | str:
-        """Encode a fill value; a NaN other than the usual one as its bits, where the format (v3) can."""
+        """Encode a fill value; in v3, a NaN with a payload is encoded as its bits, which v2 has no way to express."""
         scalar = self.cast_scalar(data)
         value = float(scalar)
         if math.isnan(value):
@@ -177,7 +177,14 @@ class BFloat16(_MLFloat, HasEndianness):
     def to_json(self, zarr_format: Literal[3]) -> str: ...
 
     def to_json(self, zarr_format: ZarrFormat) -> DTypeConfig_V2[str, None] | str:
-        """Return the type's metadata; v2 has no way to say that it is big endian."""
+        """Return the metadata of the type.
+
+        Raises
+        ------
+        ValueError
+            The type is big endian, which v2 metadata has no way to express.
+
+        """
         if zarr_format == 2 and self.endianness == "big":
             raise ValueError("Invalid byte order for bfloat16 in Zarr v2: big. Expected little.")
         return super().to_json(zarr_format)

@@ -1,9 +1,8 @@
-"""Where every object of a Zarr output goes, decided before the first byte is computed.
+"""The layout of a Zarr output: where every object goes, decided before the first byte is computed.
 
-The output is a Zarr v3 group with one array a tensor, each array in a folder of its own. An object, which is a chunk
-or, where shards are asked for, a shard of chunks, is one run of the flattened tensor and one chunk of the plan, so
-that no two tasks write one object. Every chunk ends with a CRC32C: whoever reads it, with whatever library, is told
-of damage.
+The output is a Zarr v3 group with one array for each tensor, each array in a separate folder. An object is a chunk or,
+if the user asks for shards, a shard of chunks. It is one run of the flattened tensor and one chunk of the plan, so that
+no two tasks write the same object. Every Zarr chunk ends with a CRC32C, by which any library detects damage.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ GROUP_NAME: Final = "zarr.json"
 """Name of the metadata document of the group, and of each array."""
 
 INNER_BYTES: Final = 2**20
-"""About how large a chunk within a shard is."""
+"""Size of a chunk within a shard, as near below it as rows allow."""
 
 CODECS: Final = ("zstd", "blosc", "none")
 """How chunks can be compressed, the default first."""
 
 _DOCUMENT_BYTES: Final = 4096
-"""More than the metadata of an array takes."""
+"""An upper bound of the bytes of an array's metadata document."""
 
 _STEP_ELEMENTS: Final = 1 << 16
-"""Objects are multiples of this where rows allow: a multiple of all the usual block lengths of methods."""
+"""Objects are a multiple of this many elements, where rows allow; it is a multiple of the usual block lengths."""
 
 _PLAIN_NAME: Final = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_.\-]{0,199}")
 _FILE_SUFFIXES: Final = re.compile(
@@ -47,32 +46,32 @@ _OTHER_NAMES: Final = re.compile(r"(dovetail_.*|license|notice|readme|merges|use
 
 @dataclass(frozen=True, slots=True)
 class ArrayGrid:
-    """How a tensor is cut into objects, and these into chunks."""
+    """How a tensor is cut into objects, and the objects into chunks."""
 
     object_shape: tuple[int, ...]
     """Dimensions of an object."""
     chunk_shape: tuple[int, ...]
-    """Dimensions of a chunk within it; the same where there are no shards."""
+    """Dimensions of a chunk; equal to `object_shape` without shards."""
     object_elements: int
-    """Elements of an object, padding not counted."""
+    """Elements of an object, without padding."""
     period: int
-    """Elements after which the cutting begins anew: objects are `object_elements` long but for the last in a period."""
+    """Elements of a period. Every period is cut into objects of `object_elements`, the last of which may be shorter."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedArray:
-    """An output tensor and its place."""
+    """An output tensor and its place in the output."""
 
     name: str
     """Tensor name."""
     dtype: DType
-    """Element type as written."""
+    """Dtype in which the tensor is written."""
     shape: tuple[int, ...]
     """Dimensions."""
     shard: int
-    """Position of its folder in `ZarrLayout.shards`."""
+    """Index in `ZarrLayout.shards` of the tensor's folder."""
     grid: ArrayGrid
-    """How it is cut."""
+    """How the tensor is cut."""
 
     @property
     def length(self) -> int:
@@ -81,7 +80,7 @@ class PlacedArray:
 
     @property
     def objects(self) -> ChunkGrid:
-        """The grid of its objects."""
+        """The grid of the tensor's objects."""
         return ChunkGrid(self.shape, self.grid.object_shape)
 
 
@@ -90,9 +89,9 @@ class ArrayFolder:
     """The folder of one array."""
 
     array: PlacedArray
-    """The array."""
+    """The array that the folder holds."""
     codec: str
-    """How its chunks are compressed."""
+    """Compression of the chunks: one of `dovetail.io.output.CODECS`."""
 
     @property
     def file_name(self) -> str:
@@ -106,7 +105,7 @@ class ArrayFolder:
 
     @property
     def size_bytes(self) -> int:
-        """Most bytes of its files, should compression save nothing."""
+        """Most bytes of the folder's files, if compression saves nothing."""
         raw = math.prod(self.array.grid.object_shape) * self.array.dtype.itemsize
         chunks = math.prod(self.array.grid.object_shape) // math.prod(self.array.grid.chunk_shape)
         count = math.prod(self.array.objects.counts) if self.array.length else 0
@@ -115,20 +114,20 @@ class ArrayFolder:
 
 @dataclass(frozen=True, slots=True)
 class ZarrLayout:
-    """All folders of a Zarr group to be written."""
+    """All folders of a Zarr group that is to be written."""
 
     tensors: tuple[PlacedArray, ...]
     """The tensors, in the order in which they were given."""
     shards: tuple[ArrayFolder, ...]
-    """Their folders."""
+    """The folders of the tensors, in the same order."""
     metadata: Mapping[str, str]
-    """Free-form metadata, as a safetensors header has it."""
+    """Free-form metadata, such as a safetensors header holds."""
     codec: str
-    """How chunks are compressed."""
+    """Compression of the chunks: one of `CODECS`."""
 
     @property
     def documents(self) -> dict[str, bytes]:
-        """The group's metadata document, with those of all arrays consolidated in it."""
+        """The group's metadata document, by its file name; it includes those of all arrays (consolidated metadata)."""
         arrays = {folder.file_name: array_document(folder.array, folder.codec) for folder in self.shards}
         return {
             GROUP_NAME: encode(
@@ -147,12 +146,12 @@ def plan_zarr(
     codec: str,
     metadata: Mapping[str, str] | None = None,
 ) -> ZarrLayout:
-    """Give every tensor its folder.
+    """Give every tensor a folder.
 
     Parameters
     ----------
     tensors
-        Name, dtype, shape and cutting of each, from `array_grid`.
+        Name, dtype, shape and grid of each tensor; `array_grid` makes the grid.
     codec
         How chunks are compressed: one of `CODECS`.
     metadata
@@ -161,7 +160,7 @@ def plan_zarr(
     Raises
     ------
     HeaderError
-        If two tensors have one name.
+        If two tensors have the same name.
 
     """
     placed: list[PlacedArray] = []
@@ -176,7 +175,7 @@ def plan_zarr(
 
 
 def array_grid(shape: tuple[int, ...], itemsize: int, target_elements: int, *, sharded: bool) -> ArrayGrid:
-    """Cut a tensor into objects of about `target_elements`, each one run of elements.
+    """Cut a tensor into objects of about `target_elements`, each of which is one run of elements.
 
     Parameters
     ----------
@@ -192,7 +191,7 @@ def array_grid(shape: tuple[int, ...], itemsize: int, target_elements: int, *, s
     """
     sizes = [max(1, size) for size in shape]
     axis = next((axis for axis in range(len(sizes)) if math.prod(sizes[axis + 1 :]) <= target_elements), None)
-    if axis is None:  # a scalar: every axis of anything else has its last one
+    if axis is None:  # a scalar; any other tensor has a last axis, after which rows have one element
         return ArrayGrid((), (), 1, 1)
     row, length = math.prod(sizes[axis + 1 :]), sizes[axis]
     inner = min(length, max(1, INNER_BYTES // (row * itemsize))) if sharded else 1
@@ -203,7 +202,7 @@ def array_grid(shape: tuple[int, ...], itemsize: int, target_elements: int, *, s
 
 
 def _rows(length: int, row: int, target_elements: int, multiple: int) -> int:
-    """Choose how many rows an object has: as even as can be, so that the last one is not mostly padding."""
+    """Choose how many rows an object has, so that all objects are about equal and the last is not mostly padding."""
     most = max(1, target_elements // row)
     even = length if most >= length else -(-length // -(-length // most))
     step = math.lcm(multiple, _STEP_ELEMENTS // math.gcd(_STEP_ELEMENTS, row))
@@ -212,7 +211,7 @@ def _rows(length: int, row: int, target_elements: int, multiple: int) -> int:
 
 
 def folder_name(name: str) -> str:
-    """Give the folder of a tensor: its name where that is a plain one and no file's, else one made from it."""
+    """Name the folder of a tensor: by the tensor's name if no other file could have that name, else by a coded name."""
     if _PLAIN_NAME.fullmatch(name) and not _FILE_SUFFIXES.search(name) and not _OTHER_NAMES.match(name):
         return name
     return f"{quote(name, safe='')[:120]}%{xxhash.xxh3_64_hexdigest(name.encode('utf-8', 'surrogatepass'))}"
@@ -243,7 +242,7 @@ def array_document(array: PlacedArray, codec: str) -> dict[str, Any]:
 
 
 def _codecs(codec: str, itemsize: int) -> list[dict[str, Any]]:
-    """List the codecs of a chunk. The fastest settings: weights are close to random, and gain little from others."""
+    """List the codecs of a chunk, with the fastest settings, because slower ones hardly make random weights smaller."""
     first: dict[str, Any] = {"name": "bytes"}
     if itemsize > 1:
         first["configuration"] = {"endian": "little"}
@@ -260,5 +259,5 @@ def _codecs(codec: str, itemsize: int) -> list[dict[str, Any]]:
 
 
 def encode(document: Mapping[str, Any]) -> bytes:
-    """Write a metadata document."""
+    """Encode a metadata document as JSON."""
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8")

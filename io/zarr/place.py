@@ -1,8 +1,8 @@
-"""Where the objects of a Zarr checkpoint are: what every place can do, and folders. Places are picklable.
+"""Places that hold the objects of a Zarr checkpoint: the protocol, and the place that is a folder.
 
-`dovetail.io.zarr.zip` has zip files, `dovetail.io.zarr.remote` addresses. Each reads whole objects or ranges of them by
-key, at most as much as the caller allows, synchronously: whoever reads waits in a thread of its own, never in an event
-loop.
+`dovetail.io.zarr.zip` has the place that is a zip file, and `dovetail.io.zarr.remote` the one that is an address. A
+place reads an object, or a range of it, by key, and never more bytes than the caller allows. Reading is synchronous:
+callers wait on a thread that has no event loop to hold up. Places are picklable.
 """
 
 from __future__ import annotations
@@ -15,37 +15,38 @@ from typing import Final, Protocol
 from dovetail.io.errors import ChangedFileError, ZarrError
 
 Range = tuple[int, int | None]
-"""First byte, counted from the end if negative, and the byte after the last; None for the end."""
+"""First byte, counted from the end if it is negative, and one past the last byte; None for the end of the object."""
 
 WHOLE: Final[Range] = (0, None)
-"""The range that is everything."""
+"""The range of a whole object."""
 
 
 class Place(Protocol):
-    """The objects of one checkpoint."""
+    """Reads the objects of one checkpoint."""
 
     @property
     def label(self) -> str:
-        """What people call the place."""
+        """The name of the place in messages."""
 
     def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
-        """Read an object, or a part of it; ``None`` if there is none.
+        """Read an object, or a part of it; ``None`` if there is no such object.
 
         Parameters
         ----------
         key
-            Which object.
+            Key of the object.
         part
-            Which part of it.
+            The range of its bytes.
         limit_bytes
             Most bytes that may be read.
         newest_ns
-            Latest modification time, in nanoseconds since 1970, that the object may have, where the place has such.
+            Latest modification time that the object may have, in nanoseconds since 1970. Places that do not know the
+            time of an object ignore it.
 
         Raises
         ------
         ZarrError
-            There is more than the limit.
+            The part has more bytes than the limit.
         ChangedFileError
             The object was written after the checkpoint was opened, or cannot be read any more.
 
@@ -57,14 +58,14 @@ class Place(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FolderPlace:
-    """A folder on this machine."""
+    """The place that is a folder on this machine."""
 
     path: str
-    """The folder."""
+    """Path of the folder."""
 
     @property
     def label(self) -> str:
-        """The folder."""
+        """The path of the folder."""
         return self.path
 
     def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
@@ -88,7 +89,7 @@ class FolderPlace:
                 )
             begin, end = resolve(part, status.st_size)
             check_limit(path, end - begin, limit_bytes)
-            with os.fdopen(descriptor, "rb", closefd=False) as file:  # one call of pread gives 2 GiB at most
+            with os.fdopen(descriptor, "rb", closefd=False) as file:  # a single call of pread reads at most 2 GiB
                 file.seek(begin)
                 data = file.read(end - begin)
         except OSError as error:
@@ -105,7 +106,7 @@ class FolderPlace:
         """Ask the system to read a file."""
         try:
             descriptor = os.open(f"{self.path}/{key}", os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-        except OSError:  # a hint: reading will say what is wrong
+        except OSError:  # prefetching is only a hint; the read that follows raises the error
             return
         try:
             if hasattr(os, "posix_fadvise"):
@@ -115,7 +116,7 @@ class FolderPlace:
 
 
 def resolve(part: Range, size_bytes: int) -> tuple[int, int]:
-    """Turn a part of an object of known size into its first byte and the byte after its last."""
+    """Compute the first byte of a part, and one past its last, from the size of the object."""
     begin, end = part
     if begin < 0:
         begin = max(0, size_bytes + begin)
@@ -124,12 +125,12 @@ def resolve(part: Range, size_bytes: int) -> tuple[int, int]:
 
 
 def check_limit(name: str, size_bytes: int, limit_bytes: int) -> None:
-    """Refuse to read more than what a chunk can need.
+    """Refuse to read more bytes than a chunk can have.
 
     Raises
     ------
     ZarrError
-        It is more.
+        The size exceeds the limit.
 
     """
     if size_bytes > limit_bytes:

@@ -1,10 +1,12 @@
-"""Knowing the objects of a Zarr checkpoint again.
+"""Fingerprints of the objects of a Zarr checkpoint, by which a changed checkpoint is recognised.
 
-What is noticed: when a checkpoint is opened, the name, size and time of every chunk file are taken, so that a merge
-is not continued over other chunks. While it is in use, a chunk that was written since is refused when it is read, and
-with every commit an array's folder is looked at, which changes when a chunk file in it is added, removed or replaced.
-What is not: a chunk changed in place and given its old time back; chunks of an address, of which only the metadata
-documents are asked for again; chunk files in folders within an array's folder that are removed while it is in use.
+When a checkpoint is opened, the name, size and time of every chunk file are recorded, so that a merge is not resumed
+with other chunks. While the checkpoint is in use, a read refuses a chunk that was written after the opening, and every
+commit checks the times of the arrays' folders, which change when a chunk file in them is added, removed or replaced.
+
+Some changes go unnoticed: a chunk that is changed in place and given back its old time; a chunk at an address, where
+only the metadata documents are checked; a chunk file that is removed, while the checkpoint is in use, from a folder
+within an array's folder.
 """
 
 from __future__ import annotations
@@ -28,13 +30,20 @@ _MAX_DEPTH: Final = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunksFingerprint(FileFingerprint):
-    """What an array's chunk files looked like: number and sizes by hash, newest time, and the folder's own time."""
+    """Fingerprint of an array's chunk files: a hash of names and sizes, the newest time, and that of the folder."""
 
     folder_mtime_ns: int
     """Modification time of the array's folder, in nanoseconds since 1970."""
 
     def check(self, path: str) -> None:
-        """Check that no file came into the folder, left it or was replaced."""
+        """Check that no file was added to the folder, removed from it or replaced.
+
+        Raises
+        ------
+        ChangedFileError
+            One was, or the folder is gone.
+
+        """
         try:
             found = os.stat(path).st_mtime_ns  # noqa: PTH116 - called with every commit, for every array
         except OSError as error:
@@ -51,15 +60,22 @@ class ChunksFingerprint(FileFingerprint):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFingerprint(FileFingerprint):
-    """What the server said of a metadata document."""
+    """Fingerprint of a metadata document at an address: what the server says of its version."""
 
     place: RemotePlace
-    """The checkpoint's place."""
+    """The place of the checkpoint."""
     version: str
-    """Its ETag, or whatever else the server tells versions by."""
+    """The ETag of the document, or other attributes by which the server distinguishes versions."""
 
     def check(self, path: str) -> None:
-        """Check that the server says the same as before."""
+        """Check that the server still reports the same size and version.
+
+        Raises
+        ------
+        ChangedFileError
+            It reports another.
+
+        """
         if self.place.fingerprint(self.name) != (self.size_bytes, self.version):
             raise ChangedFileError(
                 f"{self.place.address}/{self.name} changed while it was in use",
@@ -92,7 +108,7 @@ def list_chunks(folder: Path, array: str) -> ChunksFingerprint:
                     pending.append(f"{key}/")
                     continue
                 if not within and (entry.name in _DOCUMENT_NAMES or (not array and "." in entry.name[1:])):
-                    continue  # beside an array that is the whole checkpoint there may be other files
+                    continue  # where the checkpoint is itself an array, other files may lie beside its chunks
                 if entry.is_symlink():
                     stay_inside(folder, f"{array}/{key}".lstrip("/"))
                 status = entry.stat()

@@ -1,8 +1,9 @@
-"""Reading Zarr checkpoints, version 2 or 3: a folder, a zip file or an address of arrays, one a tensor.
+"""Reading Zarr checkpoints, version 2 or 3: a folder, a zip file or an address with one array for each tensor.
 
-A tensor is called what its array's path is, with dots for slashes: ``target/encoder/kernel`` and
-``target.encoder.kernel`` are both ``target.encoder.kernel``. An attribute ``tensor_name`` of the array overrides this.
-Arrays are found wherever they are in the tree: groups need no documents of their own, as T5X writes none.
+The name of a tensor is the path of its array with dots in place of slashes: the paths ``target/encoder/kernel`` and
+``target.encoder.kernel`` both give ``target.encoder.kernel``. The attribute ``tensor_name`` of an array takes
+precedence. Arrays are found anywhere in the tree, whether their groups have metadata documents or, as T5X writes them,
+have none.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from dovetail.io.zarr.tree import MAX_ARRAYS, V2_NAME, V3_NAME, ArrayFile, find_
 from dovetail.io.zarr.zip import ZipPlace
 
 LOOKED_FOR: Final = "a Zarr group or a tree of Zarr arrays"
-"""What makes something a Zarr checkpoint."""
+"""What a Zarr checkpoint is, for messages about places that hold none."""
 
 METADATA_ATTRIBUTE: Final = "safetensors_metadata"
-"""Attribute of the group that holds what a safetensors header has as metadata."""
+"""Attribute of the group that holds the free-form metadata, such as a safetensors header holds."""
 
 _GROUP_NAMES: Final = (V3_NAME, ".zgroup", V2_NAME, ".zmetadata")
 _CONSOLIDATED_NAME: Final = ".zmetadata"
 _OCDBT_NAME: Final = "manifest.ocdbt"
 _MAX_CONSOLIDATED_BYTES: Final = 100_000_000  # as long as the longest safetensors header
 _MOST_SEARCHED: Final = 10_000
-"""Folder entries that are looked at to tell whether there is any array."""
+"""Most folder entries that are searched to find out whether a folder holds an array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +52,11 @@ class _Found:
     """An array that was found."""
 
     path: str
-    """Its path in the checkpoint; empty for the checkpoint itself."""
+    """Path of the array in the checkpoint; empty if the checkpoint is itself an array."""
     document: ArrayDocument
-    """Its metadata."""
+    """Metadata of the array."""
     newest_ns: int
-    """Latest modification time of its objects, as far as the place tells."""
+    """Latest modification time of the objects, in nanoseconds since 1970; 2**63 where the place does not know it."""
 
     @property
     def prefix(self) -> str:
@@ -70,7 +71,14 @@ def is_there(folder: Path) -> bool:
 
 
 def refuse_ocdbt(folder: Path) -> None:
-    """Refuse a checkpoint of a kind that only looks like Zarr."""
+    """Refuse an Orbax checkpoint in the OCDBT format, which looks like Zarr but is not.
+
+    Raises
+    ------
+    UnsupportedError
+        The folder holds such a checkpoint.
+
+    """
     if (folder / _OCDBT_NAME).exists():
         raise UnsupportedError(
             f"{folder} is an Orbax checkpoint in the OCDBT format ({_OCDBT_NAME})",
@@ -81,7 +89,7 @@ def refuse_ocdbt(folder: Path) -> None:
 
 @collector_paused()
 def read_folder(path: Path) -> Checkpoint:
-    """Read a Zarr checkpoint in a folder; raises as `dovetail.io.read_checkpoint` does."""
+    """Read a Zarr checkpoint in a folder; the errors are those of `dovetail.io.read_checkpoint`."""
     place = FolderPlace(str(path))
     found: list[_Found] = []
     metadata, files = _read_group(path)
@@ -114,11 +122,12 @@ def read_zip(path: Path) -> Checkpoint:
 def read_address(address: str) -> Checkpoint:
     """Read a Zarr checkpoint at an address.
 
-    Consolidated metadata spares asking for every array; without it, the place must be one that lists its objects.
+    With consolidated metadata, one or two requests are enough. Without it, all objects are listed, which some servers
+    do not support, and the document of every array is requested.
     """
     address = check_address(address)
     place = RemotePlace(address)
-    POOL.clear()  # it may hold chunks of an earlier version, whose keys are the same
+    POOL.clear()  # chunks of an earlier version of the checkpoint would have the same keys
     metadata: Mapping[str, str] = {}
     for name in (V3_NAME, _CONSOLIDATED_NAME):
         raw = place.read(name, WHOLE, _MAX_CONSOLIDATED_BYTES, 2**63)
@@ -152,7 +161,7 @@ def _checkpoint(
     from dovetail.io.zarr.codecs import open_codec
 
     tensors: dict[str, TensorInfo] = {}
-    texts: dict[bytes, bytes] = {}  # arrays that are alike share one
+    texts: dict[bytes, bytes] = {}  # arrays with equal texts share one object
     for item in found:
         document, where = item.document, f"{place.label}/{item.path}".rstrip("/")
         name = _name(document.name or item.path.replace("/", ".") or Path(place.label).stem, where)
@@ -183,7 +192,7 @@ def _checkpoint(
 
 
 def _name(name: str, where: str) -> str:
-    """Check a tensor's name by the rules for those of safetensors headers."""
+    """Check a tensor's name by the rules for names in safetensors headers."""
     if not name.isprintable() or "/" in name or "\\" in name or not name.strip(".") or len(name) > MAX_NAME_LENGTH:
         raise UnsupportedError(
             f"the array {where} gives the tensor name {brief(name)}",
@@ -206,7 +215,7 @@ def _read_array(folder: Path, file: ArrayFile) -> tuple[ArrayDocument, FileFinge
 
 
 def _read_group(folder: Path) -> tuple[Mapping[str, str], list[FileFingerprint]]:
-    """Read the root's metadata, and fingerprint it if it is a group's."""
+    """Read the free-form metadata of the group at the root, and fingerprint its document; nothing without a group."""
     path = folder / V3_NAME
     if not path.is_file():
         return {}, []
@@ -228,7 +237,7 @@ def _decode(raw: bytes, where: str) -> dict[str, Any]:
 
 
 def _metadata(document: Mapping[str, Any]) -> Mapping[str, str]:
-    """Find what a safetensors header had as metadata, if the group keeps such."""
+    """Find the free-form metadata in the document of a group; empty if the group has none."""
     attributes = document.get("attributes")
     found = attributes.get(METADATA_ATTRIBUTE) if isinstance(attributes, dict) else None
     if not isinstance(found, dict) or not all(type(value) is str for value in found.values()):
@@ -237,7 +246,7 @@ def _metadata(document: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _consolidated(document: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    """Find consolidated metadata: documents by path, or by key for version 2."""
+    """Find consolidated metadata: the arrays' documents by path, or by key in version 2."""
     inner = document.get("consolidated_metadata") if name == V3_NAME else document
     found = inner.get("metadata") if isinstance(inner, dict) else None
     return found if isinstance(found, dict) else None
@@ -247,7 +256,11 @@ def _read_consolidated(place: Place, documents: Mapping[str, Any]) -> Iterator[_
     for key in sorted(documents):
         document = documents[key]
         if type(document) is not dict:
-            raise ZarrError(f"{place.label} has the metadata {brief(document)} for {brief(key)}", "an object", "")
+            raise ZarrError(
+                f"{place.label} has the metadata {brief(document)} for {brief(key)}",
+                "an object",
+                "write the checkpoint again",
+            )
         path, version = key, 3
         if document.get("zarr_format") != 3:
             path, _, name = key.rpartition("/")
@@ -261,7 +274,7 @@ def _read_consolidated(place: Place, documents: Mapping[str, Any]) -> Iterator[_
 
 
 def _read_listed(place: Place, keys: Iterable[str]) -> Iterator[_Found]:
-    """Read the arrays among the objects of a place."""
+    """Read the metadata of the arrays among the listed objects of a place."""
     keys = set(keys)
     arrays: set[str] = set()
     for key in sorted(keys, key=lambda key: (key.count("/"), key)):
@@ -271,7 +284,7 @@ def _read_listed(place: Place, keys: Iterable[str]) -> Iterator[_Found]:
         if version is None or (version == 2 and f"{path}/{V3_NAME}".lstrip("/") in keys):
             continue
         if any("/".join(parents[:depth]) in arrays for depth in range(len(parents))):
-            continue  # inside an array there are only its chunks
+            continue  # a folder within an array holds only its chunks
         _check_path(place, path)
         raw = place.read(key, WHOLE, _MAX_CONSOLIDATED_BYTES, 2**63)
         if raw is None:
@@ -283,12 +296,12 @@ def _read_listed(place: Place, keys: Iterable[str]) -> Iterator[_Found]:
 
 
 def _root(raw: bytes, place: Place) -> ArrayDocument | None:
-    """Read the document of the root, which may be long: it may have those of all arrays inside."""
+    """Read the document of the root, which may be long because it can include those of all arrays."""
     return check_document(_decode(raw, f"{place.label}/{V3_NAME}"), 3, f"{place.label}/{V3_NAME}")
 
 
 def _check_path(place: Place, path: str) -> None:
-    """Refuse paths that lead elsewhere: they come from documents, not from a file system."""
+    """Refuse a path that leads out of the checkpoint: paths come from documents that are not trusted."""
     if path and any(part in ("", ".", "..") or "\\" in part or not part.isprintable() for part in path.split("/")):
         raise ZarrError(f"{place.label} names an array {brief(path)}", "a plain path", "write the checkpoint again")
 

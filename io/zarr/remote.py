@@ -1,4 +1,4 @@
-"""Zarr checkpoints at addresses, read through fsspec."""
+"""The place that is an address: Zarr checkpoints that fsspec reads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST_ADDRESS: Final = 2_000
 
 @dataclass(frozen=True, slots=True)
 class RemotePlace:
-    """An address that fsspec knows: ``s3://``, ``gs://``, ``https://``, ``memory://``, ``file://`` and others."""
+    """The place that is an address which fsspec reads: ``s3://``, ``gs://``, ``https://``, ``memory://`` and others."""
 
     address: str
     """The address of the group, without a slash at its end."""
@@ -33,7 +33,8 @@ class RemotePlace:
         system, root = file_system(self.address)
         begin, end = part
         try:
-            # One byte more than allowed tells that there is more, without asking for the size first.
+            # One byte more than the limit is requested, which shows that the object is too long without a request for
+            # its size.
             if begin >= 0:
                 wanted = limit_bytes + 1 if end is None else end - begin
                 check_limit(f"{self.address}/{key}", 0 if end is None else wanted, limit_bytes)
@@ -45,16 +46,16 @@ class RemotePlace:
             return None
         except (ZarrError, MemoryError):
             raise
-        except Exception as error:  # every file system has errors of its own
+        except Exception as error:  # every file system raises errors of its own classes
             self.fail(error, key)
         check_limit(f"{self.address}/{key}", len(data), limit_bytes)
         return bytes(data)
 
     def prefetch(self, key: str) -> None:
-        """Do nothing."""
+        """Do nothing: objects at addresses are not read ahead."""
 
     def fingerprint(self, key: str) -> tuple[int, str]:
-        """Give an object's size and what else the server tells of its version, such as its ETag."""
+        """Give the size of an object, and a text by which its versions differ, made of the ETag and the like."""
         system, root = file_system(self.address)
         try:
             info = system.info(f"{root}/{key}")
@@ -64,7 +65,7 @@ class RemotePlace:
         return int(info.get("size") or 0), repr([str(item) for item in version if item is not None])
 
     def keys(self, limit: int) -> Iterator[str]:
-        """List all objects, at most so many."""
+        """List the keys of all objects, but at most `limit`."""
         system, root = file_system(self.address)
         try:
             found = system.find(root)
@@ -77,7 +78,7 @@ class RemotePlace:
             yield str(path).strip("/").removeprefix(prefix)
 
     def fail(self, error: Exception, key: str) -> NoReturn:
-        """Turn an error of a file system into one of ours."""
+        """Raise a MissingFileError in place of an error of the file system."""
         raise MissingFileError(
             f"{self.address}/{key} cannot be read ({type(error).__name__}: {error})".replace("/ ", " "),
             "an object that can be read from here",
@@ -88,8 +89,8 @@ class RemotePlace:
 def is_zarr_address(text: str) -> bool:
     """Tell whether a text is an address of a Zarr checkpoint.
 
-    Such are addresses whose path has a part that ends in ``.zarr``, and all of schemes that other checkpoints are not
-    read from: ``memory://``, ``file://``, ``gs://`` and whatever else fsspec knows.
+    An address is one of a Zarr checkpoint if a part of its path ends in ``.zarr``, or if no other checkpoints are read
+    from its scheme: ``memory://``, ``file://``, ``gs://`` and the other schemes of fsspec.
     """
     found = _SCHEME.match(text)
     if found is None:
@@ -104,7 +105,7 @@ def check_address(text: str) -> str:
     Raises
     ------
     UnsupportedError
-        It holds what manifests and messages must not show, or cannot be an address.
+        The address holds secrets, which manifests and messages would show, or a part that is not supported.
 
     """
     address = text.rstrip("/")
@@ -127,12 +128,12 @@ def check_address(text: str) -> str:
 
 @lru_cache(maxsize=64)
 def file_system(address: str) -> tuple[Any, str]:
-    """Open the file system of an address; gives it and the path in it.
+    """Open the file system of an address, and give it with the path in it.
 
     Raises
     ------
     UnsupportedError
-        A package that is needed is missing.
+        A package that is needed is missing, or fsspec does not know the address.
 
     """
     scheme = address.partition("://")[0]
@@ -141,7 +142,7 @@ def file_system(address: str) -> tuple[Any, str]:
     except ImportError as error:
         raise UnsupportedError(
             f"{address} is an address, and the package fsspec is missing",
-            "it for addresses",
+            "the package for addresses",
             "pip install 'dovetail[remote]'",
         ) from error
     try:

@@ -1,4 +1,4 @@
-"""Writing a planned Zarr group: whole objects of any array, in any order, from any thread."""
+"""Writing a planned Zarr group: whole objects of any array, in any order, from any thread or process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dovetail.io.source import WrittenRange
 
-_MAX_OPEN_FILES: Final = 128  # of the often only 1,024 that a process may have
+_MAX_OPEN_FILES: Final = 128  # many systems allow a process only 1,024
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +36,32 @@ class ArraySlot:
     folder: str
     """The array's folder."""
     inode: int
-    """Its inode number. A later folder of the same name is another's, and must not receive its writes."""
+    """Inode number of the folder. A folder that later takes its name belongs to someone else, and is not written to."""
     document: bytes
     """The array's metadata, without attributes."""
     dtype_name: str
-    """Dtype, by safetensors name."""
+    """Name of the dtype, as in safetensors headers."""
     shape: tuple[int, ...]
     """Dimensions."""
     grid: ArrayGrid
     """How the tensor is cut."""
 
     def write(self, start: int, data: NDArray[Any] | bytes | memoryview) -> None:
-        """Encode and write consecutive elements that are whole objects; an object that is there is replaced.
+        """Encode and write consecutive elements that make up whole objects; an existing object is replaced.
 
         Parameters
         ----------
         start
-            First element to write.
+            Index of the first element.
         data
-            Their stored bytes: an array of any dtype in C order, or a buffer.
+            Stored bytes of the elements: an array of any dtype in C order, or a buffer.
 
         Raises
         ------
         OSError
-            If the disk is full or fails, or the folder is no longer there.
+            If the disk is full or fails, or the folder is gone.
         ValueError
-            If the elements are not whole objects.
+            If the elements do not make up whole objects.
 
         """
         if not isinstance(data, np.ndarray):
@@ -86,17 +86,17 @@ class ArraySlot:
             os.close(descriptor)
 
     def paths(self, start: int, stop: int) -> Iterator[str]:
-        """Give the files of the objects that elements ``[start, stop)`` are."""
+        """List the files of the objects that elements ``[start, stop)`` make up."""
         for position, _, _ in self._objects(start, stop):
             yield f"{self.folder}/{self.key(position)}"
 
     @staticmethod
     def key(position: tuple[int, ...]) -> str:
-        """Give the name of an object's file."""
+        """Name the file of an object."""
         return ".".join(("c", *map(str, position)))
 
     def _objects(self, start: int, stop: int) -> Iterator[tuple[tuple[int, ...], int, int]]:
-        """Give position and range of every object in a range."""
+        """List the position and the elements of every object in a range of elements."""
         grid = ChunkGrid(self.shape, self.grid.object_shape)
         begin = start
         while begin < stop:
@@ -108,7 +108,7 @@ class ArraySlot:
             begin = end
 
     def _padded(self, flat: NDArray[Any]) -> NDArray[Any]:
-        """Give an object's elements its shape, filled with zeros where it reaches beyond the tensor."""
+        """Shape the elements of an object, adding zeros where the object reaches beyond the tensor."""
         shape = self.grid.object_shape
         size = int(np.prod(shape, dtype=np.int64))
         if flat.size < size:  # the padding comes after the elements: see `ChunkGrid`
@@ -124,15 +124,15 @@ class ZarrSink:
     Parameters
     ----------
     layout
-        What goes where.
+        The layout of the group.
     folder
-        The folder of what `create` made, now or in an earlier run.
+        The folder in which `create` made the group, in this run or in an earlier one.
 
     Raises
     ------
     OSError
-        If a folder is not there. Metadata documents that are not, or not whole, are written again: they become
-        durable with the first objects of their array, as there may be 50,000.
+        If the folder of an array is missing. Metadata documents that are missing or damaged are not an error, and are
+        written again: a document becomes durable only with the first objects of its array, because there may be 50,000.
 
     """
 
@@ -151,12 +151,12 @@ class ZarrSink:
 
     @classmethod
     def create(cls, layout: ZarrLayout, folder: Path) -> Self:
-        """Create all folders and metadata documents in an existing folder.
+        """Create the folders and metadata documents of all arrays in an existing folder.
 
         Raises
         ------
         FileExistsError
-            If one of them is already there.
+            If one of them exists.
         OSError
             If the disk is full or the folder cannot be written.
 
@@ -171,7 +171,7 @@ class ZarrSink:
         return cls(layout, folder)
 
     def slot(self, tensor_index: int) -> ArraySlot:
-        """Return the place of a tensor, which also other processes can write to."""
+        """Return the slot of a tensor, through which other processes can write to it as well."""
         array, shard = self.layout.tensors[tensor_index], self.layout.shards[tensor_index]
         text = _decoding_text(array.dtype, array.shape, array.grid, shard.codec)
         home = f"{self.folder}/{shard.file_name}"
@@ -182,12 +182,12 @@ class ZarrSink:
         self.slot(tensor_index).write(start, data)
 
     def commit(self, ranges: Iterable[WrittenRange]) -> None:
-        """Make written objects and what describes them durable, and let go of their pages in the page cache.
+        """Make written objects and their arrays' metadata durable, and drop their pages from the page cache.
 
         Raises
         ------
         OSError
-            If the disk is full or fails; the ranges may then be lost.
+            If the disk is full or fails. The ranges may then be lost.
 
         """
         homes: dict[str, None] = {}
@@ -219,7 +219,7 @@ class ZarrSink:
 
 @lru_cache(maxsize=4096)
 def _decoding_text(dtype: DType, shape: tuple[int, ...], grid: ArrayGrid, codec: str) -> bytes:
-    """Give what codecs are opened by, which arrays that are alike share."""
+    """Make the metadata from which the codecs of an array are opened; arrays with equal metadata share it."""
     document = check_document(array_document(PlacedArray("", dtype, shape, 0, grid), codec), 3, "the output")
     assert document is not None
     return document.text
@@ -252,7 +252,7 @@ def _mend_document(path: str, content: bytes) -> None:
 
 
 def _make_durable(paths: list[str]) -> None:
-    """Write files to disk, all at a time, and let go of their pages."""
+    """Write files to disk, all at the same time, and drop their pages from the page cache."""
     opened: list[tuple[str, int]] = []
     try:
         for path in paths:

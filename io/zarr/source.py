@@ -1,4 +1,4 @@
-"""A tensor's elements in the chunks of a Zarr array, read chunk by chunk."""
+"""Reading the elements of a tensor from the chunks of a Zarr array."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dovetail.io.zarr.codecs import Codec
 
 Position = tuple[int, ...]
-"""Where a chunk stands in the grid of chunks."""
+"""Indices of a chunk in the grid of chunks."""
 
 _MOST_PREFETCHED: Final = 64
 _SLACK_BYTES: Final = 2**20
@@ -31,28 +31,29 @@ _SLACK_BYTES: Final = 2**20
 class ZarrSource:
     """The elements of a Zarr array, flattened row-major, little endian (a `dovetail.io.source.Source`).
 
-    A read decodes the chunks that its range meets, one after another, whatever their shape: where chunks do not hold
-    whole rows, neighbouring ranges share chunks, which `dovetail.io.zarr.chunk_pool` keeps for them as far as it may.
+    A read decodes, one after another, the chunks that hold elements of its range. Chunks may have any shape. Where they
+    do not hold whole rows, neighbouring ranges share chunks, and `dovetail.io.zarr.chunk_pool` keeps the shared chunks
+    within its limit.
     """
 
     place: Place
-    """Where the array's objects are."""
+    """The place of the checkpoint."""
     prefix: str
-    """What the keys of the array's objects begin with: its path and a slash, or nothing."""
+    """Beginning of the keys of the array's objects: the path of the array and a slash, or nothing."""
     text: bytes
-    """The array's metadata, as `dovetail.io.zarr.document.ArrayDocument` has it."""
+    """Metadata of the array: `dovetail.io.zarr.document.ArrayDocument.text`."""
     shape: tuple[int, ...]
     """Dimensions of the tensor."""
     itemsize: int
     """Size of one element in bytes."""
     chunk_shape: tuple[int, ...]
-    """Dimensions of a chunk, within a shard if there are shards."""
+    """Dimensions of a chunk; if the array has shards, of a chunk within a shard."""
     object_shape: tuple[int, ...]
-    """Dimensions of a stored object."""
+    """Dimensions of a stored object: a shard if the array has shards, else a chunk."""
     sharded: bool
-    """Whether objects are shards."""
+    """Whether the stored objects are shards."""
     newest_ns: int
-    """Latest modification time of its objects when the checkpoint was opened, in nanoseconds since 1970."""
+    """Latest modification time of the objects when the checkpoint was opened, in nanoseconds since 1970."""
 
     @property
     def length(self) -> int:
@@ -61,7 +62,7 @@ class ZarrSource:
 
     @property
     def copies(self) -> bool:
-        """Whether `read` makes an array of its own: always."""
+        """True: `read` always makes a new array."""
         return True
 
     @property
@@ -77,18 +78,18 @@ class ZarrSource:
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory that a read takes beyond what it returns: one chunk, stored, and decoded in two steps."""
+        """Most bytes that a read takes beyond its result: one stored chunk, and that chunk decoded, in two copies."""
         return self.limit_bytes + 2 * self.chunk_bytes
 
     def shared_bytes(self, start: int, stop: int) -> int:
-        """Give the size of the decoded chunks that a range shares with the ranges around it.
+        """Compute the bytes of the decoded chunks that a range shares with the ranges around it.
 
-        A pool of that size spares decoding them again.
+        With a pool of that size, no chunk is decoded twice.
         """
         return self.chunk_bytes * sum(1 for position in self._parts(start, stop) if self._shared(position, start, stop))
 
     def decodings(self, start: int, stop: int) -> float:
-        """Give how many elements reading a range decodes, for each that it needs, if no chunk is kept."""
+        """Compute how many elements a read decodes for each element of its range, if the pool keeps no chunk."""
         return len(self._parts(start, stop)) * math.prod(self.chunk_shape) / max(1, stop - start)
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
@@ -119,7 +120,7 @@ class ZarrSource:
         return result
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Ask for the objects of a range to be read."""
+        """Ask the place to start reading the objects of a range."""
         codec = self._codec()
         keys = dict.fromkeys(codec.key(position) for position in self._parts(start, stop))
         if len(keys) <= _MOST_PREFETCHED:
@@ -127,14 +128,14 @@ class ZarrSource:
                 self.place.prefetch(self.prefix + key)
 
     def populate(self, start: int, stop: int) -> bool:
-        """Do nothing: there are no pages to make resident."""
+        """Do nothing: no memory is mapped, so there are no pages to make resident."""
         return False
 
     def release(self, start: int, stop: int) -> None:
-        """Do nothing: what was read goes with the array that holds it."""
+        """Do nothing: the memory of a read is freed with the array that holds it."""
 
     def object_keys(self) -> Iterator[str]:
-        """List the keys, within the array, of all objects that its shape asks for."""
+        """List the keys, within the array, of all objects that hold elements of the tensor."""
         codec = self._codec()
         if self.length:
             per_object = [whole // chunk for whole, chunk in zip(self.object_shape, self.chunk_shape, strict=True)]
@@ -143,12 +144,12 @@ class ZarrSource:
                 yield codec.key(tuple(item * count for item, count in zip(index, per_object, strict=True)))
 
     def check_padding(self) -> None:
-        """Decode the chunks that lie wholly beyond the tensor, which shards at its edges have and no read needs.
+        """Decode the chunks of shards that lie wholly beyond the edges of the tensor, which no read needs.
 
         Raises
         ------
         ZarrError
-            One cannot be decoded.
+            A chunk cannot be decoded.
 
         """
         if not self.length or not self.sharded:
@@ -182,7 +183,7 @@ class ZarrSource:
         return POOL.get((self.place, self.prefix, position, self.newest_ns), decode, keep=keep)
 
     def _parts(self, start: int, stop: int) -> dict[Position, list[Box]]:
-        """Find the chunks that a range meets, in order, and the boxes of it that meet each."""
+        """Find, in order, the chunks that hold elements of a range, and the boxes of the range that each overlaps."""
         found: dict[Position, list[Box]] = {}
         for box in boxes(self.shape, start, stop):
             ranges = (
@@ -194,7 +195,7 @@ class ZarrSource:
         return found
 
     def _overlap(self, position: Position, box: Box) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """Find where a chunk and a box overlap, as seen from each."""
+        """Find the overlap of a chunk and a box, as slices of the chunk and as slices of the box."""
         inside, outside = [], []
         for index, chunk, low, high in zip(position, self.chunk_shape, box.lows, box.highs, strict=True):
             first, last = max(index * chunk, low), min((index + 1) * chunk, high)
@@ -203,7 +204,7 @@ class ZarrSource:
         return tuple(inside), tuple(outside)
 
     def _shared(self, position: Position, start: int, stop: int) -> bool:
-        """Whether a chunk holds elements outside a range."""
+        """Tell whether a chunk holds elements outside a range."""
         first = last = 0
         for index, size, chunk in zip(position, self.shape, self.chunk_shape, strict=True):
             first = first * size + index * chunk

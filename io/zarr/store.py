@@ -1,7 +1,7 @@
-"""A checkpoint as a read-only Zarr v3 store: a group whose arrays are the tensors.
+"""A read-only Zarr v3 store that presents a checkpoint as a group with one array for each tensor.
 
-Nothing is copied or converted: metadata documents are made when they are asked for, and a chunk is a view of
-the memory-mapped file.
+Nothing is copied or converted. Metadata documents are made when a reader requests them, and a chunk is a view of the
+memory-mapped file.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ _DOCUMENT = "zarr.json"
 
 
 class SafetensorsStore(Store):
-    """A checkpoint as a Zarr store.
+    """A read-only Zarr store that presents a checkpoint.
 
     Parameters
     ----------
     checkpoint
         The checkpoint, as `dovetail.io.read_checkpoint` opens it.
     chunk_bytes
-        About how large the chunks of its arrays shall be.
+        Most bytes of a chunk of the arrays.
     read_only
-        Must be true; it is there because every Zarr store has it.
+        Must be true. The parameter exists because every Zarr store has it.
 
     """
 
     supports_writes: bool = False
     supports_deletes: bool = False
     supports_listing: bool = True
-    supports_consolidated_metadata: bool = False  # metadata comes from memory: nothing to gain
+    supports_consolidated_metadata: bool = False  # of no use, because metadata comes from memory
 
     def __init__(
         self, checkpoint: Checkpoint, *, chunk_bytes: int = DEFAULT_CHUNK_BYTES, read_only: bool = True
@@ -89,7 +89,7 @@ class SafetensorsStore(Store):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """Return a document or a chunk, or a range of its bytes; ``None`` if there is none.
+        """Return a metadata document or a chunk, or a range of its bytes; ``None`` if the key names neither.
 
         A whole chunk is a read-only view of the file. A chunk that reaches beyond its array is a copy padded
         with zeros.
@@ -97,12 +97,12 @@ class SafetensorsStore(Store):
         Raises
         ------
         ChangedFileError, MissingFileError
-            If a file changed since the checkpoint was opened, or is gone.
+            If a file changed after the checkpoint was opened, or is gone.
 
         """
         await self._ensure_open()
         tensor = self.checkpoint.tensors.get(key.partition("/")[0])
-        if tensor is not None and tensor.source.copies:  # decoding takes long, and must not hold the event loop up
+        if tensor is not None and tensor.source.copies:  # decoding takes long, and must not block the event loop
             return await asyncio.to_thread(self.get_sync, key, prototype=prototype, byte_range=byte_range)
         return self.get_sync(key, prototype=prototype, byte_range=byte_range)
 
@@ -113,7 +113,7 @@ class SafetensorsStore(Store):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """Do as `get`, for callers that are not asynchronous."""
+        """Return the same as `get`, for callers that are not asynchronous."""
         self._is_open = True
         value = self._value(key)
         if value is None:
@@ -128,7 +128,7 @@ class SafetensorsStore(Store):
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
     async def exists(self, key: str) -> bool:
-        """Tell whether there is such a document or chunk."""
+        """Tell whether the store has a document or a chunk with the key."""
         return self._size_bytes(key) is not None
 
     async def getsize(self, key: str) -> int:
@@ -158,7 +158,7 @@ class SafetensorsStore(Store):
                         yield key
 
     async def list_dir(self, prefix: str) -> AsyncIterator[str]:
-        """List the names of what is directly in a folder of keys."""
+        """List the names directly in a folder of the tree of keys."""
         prefix = prefix.rstrip("/")
         if not prefix:
             yield _DOCUMENT
@@ -190,7 +190,7 @@ class SafetensorsStore(Store):
     # Keys to values
 
     def _find(self, key: str) -> tuple[TensorInfo, ChunkGrid, tuple[int, ...]] | None:
-        """Find the chunk that a key means."""
+        """Find the tensor, the grid and the position of the chunk with a key."""
         name, _, rest = key.partition("/")
         tensor = self.checkpoint.tensors.get(name)
         if tensor is None:
@@ -231,7 +231,7 @@ class SafetensorsStore(Store):
         return grid.chunk_length * tensor.dtype.itemsize
 
     def _document(self, key: str) -> bytes | None:
-        """Make the metadata document that a key means."""
+        """Make the metadata document with a key; ``None`` if the key is not that of a document."""
         if key == _DOCUMENT:
             attributes = {"safetensors_metadata": dict(self.checkpoint.metadata)}
             return _encode({"zarr_format": 3, "node_type": "group", "attributes": attributes})
@@ -264,7 +264,7 @@ def _encode(document: dict[str, Any]) -> bytes:
 
 
 def _byte_range(request: ByteRequest | None, size_bytes: int) -> tuple[int, int]:
-    """Turn a request into a range within a value."""
+    """Compute the range of bytes, within a value, that a request asks for."""
     if request is None:
         return 0, size_bytes
     if isinstance(request, RangeByteRequest):

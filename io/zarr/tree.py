@@ -1,4 +1,4 @@
-"""Finding the arrays in a folder: a Zarr group, or any tree of arrays without one."""
+"""Finding the arrays in a folder, which may be a Zarr group or a tree of arrays without a group."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _MAX_GROUP_BYTES: Final = 100_000_000  # as long as the longest safetensors head
 
 @dataclass(frozen=True, slots=True)
 class ArrayFile:
-    """The metadata document of an array that was found, not checked yet."""
+    """The metadata document of an array, as found in the folder and not checked yet."""
 
     path: str
-    """The array's path in the checkpoint; empty for the checkpoint itself."""
+    """Path of the array in the checkpoint; empty if the checkpoint is itself an array."""
     version: int
-    """Zarr format."""
+    """Zarr format: 2 or 3."""
     raw: bytes
-    """The document."""
+    """Content of the document."""
     document: Mapping[str, Any] | None
-    """The same, decoded; None if it was not or could not be."""
+    """The decoded document; None for version 2, and for a document that cannot be decoded."""
 
     @property
     def key(self) -> str:
-        """The document's path in the checkpoint."""
+        """Path of the document in the checkpoint."""
         name = V3_NAME if self.version == 3 else V2_NAME
         return f"{self.path}/{name}" if self.path else name
 
@@ -55,12 +55,12 @@ def find_arrays(folder: Path, most_searched: int | None = None) -> Iterator[Arra
     folder
         The checkpoint.
     most_searched
-        Entries after which the search ends; None for no limit.
+        Number of folder entries after which the search ends; None for no limit.
 
     Raises
     ------
     ZarrError
-        The tree is too deep or too large, or a document is a link that leads out of it.
+        The tree is too deep or too large, or a document is a link that leads out of the checkpoint.
 
     """
     pending, searched, count = [""], 0, 0
@@ -76,7 +76,7 @@ def find_arrays(folder: Path, most_searched: int | None = None) -> Iterator[Arra
         if (found := _read_array(folder, path, names)) is not None:
             yield found
             if (count := count + 1) > MAX_ARRAYS:
-                raise ZarrError(f"{folder} holds more than {MAX_ARRAYS} arrays", "fewer", "check the path")
+                raise ZarrError(f"{folder} holds more than {MAX_ARRAYS} arrays", "at most that many", "check the path")
             continue
         pending += [
             f"{path}/{name}" if path else name
@@ -86,13 +86,13 @@ def find_arrays(folder: Path, most_searched: int | None = None) -> Iterator[Arra
 
 
 def _read_array(folder: Path, path: str, names: Mapping[str, object]) -> ArrayFile | None:
-    """Read the document of the array that a folder is; ``None`` if it is none."""
+    """Read the metadata document of a folder; ``None`` if the folder is no array."""
     prefix = f"{path}/" if path else ""
     if V3_NAME in names:
         raw = read_small(folder, prefix + V3_NAME, _MAX_GROUP_BYTES)
         try:
             document = decode_json(raw)
-        except JsonDefectError:  # it is taken for an array's, and refused as such
+        except JsonDefectError:  # returned as the document of an array, which the caller refuses
             return ArrayFile(path, 3, raw, None)
         if document.get("node_type") != "group":
             return ArrayFile(path, 3, raw, document)
@@ -102,7 +102,16 @@ def _read_array(folder: Path, path: str, names: Mapping[str, object]) -> ArrayFi
 
 
 def read_small(folder: Path, key: str, limit_bytes: int) -> bytes:
-    """Read a document of a folder that is not trusted; one byte more than the limit tells that it is longer."""
+    """Read a document of an untrusted folder, up to one byte beyond the limit, which shows that it is too long.
+
+    Raises
+    ------
+    MissingFileError
+        The document cannot be opened.
+    ZarrError
+        The document is a link that leads out of the checkpoint.
+
+    """
     path = f"{folder}/{key}"
     if os.path.islink(path):  # noqa: PTH114 - 50,000 Path objects take a while
         stay_inside(folder, key)

@@ -1,4 +1,4 @@
-"""Zarr checkpoints in zip files, read in place."""
+"""The place that is a zip file: Zarr checkpoints that are read without unpacking them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _MAX_OPEN_ZIPS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ZipPlace:
-    """A zip file on this machine."""
+    """The place that is a zip file on this machine."""
 
     path: str
-    """The file."""
+    """Path of the file."""
     size_bytes: int
-    """Size that it must have."""
+    """Size of the file when the checkpoint was opened; another size is an error."""
     mtime_ns: int
-    """Modification time that it must have, in nanoseconds since 1970."""
+    """Modification time then, in nanoseconds since 1970; another time is an error."""
 
     @property
     def label(self) -> str:
-        """The file."""
+        """The path of the file."""
         return self.path
 
     def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
@@ -51,7 +51,7 @@ class ZipPlace:
                 raise ZarrError(
                     f"{self.path}/{key} cannot be read ({error})", "a sound zip file", "copy the file again"
                 ) from error
-            except Exception as error:  # zlib and lzma have errors of their own
+            except Exception as error:  # zlib and lzma raise errors of their own classes
                 raise ZarrError(
                     f"{self.path}/{key} cannot be unpacked ({error})", "a sound zip file", "copy the file again"
                 ) from error
@@ -60,7 +60,7 @@ class ZipPlace:
         return data
 
     def prefetch(self, key: str) -> None:
-        """Do nothing: members of one file are read in its order anyway."""
+        """Do nothing: the members of a file are read in their order anyway."""
 
     def infos(self) -> list[zipfile.ZipInfo]:
         """List the members."""
@@ -74,12 +74,12 @@ _zips_lock = threading.Lock()
 
 
 def _open_zip(place: ZipPlace) -> tuple[zipfile.ZipFile, threading.Lock]:
-    """Give this process's open archive of a place, and the lock under which it is read."""
+    """Give the archive of a place, which each process opens once, and the lock that its readers hold."""
     with _zips_lock:
         if place not in _zips:
             _zips[place] = (_opened_zip(place), threading.Lock())
             while len(_zips) > _MAX_OPEN_ZIPS:
-                _zips.popitem(last=False)  # closes when nobody reads it any more
+                _zips.popitem(last=False)  # it is closed when its last reader is done
         _zips.move_to_end(place)
         return _zips[place]
 

@@ -1,13 +1,15 @@
-"""The merge methods from their papers' and mergekit's formulas, slowly, on whole tensors, in plain numpy.
+"""The merge methods by the formulas of their papers and of mergekit, slowly, on whole tensors, in plain numpy.
 
-Nothing here imports the code under test. What is elementwise once elements are selected is defined to the bit, in
-float32, every operation rounded: a model's contribution is ``weight * s(tau)``; contributions add up in the order of
-the models; the sum is divided (``normalize``), then multiplied by ``lambda``, then added to the base. What depends on a
-whole tensor or row (norms, dot products, variances) is found in float64. Methods of directions (slerp, nuslerp,
-multislerp, karcher, model_stock) stay in float64 until one rounding at the end: they give the right value, to which any
-implementation in float32 comes within a few units in the last place.
+Nothing here imports the code under test.
 
-Equal magnitudes: the lower index counts as the larger.
+Once elements are selected, elementwise arithmetic is defined to the bit, in float32 with every operation rounded: the
+contribution of a model is ``weight * s(tau)``; contributions are added in the order of the models; the sum is divided
+(``normalize``), then multiplied by ``lambda``, then added to the base. Quantities of a whole tensor or row (norms, dot
+products, variances) are computed in float64. Methods of directions (slerp, nuslerp, multislerp, karcher, model_stock)
+compute in float64 and round once at the end; their result is the right value, and an implementation in float32 comes
+within a few units in the last place of it.
+
+Of elements with equal magnitudes, the one with the lower index counts as the larger.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ ORACLES: dict[str, Callable[[Case], Result]] = {
     "arcee_fusion": selecting.arcee_fusion,
     **dict.fromkeys(task_vectors.FAMILY, task_vectors.task_vector_method),
 }
-"""By the name of the method."""
+"""The oracle of each method, by the method's name."""
 
 RANDOM = ("dare_linear", "dare_ties", "della", "della_linear")
 """Methods with random masks."""
@@ -58,7 +60,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "arcee_fusion": {},
     **task_vectors.DEFAULTS,
 }
-"""Values of parameters that are not given, those of models included."""
+"""Default values of the parameters of each method, those of models included."""
 
 
 def explain(
@@ -71,25 +73,26 @@ def explain(
     masks: Sequence[Mask] | None = None,
     uniform: Callable[[int, int], float] | None = None,
 ) -> Result:
-    """Merge one tensor and say how.
+    """Merge one tensor, and give masks and operands with the result.
 
     Parameters
     ----------
     method
-        Its name.
+        Name of the method.
     base
-        The base model's tensor: the origin of task vectors, or slerp's, nearswap's and arcee_fusion's first model.
+        The base model's tensor: the origin of task vectors or, for slerp, nearswap and arcee_fusion, the first model.
         None for methods that treat all models alike.
     models
         The models' tensors.
     parameters
-        Parameters of the merge; `DEFAULTS` stand for those that are missing.
+        Parameters of the merge; missing ones have the values in `DEFAULTS`.
     model_parameters
         Parameters of each model.
     masks
-        For methods with random masks: what each model keeps.
+        For methods with random masks: the elements that each model keeps.
     uniform
-        Instead of `masks`: a number from [0, 1) by model and index; what is below the probability is kept.
+        Instead of `masks`: a function from model and index to a number in [0, 1). An element is kept where the number
+        is below its probability.
 
     """
     given = model_parameters or [{}] * len(models)
@@ -121,5 +124,5 @@ def oracle(
     model_parameters: Sequence[Mapping[str, Any]] = (),
     **random: Any,
 ) -> Floats:
-    """Merge one tensor: the values in float32, not yet rounded to an output dtype. See `explain`."""
+    """Merge one tensor as `explain` does, and give only the values, in float32 before they are rounded for output."""
     return explain(method, base, models, parameters, model_parameters, **random).output

@@ -1,4 +1,4 @@
-"""Methods that work with the directions of whole tensors or rows: in float64, rounded once at the end."""
+"""Methods that work with the directions of whole tensors or rows, in float64 and rounded once at the end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def _norm(values: Doubles, axis: int | None = None) -> Doubles:
 
 
 def _arc(t: float, theta: Doubles) -> tuple[Doubles, Doubles]:
-    """Shares of both ends at `t` along an arc."""
+    """Compute the shares of both ends of an arc at the part `t` of its angle."""
     return np.sin((1 - t) * theta) / np.sin(theta), np.sin(t * theta) / np.sin(theta)
 
 
 def slerp(case: Case) -> Result:
-    """Along the arc between the whole tensors; straight where they are nearly parallel or opposite."""
+    """Interpolate along the arc between two tensors, or linearly if they are nearly parallel or opposite."""
     t = float(case.parameters["t"])
     a, b = _double(case.origin, case.models[0])
     lengths = [float(_norm(each)) for each in (a, b)]
@@ -32,10 +32,11 @@ def slerp(case: Case) -> Result:
 
 
 def nuslerp(case: Case) -> Result:
-    """Along the arc between two models or, with a base, between their task vectors.
+    """Interpolate along the arc between two models or, with a base, between their task vectors.
 
-    The arc is that of whole tensors, of rows (``nuslerp_flatten: false``) or of the vectors along the first axis
-    (``nuslerp_row_wise: true`` as well). It is straight where the cosine, rounded to float32, squares to 1.
+    There is one arc for the whole tensors, or one for each row (``nuslerp_flatten: false``), or one for each vector
+    along the first axis (``nuslerp_row_wise: true`` as well). The interpolation is linear where the square of the
+    cosine, rounded to float32, is 1.
     """
     first, second = (float(weight) for weight in case.each("weight"))
     t = 0.5 if abs(first + second) < 1e-6 else second / (first + second)
@@ -56,7 +57,7 @@ def nuslerp(case: Case) -> Result:
 
 
 def multislerp(case: Case) -> Result:
-    """The exponential map at the normalised mean of directions, times the mean length.
+    """Apply the exponential map at the normalised mean of directions, and multiply by the mean length.
 
     Raises
     ------
@@ -77,7 +78,7 @@ def multislerp(case: Case) -> Result:
     centre = np.asarray(sum(weight * unit for weight, unit in zip(weights, units, strict=True)))
     length = float(_norm(centre))
     if length < eps:
-        if not any(lengths):  # nothing to point anywhere; mergekit fails here too, with three models or more
+        if not any(lengths):  # zero vectors have no direction; with three of them or more, mergekit fails
             return rounded(base)
         if len(vectors) != 2:
             raise ZeroDivisionError("the directions cancel")
@@ -94,7 +95,7 @@ def multislerp(case: Case) -> Result:
 
 
 def karcher(case: Case) -> Result:
-    """The mean of directions on the sphere, every model alike, times the mean length (arXiv:2603.04972)."""
+    """Find the mean of directions on the sphere, with equal weights, times the mean length (arXiv:2603.04972)."""
     if len(case.models) == 1:
         return rounded(case.models[0].astype(np.float64), exact=True)
     tolerance, most = float(case.parameters["tol"]), int(case.parameters["max_iter"])
@@ -126,7 +127,7 @@ def karcher(case: Case) -> Result:
 
 
 def model_stock(case: Case) -> Result:
-    """Between the base and the models' average, by the mean cosine of their task vectors (arXiv:2403.19522)."""
+    """Interpolate between the base and the models' mean by the mean cosine of task vectors (arXiv:2403.19522)."""
     count, shape = len(case.models), case.origin.shape
     by_row = case.parameters["filter_wise"] and len(shape) > 1
     rows = (-1, shape[-1]) if by_row else (1, -1)

@@ -1,4 +1,4 @@
-"""Methods that look at one element of every model at a time."""
+"""Methods that compute an element from the same element of every model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.oracles.result import Case, Doubles, Floats, Result, add_up, largest,
 
 
 def linear(case: Case) -> Result:
-    """Weighted sum of whole models, divided by the sum of the weights with `normalize` (arXiv:2203.05482)."""
+    """Sum whole models by weight and, with `normalize`, divide by the sum of the weights (arXiv:2203.05482)."""
     weights = [np.float32(weight) for weight in case.each("weight")]
     contributions = [weight * model for weight, model in zip(weights, case.models, strict=True)]
     total = add_up(contributions)
@@ -18,7 +18,7 @@ def linear(case: Case) -> Result:
 
 
 def passthrough(case: Case) -> Result:
-    """The only model, times `scale` if there is one."""
+    """Take the only model, times `scale` if it is given."""
     scale = case.each("scale")[0]
     model = case.models[0]
     output = model if scale is None else np.asarray(np.float32(scale) * model)
@@ -26,7 +26,7 @@ def passthrough(case: Case) -> Result:
 
 
 def nearswap(case: Case) -> Result:
-    """Move to the other model where it is near: by t over the distance, at most all the way."""
+    """Move each element towards the other model's, by the part t / distance of the way, at most all of it."""
     base, other = case.origin, case.models[0]
     t = np.float32(case.parameters["t"])
     distance = np.maximum(np.abs(base - other), np.float32(1e-6))
@@ -37,12 +37,12 @@ def nearswap(case: Case) -> Result:
 
 
 def ram(case: Case) -> Result:
-    """Keep changes that one model alone makes, average those that several make (arXiv:2601.13572)."""
+    """Keep the changes that only one model makes, and average those that several make (arXiv:2601.13572)."""
     return _reinforced(case, [np.float32(1)] * len(case.models))
 
 
 def ramplus_tl(case: Case) -> Result:
-    """As `ram`, with a model's unique changes enlarged by how much of it is shared (arXiv:2601.13572)."""
+    """Merge as `ram` does, but enlarge a model's unique changes by its ratio of shared changes (arXiv:2601.13572)."""
     changed, counts = _changes(case)
     r, alpha, epsilon = (float(case.parameters[name]) for name in ("r", "alpha", "epsilon"))
     factors = []
@@ -54,7 +54,7 @@ def ramplus_tl(case: Case) -> Result:
 
 
 def _changes(case: Case) -> tuple[list[np.ndarray], np.ndarray]:
-    """Where each model changes, by more than epsilon; and how many models do."""
+    """Find the elements that each model changes by more than epsilon, and the number of models that change each."""
     threshold = np.float32(case.parameters["epsilon"])
     changed = [np.abs(tau) > threshold for tau in case.taus()]
     return changed, np.sum(np.array(changed, np.int64), axis=0)

@@ -1,4 +1,4 @@
-"""Random recipes that Dovetail and mergekit both accept: slices, gradients, filters, every parameter."""
+"""Random recipes that both Dovetail and mergekit accept, with slices, gradients, filters and every parameter."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.golden.checkpoints import ARCHITECTURES, make_tensors, write
 from tests.oracles.values import BASELESS, COUNTS, EITHER, PER_MODEL, VALUES, between
 
 SELECTING = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce", "arcee_fusion")
-"""Methods that select by magnitude: in 16 bits many are equal, and mergekit takes any of those."""
+"""Methods that select by magnitude. In 16 bits many magnitudes are equal, and mergekit takes any of them."""
 REQUIRED = ("weight", "t")
 """Parameters without a default."""
 WHOLE = ("max_iter",)
-"""Parameters that mergekit wants whole at every layer, so that they cannot be gradients."""
+"""Parameters that cannot be gradients, because mergekit requires whole numbers at every layer."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Family:
     """A base model and its fine-tunes."""
 
     architecture: str
-    """Whose names its tensors have."""
+    """Name of the architecture, which decides the names of the tensors."""
     layers: int
     """Number of layers."""
     dtype: str
-    """How it is stored."""
+    """Dtype in which the models are stored."""
     filters: tuple[str, ...]
-    """Parts of tensors' names."""
+    """Parts of tensor names, for filters."""
 
     @property
     def base(self) -> str:
@@ -47,7 +47,7 @@ class Family:
         return [f"{self.architecture}{self.layers}-{letter}" for letter in "abcd"]
 
     def make(self, folder: Path) -> None:
-        """Write all checkpoints."""
+        """Write the checkpoints of all models into a folder."""
         shapes, base = ARCHITECTURES[self.architecture](self.layers), None
         sizes = (0, 0.02, 0.03, 0.0005, 0.4)
         for number, (name, size) in enumerate(zip((self.base, *self.tunes), sizes, strict=True)):
@@ -68,7 +68,7 @@ FAMILIES = (
 
 @st.composite
 def parameter(draw: st.DrawFn, name: str, values: st.SearchStrategy[Any], family: Family) -> Any:
-    """Draw a value, a gradient, or a list of filters that ends with a value for all."""
+    """Draw a value, a gradient, or a list of filters that ends with a value for all tensors."""
     gradients = name not in WHOLE
 
     def one() -> Any:
@@ -84,7 +84,7 @@ def parameter(draw: st.DrawFn, name: str, values: st.SearchStrategy[Any], family
 
 @st.composite
 def recipes(draw: st.DrawFn, method: str) -> dict[str, Any]:
-    """Draw a recipe; folders of models are relative."""
+    """Draw a recipe of a method, in which models are given by relative paths."""
     family = draw(st.sampled_from([each for each in FAMILIES if each.dtype == "float32" or method not in SELECTING]))
     models = draw(st.permutations(family.tunes))[: draw(st.integers(*COUNTS.get(method, (1, 4))))]
     based = method not in BASELESS and (method not in EITHER or draw(st.booleans()))
@@ -131,7 +131,7 @@ def recipes(draw: st.DrawFn, method: str) -> dict[str, Any]:
 
 
 def random_recipes(method: str, count: int, seed: int) -> list[dict[str, Any]]:
-    """Draw recipes of a method, the same for the same seed."""
+    """Draw recipes of a method; the same seed gives the same recipes."""
     found: dict[str, dict[str, Any]] = {}
 
     @hypothesis.seed(seed)
@@ -143,5 +143,5 @@ def random_recipes(method: str, count: int, seed: int) -> list[dict[str, Any]]:
         found[yaml.safe_dump(recipe)] = recipe
 
     collect()
-    # Hypothesis begins with the simplest.
+    # The last ones, because Hypothesis begins with the simplest.
     return list(found.values())[-count:]

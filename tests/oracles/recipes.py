@@ -1,6 +1,6 @@
-"""Whole recipes by the oracles: mergekit's rules for slices, parameters, gradients and filters, for well-formed input.
+"""Merging whole recipes by the oracles, with mergekit's rules for slices, parameters, gradients and filters.
 
-This is enough for the golden recipes and for random ones; it checks nothing.
+Recipes must be well-formed, as the golden and the random ones are: nothing is checked.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Settings = Mapping[str, Any]
 ALIKE = ("linear", "karcher", "passthrough")
 """Methods that treat a base model like any other model."""
 PER_MODEL = ("weight", "density", "gamma", "epsilon", "scale")
-"""Parameters that each model has for itself."""
+"""Parameters that have a value for each model."""
 SHARED = {"ram": ("epsilon",), "ramplus_tl": ("epsilon",)}
-"""Those of them that methods have once."""
+"""Methods in which some of these have only one value."""
 FLAGS = ("normalize", "rescale", "int8_mask", "filter_wise", "nuslerp_row_wise", "nuslerp_flatten", "normalize_weights")
-"""Booleans."""
+"""Parameters that are booleans."""
 
 _LAYER = re.compile(r"^(.*\.(?:layers|layer|h)\.)(\d+)(\..*)$")
 _AFTER = re.compile(r"lm_head|norm|ln_f|pooler")
@@ -34,22 +34,22 @@ _AFTER = re.compile(r"lm_head|norm|ln_f|pooler")
 
 @dataclass(frozen=True)
 class Part:
-    """Layers of a model in a slice."""
+    """A range of layers of a model, in a slice."""
 
     model: str
     """The model as the recipe names it."""
     start: int
     """First layer."""
     stop: int
-    """One past the last."""
+    """One past the last layer."""
     own: Settings
-    """Parameters of its own."""
+    """Parameters that the recipe gives for this model."""
 
 
 def merge_recipe(
     path: Path, read: Callable[[Path], Mapping[str, Array]] = read_output, **random: Any
 ) -> dict[str, Result]:
-    """Merge a recipe; models are relative to its folder."""
+    """Merge a recipe, with paths of models relative to its folder, and give the result of every tensor."""
     recipe = yaml.safe_load(path.read_text())
     method, merge_base = recipe["merge_method"], recipe.get("base_model")
     models = {name: read(path.parent / name) for name in _names(recipe)}
@@ -120,7 +120,7 @@ def _merge_tensor(
     fraction: float,
     random: Mapping[str, Any],
 ) -> Result:
-    """Merge one tensor, with its parameters at `fraction` of the way through the layers of its slice."""
+    """Merge one tensor; `fraction` is its position among the layers of its slice, from 0 to 1."""
     known = {**DEFAULTS[method], **dict.fromkeys(("weight", "t"))}
     each = [key for key in known if key in PER_MODEL and key not in SHARED.get(method, ())]
 
@@ -148,9 +148,9 @@ def _find(key: str, scopes: list[Settings], name: str, fraction: float) -> Any:
 
 
 def _evaluate(setting: Any, name: str, fraction: float, steps: bool) -> Any:
-    """Evaluate a value, a gradient, or the first branch of a list whose filter is part of the name.
+    """Evaluate a value, a gradient, or the first branch of a list that has a filter which is part of the name.
 
-    A gradient that goes in steps does not interpolate.
+    With `steps`, a gradient is not interpolated.
     """
     if isinstance(setting, dict):
         setting = [setting]

@@ -1,4 +1,4 @@
-"""What oracles are given and what they find."""
+"""The cases that oracles take and the results that they give."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Case:
     model_parameters: tuple[Mapping[str, Any], ...]
     """Parameters of each model, defaults included."""
     random_masks: tuple[Mask, ...] | None = None
-    """What models keep, for methods with random masks."""
+    """The elements that each model keeps, for methods with random masks."""
     uniform: Callable[[int, int], float] | None = None
-    """Random numbers by model and index, where there are no `random_masks`."""
+    """Function from model and index to a random number, used without `random_masks`."""
 
     @property
     def origin(self) -> Floats:
-        """The base model's tensor, of a method that must have one."""
+        """The base model's tensor, for methods that require one."""
         assert self.base is not None
         return self.base
 
@@ -45,39 +45,39 @@ class Case:
         return [one[name] for one in self.model_parameters]
 
     def taus(self) -> tuple[Floats, ...]:
-        """Task vectors."""
+        """Compute the task vectors of all models."""
         return tuple(model - self.origin for model in self.models)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an oracle finds."""
+    """The result of an oracle for one tensor."""
 
     output: Floats
     """The merged tensor."""
     operands: Doubles
-    """The largest magnitude on the way to each element: of the models' and the base's values, of what enters an
-    addition, of the element itself. Units in the last place are counted there."""
+    """For each element, the largest magnitude in its computation: of the values of models and base, of the operands of
+    additions, and of the element itself. Tolerances are in units in the last place of it."""
     masks: tuple[Mask, ...] = ()
-    """What each model keeps, for methods that select."""
+    """The elements that each model keeps, for methods that select."""
     exact: bool = True
     """Whether the output is defined to the bit."""
     doubtful: Mask | None = None
-    """Elements whose selection hangs on the rounding of a score, for methods with scores."""
+    """Elements that rounding a score may select or not, for methods that select by scores."""
 
     def tolerance(self, ulps: float = 2) -> Doubles:
-        """Difference per element that so many units in the last place of the largest operand make up."""
+        """Compute, for each element, the size of `ulps` units in the last place of its largest operand."""
         return ulps * spacing(self.operands)
 
 
 def spacing(values: Array) -> Doubles:
-    """Distance from each magnitude to the next float32."""
+    """Compute the distance from each magnitude to the next float32."""
     magnitudes = np.minimum(np.abs(values), float(np.finfo(np.float32).max)).astype(np.float32)
     return np.spacing(magnitudes).astype(np.float64)
 
 
 def largest(*arrays: Array) -> Doubles:
-    """Find the largest magnitude per element."""
+    """Find, for each element, the largest magnitude in several arrays."""
     found = np.abs(np.asarray(arrays[0], np.float64))
     for array in arrays[1:]:
         found = np.maximum(found, np.abs(np.asarray(array, np.float64)))
@@ -85,13 +85,13 @@ def largest(*arrays: Array) -> Doubles:
 
 
 def partial_sums(values: Sequence[Array]) -> list[Doubles]:
-    """Give the terms of a sum, and what they add up to on the way, as operands of its additions."""
+    """List the operands of the additions of a sum: its terms, and the partial sums."""
     terms = [np.asarray(value, np.float64) for value in values]
     return [*terms, *np.cumsum(terms, axis=0)[1:]]
 
 
 def add_up(values: Sequence[Floats]) -> Floats:
-    """Sum in float32, in order."""
+    """Sum values in float32, in their order."""
     total = values[0]
     for value in values[1:]:
         total = total + value
@@ -99,6 +99,6 @@ def add_up(values: Sequence[Floats]) -> Floats:
 
 
 def rounded(values: Doubles, *operands: Array, exact: bool = False) -> Result:
-    """Round a result found in float64 once."""
+    """Make a result of values in float64, which are rounded once."""
     output = values.astype(np.float32)
     return Result(output, largest(output, *operands), exact=exact)

@@ -1,4 +1,4 @@
-"""Methods that select by statistics across models, or across rows."""
+"""Methods that select elements by statistics over models or over rows."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from tests.oracles.task_vectors import marked, strongest_first
 
 
 def variance(taus: tuple[Floats, ...]) -> Floats:
-    """Variance across models, in two passes in float64, rounded to float32."""
+    """Compute the variance over models at each element, in two passes in float64, rounded to float32."""
     stack = np.array(taus, np.float64)
     return np.asarray(np.mean((stack - np.mean(stack, axis=0)) ** 2, axis=0)).astype(np.float32)
 
 
 NEAR = 8
-"""Scores that differ by fewer units in the last place may be in another order elsewhere."""
+"""Scores that differ by fewer units in the last place may be in another order in another implementation."""
 
 
 def sce_mask(taus: tuple[Floats, ...], share: float) -> tuple[Mask, Mask]:
-    """Select, of the elements where models differ, that share with the largest variance; and say what is doubtful."""
+    """Select the share with the largest variances among the elements where models differ; mark doubtful elements."""
     spread = variance(taus)
     count = int(int(np.count_nonzero(spread)) * share) if share > 0 else 0
     order = strongest_first(spread)
@@ -33,7 +33,7 @@ def sce_mask(taus: tuple[Floats, ...], share: float) -> tuple[Mask, Mask]:
 
 
 def sce(case: Case) -> Result:
-    """Select by variance, weigh models by their mean square, erase the minority's signs (arXiv:2408.07990)."""
+    """Select by variance, weigh models by mean squares, and erase minority signs (arXiv:2408.07990)."""
     taus, share = case.taus(), float(case.parameters["select_topk"])
     mask, doubtful = np.ones(case.origin.shape, bool), None
     if share < 1:
@@ -54,20 +54,20 @@ def sce(case: Case) -> Result:
 
 
 def _shares(rows: Doubles) -> Doubles:
-    """Softmax of every row, plus a little."""
+    """Compute the softmax of every row, plus 1e-8."""
     powers = np.exp(rows - np.max(rows, axis=-1, keepdims=True))
     return powers / np.sum(powers, axis=-1, keepdims=True) + 1e-8
 
 
 def importance(base: Floats, model: Floats) -> Floats:
-    """Size of the change times the divergence (Kullback-Leibler) of the row's softmax, which is never below 0."""
+    """Multiply each change's magnitude by the Kullback-Leibler divergence of the softmax of its row, at least 0."""
     p, q = (_shares(each.astype(np.float64)) for each in (model, base))
     divergence = np.maximum(np.sum(p * np.log(p / q), axis=-1, keepdims=True), 0.0)
     return np.abs(model - base) * divergence.astype(np.float32)
 
 
 def fusion_threshold(scores: Floats) -> np.float32:
-    """Median plus 1.5 times the distance of the quartiles, each an element: the one at int(q * (L - 1))."""
+    """Compute the median plus 1.5 times the distance of the quartiles; each is the element at int(q * (L - 1))."""
     ordered = np.sort(scores.ravel())
     lower, median, upper = (ordered[int(q * (ordered.size - 1))] for q in (0.25, 0.5, 0.75))
     return np.float32(median + np.float32(1.5) * np.float32(upper - lower))

@@ -13,10 +13,10 @@ from tests.oracles.result import Case, Doubles, Floats, Mask, Result, add_up, la
 
 @dataclass(frozen=True)
 class Member:
-    """What tells the members of the family apart."""
+    """The differences between the members of the family."""
 
     keep: Callable[[Case, int, Floats], Mask | None] | None
-    """Selects what a model keeps of its task vector; None where it keeps all, without rescaling."""
+    """Selects the elements that a model keeps of its task vector; None if it keeps all, without rescaling."""
     elects: bool
     """Whether the sign of the sum decides which contributions count (TIES, arXiv:2306.01708)."""
     normalize: bool
@@ -24,23 +24,23 @@ class Member:
     rescale: bool
     """Default of `rescale`."""
     more: tuple[tuple[str, float], ...] = ()
-    """Defaults of further parameters of models."""
+    """Further parameters of models, with their defaults."""
 
 
 def strongest_first(values: Floats) -> np.ndarray:
-    """Order flat indices by magnitude, the largest first; equal ones by index."""
+    """Order flat indices by magnitude, the largest first, and equal magnitudes by index."""
     return np.argsort(-np.abs(values.ravel()), kind="stable")
 
 
 def marked(shape: tuple[int, ...], indices: np.ndarray) -> Mask:
-    """Make a mask of flat indices."""
+    """Make a mask from flat indices."""
     mask = np.zeros(int(np.prod(shape, dtype=np.int64)), bool)
     mask[indices] = True
     return mask.reshape(shape)
 
 
 def keep_largest(case: Case, model: int, tau: Floats) -> Mask | None:
-    """Keep int(density * L) elements, but one at least unless density is 0 (TIES, arXiv:2306.01708)."""
+    """Keep int(density * L) elements, but at least one unless density is 0 (TIES, arXiv:2306.01708)."""
     density = float(case.model_parameters[model]["density"])
     if density >= 1:
         return None
@@ -51,7 +51,7 @@ def keep_largest(case: Case, model: int, tau: Floats) -> Mask | None:
 def keep_breadcrumbs(case: Case, model: int, tau: Floats) -> Mask | None:
     """Drop int(gamma * L) outliers, then keep int(density * L) (arXiv:2312.06795).
 
-    Density decides where both cannot be: fewer outliers are dropped, and none with density 1.
+    If L is too small for both, fewer outliers are dropped; with density 1, none are.
     """
     density, gamma = (float(case.model_parameters[model][name]) for name in ("density", "gamma"))
     if density >= 1:
@@ -62,17 +62,17 @@ def keep_breadcrumbs(case: Case, model: int, tau: Floats) -> Mask | None:
 
 
 def dare_probability(case: Case, model: int, tau: Floats) -> Doubles:
-    """Keep everything alike, with probability density (arXiv:2311.03099)."""
+    """Keep every element with the same probability, the density (arXiv:2311.03099)."""
     density = float(case.model_parameters[model]["density"])
     return np.full(tau.shape, min(max(density, 0.0), 1.0))
 
 
 def della_probability(case: Case, model: int, tau: Floats) -> Doubles:
-    """Keep the largest of a row with probability density + epsilon, the smallest with density - epsilon, and those
-    between by their rank (arXiv:2406.11617).
+    """Keep elements with a probability that grows with the rank in the row (arXiv:2406.11617).
 
-    Rows run along the second axis, whatever the number of axes; a vector is one row. An element that is alone in its
-    row is kept with probability density (mergekit divides zero by zero there, and fails).
+    It is density - epsilon for the smallest element of a row and density + epsilon for the largest. Rows run along the
+    second axis, whatever the number of axes; a vector is one row. An element that is alone in its row is kept with
+    probability density (mergekit divides zero by zero there, and fails).
     """
     density, epsilon = (float(case.model_parameters[model][name]) for name in ("density", "epsilon"))
     if density >= 1 or density <= 0:
@@ -91,11 +91,11 @@ PROBABILITIES = {
     "della": della_probability,
     "della_linear": della_probability,
 }
-"""Probabilities with which methods with random masks keep elements."""
+"""For each method with random masks, the function that gives the probabilities of keeping elements."""
 
 
 def keep_at_random(case: Case, model: int, tau: Floats) -> Mask | None:
-    """Keep by given masks, or by given numbers and the method's probabilities."""
+    """Keep elements by the given masks, or by the given numbers and the probabilities of the method."""
     density = float(case.model_parameters[model]["density"])
     if density >= 1:
         return None
@@ -118,7 +118,7 @@ FAMILY = {
     "della": Member(keep_at_random, elects=True, normalize=True, rescale=True, more=(("epsilon", 0.15),)),
     "della_linear": Member(keep_at_random, elects=False, normalize=False, rescale=True, more=(("epsilon", 0.15),)),
 }
-"""Members by name."""
+"""Members of the family by the name of the method."""
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     name: {
@@ -131,21 +131,21 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     }
     for name, member in FAMILY.items()
 }
-"""Parameters that are not given."""
+"""Default values of the parameters of each method."""
 
 NEGLIGIBLE = 1e-7
 """Sums of magnitudes below this are not rescaled."""
 
 
 def rescale_factor(tau: Floats, mask: Mask) -> np.float32:
-    """Factor that gives what is kept the sum of magnitudes of the whole."""
+    """Compute the factor by which the kept part gets the sum of magnitudes of the whole."""
     whole = float(np.sum(np.abs(tau), dtype=np.float64))
     kept = float(np.sum(np.abs(tau[mask]), dtype=np.float64))
     return np.float32(1) if whole < NEGLIGIBLE or kept < NEGLIGIBLE else np.float32(whole / kept)
 
 
 def task_vector_method(case: Case) -> Result:
-    """Merge by the member of the family that `case` names."""
+    """Merge a tensor by the member of the family that the case names."""
     member, shape = FAMILY[case.method], case.origin.shape
     weights = [np.float32(weight) for weight in case.each("weight")]
     masks, contributions = [], []

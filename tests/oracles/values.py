@@ -10,7 +10,7 @@ Strategy = st.SearchStrategy[Any]
 
 
 def between(low: float, high: float) -> Strategy:
-    """Numbers as people write them: of three digits after the point."""
+    """Draw numbers as people write them, with three digits after the point."""
     return st.integers(round(low * 1000), round(high * 1000)).map(lambda thousandths: thousandths / 1000)
 
 
@@ -52,7 +52,7 @@ VALUES: dict[str, dict[str, Strategy]] = {
     "della": {**FAMILY, "density": st.just(1.0) | between(0.3, 0.7), "epsilon": between(0, 0.25)},
     "della_linear": {**FAMILY, "density": st.just(1.0) | between(0.3, 0.7), "epsilon": between(0, 0.25)},
 }
-"""By method, then by parameter."""
+"""The strategy of each parameter, by method and parameter."""
 
 COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("slerp", "nearswap", "arcee_fusion", "passthrough"), (1, 1)),
@@ -60,12 +60,12 @@ COUNTS: dict[str, tuple[int, int]] = {
     "model_stock": (2, 4),
     "sce": (1, 4),
 }
-"""Least and greatest number of models, the base not counted, of methods that do not take any."""
+"""Least and greatest number of models, without the base, of methods that do not take any number."""
 
 BASELESS = ("linear", "karcher", "passthrough")
-"""Methods without a base of their own."""
+"""Methods that treat a base model like any other."""
 EITHER = ("nuslerp", "multislerp")
-"""Methods that work with a base or without."""
+"""Methods that work with or without a base model."""
 PER_MODEL: dict[str, tuple[str, ...]] = {
     method: tuple(
         key
@@ -74,4 +74,4 @@ PER_MODEL: dict[str, tuple[str, ...]] = {
     )
     for method, values in VALUES.items()
 }
-"""Parameters that each model has for itself."""
+"""Parameters that have a value for each model, by method."""

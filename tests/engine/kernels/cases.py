@@ -71,7 +71,7 @@ def make_values(
 
 @st.composite
 def sources(draw: st.DrawFn, most_models: int = 5) -> Sources:
-    """Draw a base tensor and 1 to `most_models` fine-tunes, each with a dtype of its own."""
+    """Draw a base tensor and 1 to `most_models` fine-tunes, with a dtype drawn for each."""
     shape = draw(shapes())
     count = draw(st.integers(1, most_models))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -86,7 +86,7 @@ def sources(draw: st.DrawFn, most_models: int = 5) -> Sources:
 
 @st.composite
 def ratios(draw: st.DrawFn, count: int, longest: int = 40) -> list[tuple[int, int]]:
-    """Draw n:m for `count` models: the same for all, or each its own."""
+    """Draw n:m for `count` models: the same for all, or one for each."""
     lengths = st.integers(2, 8) | st.integers(1, longest)
     one = lengths.flatmap(lambda m: st.tuples(st.integers(0, m), st.just(m)))
     if draw(st.booleans()):

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from numba import njit
 
-from dovetail.engine.kernels.contribution import LANES, add_kept
+from dovetail.engine.kernels.contribution import LANES, claim_and_add
 from dovetail.engine.kernels.prefetch import fetch_ahead
 
 
 @njit
-def _add_kept(marks, tau, weight, free, base, before, after, start, stop):  # type: ignore[no-untyped-def]
+def _claim_and_add(marks, tau, weight, free, base, before, after, start, stop):  # type: ignore[no-untyped-def]
     """Make the intrinsic callable from Python."""
-    return add_kept(marks, tau, weight, free, base, before, after, start, stop)
+    return claim_and_add(marks, tau, weight, free, base, before, after, start, stop)
 
 
 def _tile(length: int) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_marked_elements_are_claimed_and_added(start: int, stop: int, weight: fl
     tile, after = _tile(1000), np.full(1000 + LANES, np.nan, np.float32)
     part = slice(start, stop)
     free, marked, tau = tile["free"].copy(), tile["marks"][part] != 0, tile["tau"][part]
-    found, total, kept = _add_kept(
+    found, total, kept = _claim_and_add(
         tile["marks"], tile["tau"], np.float32(weight), free, tile["base"], tile["before"], after, start, stop
     )
     change = np.float32(weight) * tau
@@ -55,7 +55,7 @@ def test_marked_elements_are_claimed_and_added(start: int, stop: int, weight: fl
 def test_sums_are_added_in_a_fixed_order() -> None:
     """Element i goes to sum i modulo `LANES`, and the second half of the sums to the first until one is left."""
     tile, after = _tile(777), np.empty(777 + LANES, np.float32)
-    _, total, _ = _add_kept(
+    _, total, _ = _claim_and_add(
         tile["marks"], tile["tau"], np.float32(1), tile["free"], tile["base"], tile["before"], after, 0, 777
     )
     sums = np.zeros(LANES)

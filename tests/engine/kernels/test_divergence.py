@@ -38,7 +38,7 @@ def divergence(tuned: Floats, base: Floats) -> tuple[float, float]:
     change=st.sampled_from([1e-6, 1e-3, 1.0, 50.0]),
 )
 def test_divergences_are_those_of_the_definition(seed: int, length: int, scale: float, change: float) -> None:
-    """Near and far distributions alike, to the rounding of float32 and of the terms."""
+    """The divergence of near and of far distributions is right up to the rounding of float32 and of the terms."""
     random = np.random.default_rng(seed)
     base = (random.standard_normal(length) * scale).astype(np.float32)
     tuned = (base + random.standard_normal(length) * change).astype(np.float32)

@@ -64,7 +64,7 @@ def test_weighted_task_vectors(length: int, code: int, writable: bool) -> None:
     codes, scale = np.full(3, code, np.int64), (divisor, np.float32(1.5))
     with np.errstate(all="ignore"):
         weighted_task_vectors(
-            as_bytes(sources), codes, weights, scale, out.view(np.uint8), code, nonfinite, pairs, squares
+            as_bytes(sources), codes, weights, scale, out.view(np.uint8), code, (nonfinite, pairs, squares)
         )
         counts = [np.sum(~np.isfinite(each.astype(np.float32))) for each in sources]
     expected = naive.task_arithmetic(sources[0], sources[1:], [0.75, -0.3], DTYPES[code], 1.5, normalize=True)
@@ -89,9 +89,7 @@ def test_machine_code_is_packed_and_never_fused() -> None:
             scale,
             numba.uint8[::1],
             numba.int64,
-            integers,
-            numba.int64[:, ::1],
-            numba.float64[::1],
+            numba.types.Tuple((integers, numba.int64[:, ::1], numba.float64[::1])),
         )
     )
     (assembly,) = fresh.inspect_asm().values()

@@ -28,7 +28,7 @@ def magnitudes(values: NDArray[np.float32]) -> list[int]:
 @settings(derandomize=True, deadline=None, max_examples=examples(100))
 @given(data=st.data())
 def test_histograms_count_every_digit(data: st.DataObject) -> None:
-    """Digit by digit, the values whose higher bits are the prefix are counted, zeros never."""
+    """For each digit, the values with the higher digits of the prefix are counted, but zeros never."""
     values = draw_values(data.draw)
     found = [each for each in magnitudes(values) if each]
     chosen = data.draw(st.sampled_from(found)) if found else 0

@@ -104,5 +104,5 @@ def test_equals_the_oracle_whatever_the_chunks(method: str, data: st.DataObject)
 
 
 def test_every_method_is_compared() -> None:
-    """Methods without an oracle here have tests of their own that name one."""
+    """Every method without an oracle here has a separate test that names one."""
     assert set(METHODS) <= {*ORACLES, "cabs", "nm_pruning", "magnitude"}

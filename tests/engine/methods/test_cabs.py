@@ -141,7 +141,7 @@ def test_chunks_of_one_element(overlap: str) -> None:
 
 @pytest.mark.parametrize("out", ["float32", "float16"])
 def test_weight_zero_gives_the_base_back(out: str) -> None:
-    """With weight 0 every bit of the base stands, -0.0 included."""
+    """With weight 0 the output has every bit of the base, -0.0 included."""
     base = np.array([-0.0, 0.0, 1.5, -2.0] * 8, out)
     model = np.array([1.0, 1.0, 1.0, 1.0] * 8, out)
     problem = make_problem("cabs", base, [model], [{"weight": 0.0, "n": 2, "m": 4}], base.dtype)

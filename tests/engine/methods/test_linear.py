@@ -39,7 +39,7 @@ def test_equals_the_oracle_whatever_the_chunks(data: st.DataObject, normalize: b
 
 
 def test_one_model_is_copied() -> None:
-    """A single model whose weight is a power of two, normalized, comes out as it is, -0.0 included."""
+    """A single model with a weight that is a power of two, normalized, comes out unchanged, -0.0 included."""
     model = np.array([-0.0, 0.0, 1.5, np.inf, 3e-5], np.float16)
     problem = make_problem("linear", None, [model], [{"weight": 0.5}], model.dtype)
     out, _ = run_program(problem, METHODS["linear"].program(problem), None, [model])

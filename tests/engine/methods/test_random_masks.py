@@ -36,7 +36,7 @@ Doubles = NDArray[np.float64]
 
 
 def taus() -> tuple[NDArray[np.float32], ...]:
-    """Two task vectors of whole numbers, each row of distinct ones in an order of its own."""
+    """Make two task vectors of whole numbers; the numbers of a row are distinct, and every row has another order."""
     random = np.random.default_rng(5)
     rows = [random.permutation(np.arange(1, SHAPE[1] + 1)) * (row + 1) for row in range(2 * SHAPE[0])]
     whole = np.array(rows, np.float32)
@@ -76,7 +76,7 @@ def binomial_bounds(count: int, probability: float, alpha: float) -> tuple[int, 
 
 
 def score(products: Doubles, variances: Doubles) -> float:
-    """Give the standard score of a sum of products of centred values whose expectation is 0."""
+    """Compute the standard score of a sum of products of centred values, which has the expectation 0."""
     return float(np.sum(products) / sqrt(np.sum(variances)))
 
 
