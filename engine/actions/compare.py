@@ -27,6 +27,7 @@ from dovetail.engine.run.warm import warm_up
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.dtypes import DTYPES, to_numpy
 from dovetail.io.files.machine import resident_bytes, usable_cores
+from dovetail.io.remote.retrying import Patience, patient
 
 _TILE = 1 << 14
 """Integers compared at a time."""
@@ -228,13 +229,19 @@ def _in_order(
 ) -> Iterator[tuple[Task, list[Difference]]]:
     """Run tasks on threads, with a bounded number of them under way, and give their results in order."""
     under_way: deque[tuple[Task, Future[list[Difference]]]] = deque()
+    patience = Patience()
+
+    def run_patiently(task: Task) -> list[Difference]:
+        with patient(patience):
+            return run(task)
+
     with ThreadPoolExecutor(workers, thread_name_prefix="dovetail-compare") as pool:
         try:
             for task in tasks:
                 for piece in task:
                     for info in pairs[piece.tensor]:
                         info.source.prefetch(piece.start, piece.stop)
-                under_way.append((task, pool.submit(run, task)))
+                under_way.append((task, pool.submit(run_patiently, task)))
                 if len(under_way) >= workers + READ_AHEAD:
                     first, future = under_way.popleft()
                     yield first, future.result()
@@ -242,6 +249,7 @@ def _in_order(
                 first, future = under_way.popleft()
                 yield first, future.result()
         finally:
+            patience.give_up()  # or else tasks that wait for their servers would be waited for here
             for _, future in under_way:
                 future.cancel()
 

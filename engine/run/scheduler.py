@@ -11,8 +11,8 @@ from typing import Any
 from dovetail.engine.errors import WorkerLostError
 from dovetail.engine.planning.grid import OPEN_JOBS, Job
 from dovetail.engine.planning.plan import READ_AHEAD, Plan
-from dovetail.engine.run.task import TaskRecord, execute, prefetch
-from dovetail.io.remote.retrying import abandon, persist
+from dovetail.engine.run.session import Session, execute_in
+from dovetail.engine.run.task import TaskRecord, prefetch
 from dovetail.io.source import Slot
 
 
@@ -49,8 +49,8 @@ class Scheduler:
     ----------
     executor
         Any `concurrent.futures.Executor`.
-    workers
-        Tasks that may run at once.
+    session
+        What the tasks of this run share; also says how many may run at once.
     plan
         Knows the passes of a job, combines their partial results, and builds the work of a task.
     slots
@@ -61,11 +61,11 @@ class Scheduler:
     def __init__(
         self,
         executor: Executor,
-        workers: int,
+        session: Session,
         plan: Plan,
         slots: Callable[[int], Slot],
     ) -> None:
-        self._executor, self._window = executor, workers + READ_AHEAD
+        self._executor, self._session, self._window = executor, session, session.workers + READ_AHEAD
         self._plan, self._slots = plan, slots
         self.late: list[TaskRecord] = []
         self._open: list[_Running] = []
@@ -85,7 +85,6 @@ class Scheduler:
 
         """
         queue = iter(jobs)
-        persist()
         try:
             while True:
                 self._fill(queue)
@@ -105,7 +104,7 @@ class Scheduler:
             ) from error
         finally:
             if self._flying:
-                abandon()  # a task that waits for its server again and again would be waited for here
+                self._session.patience.give_up()  # or else tasks that wait for their servers would be waited for here
             for future in self._flying:
                 future.cancel()
             wait(self._flying)
@@ -129,8 +128,9 @@ class Scheduler:
                 continue
             position = running.pending.popleft()
             work = self._plan.work(running.job, position, running.step, running.state, self._slots)
-            prefetch(work)
-            self._flying[self._executor.submit(execute, work)] = (running, position)
+            with self._session.entered():
+                prefetch(work)
+            self._flying[self._executor.submit(execute_in, self._session, work)] = (running, position)
 
     def _advance(self, running: _Running, position: int, record: TaskRecord) -> None:
         """Note a finished task; enter the next pass when it was the last of its pass."""

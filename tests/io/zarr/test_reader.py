@@ -28,7 +28,8 @@ from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, TransposeCodec, ZstdC
 
 from dovetail.io import open_checkpoint, read_checkpoint
 from dovetail.io.errors import ChangedFileError, MissingFileError, UnsupportedError, ZarrError
-from dovetail.io.zarr.chunk_pool import POOL
+from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
+from dovetail.io.zarr.chunk_pool import pool as chunk_pool
 from dovetail.io.zarr.source import ZarrSource
 from tests.io.samples import every_kind, random_array, some_tensors, write_file
 from tests.io.zarr_files import read_bytes, write_arrays, write_group, write_t5x
@@ -71,10 +72,9 @@ def test_any_range_of_any_layout(
     source = read_checkpoint(tmp_path / "z").tensors["a"].source
     flat = array.reshape(-1)
     for limit in (0, 1 << 20):
-        POOL.clear()
-        POOL.limit_bytes = limit
-        for start, stop in np.sort(random.integers(0, flat.size + 1, (8, 2)), axis=1):
-            assert flat[start:stop].tobytes() == source.read(int(start), int(stop)).tobytes()
+        with sharing_chunks(ChunkPool(limit)):
+            for start, stop in np.sort(random.integers(0, flat.size + 1, (8, 2)), axis=1):
+                assert flat[start:stop].tobytes() == source.read(int(start), int(stop)).tobytes()
     assert pickle.loads(pickle.dumps(source)) == source
 
 
@@ -258,7 +258,7 @@ def test_changes_are_noticed(tmp_path: Path, change: Change, noticed: str) -> No
     )
     found = read_checkpoint(tmp_path)
     found.check_unchanged()
-    POOL.clear()
+    chunk_pool().clear()
     time.sleep(0.02)  # the clock of file systems ticks slowly
     change(tmp_path)
     use = found.check_unchanged if noticed == "check" else partial(found.tensors["a"].source.read, 0, 24)
