@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -125,8 +126,8 @@ class Comparison:
 
 
 def compare(
-    first: str,
-    second: str,
+    first: str | os.PathLike[str],
+    second: str | os.PathLike[str],
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
 ) -> Comparison:
@@ -139,7 +140,7 @@ def compare(
     run
         Memory limit and workers.
     listen
-        Receives progress, on the calling thread.
+        Receives progress, and warnings about the checkpoints, on the calling thread.
 
     Raises
     ------
@@ -150,7 +151,9 @@ def compare(
 
     """
     started, run = time.monotonic(), run or RunOptions()
-    one, other = (open_location(find_source(parse_source(name))) for name in (first, second))
+    one, other = (open_location(replace(find_source(parse_source(name)), to_download="")) for name in (first, second))
+    for note in (*one.notes, *other.notes):
+        listen(events.Notice("warning", note))
     pairs, unlike = _pairs(one, other)
 
     def compiling() -> None:

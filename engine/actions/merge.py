@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from dovetail.engine.run.prepare import RunOptions
 
 
 def merge(
-    recipe: str | Path,
-    output: str | Path,
+    recipe: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     options: PlanOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
-    stages: str | Path | None = None,
+    stages: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Merge checkpoints as a recipe says, and write the result into a folder.
 

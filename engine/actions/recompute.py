@@ -6,6 +6,7 @@ Checksums show that an output is what was written; this shows that what was writ
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import time
 from collections.abc import Mapping
@@ -73,7 +74,7 @@ class ComparingSlot:
 
 
 def recompute(
-    output: str | Path,
+    output: str | os.PathLike[str],
     fraction: float,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,

@@ -7,6 +7,7 @@ use results not there yet, from the plans of the stages that will make them.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -77,7 +78,7 @@ class PlannedSource:
 
 
 def plan_stages(
-    recipe: str | Path, options: PlanOptions | None = None, folder: Path | None = None
+    recipe: str | os.PathLike[str], options: PlanOptions | None = None, folder: str | os.PathLike[str] | None = None
 ) -> tuple[Forecast, ...]:
     """Plan all stages of a recipe.
 
@@ -96,7 +97,8 @@ def plan_stages(
         As for a recipe of one document.
 
     """
-    return tuple(_forecasts(load_stages(recipe), options or PlanOptions(), folder, everything=True))
+    kept = None if folder is None else Path(folder)
+    return tuple(_forecasts(load_stages(recipe), options or PlanOptions(), kept, everything=True))
 
 
 def prepare_stages(

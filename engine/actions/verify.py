@@ -52,7 +52,7 @@ class Verdict:
     """Bytes read and compared."""
 
 
-def read_manifest(output: str | Path) -> dict[str, Any]:
+def read_manifest(output: str | os.PathLike[str]) -> dict[str, Any]:
     """Read an output's manifest.
 
     Raises
@@ -82,7 +82,7 @@ def read_manifest(output: str | Path) -> dict[str, Any]:
         ) from None
 
 
-def verify(output: str | Path, listen: events.Listener = events.ignore) -> Verdict:
+def verify(output: str | os.PathLike[str], listen: events.Listener = events.ignore) -> Verdict:
     """Compare every byte of an output with its manifest.
 
     Parameters

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
@@ -47,7 +47,7 @@ CODES = {"F32": 0, "F16": 1, "BF16": 2, "F64": 3, "F8_E4M3": 4, "F8_E5M2": 5}
 
 @collector_paused()
 def make_plan(
-    recipe: str | Path | Recipe,
+    recipe: str | os.PathLike[str] | Recipe,
     options: PlanOptions | None = None,
     locations: Sequence[Location] | None = None,
     checkpoints: Sequence[Checkpoint] | None = None,

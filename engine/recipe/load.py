@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dovetail.engine.recipe.reader import MAX_TEXT_BYTES, Document, ReadError, r
 from dovetail.engine.recipe.schema import Recipe
 
 
-def load_recipe(path_or_text: str | Path, methods: Mapping[str, Method] | None = None) -> Recipe:
+def load_recipe(path_or_text: str | os.PathLike[str], methods: Mapping[str, Method] | None = None) -> Recipe:
     """Read a recipe and check all that can be checked without its checkpoints.
 
     Parameters
@@ -43,7 +44,7 @@ def load_recipe(path_or_text: str | Path, methods: Mapping[str, Method] | None =
     return parse_recipe(read_origin(path_or_text), methods)
 
 
-def read_origin(path_or_text: str | Path) -> Origin:
+def read_origin(path_or_text: str | os.PathLike[str]) -> Origin:
     """Read the text of a recipe; see `load_recipe`."""
     if isinstance(path_or_text, str) and ("\n" in path_or_text or path_or_text.lstrip().startswith("{")):
         return Origin(text=path_or_text)

@@ -6,10 +6,10 @@ without a name is the final merge; if all have names, the last is.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -42,7 +42,7 @@ class Stage:
     """Whether the final merge uses its result, at first or second hand, or is it."""
 
 
-def load_stages(path_or_text: str | Path, methods: Mapping[str, Method] | None = None) -> tuple[Stage, ...]:
+def load_stages(path_or_text: str | os.PathLike[str], methods: Mapping[str, Method] | None = None) -> tuple[Stage, ...]:
     """Read a recipe of one or more documents.
 
     Parameters
