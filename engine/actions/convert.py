@@ -60,7 +60,8 @@ def parse_source(source: str | os.PathLike[str]) -> ModelRef:
     path = os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111  # Path.expanduser raises for unknown users
     if os.path.lexists(path):
         return ModelRef(path=path)
-    refuse_secrets(text)
+    for part in (text, *text.split("+")):
+        refuse_secrets(part)
     try:
         return ModelRef.model_validate(text)
     except ValueError:  # its own words are about recipes

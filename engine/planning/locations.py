@@ -72,10 +72,13 @@ def locate(ref: ModelRef, recipe_folder: Path | None = None, download: events.Li
 
 def _locate_model(ref: ModelRef, recipe_folder: Path | None, download: events.Listener | None) -> Location:
     """Find a model without its adapter."""
+    named = f"{ref.path}@{ref.revision}" if ref.revision else ref.path
+    if ref.path.startswith("hf://") and is_zarr_address(named):
+        return Location(named)
     if is_zarr_address(ref.path):
         return Location(ref.path, note=_ignored(ref.path, "an address of Zarr arrays", ref.revision))
     if is_address(ref.path):
-        return Location(pin(ref.path + (f"@{ref.revision}" if ref.revision else "")))
+        return Location(pin(named))
     path = resolve_model_path(ref, recipe_folder)
     if path is not None:
         return Location(str(path), note=_ignored(ref.path, "a local path", ref.revision))

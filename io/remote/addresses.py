@@ -106,8 +106,9 @@ def hub_parts(address: str) -> tuple[str, str | None, str]:
 
 
 def join(folder: str, file_name: str) -> str:
-    """Give the address of a file in a folder."""
-    return f"{folder}/{quote(file_name)}"
+    """Give the address of a file in a folder: quoted where addresses are URLs, plain where they are keys of a store."""
+    url = folder.startswith(("http://", "https://", "hf://"))
+    return f"{folder}/{quote(file_name) if url else file_name}"
 
 
 def last_name(address: str) -> str:
