@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 
 import pytest
@@ -11,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.io.adapters.patterns import PatternError, PatternTable
+from tests.pace import within
 
 NAMES = ("model.layers.0.self_attn.q_proj", "model.layers.10.mlp.up_proj", "lm_head", "a", "aab", "a.b", "", "x_y.z9")
 
@@ -73,18 +73,16 @@ def test_refused(key: str) -> None:
 def test_catastrophes_end() -> None:
     """What would keep Python busy for ever is answered, or given up, within seconds."""
     name = "a" * 60 + "!"
-    began = time.process_time()
-    assert PatternTable(["(a*)*b", "(a|a)*b", "(a+)+$"]).find(name) is None
-    table = PatternTable(["(.*)*" * 100 + "b"])
-    with pytest.raises(PatternError, match="takes too long"):
-        [table.find(name * 5) for _ in range(1000)]
-    assert time.process_time() - began < 30
+    with within(30):
+        assert PatternTable(["(a*)*b", "(a|a)*b", "(a+)+$"]).find(name) is None
+        table = PatternTable(["(.*)*" * 100 + "b"])
+        with pytest.raises(PatternError, match="takes too long"):
+            [table.find(name * 5) for _ in range(1000)]
 
 
 def test_many_plain_keys() -> None:
     """A key for every module, as some converters write them, takes no time."""
     keys = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj" for layer in range(60) for expert in range(128)]
     table = PatternTable(keys)
-    began = time.process_time()
-    assert all(key == table.find(key) for key in keys)
-    assert time.process_time() - began < 2
+    with within(2):
+        assert all(key == table.find(key) for key in keys)

@@ -17,6 +17,7 @@ from dovetail.io.remote import read_ahead as module
 from dovetail.io.remote.file import RemoteFile, Write
 from dovetail.io.remote.read_ahead import Pool, pool, reading_through
 from dovetail.io.remote.source import RemoteSource
+from tests.pace import HANGS_S
 
 DATA = random.Random(0).randbytes(1 << 20)
 FILE = RemoteFile("test://file", len(DATA), '"x"')
@@ -33,7 +34,7 @@ class Transport:
 
     def fetch(self, file: RemoteFile, begin: int, end: int, write: Write) -> None:
         self.asked.append((begin, end))
-        assert self.hold.wait(10)
+        assert self.hold.wait(HANGS_S)
         if self.error is not None:
             raise self.error
         for position in range(begin, end, 1000):
@@ -64,7 +65,7 @@ def made() -> Iterator[Callable[[int], Pool]]:
 
 def wait_for(condition: Callable[[], Any]) -> None:
     """Wait until something is so."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANGS_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)

@@ -27,7 +27,6 @@ from tests.server import COMMIT, Fault, Handler, Request, Site, serve
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pause for a moment only; begin without commits and redirects known."""
     monkeypatch.setattr(retrying, "FIRST_DELAY_S", 0.001)
-    monkeypatch.setattr(http_connection, "READ_TIMEOUT_S", 0.5)
     monkeypatch.setattr(http_connection, "_final", {})
     monkeypatch.setattr(hub, "_known", {})
 
