@@ -131,9 +131,6 @@ class OutputCheck(Protocol):
     def check_metadata(self) -> tuple[list[str], int]:
         """Check what is needed to find tensors; give a sentence for everything damaged, and the bytes read."""
 
-    def expect_readers(self, count: int, window_bytes: int) -> None:
-        """Be ready for `count` threads that each read about `window_bytes` of a tensor in several steps."""
-
     def check_tensor(self, name: str, source: Source) -> list[str]:
         """Check what a tensor is stored in besides its elements; give a sentence for everything damaged."""
 

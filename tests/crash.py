@@ -6,6 +6,7 @@ vouch for is overwritten with garbage, as a power failure might: only what was j
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import shutil
@@ -179,7 +180,11 @@ def kill_until_done(folder: Path, case: CrashCase, kills: int, seed: int) -> tup
     subject, expected = prepare(folder, case)
     plan = case.plan(subject)
     random_delay = random.Random(seed)
-    output, killed, continued, duration = folder / "out", 0, 0, 0.15
+    output, killed, continued = folder / "out", 0, 0
+    began = time.monotonic()
+    assert not attempt(case, subject, output, math.inf)
+    duration = time.monotonic() - began
+    shutil.rmtree(output)
     while killed < kills:
         began = time.monotonic()
         if attempt(case, subject, output, random_delay.uniform(0, 1.1 * duration)):

@@ -122,7 +122,10 @@ class Handler(BaseHTTPRequestHandler):
         elif revision not in (None, "main", COMMIT):
             self.reply(404, b'{"error": "Invalid rev id"}', {"X-Error-Code": "RevisionNotFound"})
         else:
-            siblings = [{"rfilename": path.name, "size": path.stat().st_size} for path in sorted(folder.iterdir())]
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            siblings = [
+                {"rfilename": path.relative_to(folder).as_posix(), "size": path.stat().st_size} for path in files
+            ]
             body = {"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
             self.reply(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
@@ -146,6 +149,8 @@ class Handler(BaseHTTPRequestHandler):
         size = status.st_size
         etag = self.site.etags.get(path.name, f'"{_content_hash(path, status.st_mtime_ns, size)}"')
         headers = {"ETag": etag, "Accept-Ranges": "bytes", **(headers or {})}
+        if last := re.fullmatch(r"bytes=-(\d+)", self.headers.get("Range", "")):
+            self.headers.replace_header("Range", f"bytes={max(0, size - int(last.group(1)))}-")
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if wanted is None or self.headers.get("If-Range", etag) != etag:
             self.reply(200, path.read_bytes(), headers)

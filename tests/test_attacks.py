@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from tests.checkpoints import write_recipe
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family, family  # noqa: F401  a fixture
 from tests.engine.planning.vocabulary.samples import recipe, write_model
+from tests.pace import within
 
 LONGEST_SECONDS = 5.0
 """Most processor time that reading may take; the slowest takes 3 s of it."""
@@ -33,10 +33,8 @@ def test_hostile_recipes(attack: RecipeAttack, tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "recipe.yml"
     path.write_bytes(attack.content)
-    began = time.process_time()
-    with pytest.raises(RecipeError) as caught:
+    with within(LONGEST_SECONDS), pytest.raises(RecipeError) as caught:
         load_recipe(path)
-    assert time.process_time() - began < LONGEST_SECONDS
     text = str(caught.value)
     assert attack.text in text
     assert str(path) in text
@@ -55,10 +53,8 @@ def test_hostile_folders(attack: FolderAttack, tmp_path: Path) -> None:
     (tmp_path / "secret.json").write_text('{"secret": 1}')
     read_checkpoint(folder)
     attack.build(folder)
-    began = time.process_time()
-    with pytest.raises(attack.error) as caught:
+    with within(LONGEST_SECONDS), pytest.raises(attack.error) as caught:
         read_checkpoint(folder)
-    assert time.process_time() - began < LONGEST_SECONDS
     assert attack.error is type(caught.value)
     assert attack.text in str(caught.value)
     assert str(folder) in str(caught.value)
@@ -84,10 +80,8 @@ def test_hostile_tokenizers(attack: TokenizerAttack, tmp_path: Path, capfd: pyte
     path = write_recipe(tmp_path / "recipe.yml", **recipe([folder], tokenizer_source="union"))
     make_plan(path)
     attack.build(folder)
-    began = time.process_time()
-    with pytest.raises(CheckpointError) as caught:
+    with within(LONGEST_SECONDS), pytest.raises(CheckpointError) as caught:
         make_plan(path)
-    assert time.process_time() - began < LONGEST_SECONDS
     assert attack.text in str(caught.value)
     assert str(folder) in str(caught.value)
     assert len(str(caught.value)) < 1_000
@@ -103,9 +97,8 @@ def test_odd_tokenizers(odd: str, tmp_path: Path) -> None:
     (folder / name).write_text(content)
     asked = recipe([folder, other], tokenizer_source="union", chat_template="auto")
     path = write_recipe(tmp_path / "recipe.yml", **asked)
-    began = time.process_time()
-    merge(path, tmp_path / "out")
-    assert time.process_time() - began < LONGEST_SECONDS
+    with within(LONGEST_SECONDS):
+        merge(path, tmp_path / "out")
     made = read_checkpoint(tmp_path / "out").tensors["lm_head.weight"]
     assert made.shape[0] <= 7
     vocab = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json")).get_vocab()

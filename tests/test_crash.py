@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 
 from tests.crash import CrashCase, cases, kill_until_done
+from tests.pace import HANGS_S
 
 KILLS = 26
 """For each case; together more than 200."""
@@ -26,7 +27,7 @@ def test_killed_merges_give_the_same_bytes(tmp_path: Path, case: CrashCase) -> N
     result: multiprocessing.SimpleQueue[object] = context.SimpleQueue()
     process = context.Process(target=_run, args=(tmp_path, case, result))
     process.start()
-    process.join(300)
+    process.join(HANGS_S)
     assert not result.empty(), "the process that kills died itself"
     killed, continued = cast("tuple[int, int]", result.get())
     assert KILLS == killed

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from dovetail.engine.run.warm import warm_up
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.dtypes import DTYPES, to_numpy
 from dovetail.io.files.machine import resident_bytes, usable_cores
+from dovetail.io.remote.retrying import Patience, patient
 
 _TILE = 1 << 14
 """Integers compared at a time."""
@@ -145,7 +146,7 @@ def compare(
     run
         Memory limit and workers.
     listen
-        Receives progress, on the calling thread.
+        Receives progress, and warnings about the checkpoints, on the calling thread.
 
     Returns
     -------
@@ -167,7 +168,10 @@ def compare(
 
     """
     started, run = time.monotonic(), run or RunOptions()
-    one, other = (open_location(find_source(parse_source(os.fspath(name)))) for name in (first, second))
+    sources = (replace(find_source(parse_source(name)), to_download="") for name in (first, second))
+    one, other = (open_location(source) for source in sources)
+    for note in (*one.notes, *other.notes):
+        listen(events.Notice("warning", note))
     pairs, unlike = _pairs(one, other)
 
     def compiling() -> None:
@@ -246,13 +250,19 @@ def _in_order(
 ) -> Iterator[tuple[Task, list[Difference]]]:
     """Run tasks on threads, with a bounded number of them under way, and give their results in order."""
     under_way: deque[tuple[Task, Future[list[Difference]]]] = deque()
+    patience = Patience()
+
+    def run_patiently(task: Task) -> list[Difference]:
+        with patient(patience):
+            return run(task)
+
     with ThreadPoolExecutor(workers, thread_name_prefix="dovetail-compare") as pool:
         try:
             for task in tasks:
                 for piece in task:
                     for info in pairs[piece.tensor]:
                         info.source.prefetch(piece.start, piece.stop)
-                under_way.append((task, pool.submit(run, task)))
+                under_way.append((task, pool.submit(run_patiently, task)))
                 if len(under_way) >= workers + READ_AHEAD:
                     first, future = under_way.popleft()
                     yield first, future.result()
@@ -260,6 +270,7 @@ def _in_order(
                 first, future = under_way.popleft()
                 yield first, future.result()
         finally:
+            patience.give_up()  # or else tasks that wait for their servers would be waited for here
             for _, future in under_way:
                 future.cancel()
 

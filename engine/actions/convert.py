@@ -43,16 +43,27 @@ from dovetail.io.dtypes import DType
 from dovetail.io.errors import MissingFileError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.output_format import Chunking
+from dovetail.io.remote.addresses import refuse_secrets
 
 HEADER_METADATA = {"format": "pt"}
 """What loaders ask a header for, if the source's own says nothing else."""
 
 
-def parse_source(text: str) -> ModelRef:
-    """Read what a user names as a checkpoint: a path that is there as it is, else any reference that recipes know."""
+def parse_source(source: str | os.PathLike[str]) -> ModelRef:
+    """Read what a user names as a checkpoint: a path that is there as it is, else any reference that recipes know.
+
+    Raises
+    ------
+    UnsupportedError
+        It is an address that holds what messages must not show.
+
+    """
+    text = os.fspath(source)
     path = os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111  # Path.expanduser raises for unknown users
     if os.path.lexists(path):
         return ModelRef(path=path)
+    for part in (text, *text.split("+")):
+        refuse_secrets(part)
     try:
         return ModelRef.model_validate(text)
     except ValueError:  # its own words are about recipes
@@ -66,7 +77,9 @@ def source_name(ref: ModelRef) -> str:
 
 
 def plan_conversion(
-    source: str | ModelRef, options: PlanOptions | None = None, download: events.Listener | None = None
+    source: str | os.PathLike[str] | ModelRef,
+    options: PlanOptions | None = None,
+    download: events.Listener | None = None,
 ) -> Plan:
     """Decide everything about a conversion from the checkpoint's headers.
 
@@ -87,7 +100,7 @@ def plan_conversion(
         The checkpoint is bad.
 
     """
-    ref = parse_source(source) if isinstance(source, str) else source
+    ref = source if isinstance(source, ModelRef) else parse_source(source)
     return plan_from(find_source(ref, download), str(ref), options or PlanOptions())
 
 
@@ -108,7 +121,7 @@ def plan_from(location: Location, label: str, options: PlanOptions) -> Plan:
     dtype = requested_dtype(options.dtype)
     checkpoint = open_location(location)
     tensors = tuple(_planned(info, label, dtype) for info in checkpoint.tensors.values())
-    warnings = []
+    warnings = [*checkpoint.notes]
     narrowed = Counter(
         f"{info.dtype} tensors are stored as {dtype}"
         for info in checkpoint.tensors.values()
@@ -196,7 +209,7 @@ def convert(
 
     """
     started, output, run = time.monotonic(), Path(output), run or RunOptions()
-    plan = plan_conversion(os.fspath(source), options, listen)
+    plan = plan_conversion(source, options, listen)
     if not (run.overwrite or run.restart) and (manifest := finished(output, plan)):
         listen(events.Notice("info", f"{output} is this conversion already; nothing to do."))
         return manifest
@@ -244,7 +257,7 @@ def outputs(sources: Sequence[str], target: Path) -> dict[str, Path]:
 
 def convert_all(
     sources: Sequence[str],
-    target: str | Path,
+    target: str | os.PathLike[str],
     options: PlanOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,

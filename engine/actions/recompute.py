@@ -33,6 +33,7 @@ from dovetail.engine.recipe.stages import load_stages
 from dovetail.engine.run.executors import open_executor
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.engine.run.scheduler import Scheduler
+from dovetail.engine.run.session import open_session
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import DovetailError
 from dovetail.io.files.machine import resident_bytes
@@ -124,8 +125,9 @@ def recompute(
     todo = _sample(plan, fraction, seed)
     budget, _ = prepare(plan, run, listen)
     compared, tasks = 0, sum(len(positions) for _, positions in todo)
-    with open_executor(run.executor, budget.workers, plan.read_ahead_bytes) as pool:
-        scheduler = Scheduler(pool, budget.workers, plan, lambda tensor: slots[tensor])
+    ahead_bytes = plan.read_ahead_bytes if run.executor is None else 0
+    with open_session(budget, ahead_bytes) as session, open_executor(run.executor, budget.workers) as pool:
+        scheduler = Scheduler(pool, session, plan, lambda tensor: slots[tensor])
         with contextlib.closing(scheduler.run(todo)) as finished:
             done = 0
             for record in finished:

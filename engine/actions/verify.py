@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.files.strict_json import brief
 from dovetail.io.output import format_of
 from dovetail.io.source import Source
+from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES, ChunkPool, sharing_chunks
 
 DEFECTS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """What comes of using a manifest that is sound JSON and yet not what a merge writes."""
@@ -184,12 +185,15 @@ class _Verification:
         names = set(self.manifest["tensors"])
         for name in sorted(names ^ set(checkpoint.tensors)):
             self.damage.append(f"tensor {name!r} is {'missing' if name in names else 'not in the manifest'}")
-        self.check.expect_readers(usable_cores(), TASK_BYTES)
+        # Objects of Zarr outputs are read in several steps, as many at a time as there are cores.
+        chunks = ChunkPool(max(DEFAULT_POOL_BYTES, usable_cores() * TASK_BYTES))
+
+        def check(name: str) -> tuple[list[str], int]:
+            with sharing_chunks(chunks):
+                return self._check_tensor(checkpoint, name)
+
         with ThreadPoolExecutor(usable_cores()) as pool:
-            checks = [
-                lambda name=name: self._check_tensor(checkpoint, name) for name in checkpoint.tensors if name in names
-            ]
-            for damage, size in pool.map(_call, checks):
+            for damage, size in pool.map(check, [name for name in checkpoint.tensors if name in names]):
                 self.damage += damage
                 self.checked_bytes += size
                 self.listen(
@@ -240,7 +244,3 @@ def _checksum(source: Source, start: int, stop: int) -> str:
         digest.update(np.ascontiguousarray(source.read(begin, end)).data)
         source.release(begin, end)
     return digest.hexdigest()
-
-
-def _call(check: Callable[[], tuple[list[str], int]]) -> tuple[list[str], int]:
-    return check()

@@ -35,7 +35,9 @@ class Location:
     hub: str = ""
     """``ORG/NAME@COMMIT`` where the folder is a snapshot in a hub's cache: it can be downloaded again."""
     note: str = ""
-    """What a person should know of it before merging."""
+    """What a person should know of it, whatever it is read for."""
+    to_download: str = ""
+    """What a merge will have to download first, for a person; empty where nothing."""
 
 
 def locate(ref: ModelRef, recipe_folder: Path | None = None, download: events.Listener | None = None) -> Location:
@@ -62,32 +64,47 @@ def locate(ref: ModelRef, recipe_folder: Path | None = None, download: events.Li
 
     """
     model = _locate_model(ref, recipe_folder, download)
-    return model if ref.lora is None else replace(model, adapter=str(_locate_adapter(ref, recipe_folder, download)))
+    if ref.lora is None:
+        return model
+    adapter, note = _locate_adapter(ref, recipe_folder, download)
+    return replace(model, adapter=str(adapter), note=f"{model.note} {note}".strip())
 
 
 def _locate_model(ref: ModelRef, recipe_folder: Path | None, download: events.Listener | None) -> Location:
     """Find a model without its adapter."""
+    named = f"{ref.path}@{ref.revision}" if ref.revision else ref.path
+    if ref.path.startswith("hf://") and is_zarr_address(named):
+        return Location(named)
     if is_zarr_address(ref.path):
-        return Location(ref.path)
+        return Location(ref.path, note=_ignored(ref.path, "an address of Zarr arrays", ref.revision))
     if is_address(ref.path):
-        return Location(pin(ref.path + (f"@{ref.revision}" if ref.revision else "")))
+        return Location(pin(named))
     path = resolve_model_path(ref, recipe_folder)
     if path is not None:
-        note = f"{ref.path} is a local path: its revision {shown(ref.revision)} is ignored." if ref.revision else ""
-        return Location(str(path), note=note)
+        return Location(str(path), note=_ignored(ref.path, "a local path", ref.revision))
     return _locate_on_hub(ref, download)
 
 
-def _locate_adapter(ref: ModelRef, recipe_folder: Path | None, download: events.Listener | None) -> Path:
-    """Find an adapter; one on a hub is downloaded, for a plan too: it is small, and its tensors say what it changes."""
+def _ignored(path: str, kind: str, revision: str | None) -> str:
+    """Say that a revision is ignored, if there is one: only hubs have revisions."""
+    return f"{path} is {kind}: its revision {shown(revision)} is ignored." if revision else ""
+
+
+def _locate_adapter(ref: ModelRef, recipe_folder: Path | None, download: events.Listener | None) -> tuple[Path, str]:
+    """Find an adapter, and what a person should know of it.
+
+    One on a hub is downloaded, for a plan too: it is small, and its tensors say what it changes.
+    """
     path = resolve_adapter_path(ref, recipe_folder)
     if path is not None:
-        return path
+        return path, _ignored(ref.lora or "", "a local path", ref.lora_revision)
     from dovetail.io.remote import hub
 
     name, listen = ref.lora or "", download or events.ignore
     found = hub.cached(name, ref.lora_revision)
-    return found or hub.download(name, ref.lora_revision, lambda text: listen(events.Notice("info", text)))
+    if found is None:
+        found = hub.download(name, ref.lora_revision, lambda text: listen(events.Notice("info", text)))
+    return found, ""
 
 
 def _locate_on_hub(ref: ModelRef, download: events.Listener | None) -> Location:
@@ -98,8 +115,8 @@ def _locate_on_hub(ref: ModelRef, download: events.Listener | None) -> Location:
     if folder is None and download is None:
         snapshot = hub.look_up(ref.path, ref.revision)
         size = format_size(hub.download_bytes(snapshot))
-        note = f"{ref.path} is not in the hub's cache: the merge will download up to {size}."
-        return Location(f"hf://{ref.path}@{snapshot.commit}", note=note)
+        to_download = f"{ref.path} is not in the hub's cache: the merge will download up to {size}."
+        return Location(f"hf://{ref.path}@{snapshot.commit}", to_download=to_download)
     if folder is None:
         listen = download or events.ignore
         folder = hub.download(ref.path, ref.revision, lambda text: listen(events.Notice("info", text)))
@@ -124,6 +141,6 @@ def open_location(location: Location) -> Checkpoint:
         name, commit = model.group(1), model.group(2)
         address = hub.cached(name, commit) or hub.download(name, commit, lambda _: None)
     checkpoint = read_checkpoint(address)
-    if location.note:
-        checkpoint = replace(checkpoint, notes=(location.note, *checkpoint.notes))
+    known = [text for text in (location.note, location.to_download) if text]
+    checkpoint = replace(checkpoint, notes=(*known, *checkpoint.notes))
     return checkpoint if location.adapter is None else apply_adapter(checkpoint, read_adapter(location.adapter))

@@ -145,12 +145,14 @@ def _refuse_secrets(data: Any) -> None:
     if isinstance(data, dict):
         for part in data.values():
             _refuse_secrets(part)
-    elif isinstance(data, str) and (clean := without_secrets(data)) != data:
-        raise problem(
-            f"is {shown(clean)} with a user, a query or a fragment",
-            "an address without secrets: recipes and manifests show it",
-            "put a user and password into ~/.netrc, or a token into HF_TOKEN",
-        )
+    elif isinstance(data, str):
+        for part in (data, *data.split("+")):  # the adapter's address too
+            if (clean := without_secrets(part)) != part:
+                raise problem(
+                    f"is {shown(clean)} with a user, a query or a fragment",
+                    "an address without secrets: recipes and manifests show it",
+                    "put a user and password into ~/.netrc, or a token into HF_TOKEN",
+                )
 
 
 def _bad_reference(text: str) -> Exception:

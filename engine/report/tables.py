@@ -196,11 +196,12 @@ def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
         },
         "elements": sum(info.length for info in checkpoint.tensors.values()),
         "size_bytes": checkpoint.nbytes,
+        "warnings": list(checkpoint.notes),
     }
 
 
 def print_checkpoint(checkpoint: Checkpoint) -> None:
-    """List a checkpoint's tensors, then its totals."""
+    """List a checkpoint's tensors, then its totals, then what a person should know."""
     table = Table(box=None, pad_edge=False)
     for title, justify in (("Tensor", "left"), ("dtype", "left"), ("shape", "left"), ("size", "right")):
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # both are permitted
@@ -217,6 +218,8 @@ def print_checkpoint(checkpoint: Checkpoint) -> None:
         f"{counted(len(checkpoint.tensors), 'tensor')}, {elements:,} elements, {format_size(checkpoint.nbytes)} in "
         f"{counted(len(checkpoint.files), 'file')}"
     )
+    for note in checkpoint.notes:
+        show(f"warning: {note}")
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:

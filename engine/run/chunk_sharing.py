@@ -1,7 +1,7 @@
 """How much memory decoded chunks get that several tasks share.
 
 Where chunks of a Zarr input do not hold whole rows, neighbouring tasks need parts of the same chunks. What memory the
-limit leaves goes to a pool of decoded chunks, so that they are not decoded again and again.
+limit leaves goes to the run's pool of decoded chunks, so that they are not decoded again and again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dovetail.engine.planning.plan import Plan, PlannedTensor
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.text import format_size
 from dovetail.io.source import read_scratch_bytes
-from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES, POOL
+from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES
 from dovetail.io.zarr.source import ZarrSource
 
 MOST_DECODINGS = 1.5
@@ -19,7 +19,7 @@ MOST_DECODINGS = 1.5
 
 
 def share_memory(plan: Plan, budget: Budget, listen: events.Listener) -> int:
-    """Give the pool of decoded chunks its size, and say where it is too small.
+    """Choose the size of a run's pool of decoded chunks, and say where it is too small.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def share_memory(plan: Plan, budget: Budget, listen: events.Listener) -> int:
     spare = max(0, budget.allowed_bytes - budget.projected_bytes)
     wanted = [_shared_bytes(tensor) * (budget.workers + 1) for tensor in plan.tensors]
     most = max(wanted)
-    POOL.limit_bytes = limit = min(spare, max(most, DEFAULT_POOL_BYTES))
+    limit = min(spare, max(most, DEFAULT_POOL_BYTES))
     worst, decodings = max(
         ((tensor, _decodings(tensor)) for tensor, size in zip(plan.tensors, wanted, strict=True) if size > limit),
         key=lambda item: item[1],

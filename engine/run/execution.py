@@ -18,6 +18,7 @@ from dovetail.engine.run.executors import open_executor
 from dovetail.engine.run.journal import Journal
 from dovetail.engine.run.records import RecordTable, chunk_checksums
 from dovetail.engine.run.scheduler import Scheduler
+from dovetail.engine.run.session import open_session
 from dovetail.engine.run.task import TaskRecord
 from dovetail.io.files.machine import resident_bytes
 from dovetail.io.output_format import Sink
@@ -77,8 +78,12 @@ class Execution:
         started = time.monotonic()
         committer = Committer(self._flush, self._durable.put, self.budget.unwritten_bytes)
         try:
-            with open_executor(executor, self.budget.workers, self.plan.read_ahead_bytes) as pool:
-                scheduler = Scheduler(pool, self.budget.workers, self.plan, self.sink.slot)
+            ahead_bytes = self.plan.read_ahead_bytes if executor is None else 0
+            with (
+                open_session(self.budget, ahead_bytes) as session,
+                open_executor(executor, self.budget.workers) as pool,
+            ):
+                scheduler = Scheduler(pool, session, self.plan, self.sink.slot)
                 try:
                     with contextlib.closing(scheduler.run(self._jobs)) as finished:
                         for record in finished:

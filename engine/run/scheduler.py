@@ -17,8 +17,8 @@ from dovetail.engine.errors import WorkerLostError
 from dovetail.engine.methods.program import Program
 from dovetail.engine.planning.grid import OPEN_JOBS, Job
 from dovetail.engine.planning.plan import READ_AHEAD, UNFOLDED_PER_WORKER, Plan
-from dovetail.engine.run.task import TaskRecord, execute, prefetch
-from dovetail.io.remote.retrying import abandon, persist
+from dovetail.engine.run.session import Session, execute_in
+from dovetail.engine.run.task import TaskRecord, prefetch
 from dovetail.io.source import Slot
 
 
@@ -89,8 +89,8 @@ class Scheduler:
     ----------
     executor
         Any `concurrent.futures.Executor`.
-    workers
-        Tasks that may run at once.
+    session
+        What the tasks of this run share; also says how many may run at once.
     plan
         Knows the program and the passes of a job, and builds the work of a task.
     slots
@@ -101,13 +101,13 @@ class Scheduler:
     def __init__(
         self,
         executor: Executor,
-        workers: int,
+        session: Session,
         plan: Plan,
         slots: Callable[[int], Slot],
     ) -> None:
-        self._executor, self._window = executor, workers + READ_AHEAD
+        self._executor, self._session, self._window = executor, session, session.workers + READ_AHEAD
         self._plan, self._slots = plan, slots
-        self._unfolded, self._most_unfolded = 0, unfolded_limit(workers)
+        self._unfolded, self._most_unfolded = 0, unfolded_limit(session.workers)
         self.late: list[TaskRecord] = []
         self._open: list[_Running] = []
         self._flying: dict[Future[TaskRecord], tuple[_Running, int]] = {}
@@ -126,7 +126,6 @@ class Scheduler:
 
         """
         queue = iter(jobs)
-        persist()
         try:
             while True:
                 self._fill(queue)
@@ -143,7 +142,7 @@ class Scheduler:
             ) from error
         finally:
             if self._flying:
-                abandon()  # a task that waits for its server again and again would be waited for here
+                self._session.patience.give_up()  # or else tasks that wait for their servers would be waited for here
             for future in self._flying:
                 future.cancel()
             wait(self._flying)
@@ -162,8 +161,9 @@ class Scheduler:
             self._unfolded += running.reduces
             position = running.pending.popleft()
             work = self._plan.work(running.job, position, running.step, running.state, self._slots)
-            prefetch(work)
-            self._flying[self._executor.submit(execute, work)] = (running, position)
+            with self._session.entered():
+                prefetch(work)
+            self._flying[self._executor.submit(execute_in, self._session, work)] = (running, position)
 
     def _open_next(self, queue: Iterator[tuple[Job, list[int]]]) -> bool:
         """Open the next job, if there is one."""

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba.core import event
 
-from dovetail.engine.kernels import settings
+from dovetail.engine.kernels.cache import FOLDER
 from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.methods.program import Bytes, Chunk, Problem, reduce_whole
 from dovetail.engine.methods.registry import find_any
@@ -100,7 +100,7 @@ def _compile_in_child(needed: Sequence[Trial]) -> None:
     subprocess.run(
         [sys.executable, "-P", "-m", "dovetail.engine.run.warm"],  # -P: nothing in the current folder is imported
         input=pickle.dumps(list(needed)),
-        env={**os.environ, "NUMBA_CACHE_DIR": settings.CACHE_DIR},  # where it may be a folder made for this run
+        env={**os.environ, "NUMBA_CACHE_DIR": FOLDER},  # where it may be a folder made for this run
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         check=False,

@@ -56,9 +56,6 @@ class ShardCheck:
                 damaged.append(f"shard {shard['name']} {damage}")
         return damaged, read
 
-    def expect_readers(self, count: int, window_bytes: int) -> None:
-        """Do nothing: reading mapped files takes no memory of the program's own."""
-
     def check_tensor(self, name: str, source: Source) -> list[str]:
         """Find nothing: a tensor is nothing but its elements."""
         return []

@@ -56,17 +56,35 @@ def check_address(text: str) -> str:
         _ = parts.port
     except ValueError as error:
         raise UnsupportedError(f"address {shown!r} is malformed ({error})", "an address", "correct it") from None
-    if secret or parts.query or parts.fragment or "?" in text or "#" in text:
-        raise UnsupportedError(
-            f"address {shown!r} holds a user, a query or a fragment, which manifests and messages would show",
-            "an address without secrets",
-            "put a user and password into ~/.netrc, or a token into HF_TOKEN, or download the model first",
-        )
+    refuse_secrets(text)
+    if secret:
+        raise _secret(shown)
     if scheme == "hf" and not _HUB.fullmatch(text):
         raise UnsupportedError(f"address {shown!r} is malformed", "hf://ORG/NAME or hf://ORG/NAME@REVISION")
     if not parts.netloc:
         raise UnsupportedError(f"address {shown!r} names no host", f"{scheme}://HOST/PATH")
     return (scheme + text[len(scheme) :]).rstrip("/")
+
+
+def refuse_secrets(text: str) -> None:
+    """Refuse an address that holds what manifests and messages must not show; nothing secret is quoted.
+
+    Raises
+    ------
+    UnsupportedError
+        It holds a user, a password, a query or a fragment.
+
+    """
+    if (shown := without_secrets(text)) != text:
+        raise _secret(shown)
+
+
+def _secret(shown: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"address {shown!r} holds a user, a query or a fragment, which manifests and messages would show",
+        "an address without secrets",
+        "put a user and password into ~/.netrc, or a token into HF_TOKEN, or download the model first",
+    )
 
 
 def without_secrets(text: str) -> str:
@@ -88,8 +106,9 @@ def hub_parts(address: str) -> tuple[str, str | None, str]:
 
 
 def join(folder: str, file_name: str) -> str:
-    """Give the address of a file in a folder."""
-    return f"{folder}/{quote(file_name)}"
+    """Give the address of a file in a folder: quoted where addresses are URLs, plain where they are keys of a store."""
+    url = folder.startswith(("http://", "https://", "hf://"))
+    return f"{folder}/{quote(file_name) if url else file_name}"
 
 
 def last_name(address: str) -> str:

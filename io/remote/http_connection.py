@@ -22,6 +22,7 @@ from dovetail.io.errors import RemoteError
 from dovetail.io.extras import require
 from dovetail.io.remote import credentials
 from dovetail.io.remote.addresses import hub_parts
+from dovetail.io.remote.library_logs import logged_without_secrets
 from dovetail.io.remote.retrying import TransientError
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ ABSENT: Final = frozenset((404, 410))
 FORBIDDEN: Final = frozenset((401, 403))
 """Statuses that say that it may not be read."""
 
-_TRANSIENT: Final = frozenset((408, 425, 429, 500, 502, 503, 504))
+TRANSIENT: Final = frozenset((408, 425, 429, 500, 502, 503, 504))
+"""Statuses that say to try again later."""
 
 _lock = threading.Lock()
 _pools: dict[str | None, Any] = {}
@@ -90,20 +92,21 @@ def request(address: str, asked: Mapping[str, str]) -> Iterator[urllib3.BaseHTTP
     timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
     response = None
     try:
-        response = _pool(url).request(
-            "GET",
-            url,
-            headers=headers,
-            retries=retries,
-            timeout=timeout,
-            pool_timeout=POOL_TIMEOUT_S,
-            preload_content=False,
-            decode_content=False,
-        )
+        with logged_without_secrets():
+            response = _pool(url).request(
+                "GET",
+                url,
+                headers=headers,
+                retries=retries,
+                timeout=timeout,
+                pool_timeout=POOL_TIMEOUT_S,
+                preload_content=False,
+                decode_content=False,
+            )
         _follow(address, url, response)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise RemoteError(f"the server of {address} compresses its answers", "the file as it is")
-        if response.status in _TRANSIENT:
+        if response.status in TRANSIENT:
             raise TransientError(f"status {response.status}", _pause(response.headers.get("Retry-After")))
         yield response
     except urllib3.exceptions.HTTPError as error:

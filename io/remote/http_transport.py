@@ -34,24 +34,19 @@ def open_file(address: str, head_bytes: int) -> tuple[RemoteFile, bytes]:
         with request(address, {"Range": f"bytes=0-{head_bytes - 1}"}) as response:
             if response.status == 416:
                 raise HeaderError(f"{address} is empty", "a safetensors file", "export the file again")
-            _check_there(response.status, address)
-            if response.status != 206:
-                raise UnsupportedError(
-                    f"the server of {address} answers a request for a part of the file with status {response.status}",
-                    "status 206 and the part",
-                    "use a server that supports range requests, or download the file first",
-                )
-            begin, end, size = _range_of(response)
+            check_there(response.status, address)
+            check_partial(response.status, address)
+            begin, end, size = range_of(response)
             if begin != 0 or end != min(size, head_bytes):
                 raise TransientError(f"bytes {begin} to {end} came instead of 0 to {min(size, head_bytes)}")
-            if not (version := _version(response)):
+            if not (version := version_of(response)):
                 raise UnsupportedError(
                     f"the server of {address} tells neither ETag nor Last-Modified",
                     "one of them: a change of the file would go unnoticed",
                     "use another server, or download the file first",
                 )
             parts: list[bytes] = []
-            _read_body(response, 0, end, lambda _, data: parts.append(data))
+            read_exactly(response, 0, end, lambda _, data: parts.append(data))
             return RemoteFile(address, size, version), b"".join(parts)
 
     return with_retries(attempt, address)
@@ -72,9 +67,9 @@ def fetch(file: RemoteFile, begin: int, end: int, write: Write) -> None:
             asked["If-Range"] = file.etag
         with request(file.address, asked) as response:
             _check_same(response, file)
-            if (found := _range_of(response)) != (position, end, file.size_bytes):
+            if (found := range_of(response)) != (position, end, file.size_bytes):
                 raise TransientError(f"bytes {found[0]} to {found[1]} came instead of {position} to {end}")
-            _read_body(response, position, end, passed_on)
+            read_exactly(response, position, end, passed_on)
 
     if begin < end:
         with_retries(attempt, file.address)
@@ -87,16 +82,10 @@ def read_small(address: str, limit_bytes: int) -> bytes | None:
         with request(address, {}) as response:
             if response.status in ABSENT or response.status == 403:  # object stores forbid what is not there
                 return None
-            _check_there(response.status, address)
+            check_there(response.status, address)
             if response.status != 200:
                 raise RemoteError(f"the server of {address} answers with status {response.status}", "status 200")
-            parts: list[bytes] = []
-            left, deadline = limit_bytes + 1, _deadline(limit_bytes)
-            while left > 0 and (data := read(response, min(left, _STEP_BYTES))):
-                parts.append(data)
-                left -= len(data)
-                _check_pace(deadline)
-            return b"".join(parts)
+            return read_up_to(response, limit_bytes + 1)
 
     return with_retries(attempt, address)
 
@@ -106,7 +95,18 @@ def list_files(folder: str) -> Mapping[str, int] | None:
     return None
 
 
-def _read_body(response: urllib3.BaseHTTPResponse, position: int, end: int, write: Write) -> None:
+def read_up_to(response: urllib3.BaseHTTPResponse, most_bytes: int) -> bytes:
+    """Read a body to its end, or so many bytes of it."""
+    parts: list[bytes] = []
+    left, deadline = most_bytes, _deadline(most_bytes)
+    while left > 0 and (data := read(response, min(left, _STEP_BYTES))):
+        parts.append(data)
+        left -= len(data)
+        _check_pace(deadline)
+    return b"".join(parts)
+
+
+def read_exactly(response: urllib3.BaseHTTPResponse, position: int, end: int, write: Write) -> None:
     """Pass on exactly the bytes asked for; whatever a server sends beyond is not read."""
     length = response.headers.get("Content-Length")
     if length is not None and length != str(end - position):
@@ -130,7 +130,32 @@ def _check_pace(deadline: float) -> None:
         raise TransientError(f"less than {LEAST_BYTES_PER_S >> 10} KiB/s came")
 
 
-def _check_there(status: int, address: str) -> None:
+def check_partial(status: int, address: str) -> None:
+    """Check that a server that was asked for a part of a file sends a part.
+
+    Raises
+    ------
+    UnsupportedError
+        It does not.
+
+    """
+    if status != 206:
+        raise UnsupportedError(
+            f"the server of {address} answers a request for a part of the file with status {status}",
+            "status 206 and the part",
+            "use a server that supports range requests, or download the file first",
+        )
+
+
+def check_there(status: int, address: str) -> None:
+    """Check by an answer's status that a file is there and may be read.
+
+    Raises
+    ------
+    MissingFileError
+        It is not, or may not.
+
+    """
     if status in ABSENT:
         raise MissingFileError(f"there is no file at {address} (status {status})", "a file", "check the address")
     if status in FORBIDDEN:
@@ -143,19 +168,14 @@ def _check_there(status: int, address: str) -> None:
 
 def _check_same(response: urllib3.BaseHTTPResponse, file: RemoteFile) -> None:
     """Check that an answer is about the version of the file that was opened."""
-    status, version = response.status, _version(response)
+    status, version = response.status, version_of(response)
     if status in ABSENT:
         raise _changed(file, f"is gone (status {status})")
-    _check_there(status, file.address)
+    check_there(status, file.address)
     if status == 416 or (status in (200, 206) and version and version != file.etag):
         now = f"it is now {version[:80]!r}" if version else "it is shorter now"
         raise _changed(file, f"changed since it was opened: {now}")
-    if status != 206:
-        raise RemoteError(
-            f"the server of {file.address} answers a request for a part of the file with status {status}",
-            "status 206 and the part",
-            "use a server that supports range requests, or download the file first",
-        )
+    check_partial(status, file.address)
     if not version:
         raise TransientError("an answer without the file's version came")
 
@@ -168,13 +188,13 @@ def _changed(file: RemoteFile, what: str) -> ChangedFileError:
     )
 
 
-def _version(response: urllib3.BaseHTTPResponse) -> str:
+def version_of(response: urllib3.BaseHTTPResponse) -> str:
     """Give what the server calls the version of the file, printable and of bearable length."""
     found = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
     return found if found.isprintable() and len(found) <= 256 else ""
 
 
-def _range_of(response: urllib3.BaseHTTPResponse) -> tuple[int, int, int]:
+def range_of(response: urllib3.BaseHTTPResponse) -> tuple[int, int, int]:
     """Read begin, end and size of the part that came.
 
     Raises

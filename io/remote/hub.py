@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
 from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name
 from dovetail.io.remote.addresses import without_secrets
 from dovetail.io.remote.credentials import hub_endpoint
+from dovetail.io.remote.library_logs import logged_without_secrets
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _CONFIGS: Final = ("config.json", "adapter_config.json")
@@ -51,6 +52,8 @@ class Snapshot:
     """Hash of the commit."""
     files: Mapping[str, int]
     """Size in bytes, 0 where unknown, of the files at its top, by name."""
+    below: Mapping[str, int] = field(default_factory=dict)
+    """The same of the files in its folders, by path."""
 
 
 _known: dict[tuple[str, str, str], Snapshot] = {}
@@ -75,8 +78,9 @@ def look_up(name: str, revision: str | None) -> Snapshot:
         info = hub.HfApi(endpoint=hub_endpoint()).model_info(name, revision=revision, files_metadata=True)
     if not _COMMIT.fullmatch(str(info.sha)):
         raise RemoteError(f"the hub gives model {name!r} the commit {str(info.sha)[:80]!r}", "40 hexadecimal digits")
-    files = {str(item.rfilename): int(item.size or 0) for item in info.siblings or () if "/" not in item.rfilename}
-    snapshot = _known[hub_endpoint(), name, str(info.sha)] = Snapshot(name, str(info.sha), files)
+    sizes = {str(item.rfilename): int(item.size or 0) for item in info.siblings or ()}
+    files, below = ({path: size for path, size in sizes.items() if ("/" in path) is deep} for deep in (False, True))
+    snapshot = _known[hub_endpoint(), name, str(info.sha)] = Snapshot(name, str(info.sha), files, below)
     return snapshot
 
 
@@ -211,7 +215,8 @@ def _worded(name: str, revision: str | None) -> Iterator[None]:
 
     model = f"model {name!r}" + (f" at revision {revision!r}" if revision else "")
     try:
-        yield
+        with logged_without_secrets():
+            yield
     except CheckpointError:
         raise
     except errors.OfflineModeIsEnabled:

@@ -9,6 +9,7 @@ their file are fetched by one request: small tensors come hundreds at a time.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import mmap
 import os
 import threading
@@ -69,7 +70,7 @@ class _ClosedError(Exception):  # a signal, not an error: nobody takes a range o
 
 
 class Pool:
-    """The ranges of one process.
+    """The ranges of one run in one process.
 
     Parameters
     ----------
@@ -104,7 +105,9 @@ class Pool:
             self.ahead_bytes += size
             self.peak_bytes = max(self.peak_bytes, self.ahead_bytes)
             if len(self._threads) < THREADS:
-                thread = threading.Thread(target=self._work, name="dovetail-read-ahead", daemon=True)
+                # In a copy of this thread's context, which says for which run it works.
+                work = contextvars.copy_context().run
+                thread = threading.Thread(target=work, args=(self._work,), name="dovetail-read-ahead", daemon=True)
                 self._threads.append(thread)
                 thread.start()
             self._changed.notify()
@@ -234,30 +237,32 @@ def _buffer(size_bytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(mmap.mmap(-1, size_bytes), np.uint8)
 
 
-_pool = Pool(0)
+_outside = Pool(0)
+"""The pool of whatever belongs to no run: it fetches nothing ahead."""
+
+_pool: contextvars.ContextVar[Pool | None] = contextvars.ContextVar("pool", default=None)
 
 
 def pool() -> Pool:
-    """Give this process's pool; nothing is fetched ahead outside of `read_ahead`."""
-    return _pool
+    """Give the pool of the run that this thread works for; outside of `reading_through` nothing is fetched ahead."""
+    return _pool.get() or _outside
 
 
 @contextlib.contextmanager
-def read_ahead(limit_bytes: int) -> Iterator[Pool]:
-    """Let this process fetch remote bytes ahead of need, at most so many, until the end of the block."""
-    global _pool
-    before, _pool = _pool, Pool(limit_bytes)
-    mine = _pool
+def reading_through(used: Pool) -> Iterator[None]:
+    """Let remote tensors that this thread reads go through a pool, until the end of the block."""
+    token = _pool.set(used)
     try:
-        yield mine
+        yield
     finally:
-        _pool = before
-        mine.close()
+        _pool.reset(token)
 
 
 def _reset() -> None:
-    global _pool
-    _pool = Pool(0)
+    """Begin anew in a process that was forked: the parent's threads, which may hold the pool's lock, are not here."""
+    global _outside
+    _outside = Pool(0)
+    _pool.set(None)
 
 
 os.register_at_fork(after_in_child=_reset)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Final, TypeVar
 
-from dovetail.io.errors import ChangedFileError, HeaderError, MissingFileError, RemoteError, UnsupportedError
+from dovetail.io.errors import ChangedFileError, HeaderError, MissingFileError, UnsupportedError
 from dovetail.io.extras import require
 from dovetail.io.remote.file import RemoteFile, Write
-from dovetail.io.remote.retrying import TransientError, with_retries
+from dovetail.io.remote.retrying import TransientError
+from dovetail.io.remote.stores import ask
 
 _STEP_BYTES: Final = 2**22
 _MAX_LISTED: Final = 10_000
@@ -27,7 +28,7 @@ _thread = threading.local()
 
 def open_file(address: str, head_bytes: int) -> tuple[RemoteFile, bytes]:
     """Ask for a file's size, version and first bytes; see `dovetail.io.remote.file.Transport`."""
-    details = _asked(lambda store: store.info(address, refresh=True), address)
+    details = ask_store(lambda store: store.info(address, refresh=True), address)
     size, version = details.get("size"), str(details.get("ETag") or details.get("LastModified") or "")
     if details.get("type") != "file" or not isinstance(size, int):
         raise MissingFileError(f"there is no file at {address}", "a file", "check the address")
@@ -47,13 +48,13 @@ def fetch(file: RemoteFile, begin: int, end: int, write: Write) -> None:
     """Read a range of a file; see `dovetail.io.remote.file.Transport`."""
     for position in range(begin, end, _STEP_BYTES):
         stop = min(end, position + _STEP_BYTES)
-        write(position, _asked(functools.partial(_part, file=file, begin=position, end=stop), file.address))
+        write(position, ask_store(functools.partial(_part, file=file, begin=position, end=stop), file.address))
 
 
 def read_small(address: str, limit_bytes: int) -> bytes | None:
     """Read a whole small file; see `dovetail.io.remote.file.Transport`."""
     try:
-        data: bytes = _asked(lambda store: store.cat_file(address, start=0, end=limit_bytes + 1), address)
+        data: bytes = ask_store(lambda store: store.cat_file(address, start=0, end=limit_bytes + 1), address)
     except MissingFileError:
         return None
     return data
@@ -61,7 +62,7 @@ def read_small(address: str, limit_bytes: int) -> bytes | None:
 
 def list_files(folder: str) -> Mapping[str, int] | None:
     """Give the size in bytes of each file directly in a folder."""
-    entries = _asked(lambda store: store.ls(folder, detail=True, refresh=True), folder)
+    entries = ask_store(lambda store: store.ls(folder, detail=True, refresh=True), folder)
     files = [entry for entry in entries if entry.get("type") == "file"][:_MAX_LISTED]
     return {str(entry["name"]).rsplit("/", 1)[-1]: int(entry["size"]) for entry in files}
 
@@ -90,39 +91,10 @@ def _part(store: Any, file: RemoteFile, begin: int, end: int) -> bytes:
     return data
 
 
-def _asked(question: Callable[[Any], T], address: str) -> T:
-    """Ask the store, trying again what may pass, and wording what may not."""
-
-    def attempt() -> T:
-        from s3fs.utils import FileExpired
-
-        try:
-            return question(_store())
-        except FileNotFoundError:
-            raise MissingFileError(f"there is no file at {address}", "a file", "check the address") from None
-        except PermissionError:
-            raise MissingFileError(
-                f"the store does not let {address} be read",
-                "a file that may be read",
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run aws configure",
-            ) from None
-        except FileExpired:
-            raise ChangedFileError(
-                f"{address} changed since it was opened",
-                "the version that was opened",
-                "restore it and run the same command again to continue, or pass --restart to begin anew",
-            ) from None
-        except OSError as error:
-            raise TransientError(error.strerror or type(error).__name__) from None
-        except (TransientError, ChangedFileError):
-            raise
-        except Exception as error:  # botocore's own tree, which is large
-            if type(error).__module__.partition(".")[0] in ("botocore", "aiobotocore", "aiohttp"):
-                raise TransientError(type(error).__name__) from None
-            raise RemoteError(f"{address} cannot be read ({type(error).__name__})", "an answer") from error
-
+def ask_store(question: Callable[[Any], T], address: str) -> T:
+    """Ask the object store; see `dovetail.io.remote.stores.ask` for what is raised."""
     require("s3fs", "s3", "s3:// addresses")
-    return with_retries(attempt, address)
+    return ask(_store, question, address)
 
 
 def _changed(file: RemoteFile, what: str) -> ChangedFileError:

@@ -11,7 +11,6 @@ from dovetail.io.dtypes import DTYPES
 from dovetail.io.errors import CheckpointError
 from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.source import Source
-from dovetail.io.zarr.chunk_pool import POOL
 from dovetail.io.zarr.document import MAX_DOCUMENT_BYTES
 from dovetail.io.zarr.layout import GROUP_NAME
 from dovetail.io.zarr.source import ZarrSource
@@ -41,10 +40,6 @@ class ZarrCheck:
         for entry in self._tensors.values():
             damaged += _check_document(self._folder / entry["file"], entry["document_checksum"])
         return damaged, 0
-
-    def expect_readers(self, count: int, window_bytes: int) -> None:
-        """Give the chunk pool room for an object of each reader: objects are read in several steps."""
-        POOL.limit_bytes = max(POOL.limit_bytes, count * window_bytes)
 
     def check_tensor(self, name: str, source: Source) -> list[str]:
         """Compare the objects of an array with those that its metadata asks for; give what is damaged.

@@ -1,4 +1,4 @@
-"""A bounded pool of decoded chunks, which the reads of one process share.
+"""Bounded pools of decoded chunks that several reads share: one for each run, and one for reads outside of any run.
 
 A chunk of which a read needs only a part is kept, because the next read, or that of another thread, is likely to need
 the rest. A chunk that a read needs whole is not kept, because tasks read a tensor once, from its beginning to its end.
@@ -6,17 +6,20 @@ the rest. A chunk that a read needs whole is not kept, because tasks read a tens
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEFAULT_POOL_BYTES: Final = 32 * 2**20
-"""Most bytes of decoded chunks that a process keeps, unless a caller sets another limit."""
+"""Most bytes that reads outside of any run keep decoded."""
 
 
 class ChunkPool:
@@ -105,5 +108,30 @@ class ChunkPool:
             self._kept_bytes -= dropped.nbytes
 
 
-POOL: Final = ChunkPool(DEFAULT_POOL_BYTES)
-"""The pool of this process."""
+_outside = ChunkPool(DEFAULT_POOL_BYTES)
+_pool: ContextVar[ChunkPool | None] = ContextVar("chunk_pool", default=None)
+
+
+def pool() -> ChunkPool:
+    """Give the pool of the run that this thread works for, or the one of all reads outside of any run."""
+    return _pool.get() or _outside
+
+
+@contextlib.contextmanager
+def sharing_chunks(used: ChunkPool) -> Iterator[None]:
+    """Let Zarr tensors that this thread reads keep their decoded chunks in a pool, until the end of the block."""
+    token = _pool.set(used)
+    try:
+        yield
+    finally:
+        _pool.reset(token)
+
+
+def _reset() -> None:
+    """Begin anew in a process that was forked: the parent's threads, which may hold the pool's lock, are not here."""
+    global _outside
+    _outside = ChunkPool(DEFAULT_POOL_BYTES)
+    _pool.set(None)
+
+
+os.register_at_fork(after_in_child=_reset)

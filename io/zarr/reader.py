@@ -24,7 +24,7 @@ from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
 from dovetail.io.formats.config import read_config
 from dovetail.io.formats.header import MAX_NAME_LENGTH
 from dovetail.io.formats.quantised import refuse_quantised
-from dovetail.io.zarr.chunk_pool import POOL
+from dovetail.io.zarr.chunk_pool import pool
 from dovetail.io.zarr.document import ArrayDocument, check_document, parse_document
 from dovetail.io.zarr.place import WHOLE, FolderPlace, Place
 from dovetail.io.zarr.prints import RemoteFingerprint, list_chunks
@@ -127,7 +127,7 @@ def read_address(address: str) -> Checkpoint:
     """
     address = check_address(address)
     place = RemotePlace(address)
-    POOL.clear()  # chunks of an earlier version of the checkpoint would have the same keys
+    pool().clear()  # it may hold chunks of an earlier version, whose keys are the same
     metadata: Mapping[str, str] = {}
     for name in (V3_NAME, _CONSOLIDATED_NAME):
         raw = place.read(name, WHOLE, _MAX_CONSOLIDATED_BYTES, 2**63)

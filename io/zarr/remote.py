@@ -1,24 +1,27 @@
-"""The place that is an address: Zarr checkpoints that fsspec reads."""
+"""Zarr checkpoints at addresses."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final, NoReturn
+from typing import Final
+from urllib.parse import unquote
 
-from dovetail.io.errors import MissingFileError, UnsupportedError, ZarrError
-from dovetail.io.remote.addresses import SCHEMES
-from dovetail.io.zarr.place import Range, check_limit
+from dovetail.io.errors import UnsupportedError
+from dovetail.io.remote.addresses import SCHEMES, join
+from dovetail.io.remote.objects import objects_of
+from dovetail.io.zarr.place import WHOLE, Range, check_limit
 
+_HUB: Final = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/@]+))?((?:/[^@]*)?)")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LONGEST_ADDRESS: Final = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class RemotePlace:
-    """The place that is an address which fsspec reads: ``s3://``, ``gs://``, ``https://``, ``memory://`` and others."""
+    """An address: ``https://``, ``hf://``, ``s3://``, and whatever else fsspec knows."""
 
     address: str
     """The address of the group, without a slash at its end."""
@@ -30,60 +33,30 @@ class RemotePlace:
 
     def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
         """Read an object: see `Place.read`."""
-        system, root = file_system(self.address)
         begin, end = part
-        try:
-            # One byte more than the limit is requested, which shows that the object is too long without a request for
-            # its size.
-            if begin >= 0:
-                wanted = limit_bytes + 1 if end is None else end - begin
-                check_limit(f"{self.address}/{key}", 0 if end is None else wanted, limit_bytes)
-                data = system.cat_file(f"{root}/{key}", start=begin, end=begin + wanted)
-            else:
-                check_limit(f"{self.address}/{key}", -begin, limit_bytes)
-                data = system.cat_file(f"{root}/{key}", start=begin, end=None)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            return None
-        except (ZarrError, MemoryError):
-            raise
-        except Exception as error:  # every file system raises errors of its own classes
-            self.fail(error, key)
-        check_limit(f"{self.address}/{key}", len(data), limit_bytes)
-        return bytes(data)
+        name, objects = f"{self.address}/{key}", objects_of(self.address)
+        if part == WHOLE:
+            data = objects.read_object(join(self.address, key), limit_bytes)
+        else:
+            # One byte more than allowed tells that there is more, without asking for the size first.
+            stop = None if begin < 0 else begin + limit_bytes + 1 if end is None else end
+            check_limit(name, 0 if end is None and begin >= 0 else (stop or 0) - begin, limit_bytes)
+            data = objects.read_part(join(self.address, key), begin, stop)
+        if data is not None:
+            check_limit(name, len(data), limit_bytes)
+        return data
 
     def prefetch(self, key: str) -> None:
         """Do nothing: objects at addresses are not read ahead."""
 
     def fingerprint(self, key: str) -> tuple[int, str]:
-        """Give the size of an object, and a text by which its versions differ, made of the ETag and the like."""
-        system, root = file_system(self.address)
-        try:
-            info = system.info(f"{root}/{key}")
-        except Exception as error:
-            self.fail(error, key)
-        version = [info.get(name) for name in ("ETag", "etag", "generation", "mtime", "LastModified", "created")]
-        return int(info.get("size") or 0), repr([str(item) for item in version if item is not None])
+        """Give an object's size and what else the server tells of its version, such as its ETag."""
+        size_bytes, told = objects_of(self.address).look_at(join(self.address, key))
+        return size_bytes, repr(list(told))
 
     def keys(self, limit: int) -> Iterator[str]:
-        """List the keys of all objects, but at most `limit`."""
-        system, root = file_system(self.address)
-        try:
-            found = system.find(root)
-        except FileNotFoundError:
-            return
-        except Exception as error:
-            self.fail(error, "")
-        prefix = root.strip("/") + "/"
-        for path in sorted(found)[:limit]:
-            yield str(path).strip("/").removeprefix(prefix)
-
-    def fail(self, error: Exception, key: str) -> NoReturn:
-        """Raise a MissingFileError in place of an error of the file system."""
-        raise MissingFileError(
-            f"{self.address}/{key} cannot be read ({type(error).__name__}: {error})".replace("/ ", " "),
-            "an object that can be read from here",
-            "check the address, the credentials and the network, and run again",
-        ) from error
+        """List all objects, at most so many."""
+        return itertools.islice(objects_of(self.address).list_below(self.address), limit)
 
 
 def is_zarr_address(text: str) -> bool:
@@ -96,22 +69,25 @@ def is_zarr_address(text: str) -> bool:
     if found is None:
         return False
     scheme = found.group(0).removesuffix("://").lower()
-    return scheme not in SCHEMES or re.search(r"\.zarr(?=[/?#]|$)", text[found.end() :]) is not None
+    ending = r"\.zarr(?=[/?#@]|$)" if scheme == "hf" else r"\.zarr(?=[/?#]|$)"  # a revision can follow a model's name
+    return scheme not in SCHEMES or re.search(ending, text[found.end() :]) is not None
 
 
 def check_address(text: str) -> str:
-    """Check an address, and return it without a slash at its end.
+    """Check an address, and return it without a slash at its end, and with the commit where it is of a hub.
 
     Raises
     ------
     UnsupportedError
-        The address holds secrets, which manifests and messages would show, or a part that is not supported.
+        It holds what manifests and messages must not show, or cannot be an address.
+    MissingFileError, RemoteError
+        The hub does not know the model, or does not answer.
 
     """
     address = text.rstrip("/")
     shown = re.split(r"[?#]", address, maxsplit=1)[0]
     host = address.split("://", 1)[-1].split("/", 1)[0]
-    if "@" in host:
+    if "@" in host and not address.startswith("hf://"):
         raise UnsupportedError(
             "an address holds a user or a password, which manifests and messages would show",
             "an address without secrets",
@@ -123,36 +99,15 @@ def check_address(text: str) -> str:
             "a plain address such as s3://bucket/model.zarr",
             "correct the address",
         )
-    return address
+    return _pinned(address)
 
 
-@lru_cache(maxsize=64)
-def file_system(address: str) -> tuple[Any, str]:
-    """Open the file system of an address, and give it with the path in it.
+def _pinned(address: str) -> str:
+    """Name the very commit of a model on a hub, whose branches move; other addresses stay as they are."""
+    found = _HUB.fullmatch(address)
+    if found is None or found.group(1).startswith(("datasets/", "spaces/")):
+        return address
+    from dovetail.io.remote import hub
 
-    Raises
-    ------
-    UnsupportedError
-        A package that is needed is missing, or fsspec does not know the address.
-
-    """
-    scheme = address.partition("://")[0]
-    try:
-        from fsspec.core import url_to_fs
-    except ImportError as error:
-        raise UnsupportedError(
-            f"{address} is an address, and the package fsspec is missing",
-            "the package for addresses",
-            "pip install 'dovetail[remote]'",
-        ) from error
-    try:
-        system, root = url_to_fs(address)
-    except ImportError as error:
-        raise UnsupportedError(
-            f"{address} cannot be opened ({error})", f"the package that reads {scheme}://", "install it"
-        ) from error
-    except ValueError as error:
-        raise UnsupportedError(
-            f"{address} cannot be opened ({error})", "an address such as s3://bucket/model.zarr", "check the address"
-        ) from error
-    return system, str(root).rstrip("/")
+    name, revision, rest = found.groups()
+    return f"hf://{name}@{hub.look_up(name, unquote(revision) if revision else None).commit}{rest}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from dovetail.io.errors import ZarrError
 from dovetail.io.files.boxes import Box, boxes
-from dovetail.io.zarr.chunk_pool import POOL
+from dovetail.io.zarr.chunk_pool import pool
 from dovetail.io.zarr.place import Place
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class ZarrSource:
                 where = f"{self.place.label}/{self.prefix}"
                 raise ZarrError(f"{where}: {error.what}", error.expected, error.action) from error
 
-        return POOL.get((self.place, self.prefix, position, self.newest_ns), decode, keep=keep)
+        return pool().get((self.place, self.prefix, position, self.newest_ns), decode, keep=keep)
 
     def _parts(self, start: int, stop: int) -> dict[Position, list[Box]]:
         """Find, in order, the chunks that hold elements of a range, and the boxes of the range that each overlaps."""

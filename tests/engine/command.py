@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from dovetail.engine.cli import main
+from tests.pace import HANGS_S
 
 COMMAND = (sys.executable, "-m", "dovetail.engine.cli")
 """What starts the command in a process of its own."""
@@ -66,7 +67,7 @@ def dovetail_process(
         text=True,
         env=environment,
         cwd=folder,
-        timeout=120,
+        timeout=HANGS_S,
         check=False,
     )
     return _outcome(done.returncode, done.stdout, done.stderr)

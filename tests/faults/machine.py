@@ -18,6 +18,7 @@ from tests.engine.command import Outcome, dovetail
 from tests.engine.conftest import Family
 from tests.engine.interrupt import expected_files
 from tests.faults.paused import COMMAND, HOME
+from tests.pace import HANGS_S
 
 AS_ORDINARY_USER = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--")
 """Takes from the administrator what lets him read and write every file, but not his files."""
@@ -62,7 +63,7 @@ class Paused:
 
     def go_on(self) -> Outcome:
         """Let the process go on, and wait for its end."""
-        out, err = self.process.communicate("\n", timeout=60)
+        out, err = self.process.communicate("\n", timeout=HANGS_S)
         return Outcome(self.process.returncode, out, err)
 
 

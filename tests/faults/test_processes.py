@@ -20,6 +20,7 @@ from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 from tests.engine.interrupt import OPTIONS, expected_files, journal_rows
 from tests.faults.machine import Paused, again, finish, options
+from tests.pace import HANGS_S
 
 
 @pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGINT,) * 3], ids=str)
@@ -111,7 +112,7 @@ def test_a_forked_child_does_not_keep_the_lock(family: Family) -> None:
     def start(event: events.Event) -> None:
         nonlocal child
         if isinstance(event, events.Started):
-            child = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
+            child = os.posix_spawn("/bin/sleep", ["sleep", str(HANGS_S)], os.environ)
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):

@@ -21,7 +21,7 @@ from dovetail.engine.recipe import ModelRef
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.io.errors import ChangedFileError, MissingFileError, RemoteError, UnsupportedError
 from dovetail.io.opening import read_checkpoint
-from dovetail.io.remote import http_connection, hub, retrying, side_files
+from dovetail.io.remote import hub, retrying, side_files
 from dovetail.io.remote.read_ahead import Pool
 from tests.checkpoints import cabs_recipe, folder_bytes, llama_tensors, write_checkpoint
 from tests.engine.command import dovetail
@@ -37,7 +37,6 @@ TOLD_BY_NAME = {"README.md", "dovetail_manifest.json", "dovetail_recipe.yml"}
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait long for anything; cut tensors into many small tasks; begin without side files or commits known."""
     monkeypatch.setattr(retrying, "FIRST_DELAY_S", 0.001)
-    monkeypatch.setattr(http_connection, "READ_TIMEOUT_S", 0.5)
     monkeypatch.setattr(grid, "CHUNK_STEP", 256)
     monkeypatch.setattr(grid, "TASK_BYTES", 1 << 12)
     monkeypatch.setattr(grid, "LEAST_TASK_BYTES", 1 << 12)

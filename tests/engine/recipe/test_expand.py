@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import time
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe import Expansion, SourceTensor, TensorSpec, expand
 from dovetail.io.errors import TensorMismatchError
 from tests.engine.recipe.rows import TABLE, expand_text, llama, names, read
+from tests.pace import within
 
 TIES_LIKE = """\
 # in the manner of mergekit's ties example: gradients, filters and a base that is not listed
@@ -274,7 +274,7 @@ def test_specs_cross_processes() -> None:
 
 
 def test_fifty_thousand_tensors() -> None:
-    """A mixture of experts of 50,000 tensors is expanded in well under a second, on any machine in under three."""
+    """A mixture of experts of 50,000 tensors is expanded in well under a second on a usual machine."""
     shapes = {
         f"model.layers.{i}.mlp.experts.{k}.{part}_proj.weight": (8, 8)
         for i in range(90)
@@ -283,10 +283,8 @@ def test_fifty_thousand_tensors() -> None:
     }
     recipe = read(TIES_LIKE)
     catalogues = {ref: dict(shapes) for ref in recipe.references()}
-    began = time.process_time()  # of this process alone, however busy the machine is
-    expansion = expand(recipe, TABLE["sparse"], catalogues)
-    took_s = time.process_time() - began
+    with within(1):
+        expansion = expand(recipe, TABLE["sparse"], catalogues)
     assert 50_220 == len(expansion.tensors)
-    assert took_s < 3
     # Tensors that are treated alike share their parameters.
     assert len({id(spec.model_parameters) for spec in expansion.tensors}) <= 2 * 90

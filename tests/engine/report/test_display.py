@@ -36,8 +36,9 @@ def test_the_live_bar() -> None:
     with LiveDisplay(console, "merging") as live:
         for event in (STARTED, WARNING, HALFWAY, COMMITTED):
             live(event)
-        live._progress.refresh()
-        shown = screen.getvalue()
+        with live._progress.live._lock:  # nothing else is drawn between drawing and looking
+            live._progress.refresh()
+            shown = screen.getvalue()
     assert "cabs: 291 tensors, reading 3 GiB, writing 1 GiB, 2 workers, at most 300 MiB of 512 MiB allowed" in shown
     assert "warning: [red]not markup[/red]" in shown
     bar = shown.splitlines()[-1]

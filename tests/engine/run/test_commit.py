@@ -9,6 +9,7 @@ import pytest
 
 from dovetail.engine.run.commit import Committer
 from dovetail.engine.run.task import TaskRecord
+from tests.pace import HANGS_S
 
 
 def _record(task: int, written_bytes: int = 10) -> TaskRecord:
@@ -37,7 +38,7 @@ def test_every_record_is_flushed_before_it_is_committed() -> None:
 def test_put_waits_while_too_much_is_unwritten() -> None:
     """A slow disk holds the merge back instead of filling memory with dirty pages."""
     release = threading.Event()
-    committer = Committer(lambda group: (release.wait(10), None)[1], lambda group: None, 100)
+    committer = Committer(lambda group: (release.wait(HANGS_S), None)[1], lambda group: None, 100)
     committer.put(_record(0, 60))
     entered, left = threading.Event(), threading.Event()
 
@@ -48,10 +49,10 @@ def test_put_waits_while_too_much_is_unwritten() -> None:
 
     thread = threading.Thread(target=put)
     thread.start()
-    assert entered.wait(5)
+    assert entered.wait(HANGS_S)
     assert not left.wait(0.2)
     release.set()
-    assert left.wait(5)
+    assert left.wait(HANGS_S)
     thread.join()
     committer.close()
 

@@ -16,6 +16,7 @@ from dovetail.engine.synthetic import SIZES, make_checkpoint
 from tests.adapters import write_adapter
 from tests.checkpoints import BF16, cabs_recipe, write_checkpoint
 from tests.engine.command import COMMAND
+from tests.pace import HANGS_S
 from tests.server import serve
 
 MIB = 2**20
@@ -32,10 +33,10 @@ sys.exit(done.returncode)
 def merge_and_measure(recipe: Path, out: Path, limit_mib: int, *options: str) -> tuple[int, list[dict[str, Any]]]:
     """Merge in a process of its own; give its peak resident memory in bytes and its events from "started" on."""
     # Kernels that are not in the cache yet are compiled in a child, whose memory would be counted too.
-    subprocess.run([*COMMAND, "plan", str(recipe), "--json"], capture_output=True, check=True, timeout=120)
+    subprocess.run([*COMMAND, "plan", str(recipe), "--json"], capture_output=True, check=True, timeout=HANGS_S)
     command = [*COMMAND, "merge", str(recipe), str(out), "--memory", f"{limit_mib}MiB", "--json", *options]
     done = subprocess.run(
-        [sys.executable, "-S", "-c", MEASURE, *command], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-S", "-c", MEASURE, *command], capture_output=True, text=True, check=False, timeout=HANGS_S
     )
     assert 0 == done.returncode, done.stderr
     seen = [json.loads(line) for line in done.stdout.splitlines()]
@@ -154,7 +155,7 @@ def measure(*words: str) -> tuple[int, list[dict[str, Any]]]:
     """Run a command twice, as the first may compile kernels; give the second's peak memory and events."""
     command = [sys.executable, "-S", "-c", MEASURE, *COMMAND, *words, "--memory", "256MiB", "--json"]
     for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS_S)
         assert 0 == done.returncode, done.stderr
     return int(done.stderr.splitlines()[-1]), [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -23,6 +23,7 @@ from tests.engine.interrupt import (
     expected_files,
     journal_rows,
 )
+from tests.pace import HANGS_S
 
 
 @pytest.fixture(autouse=True)
@@ -67,11 +68,12 @@ grid.CHUNK_STEP, grid.TASK_BYTES, commit.GROUP_BYTES, budget.Budget.unwritten_by
 report = execution.Execution._report_progress
 def slowly(self, started):
     report(self, started)
-    time.sleep(0.05)
+    if self._durable_tasks:
+        time.sleep(3600)
 execution.Execution._report_progress = slowly
 cli.main(sys.argv[1:])
 """
-"""The command, cut into small tasks and slowed down so that there is time to stop it."""
+"""The command, cut into small tasks, that waits to be stopped once some of them are done."""
 
 
 def start_slowly(family: Family) -> subprocess.Popen[str]:
@@ -94,7 +96,7 @@ def test_a_killed_process(family: Family) -> None:
     """SIGKILL leaves no OUT; the same command takes up what was done and gives the same files."""
     process = start_slowly(family)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANGS_S)
     assert -signal.SIGKILL == process.returncode
     assert not family.out.exists()
     assert journal_rows(family) >= 1
@@ -109,7 +111,7 @@ def test_a_process_asked_to_stop(family: Family, number: signal.Signals) -> None
     """Ctrl-C and SIGTERM end with exit code 130 and say how to go on, to people and to programs."""
     process = start_slowly(family)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=HANGS_S)
     assert 130 == process.returncode
     assert err.startswith("error: merge interrupted; ")
     assert err.endswith(f"of its chunks are safe in {family.staging}; run the same command again to continue\n")
@@ -129,6 +131,6 @@ def test_a_process_stopped_before_it_began(family: Family) -> None:
     with pipe.open("w"):  # returns as soon as the command has opened the other end
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=HANGS_S)
     assert (130, "error: interrupted; run the same command again to continue\n") == (process.returncode, err)
     assert [{"event": "error", "text": err[len("error: ") : -1], "exit_code": 130}] == Outcome(0, out, err).events

@@ -11,7 +11,11 @@ import pytest
 
 from dovetail.engine.planning.grid import Job, Piece
 from dovetail.engine.run import scheduler as run
+from dovetail.engine.run.session import Session
 from dovetail.engine.run.task import TaskRecord
+from dovetail.io.remote.read_ahead import Pool
+from dovetail.io.remote.retrying import Patience
+from dovetail.io.zarr.chunk_pool import ChunkPool
 
 
 def _jobs(*counts: int) -> list[tuple[Job, list[int]]]:
@@ -24,7 +28,7 @@ def _jobs(*counts: int) -> list[tuple[Job, list[int]]]:
 
 
 class _Tasks:
-    """Stands in for `execute`, and remembers what ran."""
+    """Stands in for `execute_in`, and remembers what ran."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.ran: list[tuple[int, int, Any]] = []
@@ -32,7 +36,7 @@ class _Tasks:
         self.fail_at = fail_at
         self.lock = threading.Lock()
 
-    def execute(self, work: tuple[int, int, Any]) -> TaskRecord:
+    def execute(self, session: Session, work: tuple[int, int, Any]) -> TaskRecord:
         task, step, _ = work
         with self.lock:
             self.running += 1
@@ -79,10 +83,11 @@ class _Plan:
 def _scheduler(
     monkeypatch: pytest.MonkeyPatch, tasks: _Tasks, executor: Executor, workers: int, passes: int
 ) -> run.Scheduler:
-    monkeypatch.setattr(run, "execute", tasks.execute)
+    monkeypatch.setattr(run, "execute_in", tasks.execute)
     monkeypatch.setattr(run, "prefetch", lambda work: None)
 
-    return run.Scheduler(executor, workers, _Plan(passes), lambda tensor: None)  # type: ignore[arg-type]
+    session = Session(Patience(), Pool(0), ChunkPool(0), workers)
+    return run.Scheduler(executor, session, _Plan(passes), lambda tensor: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])

@@ -14,6 +14,7 @@ import pytest
 from dovetail.engine.methods.program import Problem
 from dovetail.engine.run import warm
 from dovetail.engine.run.warm import LARGEST_TRIAL_ELEMENTS, Trial, trials, warm_up
+from tests.pace import HANGS_S
 
 PROBLEM = Problem(
     name="w",
@@ -113,6 +114,6 @@ def test_the_child_does_its_work() -> None:
         input=pickle.dumps(trials("cabs", [PROBLEM])),
         capture_output=True,
         check=False,
-        timeout=120,
+        timeout=HANGS_S,
     )
     assert (0, b"", b"") == (done.returncode, done.stdout, done.stderr)

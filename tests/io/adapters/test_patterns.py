@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dovetail.io.adapters.patterns import PatternError, PatternTable
+from tests.pace import within
 
 NAMES = ("model.layers.0.self_attn.q_proj", "model.layers.10.mlp.up_proj", "lm_head", "a", "aab", "a.b", "", "x_y.z9")
 
@@ -85,3 +86,11 @@ def test_catastrophes_end() -> None:
     table = PatternTable([f"x{number}+" for number in range(1000)])
     with pytest.raises(PatternError, match="takes too long"):
         [table.find("a" * 1000) for _ in range(100)]
+
+
+def test_many_plain_keys() -> None:
+    """A key for every module, as some converters write them, takes no time."""
+    keys = [f"model.layers.{layer}.mlp.experts.{expert}.up_proj" for layer in range(60) for expert in range(128)]
+    table = PatternTable(keys)
+    with within(2):
+        assert all(key == table.find(key) for key in keys)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import time
 
 import pytest
 from hypothesis import given
@@ -15,6 +14,7 @@ from dovetail.io.dtypes import DTYPES, DType
 from dovetail.io.errors import HeaderError
 from dovetail.io.formats.header import parse_header
 from dovetail.io.formats.safetensors_layout import SafetensorsLayout, plan_layout
+from tests.pace import within
 
 F32, BF16, U8 = DTYPES["F32"], DTYPES["BF16"], DTYPES["U8"]
 SPECS = st.lists(
@@ -116,7 +116,6 @@ def test_fifty_thousand_tensors_are_fast() -> None:
     specs = [
         (f"model.layers.{i // 700}.mlp.experts.{i % 700}.up_proj.weight", BF16, (2048, 1024)) for i in range(50_000)
     ]
-    started = time.process_time()
-    layout = plan_layout(specs, 5 * 10**9)
-    assert time.process_time() - started < 1.0
+    with within(1):
+        layout = plan_layout(specs, 5 * 10**9)
     assert math.ceil(layout.total_size_bytes / 5e9) <= len(layout.shards) < 50

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from dovetail.io.errors import RemoteError
 from dovetail.io.remote import read_ahead as module
 from dovetail.io.remote.file import RemoteFile, Write
-from dovetail.io.remote.read_ahead import Pool, pool, read_ahead
+from dovetail.io.remote.read_ahead import Pool, pool, reading_through
 from dovetail.io.remote.source import RemoteSource
+from tests.pace import HANGS_S
 
 DATA = random.Random(0).randbytes(1 << 20)
 FILE = RemoteFile("test://file", len(DATA), '"x"')
@@ -33,7 +34,7 @@ class Transport:
 
     def fetch(self, file: RemoteFile, begin: int, end: int, write: Write) -> None:
         self.asked.append((begin, end))
-        assert self.hold.wait(10)
+        assert self.hold.wait(HANGS_S)
         if self.error is not None:
             raise self.error
         for position in range(begin, end, 1000):
@@ -64,7 +65,7 @@ def made() -> Iterator[Callable[[int], Pool]]:
 
 def wait_for(condition: Callable[[], Any]) -> None:
     """Wait until something is so."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + HANGS_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -135,13 +136,14 @@ def test_any_order_of_calls(calls: list[tuple[str, int, int]], limit_bytes: int)
         assert 0 == ahead.ahead_bytes
 
 
-def test_sources(transport: Transport) -> None:
-    """A source reads what it populated, or fetches it; outside of `read_ahead` nothing is fetched ahead."""
+def test_sources(transport: Transport, made: Callable[[int], Pool]) -> None:
+    """A source reads what it populated, or fetches it; outside of `reading_through` nothing is fetched ahead."""
     source = RemoteSource(FILE, 16, 1000, 8)
     source.prefetch(0, 100)
     assert [] == transport.asked
     assert DATA[16:816] == source.read(0, 100).tobytes()
-    with read_ahead(1 << 20) as ahead:
+    ahead = made(1 << 20)
+    with reading_through(ahead):
         source.prefetch(0, 100)
         wait_for(lambda: len(transport.asked) == 2)
         assert source.populate(0, 100)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +14,12 @@ import zarr
 from dovetail.io import open_checkpoint
 from dovetail.io.errors import CheckpointError, IndexFileError, MissingFileError, UnsupportedError
 from dovetail.io.opening import read_checkpoint
-from dovetail.io.remote import http_connection, retrying
 from dovetail.io.remote import reader as remote_reader
+from dovetail.io.remote import retrying
 from dovetail.io.remote.side_files import RemoteSideFiles
 from tests.attacks.servers import SERVER_ATTACKS, ServerAttack
 from tests.checkpoints import llama_tensors, write_checkpoint
+from tests.pace import within
 from tests.server import Site, serve
 
 
@@ -28,7 +28,6 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait long for anything."""
     monkeypatch.setattr(retrying, "FIRST_DELAY_S", 0.001)
     monkeypatch.setattr(retrying, "ATTEMPTS", 2)
-    monkeypatch.setattr(http_connection, "READ_TIMEOUT_S", 2.0)
 
 
 @pytest.fixture
@@ -140,15 +139,13 @@ def test_hostile_servers(attack: ServerAttack, site: Site) -> None:
     """Each defect is named, soon, in bearable memory, with the address."""
     site.fault = attack.answer
     address = f"{site.address}/one" + ("" if "index" in attack.id else "/model.safetensors")
-    began = time.monotonic()
     tracemalloc.start()
     try:
-        with pytest.raises(attack.error) as caught:
+        with within(10), pytest.raises(attack.error) as caught:
             read_checkpoint(address)
         assert tracemalloc.get_traced_memory()[1] < 450 * 2**20
     finally:
         tracemalloc.stop()
-    assert time.monotonic() - began < 60
     assert attack.error is type(caught.value)
     assert attack.text in str(caught.value)
     assert address in str(caught.value)

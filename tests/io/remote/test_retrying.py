@@ -1,30 +1,23 @@
-"""Trying again: how often, after what pauses, and until somebody wants to stop."""
+"""Trying again: how often, after what pauses, and until the run that waits is given up."""
 
 from __future__ import annotations
 
+import pickle
 import threading
-import time
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from dovetail.io.errors import RemoteError
 from dovetail.io.remote import retrying
-from dovetail.io.remote.retrying import TransientError, abandon, persist, with_retries
+from dovetail.io.remote.retrying import Patience, TransientError, patient, with_retries
 
 
-@pytest.fixture(autouse=True)
-def _persistent() -> Iterator[None]:
-    """Leave nothing behind."""
-    persist()
-    yield
-    persist()
-
-
-class Pauses:
-    """Stands for the event that is waited for, and notes for how long."""
+class Pauses(Patience):
+    """A patience that does not pause, and notes for how long it should have."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seconds: list[float] = []
 
     def wait(self, seconds: float) -> bool:
@@ -35,13 +28,12 @@ class Pauses:
 def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pause is between half and all of twice the last, up to the longest; then the reason is told."""
     pauses = Pauses()
-    monkeypatch.setattr(retrying, "_abandoned", pauses)
     monkeypatch.setattr(retrying, "ATTEMPTS", 10)
 
     def fail() -> None:
         raise TransientError("it is Monday")
 
-    with pytest.raises(RemoteError, match=r"x:// cannot be read \(it is Monday\) after 10 attempts"):
+    with patient(pauses), pytest.raises(RemoteError, match=r"x:// cannot be read \(it is Monday\) after 10 attempts"):
         with_retries(fail, "x://")
     for index, seconds in enumerate(pauses.seconds):
         longest = min(30.0, 0.5 * 2**index)
@@ -49,17 +41,17 @@ def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 9 == len(pauses.seconds)
 
 
-def test_what_the_server_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_server_asks_for() -> None:
     """The pause is at least what the server asks for."""
     pauses, failures = Pauses(), [7.0, None]
-    monkeypatch.setattr(retrying, "_abandoned", pauses)
 
     def attempt() -> str:
         if failures:
             raise TransientError("busy", failures.pop())
         return "done"
 
-    assert "done" == with_retries(attempt, "x://")
+    with patient(pauses):
+        assert "done" == with_retries(attempt, "x://")
     assert pauses.seconds[0] <= 0.5
     assert 7.0 == pauses.seconds[1]
 
@@ -77,18 +69,55 @@ def test_other_errors_are_not_tried_again() -> None:
     assert [1] == calls
 
 
-def test_whoever_waits_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pause of minutes ends at once when the work is abandoned."""
-    monkeypatch.setattr(retrying, "FIRST_DELAY_S", 300.0)
-    monkeypatch.setattr(retrying, "LONGEST_DELAY_S", 300.0)
-    timer = threading.Timer(0.1, abandon)
-    timer.start()
-    began = time.monotonic()
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_whoever_waits_can_be_stopped(monkeypatch: pytest.MonkeyPatch, elsewhere: bool) -> None:
+    """A pause that would outlast the test ends when the run is given up, of a patience that was pickled too."""
+    monkeypatch.setattr(retrying, "FIRST_DELAY_S", 100_000.0)
+    monkeypatch.setattr(retrying, "LONGEST_DELAY_S", 100_000.0)
+    patience, failed = Patience(), threading.Event()
 
     def fail() -> None:
+        failed.set()
         raise TransientError("gone")
 
-    with pytest.raises(RemoteError, match=r"was not tried again; .* run the same command again to continue"):
-        with_retries(fail, "x://")
-    assert time.monotonic() - began < 60
-    timer.join()
+    def work() -> None:
+        with patient(pickle.loads(pickle.dumps(patience)) if elsewhere else patience):
+            with_retries(fail, "x://")
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        failed.wait()
+        patience.give_up()
+        with pytest.raises(RemoteError, match=r"was not tried again; .* run the same command again to continue"):
+            future.result()
+    assert elsewhere == patience.flag.exists()
+    patience.close()
+    assert not patience.flag.exists()
+
+
+def test_a_run_given_up_before_its_tasks_leave() -> None:
+    """A patience that is pickled after the run was given up knows it where it arrives."""
+    patience = Patience()
+    patience.give_up()
+    assert not patience.flag.exists()
+    assert pickle.loads(pickle.dumps(patience)).wait(100_000.0)
+    patience.close()
+
+
+def test_one_run_does_not_know_of_another() -> None:
+    """When one run is given up, another still tries again, and so does what belongs to no run."""
+    one, other, failures = Patience(), Pauses(), [None, None]
+    one.give_up()
+
+    def attempt() -> str:
+        if failures:
+            raise TransientError("busy", failures.pop())
+        return "done"
+
+    with patient(one):
+        with patient(other):
+            assert "done" == with_retries(attempt, "x://")
+        failures.append(None)
+        with pytest.raises(RemoteError, match="was not tried again"):
+            with_retries(attempt, "x://")
+    assert 2 == len(other.seconds)

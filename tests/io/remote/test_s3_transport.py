@@ -13,8 +13,9 @@ from dovetail.engine import merge
 from dovetail.io.errors import ChangedFileError, MissingFileError, RemoteError
 from dovetail.io.opening import read_checkpoint
 from dovetail.io.remote import retrying, s3_transport, side_files
-from tests.checkpoints import cabs_recipe, folder_bytes
+from tests.checkpoints import cabs_recipe, folder_bytes, llama_tensors
 from tests.engine.conftest import Family, family  # noqa: F401  a fixture
+from tests.io.zarr_files import read_bytes, write_group, write_t5x
 from tests.server import Handler, Request, Site, serve
 
 
@@ -86,6 +87,38 @@ def test_the_same_bytes(family: Family, store: Site) -> None:  # noqa: F811  a f
     expected, actual = folder_bytes(family.out), folder_bytes(family.home / "remote")
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert expected[name] == actual[name]
+
+
+def test_zarr_in_a_bucket(family: Family, store: Site) -> None:  # noqa: F811  a fixture
+    """Zarr in a bucket is read without credentials too, with and without consolidated metadata, in spite of a store
+    that is busy at first and of answers that break off, whole objects and parts of shards alike."""
+    local = read_checkpoint(family.math)
+    write_group(family.home / "whole.zarr", local, target=1 << 12)
+    write_group(family.home / "shards.zarr", local, target=1 << 12, sharded=True)
+    (family.home / "listed.zarr").mkdir()
+    write_t5x(family.home / "listed.zarr", {"odd name %41": llama_tensors(0)["lm_head.weight"]})
+    seen: set[tuple[str, str, str]] = set()
+
+    def fault(handler: Handler, request: Request) -> bool:
+        asked = request.method, request.path, request.headers.get("Range", "")
+        if asked in seen:
+            return answer(handler, request)
+        seen.add(asked)
+        handler.reply(503, b"<Error><Code>SlowDown</Code></Error>")
+        return True
+
+    store.fault = fault
+    for name in ("whole.zarr", "shards.zarr"):
+        found = read_checkpoint(f"s3://models/{name}")
+        assert read_bytes(local) == read_bytes(found)
+        found.check_unchanged()
+    listed = read_checkpoint("s3://models/listed.zarr")
+    assert ["odd name %41"] == list(listed.tensors)
+    assert read_bytes(read_checkpoint(family.home / "listed.zarr")) == read_bytes(listed)
+    listed.check_unchanged()
+    (family.home / "listed.zarr" / "odd name %41" / ".zarray").write_text("{}")
+    with pytest.raises(ChangedFileError, match="changed while it was in use"):
+        listed.check_unchanged()
 
 
 def test_changes_and_absence(family: Family, store: Site) -> None:  # noqa: F811  a fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dovetail.io.zarr import chunk_pool
 from dovetail.io.zarr.chunk_pool import ChunkPool
 
 
@@ -38,38 +38,47 @@ def test_the_least_recently_used_go_first() -> None:
     assert 0 == pool.kept_bytes
 
 
-def test_threads_share_one_decoding() -> None:
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Count the threads that have begun to wait for what another decodes."""
+    begun = threading.Semaphore(0)
+
+    class Counted(Future[NDArray[np.uint8]]):
+        def result(self, timeout: float | None = None) -> NDArray[np.uint8]:
+            begun.release()
+            return super().result(timeout)
+
+    monkeypatch.setattr(chunk_pool, "Future", Counted)
+    return begun
+
+
+def test_threads_share_one_decoding(waiting: threading.Semaphore) -> None:
     """Eight threads that want a chunk at once get the same array, decoded once, though nothing is kept."""
-    pool, calls, barrier = ChunkPool(0), [], threading.Barrier(8)
+    pool, calls = ChunkPool(0), []
 
     def decode() -> NDArray[np.uint8]:
         calls.append(1)
-        time.sleep(0.1)
+        for _ in range(7):  # until all others wait
+            waiting.acquire()
         return chunk(5)
 
-    def get() -> NDArray[np.uint8]:
-        barrier.wait()
-        return pool.get("a", decode, keep=True)
-
     with ThreadPoolExecutor(8) as executor:
-        found = [future.result() for future in [executor.submit(get) for _ in range(8)]]
+        futures = [executor.submit(pool.get, "a", decode, keep=True) for _ in range(8)]
+        found = [future.result() for future in futures]
     assert 1 == len(calls)
     assert {id(found[0])} == {id(item) for item in found}
 
 
-def test_an_error_reaches_all_who_wait_and_is_forgotten() -> None:
+def test_an_error_reaches_all_who_wait_and_is_forgotten(waiting: threading.Semaphore) -> None:
     """Whoever waits for a decoding that fails is told; the next one tries again."""
-    pool, barrier = ChunkPool(100), threading.Barrier(2)
+    pool = ChunkPool(100)
 
     def fail() -> NDArray[np.uint8]:
-        barrier.wait()
-        time.sleep(0.05)
+        waiting.acquire()  # until the other waits
         raise ValueError("broken")
 
     with ThreadPoolExecutor(2) as executor:
-        first = executor.submit(pool.get, "a", fail, keep=True)
-        barrier.wait()
-        second = executor.submit(pool.get, "a", fail, keep=True)
+        first, second = (executor.submit(pool.get, "a", fail, keep=True) for _ in range(2))
         for future in (first, second):
             with pytest.raises(ValueError, match="broken"):
                 future.result()

@@ -17,7 +17,7 @@ import pytest
 
 from dovetail.io import read_checkpoint
 from dovetail.io.errors import CheckpointError, UnsupportedError, ZarrError
-from dovetail.io.zarr.chunk_pool import POOL
+from dovetail.io.zarr.chunk_pool import pool
 from tests.io.zarr_files import write_arrays
 
 V3: dict[str, Any] = {
@@ -257,10 +257,10 @@ def test_zstandard_frames_without_a_size(tmp_path: Path) -> None:
     content = array.tobytes()
     block = (len(content) << 3 | 1).to_bytes(3, "little") + content
     (tmp_path / "a" / "c" / "0" / "0").write_bytes(b"\x28\xb5\x2f\xfd\x00\x58" + block)
-    POOL.clear()
+    pool().clear()
     assert content == read_checkpoint(tmp_path).tensors["a"].source.read(0, 24).tobytes()
     repeated = b"".join((0x1FFFF << 3 | 2 | (number == 999)).to_bytes(3, "little") + b"\0" for number in range(1000))
     (tmp_path / "a" / "c" / "0" / "0").write_bytes(b"\x28\xb5\x2f\xfd\x00\x58" + repeated)
-    POOL.clear()
+    pool().clear()
     with pytest.raises(ZarrError, match="claims"):
         read_checkpoint(tmp_path).tensors["a"].source.read(0, 24)

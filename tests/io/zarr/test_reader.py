@@ -22,13 +22,14 @@ import numcodecs
 import numpy as np
 import pytest
 import zarr
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, TransposeCodec, ZstdCodec
 
 from dovetail.io import open_checkpoint, read_checkpoint
 from dovetail.io.errors import ChangedFileError, MissingFileError, UnsupportedError, ZarrError
-from dovetail.io.zarr.chunk_pool import POOL
+from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
+from dovetail.io.zarr.chunk_pool import pool as chunk_pool
 from dovetail.io.zarr.source import ZarrSource
 from tests.io.samples import every_kind, random_array, some_tensors, write_file
 from tests.io.zarr_files import read_bytes, write_arrays, write_group, write_t5x
@@ -56,7 +57,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12)
 @given(
     shape=st.tuples(*[st.integers(1, 9)] * 3), chunks=st.tuples(*[st.integers(1, 10)] * 3), seed=st.integers(0, 2**32)
 )
@@ -71,10 +72,9 @@ def test_any_range_of_any_layout(
     source = read_checkpoint(tmp_path / "z").tensors["a"].source
     flat = array.reshape(-1)
     for limit in (0, 1 << 20):
-        POOL.clear()
-        POOL.limit_bytes = limit
-        for start, stop in np.sort(random.integers(0, flat.size + 1, (8, 2)), axis=1):
-            assert flat[start:stop].tobytes() == source.read(int(start), int(stop)).tobytes()
+        with sharing_chunks(ChunkPool(limit)):
+            for start, stop in np.sort(random.integers(0, flat.size + 1, (8, 2)), axis=1):
+                assert flat[start:stop].tobytes() == source.read(int(start), int(stop)).tobytes()
     assert pickle.loads(pickle.dumps(source)) == source
 
 
@@ -258,7 +258,7 @@ def test_changes_are_noticed(tmp_path: Path, change: Change, noticed: str) -> No
     )
     found = read_checkpoint(tmp_path)
     found.check_unchanged()
-    POOL.clear()
+    chunk_pool().clear()
     time.sleep(0.02)  # the clock of file systems ticks slowly
     change(tmp_path)
     use = found.check_unchanged if noticed == "check" else partial(found.tensors["a"].source.read, 0, 24)

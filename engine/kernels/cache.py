@@ -1,0 +1,67 @@
+"""Where compiled kernels are kept: in the user's cache folder, under a name that changes with any kernel's source.
+
+numba itself looks only at the file of the function that is called, and would miss changes in those that it calls. The
+place is ours alone: functions of other packages in the process are kept where numba keeps them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from numba.core import caching
+from numba.core import config as numba_config
+
+settings: Any = numba_config  # made at run time, so unknown to type checkers
+_numba: Any = caching
+
+_OURS = "dovetail."
+
+
+def _cache_folder() -> str:
+    """Give a folder for compiled code: the user's cache, else one that lives as long as this process."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        folder = root / "dovetail" / f"kernels-{digest.hexdigest()[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except (OSError, RuntimeError):  # not writable, or no home folder
+        made = tempfile.mkdtemp(prefix="dovetail-kernels-")
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        return made
+
+
+FOLDER: str = settings.CACHE_DIR or _cache_folder()
+"""Where compiled kernels are kept: the folder that ``NUMBA_CACHE_DIR`` names, else one of ours."""
+
+
+class _OurLocator(_numba._SourceFileBackedLocatorMixin, _numba._CacheLocator):  # type: ignore[misc]
+    """Tells numba where functions of this distribution are kept, and nothing of any others."""
+
+    def __init__(self, function: Callable[..., Any], file: str) -> None:
+        self._py_file, self._lineno = file, function.__code__.co_firstlineno
+        # As below NUMBA_CACHE_DIR, by which a child process is told of the folder.
+        self._cache_path = str(Path(FOLDER) / self.get_suitable_cache_subpath(file))
+
+    def get_cache_path(self) -> str:
+        """Give the folder of the function's compiled code."""
+        return self._cache_path
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> Any:
+        """Give the place of a function; None if it is not ours, so that numba looks for one itself."""
+        return super().from_function(py_func, py_file) if str(py_func.__module__).startswith(_OURS) else None
+
+
+if _OurLocator not in _numba.CacheImpl._locator_classes:
+    _numba.CacheImpl._locator_classes.insert(0, _OurLocator)
