@@ -16,7 +16,7 @@ from dovetail.engine.kernels import exclusive
 from dovetail.engine.kernels.exclusive import tile_elements
 from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE, claim_blocks
 from dovetail.engine.methods.cabs_magnitude import MagnitudeCabs
-from dovetail.engine.methods.decoding import PIECE, Range, TaskVectors, elements, pieces
+from dovetail.engine.methods.decoding import PIECE, ElementRange, TaskVectors, elements, pieces
 from dovetail.engine.methods.masked import MaskedSum
 from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.methods.parameters import describe_model, model_weights, task_vector_codes
@@ -58,12 +58,12 @@ class BalancedCabs(OnePass):
         common = lcm(*self.m)
         return PIECE // common * common if common <= PIECE else max(PIECE, 4 * max(self.m))
 
-    def _ranges(self, start: int, stop: int) -> list[Range]:
+    def _ranges(self, start: int, stop: int) -> list[ElementRange]:
         """Find where each model's mask must be known to merge ``start:stop``.
 
         A model's blocks must be whole, and on all of them the masks of the models before it must be known.
         """
-        ranges: list[Range] = []
+        ranges: list[ElementRange] = []
         low, high = start, stop
         for m in reversed(self.m):
             if self.mode == IGNORE:
@@ -72,7 +72,7 @@ class BalancedCabs(OnePass):
             ranges.append((low, high))
         return ranges[::-1]
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to whole blocks of every model."""
         if self._tile:
             common = lcm(*self.m)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine.kernels.general import IGNORE, MINIMIZE
 from dovetail.engine.kernels.magnitude import DIGIT_BINS, claim_strongest, count_digits
-from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, TaskVectors, pieces
+from dovetail.engine.methods.decoding import PIECE, ElementRange, Floats, Marks, TaskVectors, pieces
 from dovetail.engine.methods.masked import MaskedSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 from dovetail.engine.methods.threshold import KEEP_NONE, Rule, Rules, finish, first_digit, next_digit, total
@@ -57,7 +57,7 @@ class MagnitudeCabs:
         """One histogram of 32-bit counts for each claim level or model."""
         return 4 * DIGIT_BINS[0] * len(self.n)
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Need just the chunk itself."""
         return start, stop
 
@@ -141,7 +141,7 @@ class _Pieces:
         self._mask = np.empty(self.size, np.uint8)
         self._seen = [0] * len(program.n)
 
-    def __iter__(self) -> Iterator[Range]:
+    def __iter__(self) -> Iterator[ElementRange]:
         for start, stop in pieces(self._chunk.start, self._chunk.stop, PIECE):
             self.vectors.begin(start, stop, (start, stop))
             self.claims[: stop - start] = 0

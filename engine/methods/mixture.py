@@ -20,7 +20,7 @@ from dovetail.engine.kernels.general import subtract
 from dovetail.engine.kernels.mixing import mix_sources, source_gram
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.sums import TILE
-from dovetail.engine.methods.decoding import PIECE, Floats, Range, Values, blocks, elements, plain_statistics
+from dovetail.engine.methods.decoding import PIECE, ElementRange, Floats, Values, blocks, elements, plain_statistics
 from dovetail.engine.methods.geometry import Geometry
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 
@@ -95,7 +95,7 @@ class Mixture:
         """A Gram matrix for each block of a chunk."""
         return 8 * self.sources.vectors**2 * (elements // PIECE + 1)
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to the end of the last block that begins in it."""
         return start, min(self.length, -(-stop // PIECE) * PIECE)
 

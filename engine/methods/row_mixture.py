@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.mixing import add_column_grams, mix_columns, mix_rows, row_grams
-from dovetail.engine.methods.decoding import PIECE, Range, Values, blocks, pieces, plain_statistics
+from dovetail.engine.methods.decoding import PIECE, ElementRange, Values, blocks, pieces, plain_statistics
 from dovetail.engine.methods.mixture import Combination
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass
 
@@ -33,7 +33,7 @@ class RowMixture(OnePass):
     def _block(self) -> int:
         return max(1, PIECE // self.row_length) * self.row_length
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to whole rows."""
         row = self.row_length
         return start // row * row, min(self.length, -(-stop // row) * row)
@@ -87,7 +87,7 @@ class ColumnMixture:
         """Dot products of all columns for each block that begins in a chunk."""
         return 8 * self.sources.vectors**2 * self.columns * (elements // self._block + 1)
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to the end of the last block that begins in it."""
         block = self._block
         first = -(-start // block) * block

@@ -20,7 +20,7 @@ from dovetail.engine.kernels.election import add_weighted_votes, elect_signs
 from dovetail.engine.kernels.pointwise import variance
 from dovetail.engine.kernels.statistics import mark_nonzero, sum_squares
 from dovetail.engine.kernels.strongest import mark_strongest
-from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, Values, pieces
+from dovetail.engine.methods.decoding import PIECE, ElementRange, Floats, Marks, Values, pieces
 from dovetail.engine.methods.masked import PieceSum
 from dovetail.engine.methods.method import Method, Parameter
 from dovetail.engine.methods.parameters import LARGEST, merge_number, task_vector_codes
@@ -80,7 +80,7 @@ class SelectCalculateErase:
         """A histogram, or the sums of a chunk's blocks."""
         return max(count_partial_bytes(1), 8 * self._models * (elements // PIECE + 1))
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to the end of the last block that begins in it."""
         return start, min(self.length, -(-stop // PIECE) * PIECE)
 

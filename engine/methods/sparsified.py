@@ -19,7 +19,7 @@ from dovetail.engine.kernels.consensus import keep_masked
 from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs, scale_change
 from dovetail.engine.kernels.sparsified import BAND, RANDOM, sparsified_norms, sparsified_sum
 from dovetail.engine.kernels.sums import sum_magnitudes
-from dovetail.engine.methods.decoding import PIECE, Floats, Marks, Range, TaskVectors, blocks, elements, pieces
+from dovetail.engine.methods.decoding import PIECE, ElementRange, Floats, Marks, TaskVectors, blocks, elements, pieces
 from dovetail.engine.methods.keeps import (
     Keep,
     KeepAtRandom,
@@ -105,7 +105,7 @@ class SparsifiedSum:
         sums = 16 * len(self.keeps) * (elements // self._block + 1) if self._rescales else 0
         return max(count_partial_bytes(rules), sums)
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to whole rows, and to the end of the last block that begins in it."""
         row, block = self._row, self._block if self._rescales else self._row
         return start // row * row, min(self.length, -(-stop // block) * block)

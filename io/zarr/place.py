@@ -14,10 +14,10 @@ from typing import Final, Protocol
 
 from dovetail.io.errors import ChangedFileError, ZarrError
 
-Range = tuple[int, int | None]
+ObjectPart = tuple[int, int | None]
 """First byte, counted from the end if negative, and the byte after the last; None for the end."""
 
-WHOLE: Final[Range] = (0, None)
+WHOLE: Final[ObjectPart] = (0, None)
 """The range that is everything."""
 
 
@@ -28,7 +28,7 @@ class Place(Protocol):
     def label(self) -> str:
         """What people call the place."""
 
-    def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
+    def read(self, key: str, part: ObjectPart, limit_bytes: int, newest_ns: int) -> bytes | None:
         """Read an object, or a part of it; ``None`` if there is none.
 
         Parameters
@@ -67,7 +67,7 @@ class FolderPlace:
         """The folder."""
         return self.path
 
-    def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
+    def read(self, key: str, part: ObjectPart, limit_bytes: int, newest_ns: int) -> bytes | None:
         """Read a file: see `Place.read`."""
         path = f"{self.path}/{key}"
         try:
@@ -114,7 +114,7 @@ class FolderPlace:
             os.close(descriptor)
 
 
-def resolve(part: Range, size_bytes: int) -> tuple[int, int]:
+def resolve(part: ObjectPart, size_bytes: int) -> tuple[int, int]:
     """Turn a part of an object of known size into its first byte and the byte after its last."""
     begin, end = part
     if begin < 0:

@@ -26,7 +26,7 @@ from dovetail.io.zarr.chunk_pool import POOL
 from dovetail.io.zarr.document import ArrayDocument, check_document, parse_document
 from dovetail.io.zarr.place import WHOLE, FolderPlace, Place
 from dovetail.io.zarr.prints import RemoteFingerprint, list_chunks
-from dovetail.io.zarr.remote import RemotePlace, check_address
+from dovetail.io.zarr.remote import RemotePlace, check_zarr_address
 from dovetail.io.zarr.source import ZarrSource
 from dovetail.io.zarr.tree import MAX_ARRAYS, V2_NAME, V3_NAME, ArrayFile, find_arrays, read_small
 from dovetail.io.zarr.zip import ZipPlace
@@ -115,7 +115,7 @@ def read_address(address: str) -> Checkpoint:
 
     Consolidated metadata spares asking for every array; without it, the place must be one that lists its objects.
     """
-    address = check_address(address)
+    address = check_zarr_address(address)
     place = RemotePlace(address)
     POOL.clear()  # it may hold chunks of an earlier version, whose keys are the same
     metadata: Mapping[str, str] = {}

@@ -10,7 +10,7 @@ from typing import Any, Final, NoReturn
 
 from dovetail.io.errors import MissingFileError, UnsupportedError, ZarrError
 from dovetail.io.remote.addresses import SCHEMES
-from dovetail.io.zarr.place import Range, check_limit
+from dovetail.io.zarr.place import ObjectPart, check_limit
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _LONGEST_ADDRESS: Final = 2_000
@@ -28,7 +28,7 @@ class RemotePlace:
         """The address."""
         return self.address
 
-    def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
+    def read(self, key: str, part: ObjectPart, limit_bytes: int, newest_ns: int) -> bytes | None:
         """Read an object: see `Place.read`."""
         system, root = file_system(self.address)
         begin, end = part
@@ -98,7 +98,7 @@ def is_zarr_address(text: str) -> bool:
     return scheme not in SCHEMES or re.search(r"\.zarr(?=[/?#]|$)", text[found.end() :]) is not None
 
 
-def check_address(text: str) -> str:
+def check_zarr_address(text: str) -> str:
     """Check an address, and return it without a slash at its end.
 
     Raises
