@@ -13,7 +13,6 @@ from dovetail.io.errors import CheckpointError
 from dovetail.io.source import Source
 from dovetail.io.zarr.document import MAX_DOCUMENT_BYTES
 from dovetail.io.zarr.layout import GROUP_NAME
-from dovetail.io.zarr.source import ZarrSource
 
 
 def tensor_bytes(entry: Mapping[str, Any]) -> int:
@@ -39,12 +38,13 @@ def check_objects(folder: Path, source: Source) -> list[str]:
 
     A chunk that is missing would be read as zeros, by any library, and one too many not at all.
     """
-    assert isinstance(source, ZarrSource)
-    expected = {*source.object_keys(), GROUP_NAME}
+    objects = source.stored_objects()
+    assert objects is not None
+    expected = {*objects.object_keys(), GROUP_NAME}
     found = {path.name for path in folder.iterdir()}
     damage = []
     try:
-        source.check_padding()
+        objects.check_padding()
     except CheckpointError as error:
         damage.append(f"a shard of {folder.name} is damaged beyond its tensor ({error.what})")
     return (

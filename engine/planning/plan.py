@@ -17,7 +17,7 @@ from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.output import Layout, ZarrOptions
-from dovetail.io.source import Slot, read_scratch_bytes
+from dovetail.io.source import Slot
 
 MATHS_VERSION = 2
 """Changes whenever the same recipe and inputs give other bits than before."""
@@ -121,7 +121,7 @@ class PlannedTensor:
         Inputs are read one after another, and the output is written when they are no longer read.
         """
         low, high = self.program.window(start, stop)
-        moving = max([self.write_scratch_bytes, *[read_scratch_bytes(item.source) for item in self.inputs]])
+        moving = max([self.write_scratch_bytes, *[item.source.scratch_bytes for item in self.inputs]])
         return moving + self.program.scratch_bytes(high - low)
 
 

@@ -10,7 +10,6 @@ import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import filterfalse
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, State
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES
 from dovetail.engine.planning.work import PieceWork, Work
 from dovetail.io.errors import NonFiniteError
-from dovetail.io.files.extents import JoinedWriter, Range, is_mapped, join_ranges, place_of
+from dovetail.io.files.extents import JoinedWriter, SourceRange, join_mapped, part_mapped
+from dovetail.io.source import MappedBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ def _output_buffer(size_bytes: int) -> Bytes:
 
 def prefetch(work: Work) -> None:
     """Ask the operating system to read what `work` will need, without waiting."""
-    ranges = _ranges(work.pieces)
-    for source, start, stop in (*join_ranges(filter(is_mapped, ranges)), *filterfalse(is_mapped, ranges)):
+    mapped, others = part_mapped(_ranges(work.pieces))
+    for source, start, stop in (*join_mapped(mapped), *others):
         source.prefetch(start, stop)
 
 
@@ -105,7 +105,7 @@ def execute(work: Work) -> TaskRecord:
             for piece, begin in zip(pieces, begins, strict=True):
                 end = begin + (piece.stop - piece.start) * piece.element_bytes
                 record, size = _apply(piece, buffer[begin:end], keep_nonfinite=work.keep_nonfinite)
-                writer.write(piece.slot, piece.start, begin, end)
+                writer.write(piece.slot, piece.start, piece.stop, begin, end)
                 records.append(record)
                 read_bytes += size
                 written_bytes += end - begin
@@ -113,38 +113,41 @@ def execute(work: Work) -> TaskRecord:
     return TaskRecord(work.task, work.step, None, tuple(records), read_bytes, written_bytes)
 
 
-def batches(pieces: Sequence[PieceWork]) -> Iterator[tuple[Sequence[PieceWork], list[Range]]]:
+def batches(pieces: Sequence[PieceWork]) -> Iterator[tuple[Sequence[PieceWork], list[SourceRange]]]:
     """Part a task's pieces into runs, each with the ranges of mapped files that are held in memory for it.
 
     A run takes no more memory than all pieces would whose inputs follow each other in their files: where they do not,
     every place brings pages around it along, and the runs are shorter.
     """
-    mapped = list(filter(is_mapped, _ranges(pieces)))
-    joined = join_ranges(mapped)
+    mapped, _ = part_mapped(_ranges(pieces))
+    joined = join_mapped(mapped)
     inputs = max(len(piece.inputs) for piece in pieces)
     if len(pieces) == 1 or len(joined) <= inputs:
         yield pieces, joined
         return
-    room = sum([(stop - start) * source.itemsize for source, start, stop in mapped]) + inputs * PAGE_SLACK_BYTES
+    room = sum([part.end - part.begin for part in mapped]) + inputs * PAGE_SLACK_BYTES
     run: list[PieceWork] = []
+    held_parts: list[MappedBytes] = []
     ends: set[tuple[str, int]] = set()
     held = 0
     for piece in pieces:
-        places = [place_of(*each) for each in filter(is_mapped, _ranges([piece]))]
-        added = sum([end - begin + (0 if (file, begin) in ends else PAGE_SLACK_BYTES) for file, begin, end in places])
-        if run and held + added > room:
-            yield run, join_ranges(filter(is_mapped, _ranges(run)))
-            run, ends, held = [], set(), 0
-            added = sum([end - begin + PAGE_SLACK_BYTES for _, begin, end in places])
+        parts, _ = part_mapped(_ranges([piece]))
+        slack = [0 if (part.path, part.begin) in ends else PAGE_SLACK_BYTES for part in parts]
+        sizes = [part.end - part.begin for part in parts]
+        if run and held + sum(sizes) + sum(slack) > room:
+            yield run, join_mapped(held_parts)
+            run, held_parts, ends, held = [], [], set(), 0
+            slack = [PAGE_SLACK_BYTES] * len(parts)
         run.append(piece)
-        ends |= {(file, end) for file, _, end in places}
-        held += added
-    yield run, join_ranges(filter(is_mapped, _ranges(run)))
+        held_parts += parts
+        ends |= {(part.path, part.end) for part in parts}
+        held += sum(sizes) + sum(slack)
+    yield run, join_mapped(held_parts)
 
 
-def _ranges(pieces: Iterable[PieceWork]) -> list[Range]:
+def _ranges(pieces: Iterable[PieceWork]) -> list[SourceRange]:
     """List what some pieces read."""
-    found: list[Range] = []
+    found: list[SourceRange] = []
     for piece in pieces:
         low, high = piece.window
         found += [(item.source, low, high) for item in piece.inputs]
@@ -152,7 +155,7 @@ def _ranges(pieces: Iterable[PieceWork]) -> list[Range]:
 
 
 @contextlib.contextmanager
-def _resident(ranges: Sequence[Range]) -> Iterator[None]:
+def _resident(ranges: Sequence[SourceRange]) -> Iterator[None]:
     """Hold ranges in memory.
 
     Touching pages that cannot be read, of a file cut short or a failing disk, would kill the process.
@@ -178,7 +181,7 @@ def _places(pieces: Sequence[PieceWork]) -> tuple[list[int], int]:
 
 def _apply(piece: PieceWork, out: Bytes, *, keep_nonfinite: bool) -> tuple[PieceRecord, int]:
     """Compute a piece's output; give its record and the bytes read. What is mapped is in memory already."""
-    with _resident([each for each in _ranges([piece]) if not is_mapped(each)]):
+    with _resident(part_mapped(_ranges([piece]))[1]):
         chunk = _read(piece)
         state = _reduce_whole(piece, chunk) if piece.whole else piece.state
         statistics = piece.program.apply(chunk, state, out)

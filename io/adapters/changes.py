@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from dovetail.io.dtypes import DType
-from dovetail.io.source import Source, read_scratch_bytes
+from dovetail.io.source import Source
 from dovetail.io.sources.floats import decode_into
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Matrix:
     def nbytes(self) -> int:
         """Most memory that a part of it takes while it is read: its pages, and a copy if its source copies."""
         size = self.rows * self.columns * self.dtype.itemsize
-        return size * (2 if self.source.copies else 1) + read_scratch_bytes(self.source)
+        return size * (2 if self.source.copies else 1) + self.source.scratch_bytes
 
     def stored(self, low: int, high: int) -> NDArray[Any]:
         """Read some rows, as unsigned integers of the elements' size."""

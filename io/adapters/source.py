@@ -16,7 +16,7 @@ import numpy as np
 
 from dovetail.io.adapters.changes import Change, Matrix, multiply_lines
 from dovetail.io.dtypes import DType
-from dovetail.io.source import Source, read_scratch_bytes
+from dovetail.io.source import Decoding, Source, checked_source, out_of_range
 from dovetail.io.sources.floats import decode_into
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ _PIECE_ELEMENTS: Final = 1 << 18  # read from the model at a time, so that a sou
 _KEPT_NORMS: Final = 32  # tensors whose column norms a process remembers; their tasks follow one another
 
 
+@checked_source
 @dataclass(frozen=True, slots=True)
 class ChangedSource:
-    """A tensor with a change applied (a `dovetail.io.source.Source` of float32 elements)."""
+    """A tensor with a change applied, as float32 elements."""
 
     base: Source
     """The tensor without it."""
@@ -57,7 +58,7 @@ class ChangedSource:
     def scratch_bytes(self) -> int:
         """Most memory of a `read` beyond twice what it returns, which covers the pages of up to float32 elements."""
         piece = min(self.length, _PIECE_ELEMENTS) * self.dtype.itemsize * (2 if self.base.copies else 1)
-        return read_scratch_bytes(self.base) + piece + self.change.scratch_bytes
+        return self.base.scratch_bytes + piece + self.change.scratch_bytes
 
     def values(self, start: int, stop: int) -> NDArray[np.float32]:
         """Compute elements ``[start, stop)`` into a new array."""
@@ -74,6 +75,8 @@ class ChangedSource:
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Compute elements ``[start, stop)`` and return their bytes, read-only."""
+        if not 0 <= start <= stop <= self.length:
+            raise out_of_range(start, stop, self.length)
         return _read_only(self.values(start, stop))
 
     def prefetch(self, start: int, stop: int) -> None:
@@ -88,12 +91,23 @@ class ChangedSource:
         """Let go of the model's part of a range."""
         self.base.release(start, stop)
 
+    def mapped_bytes(self, start: int, stop: int) -> None:
+        """Give none: elements are computed."""
+
+    def decoding(self, start: int, stop: int) -> Decoding | None:
+        """Say what reading the model's part of a range decodes."""
+        return self.base.decoding(start, stop)
+
+    def stored_objects(self) -> None:
+        """Give none: what is stored is the model's tensor and the adapter's."""
+
     @property
     def _releases(self) -> bool:
         """Whether pages are let go of while reading: those of float64 are more than a reader of float32 counts on."""
         return self.dtype.itemsize > self.itemsize
 
 
+@checked_source
 @dataclass(frozen=True, slots=True)
 class DoraSource:
     """DoRA: ``magnitude / norm * (W + scale * (left @ right))``, the norms being those of the sum's lines.
@@ -135,6 +149,8 @@ class DoraSource:
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Compute elements ``[start, stop)`` and return their bytes, read-only."""
+        if not 0 <= start <= stop <= self.length:
+            raise out_of_range(start, stop, self.length)
         if start == stop:
             return _read_only(np.empty(0, np.float32))
         if self.by_column:
@@ -167,8 +183,21 @@ class DoraSource:
 
     def release(self, start: int, stop: int) -> None:
         """Let go of the model's part of a range, and of the rows that it cuts."""
-        low, high = start // self.columns * self.columns, min(self.length, -(-stop // self.columns) * self.columns)
-        self.inner.release(low, high)
+        self.inner.release(*self._rows(start, stop))
+
+    def mapped_bytes(self, start: int, stop: int) -> None:
+        """Give none: elements are computed."""
+
+    def decoding(self, start: int, stop: int) -> Decoding | None:
+        """Say what reading the model's part of a range decodes, and of the rows that it cuts."""
+        return self.inner.decoding(*((start, stop) if self.by_column else self._rows(start, stop)))
+
+    def stored_objects(self) -> None:
+        """Give none: what is stored is the model's tensor and the adapter's."""
+
+    def _rows(self, start: int, stop: int) -> tuple[int, int]:
+        """Widen a range to whole rows."""
+        return start // self.columns * self.columns, min(self.length, -(-stop // self.columns) * self.columns)
 
 
 _factors: OrderedDict[DoraSource, NDArray[np.float32]] = OrderedDict()

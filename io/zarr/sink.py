@@ -17,6 +17,7 @@ from dovetail.io.dtypes import DTYPES, DType, to_numpy
 from dovetail.io.files.durable import sync_folder
 from dovetail.io.files.outfile import naming, write_all
 from dovetail.io.files.system import drop_cached, start_writeback
+from dovetail.io.source import checked_slot
 from dovetail.io.zarr.chunking import ChunkGrid
 from dovetail.io.zarr.document import check_document
 from dovetail.io.zarr.layout import GROUP_NAME, ArrayGrid, PlacedArray, ZarrLayout, array_document
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 _MAX_OPEN_FILES: Final = 128  # of the often only 1,024 that a process may have
 
 
+@checked_slot
 @dataclass(frozen=True, slots=True)
 class ArraySlot:
-    """The place of one output tensor (a `dovetail.io.source.Slot`)."""
+    """The place of one output tensor: the folder of its array."""
 
     folder: str
     """The array's folder."""
@@ -84,6 +86,9 @@ class ArraySlot:
                     _write_file(descriptor, key, encoded)
         finally:
             os.close(descriptor)
+
+    def file_place(self, start: int, stop: int) -> None:
+        """Give none: every object is a file."""
 
     def paths(self, start: int, stop: int) -> Iterator[str]:
         """Give the files of the objects that elements ``[start, stop)`` are."""

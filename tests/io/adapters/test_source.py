@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from dataclasses import dataclass
 from typing import Any
 
 import ml_dtypes
@@ -26,41 +25,14 @@ from dovetail.io.adapters.changes import (
 )
 from dovetail.io.adapters.source import ChangedSource, DoraSource
 from dovetail.io.dtypes import DTYPES, DType, to_numpy
-from dovetail.io.source import read_scratch_bytes
 from tests.adapters import plain_sum
+from tests.io.held import HeldSource
 
 F32 = DTYPES["F32"]
 
 
-@dataclass(frozen=True)
-class Held:
-    """Elements in memory, as a source that notes nothing."""
-
-    raw: bytes
-    itemsize: int
-    copies: bool = False
-
-    @property
-    def length(self) -> int:
-        return len(self.raw) // self.itemsize
-
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        assert 0 <= start <= stop <= self.length
-        return np.frombuffer(self.raw, np.uint8)[start * self.itemsize : stop * self.itemsize]
-
-    def prefetch(self, start: int, stop: int) -> None:
-        assert 0 <= start <= stop <= self.length
-
-    def populate(self, start: int, stop: int) -> bool:
-        assert 0 <= start <= stop <= self.length
-        return True
-
-    def release(self, start: int, stop: int) -> None:
-        assert 0 <= start <= stop <= self.length
-
-
-def held(values: NDArray[Any], dtype: DType = F32) -> Held:
-    return Held(values.astype(to_numpy(dtype)).tobytes(), dtype.itemsize)
+def held(values: NDArray[Any], dtype: DType = F32) -> HeldSource:
+    return HeldSource(values.astype(to_numpy(dtype)))
 
 
 def matrix(values: NDArray[Any], dtype: DType = F32) -> Matrix:
@@ -178,11 +150,11 @@ def test_every_byte_of_float8_and_bfloat16() -> None:
     """Decoding is exact for every value, NaN and infinity included."""
     for name, kind in (("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2)):
         raw = np.arange(256, dtype=np.uint8)
-        source = ChangedSource(Held(raw.tobytes(), 1), DTYPES[name], Rescaled(1, matrix(np.ones(256)), False))
+        source = ChangedSource(HeldSource(raw), DTYPES[name], Rescaled(1, matrix(np.ones(256)), False))
         np.testing.assert_array_equal(raw.view(kind).astype(np.float32), read(source))
     raw16 = np.arange(65536, dtype=np.uint16)
     ones = Rescaled(1, matrix(np.ones(65536)), False)
-    source = ChangedSource(Held(raw16.tobytes(), 2), DTYPES["BF16"], ones)
+    source = ChangedSource(HeldSource(raw16), DTYPES["BF16"], ones)
     np.testing.assert_array_equal(raw16.view(ml_dtypes.bfloat16).astype(np.float32), read(source))
 
 
@@ -191,7 +163,7 @@ def test_scratch_is_bounded(kind: str) -> None:
     """What a read needs beside its result does not grow with the tensor, but for the adapter's own size."""
     source, _ = sources(700, 300, 2)[kind]
     adapter = 4 * 2 * (700 + 300) * 3 + 4 * 700 * 300 * (kind == "bias")
-    assert read_scratch_bytes(source) < 16 * 2**20 + 4 * adapter
+    assert source.scratch_bytes < 16 * 2**20 + 4 * adapter
 
 
 def test_a_line_of_zeros() -> None:

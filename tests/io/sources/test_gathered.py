@@ -16,34 +16,24 @@ from numpy.typing import NDArray
 from dovetail.io.dtypes import DTYPES, to_numpy
 from dovetail.io.sources.gathered import WINDOW_BYTES, GatheredSource, gathered_dtype
 from dovetail.io.sources.row_map import AVERAGE, MEAN, ZERO, RowMap, row_map
+from tests.io.held import HeldSource
 
 F32, BF16, F16 = DTYPES["F32"], DTYPES["BF16"], DTYPES["F16"]
 
 
-@dataclass
-class Held:
+@dataclass(frozen=True, eq=False)
+class Held(HeldSource):
     """A source over an array, which notes what is asked of it."""
 
-    values: NDArray[Any]
     resident: list[tuple[int, int]] = field(default_factory=list)
     prefetched: list[tuple[int, int]] = field(default_factory=list)
     asked: list[tuple[int, int]] = field(default_factory=list)
-    most: int = 0
-    copies: bool = False
-
-    @property
-    def length(self) -> int:
-        return self.values.size
-
-    @property
-    def itemsize(self) -> int:
-        return self.values.itemsize
+    held: list[int] = field(default_factory=list)
+    """How many ranges were resident after each call."""
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        assert 0 <= start < stop <= self.length
         assert (start, stop) in self.resident
-        data: NDArray[np.uint8] = self.values.reshape(-1)[start:stop].view(np.uint8)
-        return data
+        return super().read(start, stop)
 
     def prefetch(self, start: int, stop: int) -> None:
         assert 0 <= start < stop <= self.length
@@ -52,7 +42,7 @@ class Held:
     def populate(self, start: int, stop: int) -> bool:
         self.resident.append((start, stop))
         self.asked.append((start, stop))
-        self.most = max(self.most, len(self.resident))
+        self.held.append(len(self.resident))
         return True
 
     def release(self, start: int, stop: int) -> None:
@@ -178,11 +168,11 @@ def test_scattered_rows_are_read_one_window_at_a_time() -> None:
     order = np.arange(rows, dtype=np.int32)[::-1].copy()
     source = GatheredSource((big,), (BF16,), width, row_map(np.zeros(rows, np.int16), order), BF16)
     source.read(0, source.length)
-    assert 1 == big.most
+    assert 1 == max(big.held)
     source.release(0, source.length)
     straight = GatheredSource((big,), (BF16,), width, row_map(np.zeros(rows - 1, np.int16), order[::-1][1:]), BF16)
     straight.read(0, straight.length)
-    assert 1 == big.most
+    assert 1 == max(big.held)
 
 
 def test_what_is_decoded_is_read_in_stretches() -> None:

@@ -13,24 +13,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dovetail.io.sources.rows import FilledElements, LeadingElements
+from tests.io.held import HeldSource
 
 
-@dataclass
-class Recorded:
-    """Elements in memory, of two bytes each; remembers what it was told."""
+@dataclass(frozen=True, eq=False)
+class Recorded(HeldSource):
+    """Elements in memory, of two bytes each; remembers the hints that it was given."""
 
-    data: NDArray[np.uint8]
-    itemsize: int = 2
-    copies: bool = False
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
     @property
-    def length(self) -> int:
-        return self.data.size // self.itemsize
-
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        assert 0 <= start <= stop <= self.length
-        return self.data[2 * start : 2 * stop]
+    def data(self) -> NDArray[np.uint8]:
+        return self.values.view(np.uint8)
 
     def prefetch(self, start: int, stop: int) -> None:
         self.calls.append(("prefetch", start, stop))
@@ -45,7 +39,7 @@ class Recorded:
 
 def recorded(length: int, first: int = 0) -> Recorded:
     """Make elements that are numbered."""
-    return Recorded(np.arange(first, first + length, dtype=np.uint16).view(np.uint8))
+    return Recorded(np.arange(first, first + length, dtype=np.uint16))
 
 
 @given(st.data(), st.integers(1, 40), st.integers(0, 40))
@@ -87,7 +81,7 @@ def test_sources_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="at least as long"):
         FilledElements(recorded(3), recorded(2))
     with pytest.raises(ValueError, match="elements of the same size"):
-        FilledElements(recorded(3), Recorded(np.zeros(16, np.uint8), itemsize=4))
+        FilledElements(recorded(3), Recorded(np.zeros(4, np.uint32)))
 
 
 def test_pickle() -> None:

@@ -28,6 +28,7 @@ from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, TransposeCodec, ZstdC
 
 from dovetail.io import open_checkpoint, read_checkpoint
 from dovetail.io.errors import ChangedFileError, MissingFileError, UnsupportedError, ZarrError
+from dovetail.io.source import Decoding
 from dovetail.io.zarr.chunk_pool import POOL
 from dovetail.io.zarr.source import ZarrSource
 from tests.io.samples import every_kind, random_array, some_tensors, write_file
@@ -278,9 +279,8 @@ def test_what_a_read_takes(tmp_path: Path) -> None:
     assert isinstance(both, ZarrSource)
     assert (2560, 3200) == (rows.chunk_bytes, both.chunk_bytes)
     assert rows.scratch_bytes > 2 * 2560
-    assert 0 == rows.shared_bytes(640, 1280)
-    assert 4 * 3200 == both.shared_bytes(640, 1280)
-    assert (1.0, 5.0) == (rows.decodings(640, 1280), both.decodings(640, 1280))
+    assert Decoding(640, 0) == rows.decoding(640, 1280)
+    assert Decoding(5 * 640, 4 * 3200) == both.decoding(640, 1280)
 
 
 def test_other_formats_are_named(tmp_path: Path) -> None:
