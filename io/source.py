@@ -34,7 +34,7 @@ class Decoding(NamedTuple):
     """What reading a range of a tensor decodes, where the tensor is stored in chunks."""
 
     elements: int
-    """Elements that are decoded if no decoded chunk is kept; at least those of the range."""
+    """Elements that are decoded if no decoded chunk is kept; those that are stored otherwise are not counted."""
     shared_bytes: int
     """Size of the decoded chunks that hold elements outside the range too: keeping that much spares neighbouring
     ranges decoding them again."""
