@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -56,19 +57,17 @@ class ChangedSource:
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory of a `read` beyond twice what it returns, which covers the pages of up to float32 elements."""
+        """Most memory of a `read` beyond twice what it returns: a piece of the model's tensor, and the change."""
         piece = min(self.length, _PIECE_ELEMENTS) * self.dtype.itemsize * (2 if self.base.copies else 1)
         return self.base.scratch_bytes + piece + self.change.scratch_bytes
 
     def values(self, start: int, stop: int) -> NDArray[np.float32]:
         """Compute elements ``[start, stop)`` into a new array."""
         values = np.empty(stop - start, np.float32)
-        for low in range(start, stop, _PIECE_ELEMENTS):
-            high = min(stop, low + _PIECE_ELEMENTS)
+        for low, high in _pieces(start, stop):
             self.base.populate(low, high)
             decode_into(self.base.read(low, high), self.dtype, values[low - start : high - start])
-            if self._releases:
-                self.base.release(low, high)
+            self.base.release(low, high)
         with np.errstate(all="ignore"):  # NaN and infinity are found later, as in any input
             self.change.apply(values, start)
         return values
@@ -80,16 +79,18 @@ class ChangedSource:
         return _read_only(self.values(start, stop))
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Start reading the model's part of a range from disk, without waiting for it."""
-        self.base.prefetch(start, stop)
+        """Start reading the model's part of a range, in the pieces in which it will be wanted."""
+        for low, high in _pieces(start, stop):
+            self.base.prefetch(low, high)
 
     def populate(self, start: int, stop: int) -> bool:
-        """Make the model's part of a range resident, where that is no more than what `read` returns."""
-        return True if self._releases else self.base.populate(start, stop)
+        """Do nothing: `read` makes resident what it changes, piece by piece."""
+        return True
 
     def release(self, start: int, stop: int) -> None:
-        """Let go of the model's part of a range."""
-        self.base.release(start, stop)
+        """Let go of pieces that were prefetched and not read; `read` has let go of the others."""
+        for low, high in _pieces(start, stop):
+            self.base.release(low, high)
 
     def mapped_bytes(self, start: int, stop: int) -> None:
         """Give none: elements are computed."""
@@ -100,11 +101,6 @@ class ChangedSource:
 
     def stored_objects(self) -> None:
         """Give none: what is stored is the model's tensor and the adapter's."""
-
-    @property
-    def _releases(self) -> bool:
-        """Whether pages are let go of while reading: those of float64 are more than a reader of float32 counts on."""
-        return self.dtype.itemsize > self.itemsize
 
 
 @checked_source
@@ -158,11 +154,12 @@ class DoraSource:
             with np.errstate(all="ignore"):  # as in `ChangedSource`
                 multiply_lines(values, start, self.columns, factors, by_column=True)
             return _read_only(values)
-        low, high = start // self.columns, -(-stop // self.columns)
-        values = self.inner.values(low * self.columns, high * self.columns)
+        low, high = self._needed(start, stop)
+        values = self.inner.values(low, high)
+        factors = self._row_factors(values, low // self.columns, high // self.columns)
         with np.errstate(all="ignore"):
-            multiply_lines(values, 0, self.columns, self._row_factors(values, low, high), by_column=False)
-        return _read_only(values[start - low * self.columns : stop - low * self.columns])
+            multiply_lines(values, 0, self.columns, factors, by_column=False)
+        return _read_only(values[start - low : stop - low])
 
     def _row_factors(self, values: NDArray[np.float32], low: int, high: int) -> NDArray[np.float32]:
         from dovetail.io.adapters.kernels import row_norms
@@ -174,29 +171,31 @@ class DoraSource:
         return factors
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Start reading the model's part of a range from disk, without waiting for it."""
-        self.inner.prefetch(start, stop)
+        """Start reading the model's part of a range, in the pieces in which it will be wanted."""
+        self.inner.prefetch(*self._needed(start, stop))
 
     def populate(self, start: int, stop: int) -> bool:
-        """Make the model's part of a range resident."""
-        return self.inner.populate(start, stop)
+        """Do nothing: `read` makes resident what it changes, piece by piece."""
+        return True
 
     def release(self, start: int, stop: int) -> None:
-        """Let go of the model's part of a range, and of the rows that it cuts."""
-        self.inner.release(*self._rows(start, stop))
+        """Let go of pieces that were prefetched and not read; `read` has let go of the others."""
+        self.inner.release(*self._needed(start, stop))
 
     def mapped_bytes(self, start: int, stop: int) -> None:
         """Give none: elements are computed."""
 
     def decoding(self, start: int, stop: int) -> Decoding | None:
-        """Say what reading the model's part of a range decodes, and of the rows that it cuts."""
-        return self.inner.decoding(*((start, stop) if self.by_column else self._rows(start, stop)))
+        """Say what reading the model's part of a range decodes."""
+        return self.inner.decoding(*self._needed(start, stop))
 
     def stored_objects(self) -> None:
         """Give none: what is stored is the model's tensor and the adapter's."""
 
-    def _rows(self, start: int, stop: int) -> tuple[int, int]:
-        """Widen a range to whole rows."""
+    def _needed(self, start: int, stop: int) -> tuple[int, int]:
+        """Give the range of the sum that a range needs: where lines are rows, whole ones."""
+        if self.by_column or start == stop:
+            return start, stop
         return start // self.columns * self.columns, min(self.length, -(-stop // self.columns) * self.columns)
 
 
@@ -217,13 +216,17 @@ def _column_factors(source: DoraSource) -> NDArray[np.float32]:
         for low in range(0, source.length, step):
             high = min(source.length, low + step)
             add_column_squares(source.inner.values(low, high), totals)
-            source.inner.release(low, high)
         factors = _quotients(source.magnitude.vector(0, source.columns), np.sqrt(totals).astype(np.float32))
         source.magnitude.release()
         _factors[source] = factors
         while len(_factors) > _KEPT_NORMS:
             _factors.popitem(last=False)
         return factors
+
+
+def _pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Cut a range into what is read of the model at a time."""
+    return ((low, min(stop, low + _PIECE_ELEMENTS)) for low in range(start, stop, _PIECE_ELEMENTS))
 
 
 def _quotients(magnitudes: NDArray[np.float32], norms: NDArray[np.float32]) -> NDArray[np.float32]:

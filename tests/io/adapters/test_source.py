@@ -213,10 +213,9 @@ class TestAdapters(SourceTests):
             return store_mapped(folder / str(next(counter)), values)
 
         def store(weight: NDArray[Any]) -> Source:
-            chunked = kind.endswith("chunks")
-            return (
-                store_zarr(folder / "model", weight, (len(weight) // 3, weight.shape[1])) if chunked else keep(weight)
-            )
+            if kind.endswith("chunks"):
+                return store_zarr(folder / "model", weight, (len(weight) // 3, weight.shape[1]))
+            return keep(weight)
 
         if kind == "lora on float8":
             weight = numbers(0, *shape).astype(ml_dtypes.float8_e4m3fn)
