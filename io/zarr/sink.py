@@ -63,12 +63,15 @@ class ArraySlot:
         OSError
             If the disk is full or fails, or the folder is no longer there.
         ValueError
-            If the elements are not whole objects.
+            If the bytes are not whole elements, or the elements are not whole objects.
 
         """
         if not isinstance(data, np.ndarray):
             data = np.frombuffer(data, np.uint8)
-        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8).view(to_numpy(DTYPES[self.dtype_name]))
+        raw, stored = np.ascontiguousarray(data).reshape(-1).view(np.uint8), to_numpy(DTYPES[self.dtype_name])
+        if raw.size % stored.itemsize:
+            raise ValueError(f"{raw.size} bytes are no whole number of {stored.itemsize}-byte elements")
+        flat = raw.view(stored)
         if not flat.size:
             return
         from dovetail.io.zarr.codecs import encode_object
