@@ -58,6 +58,8 @@ class TaskRecord:
 
 _thread = threading.local()
 
+_NOTHING = contextlib.nullcontext()
+
 
 def _output_buffer(size_bytes: int) -> Bytes:
     """Give this thread's output buffer, grown if need be, cut to the size asked for."""
@@ -97,14 +99,15 @@ def execute(work: Work) -> TaskRecord:
         return TaskRecord(work.task, work.step, partial, (), read_bytes, 0)
     records: list[PieceRecord] = []
     read_bytes = written_bytes = 0
-    for pieces, ranges in batches(work.pieces):
-        with _resident(ranges):
-            begins, size_bytes = _places(pieces)
+    for batch in batches(work.pieces):
+        with _resident(batch.mapped):
+            begins, size_bytes = _places(batch.pieces)
             buffer = _output_buffer(size_bytes)
             writer = JoinedWriter(buffer)
-            for piece, begin in zip(pieces, begins, strict=True):
+            for piece, begin in zip(batch.pieces, begins, strict=True):
                 end = begin + (piece.stop - piece.start) * piece.element_bytes
-                record, size = _apply(piece, buffer[begin:end], keep_nonfinite=work.keep_nonfinite)
+                with _NOTHING if batch.all_mapped else _resident(part_mapped(_ranges([piece]))[1]):
+                    record, size = _apply(piece, buffer[begin:end], keep_nonfinite=work.keep_nonfinite)
                 writer.write(piece.slot, piece.start, piece.stop, begin, end)
                 records.append(record)
                 read_bytes += size
@@ -113,17 +116,29 @@ def execute(work: Work) -> TaskRecord:
     return TaskRecord(work.task, work.step, None, tuple(records), read_bytes, written_bytes)
 
 
-def batches(pieces: Sequence[PieceWork]) -> Iterator[tuple[Sequence[PieceWork], list[SourceRange]]]:
-    """Part a task's pieces into runs, each with the ranges of mapped files that are held in memory for it.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pieces whose inputs are in memory together, as far as they are mapped."""
 
-    A run takes no more memory than all pieces would whose inputs follow each other in their files: where they do not,
-    every place brings pages around it along, and the runs are shorter.
+    pieces: Sequence[PieceWork]
+    """The pieces."""
+    mapped: list[SourceRange]
+    """What is held in memory of mapped files."""
+    all_mapped: bool
+    """Whether that is all that the pieces read."""
+
+
+def batches(pieces: Sequence[PieceWork]) -> Iterator[Batch]:
+    """Part a task's pieces into batches.
+
+    A batch takes no more memory than all pieces would whose inputs follow each other in their files: where they do not,
+    every place brings pages around it along, and there are several batches.
     """
-    mapped, _ = part_mapped(_ranges(pieces))
-    joined = join_mapped(mapped)
+    mapped, others = part_mapped(_ranges(pieces))
+    joined, all_mapped = join_mapped(mapped), not others
     inputs = max(len(piece.inputs) for piece in pieces)
     if len(pieces) == 1 or len(joined) <= inputs:
-        yield pieces, joined
+        yield Batch(pieces, joined, all_mapped)
         return
     room = sum([part.end - part.begin for part in mapped]) + inputs * PAGE_SLACK_BYTES
     run: list[PieceWork] = []
@@ -135,14 +150,14 @@ def batches(pieces: Sequence[PieceWork]) -> Iterator[tuple[Sequence[PieceWork], 
         slack = [0 if (part.path, part.begin) in ends else PAGE_SLACK_BYTES for part in parts]
         sizes = [part.end - part.begin for part in parts]
         if run and held + sum(sizes) + sum(slack) > room:
-            yield run, join_mapped(held_parts)
+            yield Batch(run, join_mapped(held_parts), all_mapped)
             run, held_parts, ends, held = [], [], set(), 0
             slack = [PAGE_SLACK_BYTES] * len(parts)
         run.append(piece)
         held_parts += parts
         ends |= {(part.path, part.end) for part in parts}
         held += sum(sizes) + sum(slack)
-    yield run, join_mapped(held_parts)
+    yield Batch(run, join_mapped(held_parts), all_mapped)
 
 
 def _ranges(pieces: Iterable[PieceWork]) -> list[SourceRange]:
@@ -180,15 +195,14 @@ def _places(pieces: Sequence[PieceWork]) -> tuple[list[int], int]:
 
 
 def _apply(piece: PieceWork, out: Bytes, *, keep_nonfinite: bool) -> tuple[PieceRecord, int]:
-    """Compute a piece's output; give its record and the bytes read. What is mapped is in memory already."""
-    with _resident(part_mapped(_ranges([piece]))[1]):
-        chunk = _read(piece)
-        state = _reduce_whole(piece, chunk) if piece.whole else piece.state
-        statistics = piece.program.apply(chunk, state, out)
-        if not keep_nonfinite and statistics.nonfinite.any():
-            raise _nonfinite_error(piece, chunk)
-        checksum = xxhash.xxh3_64_intdigest(out.data)
-        return PieceRecord(piece.tensor, piece.chunk, checksum, statistics), _chunk_bytes(chunk)
+    """Compute a piece's output from inputs that are in memory; give its record and the bytes read."""
+    chunk = _read(piece)
+    state = _reduce_whole(piece, chunk) if piece.whole else piece.state
+    statistics = piece.program.apply(chunk, state, out)
+    if not keep_nonfinite and statistics.nonfinite.any():
+        raise _nonfinite_error(piece, chunk)
+    checksum = xxhash.xxh3_64_intdigest(out.data)
+    return PieceRecord(piece.tensor, piece.chunk, checksum, statistics), _chunk_bytes(chunk)
 
 
 def _chunk_bytes(chunk: Chunk) -> int:

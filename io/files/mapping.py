@@ -204,7 +204,11 @@ class MappedSource:
 
     def mapped_bytes(self, start: int, stop: int) -> MappedBytes:
         """Say which bytes of the file a range is."""
-        begin, end = self._byte_range(start, stop)
+        if not 0 <= start <= stop <= self.length:
+            raise out_of_range(start, stop, self.length)
+        # Positions are computed here, not by `_byte_range`: this is called twice for every tensor, however small.
+        first, itemsize = self.offset_bytes, self.itemsize
+        begin, end = first + start * itemsize, first + stop * itemsize
         return MappedBytes(self.path, self.file_size_bytes, self.file_mtime_ns, begin, end)
 
     def decoding(self, start: int, stop: int) -> None:

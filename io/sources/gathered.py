@@ -32,7 +32,7 @@ _MEAN_BLOCK_BYTES: Final = 2**20  # fixed: the mean is summed block by block, an
 _MOST_RUNS: Final = 2**13
 """Runs that are put in the order of the donors at a time."""
 
-_RUN_BYTES: Final = 1024
+_RUN_BYTES: Final = 512
 """More than one run takes in memory while it is put in order."""
 
 _Run = tuple[int, int, int, int]

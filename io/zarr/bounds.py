@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from zarr.codecs.sharding import ShardingCodec
+from zarr.codecs import ShardingCodec
 
 _SLACK_BYTES: Final = 2**16
 """What checksums and headers of codecs further in may add to a chunk."""

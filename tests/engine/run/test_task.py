@@ -58,9 +58,10 @@ def test_runs_stay_within_the_projection(lengths: list[int], files: int, seed: i
     pieces = [piece(i, tuple(offsets[i] for offsets in placed), length) for i, length in enumerate(lengths)]
     room = sum(2 * length * files for length in lengths) + files * PAGE_SLACK_BYTES
     runs = list(batches(pieces))
-    assert pieces == [each for run, _ in runs for each in run]
-    for _, ranges in runs:
-        assert sum(stop - start + PAGE_SLACK_BYTES for _, start, stop in ranges) <= room
+    assert pieces == [each for run in runs for each in run.pieces]
+    for run in runs:
+        assert run.all_mapped
+        assert sum(stop - start + PAGE_SLACK_BYTES for _, start, stop in run.mapped) <= room
     if seed is None:
         assert 1 == len(runs)
 
