@@ -241,7 +241,7 @@ def _piece_bytes(pair: Pair, piece: Piece) -> int:
     """Most memory that comparing a piece takes: its windows, copies where a source has to make them, scratch."""
     elements = piece.stop - piece.start
     windows = sum(elements * info.dtype.itemsize * (2 if info.source.copies else 1) for info in pair)
-    decoding = max(int(getattr(info.source, "scratch_bytes", 0)) for info in pair)  # of sources that have to decode
+    decoding = max(info.source.scratch_bytes for info in pair)  # of sources that have to decode
     return windows + decoding + 2 * PAGE_SLACK_BYTES + kernel.scratch_bytes() + 64 * _TILE
 
 

@@ -25,6 +25,7 @@ from dovetail.engine.run.journal import JOURNAL_NAME, belongs_to
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.errors import MissingFileError
+from dovetail.io.source import checked_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Forecast:
         return self.stage.name or "the final merge"
 
 
+@checked_source
 @dataclass(frozen=True, slots=True)
 class PlannedSource:
     """Elements of a tensor that is planned and not merged yet: they can be counted and not read."""
@@ -52,8 +54,10 @@ class PlannedSource:
     """Number of elements."""
     itemsize: int
     """Size of one element in bytes."""
-    copies: bool = False
-    """Results of stages are read like any checkpoint."""
+    copies: bool
+    """Whether reading will copy: it will if the stage writes Zarr."""
+    scratch_bytes: int
+    """Most memory that one read will take beyond what it returns."""
 
     def read(self, start: int, stop: int) -> Bytes:
         """Never called: plans that are made of plans are not carried out."""
@@ -68,6 +72,15 @@ class PlannedSource:
 
     def release(self, start: int, stop: int) -> None:
         """Do nothing."""
+
+    def mapped_bytes(self, start: int, stop: int) -> None:
+        """Give none: there is no file yet."""
+
+    def decoding(self, start: int, stop: int) -> None:
+        """Decode nothing."""
+
+    def stored_objects(self) -> None:
+        """Give none: nothing is stored yet."""
 
 
 def plan_stages(
@@ -155,12 +168,12 @@ def _checkpoints(
 
 
 def _planned_checkpoint(plan: Plan, path: Path) -> Checkpoint:
-    tensors = {
-        tensor.name: TensorInfo(
-            tensor.name, tensor.dtype, tensor.shape, PlannedSource(tensor.length, tensor.dtype.itemsize)
-        )
-        for tensor in plan.tensors
-    }
+    tensors = {}
+    for tensor in plan.tensors:
+        # Decoding a chunk takes no more than encoding the object that holds it; safetensors take nothing either way.
+        scratch_bytes = tensor.chunking.write_scratch_bytes
+        source = PlannedSource(tensor.length, tensor.dtype.itemsize, scratch_bytes > 0, scratch_bytes)
+        tensors[tensor.name] = TensorInfo(tensor.name, tensor.dtype, tensor.shape, source)
     return Checkpoint(path, None, tensors, {}, ())
 
 

@@ -38,9 +38,10 @@ from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import DovetailError
 from dovetail.io.files.machine import resident_bytes
 from dovetail.io.output import written_format
-from dovetail.io.source import Source
+from dovetail.io.source import Source, checked_slot
 
 
+@checked_slot
 @dataclass(frozen=True, slots=True)
 class ComparingSlot:
     """Stands where output would be written, and compares instead."""
@@ -71,6 +72,9 @@ class ComparingSlot:
             )
         del found
         self.source.release(start, stop)
+
+    def file_place(self, start: int, stop: int) -> None:
+        """Give none: nothing is written."""
 
 
 def recompute(

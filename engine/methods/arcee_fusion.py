@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dovetail.engine.kernels.divergence import importance, row_divergences
 from dovetail.engine.kernels.magnitude import NO_THRESHOLD
 from dovetail.engine.kernels.strongest import mark_strongest
-from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Range, Values, stretches
+from dovetail.engine.methods.decoding import STRETCH, ElementRange, Floats, Marks, Values, stretches
 from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.parameters import task_vector_codes
@@ -79,7 +79,7 @@ class Fusion:
     def _block(self) -> int:
         return max(1, STRETCH // self.row_length) * self.row_length
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to the end of the last row that begins in it."""
         return start, min(self.length, -(-stop // self.row_length) * self.row_length)
 

@@ -17,7 +17,7 @@ from dovetail.engine.kernels import exclusive
 from dovetail.engine.kernels.exclusive import tile_elements
 from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE, claim_blocks
 from dovetail.engine.methods.cabs_magnitude import MagnitudeCabs
-from dovetail.engine.methods.decoding import STRETCH, Range, TaskVectors, elements, stretches
+from dovetail.engine.methods.decoding import STRETCH, ElementRange, TaskVectors, elements, stretches
 from dovetail.engine.methods.masked import MaskedSum
 from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.methods.parameters import describe_model, model_weights, task_vector_codes
@@ -59,12 +59,12 @@ class BalancedCabs(OnePass):
         common = lcm(*self.m)
         return STRETCH // common * common if common <= STRETCH else max(STRETCH, 4 * max(self.m))
 
-    def _ranges(self, start: int, stop: int) -> list[Range]:
+    def _ranges(self, start: int, stop: int) -> list[ElementRange]:
         """Find the elements on which the mask of each model must be known in order to merge ``start:stop``.
 
         The blocks of a model must be whole, and the masks of the models before it must be known on all of them.
         """
-        ranges: list[Range] = []
+        ranges: list[ElementRange] = []
         low, high = start, stop
         for m in reversed(self.m):
             if self.mode == IGNORE:
@@ -73,7 +73,7 @@ class BalancedCabs(OnePass):
             ranges.append((low, high))
         return ranges[::-1]
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to whole blocks of every model."""
         if self._tile:
             common = lcm(*self.m)

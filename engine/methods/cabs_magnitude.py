@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine.kernels.general import IGNORE, MINIMIZE
 from dovetail.engine.kernels.magnitude import DIGIT_BINS, claim_strongest, count_digits
-from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Range, TaskVectors, stretches
+from dovetail.engine.methods.decoding import STRETCH, ElementRange, Floats, Marks, TaskVectors, stretches
 from dovetail.engine.methods.masked import MaskedSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 from dovetail.engine.methods.threshold import (
@@ -70,7 +70,7 @@ class MagnitudeCabs:
         """A tally for each claim level or model, and the rules."""
         return tally_bytes(len(self.n), chunks)
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Need only the chunk itself."""
         return start, stop
 
@@ -161,7 +161,7 @@ class _Stretches:
         self._mask = np.empty(self.size, np.uint8)
         self._seen = [0] * len(program.n)
 
-    def __iter__(self) -> Iterator[Range]:
+    def __iter__(self) -> Iterator[ElementRange]:
         for start, stop in stretches(self._chunk.start, self._chunk.stop, STRETCH):
             self.vectors.begin(start, stop, (start, stop))
             self.claims[: stop - start] = 0

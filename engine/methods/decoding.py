@@ -15,14 +15,14 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 STRETCH = 1 << 16
 """Usual number of elements of a stretch: as much of a chunk as is decoded and merged at a time."""
 
-Range = tuple[int, int]
+ElementRange = tuple[int, int]
 """First element and one past the last."""
 
 Floats = NDArray[np.float32]
 Marks = NDArray[np.uint8]
 
 
-def stretches(start: int, stop: int, step: int) -> Iterator[Range]:
+def stretches(start: int, stop: int, step: int) -> Iterator[ElementRange]:
     """Cut ``start:stop`` at the multiples of `step`."""
     while start < stop:
         end = min(stop, (start // step + 1) * step)
@@ -64,14 +64,14 @@ class TaskVectors:
         self._codes, self._offset = codes, chunk.window_start
         self._base, self._tau = np.empty(size, np.float32), np.empty(size, np.float32)
         self._low = 0
-        self._inner: Range = (0, 0)
+        self._inner: ElementRange = (0, 0)
 
     @staticmethod
     def scratch_bytes(size: int) -> int:
         """Compute the bytes of memory of an instance."""
         return 8 * size
 
-    def begin(self, low: int, high: int, inner: Range) -> None:
+    def begin(self, low: int, high: int, inner: ElementRange) -> None:
         """Decode elements ``low:high`` of the base model; from now on, count NaN and infinity in range `inner`."""
         self._low, self._inner = low, inner
         self._decode(0, low, high, self._base[: high - low])
@@ -119,7 +119,7 @@ class Values:
         """Compute the bytes of memory of an instance."""
         return 4 * sources * size
 
-    def load(self, low: int, high: int, inner: Range) -> Floats:
+    def load(self, low: int, high: int, inner: ElementRange) -> Floats:
         """Decode elements ``low:high``: float32[sources, high - low], valid until the next call.
 
         NaN and infinity are counted in range `inner`.
@@ -131,7 +131,7 @@ class Values:
             self.nonfinite[source] += count_nonfinite(line[first:last])
         return self._values[:, : high - low]
 
-    def load_task_vectors(self, low: int, high: int, inner: Range) -> tuple[Floats, Floats]:
+    def load_task_vectors(self, low: int, high: int, inner: ElementRange) -> tuple[Floats, Floats]:
         """Decode elements ``low:high`` into the base model's values and, float32[models, high - low], task vectors."""
         loaded = self.load(low, high, inner)
         for vector in loaded[1:]:
@@ -139,7 +139,7 @@ class Values:
         return loaded[0], loaded[1:]
 
 
-def blocks(chunk: Chunk, length: int, block: int) -> Iterator[Range]:
+def blocks(chunk: Chunk, length: int, block: int) -> Iterator[ElementRange]:
     """List the blocks, runs of `block` elements counted from 0, that begin in a chunk; the last may end beyond it.
 
     Every block of a tensor begins in exactly one chunk, so that sums over blocks do not depend on the chunks.

@@ -19,7 +19,7 @@ from dovetail.engine.kernels.mixing import mix_sources, source_gram
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.sums import TILE
 from dovetail.engine.kernels.task_vectors import subtract
-from dovetail.engine.methods.decoding import STRETCH, Floats, Range, Values, blocks, elements, plain_statistics
+from dovetail.engine.methods.decoding import STRETCH, ElementRange, Floats, Values, blocks, elements, plain_statistics
 from dovetail.engine.methods.geometry import Geometry
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 
@@ -98,7 +98,7 @@ class Mixture:
         """The Gram matrices of all blocks, kept one by one and joined."""
         return 2 * chunks * self.partial_bytes(elements)
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to the end of the last block that begins in it."""
         return start, min(self.length, -(-stop // STRETCH) * STRETCH)
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.mixing import add_column_grams, mix_columns, mix_rows, row_grams
-from dovetail.engine.methods.decoding import STRETCH, Range, Values, blocks, plain_statistics, stretches
+from dovetail.engine.methods.decoding import STRETCH, ElementRange, Values, blocks, plain_statistics, stretches
 from dovetail.engine.methods.mixture import Combination
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass
 
@@ -33,7 +33,7 @@ class RowMixture(OnePass):
     def _block(self) -> int:
         return max(1, STRETCH // self.row_length) * self.row_length
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to whole rows."""
         row = self.row_length
         return start // row * row, min(self.length, -(-stop // row) * row)
@@ -96,7 +96,7 @@ class ColumnMixture:
         """Bytes of one block's dot products of all columns."""
         return 8 * self.sources.vectors**2 * self.columns
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to the end of the last block that begins in it."""
         block = self._block
         first = -(-start // block) * block

@@ -19,7 +19,16 @@ from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs
 from dovetail.engine.kernels.sparsified import BAND, RANDOM, sparsified_norms, sparsified_sum
 from dovetail.engine.kernels.sums import sum_magnitudes
 from dovetail.engine.kernels.task_vectors import keep_masked
-from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Range, TaskVectors, blocks, elements, stretches
+from dovetail.engine.methods.decoding import (
+    STRETCH,
+    ElementRange,
+    Floats,
+    Marks,
+    TaskVectors,
+    blocks,
+    elements,
+    stretches,
+)
 from dovetail.engine.methods.keeps import (
     Keep,
     KeepAtRandom,
@@ -123,7 +132,7 @@ class SparsifiedSum:
         """Give the bytes of the sums of the blocks that begin in a chunk."""
         return 16 * len(self.keeps) * (elements // self._block + 1) if self._rescales else 0
 
-    def window(self, start: int, stop: int) -> Range:
+    def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to whole rows, and to the end of the last block that begins in it."""
         row, block = self._row, self._block if self._rescales else self._row
         return start // row * row, min(self.length, -(-stop // block) * block)

@@ -18,7 +18,7 @@ from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.output import SafetensorsFormat
 from dovetail.io.output_format import Chunking, Layout, OutputFormat
-from dovetail.io.source import Slot, read_scratch_bytes
+from dovetail.io.source import Slot
 
 MATHS_VERSION = 2
 """Changes whenever the same recipe and inputs give other bits than before."""
@@ -116,7 +116,7 @@ class PlannedTensor:
         Inputs are read one after another, and the output is written when they are no longer read.
         """
         low, high = self.program.window(start, stop)
-        moving = max([self.chunking.write_scratch_bytes, *[read_scratch_bytes(item.source) for item in self.inputs]])
+        moving = max([self.chunking.write_scratch_bytes, *[item.source.scratch_bytes for item in self.inputs]])
         reducing = 0
         if self.program.reduce_passes and stop - start == self.length:  # the passes run in one task
             reducing = self.program.partial_bytes(self.length) + self.program.accumulator_bytes(self.length, 1)

@@ -10,9 +10,8 @@ from dovetail.engine import events
 from dovetail.engine.planning.plan import Plan, PlannedTensor
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.text import format_size
-from dovetail.io.source import read_scratch_bytes
+from dovetail.io.source import Decoding
 from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES
-from dovetail.io.zarr.source import ZarrSource
 
 MOST_DECODINGS = 1.5
 """Decodings of a chunk, on the average, that are not worth a word."""
@@ -31,17 +30,18 @@ def share_memory(plan: Plan, budget: Budget, listen: events.Listener) -> int:
     Returns
     -------
     int
-        Bytes of the pool; 0 for a plan whose inputs need none.
+        Bytes of the pool; 0 for a plan of which no input is stored in chunks.
 
     """
-    if not any(read_scratch_bytes(item.source) for tensor in plan.tensors for item in tensor.inputs):
+    chunked = [tensor for tensor in plan.tensors if any(item.source.decoding(0, 0) for item in tensor.inputs)]
+    if not chunked:
         return 0
     spare = max(0, budget.allowed_bytes - budget.projected_bytes)
-    wanted = [_shared_bytes(tensor) * (budget.workers + 1) for tensor in plan.tensors]
+    wanted = [_shared_bytes(tensor) * (budget.workers + 1) for tensor in chunked]
     most = max(wanted)
     limit = min(spare, max(most, DEFAULT_POOL_BYTES))
     worst, decodings = max(
-        ((tensor, _decodings(tensor)) for tensor, size in zip(plan.tensors, wanted, strict=True) if size > limit),
+        ((tensor, _decodings(tensor)) for tensor, size in zip(chunked, wanted, strict=True) if size > limit),
         key=lambda item: item[1],
         default=(None, 0.0),
     )
@@ -62,15 +62,19 @@ def _window(tensor: PlannedTensor) -> tuple[int, int]:
     return tensor.program.window(*tensor.chunk_range(tensor.chunk_count // 2))
 
 
+def _decoded(tensor: PlannedTensor) -> list[Decoding]:
+    """Say what a task in the middle of a tensor decodes, input by input; inputs that are not in chunks are left out."""
+    low, high = _window(tensor)
+    found = [item.source.decoding(low, high) for item in tensor.inputs]
+    return [decoding for decoding in found if decoding is not None]
+
+
 def _shared_bytes(tensor: PlannedTensor) -> int:
-    if tensor.chunk_count == 1:
-        return 0
-    sources = (item.source for item in tensor.inputs)
-    return sum(source.shared_bytes(*_window(tensor)) for source in sources if isinstance(source, ZarrSource))
+    """Give the size of the decoded chunks that a task shares with others; a tensor of one task shares none."""
+    return 0 if tensor.chunk_count == 1 else sum(decoding.shared_bytes for decoding in _decoded(tensor))
 
 
 def _decodings(tensor: PlannedTensor) -> float:
+    """Give how often each element of the worst input is decoded, on the average, if no chunk is kept."""
     low, high = _window(tensor)
-    sources = (item.source for item in tensor.inputs)
-    found = (source.decodings(low, high) for source in sources if isinstance(source, ZarrSource))
-    return tensor.passes * max(found, default=0.0)
+    return tensor.passes * max(decoding.elements for decoding in _decoded(tensor)) / max(1, high - low)

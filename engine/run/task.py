@@ -10,7 +10,6 @@ import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import filterfalse
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, reduc
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES
 from dovetail.engine.planning.work import PieceWork, Work
 from dovetail.io.errors import NonFiniteError
-from dovetail.io.files.extents import JoinedWriter, Range, is_mapped, join_ranges, place_of
+from dovetail.io.files.extents import JoinedWriter, SourceRange, join_mapped, part_mapped
+from dovetail.io.source import MappedBytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class TaskRecord:
 
 _thread = threading.local()
 
+_NOTHING = contextlib.nullcontext()
+
 
 def _output_buffer(size_bytes: int) -> Bytes:
     """Give this thread's output buffer, grown if need be, cut to the size asked for."""
@@ -69,8 +71,8 @@ def _output_buffer(size_bytes: int) -> Bytes:
 
 def prefetch(work: Work) -> None:
     """Ask the operating system to read what `work` will need, without waiting."""
-    ranges = _ranges(work.pieces)
-    for source, start, stop in (*join_ranges(filter(is_mapped, ranges)), *filterfalse(is_mapped, ranges)):
+    mapped, others = part_mapped(_ranges(work.pieces))
+    for source, start, stop in (*join_mapped(mapped), *others):
         source.prefetch(start, stop)
 
 
@@ -97,15 +99,16 @@ def execute(work: Work) -> TaskRecord:
         return TaskRecord(work.task, work.step, partial, (), read_bytes, 0)
     records: list[PieceRecord] = []
     read_bytes = written_bytes = 0
-    for pieces, ranges in batches(work.pieces):
-        with _resident(ranges):
-            begins, size_bytes = _places(pieces)
+    for batch in batches(work.pieces):
+        with _resident(batch.mapped):
+            begins, size_bytes = _places(batch.pieces)
             buffer = _output_buffer(size_bytes)
             writer = JoinedWriter(buffer)
-            for piece, begin in zip(pieces, begins, strict=True):
+            for piece, begin in zip(batch.pieces, begins, strict=True):
                 end = begin + (piece.stop - piece.start) * piece.element_bytes
-                record, size = _apply(piece, buffer[begin:end], keep_nonfinite=work.keep_nonfinite)
-                writer.write(piece.slot, piece.start, begin, end)
+                with _NOTHING if batch.all_mapped else _resident(part_mapped(_ranges([piece]))[1]):
+                    record, size = _apply(piece, buffer[begin:end], keep_nonfinite=work.keep_nonfinite)
+                writer.write(piece.slot, piece.start, piece.stop, begin, end)
                 records.append(record)
                 read_bytes += size
                 written_bytes += end - begin
@@ -113,38 +116,53 @@ def execute(work: Work) -> TaskRecord:
     return TaskRecord(work.task, work.step, None, tuple(records), read_bytes, written_bytes)
 
 
-def batches(pieces: Sequence[PieceWork]) -> Iterator[tuple[Sequence[PieceWork], list[Range]]]:
-    """Part a task's pieces into runs, each with the ranges of mapped files that are held in memory for it.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pieces whose inputs are in memory together, as far as they are mapped."""
 
-    A run takes no more memory than all pieces would whose inputs follow each other in their files: where they do not,
-    every place brings pages around it along, and the runs are shorter.
+    pieces: Sequence[PieceWork]
+    """The pieces."""
+    mapped: list[SourceRange]
+    """What is held in memory of mapped files."""
+    all_mapped: bool
+    """Whether that is all that the pieces read."""
+
+
+def batches(pieces: Sequence[PieceWork]) -> Iterator[Batch]:
+    """Part a task's pieces into batches.
+
+    A batch takes no more memory than all pieces would whose inputs follow each other in their files: where they do not,
+    every place brings pages around it along, and there are several batches.
     """
-    mapped = list(filter(is_mapped, _ranges(pieces)))
-    joined = join_ranges(mapped)
+    mapped, others = part_mapped(_ranges(pieces))
+    joined, all_mapped = join_mapped(mapped), not others
     inputs = max(len(piece.inputs) for piece in pieces)
     if len(pieces) == 1 or len(joined) <= inputs:
-        yield pieces, joined
+        yield Batch(pieces, joined, all_mapped)
         return
-    room = sum([(stop - start) * source.itemsize for source, start, stop in mapped]) + inputs * PAGE_SLACK_BYTES
+    room = sum([part.end - part.begin for part in mapped]) + inputs * PAGE_SLACK_BYTES
     run: list[PieceWork] = []
+    held_parts: list[MappedBytes] = []
     ends: set[tuple[str, int]] = set()
     held = 0
     for piece in pieces:
-        places = [place_of(*each) for each in filter(is_mapped, _ranges([piece]))]
-        added = sum([end - begin + (0 if (file, begin) in ends else PAGE_SLACK_BYTES) for file, begin, end in places])
-        if run and held + added > room:
-            yield run, join_ranges(filter(is_mapped, _ranges(run)))
-            run, ends, held = [], set(), 0
-            added = sum([end - begin + PAGE_SLACK_BYTES for _, begin, end in places])
+        parts, _ = part_mapped(_ranges([piece]))
+        slack = [0 if (part.path, part.begin) in ends else PAGE_SLACK_BYTES for part in parts]
+        sizes = [part.end - part.begin for part in parts]
+        if run and held + sum(sizes) + sum(slack) > room:
+            yield Batch(run, join_mapped(held_parts), all_mapped)
+            run, held_parts, ends, held = [], [], set(), 0
+            slack = [PAGE_SLACK_BYTES] * len(parts)
         run.append(piece)
-        ends |= {(file, end) for file, _, end in places}
-        held += added
-    yield run, join_ranges(filter(is_mapped, _ranges(run)))
+        held_parts += parts
+        ends |= {(part.path, part.end) for part in parts}
+        held += sum(sizes) + sum(slack)
+    yield Batch(run, join_mapped(held_parts), all_mapped)
 
 
-def _ranges(pieces: Iterable[PieceWork]) -> list[Range]:
+def _ranges(pieces: Iterable[PieceWork]) -> list[SourceRange]:
     """List what some pieces read."""
-    found: list[Range] = []
+    found: list[SourceRange] = []
     for piece in pieces:
         low, high = piece.window
         found += [(item.source, low, high) for item in piece.inputs]
@@ -152,7 +170,7 @@ def _ranges(pieces: Iterable[PieceWork]) -> list[Range]:
 
 
 @contextlib.contextmanager
-def _resident(ranges: Sequence[Range]) -> Iterator[None]:
+def _resident(ranges: Sequence[SourceRange]) -> Iterator[None]:
     """Hold ranges in memory.
 
     Touching pages that cannot be read, of a file cut short or a failing disk, would kill the process.
@@ -177,15 +195,14 @@ def _places(pieces: Sequence[PieceWork]) -> tuple[list[int], int]:
 
 
 def _apply(piece: PieceWork, out: Bytes, *, keep_nonfinite: bool) -> tuple[PieceRecord, int]:
-    """Compute a piece's output; give its record and the bytes read. What is mapped is in memory already."""
-    with _resident([each for each in _ranges([piece]) if not is_mapped(each)]):
-        chunk = _read(piece)
-        state = reduce_whole(piece.program, chunk) if piece.whole else piece.state
-        statistics = piece.program.apply(chunk, state, out)
-        if not keep_nonfinite and statistics.nonfinite.any():
-            raise _nonfinite_error(piece, chunk)
-        checksum = xxhash.xxh3_64_intdigest(out.data)
-        return PieceRecord(piece.tensor, piece.chunk, checksum, statistics), _chunk_bytes(chunk)
+    """Compute a piece's output from inputs that are in memory; give its record and the bytes read."""
+    chunk = _read(piece)
+    state = reduce_whole(piece.program, chunk) if piece.whole else piece.state
+    statistics = piece.program.apply(chunk, state, out)
+    if not keep_nonfinite and statistics.nonfinite.any():
+        raise _nonfinite_error(piece, chunk)
+    checksum = xxhash.xxh3_64_intdigest(out.data)
+    return PieceRecord(piece.tensor, piece.chunk, checksum, statistics), _chunk_bytes(chunk)
 
 
 def _chunk_bytes(chunk: Chunk) -> int:

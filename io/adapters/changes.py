@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 
 from dovetail.io.dtypes import DType
-from dovetail.io.source import Source, read_scratch_bytes
+from dovetail.io.source import Source
 from dovetail.io.sources.floats import decode_into
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Matrix:
     def nbytes(self) -> int:
         """Most bytes that reading a part takes: the pages of the tensor, and a copy of them if the source copies."""
         size = self.rows * self.columns * self.dtype.itemsize
-        return size * (2 if self.source.copies else 1) + read_scratch_bytes(self.source)
+        return size * (2 if self.source.copies else 1) + self.source.scratch_bytes
 
     def stored(self, low: int, high: int) -> NDArray[Any]:
         """Read rows ``low:high``, as unsigned integers of the size of an element."""

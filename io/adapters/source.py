@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from dovetail.io.adapters.changes import Change, Matrix, multiply_lines
 from dovetail.io.dtypes import DType
-from dovetail.io.source import Source, read_scratch_bytes
+from dovetail.io.source import Decoding, Source, checked_source, out_of_range
 from dovetail.io.sources.floats import decode_into
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ _PIECE_ELEMENTS: Final = 1 << 18  # read from the model at a time, to bound the 
 _KEPT_NORMS: Final = 32  # tensors for which a process keeps column factors; the tasks of a tensor follow each other
 
 
+@checked_source
 @dataclass(frozen=True, slots=True)
 class ChangedSource:
-    """A tensor with a change applied (a `dovetail.io.source.Source` of float32 elements)."""
+    """A tensor with a change applied, as float32 elements."""
 
     base: Source
     """The tensor without the change."""
@@ -55,45 +57,53 @@ class ChangedSource:
 
     @property
     def scratch_bytes(self) -> int:
-        """Most bytes that `read` takes beyond twice its result, which covers the pages of elements up to float32."""
+        """Most memory of a `read` beyond twice what it returns: a piece of the model's tensor, and the change."""
         piece = min(self.length, _PIECE_ELEMENTS) * self.dtype.itemsize * (2 if self.base.copies else 1)
-        return read_scratch_bytes(self.base) + piece + self.change.scratch_bytes
+        return self.base.scratch_bytes + piece + self.change.scratch_bytes
 
     def values(self, start: int, stop: int) -> NDArray[np.float32]:
         """Compute elements ``[start, stop)`` into a new array."""
         values = np.empty(stop - start, np.float32)
-        for low in range(start, stop, _PIECE_ELEMENTS):
-            high = min(stop, low + _PIECE_ELEMENTS)
+        for low, high in _pieces(start, stop):
             self.base.populate(low, high)
             decode_into(self.base.read(low, high), self.dtype, values[low - start : high - start])
-            if self._releases:
-                self.base.release(low, high)
-        with np.errstate(all="ignore"):  # NaN and infinity are counted later, as in any input
+            self.base.release(low, high)
+        with np.errstate(all="ignore"):  # NaN and infinity are found later, as in any input
             self.change.apply(values, start)
         return values
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Compute elements ``[start, stop)`` and return their bytes, read-only."""
+        if not 0 <= start <= stop <= self.length:
+            raise out_of_range(start, stop, self.length)
         return _read_only(self.values(start, stop))
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Start reading the model's part of a range from disk, without waiting for it."""
-        self.base.prefetch(start, stop)
+        """Start reading the model's part of a range, in the pieces in which it will be wanted."""
+        for low, high in _pieces(start, stop):
+            self.base.prefetch(low, high)
 
     def populate(self, start: int, stop: int) -> bool:
-        """Make the model's pages of a range resident, if they are no larger than the result of `read`."""
-        return True if self._releases else self.base.populate(start, stop)
+        """Do nothing: `read` makes resident what it changes, piece by piece."""
+        return True
 
     def release(self, start: int, stop: int) -> None:
-        """Release the model's pages of a range."""
-        self.base.release(start, stop)
+        """Let go of pieces that were prefetched and not read; `read` has let go of the others."""
+        for low, high in _pieces(start, stop):
+            self.base.release(low, high)
 
-    @property
-    def _releases(self) -> bool:
-        """Whether a read releases pages as it goes: those of float64 are larger than the result that callers expect."""
-        return self.dtype.itemsize > self.itemsize
+    def mapped_bytes(self, start: int, stop: int) -> None:
+        """Give none: elements are computed."""
+
+    def decoding(self, start: int, stop: int) -> Decoding | None:
+        """Say what reading the model's part of a range decodes."""
+        return self.base.decoding(start, stop)
+
+    def stored_objects(self) -> None:
+        """Give none: what is stored is the model's tensor and the adapter's."""
 
 
+@checked_source
 @dataclass(frozen=True, slots=True)
 class DoraSource:
     """DoRA: ``magnitude / norm * (W + scale * (left @ right))``, with the norms of the lines of that sum.
@@ -136,6 +146,8 @@ class DoraSource:
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Compute elements ``[start, stop)`` and return their bytes, read-only."""
+        if not 0 <= start <= stop <= self.length:
+            raise out_of_range(start, stop, self.length)
         if start == stop:
             return _read_only(np.empty(0, np.float32))
         if self.by_column:
@@ -143,11 +155,12 @@ class DoraSource:
             with np.errstate(all="ignore"):  # as in `ChangedSource`
                 multiply_lines(values, start, self.columns, factors, by_column=True)
             return _read_only(values)
-        low, high = start // self.columns, -(-stop // self.columns)
-        values = self.inner.values(low * self.columns, high * self.columns)
+        low, high = self._needed(start, stop)
+        values = self.inner.values(low, high)
+        factors = self._row_factors(values, low // self.columns, high // self.columns)
         with np.errstate(all="ignore"):
-            multiply_lines(values, 0, self.columns, self._row_factors(values, low, high), by_column=False)
-        return _read_only(values[start - low * self.columns : stop - low * self.columns])
+            multiply_lines(values, 0, self.columns, factors, by_column=False)
+        return _read_only(values[start - low : stop - low])
 
     def _row_factors(self, values: NDArray[np.float32], low: int, high: int) -> NDArray[np.float32]:
         from dovetail.io.adapters.kernels import row_norms
@@ -159,17 +172,32 @@ class DoraSource:
         return factors
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Start reading the model's part of a range from disk, without waiting for it."""
-        self.inner.prefetch(start, stop)
+        """Start reading the model's part of a range, in the pieces in which it will be wanted."""
+        self.inner.prefetch(*self._needed(start, stop))
 
     def populate(self, start: int, stop: int) -> bool:
-        """Make the model's pages of a range resident, as `ChangedSource.populate` does."""
-        return self.inner.populate(start, stop)
+        """Do nothing: `read` makes resident what it changes, piece by piece."""
+        return True
 
     def release(self, start: int, stop: int) -> None:
-        """Release the model's pages of a range, widened to whole rows."""
-        low, high = start // self.columns * self.columns, min(self.length, -(-stop // self.columns) * self.columns)
-        self.inner.release(low, high)
+        """Let go of pieces that were prefetched and not read; `read` has let go of the others."""
+        self.inner.release(*self._needed(start, stop))
+
+    def mapped_bytes(self, start: int, stop: int) -> None:
+        """Give none: elements are computed."""
+
+    def decoding(self, start: int, stop: int) -> Decoding | None:
+        """Say what reading the model's part of a range decodes."""
+        return self.inner.decoding(*self._needed(start, stop))
+
+    def stored_objects(self) -> None:
+        """Give none: what is stored is the model's tensor and the adapter's."""
+
+    def _needed(self, start: int, stop: int) -> tuple[int, int]:
+        """Give the range of the sum that a range needs: where lines are rows, whole ones."""
+        if self.by_column or start == stop:
+            return start, stop
+        return start // self.columns * self.columns, min(self.length, -(-stop // self.columns) * self.columns)
 
 
 _factors: OrderedDict[DoraSource, NDArray[np.float32]] = OrderedDict()
@@ -189,13 +217,17 @@ def _column_factors(source: DoraSource) -> NDArray[np.float32]:
         for low in range(0, source.length, step):
             high = min(source.length, low + step)
             add_column_squares(source.inner.values(low, high), totals)
-            source.inner.release(low, high)
         factors = _quotients(source.magnitude.vector(0, source.columns), np.sqrt(totals).astype(np.float32))
         source.magnitude.release()
         _factors[source] = factors
         while len(_factors) > _KEPT_NORMS:
             _factors.popitem(last=False)
         return factors
+
+
+def _pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """Cut a range into what is read of the model at a time."""
+    return ((low, min(stop, low + _PIECE_ELEMENTS)) for low in range(start, stop, _PIECE_ELEMENTS))
 
 
 def _quotients(magnitudes: NDArray[np.float32], norms: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,47 +7,43 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dovetail.io.files.mapping import MappedSource
-from dovetail.io.files.outfile import FileSlot
+from dovetail.io.source import ByteFile, MappedBytes, Slot, Source
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from dovetail.io.files.outfile import OutFile
-    from dovetail.io.source import Slot, Source
-
-Range = tuple["Source", int, int]
-"""A source and the range of its elements: start and stop."""
+SourceRange = tuple[Source, int, int]
+"""A source and a range of its elements: start and stop."""
 
 
-def is_mapped(each: Range) -> bool:
-    """Whether a range is part of a mapped file."""
-    return type(each[0]) is MappedSource
+def part_mapped(ranges: Iterable[SourceRange]) -> tuple[list[MappedBytes], list[SourceRange]]:
+    """Part ranges into those that are bytes of mapped files, as such, and all others."""
+    mapped: list[MappedBytes] = []
+    others: list[SourceRange] = []
+    for each in ranges:
+        source, start, stop = each
+        if (found := source.mapped_bytes(start, stop)) is None:
+            others.append(each)
+        else:
+            mapped.append(found)
+    return mapped, others
 
 
-def place_of(source: Source, start: int, stop: int) -> tuple[str, int, int]:
-    """Say in which file a range of a mapped source lies, and its first and last byte there."""
-    assert isinstance(source, MappedSource)
-    first = source.offset_bytes
-    return source.path, first + start * source.itemsize, first + stop * source.itemsize
-
-
-def join_ranges(ranges: Iterable[Range]) -> list[Range]:
+def join_mapped(mapped: Iterable[MappedBytes]) -> list[SourceRange]:
     """Join ranges of mapped files that touch or overlap.
 
     Returns
     -------
     list
-        Ranges to prefetch, populate and release in place of those given, not to be read: they know no elements.
+        Sources of single bytes, with their ranges: to be prefetched, populated and released in place of what was given.
 
     """
-    joined: list[Range] = []
+    joined: list[SourceRange] = []
     places: defaultdict[tuple[str, int, int], list[tuple[int, int]]] = defaultdict(list)
-    for source, start, stop in ranges:
-        assert isinstance(source, MappedSource)
-        if start < stop:
-            _, begin, end = place_of(source, start, stop)
-            found = places[source.path, source.file_size_bytes, source.file_mtime_ns]
+    for path, size_bytes, mtime_ns, begin, end in mapped:
+        if begin < end:
+            found = places[path, size_bytes, mtime_ns]
             if found and found[-1][1] == begin:  # as they mostly come
                 found[-1] = (found[-1][0], end)
             else:
@@ -83,11 +79,11 @@ class JoinedWriter:
 
     def __init__(self, buffer: NDArray[np.uint8]) -> None:
         self._buffer = buffer
-        self._file: OutFile | None = None
+        self._file: ByteFile | None = None
         self._offset_bytes = self._begin = self._end = 0
 
-    def write(self, slot: Slot, start: int, begin: int, end: int) -> None:
-        """Write bytes ``begin:end`` of the buffer as the elements of `slot` from `start` on, now or by `flush`.
+    def write(self, slot: Slot, start: int, stop: int, begin: int, end: int) -> None:
+        """Write bytes ``begin:end`` of the buffer as the elements ``start:stop`` of `slot`, now or by `flush`.
 
         Raises
         ------
@@ -95,21 +91,20 @@ class JoinedWriter:
             If the disk is full or fails.
 
         """
-        if not isinstance(slot, FileSlot):
+        place = slot.file_place(start, stop)
+        if place is None:
             self.flush()
             slot.write(start, self._buffer[begin:end])
             return
-        offset_bytes = slot.byte_range(start, start + (end - begin) // slot.itemsize)[0]
+        file, offset_bytes = place
         follows = self._end == begin and self._offset_bytes + self._end - self._begin == offset_bytes
-        if self._file != slot.file or not follows:
+        if self._file != file or not follows:
             self.flush()
-            self._file, self._offset_bytes, self._begin = slot.file, offset_bytes, begin
+            self._file, self._offset_bytes, self._begin = file, offset_bytes, begin
         self._end = end
 
     def flush(self) -> None:
         """Write what waits to be written."""
         if self._file is not None:
-            size_bytes = self._end - self._begin
-            place = FileSlot(self._file, self._offset_bytes, size_bytes, 1)
-            place.write(0, self._buffer[self._begin : self._end])
+            self._file.write(self._offset_bytes, self._buffer[self._begin : self._end].data)
             self._file = None

@@ -17,6 +17,7 @@ import numpy as np
 
 from dovetail.io.errors import ChangedFileError, MissingFileError
 from dovetail.io.files.system import MADV_DONTNEED, MADV_POPULATE_READ, MADV_WILLNEED, advise
+from dovetail.io.source import MappedBytes, checked_source, out_of_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,9 +122,10 @@ def mapped_file(path: str, size_bytes: int, mtime_ns: int) -> MappedFile:
         return opened
 
 
+@checked_source
 @dataclass(frozen=True, slots=True)
 class MappedSource:
-    """A tensor's elements as a range of a memory-mapped file (a `dovetail.io.source.Source`)."""
+    """A tensor's elements as a range of a memory-mapped file."""
 
     path: str
     """The file."""
@@ -142,6 +144,11 @@ class MappedSource:
     def copies(self) -> bool:
         """Whether `read` has to copy: the file does not keep elements aligned."""
         return self.offset_bytes % self.itemsize != 0
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Zero: a read takes nothing beyond pages of the file and the copy."""
+        return 0
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return the bytes of elements ``[start, stop)``.
@@ -189,6 +196,21 @@ class MappedSource:
         """
         self._advise(start, stop, MADV_DONTNEED, RELEASE_GRANULE_BYTES)
 
+    def mapped_bytes(self, start: int, stop: int) -> MappedBytes:
+        """Say which bytes of the file a range is."""
+        if not 0 <= start <= stop <= self.length:
+            raise out_of_range(start, stop, self.length)
+        # Positions are computed here, not by `_byte_range`: this is called twice for every tensor, however small.
+        first, itemsize = self.offset_bytes, self.itemsize
+        begin, end = first + start * itemsize, first + stop * itemsize
+        return MappedBytes(self.path, self.file_size_bytes, self.file_mtime_ns, begin, end)
+
+    def decoding(self, start: int, stop: int) -> None:
+        """Decode nothing: bytes are stored as they are."""
+
+    def stored_objects(self) -> None:
+        """Give none: a file holds many tensors."""
+
     def _advise(self, start: int, stop: int, option: int, granule_bytes: int) -> bool:
         begin, end = self._byte_range(start, stop)
         return begin == end or self._file().advise(begin, end, option, granule_bytes)
@@ -198,7 +220,7 @@ class MappedSource:
 
     def _byte_range(self, start: int, stop: int) -> tuple[int, int]:
         if not 0 <= start <= stop <= self.length:
-            raise IndexError(f"elements {start} to {stop} of a tensor of {self.length}")
+            raise out_of_range(start, stop, self.length)
         return self.offset_bytes + start * self.itemsize, self.offset_bytes + stop * self.itemsize
 
 

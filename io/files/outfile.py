@@ -15,6 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dovetail.io.source import checked_slot, out_of_range
+
 _MAX_OPEN_FILES: Final = 128  # of the often only 1,024 that a process may have
 
 
@@ -26,6 +28,18 @@ class OutFile:
     """The file."""
     inode: int
     """Its inode number. A later file of the same name is another file, and must not receive its writes."""
+
+    def write(self, offset_bytes: int, data: memoryview) -> None:
+        """Write bytes at a position.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or fails, or the file is no longer there.
+
+        """
+        with borrow(self) as descriptor:
+            write_all(descriptor, data, offset_bytes)
 
 
 @contextlib.contextmanager
@@ -136,9 +150,10 @@ def _close_idle(files: Iterable[OutFile]) -> None:
             os.close(_descriptors.pop(file))
 
 
+@checked_slot
 @dataclass(frozen=True, slots=True)
 class FileSlot:
-    """The place of one output tensor in a file (a `dovetail.io.source.Slot`)."""
+    """The place of one output tensor in a file."""
 
     file: OutFile
     """The file."""
@@ -173,11 +188,14 @@ class FileSlot:
             raise ValueError(f"{view.nbytes} bytes are no whole number of {self.itemsize}-byte elements")
         offset_bytes, size_bytes = self.byte_range(start, start + count)
         if size_bytes:  # a view without elements cannot be cast
-            with borrow(self.file) as descriptor:
-                write_all(descriptor, view.cast("B"), offset_bytes)
+            self.file.write(offset_bytes, view.cast("B"))
+
+    def file_place(self, start: int, stop: int) -> tuple[OutFile, int]:
+        """Return the file, and the offset in it of a range of elements."""
+        return self.file, self.byte_range(start, stop)[0]
 
     def byte_range(self, start: int, stop: int) -> tuple[int, int]:
         """Return the offset in the file and the size, in bytes, of a range of elements."""
         if not 0 <= start <= stop <= self.length:
-            raise IndexError(f"elements {start} to {stop} of a tensor of {self.length}")
+            raise out_of_range(start, stop, self.length)
         return self.offset_bytes + start * self.itemsize, (stop - start) * self.itemsize

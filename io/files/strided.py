@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +16,8 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from dovetail.io.errors import ChangedFileError, MissingFileError
+from dovetail.io.files.boxes import boxes
+from dovetail.io.source import checked_source, out_of_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,9 +32,10 @@ _WASTE: Final = 4
 """Longer stretches are read whole if at least one in so many of their bytes is needed."""
 
 
+@checked_source
 @dataclass(frozen=True, slots=True)
 class StridedSource:
-    """A tensor's elements at regular distances in a file (a `dovetail.io.source.Source`)."""
+    """A tensor's elements at regular distances in a file."""
 
     path: str
     """The file."""
@@ -59,6 +62,14 @@ class StridedSource:
         """Always true: elements are gathered."""
         return True
 
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory of the one stretch of the file that is held at a time, with gaps between elements."""
+        if 0 in self.shape:
+            return 0
+        whole = _span_bytes(self.shape, [stride * self.itemsize for stride in self.strides], self.itemsize)
+        return min(whole, 2 * _SPAN_BYTES)  # twice: a row of a cut dimension may reach beyond where the next begins
+
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Gather the bytes of elements ``[start, stop)``.
 
@@ -74,17 +85,14 @@ class StridedSource:
 
         """
         if not 0 <= start <= stop <= self.length:
-            raise IndexError(f"elements {start} to {stop} of a tensor of {self.length}")
+            raise out_of_range(start, stop, self.length)
         out = np.empty((stop - start, self.itemsize), np.uint8)
         descriptor = self._open()
         try:
-            done = 0
-            for first, sizes in _boxes(self.shape, start, stop):
-                count = math.prod(sizes)
-                place = sum(index * stride for index, stride in zip(first, self.strides, strict=True))
-                box = out[done : done + count].reshape(*sizes, self.itemsize)
-                self._gather(descriptor, box, self.offset_bytes + place * self.itemsize)
-                done += count
+            for box in boxes(self.shape, start, stop):
+                place = sum(index * stride for index, stride in zip(box.lows, self.strides, strict=True))
+                elements = out[box.offset : box.offset + box.length].reshape(*box.shape, self.itemsize)
+                self._gather(descriptor, elements, self.offset_bytes + place * self.itemsize)
         finally:
             os.close(descriptor)
         flat = out.reshape(-1)
@@ -100,6 +108,15 @@ class StridedSource:
 
     def release(self, start: int, stop: int) -> None:
         """Do nothing: what was read is the caller's."""
+
+    def mapped_bytes(self, start: int, stop: int) -> None:
+        """Give none: no file is mapped."""
+
+    def decoding(self, start: int, stop: int) -> None:
+        """Decode nothing: bytes are stored as they are."""
+
+    def stored_objects(self) -> None:
+        """Give none: a file holds many tensors."""
 
     def _open(self) -> int:
         try:
@@ -161,26 +178,3 @@ def _span_bytes(sizes: Iterable[int], steps: Iterable[int], itemsize: int) -> in
 def _worth_reading(sizes: tuple[int, ...], steps: list[int], itemsize: int) -> bool:
     span = _span_bytes(sizes, steps, itemsize)
     return span <= _SHORT_SPAN_BYTES or (span <= _SPAN_BYTES and span <= _WASTE * math.prod(sizes) * itemsize)
-
-
-def _boxes(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Cut the elements ``[start, stop)`` of the flattened tensor into boxes: first index and size, in order."""
-    if start == stop:
-        return
-    if not shape:
-        yield (), ()
-        return
-    row = math.prod(shape[1:])
-    first, last = -(-start // row), stop // row
-    if first > last:  # all within one row
-        for index, sizes in _boxes(shape[1:], start - last * row, stop - last * row):
-            yield (last, *index), (1, *sizes)
-        return
-    if start < first * row:
-        for index, sizes in _boxes(shape[1:], start - (first - 1) * row, row):
-            yield (first - 1, *index), (1, *sizes)
-    if first < last:
-        yield (first, *(0,) * (len(shape) - 1)), (last - first, *shape[1:])
-    if last * row < stop:
-        for index, sizes in _boxes(shape[1:], 0, stop - last * row):
-            yield (last, *index), (1, *sizes)

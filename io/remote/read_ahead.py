@@ -43,7 +43,7 @@ _Key = tuple[RemoteFile, int, int]
 
 
 @dataclass(slots=True, eq=False)
-class _Range:
+class _WantedRange:
     """One range of a file, wanted or in memory."""
 
     file: RemoteFile
@@ -85,8 +85,8 @@ class Pool:
         """Bytes that now count against the limit."""
         self.peak_bytes = 0
         """Most bytes that ever did."""
-        self._ranges: dict[_Key, _Range] = {}
-        self._queue: deque[_Range] = deque()
+        self._ranges: dict[_Key, _WantedRange] = {}
+        self._queue: deque[_WantedRange] = deque()
         self._changed = threading.Condition()
         self._threads: list[threading.Thread] = []
         self._closed = False
@@ -99,7 +99,7 @@ class Pool:
                 return
             if (file, begin, end) in self._ranges:
                 return
-            wanted = _Range(file, begin, end, taken=False)
+            wanted = _WantedRange(file, begin, end, taken=False)
             self._ranges[wanted.key] = wanted
             self._queue.append(wanted)
             self.ahead_bytes += size
@@ -124,7 +124,7 @@ class Pool:
         with self._changed:
             found = self._ranges.get((file, begin, end))
             if found is None:
-                found = self._ranges[file, begin, end] = _Range(file, begin, end, taken=True)
+                found = self._ranges[file, begin, end] = _WantedRange(file, begin, end, taken=True)
             elif not found.taken:
                 found.taken = True
                 self.ahead_bytes -= found.size
@@ -183,7 +183,7 @@ class Pool:
                 batch = self._claim(self._queue[0])
             self._fetch(batch, ahead=True)
 
-    def _claim(self, first: _Range) -> list[_Range]:
+    def _claim(self, first: _WantedRange) -> list[_WantedRange]:
         """Take a range, and the neighbours that wait to be fetched, out of the queue, for one request."""
         batch, end = [first], first.end
         first.started = True
@@ -197,7 +197,7 @@ class Pool:
                 end = other.end
         return batch
 
-    def _fetch(self, batch: list[_Range], *, ahead: bool = False) -> None:
+    def _fetch(self, batch: list[_WantedRange], *, ahead: bool = False) -> None:
         """Read ranges, in order of place and apart, by one request."""
         try:
             file, first = batch[0].file, 0

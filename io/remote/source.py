@@ -9,14 +9,16 @@ import numpy as np
 
 from dovetail.io.remote.file import RemoteFile
 from dovetail.io.remote.read_ahead import Pool, pool
+from dovetail.io.source import checked_source, out_of_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+@checked_source
 @dataclass(frozen=True, slots=True)
 class RemoteSource:
-    """Elements that are fetched when they are needed (a `dovetail.io.source.Source`)."""
+    """Elements that are fetched when they are needed."""
 
     file: RemoteFile
     """The file."""
@@ -31,6 +33,11 @@ class RemoteSource:
     def copies(self) -> bool:
         """Always false: what is fetched is what is read, and a range takes its size once."""
         return False
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Zero: bytes are put in their place as they come, a few at a time."""
+        return 0
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return the bytes of elements ``[start, stop)``: those that `populate` made resident, else fetched now.
@@ -66,9 +73,18 @@ class RemoteSource:
         """Let go of a range."""
         pool().drop(self.file, *self._byte_range(start, stop))
 
+    def mapped_bytes(self, start: int, stop: int) -> None:
+        """Give none: no file is mapped."""
+
+    def decoding(self, start: int, stop: int) -> None:
+        """Decode nothing: bytes are stored as they are."""
+
+    def stored_objects(self) -> None:
+        """Give none: a file holds many tensors."""
+
     def _byte_range(self, start: int, stop: int) -> tuple[int, int]:
         if not 0 <= start <= stop <= self.length:
-            raise IndexError(f"elements {start} to {stop} of a tensor of {self.length}")
+            raise out_of_range(start, stop, self.length)
         return self.offset_bytes + start * self.itemsize, self.offset_bytes + stop * self.itemsize
 
 

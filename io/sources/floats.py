@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -11,6 +11,10 @@ from dovetail.io.dtypes import DTYPES, DType, to_numpy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+_STEP: Final = 2**13
+"""Elements of one byte that are decoded at a time."""
 
 
 def decode_into(raw: NDArray[np.uint8], dtype: DType, out: NDArray[np.float32]) -> None:
@@ -29,7 +33,10 @@ def decode_into(raw: NDArray[np.uint8], dtype: DType, out: NDArray[np.float32]) 
     if dtype.name == "BF16":  # the upper half of a float32
         np.left_shift(raw.view(np.uint16), np.uint32(16), out=out.view(np.uint32), dtype=np.uint32)
     elif dtype.itemsize == 1:
-        np.take(_small_floats(dtype.name), raw, out=out)
+        values = _small_floats(dtype.name)
+        for start in range(0, raw.size, _STEP):  # numpy makes an index of 8 bytes of every element
+            part = slice(start, start + _STEP)
+            np.take(values, raw[part], out=out[part], mode="clip")  # or else numpy makes a copy of the output too
     else:
         with np.errstate(over="ignore", invalid="ignore"):
             np.copyto(out, raw.view(to_numpy(dtype)), casting="same_kind")

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dovetail.io.dtypes import DTYPES, DType, to_numpy
+from dovetail.io.source import Decoding, Source, checked_source, combined, out_of_range
 from dovetail.io.sources.row_map import AVERAGE, MEAN, ZERO, RowMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
-
-    from dovetail.io.source import Source
 
 WINDOW_BYTES: Final = 4 * 2**20
 """Most that is read of a donor at a time."""
@@ -30,6 +29,11 @@ _GAP_BYTES: Final = 64 * 2**10
 
 _MEAN_BLOCK_BYTES: Final = 2**20  # fixed: the mean is summed block by block, and must not depend on anything
 
+_MOST_RUNS: Final = 2**13
+"""Runs that are put in the order of the donors at a time."""
+
+_RUN_BYTES: Final = 512
+"""More than one run takes in memory while it is put in order."""
 
 _Run = tuple[int, int, int, int]
 """First element of a run and one past the last, its donor, and the first element there."""
@@ -51,9 +55,10 @@ class _Mean:
         return _Mean, ()
 
 
+@checked_source
 @dataclass(frozen=True, slots=True, eq=False)
 class GatheredSource:
-    """A tensor's elements as rows of other tensors (a `dovetail.io.source.Source`)."""
+    """A tensor's elements as rows of other tensors."""
 
     donors: tuple[Source, ...]
     """The tensors that rows come from, all with rows of `row_length`."""
@@ -82,6 +87,21 @@ class GatheredSource:
         """Whether `read` has to copy: it does."""
         return True
 
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory that a read takes beyond what it returns: a window of a donor, the list of runs, made rows."""
+        row = self.row_length
+        most = 0
+        for donor in self.map.used:
+            source, itemsize = self.donors[donor], self.donor_dtypes[donor].itemsize
+            window = max(WINDOW_BYTES, row * itemsize) if self.map.averages else WINDOW_BYTES
+            held = min(window, source.length * itemsize) * (2 if source.copies else 1)
+            most = max(most, held + source.scratch_bytes)
+        # The mean row: its block, and its sum, the block's and the quotient in float64.
+        mean = max(_MEAN_BLOCK_BYTES, 4 * row) + 24 * row if self.map.has_mean else 0
+        lists = 2 if self.map.has_mean else 1  # the first rows' runs are put in order while the range's are
+        return most + mean + lists * _RUN_BYTES * min(len(self.map.starts), _MOST_RUNS)
+
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return the bytes of elements ``[start, stop)``.
 
@@ -93,6 +113,8 @@ class GatheredSource:
             Read-only, and the caller's own.
 
         """
+        if not 0 <= start <= stop <= self.length:
+            raise out_of_range(start, stop, self.length)
         out = np.empty(stop - start, to_numpy(self.dtype))
         with np.errstate(over="ignore", invalid="ignore"):  # the kernels report what is not finite
             self._fill(start, stop, out)
@@ -102,9 +124,8 @@ class GatheredSource:
 
     def prefetch(self, start: int, stop: int) -> None:
         """Start reading the rows of a range from disk, without waiting for them; averages are left out."""
-        for window in self._windows(self._runs(start, stop)):
-            last = max(origin + count for _, origin, _, count in window)
-            self.donors[window[0][0]].prefetch(window[0][1], last)
+        for donor, low, high in self._spans(start, stop):
+            self.donors[donor].prefetch(low, high)
 
     def populate(self, start: int, stop: int) -> bool:
         """Do nothing: `read` makes resident what it copies, bit by bit."""
@@ -113,7 +134,25 @@ class GatheredSource:
     def release(self, start: int, stop: int) -> None:
         """Do nothing: `read` has let go of what it copied."""
 
+    def mapped_bytes(self, start: int, stop: int) -> None:
+        """Give none: rows are copied."""
+
+    def decoding(self, start: int, stop: int) -> Decoding | None:
+        """Say what reading the rows of a range decodes, averages left out."""
+        stored = [self.donors[donor].decoding(0, 0) for donor in self.map.used]
+        return combined(
+            (*stored, *(self.donors[donor].decoding(low, high) for donor, low, high in self._spans(start, stop)))
+        )
+
+    def stored_objects(self) -> None:
+        """Give none: what is stored are the donors."""
+
     def _fill(self, start: int, stop: int, out: NDArray[Any]) -> None:
+        """Write the elements of a range."""
+        for low, high in self._stretches(start, stop):
+            self._fill_stretch(low, high, out[low - start : high - start])
+
+    def _fill_stretch(self, start: int, stop: int, out: NDArray[Any]) -> None:
         """Write the elements of a range: what is made row by row, then what is stored in the order of the donors."""
         runs = self._runs(start, stop)
         for run_start, run_stop, donor, origin in runs:
@@ -171,6 +210,24 @@ class GatheredSource:
                     total += block.reshape(rows, size).sum(axis=0, dtype=np.float64)
                 self._mean.row = (total / count).astype(np.float32)
             return self._mean.row
+
+    def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Cut a range into ranges of so few runs that a list of them is small."""
+        if start >= stop:
+            return
+        first, last = self._run_numbers(start, stop)
+        low = start
+        for number in range(first + _MOST_RUNS, last, _MOST_RUNS):
+            high = int(self.map.starts[number]) * self.row_length
+            yield low, high
+            low = high
+        yield low, stop
+
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Give what is read of the donors for the stored rows of a range: a donor, and a range of it."""
+        for low, high in self._stretches(start, stop):
+            for window in self._windows(self._runs(low, high)):
+                yield window[0][0], window[0][1], max(origin + count for _, origin, _, count in window)
 
     def _runs(self, start: int, stop: int) -> list[_Run]:
         """Give every run in a range: its elements, its donor, and the first element there."""

@@ -40,7 +40,12 @@ class RowMap:
     @property
     def made(self) -> bool:
         """Whether rows are made by averaging, so that no stored row has their values."""
-        return bool(self.averages) or bool((self.donors == MEAN).any())
+        return bool(self.averages) or self.has_mean
+
+    @property
+    def has_mean(self) -> bool:
+        """Whether any row is the mean of the first ones."""
+        return bool((self.donors == MEAN).any())
 
     @property
     def used(self) -> tuple[int, ...]:

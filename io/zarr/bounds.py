@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from zarr.codecs.sharding import ShardingCodec
+from zarr.codecs import ShardingCodec
 
 _SLACK_BYTES: Final = 2**16
 """Most bytes that the checksums and headers of the inner codecs may add to a chunk."""

@@ -13,7 +13,6 @@ from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.source import Source
 from dovetail.io.zarr.document import MAX_DOCUMENT_BYTES
 from dovetail.io.zarr.layout import GROUP_NAME
-from dovetail.io.zarr.source import ZarrSource
 
 
 class ZarrCheck:
@@ -46,13 +45,14 @@ class ZarrCheck:
 
         A chunk that is missing would be read as zeros, by any library, and one too many not at all.
         """
-        assert isinstance(source, ZarrSource), "what `ZarrFormat.open` gives"
+        objects = source.stored_objects()
+        assert objects is not None, "what `ZarrFormat.open` gives"
         folder = self._folder / self._tensors[name]["file"]
-        expected = {*source.object_keys(), GROUP_NAME}
+        expected = {*objects.object_keys(), GROUP_NAME}
         found = {path.name for path in folder.iterdir()}
         damage = []
         try:
-            source.check_padding()
+            objects.check_padding()
         except CheckpointError as error:
             damage.append(f"a shard of {folder.name} is damaged beyond its tensor ({error.what})")
         return (

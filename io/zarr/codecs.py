@@ -1,31 +1,31 @@
 """Decoding and encoding single chunks with zarr-python's codecs, on the calling thread.
 
-zarr-python's codecs are coroutines that pass their work to other threads. Here, every thread has a private event loop
-that runs this work on the thread itself. No thread waits for another, so that there can be no deadlock, and the memory
-that the decoding of one chunk takes is known.
+Chunks of version 2 are decoded by numcodecs alone. Those of version 3 are not: which codecs there are, in what order
+they run, transposing, and the index of a shard are zarr-python's to know, and to do that again would take more code,
+without the codecs that others register. A pipeline has to be told what it decodes, by `ArraySpec` and the classes of
+metadata, for which zarr-python has no public names: hence the imports from ``zarr.core``, and the bound on its release
+in ``pyproject.toml``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
 import warnings
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, Literal
 
 import numcodecs.blosc
 import numpy as np
+from numcodecs.compat import ensure_ndarray
 from numpy.typing import NDArray
+from zarr.abc.buffer import Buffer, BufferPrototype
 from zarr.abc.codec import CodecPipeline
 from zarr.abc.store import ByteGetter, ByteRequest, OffsetByteRequest, RangeByteRequest, SuffixByteRequest
-from zarr.codecs._v2 import V2Codec
-from zarr.codecs.sharding import ShardingCodec
+from zarr.buffer import default_buffer_prototype
+from zarr.codecs import ShardingCodec
 from zarr.core.array_spec import ArrayConfig, ArraySpec
-from zarr.core.buffer import Buffer, BufferPrototype, default_buffer_prototype
 from zarr.core.metadata.v2 import ArrayV2Metadata
 from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.registry import get_pipeline_class
@@ -33,55 +33,35 @@ from zarr.registry import get_pipeline_class
 import dovetail.io.zarr.dtypes  # noqa: F401 - registers the data types
 from dovetail.io.errors import CheckpointError, ZarrError
 from dovetail.io.zarr.bounds import bound, bounded
+from dovetail.io.zarr.inline import run_here
 
-T = TypeVar("T")
-P = ParamSpec("P")
 Fetch = Callable[[str, int, int | None], bytes | None]
 """Reads an object by its key, from one byte up to another; a negative first byte is counted from the end."""
 
 _FAULTS: Final = (ValueError, TypeError, RuntimeError, KeyError, IndexError, AttributeError, OverflowError, EOFError)
 
 
-class _Inline(ThreadPoolExecutor):
-    """An executor that runs each function at once, on the thread that submits it."""
+@dataclass(frozen=True)
+class V2Codecs:
+    """How the chunks of an array of version 2 are decoded; none are written."""
 
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        future: Future[T] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:
-            future.set_exception(error)
-        return future
+    compressor: Any
+    """The compressor of numcodecs, with a limit on what it decompresses to; None if chunks are not compressed."""
+    filters: tuple[Any, ...]
+    """Filters of numcodecs, in the order in which they encode."""
+    dtype: np.dtype[Any]
+    """Dtype of the elements as stored."""
+    order: Literal["C", "F"]
+    """Whether elements are stored row by row, or column by column."""
 
-
-class _Loop:
-    """An event loop that is closed when its thread ends."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.loop.set_default_executor(_Inline(1))
-
-    def __del__(self) -> None:
-        if not self.loop.is_running():
-            self.loop.close()
-
-
-_thread = threading.local()
-
-
-def run_here(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, on this thread unless an event loop already runs here."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        own: _Loop | None = getattr(_thread, "loop", None)
-        if own is None:
-            own = _thread.loop = _Loop()
-        return own.loop.run_until_complete(coroutine)
-    # A loop runs on this thread already, and asyncio does not allow a second one: another thread runs the coroutine.
-    with ThreadPoolExecutor(1) as pool:
-        future: Future[T] = pool.submit(lambda: run_here(coroutine))
-        return future.result()
+    def decode(self, data: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
+        """Decode a chunk; whatever filters and compressors raise is raised."""
+        chunk: Any = data
+        for codec in (self.compressor, *reversed(self.filters)):
+            if codec is not None:
+                chunk = codec.decode(chunk)
+        stored: NDArray[Any] = ensure_ndarray(chunk).reshape(-1, order="A").view(self.dtype)
+        return stored.reshape(shape, order=self.order)
 
 
 @dataclass(frozen=True)
@@ -90,8 +70,8 @@ class Codec:
 
     metadata: ArrayV2Metadata | ArrayV3Metadata
     """The array's metadata, without attributes."""
-    pipeline: CodecPipeline
-    """The codecs of the array."""
+    codecs: CodecPipeline | V2Codecs
+    """Its codecs."""
     spec: ArraySpec
     """Dtype and shape of a decoded object, which is a chunk or a whole shard."""
     chunk_shape: tuple[int, ...]
@@ -161,10 +141,13 @@ class Codec:
         data = fetch(key, 0, None)
         if data is None:
             return None
-        buffer = self.spec.prototype.buffer.from_bytes(data)
+        codecs = self.codecs
+        if isinstance(codecs, V2Codecs):
+            return codecs.decode(data, self.chunk_shape)
+        pipeline, buffer = codecs, self.spec.prototype.buffer.from_bytes(data)
 
         async def decode() -> Any:
-            return next(iter(await self.pipeline.decode([(buffer, self.spec)])))
+            return next(iter(await pipeline.decode([(buffer, self.spec)])))
 
         return np.asarray(run_here(decode()).as_numpy_array())
 
@@ -188,10 +171,11 @@ class Codec:
         """Encode a whole object: a chunk, or a shard."""
         # Blosc's own threads write blocks in the order in which they end: the bytes would depend on it.
         numcodecs.blosc.use_threads = False
-        array = self.spec.prototype.nd_buffer.from_numpy_array(chunk)
+        pipeline, array = self.codecs, self.spec.prototype.nd_buffer.from_numpy_array(chunk)
+        assert isinstance(pipeline, CodecPipeline)  # what is written is of version 3
 
         async def encode() -> Any:
-            return next(iter(await self.pipeline.encode([(array, self.spec)])))
+            return next(iter(await pipeline.encode([(array, self.spec)])))
 
         return np.ascontiguousarray(run_here(encode()).as_numpy_array()).view(np.uint8)
 
@@ -233,20 +217,21 @@ def open_codec(text: bytes, chunk_shape: tuple[int, ...], object_shape: tuple[in
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a warning that other libraries lack a codec concerns writers only
             metadata: ArrayV2Metadata | ArrayV3Metadata
+            codecs: CodecPipeline | V2Codecs
+            shards = None
             if document["zarr_format"] == 2:
                 metadata = ArrayV2Metadata.from_dict(document)
-                itemsize = metadata.dtype.to_native_dtype().itemsize
-                compressor = bounded(metadata.compressor, chunk_shape, itemsize)
-                codecs: tuple[Any, ...] = (V2Codec(metadata.filters, compressor),)
+                dtype = metadata.dtype.to_native_dtype()
+                compressor = bounded(metadata.compressor, chunk_shape, dtype.itemsize)
+                codecs = V2Codecs(compressor, metadata.filters or (), dtype, metadata.order)
             else:
                 metadata = ArrayV3Metadata.from_dict(document)
-                codecs = metadata.codecs
-            pipeline = get_pipeline_class().from_codecs(codecs)
+                codecs = get_pipeline_class().from_codecs(metadata.codecs)
+                shards = next((codec for codec in metadata.codecs if isinstance(codec, ShardingCodec)), None)
             config = ArrayConfig(order=document.get("order", "C"), write_empty_chunks=True)
             spec = metadata.get_chunk_spec(tuple(0 for _ in chunk_shape), config, default_buffer_prototype())
             if isinstance(metadata, ArrayV3Metadata):
                 bound(metadata.codecs, chunk_shape, spec.dtype.to_native_dtype().itemsize)
-            shards = next((codec for codec in codecs if isinstance(codec, ShardingCodec)), None)
             if sharded != (shards is not None):
                 raise TypeError("zarr-python sees other shards in it")
             metadata.encode_chunk_key(tuple(0 for _ in chunk_shape))
@@ -256,7 +241,7 @@ def open_codec(text: bytes, chunk_shape: tuple[int, ...], object_shape: tuple[in
         raise ZarrError(
             f"its metadata is refused ({type(error).__name__}: {error})", "metadata of the format", "write it again"
         ) from error
-    return Codec(metadata, pipeline, spec, chunk_shape, object_shape, shards)
+    return Codec(metadata, codecs, spec, chunk_shape, object_shape, shards)
 
 
 def encode_object(

@@ -14,10 +14,10 @@ from typing import Final, Protocol
 
 from dovetail.io.errors import ChangedFileError, ZarrError
 
-Range = tuple[int, int | None]
+ObjectPart = tuple[int, int | None]
 """First byte, counted from the end if it is negative, and one past the last byte; None for the end of the object."""
 
-WHOLE: Final[Range] = (0, None)
+WHOLE: Final[ObjectPart] = (0, None)
 """The range of a whole object."""
 
 
@@ -28,7 +28,7 @@ class Place(Protocol):
     def label(self) -> str:
         """The name of the place in messages."""
 
-    def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
+    def read(self, key: str, part: ObjectPart, limit_bytes: int, newest_ns: int) -> bytes | None:
         """Read an object, or a part of it; ``None`` if there is no such object.
 
         Parameters
@@ -68,7 +68,7 @@ class FolderPlace:
         """The path of the folder."""
         return self.path
 
-    def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
+    def read(self, key: str, part: ObjectPart, limit_bytes: int, newest_ns: int) -> bytes | None:
         """Read a file: see `Place.read`."""
         path = f"{self.path}/{key}"
         try:
@@ -115,7 +115,7 @@ class FolderPlace:
             os.close(descriptor)
 
 
-def resolve(part: Range, size_bytes: int) -> tuple[int, int]:
+def resolve(part: ObjectPart, size_bytes: int) -> tuple[int, int]:
     """Compute the first byte of a part, and one past its last, from the size of the object."""
     begin, end = part
     if begin < 0:

@@ -28,7 +28,7 @@ from dovetail.io.zarr.chunk_pool import pool
 from dovetail.io.zarr.document import ArrayDocument, check_document, parse_document
 from dovetail.io.zarr.place import WHOLE, FolderPlace, Place
 from dovetail.io.zarr.prints import RemoteFingerprint, list_chunks
-from dovetail.io.zarr.remote import RemotePlace, check_address
+from dovetail.io.zarr.remote import RemotePlace, check_zarr_address
 from dovetail.io.zarr.source import ZarrSource
 from dovetail.io.zarr.tree import MAX_ARRAYS, V2_NAME, V3_NAME, ArrayFile, find_arrays, read_small
 from dovetail.io.zarr.zip import ZipPlace
@@ -125,7 +125,7 @@ def read_address(address: str) -> Checkpoint:
     With consolidated metadata, one or two requests are enough. Without it, all objects are listed, which some servers
     do not support, and the document of every array is requested.
     """
-    address = check_address(address)
+    address = check_zarr_address(address)
     place = RemotePlace(address)
     pool().clear()  # it may hold chunks of an earlier version, whose keys are the same
     metadata: Mapping[str, str] = {}

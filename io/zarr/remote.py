@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from dovetail.io.errors import UnsupportedError
 from dovetail.io.remote.addresses import SCHEMES, join
 from dovetail.io.remote.objects import objects_of
-from dovetail.io.zarr.place import WHOLE, Range, check_limit
+from dovetail.io.zarr.place import WHOLE, ObjectPart, check_limit
 
 _HUB: Final = re.compile(r"hf://([^/@]+/[^/@]+)(?:@([^/@]+))?((?:/[^@]*)?)")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -31,7 +31,7 @@ class RemotePlace:
         """The address."""
         return self.address
 
-    def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
+    def read(self, key: str, part: ObjectPart, limit_bytes: int, newest_ns: int) -> bytes | None:
         """Read an object: see `Place.read`."""
         begin, end = part
         name, objects = f"{self.address}/{key}", objects_of(self.address)
@@ -73,7 +73,7 @@ def is_zarr_address(text: str) -> bool:
     return scheme not in SCHEMES or re.search(ending, text[found.end() :]) is not None
 
 
-def check_address(text: str) -> str:
+def check_zarr_address(text: str) -> str:
     """Check an address, and return it without a slash at its end, and with the commit where it is of a hub.
 
     Raises

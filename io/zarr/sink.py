@@ -17,6 +17,7 @@ from dovetail.io.dtypes import DTYPES, DType, to_numpy
 from dovetail.io.files.durable import sync_folder
 from dovetail.io.files.outfile import naming, write_all
 from dovetail.io.files.system import drop_cached, start_writeback
+from dovetail.io.source import checked_slot
 from dovetail.io.zarr.chunking import ChunkGrid
 from dovetail.io.zarr.document import check_document
 from dovetail.io.zarr.layout import GROUP_NAME, ArrayGrid, PlacedArray, ZarrLayout, array_document
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 _MAX_OPEN_FILES: Final = 128  # many systems allow a process only 1,024
 
 
+@checked_slot
 @dataclass(frozen=True, slots=True)
 class ArraySlot:
-    """The place of one output tensor (a `dovetail.io.source.Slot`)."""
+    """The place of one output tensor: the folder of its array."""
 
     folder: str
     """The array's folder."""
@@ -61,12 +63,15 @@ class ArraySlot:
         OSError
             If the disk is full or fails, or the folder is gone.
         ValueError
-            If the elements do not make up whole objects.
+            If the bytes are not whole elements, or the elements are not whole objects.
 
         """
         if not isinstance(data, np.ndarray):
             data = np.frombuffer(data, np.uint8)
-        flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8).view(to_numpy(DTYPES[self.dtype_name]))
+        raw, stored = np.ascontiguousarray(data).reshape(-1).view(np.uint8), to_numpy(DTYPES[self.dtype_name])
+        if raw.size % stored.itemsize:
+            raise ValueError(f"{raw.size} bytes are no whole number of {stored.itemsize}-byte elements")
+        flat = raw.view(stored)
         if not flat.size:
             return
         from dovetail.io.zarr.codecs import encode_object
@@ -84,6 +89,9 @@ class ArraySlot:
                     _write_file(descriptor, key, encoded)
         finally:
             os.close(descriptor)
+
+    def file_place(self, start: int, stop: int) -> None:
+        """Give none: every object is a file."""
 
     def paths(self, start: int, stop: int) -> Iterator[str]:
         """List the files of the objects that elements ``[start, stop)`` make up."""

@@ -6,12 +6,13 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
 from dovetail.io.errors import ZarrError
 from dovetail.io.files.boxes import Box, boxes
+from dovetail.io.source import Decoding, checked_source, out_of_range
 from dovetail.io.zarr.chunk_pool import pool
 from dovetail.io.zarr.place import Place
 
@@ -27,9 +28,10 @@ _MOST_PREFETCHED: Final = 64
 _SLACK_BYTES: Final = 2**20
 
 
+@checked_source
 @dataclass(frozen=True, slots=True)
 class ZarrSource:
-    """The elements of a Zarr array, flattened row-major, little endian (a `dovetail.io.source.Source`).
+    """The elements of a Zarr array, flattened row-major, little endian.
 
     A read decodes, one after another, the chunks that hold elements of its range. Chunks may have any shape. Where they
     do not hold whole rows, neighbouring ranges share chunks, and `dovetail.io.zarr.chunk_pool` keeps the shared chunks
@@ -81,16 +83,11 @@ class ZarrSource:
         """Most bytes that a read takes beyond its result: one stored chunk, and that chunk decoded, in two copies."""
         return self.limit_bytes + 2 * self.chunk_bytes
 
-    def shared_bytes(self, start: int, stop: int) -> int:
-        """Compute the bytes of the decoded chunks that a range shares with the ranges around it.
-
-        With a pool of that size, no chunk is decoded twice.
-        """
-        return self.chunk_bytes * sum(1 for position in self._parts(start, stop) if self._shared(position, start, stop))
-
-    def decodings(self, start: int, stop: int) -> float:
-        """Compute how many elements a read decodes for each element of its range, if the pool keeps no chunk."""
-        return len(self._parts(start, stop)) * math.prod(self.chunk_shape) / max(1, stop - start)
+    def decoding(self, start: int, stop: int) -> Decoding:
+        """Say how many elements are in the chunks that a range meets, and how much of that its neighbours need too."""
+        met = self._parts(start, stop)
+        shared = sum(1 for position in met if self._shared(position, start, stop))
+        return Decoding(len(met) * math.prod(self.chunk_shape), shared * self.chunk_bytes)
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return the bytes of elements ``[start, stop)``.
@@ -104,7 +101,7 @@ class ZarrSource:
 
         """
         if not 0 <= start <= stop <= self.length:
-            raise IndexError(f"elements {start} to {stop} of a tensor of {self.length}")
+            raise out_of_range(start, stop, self.length)
         kind = f"u{self.itemsize}"
         out = np.empty(stop - start, f"<{kind}")
         codec = self._codec()
@@ -133,6 +130,13 @@ class ZarrSource:
 
     def release(self, start: int, stop: int) -> None:
         """Do nothing: the memory of a read is freed with the array that holds it."""
+
+    def mapped_bytes(self, start: int, stop: int) -> None:
+        """Give none: no file is mapped."""
+
+    def stored_objects(self) -> Self:
+        """Give the array's chunks or shards: it shares them with no other."""
+        return self
 
     def object_keys(self) -> Iterator[str]:
         """List the keys, within the array, of all objects that hold elements of the tensor."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dovetail.io.errors import ChangedFileError, MissingFileError, UnsupportedError, ZarrError
-from dovetail.io.zarr.place import Range, check_limit, resolve
+from dovetail.io.zarr.place import ObjectPart, check_limit, resolve
 
 _MAX_OPEN_ZIPS: Final = 16
 
@@ -31,7 +31,7 @@ class ZipPlace:
         """The path of the file."""
         return self.path
 
-    def read(self, key: str, part: Range, limit_bytes: int, newest_ns: int) -> bytes | None:
+    def read(self, key: str, part: ObjectPart, limit_bytes: int, newest_ns: int) -> bytes | None:
         """Read a member: see `Place.read`."""
         archive, lock = _open_zip(self)
         with lock:

@@ -278,11 +278,11 @@ def test_a_full_disk_is_noticed_beforehand(family: Family, monkeypatch: pytest.M
 def test_a_disk_that_fills_up(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """Running out of space on the way has exit code 4, leaves no output, and the same command continues."""
 
-    def full(self: object, start: int, data: object) -> None:
+    def full(self: object, offset_bytes: int, data: object) -> None:
         raise OSError(28, "No space left on device", str(family.staging / "model.safetensors"))
 
     with monkeypatch.context() as patched:
-        patched.setattr("dovetail.io.files.outfile.FileSlot.write", full)
+        patched.setattr("dovetail.io.files.outfile.OutFile.write", full)
         outcome = dovetail("merge", family.recipe_path, family.out)
     assert (
         4,

@@ -18,10 +18,11 @@ from dovetail.engine.planning.work import Input, PieceWork
 from dovetail.engine.run.task import batches, execute
 from dovetail.io.files.mapping import MappedSource
 from dovetail.io.files.outfile import FileSlot
-from dovetail.io.source import Slot
+from dovetail.io.source import Slot, Source
 from tests.checkpoints import cabs_recipe, llama_tensors, read_output, write_checkpoint
 from tests.engine.awkward import same_bits
 from tests.engine.command import dovetail
+from tests.io.held import HeldSource
 
 SIZE_BYTES = 1 << 40
 
@@ -57,9 +58,10 @@ def test_runs_stay_within_the_projection(lengths: list[int], files: int, seed: i
     pieces = [piece(i, tuple(offsets[i] for offsets in placed), length) for i, length in enumerate(lengths)]
     room = sum(2 * length * files for length in lengths) + files * PAGE_SLACK_BYTES
     runs = list(batches(pieces))
-    assert pieces == [each for run, _ in runs for each in run]
-    for _, ranges in runs:
-        assert sum(stop - start + PAGE_SLACK_BYTES for _, start, stop in ranges) <= room
+    assert pieces == [each for run in runs for each in run.pieces]
+    for run in runs:
+        assert run.all_mapped
+        assert sum(stop - start + PAGE_SLACK_BYTES for _, start, stop in run.mapped) <= room
     if seed is None:
         assert 1 == len(runs)
 
@@ -95,19 +97,10 @@ def _write_in_order(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
     return folder
 
 
-class Unmapped:
+class Unmapped(HeldSource):
     """A source that has to be asked for each range, and counts what is held."""
 
     held = most = 0
-
-    def __init__(self, source: MappedSource) -> None:
-        self.source, self.length, self.itemsize, self.copies = source, source.length, source.itemsize, True
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        return self.source.read(start, stop).copy()
-
-    def prefetch(self, start: int, stop: int) -> None:
-        """Nothing to do."""
 
     def populate(self, start: int, stop: int) -> bool:
         Unmapped.held += stop - start
@@ -118,6 +111,11 @@ class Unmapped:
         Unmapped.held -= stop - start
 
 
+def unmapped(source: Source) -> Unmapped:
+    """Take a tensor's elements into memory."""
+    return Unmapped(source.read(0, source.length).view(f"u{source.itemsize}").copy(), copies=True)
+
+
 class Keeping:
     """A place that keeps what is written."""
 
@@ -126,6 +124,9 @@ class Keeping:
 
     def write(self, start: int, data: np.ndarray) -> None:
         self.data = data.tobytes()
+
+    def file_place(self, start: int, stop: int) -> None:
+        """Nowhere."""
 
 
 @pytest.mark.parametrize("mixed", [False, True])
@@ -147,11 +148,11 @@ def test_sources_that_are_not_mapped_are_read_one_by_one(tmp_path: Path, mixed: 
     work = plan.work(job, 0, 0, None, find(slots))  # type: ignore[arg-type]
     wrapped = []
     for each in work.pieces:
-        models = tuple(replace(item, source=Unmapped(item.source)) for item in each.models)  # type: ignore[arg-type]
+        models = tuple(replace(item, source=unmapped(item.source)) for item in each.models)
         wrapped.append(replace(each, models=models))
         if not mixed:
             assert each.base is not None
-            wrapped[-1] = replace(wrapped[-1], base=replace(each.base, source=Unmapped(each.base.source)))  # type: ignore[arg-type]
+            wrapped[-1] = replace(wrapped[-1], base=replace(each.base, source=unmapped(each.base.source)))
     Unmapped.held = Unmapped.most = 0
     record = execute(replace(work, pieces=tuple(wrapped)))
     same = execute(plan.work(job, 0, 0, None, find(expected)))  # type: ignore[arg-type]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import pickle
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -26,89 +28,85 @@ from dovetail.io.adapters.changes import (
 )
 from dovetail.io.adapters.source import ChangedSource, DoraSource
 from dovetail.io.dtypes import DTYPES, DType, to_numpy
-from dovetail.io.source import read_scratch_bytes
+from dovetail.io.source import Decoding, Source
 from tests.adapters import plain_sum
+from tests.io.contracts.sources import SourceTests, Stored
+from tests.io.held import HeldSource
+from tests.io.stored import store_mapped, store_zarr, touch
 
 F32 = DTYPES["F32"]
 
 
-@dataclass(frozen=True)
-class Held:
-    """Elements in memory, as a source that notes nothing."""
-
-    raw: bytes
-    itemsize: int
-    copies: bool = False
-
-    @property
-    def length(self) -> int:
-        return len(self.raw) // self.itemsize
-
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        assert 0 <= start <= stop <= self.length
-        return np.frombuffer(self.raw, np.uint8)[start * self.itemsize : stop * self.itemsize]
-
-    def prefetch(self, start: int, stop: int) -> None:
-        assert 0 <= start <= stop <= self.length
-
-    def populate(self, start: int, stop: int) -> bool:
-        assert 0 <= start <= stop <= self.length
-        return True
-
-    def release(self, start: int, stop: int) -> None:
-        assert 0 <= start <= stop <= self.length
+Keep = Callable[[NDArray[Any]], Source]
+"""Keeps a tensor somewhere."""
 
 
-def held(values: NDArray[Any], dtype: DType = F32) -> Held:
-    return Held(values.astype(to_numpy(dtype)).tobytes(), dtype.itemsize)
+def held(values: NDArray[Any], dtype: DType = F32) -> HeldSource:
+    return HeldSource(values.astype(to_numpy(dtype)))
 
 
-def matrix(values: NDArray[Any], dtype: DType = F32) -> Matrix:
+def matrix(values: NDArray[Any], dtype: DType = F32, keep: Keep = HeldSource) -> Matrix:
     rows, columns = values.shape if values.ndim == 2 else (1, values.size)
-    return Matrix(held(values, dtype), dtype, rows, columns)
+    return Matrix(keep(values.astype(to_numpy(dtype))), dtype, rows, columns)
 
 
 def numbers(seed: int, *shape: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def low_rank(rows: int, columns: int, rank: int, *, turned: bool, scale: float = 0.7, dtype: DType = F32) -> LowRank:
+def low_rank(
+    rows: int,
+    columns: int,
+    rank: int,
+    *,
+    turned: bool,
+    scale: float = 0.7,
+    dtype: DType = F32,
+    keep: Keep = HeldSource,
+) -> LowRank:
     left, right = numbers(1, rows, rank), numbers(2, rank, columns)
     both = (left.T, right.T) if turned else (left, right)
-    return LowRank(rows, columns, rank, matrix(both[0], dtype), matrix(both[1], dtype), turned, scale)
+    return LowRank(rows, columns, rank, matrix(both[0], dtype, keep), matrix(both[1], dtype, keep), turned, scale)
 
 
-def sources(rows: int, columns: int, rank: int) -> dict[str, tuple[Any, NDArray[np.float32]]]:
-    """Give one source of each kind, and the values that it must have."""
+def sources(
+    rows: int, columns: int, rank: int, store: Keep = HeldSource, keep: Keep = HeldSource
+) -> dict[str, tuple[Any, NDArray[np.float32]]]:
+    """Give one source of each kind, and the values that it must have.
+
+    `store` keeps the model's tensor, `keep` those of the adapters.
+    """
+
+    def small(values: NDArray[Any]) -> Matrix:
+        return matrix(values, F32, keep)
+
     weight, left, right = numbers(0, rows, columns), numbers(1, rows, rank), numbers(2, rank, columns)
-    base = held(weight)
+    base = store(weight)
     total = plain_sum(weight, left, right, 0.7)
     square = total.astype(np.float64) ** 2
-    plain = ChangedSource(base, F32, low_rank(rows, columns, rank, turned=False))
-    turned = ChangedSource(base, F32, low_rank(rows, columns, rank, turned=True))
+    plain = ChangedSource(base, F32, low_rank(rows, columns, rank, turned=False, keep=keep))
+    turned = ChangedSource(base, F32, low_rank(rows, columns, rank, turned=True, keep=keep))
     by_row, by_column = numbers(3, rows), numbers(4, columns)
     row_factors = by_row / np.sqrt(square.sum(axis=1)).astype(np.float32)
     column_factors = by_column / np.sqrt(square.sum(axis=0)).astype(np.float32)
-    product = low_rank(rows, columns, rank, turned=False, scale=1.0)
+    product = low_rank(rows, columns, rank, turned=False, scale=1.0, keep=keep)
     flat = plain_sum(np.zeros_like(weight), left, right, 1.0)
     chosen = tuple(sorted({0, rows // 2, rows - 1}))
     order = tuple(reversed(range(len(chosen))))
     tokens = numbers(5, len(chosen), columns)
     replaced = weight.copy()
     replaced[list(chosen)] = tokens[list(order)]
+    bias = ScaledVector(small(flat.reshape(-1)), 0.7)
     return {
         "lora": (plain, total),
         "transposed lora": (turned, total),
-        "dora": (DoraSource(plain, columns, matrix(by_row), False), row_factors[:, np.newaxis] * total),
-        "transposed dora": (DoraSource(turned, columns, matrix(by_column), True), column_factors * total),
+        "dora": (DoraSource(plain, columns, small(by_row), False), row_factors[:, np.newaxis] * total),
+        "transposed dora": (DoraSource(turned, columns, small(by_column), True), column_factors * total),
         "loha": (ChangedSource(base, F32, Hadamard(product, product, 0.3)), weight + flat * flat * np.float32(0.3)),
-        "bias": (
-            ChangedSource(base, F32, ScaledVector(matrix(flat.reshape(-1)), 0.7)),
-            weight + np.float32(0.7) * flat,
-        ),
-        "ia3 outputs": (ChangedSource(base, F32, Rescaled(columns, matrix(by_row), False)), weight * by_row[:, None]),
-        "ia3 inputs": (ChangedSource(base, F32, Rescaled(columns, matrix(by_column), True)), weight * by_column),
-        "tokens": (ChangedSource(base, F32, ReplacedRows(columns, chosen, order, matrix(tokens))), replaced),
+        "bias": (ChangedSource(base, F32, bias), weight + np.float32(0.7) * flat),
+        "ia3 outputs": (ChangedSource(base, F32, Rescaled(columns, small(by_row), False)), weight * by_row[:, None]),
+        "ia3 inputs": (ChangedSource(base, F32, Rescaled(columns, small(by_column), True)), weight * by_column),
+        "tokens": (ChangedSource(base, F32, ReplacedRows(columns, chosen, order, small(tokens))), replaced),
     }
 
 
@@ -178,11 +176,11 @@ def test_every_byte_of_float8_and_bfloat16() -> None:
     """Decoding is exact for every value, NaN and infinity included."""
     for name, kind in (("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2)):
         raw = np.arange(256, dtype=np.uint8)
-        source = ChangedSource(Held(raw.tobytes(), 1), DTYPES[name], Rescaled(1, matrix(np.ones(256)), False))
+        source = ChangedSource(HeldSource(raw), DTYPES[name], Rescaled(1, matrix(np.ones(256)), False))
         np.testing.assert_array_equal(raw.view(kind).astype(np.float32), read(source))
     raw16 = np.arange(65536, dtype=np.uint16)
     ones = Rescaled(1, matrix(np.ones(65536)), False)
-    source = ChangedSource(Held(raw16.tobytes(), 2), DTYPES["BF16"], ones)
+    source = ChangedSource(HeldSource(raw16), DTYPES["BF16"], ones)
     np.testing.assert_array_equal(raw16.view(ml_dtypes.bfloat16).astype(np.float32), read(source))
 
 
@@ -191,7 +189,7 @@ def test_scratch_is_bounded(kind: str) -> None:
     """What a read needs beside its result does not grow with the tensor, but for the adapter's own size."""
     source, _ = sources(700, 300, 2)[kind]
     adapter = 4 * 2 * (700 + 300) * 3 + 4 * 700 * 300 * (kind == "bias")
-    assert read_scratch_bytes(source) < 16 * 2**20 + 4 * adapter
+    assert source.scratch_bytes < 16 * 2**20 + 4 * adapter
 
 
 def test_a_line_of_zeros() -> None:
@@ -200,3 +198,51 @@ def test_a_line_of_zeros() -> None:
         ChangedSource(held(np.zeros((2, 3))), F32, Rescaled(3, matrix(np.ones(2)), False)), 3, matrix(np.ones(2)), False
     )
     assert np.isnan(read(source)).all()
+
+
+class TestAdapters(SourceTests):
+    """Every kind of adapter on a mapped tensor, LoRA and DoRA on one in chunks too, LoRA on one of float8."""
+
+    kinds = (*KINDS, "lora on chunks", "dora on chunks", "lora on float8")
+
+    @contextlib.contextmanager
+    def make(self, folder: Path, kind: str, shape: tuple[int, int]) -> Iterator[Stored]:
+        counter = itertools.count()
+
+        def keep(values: NDArray[Any]) -> Source:
+            return store_mapped(folder / str(next(counter)), values)
+
+        def store(weight: NDArray[Any]) -> Source:
+            if kind.endswith("chunks"):
+                return store_zarr(folder / "model", weight, (len(weight) // 3, weight.shape[1]))
+            return keep(weight)
+
+        if kind == "lora on float8":
+            weight = numbers(0, *shape).astype(ml_dtypes.float8_e4m3fn)
+            change = low_rank(*shape, 3, turned=False, keep=keep)
+            expected = plain_sum(weight.astype(np.float32), numbers(1, shape[0], 3), numbers(2, 3, shape[1]), 0.7)
+            source: Source = ChangedSource(store(weight), DTYPES["F8_E4M3"], change)
+        else:
+            source, expected = sources(*shape, 3, store, keep)[kind.partition(" on ")[0]]
+        if "dora" in kind:  # norms are summed in another order: `test_values` compares with tolerance
+            expected = read(source).copy()
+        yield Stored(source, expected.tobytes(), lambda: touch(folder))
+
+
+def test_scratch_of_the_model_is_handed_on() -> None:
+    """Whatever an adapter takes, reading the model's tensor takes its own besides, and so it does behind DoRA."""
+    heavy = HeldSource(numbers(0, 6, 10), scratch_bytes=107_000_000)
+    for change in (low_rank(6, 10, 3, turned=False), Rescaled(10, matrix(np.ones(6)), False)):
+        for base, more in ((held(numbers(0, 6, 10)), 0), (heavy, 107_000_000)):
+            changed = ChangedSource(base, F32, change)
+            assert changed.scratch_bytes - more == ChangedSource(held(numbers(0, 6, 10)), F32, change).scratch_bytes
+            dora = DoraSource(changed, 10, matrix(np.ones(6)), False)
+            assert dora.scratch_bytes > changed.scratch_bytes >= more + 240
+
+
+def test_decoding_is_that_of_the_model() -> None:
+    """What reading the model's tensor decodes is handed on."""
+    chunks = HeldSource(numbers(0, 6, 10), decoded=Decoding(30, 40))
+    changed = ChangedSource(chunks, F32, Rescaled(10, matrix(np.ones(6)), False))
+    assert Decoding(30, 40) == changed.decoding(0, 3)
+    assert Decoding(30, 40) == DoraSource(changed, 10, matrix(np.ones(6)), False).decoding(0, 3)

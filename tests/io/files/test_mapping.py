@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import mmap
 import os
-import pickle
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import pytest
 from dovetail.io.errors import ChangedFileError, MissingFileError
 from dovetail.io.files import mapping, system
 from dovetail.io.files.mapping import RELEASE_GRANULE_BYTES, MappedFile, MappedSource, mapped_file
+from tests.io.contracts.sources import SourceTests, Stored
+from tests.io.stored import random_bytes, store_mapped, touch
 
 
 def drop_maps() -> None:
@@ -49,19 +52,6 @@ def resident_bytes(path: Path) -> int:
     return total
 
 
-@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
-@pytest.mark.parametrize("offset", [0, 8, 104, 7, 4099])
-@pytest.mark.parametrize(("start", "stop"), [(0, 100), (3, 4), (99, 100), (50, 50), (100, 100)])
-def test_ranges_are_read(path: Path, itemsize: int, offset: int, start: int, stop: int) -> None:
-    """A range gives its bytes, read-only, flat and aligned, wherever the tensor begins in its file."""
-    found = source_of(path, offset, 100, itemsize).read(start, stop)
-    expected = CONTENT[offset + start * itemsize : offset + stop * itemsize]
-    np.testing.assert_array_equal(expected, found)
-    assert (np.uint8, 1) == (found.dtype, found.ndim)
-    assert not found.flags.writeable
-    assert 0 == found.__array_interface__["data"][0] % itemsize
-
-
 def test_aligned_ranges_are_views(path: Path) -> None:
     """Where the file keeps elements aligned, nothing is copied: two reads share their memory."""
     source = source_of(path, 8, 100, 4)
@@ -71,32 +61,12 @@ def test_aligned_ranges_are_views(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 4), (0, 101), (101, 101)])
-def test_ranges_outside_are_refused(path: Path, start: int, stop: int) -> None:
-    """A range outside the tensor never reads a neighbour's bytes."""
+def test_hints_outside_are_refused(path: Path, start: int, stop: int) -> None:
+    """A hint about a range outside the tensor never reaches a neighbour's pages."""
     source = source_of(path, 8, 100, 4)
-    for action in (source.read, source.prefetch, source.populate, source.release):
+    for action in (source.prefetch, source.populate, source.release, source.mapped_bytes):
         with pytest.raises(IndexError, match="of a tensor of 100"):
             action(start, stop)
-
-
-def test_empty_tensors_need_no_file(path: Path) -> None:
-    """A tensor without elements reads as nothing, also at the very end of its file."""
-    source = source_of(path, CONTENT.size, 0, 4)
-    assert 0 == source.read(0, 0).size
-    assert source.populate(0, 0)
-    source.prefetch(0, 0)
-    source.release(0, 0)
-
-
-def test_hints_change_no_bytes(path: Path) -> None:
-    """Bytes read before a release are still right after it, and so are those read again."""
-    source = source_of(path, 16, 9000, 4)
-    view = source.read(0, 9000)
-    source.prefetch(10, 8000)
-    source.populate(10, 8000)
-    source.release(0, 9000)
-    np.testing.assert_array_equal(CONTENT[16:36016], view)
-    np.testing.assert_array_equal(CONTENT[16:36016], source.read(0, 9000))
 
 
 def test_populate_makes_resident_and_release_lets_go(tmp_path: Path) -> None:
@@ -225,9 +195,17 @@ def test_threads_share_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         list(pool.map(work, range(8)))
 
 
-def test_sources_are_pickled(path: Path) -> None:
-    """A source crosses to another process as its description, without data."""
-    source = source_of(path, 8, 100, 4)
-    pickled = pickle.dumps(source)
-    assert source == pickle.loads(pickled)
-    assert len(pickled) < 500
+OFFSETS = {"aligned": (8, "<f4"), "unaligned": (7, "<f4"), "bytes": (3, "u1"), "wide": (4096, "<f8")}
+
+
+class TestMappedSource(SourceTests):
+    """Tensors anywhere in a file."""
+
+    kinds = tuple(OFFSETS)
+
+    @contextlib.contextmanager
+    def make(self, folder: Path, kind: str, shape: tuple[int, int]) -> Iterator[Stored]:
+        offset_bytes, dtype = OFFSETS[kind]
+        values = random_bytes(shape, dtype)
+        source = store_mapped(folder / "data", values, offset_bytes)
+        yield Stored(source, values.tobytes(), lambda: touch(folder / "data"))

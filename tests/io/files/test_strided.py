@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from dovetail.io.errors import ChangedFileError, MissingFileError
 from dovetail.io.files import strided
 from dovetail.io.files.strided import StridedSource
+from tests.io.contracts.sources import SourceTests, Stored
+from tests.io.stored import random_bytes, store_transposed, touch
 
 VALUES = np.arange(3 * 5 * 7 * 4, dtype=np.uint16).reshape(3, 5, 7, 4)
 
@@ -63,15 +65,6 @@ def test_every_range_is_right(path: Path, name: str, first: int, second: int, sp
     assert not got.flags.writeable
 
 
-def test_contract(path: Path) -> None:
-    """A source knows its length, copies, travels to other processes, and refuses what is outside."""
-    source = source_of(path, VIEWS["transposed"](VALUES))
-    assert (420, True, True) == (source.length, source.copies, source.populate(0, 420))
-    assert source == pickle.loads(pickle.dumps(source))
-    with pytest.raises(IndexError):
-        source.read(0, 421)
-
-
 def test_changed_files(tmp_path: Path) -> None:
     """A file that changed, or is gone, is an error rather than other numbers."""
     path = tmp_path / "file"
@@ -83,3 +76,34 @@ def test_changed_files(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(MissingFileError, match="cannot open"):
         source.read(0, 10)
+
+
+class TestStridedSource(SourceTests):
+    """Matrices that are stored transposed, or with gaps between their columns, or as one row."""
+
+    kinds = ("transposed", "columns", "expanded")
+
+    @contextlib.contextmanager
+    def make(self, folder: Path, kind: str, shape: tuple[int, int]) -> Iterator[Stored]:
+        path, (rows, columns) = folder / "data", shape
+        values = random_bytes(shape, "<u2")
+        source = store_transposed(path, values)
+        if kind == "columns":
+            wide = random_bytes((rows, 3 * columns), "<u2")
+            path.write_bytes(wide.tobytes())
+            values, status = wide[:, ::3], path.stat()
+            source = StridedSource(str(path), 0, shape, (3 * columns, 3), 2, status.st_size, status.st_mtime_ns)
+        elif kind == "expanded":
+            path.write_bytes(values[0].tobytes())
+            values, status = np.broadcast_to(values[0], shape), path.stat()
+            source = StridedSource(str(path), 0, shape, (0, 1), 2, status.st_size, status.st_mtime_ns)
+        yield Stored(source, values.tobytes(), lambda: touch(path))
+
+
+def test_scratch_is_the_stretch_that_is_held() -> None:
+    """A source names the part of the file that it holds at a time: all of it if that is small, else two stretches."""
+    known = (2, 10**9, 7)
+    assert 2 * (99 + 100 * 9) + 2 == StridedSource("a", 0, (100, 10), (1, 100), *known).scratch_bytes
+    assert 2 * strided._SPAN_BYTES == StridedSource("a", 0, (10**4, 10**4), (1, 10**4), *known).scratch_bytes
+    assert 2 == StridedSource("a", 0, (), (), *known).scratch_bytes
+    assert 0 == StridedSource("a", 0, (0, 3), (3, 1), *known).scratch_bytes

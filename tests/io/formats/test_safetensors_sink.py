@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dovetail.io import read_checkpoint
 from dovetail.io.dtypes import DTYPES, DType
 from dovetail.io.files import outfile, system
-from dovetail.io.files.outfile import FileSlot
 from dovetail.io.formats.safetensors_layout import SafetensorsLayout, plan_layout
 from dovetail.io.formats.safetensors_sink import SafetensorsSink
+from dovetail.io.source import WrittenRange
+from tests.io.contracts.sinks import NAMES, TENSORS, Opened, SinkTests, SlotTests, Writing
 from tests.io.samples import every_kind, random_array, read_officially
 
 F32, BF16 = DTYPES["F32"], DTYPES["BF16"]
@@ -75,26 +72,6 @@ def test_torch_reads_the_output(tmp_path: Path) -> None:
         assert array.tobytes() == loaded[name].reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-PIECES = st.lists(st.integers(0, 60), max_size=6)
-
-
-@given(st.permutations(range(3)), st.tuples(PIECES, PIECES, PIECES), st.integers(1, 400))
-@settings(max_examples=60, deadline=None)
-def test_any_pieces_in_any_order(
-    tmp_path_factory: pytest.TempPathFactory, order: list[int], cuts: tuple[list[int], ...], shard_size_bytes: int
-) -> None:
-    """However tensors are cut, and in whatever order the pieces are written, the files are the same."""
-    folder = tmp_path_factory.mktemp("sink")
-    tensors = {str(n): random_array(n, name, (60,)) for n, name in enumerate(("F32", "U8", "BF16"))}
-    layout = layout_of(tensors, shard_size_bytes)
-    with SafetensorsSink.create(layout, folder) as sink:
-        for number in order:
-            edges = sorted({0, 60, *cuts[number]})
-            for start, stop in reversed(list(pairwise(edges))):
-                sink.write(number, start, tensors[str(number)][start:stop])
-    assert_written(folder, layout, tensors)
-
-
 @pytest.mark.parametrize("form", [bytes, memoryview, np.ndarray, "read-only", "strided", "typed memoryview"])
 def test_any_buffer_is_written(tmp_path: Path, form: Any) -> None:
     """Bytes, views and arrays of any dtype, read-only or strided, are written by their elements in order."""
@@ -120,8 +97,6 @@ def test_writing_outside_a_tensor_is_refused(tmp_path: Path, start: int, count: 
     with SafetensorsSink.create(plan_layout([("v", F32, (8,)), ("w", F32, (8,))], 100), tmp_path) as sink:
         with pytest.raises(IndexError, match="of a tensor of 8"):
             sink.write(0, start, np.ones(count, np.float32))
-        with pytest.raises(ValueError, match="5 bytes are no whole number of 4-byte elements"):
-            sink.write(0, 0, bytes(5))
         with pytest.raises(IndexError):
             sink.commit([(0, 0, 9)])
     assert all(bytes(32) == data for _, _, data in read_officially(tmp_path / "model.safetensors").values())
@@ -154,77 +129,16 @@ def test_full_disk_is_an_oserror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             sink.write(0, 0, bytes(32))
 
 
-def test_failed_flush_is_an_oserror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A range is never called durable when the flush failed."""
-    with SafetensorsSink.create(plan_layout([("w", F32, (8,))], 100), tmp_path) as sink:
-
-        def fail(_: int) -> None:
-            raise OSError(errno.EIO, "Input/output error")
-
-        monkeypatch.setattr(os, "fdatasync", fail)
-        with pytest.raises(OSError, match="Input/output error"):
-            sink.commit([(0, 0, 8)])
-
-
-def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
-    """Creating refuses a folder that has one of the files already."""
-    layout = plan_layout([("w", F32, (8,))], 100)
-    SafetensorsSink.create(layout, tmp_path).close()
-    with pytest.raises(FileExistsError):
-        SafetensorsSink.create(layout, tmp_path)
-
-
-def test_interrupted_output_is_continued(tmp_path: Path) -> None:
-    """Files made by an earlier sink are opened again, what they hold stays, and unwritten ranges are zeros."""
+def test_files_of_an_interrupted_output_are_checked(tmp_path: Path) -> None:
+    """A file that is cut short or gone since an earlier sink made it is an error."""
     layout = plan_layout([("v", F32, (8,)), ("w", F32, (8,))], 32)
-    with SafetensorsSink.create(layout, tmp_path) as sink:
-        sink.write(0, 0, np.ones(4, np.float32))
-    with SafetensorsSink(layout, tmp_path) as sink:
-        sink.write(1, 0, np.full(8, 2, np.float32))
-    expected = {"v": np.array([1] * 4 + [0] * 4, np.float32), "w": np.full(8, 2, np.float32)}
-    assert_written(tmp_path, layout, expected)
+    SafetensorsSink.create(layout, tmp_path).close()
     os.truncate(tmp_path / "model-00002-of-00002.safetensors", 50)
     with pytest.raises(OSError, match="file has 50 bytes instead of"):
         SafetensorsSink(layout, tmp_path)
     (tmp_path / "model-00001-of-00002.safetensors").unlink()
     with pytest.raises(FileNotFoundError):
         SafetensorsSink(layout, tmp_path)
-
-
-def test_a_later_file_of_the_same_name_is_spared(tmp_path: Path) -> None:
-    """A slot of an output that was since published and begun anew never writes to either."""
-    layout = plan_layout([("w", F32, (8,))], 100)
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    sink = SafetensorsSink.create(layout, staging)
-    slot = sink.slot(0)
-    sink.close()
-    staging.rename(tmp_path / "published")
-    with pytest.raises(FileNotFoundError):
-        slot.write(0, np.ones(8, np.float32))
-    staging.mkdir()
-    SafetensorsSink.create(layout, staging).close()
-    with pytest.raises(FileNotFoundError, match="another file has taken the place"):
-        slot.write(0, np.ones(8, np.float32))
-    for folder in (staging, tmp_path / "published"):
-        assert bytes(32) == read_officially(folder / "model.safetensors")["w"][2]
-
-
-def _write_in_child(slot: FileSlot, start: int) -> int:
-    slot.write(start, np.full(100, start, np.float32))
-    return os.getpid()
-
-
-def test_other_processes_write_to_slots(tmp_path: Path) -> None:
-    """A slot is pickled to workers that never saw the sink, and what they write the sink makes durable."""
-    layout = plan_layout([("w", F32, (400,))], 10_000)
-    with SafetensorsSink.create(layout, tmp_path) as sink:
-        assert len(pickle.dumps(sink.slot(0))) < 500
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            workers = set(pool.map(_write_in_child, [sink.slot(0)] * 4, range(0, 400, 100)))
-        sink.commit([(0, 0, 400)])
-    assert os.getpid() not in workers
-    assert_written(tmp_path, layout, {"w": np.repeat(np.arange(0, 400, 100), 100).astype(np.float32)})
 
 
 def test_threads_write_and_commit_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,3 +193,36 @@ def test_dtype_of_specs_is_kept() -> None:
     layout = plan_layout([("w", BF16, (2,))], 100)
     assert isinstance(layout.tensors[0].dtype, DType)
     assert BF16 is layout.tensors[0].dtype
+
+
+class _Safetensors(Writing):
+    kinds = ("one file", "shards")
+
+    def layout(self, kind: str) -> SafetensorsLayout:
+        return layout_of(dict(TENSORS), 300 if kind == "shards" else 10**9)
+
+    def create(self, kind: str, folder: Path) -> SafetensorsSink:
+        return SafetensorsSink.create(self.layout(kind), folder)
+
+    def reopen(self, kind: str, folder: Path) -> SafetensorsSink:
+        return SafetensorsSink(self.layout(kind), folder)
+
+    def ranges(self, sink: Opened, index: int) -> list[tuple[int, int]]:
+        return list(pairwise([*range(0, TENSORS[NAMES[index]].size, 7), TENSORS[NAMES[index]].size]))
+
+    def read(self, folder: Path) -> dict[str, bytes]:
+        files = folder.glob("*.safetensors")
+        return {name: data for file in files for name, (_, _, data) in read_officially(file).items()}
+
+    def files(self, sink: Opened, written: WrittenRange) -> set[Path]:
+        assert isinstance(sink, SafetensorsSink)
+        shard = sink.layout.tensors[written[0]].shard
+        return {sink.folder / sink.layout.shards[shard].file_name}
+
+
+class TestSafetensorsSink(_Safetensors, SinkTests):
+    """One file, and shards."""
+
+
+class TestFileSlot(_Safetensors, SlotTests):
+    """Ranges of a file."""

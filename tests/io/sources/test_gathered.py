@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import pickle
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dovetail.io.dtypes import DTYPES, to_numpy
+from dovetail.io.source import Decoding, Source
+from dovetail.io.sources import gathered as module
 from dovetail.io.sources.gathered import WINDOW_BYTES, GatheredSource, gathered_dtype
 from dovetail.io.sources.row_map import AVERAGE, MEAN, ZERO, RowMap, row_map
+from tests.io.contracts.sources import SourceTests, Stored
+from tests.io.held import HeldSource
+from tests.io.stored import store_mapped, store_transposed, store_zarr, touch
 
 F32, BF16, F16 = DTYPES["F32"], DTYPES["BF16"], DTYPES["F16"]
 
 
-@dataclass
-class Held:
+@dataclass(frozen=True, eq=False)
+class Held(HeldSource):
     """A source over an array, which notes what is asked of it."""
 
-    values: NDArray[Any]
     resident: list[tuple[int, int]] = field(default_factory=list)
     prefetched: list[tuple[int, int]] = field(default_factory=list)
     asked: list[tuple[int, int]] = field(default_factory=list)
-    most: int = 0
-    copies: bool = False
-
-    @property
-    def length(self) -> int:
-        return self.values.size
-
-    @property
-    def itemsize(self) -> int:
-        return self.values.itemsize
+    held: list[int] = field(default_factory=list)
+    """How many ranges were resident after each call."""
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        assert 0 <= start < stop <= self.length
         assert (start, stop) in self.resident
-        data: NDArray[np.uint8] = self.values.reshape(-1)[start:stop].view(np.uint8)
-        return data
+        return super().read(start, stop)
 
     def prefetch(self, start: int, stop: int) -> None:
         assert 0 <= start < stop <= self.length
@@ -52,7 +49,7 @@ class Held:
     def populate(self, start: int, stop: int) -> bool:
         self.resident.append((start, stop))
         self.asked.append((start, stop))
-        self.most = max(self.most, len(self.resident))
+        self.held.append(len(self.resident))
         return True
 
     def release(self, start: int, stop: int) -> None:
@@ -133,16 +130,6 @@ def test_any_range_is_what_indexing_gives(
     assert not any(donor.resident for donor in source.donors)  # type: ignore[attr-defined]
 
 
-@given(gathers())
-@settings(max_examples=30)
-def test_pickling_keeps_the_rows(case: tuple[list[NDArray[Any]], RowMap, list[int], list[int]]) -> None:
-    """A task in another process reads the same bits, the mean row included."""
-    source = gathered(case[0], case[1])
-    read = source.read(0, source.length)
-    again = pickle.loads(pickle.dumps(source))
-    assert read.tobytes() == again.read(0, again.length).tobytes()
-
-
 def test_runs_are_found() -> None:
     """Consecutive rows are one run; zeros and padding are one run wherever they stand."""
     donors = np.array([0, 0, 0, 1, 1, ZERO, ZERO, 0, MEAN, MEAN], np.int16)
@@ -178,11 +165,11 @@ def test_scattered_rows_are_read_one_window_at_a_time() -> None:
     order = np.arange(rows, dtype=np.int32)[::-1].copy()
     source = GatheredSource((big,), (BF16,), width, row_map(np.zeros(rows, np.int16), order), BF16)
     source.read(0, source.length)
-    assert 1 == big.most
+    assert 1 == max(big.held)
     source.release(0, source.length)
     straight = GatheredSource((big,), (BF16,), width, row_map(np.zeros(rows - 1, np.int16), order[::-1][1:]), BF16)
     straight.read(0, straight.length)
-    assert 1 == big.most
+    assert 1 == max(big.held)
 
 
 def test_what_is_decoded_is_read_in_stretches() -> None:
@@ -205,3 +192,77 @@ def test_near_ranges_are_prefetched_as_one() -> None:
     source = GatheredSource((held,), (F32,), 4, row_map(np.zeros(5, np.int16), order), F32)
     source.prefetch(0, source.length)
     assert [(12, 364)] == held.prefetched
+
+
+class TestGatheredSource(SourceTests):
+    """Rows of two tensors in any order, some of them averages, the last ones the mean of the others."""
+
+    kinds = ("moved", "averaged", "chunks", "unaligned", "mixed")
+    comparable = False  # row maps hold arrays
+
+    @contextlib.contextmanager
+    def make(self, folder: Path, kind: str, shape: tuple[int, int]) -> Iterator[Stored]:
+        random = np.random.default_rng(0)
+        rows = shape[0]
+        donors = [random.standard_normal((rows + more, shape[1]), np.float32) for more in (0, 9)]
+        if kind == "mixed":
+            donors[1] = donors[1].astype(ml_dtypes.bfloat16)
+        kinds = random.integers(0, 2, rows).astype(np.int16)
+        places = random.permutation(rows).astype(np.int32)
+        averages: list[tuple[tuple[int, int], ...]] = []
+        if kind not in ("moved", "unaligned"):
+            averages = [((0, 3), (1, 5)), ((1, 2), (0, 0), (1, 1))]
+            kinds[4:6], places[4:6] = AVERAGE, (0, 1)
+            kinds[6], kinds[-2:] = ZERO, MEAN
+        found = row_map(kinds, places, averages, rows - 2)
+        stored = tuple(self._store(folder, place, kind, donor) for place, donor in enumerate(donors))
+        dtypes = (F32, BF16 if kind == "mixed" else F32)
+        source = GatheredSource(stored, dtypes, shape[1], found, F32)
+        expected = expected_rows(donors, found, kinds.tolist(), places.tolist())
+        yield Stored(source, expected.tobytes(), lambda: touch(folder))
+
+    def _store(self, folder: Path, place: int, kind: str, donor: NDArray[Any]) -> Source:
+        if kind == "chunks" and place:
+            return store_zarr(folder / str(place), donor, (max(2, len(donor) // 2), donor.shape[1]))
+        if kind == "mixed" and place:
+            return store_transposed(folder / str(place), donor)
+        return store_mapped(folder / str(place), donor, 7 if kind == "unaligned" else 8)
+
+
+def order_of(*rows: int) -> RowMap:
+    """Take rows of the first donor."""
+    return row_map(np.zeros(len(rows), np.int16), np.array(rows, np.int32))
+
+
+def test_scratch_is_a_window_and_what_the_donor_takes() -> None:
+    """Memory to read a donor is handed on, and a window of it, its copy, and made rows, come on top."""
+    donor = HeldSource(np.zeros((40, 10), np.float32), scratch_bytes=107_000_000)
+    copying = HeldSource(np.zeros((40, 10), np.float32), copies=True, scratch_bytes=107_000_000)
+    runs = module._RUN_BYTES * 3
+    assert 107_000_000 + 1600 + runs == GatheredSource((donor,), (F32,), 10, order_of(5, 3, 1), F32).scratch_bytes
+    assert 107_000_000 + 3200 + runs == GatheredSource((copying,), (F32,), 10, order_of(5, 3, 1), F32).scratch_bytes
+    with_mean = row_map(np.array([0, 0, MEAN], np.int16), np.array([5, 3, 0], np.int32), (), 2)
+    made = GatheredSource((donor,), (F32,), 10, with_mean, F32).scratch_bytes
+    assert 107_000_000 + 1600 + 2**20 + 240 + 2 * runs == made
+    unused = GatheredSource((HeldSource(np.zeros((40, 10), np.float32)), donor), (F32, F32), 10, order_of(5, 3, 1), F32)
+    assert 1600 + runs == unused.scratch_bytes
+
+
+def test_decoding_is_that_of_the_donors() -> None:
+    """What the windows of a range decode is added up; a range without stored rows decodes nothing, but in chunks."""
+    chunks = HeldSource(np.zeros((40, 10), np.float32), copies=True, decoded=Decoding(200, 80))
+    source = GatheredSource((chunks,), (F32,), 10, order_of(5, 3, 1), F32)
+    assert Decoding(400, 160) == source.decoding(0, 30)
+    plain = GatheredSource((HeldSource(np.zeros((40, 10), np.float32)),), (F32,), 10, order_of(5, 3, 1), F32)
+    assert plain.decoding(0, 30) is None
+
+
+def test_long_lists_of_runs_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs are put in order at a time, the rows are the same."""
+    values = np.random.default_rng(0).standard_normal((300, 2), np.float32)
+    order = np.random.default_rng(1).permutation(300)
+    expected = values[order].reshape(-1)[3:590].tobytes()
+    for most in (1, 7, 299, 10_000):
+        monkeypatch.setattr(module, "_MOST_RUNS", most)
+        source = GatheredSource((HeldSource(values),), (F32,), 2, order_of(*order.tolist()), F32)
+        assert expected == source.read(3, 590).tobytes()

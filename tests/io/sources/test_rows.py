@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,25 +14,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dovetail.io.source import Decoding, Source
 from dovetail.io.sources.rows import FilledElements, LeadingElements
+from tests.io.contracts.sources import SourceTests, Stored
+from tests.io.held import HeldSource
+from tests.io.stored import random_bytes, store_mapped, store_transposed, store_zarr, touch
 
 
-@dataclass
-class Recorded:
-    """Elements in memory, of two bytes each; remembers what it was told."""
+@dataclass(frozen=True, eq=False)
+class Recorded(HeldSource):
+    """Elements in memory, of two bytes each; remembers the hints that it was given."""
 
-    data: NDArray[np.uint8]
-    itemsize: int = 2
-    copies: bool = False
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
     @property
-    def length(self) -> int:
-        return self.data.size // self.itemsize
-
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        assert 0 <= start <= stop <= self.length
-        return self.data[2 * start : 2 * stop]
+    def data(self) -> NDArray[np.uint8]:
+        return self.values.view(np.uint8)
 
     def prefetch(self, start: int, stop: int) -> None:
         self.calls.append(("prefetch", start, stop))
@@ -45,7 +44,7 @@ class Recorded:
 
 def recorded(length: int, first: int = 0) -> Recorded:
     """Make elements that are numbered."""
-    return Recorded(np.arange(first, first + length, dtype=np.uint16).view(np.uint8))
+    return Recorded(np.arange(first, first + length, dtype=np.uint16))
 
 
 @given(st.data(), st.integers(1, 40), st.integers(0, 40))
@@ -87,11 +86,64 @@ def test_sources_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="at least as long"):
         FilledElements(recorded(3), recorded(2))
     with pytest.raises(ValueError, match="elements of the same size"):
-        FilledElements(recorded(3), Recorded(np.zeros(16, np.uint8), itemsize=4))
+        FilledElements(recorded(3), Recorded(np.zeros(4, np.uint32)))
 
 
-def test_pickle() -> None:
-    """Both cross processes, and what is put together cannot be written to."""
-    source = pickle.loads(pickle.dumps(FilledElements(LeadingElements(recorded(9), 3), recorded(5))))
-    assert not source.read(0, 5).flags.writeable
-    assert [0, 1, 2, 3, 4] == list(source.read(0, 5).view(np.uint16))
+def store(folder: Path, name: str, kind: str, values: NDArray[Any]) -> Source:
+    """Store a matrix in one of the ways that a wrapper may meet."""
+    if kind == "chunks":
+        return store_zarr(folder / name, values, (max(1, values.shape[0] // 3), values.shape[1]))
+    if kind == "transposed":
+        return store_transposed(folder / name, values)
+    return store_mapped(folder / name, values, 7 if kind == "unaligned" else 8)
+
+
+STORED = ("aligned", "unaligned", "transposed", "chunks")
+
+
+class TestLeadingElements(SourceTests):
+    """The first rows of a tensor that has more."""
+
+    kinds = STORED
+
+    @contextlib.contextmanager
+    def make(self, folder: Path, kind: str, shape: tuple[int, int]) -> Iterator[Stored]:
+        values = random_bytes((shape[0] + 5, shape[1]), "<u2")
+        source = LeadingElements(store(folder, "stored", kind, values), shape[0] * shape[1])
+        yield Stored(source, values[: shape[0]].tobytes(), lambda: touch(folder))
+
+
+class TestFilledElements(SourceTests):
+    """A third of the rows of one tensor, the rest from another."""
+
+    kinds = (*STORED, "nested")
+
+    @contextlib.contextmanager
+    def make(self, folder: Path, kind: str, shape: tuple[int, int]) -> Iterator[Stored]:
+        rows = shape[0] // 3
+        first, rest = random_bytes((rows, shape[1]), "<u2", 1), random_bytes(shape, "<u2", 2)
+        source: Source = store(folder, "first", kind, first)
+        if kind == "nested":  # rows in front of rows that are themselves cut from more
+            source = LeadingElements(store(folder, "more", "chunks", np.tile(first, (2, 1))), first.size)
+        source = FilledElements(source, store(folder, "rest", kind, rest))
+        yield Stored(source, first.tobytes() + rest[rows:].tobytes(), lambda: touch(folder))
+
+
+def test_scratch_is_handed_on() -> None:
+    """A wrapper names the memory that reading what it wraps takes, however often it is wrapped."""
+    small = HeldSource(np.zeros(10, np.uint16), scratch_bytes=100)
+    large = HeldSource(np.zeros(20, np.uint16), scratch_bytes=107_000_000)
+    assert 107_000_000 == LeadingElements(large, 5).scratch_bytes
+    assert 107_000_000 == FilledElements(small, large).scratch_bytes
+    assert 100 == FilledElements(small, HeldSource(np.zeros(20, np.uint16))).scratch_bytes
+    assert 107_000_000 == LeadingElements(FilledElements(LeadingElements(large, 5), small), 8).scratch_bytes
+
+
+def test_decoding_is_handed_on() -> None:
+    """A wrapper says what the sources decode that it reads, and nothing where none of them is in chunks."""
+    plain = HeldSource(np.zeros(20, np.uint16))
+    chunks = HeldSource(np.zeros(10, np.uint16), decoded=Decoding(30, 40))
+    assert Decoding(30, 40) == LeadingElements(chunks, 5).decoding(0, 3)
+    assert Decoding(30, 40) == FilledElements(chunks, plain).decoding(5, 15)
+    assert Decoding(60, 80) == FilledElements(chunks, chunks).decoding(5, 10)
+    assert FilledElements(plain, plain).decoding(0, 20) is None

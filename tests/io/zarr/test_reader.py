@@ -30,7 +30,6 @@ from dovetail.io import open_checkpoint, read_checkpoint
 from dovetail.io.errors import ChangedFileError, MissingFileError, UnsupportedError, ZarrError
 from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
 from dovetail.io.zarr.chunk_pool import pool as chunk_pool
-from dovetail.io.zarr.source import ZarrSource
 from tests.io.samples import every_kind, random_array, some_tensors, write_file
 from tests.io.zarr_files import read_bytes, write_arrays, write_group, write_t5x
 
@@ -75,7 +74,6 @@ def test_any_range_of_any_layout(
         with sharing_chunks(ChunkPool(limit)):
             for start, stop in np.sort(random.integers(0, flat.size + 1, (8, 2)), axis=1):
                 assert flat[start:stop].tobytes() == source.read(int(start), int(stop)).tobytes()
-    assert pickle.loads(pickle.dumps(source)) == source
 
 
 @pytest.mark.parametrize("inner", [(2, 3), (4, 6), (1, 1)])
@@ -124,20 +122,6 @@ def test_t5x(tmp_path: Path, codec: str) -> None:
         name: (shape, data) for name, (_, shape, data) in read_bytes(checkpoint).items()
     }
     assert {"BF16", "F32"} == {info.dtype.name for info in checkpoint.tensors.values()}
-
-
-def test_threads_read_one_array_at_once(tmp_path: Path) -> None:
-    """Many threads that share chunks neither wait for each other for ever nor mix anything up."""
-    array = random_array(0, "BF16", (64, 48))
-    write_arrays(tmp_path, {"a": array}, chunks=lambda _: (16, 7))
-    source = read_checkpoint(tmp_path).tensors["a"].source
-    flat = array.reshape(-1)
-
-    def read(start: int) -> bool:
-        return flat[start : start + 100].tobytes() == source.read(start, start + 100).tobytes()
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(read, [step * 37 % 2900 for step in range(400)]))
 
 
 def test_dask_over_a_virtual_store(tmp_path: Path) -> None:
@@ -265,22 +249,6 @@ def test_changes_are_noticed(tmp_path: Path, change: Change, noticed: str) -> No
     with pytest.raises(ChangedFileError):
         use()
     assert found.files != read_checkpoint(tmp_path).files
-
-
-def test_what_a_read_takes(tmp_path: Path) -> None:
-    """A source says what its reads need beyond their result, and how much of it neighbours share."""
-    array = random_array(0, "F32", (100, 64))
-    write_arrays(tmp_path, {"rows": array}, chunks=lambda _: (10, 64))
-    write_arrays(tmp_path, {"both": array}, chunks=lambda _: (50, 16))
-    found = read_checkpoint(tmp_path).tensors
-    rows, both = found["rows"].source, found["both"].source
-    assert isinstance(rows, ZarrSource)
-    assert isinstance(both, ZarrSource)
-    assert (2560, 3200) == (rows.chunk_bytes, both.chunk_bytes)
-    assert rows.scratch_bytes > 2 * 2560
-    assert 0 == rows.shared_bytes(640, 1280)
-    assert 4 * 3200 == both.shared_bytes(640, 1280)
-    assert (1.0, 5.0) == (rows.decodings(640, 1280), both.decodings(640, 1280))
 
 
 def test_other_formats_are_named(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,11 @@ from dovetail.io.dtypes import DTYPES
 from dovetail.io.formats.safetensors_layout import plan_layout
 from dovetail.io.formats.safetensors_sink import SafetensorsSink
 from dovetail.io.output import ZarrFormat
+from dovetail.io.source import WrittenRange
 from dovetail.io.zarr import layout as layouts
-from dovetail.io.zarr.layout import array_grid, folder_name, plan_zarr
+from dovetail.io.zarr.layout import ZarrLayout, array_grid, folder_name, plan_zarr
+from dovetail.io.zarr.sink import ZarrSink
+from tests.io.contracts.sinks import NAMES, TENSORS, Opened, SinkTests, SlotTests, Writing
 from tests.io.samples import every_kind, random_array, read_officially, write_file
 from tests.io.zarr_files import read_bytes, write_group
 
@@ -144,26 +147,11 @@ def test_only_whole_objects_are_written(tmp_path: Path) -> None:
     assert ["c.1.0", "c.2.0", "zarr.json"] == sorted(path.name for path in (tmp_path / "a").iterdir())
 
 
-def test_slots_are_for_their_own_folder(tmp_path: Path) -> None:
-    """A slot can be sent to another process; once another run has taken its folder's name, it does not write."""
-    layout = plan_zarr([("a", DTYPES["F32"], (4,), array_grid((4,), 4, 100, sharded=False))], "zstd")
-    slot = pickle.loads(pickle.dumps(ZarrFormat().create_sink(layout, tmp_path).slot(0)))
-    data = np.arange(4, dtype=np.float32)
-    slot.write(0, data.view(np.uint8))
-    assert [0.0, 1.0, 2.0, 3.0] == zarr.open_group(tmp_path, mode="r")["a"][:].tolist()  # type: ignore[index, union-attr]
-    (tmp_path / "a").rename(tmp_path / "old")
-    (tmp_path / "a").mkdir()
-    with pytest.raises(FileNotFoundError, match="another folder"):
-        slot.write(0, data.view(np.uint8))
-
-
 def test_reopening_mends_metadata(tmp_path: Path) -> None:
-    """Metadata that a crash has lost is written again; a folder that is gone is an error, as is one too many."""
+    """Metadata that a crash has lost is written again; a folder that is gone is an error."""
     layout = plan_zarr([("a", DTYPES["F32"], (4,), array_grid((4,), 4, 100, sharded=False))], "zstd")
     ZarrFormat().create_sink(layout, tmp_path)
     ZarrFormat().reopen_sink(layout, tmp_path)
-    with pytest.raises(FileExistsError):
-        ZarrFormat().create_sink(layout, tmp_path)
     for path in (tmp_path / "zarr.json", tmp_path / "a" / "zarr.json"):
         content = path.read_bytes()
         for damaged in (b"", b"{}", bytes(len(content))):
@@ -183,3 +171,59 @@ def test_metadata_is_consolidated(tmp_path: Path) -> None:
     inside = json.loads((folder / "zarr.json").read_bytes())["consolidated_metadata"]["metadata"]
     assert {name: json.loads((folder / name / "zarr.json").read_bytes()) for name in inside} == inside
     assert len(original.tensors) == len(inside)
+
+
+@pytest.mark.usefixtures("small")
+class _Zarr(Writing):
+    kinds = ("chunks", "shards", "blosc")
+
+    def layout(self, kind: str) -> ZarrLayout:
+        by_numpy_name = {dtype.zarr_name: dtype for dtype in DTYPES.values()}
+        tensors = []
+        for name, tensor in TENSORS.items():
+            grid = array_grid(tensor.shape, tensor.itemsize, 14, sharded=kind == "shards")
+            tensors.append((name, by_numpy_name[tensor.dtype.name], tensor.shape, grid))
+        return plan_zarr(tensors, "blosc" if kind == "blosc" else "zstd")
+
+    def create(self, kind: str, folder: Path) -> ZarrSink:
+        return ZarrSink.create(self.layout(kind), folder)
+
+    def reopen(self, kind: str, folder: Path) -> ZarrSink:
+        return ZarrSink(self.layout(kind), folder)
+
+    def ranges(self, sink: Opened, index: int) -> list[tuple[int, int]]:
+        assert isinstance(sink, ZarrSink)
+        array = sink.layout.tensors[index]
+        return (
+            [array.objects.element_range(place) for place in np.ndindex(array.objects.counts)] if array.length else []
+        )
+
+    def read(self, folder: Path) -> dict[str, bytes]:
+        group = zarr.open_group(folder, mode="r")
+        return {name: np.asarray(array[...]).tobytes() for name, array in group.arrays()}
+
+    def files(self, sink: Opened, written: WrittenRange) -> set[Path]:
+        assert isinstance(sink, ZarrSink)
+        home = sink.folder / NAMES[written[0]]
+        array = sink.layout.tensors[written[0]]
+        key = ".".join(("c", *map(str, array.objects.find(written[1]))))
+        return {home, home / key}
+
+
+class TestZarrSink(_Zarr, SinkTests):
+    """Chunks and shards."""
+
+
+class TestArraySlot(_Zarr, SlotTests):
+    """Objects of an array."""
+
+
+def test_the_first_commit_flushes_what_describes_the_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an array's first object its metadata, and the folder that lists the array, reach the disk."""
+    layout = plan_zarr([("a", DTYPES["F32"], (4,), array_grid((4,), 4, 100, sharded=False))], "zstd")
+    with ZarrSink.create(layout, tmp_path) as sink:
+        sink.write(0, 0, np.zeros(4, np.float32))
+        flushed: list[Path] = []
+        monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(Path(os.readlink(f"/proc/self/fd/{fd}"))))
+        sink.commit([(0, 0, 4)])
+    assert {tmp_path, tmp_path / "a", tmp_path / "a" / "c.0", tmp_path / "a" / "zarr.json"} == set(flushed)

@@ -1,0 +1,102 @@
+"""The memory that a plan projects counts what reading takes, whatever stands between an input and its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dovetail.engine import plan
+from dovetail.io import read_checkpoint
+from dovetail.io.formats import torch_catalogue, torch_reader
+from dovetail.io.source import Source
+from dovetail.io.sources.gathered import GatheredSource
+from dovetail.io.sources.rows import FilledElements, LeadingElements
+from tests.adapters import lora_tensors, write_adapter
+from tests.checkpoints import write_checkpoint, write_recipe
+from tests.engine.planning.vocabulary.samples import word_level
+from tests.io.zarr_files import write_arrays
+
+EMBED, ROWS, WIDTH = "model.embed_tokens.weight", 500, 512
+
+
+def matrix(rows: int) -> np.ndarray:
+    """Make an embedding."""
+    return np.random.default_rng(rows).standard_normal((rows, WIDTH)).astype(np.float32)
+
+
+def write_zarr(folder: Path, rows: int) -> Path:
+    """Write a model in Zarr, in one chunk."""
+    folder.mkdir()
+    write_arrays(folder, {EMBED: matrix(rows)}, chunks=lambda shape: shape)
+    return folder
+
+
+def write_transposed(folder: Path, rows: int) -> Path:
+    """Write a model in a PyTorch file, column by column."""
+    folder.mkdir()
+    torch.save({EMBED: torch.from_numpy(matrix(rows)).T.contiguous().T}, folder / "pytorch_model.bin")
+    return folder
+
+
+def write_words(folder: Path, count: int) -> None:
+    """Give a model the first words of a vocabulary, in an order of its own."""
+    words = ["?", *(f"w{number}" for number in range(count - 1))]
+    if count % 2:
+        words[1:] = words[:0:-1]
+    (folder / "tokenizer.json").write_text(word_level(words))
+    (folder / "config.json").write_text(f'{{"model_type": "llama", "vocab_size": {count}}}')
+
+
+WRITERS = {"chunks": write_zarr, "transposed": write_transposed}
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let PyTorch look at files in this process, where it is loaded already."""
+    monkeypatch.setattr(torch_reader, "list_tensors", lambda paths: [torch_catalogue.catalogue(p) for p in paths])
+
+
+@pytest.mark.parametrize("stored", WRITERS)
+@pytest.mark.parametrize(
+    ("rows", "adapter", "union", "kind"),
+    [
+        (ROWS, False, False, None),
+        (ROWS + 40, False, False, LeadingElements),
+        (ROWS - 40, False, False, FilledElements),
+        (ROWS - 39, False, True, GatheredSource),
+        (ROWS, True, False, None),
+        (ROWS + 40, True, False, LeadingElements),
+        (ROWS - 39, True, True, GatheredSource),
+    ],
+    ids=["bare", "leading", "filled", "gathered", "adapter", "adapter, leading", "adapter, gathered"],
+)
+def test_scratch_of_reading_is_projected(
+    tmp_path: Path, stored: str, rows: int, adapter: bool, union: bool, kind: type[Source] | None
+) -> None:
+    """A task is projected to take what reading its input takes, however the plan wraps it."""
+    write: Callable[[Path, int], Path] = WRITERS[stored]
+    base, tuned = write_checkpoint(tmp_path / "base", {EMBED: matrix(ROWS)}), write(tmp_path / "tuned", rows)
+    bare = read_checkpoint(tuned).tensors[EMBED].source
+    model = str(tuned)
+    if adapter:
+        tensors = lora_tensors(0, {EMBED: matrix(rows)}, [EMBED.removesuffix(".weight")])
+        model += f"+{write_adapter(tmp_path / 'adapter', tensors)}"
+    if union:
+        write_words(base, ROWS)
+        write_words(tuned, rows)
+    content = {"merge_method": "linear", "base_model": str(base), "dtype": "float32"}
+    models = [{"model": str(base), "parameters": {"weight": 1}}, {"model": model, "parameters": {"weight": 1}}]
+    extra = {"tokenizer_source": "union"} if union else {}
+    made = plan(write_recipe(tmp_path / "recipe.yml", **content, models=models, **extra))
+    (tensor,) = made.tensors
+    source = tensor.models[-1].source
+    assert kind is None or isinstance(source, kind)
+    least = bare.scratch_bytes
+    assert least > 2**19
+    assert source.scratch_bytes >= least
+    assert tensor.scratch_bytes(0, tensor.length) >= least
+    assert made.task_bytes >= tensor.held_bytes(0, tensor.length) + least
