@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from dovetail.engine.methods.outputs import Output
 from dovetail.engine.methods.program import Problem, Program
 
 
@@ -62,5 +63,8 @@ class Method:
     """Least number of models, the base model not counted."""
     max_models: int | None = None
     """Greatest number of models; None for any."""
+    outputs: Callable[[Problem], tuple[Output, ...]] | None = field(default=None, repr=False)
+    """Gives the outputs of a problem that has several, two at least; its programs are then `GroupProgram`. None for a
+    method whose problems have one output each, with the inputs' name and shape."""
     by_name: bool = True
     """Whether a program depends on its tensor's name, as random masks do; else tensors that are alike share one."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from dovetail.engine.planning.plan import PlannedTensor, PlanOptions
+from dovetail.engine.planning.plan import PlanOptions
+from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.io.formats.safetensors_layout import plan_layout
 from dovetail.io.output import Layout, ZarrOptions
 from dovetail.io.zarr.layout import ArrayGrid, array_grid, plan_zarr
