@@ -31,7 +31,8 @@ from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.grid import chunk_elements
 from dovetail.engine.planning.locations import Location, locate, open_location
-from dovetail.engine.planning.plan import Plan, PlannedTensor, PlanOptions
+from dovetail.engine.planning.plan import Plan, PlanOptions
+from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.work import Input
 from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.schema import InputModel

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -210,17 +211,14 @@ class _Verification:
         info, entry = checkpoint.tensors[name], self.manifest["tensors"][name]
         if (info.dtype.name, list(info.shape)) != (entry["dtype"], entry["shape"]):
             return [f"tensor {name!r} is not of the dtype and shape in the manifest"], 0
-        chunk, period = entry["chunk_elements"], entry.get("chunk_period", 0)
-        if type(chunk) is not int or type(period) is not int or chunk < 1 or period < 0:
-            raise ValueError(f"tensor {name!r} has chunks of {chunk!r} elements")
-        count = chunk_count(info.length, chunk, period)
+        count, ranges = _chunk_ranges(name, info.length, entry)
         if count != len(entry["checksums"]):
             return [f"tensor {name!r} has {len(entry['checksums'])} checksums instead of {count}"], 0
         damage = self.check.check_tensor(name, info.source)
-        for index, expected in enumerate(entry["checksums"]):
-            start, stop = chunk_range(info.length, chunk, period, index)
+        for (start, stop), expected in zip(ranges, entry["checksums"], strict=True):
             try:
-                info.source.prefetch(stop, min(info.length, stop + chunk))  # the disk reads while this chunk is hashed
+                # The disk reads the next chunk while this one is hashed.
+                info.source.prefetch(stop, min(info.length, 2 * stop - start))
                 sound, fault = _checksum(info.source, start, stop) == expected, "is damaged"
             except ZarrError:  # the chunk's compression, or a checksum within it, told
                 sound, fault = False, "is damaged"
@@ -233,6 +231,27 @@ class _Verification:
     def _unlisted(self) -> tuple[str, ...]:
         known = {MANIFEST_NAME, *self._names()}
         return tuple(sorted(path.name for path in self.output.iterdir() if path.name not in known))
+
+
+def _chunk_ranges(name: str, length: int, entry: dict[str, Any]) -> tuple[int, Iterator[tuple[int, int]]]:
+    """Give the number of a tensor's chunks and the elements ``[start, stop)`` of each, by its entry in the manifest.
+
+    Raises
+    ------
+    ValueError
+        The entry is no whole account of the tensor.
+
+    """
+    if (edges := entry.get("chunk_edges")) is not None:  # one of several outputs, whose chunks are of any length
+        sound = bool(edges) and all(type(edge) is int for edge in edges)
+        if not sound or [*sorted(edges), 0, length] != [*edges, edges[0], edges[-1]]:
+            raise ValueError(f"tensor {name!r} has chunks that do not make it up")
+        return len(edges) - 1, pairwise(edges)
+    chunk, period = entry["chunk_elements"], entry.get("chunk_period", 0)
+    if type(chunk) is not int or type(period) is not int or chunk < 1 or period < 0:
+        raise ValueError(f"tensor {name!r} has chunks of {chunk!r} elements")
+    count = chunk_count(length, chunk, period)
+    return count, (chunk_range(length, chunk, period, index) for index in range(count))
 
 
 def _checksum(source: Source, start: int, stop: int) -> str:

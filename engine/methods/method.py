@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Literal
 
+from dovetail.engine.methods.outputs import Output
 from dovetail.engine.methods.program import Problem, Program
 
 
@@ -75,6 +76,9 @@ class Method:
     """Least number of models, without the base model."""
     max_models: int | None = None
     """Greatest number of models, without the base model; None for no limit."""
+    outputs: Callable[[Problem], tuple[Output, ...]] | None = field(default=None, repr=False)
+    """Gives the outputs of a problem that has several, two at least; its programs are then `GroupProgram`. None for a
+    method whose problems have one output each, with the inputs' name and shape."""
     by_name: bool = True
     """Whether a program depends on the name of its tensor, as random masks do; if not, similar tensors share one."""
     plug_in: PlugIn | None = None

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from dovetail.engine.methods.method import plug_in_entry
 from dovetail.engine.planning.locations import hub_model
-from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlannedTensor
+from dovetail.engine.planning.plan import MATHS_VERSION, Plan
+from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.run.records import RecordTable, chunk_checksums
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint
 from dovetail.io.files.checksum import hex_checksum
@@ -170,6 +171,7 @@ def _tensor_entry(plan: Plan, tensor: PlannedTensor, index: int, rows: NDArray[A
         "shape": list(tensor.shape),
         "chunk_elements": tensor.chunking.chunk_elements,
         **plan.options.format.tensor_entry(plan.layout, index, tensor.chunking),
+        **({} if tensor.inputs_length is None else {"chunk_edges": tensor.chunk_edges}),
         "checksums": chunk_checksums(rows),
         "statistics": tensor_statistics(tensor, sums),
     }
@@ -184,13 +186,16 @@ def tensor_statistics(tensor: PlannedTensor, sums: Any) -> dict[str, Any]:
     ``task_vector_norm``, ``kept_norm``: Euclidean norms before and after pruning. ``merged_norm``: that of the
     merged change. ``overflowed``: elements of the output that are not finite. ``nonfinite``: NaN and
     infinite elements read, the base model's first. Norms are None where such elements passed through.
+    ``output``: which of its problem's outputs the tensor is, if not the first, which has the statistics of them all.
     """
     if tensor.copied:
         return {"copied": True, "differing": bool(sums["differing"])}
+    if tensor.output:
+        return {"output": tensor.output}
     count = len(tensor.models)
     return {
         "models": list(tensor.order),
-        **_kept_statistics(sums["kept"].tolist(), [tensor.length] * count),
+        **_kept_statistics(sums["kept"].tolist(), [tensor.domain] * count),
         "task_vector_norm": _norms(sums["delta_square"].tolist()[:count]),
         "kept_norm": _norms(sums["kept_square"].tolist()[:count]),
         "merged_norm": _norm(float(sums["merged_square"])),
@@ -208,14 +213,14 @@ def total_statistics(plan: Plan, table: RecordTable) -> dict[str, Any]:
     sums = table.tensor_sums()
     alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, tensor in enumerate(plan.tensors):
-        if not tensor.copied:
+        if not tensor.copied and not tensor.output:
             alike[tensor.order].append(index)
     for places, indices in alike.items():
         order, size = np.array(places), len(places)
         found = sums[indices]
         # A model can stand at several places of a tensor's order: unbuffered addition counts each.
         np.add.at(kept, np.ix_(order, order), found["kept"].sum(axis=0)[:size, :size])
-        np.add.at(elements, order, sum(plan.tensors[index].length for index in indices))
+        np.add.at(elements, order, sum(plan.tensors[index].domain for index in indices))
         np.add.at(delta, order, found["delta_square"].sum(axis=0)[:size])
         np.add.at(kept_square, order, found["kept_square"].sum(axis=0)[:size])
         merged += float(found["merged_square"].sum())

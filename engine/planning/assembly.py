@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from dovetail.engine.methods.method import Method, plug_in_entry
-from dovetail.engine.planning.grid import make_jobs
+from dovetail.engine.planning.grid import Job, make_jobs
 from dovetail.engine.planning.placing import lay_out
-from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlannedTensor, PlanOptions
+from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlanOptions
+from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.vocabulary import Vocabulary
 from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.io.checkpoint import Checkpoint
@@ -45,12 +46,6 @@ def assemble(
 
     """
     tensors, layout = lay_out(tensors, options.format, metadata)
-    jobs = make_jobs(
-        [item.length for item in tensors],
-        [item.element_bytes for item in tensors],
-        [item.chunking.chunk_elements for item in tensors],
-        [item.chunking.chunk_period for item in tensors],
-    )
     return Plan(
         recipe=recipe,
         options=options,
@@ -60,13 +55,50 @@ def assemble(
         models=models,
         tensors=tensors,
         layout=layout,
-        jobs=tuple(jobs),
+        jobs=_jobs(tensors),
         stacks=stacks,
         untied=untied,
         vocabulary=vocabulary,
         warnings=warnings,
         hash=_hash(recipe, options, method, checkpoints, tensors, layout, vocabulary),
     )
+
+
+def _jobs(tensors: Sequence[PlannedTensor]) -> tuple[Job, ...]:
+    """Group the tensors that have inputs into jobs: these write the further outputs of their problems too."""
+    if not any(item.followers for item in tensors):
+        return tuple(_jobs_of(tensors))
+    places = [place for place, item in enumerate(tensors) if item.output == 0]
+    for place in places:
+        for item in tensors[place : place + 1 + len(tensors[place].followers)]:
+            _check_edges(item)
+    return tuple(
+        replace(
+            job, tasks=tuple(tuple(replace(piece, tensor=places[piece.tensor]) for piece in task) for task in job.tasks)
+        )
+        for job in _jobs_of([tensors[place] for place in places])
+    )
+
+
+def _jobs_of(tensors: Sequence[PlannedTensor]) -> list[Job]:
+    return make_jobs(
+        [item.domain for item in tensors],
+        [item.element_bytes for item in tensors],
+        [item.chunking.chunk_elements for item in tensors],
+        [item.chunking.chunk_period for item in tensors],
+    )
+
+
+def _check_edges(item: PlannedTensor) -> None:
+    """Make sure that the chunks of a problem give every element of an output once: a hole would be read as zeros."""
+    end = 0
+    for index in range(item.chunk_count):
+        start, stop = item.chunk_range(index)
+        if start != end or stop < start:
+            raise AssertionError(f"chunk {index} of {item.name} gives elements {start} to {stop}, not from {end} on")
+        end = stop
+    if end != item.length:
+        raise AssertionError(f"the chunks of {item.name} give {end} of {item.length} elements")
 
 
 def _identity(checkpoint: Checkpoint) -> list[object]:
@@ -100,7 +132,14 @@ def _hash(
         "inputs": [_identity(item) for item in checkpoints],
         "outputs": [[shard.file_name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
         "vocabulary": vocabulary.inputs() if vocabulary else None,
-        "chunks": [[item.chunking.chunk_elements, item.chunking.chunk_period] for item in tensors],
+        "chunks": [
+            [
+                item.chunking.chunk_elements,
+                item.chunking.chunk_period,
+                *([] if item.inputs_length is None else item.chunk_edges),
+            ]
+            for item in tensors
+        ],
         **plug_in_entry(method),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

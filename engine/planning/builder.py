@@ -69,7 +69,7 @@ def make_plan(
     expansion = _expand(recipe, method, checkpoints, configs, vocabulary, strict=options.strict)
     dtype = requested_dtype(options.dtype or recipe.out_dtype or recipe.dtype)
     planner = TensorPlanner(method, checkpoints, expansion, options, dtype, vocabulary)
-    tensors = tuple(planner.tensor(spec) for spec in expansion.tensors)
+    tensors = planner.tensors(expansion.tensors)
     return assemble(
         recipe=recipe,
         options=options,

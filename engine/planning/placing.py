@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dovetail.engine.planning.plan import PlannedTensor
+from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.io.output_format import Layout, OutputFormat, OutputTensor
 
 

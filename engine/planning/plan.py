@@ -9,15 +9,15 @@ from typing import Any
 
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.method import Method
-from dovetail.engine.methods.program import Problem, Program, State
-from dovetail.engine.planning.grid import OPEN_JOBS, PAGE_SLACK_BYTES, Job, Piece, chunk_count, chunk_range
+from dovetail.engine.methods.program import Program, State
+from dovetail.engine.planning.grid import OPEN_JOBS, PAGE_SLACK_BYTES, Job, Piece
+from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
-from dovetail.engine.planning.work import Input, PieceWork, Work
+from dovetail.engine.planning.work import OutputRange, PieceWork, Work
 from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.dtypes import DType
 from dovetail.io.output import SafetensorsFormat
-from dovetail.io.output_format import Chunking, Layout, OutputFormat
+from dovetail.io.output_format import Layout, OutputFormat
 from dovetail.io.source import Slot
 
 MATHS_VERSION = 2
@@ -45,82 +45,6 @@ class PlanOptions:
     strict: bool = False
     """Whether it is an error if the checkpoints do not have the same tensors in the same shapes. It decides between an
     error and a warning alone, so it is no part of the plan's hash."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedTensor:
-    """One output tensor."""
-
-    name: str
-    """Its name."""
-    shape: tuple[int, ...]
-    """Its shape."""
-    length: int
-    """Its number of elements."""
-    dtype: DType
-    """Its dtype in the output."""
-    program: Program
-    """How it is computed."""
-    problem: Problem | None
-    """What it is to its method, which may be told of another tensor of the same kind; None if it is copied."""
-    base: Input | None
-    """The base model's tensor."""
-    models: tuple[Input, ...]
-    """The models' tensors, in the order of the method."""
-    order: tuple[int, ...]
-    """Index in `Plan.models` of each of `models`."""
-    element_bytes: int
-    """Bytes that one element moves: every input and the output."""
-    chunking: Chunking
-    """How it is cut into chunks."""
-
-    @property
-    def chunk_count(self) -> int:
-        """Number of chunks, at least one."""
-        return chunk_count(self.length, self.chunking.chunk_elements, self.chunking.chunk_period)
-
-    def chunk_range(self, index: int) -> tuple[int, int]:
-        """Give the elements ``[start, stop)`` of a chunk."""
-        return chunk_range(self.length, self.chunking.chunk_elements, self.chunking.chunk_period, index)
-
-    @property
-    def inputs(self) -> tuple[Input, ...]:
-        """The base model's tensor, if any, then the models'."""
-        return self.models if self.base is None else (self.base, *self.models)
-
-    @property
-    def input_bytes(self) -> int:
-        """Bytes of all inputs, read once."""
-        return self.length * (self.element_bytes - self.dtype.itemsize)
-
-    @property
-    def passes(self) -> int:
-        """Number of times the inputs are read; a tensor of one chunk is read just once."""
-        return 1 if self.chunk_count == 1 else self.program.reduce_passes + 1
-
-    @property
-    def copied(self) -> bool:
-        """Whether the tensor is taken as it is rather than merged."""
-        return self.problem is None
-
-    def held_bytes(self, start: int, stop: int) -> int:
-        """Memory that elements ``start:stop`` take as such: mapped windows, copies of them, output buffer."""
-        low, high = self.program.window(start, stop)
-        windows = (high - low) * (self.element_bytes - self.dtype.itemsize)
-        windows += sum([(high - low) * item.source.itemsize for item in self.inputs if item.source.copies])
-        return windows + (stop - start) * self.dtype.itemsize
-
-    def scratch_bytes(self, start: int, stop: int) -> int:
-        """Working memory for elements ``start:stop``, that of reading and of writing included.
-
-        Inputs are read one after another, and the output is written when they are no longer read.
-        """
-        low, high = self.program.window(start, stop)
-        moving = max([self.chunking.write_scratch_bytes, *[item.source.scratch_bytes for item in self.inputs]])
-        reducing = 0
-        if self.program.reduce_passes and stop - start == self.length:  # the passes run in one task
-            reducing = self.program.partial_bytes(self.length) + self.program.accumulator_bytes(self.length, 1)
-        return moving + reducing + self.program.scratch_bytes(high - low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +174,36 @@ class Plan:
         """Give the program that a job runs; if the job is a batch of small tensors, that of the first."""
         return self.tensors[job.tasks[0][0].tensor].program
 
+    def outputs(self, piece: Piece) -> list[tuple[int, int, int]]:
+        """Give what a piece writes: the index of each output tensor of its problem, and the elements ``[start, stop)``.
+
+        A piece is of the first of them; its own elements are those of the inputs.
+        """
+        tensor = self.tensors[piece.tensor]
+        if not tensor.followers:
+            return [(piece.tensor, piece.start, piece.stop)]
+        return [
+            (piece.tensor + output, *tensor.output_range(output, piece.start, piece.stop))
+            for output in range(1 + len(tensor.followers))
+        ]
+
+    def _output_ranges(self, piece: Piece, slots: Callable[[int], Slot]) -> tuple[OutputRange, ...]:
+        """Give what a piece writes, with its places."""
+        tensor, index = self.tensors[piece.tensor], piece.tensor
+        if not tensor.followers:  # as almost always, and for thousands of small tensors
+            return (OutputRange(index, piece.start, piece.stop, tensor.dtype.itemsize, slots(index)),)
+        return tuple(
+            OutputRange(index, begin, end, self.tensors[index].dtype.itemsize, slots(index))
+            for index, begin, end in self.outputs(piece)
+        )
+
+    def output_bytes(self, piece: Piece) -> int:
+        """Give the bytes that a piece writes, all outputs counted."""
+        tensor = self.tensors[piece.tensor]
+        if not tensor.followers:
+            return (piece.stop - piece.start) * tensor.dtype.itemsize
+        return sum([(stop - start) * self.tensors[index].dtype.itemsize for index, start, stop in self.outputs(piece)])
+
     def reduce_passes(self, job: Job) -> int:
         """Give a job's number of reduce passes; tensors that are one chunk run theirs inside their task."""
         return self.program(job).reduce_passes if len(job.tasks) > 1 else 0
@@ -276,17 +230,15 @@ class Plan:
                 windows[key] = tensor.program.window(piece.start, piece.stop)
             pieces.append(
                 PieceWork(
-                    tensor=piece.tensor,
                     chunk=piece.chunk,
                     start=piece.start,
                     stop=piece.stop,
-                    length=tensor.length,
+                    length=tensor.domain,
                     program=tensor.program,
                     window=windows[key],
                     base=tensor.base,
                     models=tensor.models,
-                    element_bytes=tensor.dtype.itemsize,
-                    slot=slots(piece.tensor),
+                    outputs=self._output_ranges(piece, slots),
                     state=state,
                 )
             )

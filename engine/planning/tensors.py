@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.convert import CONVERT, Recode, conversion
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.planning.grid import chunk_elements
-from dovetail.engine.planning.plan import Plan, PlannedTensor, PlanOptions
+from dovetail.engine.planning.plan import Plan, PlanOptions
+from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.vocabulary import Vocabulary
 from dovetail.engine.planning.work import Input
 from dovetail.engine.recipe import Expansion, SourceTensor, TensorSpec
@@ -53,8 +56,29 @@ class TensorPlanner:
             found.append(f"{self._copied} integer tensors are not merged but taken from the base model.")
         return found
 
+    def tensors(self, specs: Sequence[TensorSpec]) -> tuple[PlannedTensor, ...]:
+        """Plan every output tensor.
+
+        Raises
+        ------
+        RecipeError
+            Two of the method's outputs have one name.
+        TensorMismatchError
+            A tensor does not fit the others that it is merged with.
+
+        """
+        if self._method.outputs is None:
+            return tuple([self.tensor(spec) for spec in specs])
+        planned = [each for spec in specs for each in self._group(self.tensor(spec))]
+        counts = Counter(each.name for each in planned)
+        if twice := next((name for name, count in counts.items() if count > 1), None):
+            raise RecipeError(
+                f"{self._method.name} gives tensor {twice!r} twice", "names that differ", "leave one of its inputs out"
+            )
+        return tuple(planned)
+
     def tensor(self, spec: TensorSpec) -> PlannedTensor:
-        """Plan one output tensor."""
+        """Plan one output tensor, or what is merged by a method with several before it is parted into these."""
         self._gathered = self._vocabulary.gather(spec, self._checkpoints) if self._vocabulary else {}
         reference = self._find(spec.reference)
         if not reference.dtype.mergeable:
@@ -76,6 +100,37 @@ class TensorPlanner:
             known = self._programs[key] = problem, self._method.program(problem)
         problem, program = known
         return self._planned(spec, reference, dtype, program, problem, base, models)
+
+    def _group(self, whole: PlannedTensor) -> Iterator[PlannedTensor]:
+        """Part what is merged into the method's outputs, the first of which has the inputs; pass copies on."""
+        if whole.copied or isinstance(whole.program, Recode) or self._method.outputs is None:
+            yield whole
+            return
+        if self._options.format.name != "safetensors":
+            raise RecipeError(
+                f"the output of {self._method.name}, which makes several tensors of one, is Zarr",
+                "safetensors",
+                "merge to safetensors, and convert the result to Zarr",
+            )
+        assert whole.problem is not None
+        outputs = self._method.outputs(replace(whole.problem, name=whole.name))
+        dtypes = [whole.dtype if each.dtype is None else DTYPES[each.dtype] for each in outputs]
+        for place, (output, dtype) in enumerate(zip(outputs, dtypes, strict=True)):
+            input_bytes = 0 if place else whole.element_bytes - whole.dtype.itemsize
+            yield replace(
+                whole,
+                name=output.name,
+                shape=output.shape,
+                length=output.length,
+                dtype=dtype,
+                base=None if place else whole.base,
+                models=() if place else whole.models,
+                order=() if place else whole.order,
+                element_bytes=input_bytes + dtype.itemsize,
+                inputs_length=whole.length,
+                followers=() if place else tuple(dtypes[1:]),
+                output=place,
+            )
 
     def _problem(
         self,

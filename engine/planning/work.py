@@ -23,19 +23,33 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class PieceWork:
-    """One chunk with everything needed to compute it."""
+class OutputRange:
+    """The elements of one output tensor that a chunk gives."""
 
     tensor: int
     """Index of the output tensor."""
-    chunk: int
-    """Index of the chunk in its tensor."""
     start: int
     """First element."""
     stop: int
     """One past the last element."""
+    element_bytes: int
+    """Bytes of one element."""
+    slot: Slot
+    """Where the output tensor is written."""
+
+
+@dataclass(frozen=True, slots=True)
+class PieceWork:
+    """One chunk with everything needed to compute it."""
+
+    chunk: int
+    """Index of the chunk in its tensor."""
+    start: int
+    """First element, of the inputs where there are several outputs."""
+    stop: int
+    """One past the last element."""
     length: int
-    """Elements of the whole tensor."""
+    """Elements that all chunks cover."""
     program: Program
     """What to compute."""
     window: tuple[int, int]
@@ -44,10 +58,8 @@ class PieceWork:
     """The base model's tensor."""
     models: tuple[Input, ...]
     """The models' tensors, in the order of the method."""
-    element_bytes: int
-    """Bytes of one output element."""
-    slot: Slot
-    """Where the output tensor is written."""
+    outputs: tuple[OutputRange, ...]
+    """What it gives: a range of the output tensor, or of each where the problem has several."""
     state: State = None
     """What earlier reduce passes found."""
 
@@ -58,7 +70,7 @@ class PieceWork:
 
     @property
     def whole(self) -> bool:
-        """Whether the piece is its whole tensor, so that all passes can run in one task."""
+        """Whether the piece is the only chunk, so that all passes can run in one task."""
         return self.stop - self.start == self.length
 
 

@@ -7,7 +7,8 @@ limit leaves goes to the run's pool of decoded chunks, so that they are not deco
 from __future__ import annotations
 
 from dovetail.engine import events
-from dovetail.engine.planning.plan import Plan, PlannedTensor
+from dovetail.engine.planning.plan import Plan
+from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.text import format_size
 from dovetail.io.source import Decoding

@@ -62,9 +62,8 @@ class Execution:
     @property
     def remaining_bytes(self) -> int:
         """Output bytes that are still to be written."""
-        tensors = self.plan.tensors
         return sum(
-            (piece.stop - piece.start) * tensors[piece.tensor].dtype.itemsize
+            self.plan.output_bytes(piece)
             for job, todo in self._jobs
             for position in todo
             for piece in job.tasks[position]
@@ -109,7 +108,9 @@ class Execution:
         return [
             position
             for position, pieces in enumerate(job.tasks)
-            if not all(self.table.is_done(piece.tensor, piece.chunk) for piece in pieces)
+            if not all(
+                self.table.is_done(index, piece.chunk) for piece in pieces for index, _, _ in self.plan.outputs(piece)
+            )
         ]
 
     def _job_bytes(self, job: Job, todo: list[int]) -> int:
@@ -119,9 +120,10 @@ class Execution:
         for position, pieces in enumerate(job.tasks):
             for piece in pieces:
                 tensor = self.plan.tensors[piece.tensor]
-                size = piece.stop - piece.start
-                read = size * (tensor.element_bytes - tensor.dtype.itemsize)
-                total += passes * read + (position in wanted) * (read + size * tensor.dtype.itemsize)
+                read = (piece.stop - piece.start) * (tensor.element_bytes - tensor.dtype.itemsize)
+                total += passes * read
+                if position in wanted:
+                    total += read + self.plan.output_bytes(piece)
         return total
 
     def _flush(self, group: Sequence[TaskRecord]) -> None:

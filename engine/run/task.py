@@ -16,6 +16,8 @@ import numpy as np
 import xxhash
 
 from dovetail.engine.kernels.convert import ITEMSIZES, decode
+from dovetail.engine.methods.decoding import plain_statistics
+from dovetail.engine.methods.outputs import apply_to
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, reduce_whole
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES
 from dovetail.engine.planning.work import PieceWork, Work
@@ -101,17 +103,19 @@ def execute(work: Work) -> TaskRecord:
     read_bytes = written_bytes = 0
     for batch in batches(work.pieces):
         with _resident(batch.mapped):
-            begins, size_bytes = _places(batch.pieces)
+            places, size_bytes = _places(batch.pieces)
             buffer = _output_buffer(size_bytes)
             writer = JoinedWriter(buffer)
-            for piece, begin in zip(batch.pieces, begins, strict=True):
-                end = begin + (piece.stop - piece.start) * piece.element_bytes
+            for piece, places_of_piece in zip(batch.pieces, places, strict=True):
+                outs = [buffer[begin:end] for begin, end in places_of_piece]
                 with _NOTHING if batch.all_mapped else _resident(part_mapped(_ranges([piece]))[1]):
-                    record, size = _apply(piece, buffer[begin:end], keep_nonfinite=work.keep_nonfinite)
-                writer.write(piece.slot, piece.start, piece.stop, begin, end)
-                records.append(record)
+                    found, size = _apply(piece, outs, keep_nonfinite=work.keep_nonfinite)
+                for output, (begin, end) in zip(piece.outputs, places_of_piece, strict=True):
+                    if end > begin or len(outs) == 1:  # of several outputs, a chunk may give nothing of some
+                        writer.write(output.slot, output.start, output.stop, begin, end)
+                        written_bytes += end - begin
+                records += found
                 read_bytes += size
-                written_bytes += end - begin
             writer.flush()
     return TaskRecord(work.task, work.step, None, tuple(records), read_bytes, written_bytes)
 
@@ -184,25 +188,37 @@ def _resident(ranges: Sequence[SourceRange]) -> Iterator[None]:
             source.release(start, stop)
 
 
-def _places(pieces: Sequence[PieceWork]) -> tuple[list[int], int]:
-    """Give the places of some pieces' outputs in one buffer, elements aligned, and its size."""
-    begins, end = [], 0
+def _places(pieces: Sequence[PieceWork]) -> tuple[list[list[tuple[int, int]]], int]:
+    """Give the places of each piece's outputs in one buffer, elements aligned, and its size."""
+    found: list[list[tuple[int, int]]] = []
+    end = 0
     for piece in pieces:
-        begin = end + -end % piece.element_bytes
-        begins.append(begin)
-        end = begin + (piece.stop - piece.start) * piece.element_bytes
-    return begins, end
+        places = []
+        for output in piece.outputs:
+            begin = end + -end % output.element_bytes
+            end = begin + (output.stop - output.start) * output.element_bytes
+            places.append((begin, end))
+        found.append(places)
+    return found, end
 
 
-def _apply(piece: PieceWork, out: Bytes, *, keep_nonfinite: bool) -> tuple[PieceRecord, int]:
-    """Compute a piece's output from inputs that are in memory; give its record and the bytes read."""
+def _apply(piece: PieceWork, outs: Sequence[Bytes], *, keep_nonfinite: bool) -> tuple[list[PieceRecord], int]:
+    """Compute a piece's outputs from inputs that are in memory; give a record of each and the bytes read.
+
+    Statistics are of the problem, not of its single outputs: the first one's record has them.
+    """
     chunk = _read(piece)
     state = reduce_whole(piece.program, chunk) if piece.whole else piece.state
-    statistics = piece.program.apply(chunk, state, out)
+    statistics = apply_to(piece.program, chunk, state, outs)
     if not keep_nonfinite and statistics.nonfinite.any():
         raise _nonfinite_error(piece, chunk)
-    checksum = xxhash.xxh3_64_intdigest(out.data)
-    return PieceRecord(piece.tensor, piece.chunk, checksum, statistics), _chunk_bytes(chunk)
+    records: list[PieceRecord] = []
+    for output, out in zip(piece.outputs, outs, strict=True):
+        if records:
+            statistics = plain_statistics(0, 0, np.zeros(0, np.int64))
+        checksum = xxhash.xxh3_64_intdigest(out.data)
+        records.append(PieceRecord(output.tensor, piece.chunk, checksum, statistics))
+    return records, _chunk_bytes(chunk)
 
 
 def _chunk_bytes(chunk: Chunk) -> int:

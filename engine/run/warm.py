@@ -20,8 +20,10 @@ from numba.core import event
 
 from dovetail.engine.kernels.cache import FOLDER
 from dovetail.engine.kernels.convert import ITEMSIZES
+from dovetail.engine.methods.outputs import apply_to
 from dovetail.engine.methods.program import Bytes, Chunk, Problem, reduce_whole
 from dovetail.engine.methods.registry import find_any
+from dovetail.io.dtypes import DTYPES
 
 LARGEST_TRIAL_ELEMENTS = 1 << 18
 """Most elements of a tensor on which kernels are tried."""
@@ -121,9 +123,19 @@ def _try_all(needed: Sequence[Trial]) -> None:
         for array in (*read_only, *(() if base is None else (base,))):
             array.flags.writeable = False
         chunk = Chunk(0, 0, problem.length, low, base, tuple(read_only))
-        program.apply(
-            chunk, reduce_whole(program, chunk), np.zeros(problem.length * ITEMSIZES[problem.out_code], np.uint8)
-        )
+        apply_to(program, chunk, reduce_whole(program, chunk), _buffers(method, problem))
+
+
+def _buffers(method: str, problem: Problem) -> list[Bytes]:
+    """Make a place for every output of a problem."""
+    outputs = find_any(method).outputs
+    itemsize = ITEMSIZES[problem.out_code]
+    if outputs is None:
+        return [np.zeros(problem.length * itemsize, np.uint8)]
+    sizes = [
+        (each.length, itemsize if each.dtype is None else DTYPES[each.dtype].itemsize) for each in outputs(problem)
+    ]
+    return [np.zeros(length * size, np.uint8) for length, size in sizes]
 
 
 def _values(count: int, code: int, shift: int) -> Bytes:

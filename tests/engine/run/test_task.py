@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES
-from dovetail.engine.planning.work import Input, PieceWork
+from dovetail.engine.planning.work import Input, OutputRange, PieceWork
 from dovetail.engine.run.task import batches, execute
 from dovetail.io.files.mapping import MappedSource
 from dovetail.io.files.outfile import FileSlot
@@ -34,7 +34,7 @@ def piece(index: int, offsets: tuple[int, ...], length: int) -> PieceWork:
         for file, offset in enumerate(offsets)
     )
     slot = FileSlot(None, 0, length, 2)  # type: ignore[arg-type]
-    return PieceWork(index, 0, 0, length, length, Copy(), (0, length), None, inputs, 2, slot)
+    return PieceWork(0, 0, length, length, Copy(), (0, length), None, inputs, (OutputRange(index, 0, length, 2, slot),))
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)

@@ -1,0 +1,121 @@
+"""One output tensor as it is planned: where it comes from, how it is computed, and how it is cut into chunks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from dovetail.engine.methods.outputs import GroupProgram
+from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.planning.grid import chunk_count, chunk_range
+from dovetail.engine.planning.work import Input
+from dovetail.io.dtypes import DType
+from dovetail.io.output_format import Chunking
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One output tensor."""
+
+    name: str
+    """Its name."""
+    shape: tuple[int, ...]
+    """Its shape."""
+    length: int
+    """Its number of elements."""
+    dtype: DType
+    """Its dtype in the output."""
+    program: Program
+    """How it is computed."""
+    problem: Problem | None
+    """The problem as its method sees it, by the name of another tensor where both are alike; None for a copy."""
+    base: Input | None
+    """The base model's tensor."""
+    models: tuple[Input, ...]
+    """The models' tensors, in the order of the method."""
+    order: tuple[int, ...]
+    """Index in `Plan.models` of each of `models`."""
+    element_bytes: int
+    """Bytes that one element moves: every input and the output."""
+    chunking: Chunking
+    """How it is cut into chunks."""
+    inputs_length: int | None = None
+    """Elements of each input, which chunks are cut from, where the problem has several outputs; else None."""
+    followers: tuple[DType, ...] = ()
+    """Dtypes of the problem's further outputs, which come next in the plan; empty for these themselves."""
+    output: int = 0
+    """Which of its problem's outputs it is. Further ones have no inputs: the first one's pieces write them."""
+
+    @property
+    def domain(self) -> int:
+        """Elements that chunks are cut from: the inputs', which for a problem with one output are the output's."""
+        return self.length if self.inputs_length is None else self.inputs_length
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks, at least one."""
+        return chunk_count(self.domain, self.chunking.chunk_elements, self.chunking.chunk_period)
+
+    def chunk_range(self, index: int) -> tuple[int, int]:
+        """Give the elements ``[start, stop)`` of the output that a chunk gives; they may be none of several outputs."""
+        return self.output_range(self.output, *self.input_range(index))
+
+    def input_range(self, index: int) -> tuple[int, int]:
+        """Give the elements ``[start, stop)`` of the inputs that a chunk covers."""
+        return chunk_range(self.domain, self.chunking.chunk_elements, self.chunking.chunk_period, index)
+
+    def output_range(self, output: int, start: int, stop: int) -> tuple[int, int]:
+        """Give the elements of one of the problem's outputs that elements ``start:stop`` of the inputs give."""
+        if self.inputs_length is None:
+            return start, stop
+        return cast("GroupProgram", self.program).output_range(output, start, stop)
+
+    @property
+    def chunk_edges(self) -> list[int]:
+        """Where each chunk of one of several outputs begins, and where the last ends."""
+        return [*(self.chunk_range(index)[0] for index in range(self.chunk_count)), self.length]
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The base model's tensor, if any, then the models'."""
+        return self.models if self.base is None else (self.base, *self.models)
+
+    @property
+    def input_bytes(self) -> int:
+        """Bytes of all inputs, read once."""
+        return self.domain * (self.element_bytes - self.dtype.itemsize)
+
+    @property
+    def passes(self) -> int:
+        """Number of times the inputs are read; a tensor of one chunk is read just once."""
+        return 1 if self.chunk_count == 1 else self.program.reduce_passes + 1
+
+    @property
+    def copied(self) -> bool:
+        """Whether the tensor is taken as it is rather than merged."""
+        return self.problem is None
+
+    def held_bytes(self, start: int, stop: int) -> int:
+        """Memory that a chunk ``start:stop`` takes for data: mapped windows, copies of them, output buffers."""
+        low, high = self.program.window(start, stop)
+        windows = (high - low) * (self.element_bytes - self.dtype.itemsize)
+        windows += sum([(high - low) * item.source.itemsize for item in self.inputs if item.source.copies])
+        if not self.followers:
+            return windows + (stop - start) * self.dtype.itemsize
+        ranges = [self.output_range(output, start, stop) for output in range(1 + len(self.followers))]
+        dtypes = (self.dtype, *self.followers)
+        return windows + sum(
+            [(end - begin) * dtype.itemsize for (begin, end), dtype in zip(ranges, dtypes, strict=True)]
+        )
+
+    def scratch_bytes(self, start: int, stop: int) -> int:
+        """Working memory for elements ``start:stop``, that of reading and of writing included.
+
+        Inputs are read one after another, and the output is written when they are no longer read.
+        """
+        low, high = self.program.window(start, stop)
+        moving = max([self.chunking.write_scratch_bytes, *[item.source.scratch_bytes for item in self.inputs]])
+        reducing = 0
+        if self.program.reduce_passes and stop - start == self.domain:  # the passes run in one task
+            reducing = self.program.partial_bytes(self.domain) + self.program.accumulator_bytes(self.domain, 1)
+        return moving + reducing + self.program.scratch_bytes(high - low)
