@@ -127,6 +127,15 @@ def close_mapped_files() -> None:
         _open_files.clear()
 
 
+def _reset() -> None:
+    """Begin anew in a process that was forked: another thread of the parent may hold the lock, and is not here."""
+    global _open_files_lock
+    _open_files_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_reset)
+
+
 @dataclass(frozen=True, slots=True)
 class MappedSource:
     """A tensor's elements as a range of a memory-mapped file (a `dovetail.io.source.Source`)."""
