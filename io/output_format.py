@@ -150,6 +150,8 @@ class OutputFormat(ABC, Generic[LayoutT]):
     """What people call the output's data where a count of its parts says little; empty to give the count."""
     sizes_are_limits: ClassVar[bool] = False
     """Whether sizes that are planned are the most that can become of them, and not exact."""
+    takes_any_range: ClassVar[bool] = True
+    """Whether any range of a tensor can be written by itself; else tasks write ranges that `Chunking` allows."""
     document_names: ClassVar[frozenset[str]] = frozenset()
     """Names that `Layout.documents` can have, in lower case; files of such names are never taken from a base model."""
     command_options: ClassVar[Mapping[str, str]] = {}

@@ -106,9 +106,9 @@ class TensorPlanner:
         if whole.copied or isinstance(whole.program, Recode) or self._method.outputs is None:
             yield whole
             return
-        if self._options.format.name != "safetensors":
+        if not self._options.format.takes_any_range:
             raise RecipeError(
-                f"the output of {self._method.name}, which makes several tensors of one, is Zarr",
+                f"the output of {self._method.name}, which makes several tensors of one, is {self._options.format.name}",
                 "safetensors",
                 "merge to safetensors, and convert the result to Zarr",
             )

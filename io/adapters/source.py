@@ -7,6 +7,7 @@ changed weights to the dtype of the model; here they are rounded once, when the 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -202,6 +203,15 @@ class DoraSource:
 
 _factors: OrderedDict[DoraSource, NDArray[np.float32]] = OrderedDict()
 _factors_lock = threading.Lock()
+
+
+def _reset() -> None:
+    """Begin anew in a process that was forked: another thread of the parent may hold the lock, and is not here."""
+    global _factors_lock
+    _factors_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_reset)
 
 
 def _column_factors(source: DoraSource) -> NDArray[np.float32]:

@@ -122,6 +122,15 @@ def mapped_file(path: str, size_bytes: int, mtime_ns: int) -> MappedFile:
         return opened
 
 
+def _reset() -> None:
+    """Begin anew in a process that was forked: another thread of the parent may hold the lock, and is not here."""
+    global _open_files_lock
+    _open_files_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_reset)
+
+
 @checked_source
 @dataclass(frozen=True, slots=True)
 class MappedSource:

@@ -150,6 +150,15 @@ def _close_idle(files: Iterable[OutFile]) -> None:
             os.close(_descriptors.pop(file))
 
 
+def _reset() -> None:
+    """Begin anew in a process that was forked: another thread of the parent may hold the lock, and is not here."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_reset)
+
+
 @checked_slot
 @dataclass(frozen=True, slots=True)
 class FileSlot:

@@ -67,8 +67,19 @@ os.register_at_fork(after_in_child=_reset)
 
 
 @contextlib.contextmanager
-def request(address: str, asked: Mapping[str, str]) -> Iterator[urllib3.BaseHTTPResponse]:
+def request(
+    address: str, asked: Mapping[str, str], *, anew: bool = True, remember: bool = False
+) -> Iterator[urllib3.BaseHTTPResponse]:
     """Make one request, follow redirects, and give the answer before its body is read.
+
+    Parameters
+    ----------
+    address, asked
+        The address, and the headers that say what is wanted of it.
+    anew
+        Whether to follow redirects from the start; else the request goes where the address led when it was remembered.
+    remember
+        Whether to remember where redirects led.
 
     Raises
     ------
@@ -81,7 +92,7 @@ def request(address: str, asked: Mapping[str, str]) -> Iterator[urllib3.BaseHTTP
     require("urllib3", "remote", "addresses")
     import urllib3
 
-    url = _final.get(address) or url_of(address)
+    url = (None if anew else _final.get(address)) or url_of(address)
     headers = {
         "Accept-Encoding": "identity",
         "User-Agent": f"dovetail/{importlib.metadata.version('dovetail')}",
@@ -103,7 +114,7 @@ def request(address: str, asked: Mapping[str, str]) -> Iterator[urllib3.BaseHTTP
                 preload_content=False,
                 decode_content=False,
             )
-        _follow(address, url, response)
+        _follow(address, url, response, anew=anew, remember=remember)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise RemoteError(f"the server of {address} compresses its answers", "the file as it is")
         if response.status in TRANSIENT:
@@ -116,18 +127,21 @@ def request(address: str, asked: Mapping[str, str]) -> Iterator[urllib3.BaseHTTP
             _give_back(response)
 
 
-def _follow(address: str, url: str, response: urllib3.BaseHTTPResponse) -> None:
+def _follow(address: str, url: str, response: urllib3.BaseHTTPResponse, *, anew: bool, remember: bool) -> None:
     """Remember where redirects led, so that the next request goes there at once, and forget it when it has expired."""
     final = response.url or url
     if url.startswith("https:") and not final.startswith(("https:", "/")):
         raise RemoteError(f"{address} redirects to an address that is not encrypted", "https")
-    if address in _final and response.status in ABSENT | FORBIDDEN | {400}:
+    if not anew and address in _final and response.status in ABSENT | FORBIDDEN | {400}:
         with _lock:
             _final.pop(address, None)
         raise TransientError(f"status {response.status} from where the file was before")
-    if final != url and final.startswith("http") and response.status in (200, 206):
+    if remember and response.status in (200, 206):
         with _lock:
-            _final[address] = final
+            if final != url and final.startswith("http"):
+                _final[address] = final
+            elif url == url_of(address):  # which leads nowhere else now
+                _final.pop(address, None)
 
 
 def _give_back(response: urllib3.BaseHTTPResponse) -> None:

@@ -31,7 +31,7 @@ def open_file(address: str, head_bytes: int) -> tuple[RemoteFile, bytes]:
     """Ask for a file's size, version and first bytes; see `dovetail.io.remote.file.Transport`."""
 
     def attempt() -> tuple[RemoteFile, bytes]:
-        with request(address, {"Range": f"bytes=0-{head_bytes - 1}"}) as response:
+        with request(address, {"Range": f"bytes=0-{head_bytes - 1}"}, remember=True) as response:
             if response.status == 416:
                 raise HeaderError(f"{address} is empty", "a safetensors file", "export the file again")
             check_there(response.status, address)
@@ -65,7 +65,7 @@ def fetch(file: RemoteFile, begin: int, end: int, write: Write) -> None:
         asked = {"Range": f"bytes={position}-{end - 1}"}
         if not file.etag.startswith("W/"):
             asked["If-Range"] = file.etag
-        with request(file.address, asked) as response:
+        with request(file.address, asked, anew=False, remember=True) as response:
             _check_same(response, file)
             if (found := range_of(response)) != (position, end, file.size_bytes):
                 raise TransientError(f"bytes {found[0]} to {found[1]} came instead of {position} to {end}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import tempfile
 import threading
+import uuid
+import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -45,21 +46,26 @@ USUAL_NAMES: Final = (
 _MOST_FILES: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class RemoteSideFiles:
-    """The small files of a remote folder (a `dovetail.io.checkpoint.SideFiles`)."""
+    """The small files of a remote folder (a `dovetail.io.checkpoint.SideFiles`), as of one opening of a checkpoint."""
 
     folder: str
     """Address of the folder."""
+    opening: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False, repr=False)
+    """Tells openings apart: the files can be others the next time."""
 
     def fetch(self) -> Path:
-        """Bring the files into a folder of this process, on the first call; see `dovetail.io.checkpoint.SideFiles`."""
+        """Bring the files into a folder of this process, on the first call; see `dovetail.io.checkpoint.SideFiles`.
+
+        The folder is removed with the last checkpoint that has these files, or at the end of the process.
+        """
         with _lock:
-            if (place := _fetched.get(self.folder)) is None:
+            if (place := _fetched.get(self.opening)) is None:
                 place = Path(tempfile.mkdtemp(prefix="dovetail-side-"))
-                atexit.register(shutil.rmtree, place, ignore_errors=True)
+                weakref.finalize(self, _remove, self.opening, place)
                 self._bring(place)
-                _fetched[self.folder] = place
+                _fetched[self.opening] = place
             return place
 
     def _bring(self, place: Path) -> None:
@@ -84,7 +90,13 @@ _lock = threading.Lock()
 _fetched: dict[str, Path] = {}
 
 
+def _remove(opening: str, place: Path) -> None:
+    _fetched.pop(opening, None)
+    shutil.rmtree(place, ignore_errors=True)
+
+
 def _reset() -> None:
+    """Begin anew in a process that was forked: another thread of the parent may hold the lock, and is not here."""
     global _lock
     _lock = threading.Lock()
 

@@ -28,6 +28,7 @@ class ZarrFormat(OutputFormat[ZarrLayout]):
     part_noun: ClassVar[str] = "Zarr array"
     data_noun: ClassVar[str] = "Zarr chunks"
     sizes_are_limits: ClassVar[bool] = True
+    takes_any_range: ClassVar[bool] = False
     document_names: ClassVar[frozenset[str]] = frozenset({GROUP_NAME})
     command_options: ClassVar[Mapping[str, str]] = {"--codec": "codec", "--zarr-shards": "shard_bytes"}
 

@@ -340,3 +340,25 @@ def test_proxies(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     opened(site)
     assert "/file" == seen[1].path
+
+
+def test_a_redirect_is_followed_anew_when_a_file_is_opened(site: Site) -> None:
+    """An address that leads to another file than before gives that one when it is opened again in the same process."""
+    (site.root / "second").write_bytes(DATA[::-1])
+    target = ["file"]
+
+    def redirect(handler: Handler, request: Request) -> bool:
+        if request.name != "latest":
+            return False
+        handler.reply(302, b"", {"Location": f"{site.address}/{target[0]}"})
+        return True
+
+    site.fault = redirect
+    first = open_file(f"{site.address}/latest", 10)[0]
+    assert DATA[5:50] == get(first, 5, 50)
+    target[0] = "second"
+    second, head = open_file(f"{site.address}/latest", 10)
+    assert DATA[::-1][:10] == head
+    assert DATA[::-1][5:50] == get(second, 5, 50)
+    with pytest.raises(ChangedFileError):
+        get(first, 5, 50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import tracemalloc
 from collections.abc import Iterator
@@ -151,3 +152,21 @@ def test_hostile_servers(attack: ServerAttack, site: Site) -> None:
     assert address in str(caught.value)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
+
+
+def test_side_files_are_of_one_opening(site: Site) -> None:
+    """Side files that change on the server are the new ones when the checkpoint is opened again, and go with it."""
+    (site.root / "one" / "config.json").write_text('{"version": 1}')
+    first = read_checkpoint(f"{site.address}/one")
+    assert first.side_folder is not None
+    assert '{"version": 1}' == (first.side_folder / "config.json").read_text()
+    (site.root / "one" / "config.json").write_text('{"version": 2}')
+    second = read_checkpoint(f"{site.address}/one")
+    assert second.side_folder is not None
+    assert '{"version": 2}' == (second.side_folder / "config.json").read_text()
+    assert '{"version": 1}' == (first.side_folder / "config.json").read_text()
+    place = first.side_folder
+    del first
+    gc.collect()
+    assert not place.exists()
+    assert second.side_folder.exists()
