@@ -107,8 +107,9 @@ class TensorPlanner:
             yield whole
             return
         if not self._options.format.takes_any_range:
+            output_format = self._options.format.name
             raise RecipeError(
-                f"the output of {self._method.name}, which makes several tensors of one, is {self._options.format.name}",
+                f"the output of {self._method.name}, which makes several tensors of one, is {output_format}",
                 "safetensors",
                 "merge to safetensors, and convert the result to Zarr",
             )

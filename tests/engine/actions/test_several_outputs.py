@@ -24,7 +24,7 @@ from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.run.prepare import RunOptions
-from dovetail.io.output import ZarrOptions
+from dovetail.io.output import ZarrFormat
 from tests.checkpoints import folder_bytes, llama_tensors, read_output, write_checkpoint, write_recipe
 from tests.engine.actions.test_same_bytes import Backwards
 from tests.engine.awkward import same_bits
@@ -183,8 +183,8 @@ def _with_outputs(monkeypatch: pytest.MonkeyPatch, name: str, outputs: Callable[
 
 def test_what_cannot_be_planned(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Zarr is refused with what to do instead; so are two outputs of one name, and chunks that leave a hole."""
-    with pytest.raises(RecipeError, match="is Zarr; expected safetensors; merge to safetensors, and convert"):
-        make_plan(case.recipe, PlanOptions(zarr=ZarrOptions()))
+    with pytest.raises(RecipeError, match="is zarr; expected safetensors; merge to safetensors, and convert"):
+        make_plan(case.recipe, PlanOptions(ZarrFormat()))
     name = METHODS["halves"].name
     method = make_plan(case.recipe).method.name
     _with_outputs(monkeypatch, method, _twice)
