@@ -167,7 +167,7 @@ class Plan:
 
     @property
     def _reduced(self) -> Iterator[PlannedTensor]:
-        """The tensors that tasks apart from the apply pass's are run for."""
+        """The tensors of several chunks that have reduce passes: only their partial results wait."""
         return (self.tensors[job.tasks[0][0].tensor] for job in self.jobs if self.reduce_passes(job))
 
     def program(self, job: Job) -> Program:

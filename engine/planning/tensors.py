@@ -68,8 +68,8 @@ class TensorPlanner:
 
         """
         if self._method.outputs is None:
-            return tuple([self.tensor(spec) for spec in specs])
-        planned = [each for spec in specs for each in self._group(self.tensor(spec))]
+            return tuple([self._tensor(spec) for spec in specs])
+        planned = [each for spec in specs for each in self._group(self._tensor(spec))]
         counts = Counter(each.name for each in planned)
         if twice := next((name for name, count in counts.items() if count > 1), None):
             raise RecipeError(
@@ -77,8 +77,8 @@ class TensorPlanner:
             )
         return tuple(planned)
 
-    def tensor(self, spec: TensorSpec) -> PlannedTensor:
-        """Plan one output tensor, or what is merged by a method with several before it is parted into these."""
+    def _tensor(self, spec: TensorSpec) -> PlannedTensor:
+        """Plan one output tensor; for a method with several outputs it stands for them all until `_group` parts it."""
         self._gathered = self._vocabulary.gather(spec, self._checkpoints) if self._vocabulary else {}
         reference = self._find(spec.reference)
         if not reference.dtype.mergeable:
@@ -102,7 +102,7 @@ class TensorPlanner:
         return self._planned(spec, reference, dtype, program, problem, base, models)
 
     def _group(self, whole: PlannedTensor) -> Iterator[PlannedTensor]:
-        """Part what is merged into the method's outputs, the first of which has the inputs; pass copies on."""
+        """Give each of the method's outputs for a merged tensor, the first with the inputs; copies stay as they are."""
         if whole.copied or isinstance(whole.program, Recode) or self._method.outputs is None:
             yield whole
             return

@@ -70,7 +70,9 @@ class _Running:
 
     def finish(self) -> None:
         """Leave a reduce pass, whose partial results are all folded, and enter the next pass."""
-        self.state = self.program.finish(self.step, self.accumulator, self.state)
+        accumulator, self.accumulator = self.accumulator, None
+        self.state = self.program.finish(self.step, accumulator, self.state)
+        del accumulator  # before the next one is made
         self.begin(self.step + 1)
 
 
