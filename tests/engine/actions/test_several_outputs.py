@@ -24,14 +24,14 @@ from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.run.prepare import RunOptions
-from dovetail.io.output import ZarrFormat
+from dovetail.io.output import SafetensorsFormat, ZarrFormat
 from tests.checkpoints import folder_bytes, llama_tensors, read_output, write_checkpoint, write_recipe
 from tests.engine.actions.test_same_bytes import Backwards
 from tests.engine.awkward import same_bits
 from tests.engine.interrupt import Interrupter, commit_often
 from tests.engine.methods.parted import PARTED, Halves
 
-OPTIONS = PlanOptions(shard_size_bytes=20_000)
+OPTIONS = PlanOptions(SafetensorsFormat(20_000))
 
 
 @dataclasses.dataclass(frozen=True)

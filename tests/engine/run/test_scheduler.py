@@ -27,6 +27,10 @@ def _jobs(*counts: int) -> list[tuple[Job, list[int]]]:
     return jobs
 
 
+def _session(workers: int) -> Session:
+    return Session(Patience(), Pool(0), ChunkPool(0), workers)
+
+
 class _Tasks:
     """Stands in for `execute_in`, and remembers what ran."""
 
@@ -86,7 +90,7 @@ def _scheduler(
     monkeypatch.setattr(run, "execute_in", tasks.execute)
     monkeypatch.setattr(run, "prefetch", lambda work: None)
 
-    session = Session(Patience(), Pool(0), ChunkPool(0), workers)
+    session = _session(workers)
     return run.Scheduler(executor, session, _Plan(passes), lambda tensor: None)  # type: ignore[arg-type]
 
 
@@ -173,14 +177,14 @@ class _Listing:
 
 
 class _LateFirst:
-    """Stands in for `execute`: the very first chunk ends only when `most` tasks of the reduce pass have begun."""
+    """Stands in for `execute_in`: the very first chunk ends only when `most` tasks of the reduce pass have begun."""
 
     def __init__(self, most: int) -> None:
         self._most, self._begun, self._all = most, 0, threading.Event()
         self._lock = threading.Lock()
         self.states: list[Any] = []
 
-    def execute(self, work: tuple[int, int, Any]) -> TaskRecord:
+    def execute(self, session: Session, work: tuple[int, int, Any]) -> TaskRecord:
         task, step, state = work
         if step == 1:
             self.states.append(state)
@@ -204,10 +208,10 @@ def test_a_late_chunk_bounds_the_partial_results_alive(monkeypatch: pytest.Monke
     limit = run.unfolded_limit(workers)
     tasks = _LateFirst(limit)
     _Counted.alive = _Counted.most = 0
-    monkeypatch.setattr(run, "execute", tasks.execute)
+    monkeypatch.setattr(run, "execute_in", tasks.execute)
     monkeypatch.setattr(run, "prefetch", lambda work: None)
     with ThreadPoolExecutor(workers) as pool:
-        scheduler = run.Scheduler(pool, workers, _Plan(1, _Listing), lambda tensor: None)  # type: ignore[arg-type]
+        scheduler = run.Scheduler(pool, _session(workers), _Plan(1, _Listing), lambda tensor: None)  # type: ignore[arg-type]
         for record in scheduler.run(_jobs(200)):
             assert record.partial is None
     assert [list(range(200))] * 200 == tasks.states
@@ -219,10 +223,10 @@ def test_several_jobs_share_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four open jobs hold no more partial results together than one may."""
     tasks = _LateFirst(run.unfolded_limit(3))
     _Counted.alive = _Counted.most = 0
-    monkeypatch.setattr(run, "execute", tasks.execute)
+    monkeypatch.setattr(run, "execute_in", tasks.execute)
     monkeypatch.setattr(run, "prefetch", lambda work: None)
     with ThreadPoolExecutor(3) as pool:
-        scheduler = run.Scheduler(pool, 3, _Plan(1, _Listing), lambda tensor: None)  # type: ignore[arg-type]
+        scheduler = run.Scheduler(pool, _session(3), _Plan(1, _Listing), lambda tensor: None)  # type: ignore[arg-type]
         records = list(scheduler.run(_jobs(3, 4, 30, 5, 2)))
     assert 2 * 44 == len(records)
     assert _Counted.most <= run.unfolded_limit(3)
