@@ -34,7 +34,9 @@ def share_memory(plan: Plan, budget: Budget, listen: events.Listener) -> int:
         Bytes of the pool; 0 for a plan of which no input is stored in chunks.
 
     """
-    chunked = [tensor for tensor in plan.tensors if any(item.source.decoding(0, 0) for item in tensor.inputs)]
+    chunked = [
+        tensor for tensor in plan.tensors if any(item.source.decoding(0, 0) is not None for item in tensor.inputs)
+    ]
     if not chunked:
         return 0
     spare = max(0, budget.allowed_bytes - budget.projected_bytes)
