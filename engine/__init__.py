@@ -7,14 +7,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dovetail.engine.actions.compare import compare
     from dovetail.engine.actions.convert import convert
+    from dovetail.engine.actions.extract_lora import extract_lora
     from dovetail.engine.actions.merge import merge
     from dovetail.engine.actions.stages import plan_stages
     from dovetail.engine.actions.verify import read_manifest
     from dovetail.engine.planning.builder import make_plan as plan
+    from dovetail.engine.planning.extraction.options import ExtractionOptions
     from dovetail.engine.planning.plan import Plan, PlanOptions
     from dovetail.engine.run.prepare import RunOptions
 
-__all__ = ["Plan", "PlanOptions", "RunOptions", "compare", "convert", "merge", "plan", "plan_stages", "read_manifest"]
+__all__ = [
+    "ExtractionOptions",
+    "Plan",
+    "PlanOptions",
+    "RunOptions",
+    "compare",
+    "convert",
+    "extract_lora",
+    "merge",
+    "plan",
+    "plan_stages",
+    "read_manifest",
+]
 
 _HOMES = {
     "Plan": ("planning.plan", "Plan"),
@@ -22,6 +36,8 @@ _HOMES = {
     "RunOptions": ("run.prepare", "RunOptions"),
     "compare": ("actions.compare", "compare"),
     "convert": ("actions.convert", "convert"),
+    "ExtractionOptions": ("planning.extraction.options", "ExtractionOptions"),
+    "extract_lora": ("actions.extract_lora", "extract_lora"),
     "merge": ("actions.merge", "merge"),
     "plan": ("planning.builder", "make_plan"),
     "plan_stages": ("actions.stages", "plan_stages"),

@@ -20,6 +20,7 @@ from dovetail.engine.actions.convert import plan_from
 from dovetail.engine.actions.verify import DEFECTS, manifest_error, read_manifest
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.methods.convert import CONVERT
+from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.methods.program import Bytes
 from dovetail.engine.output.manifest import file_entries
 from dovetail.engine.output.side_files import RECIPE_NAME
@@ -177,6 +178,12 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
             f"{output} was made by maths version {manifest['maths_version']}",
             f"version {MATHS_VERSION} of this program",
             "recompute with the version that made it",
+        )
+    if manifest["recipe"]["merge_method"] == EXTRACT_LORA.name:
+        raise VerificationError(
+            f"{output} is an extracted adapter, which is not computed chunk by chunk",
+            "the output of a merge or a conversion",
+            "verify without --recompute, or extract it again",
         )
     said = manifest["options"]
     options = PlanOptions(

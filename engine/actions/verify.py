@@ -23,6 +23,7 @@ from dovetail.engine.actions.verify_zarr import check_document, check_objects, t
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.output.manifest import FORMAT_VERSION, MANIFEST_NAME, is_intact
 from dovetail.engine.planning.grid import TASK_BYTES, chunk_count, chunk_range
+from dovetail.io.adapters.reading import WEIGHTS_NAME as ADAPTER_NAME
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError, DovetailError, ZarrError
 from dovetail.io.files.machine import resident_bytes, usable_cores
@@ -138,12 +139,17 @@ class _Verification:
         self._check_side_files()
         if self._check_documents() if self.arrays else self._check_shards():
             try:
-                checkpoint = read_checkpoint(self.output)
+                checkpoint = read_checkpoint(self._place())
             except CheckpointError as error:
                 self.damage.append(str(error))
             else:
                 self._check_tensors(checkpoint)
         return Verdict(tuple(self.damage), self._unlisted(), self.checked_bytes)
+
+    def _place(self) -> Path:
+        """Give what holds the tensors: the folder, or the one file of an adapter, which by itself is no checkpoint."""
+        names = [shard["name"] for shard in self.manifest["shards"]]
+        return self.output / ADAPTER_NAME if names == [ADAPTER_NAME] else self.output
 
     def _check_side_files(self) -> None:
         for name, entry in self.manifest["side_files"].items():

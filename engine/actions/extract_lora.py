@@ -1,0 +1,294 @@
+"""Extracting an adapter from a fine-tuned model: the function behind ``dovetail extract-lora``.
+
+It has two steps. The first factors one matrix after another and keeps the factors in a folder beside the output. The
+second is an ordinary plan that copies them, and what is kept whole, into the adapter: journal, staging, checksums and
+publication are those of every merge. The first is no `Program`, because a plan knows the shape of every output tensor
+before it reads one, and here the rank, and whether a matrix changed at all, follow from the data; and because a pair of
+factors comes from one computation, between whose passes thin matrices are held that no task could carry.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dovetail.engine import events
+from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
+from dovetail.engine.actions.convert import find_source, parse_source
+from dovetail.engine.actions.verify import read_manifest
+from dovetail.engine.errors import InterruptedMergeError, RecipeError, VerificationError
+from dovetail.engine.methods.copy import Copy
+from dovetail.engine.methods.extract_lora import EXTRACT_LORA
+from dovetail.engine.output.adapter_files import adapter_card, summary, write_adapter_files
+from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM, build_manifest, manifest_pieces
+from dovetail.engine.output.staging import check_disk_space, check_target, stages_path
+from dovetail.engine.planning.builder import assemble
+from dovetail.engine.planning.extraction.adapter import Kept, adapter_config, kept_whole
+from dovetail.engine.planning.extraction.modules import module_of
+from dovetail.engine.planning.extraction.options import ExtractionOptions
+from dovetail.engine.planning.extraction.plan import Extraction, plan_extraction
+from dovetail.engine.planning.grid import chunk_elements
+from dovetail.engine.planning.locations import open_location
+from dovetail.engine.planning.plan import Plan, PlannedTensor, PlanOptions
+from dovetail.engine.planning.work import Input
+from dovetail.engine.recipe import ModelRef, Recipe
+from dovetail.engine.recipe.schema import InputModel
+from dovetail.engine.run import factoring
+from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
+from dovetail.engine.run.factor_store import FactorStore, MatrixReport
+from dovetail.engine.run.journal import JOURNAL_NAME
+from dovetail.engine.run.lock import LOCK_NAME, locked
+from dovetail.engine.run.prepare import RunOptions
+from dovetail.engine.run.records import RecordTable
+from dovetail.io.adapters.reading import WEIGHTS_NAME
+from dovetail.io.checkpoint import Checkpoint, TensorInfo
+from dovetail.io.files.durable import write_durably
+from dovetail.io.files.machine import resident_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Adapter:
+    """All that the second step puts together."""
+
+    reports: tuple[MatrixReport, ...]
+    """What became of every matrix."""
+    factors: Checkpoint
+    """The factors."""
+    kept: Kept
+    """What is kept whole."""
+
+
+def extract_lora(
+    tuned: str | Path,
+    base: str | Path,
+    output: str | Path,
+    options: ExtractionOptions | None = None,
+    run: RunOptions | None = None,
+    listen: events.Listener = events.ignore,
+) -> dict[str, Any]:
+    """Write what a fine-tuned model changed in its base model as a low-rank adapter that peft loads.
+
+    Every matrix that changed is factored by a randomised singular value decomposition of its change; what cannot be
+    factored and changed is kept whole. The same call after an interruption continues with the next matrix.
+
+    Parameters
+    ----------
+    tuned, base
+        The fine-tuned model and its base model: anything that a recipe can name as a model.
+    output
+        Folder to make; it appears under its name only when it is complete.
+    options
+        Ranks, dtype, and what is looked at.
+    run
+        How the work is done; no effect on the output's bytes. The linear algebra library chooses the number of threads.
+    listen
+        Receives events, on the calling thread.
+
+    Returns
+    -------
+    dict
+        The manifest but for its ``tensors``; ``extraction`` in it has the report on every matrix.
+
+    Raises
+    ------
+    DovetailError
+        One of the tree in `dovetail.engine.errors` and `dovetail.io.errors`.
+
+    """
+    started, output, run = time.monotonic(), Path(output), run or RunOptions()
+    names = (str(tuned), str(base))
+    opened = [open_location(find_source(parse_source(name), listen)) for name in names]
+    plan = plan_extraction(opened[0], opened[1], names, options or ExtractionOptions())
+    folder = stages_path(output)
+    if not (run.overwrite or run.restart) and (manifest := _finished(output, plan)):
+        shutil.rmtree(folder, ignore_errors=True)
+        listen(events.Notice("info", f"{output} is this adapter already; nothing to do."))
+        return manifest
+    check_target(output, checkpoint_paths((plan.tuned, plan.base)), overwrite=run.overwrite)
+    for note in plan.notes:
+        listen(events.Notice("warning", note))
+    with locked(folder):
+        try:
+            adapter = _factor(plan, folder, run, listen)
+            manifest = _put_together(plan, adapter, output, run, listen, started)
+        except (KeyboardInterrupt, InterruptedMergeError):
+            raise InterruptedMergeError(
+                f"extraction interrupted; the matrices that were factored are safe in {folder}",
+                action="run the same command again to continue",
+            ) from None
+        shutil.rmtree(folder)
+    return manifest
+
+
+def _finished(output: Path, plan: Extraction) -> dict[str, Any] | None:
+    """Give the manifest of an output if it is what the extraction would give; its bytes are not looked at."""
+    if not (output / MANIFEST_NAME).is_file() or (output / JOURNAL_NAME).exists():
+        return None
+    try:
+        manifest = read_manifest(output)
+    except VerificationError:
+        return None
+    if manifest.get("plan_hash") != plan.hash:
+        return None
+    return {key: value for key, value in manifest.items() if key not in ("tensors", SELF_CHECKSUM)}
+
+
+def _budget(plan: Extraction, run: RunOptions) -> Budget:
+    """Fit the largest matrix to the memory limit."""
+    sample = np.ones((256, 64))
+    np.linalg.qr(sample)  # loads the library and makes its buffers, which are then measured
+    np.linalg.eigh(sample.T @ sample)
+    most = max((factoring.factoring_bytes(pair, plan.options) for pair in plan.matrices), default=0)
+    most = max(most, factoring.COMPARING_BYTES)
+    reserved = resident_bytes() + TENSOR_BYTES * (len(plan.matrices) + len(plan.others))
+    return fit(run.memory_bytes or default_limit_bytes(least(reserved, most)), reserved, most, 1)
+
+
+class _Reading:
+    """Tells progress: bytes of both models read, every pass counted."""
+
+    def __init__(self, plan: Extraction, listen: events.Listener) -> None:
+        self._listen, self._began, self._done = listen, time.monotonic(), 0
+        self._total = sum(factoring.passes(pair, plan.options) * pair.nbytes for pair in plan.matrices)
+        self._total += sum(pair.nbytes for pair in plan.others)
+
+    def __call__(self, read_bytes: int) -> None:
+        self._done += read_bytes
+        seconds = time.monotonic() - self._began
+        self._listen(events.Progress(self._done, max(self._total, self._done), seconds, resident_bytes()))
+
+
+def _factor(plan: Extraction, folder: Path, run: RunOptions, listen: events.Listener) -> _Adapter:
+    """Run the first step, or what an earlier run has left of it."""
+    if run.restart:
+        for path in folder.iterdir():
+            if path.name != LOCK_NAME:
+                path.unlink()
+    store, options, reading = FactorStore(folder, plan.hash), plan.options, _Reading(plan, listen)
+    _budget(plan, run)
+    check_disk_space(folder, _most_bytes(plan))
+    _check_copies(plan, reading)
+    changed = [pair for pair in plan.others if pair.base is None or not factoring.equal(pair.tuned, pair.base, reading)]
+    reports: list[MatrixReport] = []
+    parts: list[Checkpoint] = []
+    for index, pair in enumerate(plan.matrices):
+        found = store.find(index)
+        if found is None:
+            factors = factoring.factor(pair, plan.names, options, reading)
+            for checkpoint in (plan.tuned, plan.base):
+                checkpoint.check_unchanged()
+            store.add(index, pair, factors, factoring.factor_dtype(pair, options))
+            found = store.find(index)
+            assert found is not None, "it has just been added"
+        reports.append(found[0])
+        parts.append(found[1])
+    factored = {module_of(report.name) for report in reports if report.rank}
+    kept = kept_whole(plan, changed, factored)
+    if not factored and not kept.tensors:
+        raise RecipeError(
+            f"{plan.names[0]} has nothing that differs from {plan.names[1]}",
+            "a fine-tuned model and its base model",
+            "check the paths and --include, --exclude",
+        )
+    return _Adapter(tuple(reports), _joined(folder, parts), kept)
+
+
+def _most_bytes(plan: Extraction) -> int:
+    """Give the most that the factors can take on the disk."""
+    rank = plan.options.most_rank
+    return sum(4 * min(rank, pair.rows, pair.columns) * (pair.rows + pair.columns) for pair in plan.matrices)
+
+
+def _check_copies(plan: Extraction, reading: _Reading) -> None:
+    """Refuse a head that differs from the fine-tuned model's embedding where the base model ties the two."""
+    for head, embedding in plan.copies:
+        if head.shape != embedding.shape or not factoring.equal(head, embedding, reading):
+            raise RecipeError(
+                f"head {head.name!r} of {plan.names[0]} differs from its embedding, and {plan.names[1]} ties both",
+                "a base model with a head of its own: an adapter cannot untie them",
+                "store the base model's embedding as its head too and set tie_word_embeddings to false, or --exclude "
+                f"'{head.name}'",
+            )
+
+
+def _joined(folder: Path, parts: Sequence[Checkpoint]) -> Checkpoint:
+    """Give the catalogue of all factors."""
+    return Checkpoint(
+        path=folder,
+        folder=folder,
+        tensors={name: info for part in parts for name, info in part.tensors.items()},
+        metadata={},
+        files=tuple(file for part in parts for file in part.files),
+    )
+
+
+def _put_together(
+    plan: Extraction, adapter: _Adapter, output: Path, run: RunOptions, listen: events.Listener, started: float
+) -> dict[str, Any]:
+    """Run the second step."""
+
+    def complete(copying: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:
+        ranks = {module_of(report.name): report.rank for report in adapter.reports if report.rank}
+        config = adapter_config(plan, ranks, adapter.kept)
+        whole = list(adapter.kept.tensors)
+        side_files = write_adapter_files(staging, config, adapter_card(plan, adapter.reports, whole))
+        manifest = build_manifest(copying, table, side_files)
+        manifest["plan_hash"] = plan.hash
+        manifest["inputs"] = manifest["inputs"][:2]  # the factors are there for the time of the work alone
+        manifest["extraction"] = {
+            "options": asdict(plan.options),
+            "totals": summary(adapter.reports, whole),
+            "matrices": {report.name: report.to_json() for report in adapter.reports},
+            "whole": whole,
+            "left_out": list(plan.left_out),
+            "notes": list(plan.notes),
+        }
+        write_durably(staging / MANIFEST_NAME, manifest_pieces(manifest, copying, table))
+        return manifest
+
+    return carry_out(_copying_plan(plan, adapter), output, run, listen, started=started, complete=complete)
+
+
+def _copying_plan(plan: Extraction, adapter: _Adapter) -> Plan:
+    """Plan the second step: every tensor is copied as it is."""
+    tensors = [(name, info, 2) for name, info in adapter.factors.tensors.items()]
+    tensors += [(name, info, 0) for name, info in adapter.kept.tensors.items()]
+    labels = (*plan.names, "factors")
+    made = assemble(
+        recipe=Recipe(
+            merge_method=EXTRACT_LORA.name,
+            base_model=ModelRef(path=plan.names[1]),
+            models=(InputModel(model=ModelRef(path=plan.names[0])),),
+        ),
+        options=PlanOptions(shard_size_bytes=2**62, seed=plan.options.seed, keep_nonfinite=True),
+        method=EXTRACT_LORA,
+        checkpoints=(plan.tuned, plan.base, adapter.factors),
+        base=None,
+        models=(plan.names[0],),
+        tensors=tuple(_copied(name, info, labels[source]) for name, info, source in tensors),
+    )
+    shard = replace(made.layout.shards[0], file_name=WEIGHTS_NAME)
+    return replace(made, layout=replace(made.layout, shards=(shard,)))
+
+
+def _copied(name: str, info: TensorInfo, label: str) -> PlannedTensor:
+    element_bytes = 2 * info.dtype.itemsize
+    return PlannedTensor(
+        name=name,
+        shape=info.shape,
+        length=info.length,
+        dtype=info.dtype,
+        program=Copy(compared=False),
+        problem=None,
+        base=None,
+        models=(Input(info.source, -1, label, info.name),),
+        order=(0,),
+        element_bytes=element_bytes,
+        chunk_elements=chunk_elements(element_bytes, 1),
+    )
