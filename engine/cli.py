@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dovetail.engine.cli_models import extract_lora
 from dovetail.engine.cli_options import (
     CodecOption,
     DebugOption,
@@ -162,6 +163,9 @@ def convert(
     finally:
         for done in [] if quiet or as_json else finished:
             print_conversion(done)
+
+
+app.command("extract-lora", short_help="Write what a fine-tune changed as an adapter.")(extract_lora)
 
 
 @app.command(short_help="Say what a merge would read, write and hold.")

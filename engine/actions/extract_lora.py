@@ -16,8 +16,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
 from dovetail.engine.actions.convert import find_source, parse_source
@@ -49,7 +47,8 @@ from dovetail.engine.run.records import RecordTable
 from dovetail.io.adapters.reading import WEIGHTS_NAME
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.files.durable import write_durably
-from dovetail.io.files.machine import resident_bytes
+from dovetail.io.files.machine import resident_bytes, usable_cores
+from dovetail.io.formats.safetensors_layout import SafetensorsLayout
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ def extract_lora(
     options
         Ranks, dtype, and what is looked at.
     run
-        How the work is done; no effect on the output's bytes. The linear algebra library chooses the number of threads.
+        How the work is done; no effect on the output's bytes.
     listen
         Receives events, on the calling thread.
 
@@ -141,13 +140,13 @@ def _finished(output: Path, plan: Extraction) -> dict[str, Any] | None:
 
 def _budget(plan: Extraction, run: RunOptions) -> Budget:
     """Fit the largest matrix to the memory limit."""
-    sample = np.ones((256, 64))
-    np.linalg.qr(sample)  # loads the library and makes its buffers, which are then measured
-    np.linalg.eigh(sample.T @ sample)
-    most = max((factoring.factoring_bytes(pair, plan.options) for pair in plan.matrices), default=0)
+    factoring.warm_up()
+    thin = max((factoring.thin_bytes(pair, plan.options) for pair in plan.matrices), default=0)
+    most = max((factoring.task_bytes(pair, plan.options) for pair in plan.matrices), default=0)
     most = max(most, factoring.COMPARING_BYTES)
-    reserved = resident_bytes() + TENSOR_BYTES * (len(plan.matrices) + len(plan.others))
-    return fit(run.memory_bytes or default_limit_bytes(least(reserved, most)), reserved, most, 1)
+    reserved = resident_bytes() + TENSOR_BYTES * (len(plan.matrices) + len(plan.others)) + thin
+    workers = run.workers if run.workers is not None else usable_cores()
+    return fit(run.memory_bytes or default_limit_bytes(least(reserved, most)), reserved, most, workers)
 
 
 class _Reading:
@@ -171,23 +170,20 @@ def _factor(plan: Extraction, folder: Path, run: RunOptions, listen: events.List
             if path.name != LOCK_NAME:
                 path.unlink()
     store, options, reading = FactorStore(folder, plan.hash), plan.options, _Reading(plan, listen)
-    _budget(plan, run)
+    budget = _budget(plan, run)
     check_disk_space(folder, _most_bytes(plan))
     _check_copies(plan, reading)
     changed = [pair for pair in plan.others if pair.base is None or not factoring.equal(pair.tuned, pair.base, reading)]
-    reports: list[MatrixReport] = []
-    parts: list[Checkpoint] = []
-    for index, pair in enumerate(plan.matrices):
-        found = store.find(index)
-        if found is None:
-            factors = factoring.factor(pair, plan.names, options, reading)
-            for checkpoint in (plan.tuned, plan.base):
-                checkpoint.check_unchanged()
-            store.add(index, pair, factors, factoring.factor_dtype(pair, options))
-            found = store.find(index)
-            assert found is not None, "it has just been added"
-        reports.append(found[0])
-        parts.append(found[1])
+    found: list[tuple[MatrixReport, Checkpoint]] = []
+    with factoring.Factoring(plan.names, options, budget.workers, reading) as factoring_now:
+        for index, pair in enumerate(plan.matrices):
+            if (stored := store.find(index)) is None:
+                factors = factoring_now.factor(pair)
+                for checkpoint in (plan.tuned, plan.base):
+                    checkpoint.check_unchanged()
+                stored = store.add(index, pair, factors, factoring.factor_dtype(pair, options))
+            found.append(stored)
+    reports = [report for report, _ in found]
     factored = {module_of(report.name) for report in reports if report.rank}
     kept = kept_whole(plan, changed, factored)
     if not factored and not kept.tensors:
@@ -196,7 +192,7 @@ def _factor(plan: Extraction, folder: Path, run: RunOptions, listen: events.List
             "a fine-tuned model and its base model",
             "check the paths and --include, --exclude",
         )
-    return _Adapter(tuple(reports), _joined(folder, parts), kept)
+    return _Adapter(tuple(reports), _joined(folder, [part for _, part in found]), kept)
 
 
 def _most_bytes(plan: Extraction) -> int:
@@ -273,6 +269,7 @@ def _copying_plan(plan: Extraction, adapter: _Adapter) -> Plan:
         models=(plan.names[0],),
         tensors=tuple(_copied(name, info, labels[source]) for name, info, source in tensors),
     )
+    assert isinstance(made.layout, SafetensorsLayout)
     shard = replace(made.layout.shards[0], file_name=WEIGHTS_NAME)
     return replace(made, layout=replace(made.layout, shards=(shard,)))
 

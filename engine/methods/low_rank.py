@@ -69,23 +69,23 @@ def orthonormal(matrix: Matrix) -> Matrix:
     return np.asarray(np.linalg.qr(matrix)[0])
 
 
-def fold(total: Matrix, chunk: Matrix, basis: Matrix) -> None:
-    """Add what some rows of D contribute to (D'D) Q."""
-    total += chunk.T @ (chunk @ basis)
+def image(chunk: Matrix, basis: Matrix) -> Matrix:
+    """Give what some rows of D contribute to (D'D) Q."""
+    return chunk.T @ (chunk @ basis)
 
 
-def spectrum(basis: Matrix, image: Matrix) -> Spectrum:
+def spectrum(basis: Matrix, total: Matrix) -> Spectrum:
     """Find singular vectors and values.
 
     Parameters
     ----------
     basis
         Q, orthonormal.
-    image
+    total
         (D'D) Q.
 
     """
-    squares, turns = np.linalg.eigh(basis.T @ image)
+    squares, turns = np.linalg.eigh(basis.T @ total)
     squares, turns = np.maximum(squares[::-1], 0.0), turns[:, ::-1]
     count = int((squares > LEAST_RATIO**2 * squares[0]).sum())
     return Spectrum(basis @ turns[:, :count], np.sqrt(squares[:count]))

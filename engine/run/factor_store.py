@@ -105,8 +105,10 @@ class FactorStore:
         except (CheckpointError, ValueError, KeyError, TypeError):
             return None
 
-    def add(self, index: int, pair: TensorPair, factors: Factors | None, dtype: DType) -> MatrixReport:
-        """Keep what was found of a matrix, durably."""
+    def add(
+        self, index: int, pair: TensorPair, factors: Factors | None, dtype: DType
+    ) -> tuple[MatrixReport, Checkpoint]:
+        """Keep what was found of a matrix, durably, and give it as `find` does."""
         report = _report(pair, factors)
         tensors = {} if factors is None else tensors_of(pair, factors)
         said = json.dumps({"hash": self._identity, "report": {"name": report.name, **report.to_json()}})
@@ -116,7 +118,7 @@ class FactorStore:
         write_durably(made, (header, *(np.ascontiguousarray(each).tobytes() for each in tensors.values())))
         made.replace(path)
         sync_folder(self._folder)
-        return report
+        return report, read_file(path)
 
     def _path(self, index: int) -> Path:
         return self._folder / f"{index:06}.safetensors"

@@ -6,11 +6,16 @@ limit nor an interruption changes a bit of the factors.
 
 from __future__ import annotations
 
+import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods import low_rank
@@ -41,6 +46,9 @@ Progress = Callable[[int], None]
 """Receives the bytes read since the last call."""
 
 
+_Found = TypeVar("_Found")
+
+
 @dataclass(frozen=True, slots=True)
 class Factors:
     """What became of one matrix. Its change is about ``scale * (left @ right)``."""
@@ -69,98 +77,166 @@ def factor_dtype(pair: TensorPair, options: ExtractionOptions) -> DType:
     return requested_dtype(options.dtype) or (own if own.itemsize in (2, 4) else DTYPES["BF16"])
 
 
-def factoring_bytes(pair: TensorPair, options: ExtractionOptions) -> int:
-    """Most memory that factoring a pair takes beyond what the process holds before."""
+def _rounded(pair: TensorPair, values: low_rank.Matrix, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Round a factor, or a part of one, to the dtype that it is stored in."""
+    with np.errstate(over="ignore"):
+        stored = values.astype(dtype)
+    if not np.isfinite(stored).all():
+        raise RecipeError(
+            f"factors of {pair.name} are too large for {dtype.name}", "a dtype that holds them", "pass --dtype float32"
+        )
+    return stored
+
+
+def thin_bytes(pair: TensorPair, options: ExtractionOptions) -> int:
+    """Most memory that a pair's thin matrices take, however many workers there are."""
+    width = _width(pair, options)
+    return _THIN_MATRICES * pair.columns * width * 8 + 4 * width * width * 8 + 2 * pair.rows * width * 8
+
+
+def task_bytes(pair: TensorPair, options: ExtractionOptions) -> int:
+    """Most memory that one worker takes: a chunk, and what the chunk contributes."""
     assert pair.base is not None
-    width = low_rank.basis_width(pair.rows, pair.columns, options.most_rank)
-    thin = _THIN_MATRICES * pair.columns * width * 8 + 4 * width * width * 8
-    left = 2 * pair.rows * min(width, options.most_rank) * 8
     elements = _rows_of_chunk(pair) * pair.columns
     windows = sum(
         elements * info.dtype.itemsize * (2 if info.source.copies else 1) + read_scratch_bytes(info.source)
         for info in (pair.tuned, pair.base)
     )
-    return thin + left + elements * _PASS_BYTES + windows + 4 * PAGE_SLACK_BYTES
+    # A result waits for those before it while its worker has begun the next.
+    return elements * _PASS_BYTES + windows + 2 * PAGE_SLACK_BYTES + 2 * pair.columns * _width(pair, options) * 8
 
 
-def factor(pair: TensorPair, names: tuple[str, str], options: ExtractionOptions, progress: Progress) -> Factors | None:
-    """Factor the difference of a pair; None if there is none.
+def warm_up() -> None:
+    """Load the linear algebra library and let it make its buffers, so that they count as the program's own memory."""
+    sample = np.ones((256, 64))
+    with threadpool_limits(1, user_api="blas"):
+        np.linalg.qr(sample)
+        np.linalg.eigh(sample.T @ sample)
+
+
+class Factoring:
+    """Factors pairs one after another, the chunks of each on several threads.
+
+    The linear algebra library itself is held to one thread while this is open, so that its results do not depend on the
+    number of cores.
 
     Parameters
     ----------
-    pair
-        The tensors, of one shape.
     names
         What the user calls the two models, for error messages.
     options
         Rank, dtype, iterations and seed.
+    workers
+        Chunks that are worked on at once.
     progress
-        Told of bytes read.
-
-    Raises
-    ------
-    NonFiniteError
-        One of them holds NaN or infinity.
+        Told of bytes read, on the calling thread.
 
     """
-    width = low_rank.basis_width(pair.rows, pair.columns, options.most_rank)
-    basis = low_rank.first_basis(pair.name, pair.columns, width, options.seed)
-    # A basis of the whole space is its own image: one step is exact.
-    steps = 1 if width == pair.columns else options.iterations + 1
-    energy = 0.0
-    for step in range(steps):
-        image = np.zeros_like(basis)
-        for _, chunk in _differences(pair, progress):
-            if step == 0:
-                energy += float(np.vdot(chunk, chunk))
-            if chunk.any():
-                low_rank.fold(image, chunk, basis)
-        if energy == 0.0:
-            return None
-        if not np.isfinite(energy):
-            _check_finite(pair, names)
-        if step < steps - 1:
-            del basis
-            basis = low_rank.orthonormal(image)
-    found = low_rank.spectrum(basis, image)
-    del basis, image
-    rank = low_rank.needed_rank(found.values, energy, options.most_rank, options.energy)
-    return _store(pair, found, rank, energy, options, progress)
 
+    def __init__(self, names: tuple[str, str], options: ExtractionOptions, workers: int, progress: Progress) -> None:
+        self._names, self._options, self._progress = names, options, progress
+        self._workers = workers
+        self._closing = contextlib.ExitStack()
+        self._closing.enter_context(threadpool_limits(1, user_api="blas"))
+        self._pool = self._closing.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="dovetail-factor"))
 
-def _store(
-    pair: TensorPair,
-    found: low_rank.Spectrum,
-    rank: int,
-    energy: float,
-    options: ExtractionOptions,
-    progress: Progress,
-) -> Factors:
-    """Round the right factor, find the left one that goes best with it, and measure what both leave."""
-    dtype = to_numpy(factor_dtype(pair, options))
-    scale = (options.alpha or options.most_rank) / rank
-    right = low_rank.right_factor(found, rank).astype(dtype)
-    stored = right.astype(np.float64)
-    inverse = low_rank.right_inverse(stored) / scale
-    stored *= scale
-    left = np.empty((pair.rows, rank), dtype)
-    residual = 0.0
-    for first, chunk in _differences(pair, progress):
-        part = (chunk @ inverse).astype(dtype)
-        left[first : first + len(part)] = part
-        chunk -= part.astype(np.float64) @ stored
-        residual += float(np.vdot(chunk, chunk))
-    if not np.isfinite(residual):
-        raise RecipeError(
-            f"factors of {pair.name} are too large for {dtype.name}", "a dtype that holds them", "pass --dtype float32"
-        )
-    return Factors(left, right, scale, energy, residual)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def factor(self, pair: TensorPair) -> Factors | None:
+        """Factor the difference of a pair of tensors of one shape; None if there is none.
+
+        Raises
+        ------
+        NonFiniteError
+            One of them holds NaN or infinity.
+
+        """
+        options, width = self._options, _width(pair, self._options)
+        basis = low_rank.first_basis(pair.name, pair.columns, width, options.seed)
+        energy, steps = 0.0, passes(pair, options) - 1
+        for step in range(steps):
+            image, energy = self._image(pair, basis)
+            if energy == 0.0:
+                return None
+            if not np.isfinite(energy):
+                _check_finite(pair, self._names)
+            if step < steps - 1:
+                del basis
+                basis = low_rank.orthonormal(image)
+        found = low_rank.spectrum(basis, image)
+        del basis, image
+        return self._factors(pair, found, energy)
+
+    def _image(self, pair: TensorPair, basis: low_rank.Matrix) -> tuple[low_rank.Matrix, float]:
+        """Give (D'D) Q, and the energy of D."""
+
+        def contribution(first: int) -> tuple[low_rank.Matrix | None, float]:
+            chunk = _chunk(pair, first)
+            energy = float(np.vdot(chunk, chunk))
+            return low_rank.image(chunk, basis) if energy else None, energy
+
+        total, energy = np.zeros_like(basis), 0.0
+        for _, (part, square) in self._in_order(pair, contribution):
+            energy += square
+            if part is not None:
+                total += part
+        return total, energy
+
+    def _factors(self, pair: TensorPair, found: low_rank.Spectrum, energy: float) -> Factors:
+        """Round the right factor, find the left one that goes best with it, and measure what both leave."""
+        options, dtype = self._options, to_numpy(factor_dtype(pair, self._options))
+        rank = low_rank.needed_rank(found.values, energy, options.most_rank, options.energy)
+        scale = (options.alpha or options.most_rank) / rank
+        right = _rounded(pair, low_rank.right_factor(found, rank), dtype)
+        stored = right.astype(np.float64)
+        inverse = low_rank.right_inverse(stored) / scale
+        stored *= scale
+
+        def rows(first: int) -> tuple[NDArray[np.generic], float]:
+            chunk = _chunk(pair, first)
+            part = _rounded(pair, chunk @ inverse, dtype)
+            chunk -= part.astype(np.float64) @ stored
+            return part, float(np.vdot(chunk, chunk))
+
+        left, residual = np.empty((pair.rows, rank), dtype), 0.0
+        for first, (part, square) in self._in_order(pair, rows):
+            left[first : first + len(part)] = part
+            residual += square
+        return Factors(left, right, scale, energy, residual)
+
+    def _in_order(self, pair: TensorPair, work: Callable[[int], _Found]) -> Iterator[tuple[int, _Found]]:
+        """Run a function for the first row of every chunk, and give the results in order."""
+        assert pair.base is not None
+        step, row_bytes = _rows_of_chunk(pair), pair.columns * (pair.tuned.dtype.itemsize + pair.base.dtype.itemsize)
+        under_way: deque[tuple[int, Future[_Found]]] = deque()
+        firsts = iter(range(0, pair.rows, step))
+        try:
+            while True:
+                while len(under_way) < self._workers and (first := next(firsts, None)) is not None:
+                    under_way.append((first, self._pool.submit(work, first)))
+                if not under_way:
+                    return
+                first, future = under_way.popleft()
+                yield first, future.result()
+                self._progress(min(step, pair.rows - first) * row_bytes)
+        finally:
+            for _, future in under_way:
+                future.cancel()
+            wait([future for _, future in under_way])
 
 
 def passes(pair: TensorPair, options: ExtractionOptions) -> int:
     """Give the number of times that factoring a changed pair reads both tensors."""
-    width = low_rank.basis_width(pair.rows, pair.columns, options.most_rank)
-    return 2 if width == pair.columns else options.iterations + 2
+    # A basis of the whole space is its own image: one step is exact.
+    return 2 if _width(pair, options) == pair.columns else options.iterations + 2
+
+
+def _width(pair: TensorPair, options: ExtractionOptions) -> int:
+    return low_rank.basis_width(pair.rows, pair.columns, options.most_rank)
 
 
 def equal(one: TensorInfo, other: TensorInfo, progress: Progress) -> bool:
@@ -186,19 +262,17 @@ def _rows_of_chunk(pair: TensorPair) -> int:
     return max(1, min(pair.rows, CHUNK_ELEMENTS // pair.columns))
 
 
-def _differences(pair: TensorPair, progress: Progress) -> Iterator[tuple[int, low_rank.Matrix]]:
-    """Give the first row and the difference of every chunk of rows, in order, each in an array of its own."""
+def _chunk(pair: TensorPair, first: int) -> low_rank.Matrix:
+    """Give the difference of the chunk of rows that begins with row `first`, in an array of its own."""
     assert pair.base is not None
     both, columns, step = (pair.tuned, pair.base), pair.columns, _rows_of_chunk(pair)
-    for first in range(0, pair.rows, step):
-        start, stop = first * columns, min(pair.rows, first + step) * columns
-        for info in both:
-            info.source.prefetch(stop, min(info.length, stop + step * columns))
-        _populate(both, start, stop)
-        chunk = _difference(*both, start, stop)
-        _release(both, start, stop)
-        yield first, chunk.reshape(-1, columns)
-        progress((stop - start) * sum(info.dtype.itemsize for info in both))
+    start, stop = first * columns, min(pair.rows, first + step) * columns
+    for info in both:
+        info.source.prefetch(stop, min(info.length, stop + step * columns))
+    _populate(both, start, stop)
+    chunk = _difference(*both, start, stop)
+    _release(both, start, stop)
+    return chunk.reshape(-1, columns)
 
 
 def _difference(one: TensorInfo, other: TensorInfo, start: int, stop: int) -> NDArray[np.float64]:

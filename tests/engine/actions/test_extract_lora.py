@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from dovetail.engine.actions.extract_lora import extract_lora
-from dovetail.engine.actions.verify import read_manifest, verify
+from dovetail.engine.actions.verify import verify
 from dovetail.engine.planning.extraction.options import ExtractionOptions
 from dovetail.io import read_checkpoint
-from safetensors.torch import save_file
 from tests.adapters import as_read
-from tests.checkpoints import read_output
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -138,16 +137,20 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+NORMS = ["input_layernorm", "post_attention_layernorm", "model.norm"]
 CASES = [
-    Case("all", llama, lambda n: "norm" not in n, None),
+    Case("all", llama, lambda n: "norm" not in n),
     Case("attention", llama, lambda n: "q_proj" in n or "o_proj" in n, None, {"q_proj", "o_proj"}),
     Case("one layer", llama, lambda n: "layers.1.mlp.up" in n, None, {"model.layers.1.mlp.up_proj"}),
-    Case("norms", llama, lambda n: "norm" in n or "q_proj" in n, ["input_layernorm", "post_attention_layernorm", "model.norm"]),
+    Case("norms", llama, lambda n: "norm" in n or "q_proj" in n, NORMS),
     Case("only a norm", llama, lambda n: n == "model.norm.weight", ["model.norm"]),
     Case("embedding and head", llama, lambda n: "embed" in n or "lm_head" in n, None, {"embed_tokens", "lm_head"}),
-    Case("saved head", llama, lambda n: "lm_head" in n or "v_proj" in n, ["lm_head"], {"v_proj"}, {"modules_to_save": ("lm_head",)}),
+    Case(
+        "saved head", llama, lambda n: "lm_head" in n or "v_proj" in n, ["lm_head"], {"v_proj"},
+        {"modules_to_save": ("lm_head",)},
+    ),
     Case("tied", lambda: llama(tie_word_embeddings=True), lambda n: "embed" in n or "k_proj" in n, None, {"k_proj"}),
-    Case("biases", lambda: llama(attention_bias=True), lambda n: "q_proj" in n or n.endswith("layers.0.self_attn.v_proj.bias")),
+    Case("biases", lambda: llama(attention_bias=True), lambda n: "q_proj" in n or "0.self_attn.v_proj.bias" in n),
     Case("gpt2", gpt2, lambda n: "wte" not in n, ["ln_1", "ln_2", "ln_f"]),
     Case("gpt2, tied embedding", gpt2, lambda n: True, ["ln_1", "ln_2", "ln_f"]),
     Case("bert", bert, lambda n: "LayerNorm" not in n),
@@ -182,3 +185,31 @@ def test_peft_gives_the_fine_tuned_model(case: Case, tmp_path: Path) -> None:
     for name, value in as_read(read_checkpoint(tmp_path / "tuned").tensors).items():
         np.testing.assert_allclose(read[name], value, rtol=0, atol=3e-6, err_msg=name)
     assert not verify(tmp_path / "adapter").damage
+
+
+def test_a_grown_vocabulary_in_peft(tmp_path: Path) -> None:
+    """After resize_token_embeddings, as the note says, peft makes the fine-tuned model of base model and adapter."""
+    model, resized = llama(), llama()
+    tuned = fine_tune(model, lambda n: "q_proj" in n)
+    tuned.resize_token_embeddings(66)
+    resized.resize_token_embeddings(66)
+    options = ExtractionOptions(rank=4, dtype="float32")
+    extract_lora(save(tuned, tmp_path / "tuned"), save(model, tmp_path / "base"), tmp_path / "out", options)
+    adapted = peft.PeftModel.from_pretrained(resized, tmp_path / "out")
+    given = torch.tensor([[1, 65, 3, 62]])
+    torch.testing.assert_close(outputs(adapted.get_base_model(), given), outputs(tuned, given), rtol=1e-4, atol=1e-5)
+
+
+def test_full_rank_changes_come_closer_with_the_rank(tmp_path: Path) -> None:
+    """Of a change of full rank, a larger adapter gives logits nearer to the fine-tuned model's."""
+    model = llama()
+    tuned = fine_tune(model, lambda n: "proj" in n, rank=None)
+    save(tuned, tmp_path / "tuned")
+    save(model, tmp_path / "base")
+    given, far = inputs(model), []
+    for rank in (2, 16, 32):
+        out = tmp_path / str(rank)
+        extract_lora(tmp_path / "tuned", tmp_path / "base", out, ExtractionOptions(rank=rank, dtype="float32"))
+        adapted = peft.PeftModel.from_pretrained(copy.deepcopy(model), out)
+        far.append(float((outputs(adapted.get_base_model(), given) - outputs(tuned, given)).norm()))
+    assert far[0] > 1.2 * far[1] > 100 * far[2]
