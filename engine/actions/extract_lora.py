@@ -39,7 +39,7 @@ from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.run import factoring
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
-from dovetail.engine.run.factor_store import FactorStore, MatrixReport
+from dovetail.engine.run.factor_store import FactorStore, MatrixReport, has_factors
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.prepare import RunOptions
@@ -121,7 +121,10 @@ def extract_lora(
                 f"extraction interrupted; the matrices that were factored are safe in {folder}",
                 action="run the same command again to continue",
             ) from None
-        shutil.rmtree(folder)
+        finally:
+            if not has_factors(folder):  # refused before anything was done
+                shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     return manifest
 
 

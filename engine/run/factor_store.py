@@ -50,6 +50,11 @@ class MatrixReport:
         return {"shape": list(self.shape), "rank": self.rank, "norm": self.norm, "kept": self.kept, "error": self.error}
 
 
+def has_factors(folder: Path) -> bool:
+    """Whether a folder holds anything that would be lost with it."""
+    return any(folder.glob("*.safetensors"))
+
+
 class FactorStore:
     """A folder of factors.
 
@@ -74,7 +79,7 @@ class FactorStore:
             found = json.loads(path.read_bytes()).get("hash") if path.exists() else None
         except (ValueError, AttributeError):
             found = ""
-        if found is None:
+        if found is None or (found != identity and not has_factors(folder)):
             write_durably(path, json.dumps({"hash": identity}).encode())
             sync_folder(folder)
         elif found != identity:

@@ -50,7 +50,7 @@ class Stop(Exception):  # an end as of a crash
     """Ends an extraction."""
 
 
-@pytest.mark.parametrize("after", [0, 3, 5])
+@pytest.mark.parametrize("after", [1, 3, 5])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, Stop])
 def test_an_interrupted_extraction_continues(
     tmp_path: Path, after: int, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
@@ -81,16 +81,21 @@ def test_an_interrupted_extraction_continues(
 
 
 def test_a_restart_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With --restart, an unfinished extraction with other options is thrown away."""
+    """With --restart, an unfinished extraction is thrown away; one without factors leaves nothing."""
     tuned, base = small_family(tmp_path)
+    factor, first = Factoring.factor, next(name for name in read_checkpoint(base).tensors if "norm" not in name)
 
-    def stop(self: Factoring, pair: TensorPair) -> None:
-        raise Stop
+    def stop(self: Factoring, pair: TensorPair) -> Factors | None:
+        if pair.name == stops_at:
+            raise Stop
+        return factor(self, pair)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Factoring, "factor", stop)
-        with pytest.raises(Stop):
-            extract_lora(tuned, base, tmp_path / "out", rank(4))
+    for stops_at in (first, EMBEDDING if first != EMBEDDING else HEAD):
+        with monkeypatch.context() as patched:
+            patched.setattr(Factoring, "factor", stop)
+            with pytest.raises(Stop):
+                extract_lora(tuned, base, tmp_path / "out", rank(4))
+        assert [".out.dovetail-stages"] * (stops_at != first) == [each.name for each in tmp_path.glob(".*")]
     extract_lora(tuned, base, tmp_path / "out", rank(5), RunOptions(restart=True))
     assert 5 == json.loads((tmp_path / "out/adapter_config.json").read_text())["r"]
 
