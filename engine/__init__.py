@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from dovetail.engine.actions.convert import convert
     from dovetail.engine.actions.extract_lora import extract_lora
     from dovetail.engine.actions.merge import merge
+    from dovetail.engine.actions.moe import make_moe
     from dovetail.engine.actions.stages import plan_stages
     from dovetail.engine.actions.verify import read_manifest
     from dovetail.engine.planning.builder import make_plan as plan
@@ -24,6 +25,7 @@ __all__ = [
     "compare",
     "convert",
     "extract_lora",
+    "make_moe",
     "merge",
     "plan",
     "plan_stages",
@@ -38,6 +40,7 @@ _HOMES = {
     "convert": ("actions.convert", "convert"),
     "ExtractionOptions": ("planning.extraction.options", "ExtractionOptions"),
     "extract_lora": ("actions.extract_lora", "extract_lora"),
+    "make_moe": ("actions.moe", "make_moe"),
     "merge": ("actions.merge", "merge"),
     "plan": ("planning.builder", "make_plan"),
     "plan_stages": ("actions.stages", "plan_stages"),

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dovetail.engine.cli_models import extract_lora
+from dovetail.engine.cli_models import extract_lora, moe
 from dovetail.engine.cli_options import (
     CodecOption,
     DebugOption,
@@ -166,6 +166,9 @@ def convert(
 
 
 app.command("extract-lora", short_help="Write what a fine-tune changed as an adapter.")(extract_lora)
+
+
+app.command("moe", short_help="Make dense models the experts of one model.")(moe)
 
 
 @app.command(short_help="Say what a merge would read, write and hold.")

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from dovetail.engine.cli_options import DebugOption, JsonOption, MemoryOption, WorkersOption, run_options
+from dovetail.engine.cli_options import (
+    DebugOption,
+    DtypeOption,
+    JsonOption,
+    MemoryOption,
+    OnNonFinite,
+    OutputFormat,
+    ShardOption,
+    WorkersOption,
+    plan_options,
+    run_options,
+)
 
 PatternsOption = Annotated[
     list[str] | None,
@@ -93,3 +104,41 @@ def extract_lora(
         manifest = run_extraction(tuned, base, output, options, run, listen)
     if not quiet and not as_json:
         print_extraction(manifest, finished[-1] if finished else None)
+
+
+def moe(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file as mergekit-moe reads it.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    shard_size: ShardOption = None,
+    dtype: DtypeOption = None,
+    seed: Annotated[int, typer.Option(help="Seed of random routers.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw unfinished work on OUT away.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make dense models the experts of one model, as RECIPE says.
+
+    Llama and Mistral models give a Mixtral, Qwen2 models a Qwen2-MoE with one shared expert, Qwen3 models a Qwen3-MoE.
+    The same command again continues what was interrupted.
+    """
+    from dovetail.engine import events
+    from dovetail.engine.actions.moe import make_moe
+    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.report.tables import print_conversion
+
+    finished: list[events.Done] = []
+    with choose_display(quiet=quiet, as_json=as_json) as display:
+
+        def listen(event: events.Event) -> None:
+            display(event)
+            if isinstance(event, events.Done):
+                finished.append(event)
+
+        options = plan_options(shard_size, dtype, seed, OnNonFinite.keep, OutputFormat.safetensors, None, None)
+        make_moe(recipe, output, options, run_options(memory, workers, overwrite, restart), listen)
+    for done in [] if quiet or as_json else finished:
+        print_conversion(done)

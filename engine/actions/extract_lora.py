@@ -18,13 +18,12 @@ from typing import Any
 
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
-from dovetail.engine.actions.convert import find_source, parse_source
-from dovetail.engine.actions.verify import read_manifest
-from dovetail.engine.errors import InterruptedMergeError, RecipeError, VerificationError
+from dovetail.engine.actions.convert import find_source, finished, parse_source
+from dovetail.engine.errors import InterruptedMergeError, RecipeError
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.output.adapter_files import adapter_card, summary, write_adapter_files
-from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM, build_manifest, manifest_pieces
+from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_pieces
 from dovetail.engine.output.staging import check_disk_space, check_target, stages_path
 from dovetail.engine.planning.builder import assemble
 from dovetail.engine.planning.extraction.adapter import Kept, adapter_config, kept_whole
@@ -40,7 +39,6 @@ from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.run import factoring
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
 from dovetail.engine.run.factor_store import FactorStore, MatrixReport, has_factors
-from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.records import RecordTable
@@ -105,7 +103,7 @@ def extract_lora(
     opened = [open_location(find_source(parse_source(name), listen)) for name in names]
     plan = plan_extraction(opened[0], opened[1], names, options or ExtractionOptions())
     folder = stages_path(output)
-    if not (run.overwrite or run.restart) and (manifest := _finished(output, plan)):
+    if not (run.overwrite or run.restart) and (manifest := finished(output, plan.hash)):
         shutil.rmtree(folder, ignore_errors=True)
         listen(events.Notice("info", f"{output} is this adapter already; nothing to do."))
         return manifest
@@ -126,19 +124,6 @@ def extract_lora(
                 shutil.rmtree(folder)
         shutil.rmtree(folder, ignore_errors=True)
     return manifest
-
-
-def _finished(output: Path, plan: Extraction) -> dict[str, Any] | None:
-    """Give the manifest of an output if it is what the extraction would give; its bytes are not looked at."""
-    if not (output / MANIFEST_NAME).is_file() or (output / JOURNAL_NAME).exists():
-        return None
-    try:
-        manifest = read_manifest(output)
-    except VerificationError:
-        return None
-    if manifest.get("plan_hash") != plan.hash:
-        return None
-    return {key: value for key, value in manifest.items() if key not in ("tensors", SELF_CHECKSUM)}
 
 
 def _budget(plan: Extraction, run: RunOptions) -> Budget:

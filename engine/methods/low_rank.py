@@ -14,8 +14,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
+
+from dovetail.engine.methods.uniform import uniform
 
 Matrix = NDArray[np.float64]
 
@@ -51,17 +52,12 @@ def first_basis(name: str, columns: int, width: int, seed: int) -> Matrix:
     columns, width
         Shape of the basis.
     seed
-        Seed of the random numbers, which are uniform and made of raw bits: these stay the same in any version of numpy.
+        Seed of the random numbers, which are uniform.
 
     """
     if width == columns:
         return np.eye(columns)
-    key = xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"), seed=seed % 2**64)
-    bits = np.random.Philox(key=key).random_raw(columns * width)
-    values = (bits >> np.uint64(11)).astype(np.float64)
-    values *= 2.0**-52
-    values -= 1.0
-    return orthonormal(values.reshape(columns, width))
+    return orthonormal(uniform(name, columns * width, seed).reshape(columns, width))
 
 
 def orthonormal(matrix: Matrix) -> Matrix:

@@ -11,6 +11,7 @@ from typing import Any
 from dovetail.engine.planning.extraction.modules import Kind, kind_of, matches, module_of
 from dovetail.engine.planning.extraction.options import ExtractionOptions
 from dovetail.engine.planning.extraction.pairing import TensorPair, pair_up
+from dovetail.engine.planning.identity import input_identity
 from dovetail.engine.planning.model_config import read_config
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 
@@ -49,11 +50,7 @@ class Extraction:
     @property
     def hash(self) -> str:
         """Changes whenever the adapter would change."""
-        inputs: list[Any] = []
-        for checkpoint in (self.tuned, self.base):
-            inputs += [str(checkpoint.path), [asdict(file) for file in checkpoint.files]]
-            if checkpoint.adapter is not None:
-                inputs += [str(checkpoint.adapter.folder), [asdict(file) for file in checkpoint.adapter.files]]
+        inputs = input_identity((self.tuned, self.base))
         content = {"version": VERSION, "options": asdict(self.options), "names": self.names, "inputs": inputs}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
