@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -27,6 +28,11 @@ PatternsOption = Annotated[
         help="Look only at tensors or modules of such names, such as q_proj or 'model.layers.0.*'. Can be repeated.",
     ),
 ]
+
+
+def _interrupt(signal_number: int, frame: Any) -> NoReturn:
+    """Treat a request to terminate like Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def extract_lora(
@@ -81,6 +87,7 @@ def extract_lora(
     from dovetail.engine.report.display import choose_display
     from dovetail.engine.report.extraction import print_extraction
 
+    signal.signal(signal.SIGTERM, _interrupt)
     options = ExtractionOptions(
         rank=rank,
         energy=energy,
@@ -130,6 +137,7 @@ def moe(
     from dovetail.engine.report.display import choose_display
     from dovetail.engine.report.tables import print_conversion
 
+    signal.signal(signal.SIGTERM, _interrupt)
     finished: list[events.Done] = []
     with choose_display(quiet=quiet, as_json=as_json) as display:
 

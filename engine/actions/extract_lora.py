@@ -38,6 +38,7 @@ from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.run import factoring
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
+from dovetail.engine.run.differences import COMPARING_BYTES, equal
 from dovetail.engine.run.factor_store import FactorStore, MatrixReport, has_factors
 from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.prepare import RunOptions
@@ -47,6 +48,10 @@ from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.files.durable import write_durably
 from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.formats.safetensors_layout import SafetensorsLayout
+
+_TIED = (
+    "{} is the base model's head too: it is kept whole, as peft would merge a low-rank change into tied tensors twice."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,8 @@ class _Adapter:
     """The factors."""
     kept: Kept
     """What is kept whole."""
+    notes: tuple[str, ...]
+    """What a person should know."""
 
 
 def extract_lora(
@@ -108,8 +115,6 @@ def extract_lora(
         listen(events.Notice("info", f"{output} is this adapter already; nothing to do."))
         return manifest
     check_target(output, checkpoint_paths((plan.tuned, plan.base)), overwrite=run.overwrite)
-    for note in plan.notes:
-        listen(events.Notice("warning", note))
     with locked(folder):
         try:
             adapter = _factor(plan, folder, run, listen)
@@ -131,7 +136,7 @@ def _budget(plan: Extraction, run: RunOptions) -> Budget:
     factoring.warm_up()
     thin = max((factoring.thin_bytes(pair, plan.options) for pair in plan.matrices), default=0)
     most = max((factoring.task_bytes(pair, plan.options) for pair in plan.matrices), default=0)
-    most = max(most, factoring.COMPARING_BYTES)
+    most = max(most, COMPARING_BYTES)
     reserved = resident_bytes() + TENSOR_BYTES * (len(plan.matrices) + len(plan.others)) + thin
     workers = run.workers if run.workers is not None else usable_cores()
     return fit(run.memory_bytes or default_limit_bytes(least(reserved, most)), reserved, most, workers)
@@ -161,7 +166,12 @@ def _factor(plan: Extraction, folder: Path, run: RunOptions, listen: events.List
     budget = _budget(plan, run)
     check_disk_space(folder, _most_bytes(plan))
     _check_copies(plan, reading)
-    changed = [pair for pair in plan.others if pair.base is None or not factoring.equal(pair.tuned, pair.base, reading)]
+    notes = list(plan.notes)
+    changed = [pair for pair in plan.others if pair.base is None or not equal(pair.tuned, pair.base, reading)]
+    if any(pair.name == plan.tied and pair.base is not None for pair in changed):
+        notes.append(_TIED.format(plan.tied))
+    for note in notes:
+        listen(events.Notice("warning", note))
     found: list[tuple[MatrixReport, Checkpoint]] = []
     with factoring.Factoring(plan.names, options, budget.workers, reading) as factoring_now:
         for index, pair in enumerate(plan.matrices):
@@ -180,7 +190,7 @@ def _factor(plan: Extraction, folder: Path, run: RunOptions, listen: events.List
             "a fine-tuned model and its base model",
             "check the paths and --include, --exclude",
         )
-    return _Adapter(tuple(reports), _joined(folder, [part for _, part in found]), kept)
+    return _Adapter(tuple(reports), _joined(folder, [part for _, part in found]), kept, tuple(notes))
 
 
 def _most_bytes(plan: Extraction) -> int:
@@ -192,7 +202,7 @@ def _most_bytes(plan: Extraction) -> int:
 def _check_copies(plan: Extraction, reading: _Reading) -> None:
     """Refuse a head that differs from the fine-tuned model's embedding where the base model ties the two."""
     for head, embedding in plan.copies:
-        if head.shape != embedding.shape or not factoring.equal(head, embedding, reading):
+        if head.shape != embedding.shape or not equal(head, embedding, reading):
             raise RecipeError(
                 f"head {head.name!r} of {plan.names[0]} differs from its embedding, and {plan.names[1]} ties both",
                 "a base model with a head of its own: an adapter cannot untie them",
@@ -221,7 +231,9 @@ def _put_together(
         ranks = {module_of(report.name): report.rank for report in adapter.reports if report.rank}
         config = adapter_config(plan, ranks, adapter.kept)
         whole = list(adapter.kept.tensors)
-        side_files = write_adapter_files(staging, config, adapter_card(plan, adapter.reports, whole))
+        side_files = write_adapter_files(
+            staging, config, adapter_card(plan.names, adapter.reports, whole, adapter.notes)
+        )
         manifest = build_manifest(copying, table, side_files)
         manifest["plan_hash"] = plan.hash
         manifest["inputs"] = manifest["inputs"][:2]  # the factors are there for the time of the work alone
@@ -231,7 +243,7 @@ def _put_together(
             "matrices": {report.name: report.to_json() for report in adapter.reports},
             "whole": whole,
             "left_out": list(plan.left_out),
-            "notes": list(plan.notes),
+            "notes": list(adapter.notes),
         }
         write_durably(staging / MANIFEST_NAME, manifest_pieces(manifest, copying, table))
         return manifest

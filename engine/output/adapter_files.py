@@ -10,7 +10,6 @@ from typing import Any, Final
 import yaml
 
 from dovetail.engine.output.manifest import MANIFEST_NAME, hex_checksum
-from dovetail.engine.planning.extraction.plan import Extraction
 from dovetail.engine.run.factor_store import MatrixReport
 from dovetail.engine.text import short_name
 from dovetail.io.files.durable import write_durably
@@ -65,10 +64,23 @@ def worst(reports: Sequence[MatrixReport], count: int) -> list[MatrixReport]:
     return sorted((report for report in reports if report.rank), key=lambda report: report.kept)[:count]
 
 
-def adapter_card(plan: Extraction, reports: Sequence[MatrixReport], whole: Sequence[str]) -> str:
-    """Write the README.md: what the adapter was made from, how much of it is there, and how to use it."""
+def adapter_card(
+    names: tuple[str, str], reports: Sequence[MatrixReport], whole: Sequence[str], notes: Sequence[str]
+) -> str:
+    """Write the README.md: what the adapter was made from, how much of it is there, and how to use it.
+
+    Parameters
+    ----------
+    names
+        What the user calls the fine-tuned model and the base model.
+    reports, whole
+        As for `summary`.
+    notes
+        What a person should know.
+
+    """
     totals = summary(reports, whole)
-    tuned, base = plan.names
+    tuned, base = names
     front = {"base_model": base, "library_name": "peft", "tags": ["lora", "dovetail"]}
     lines = [
         "---",
@@ -84,7 +96,7 @@ def adapter_card(plan: Extraction, reports: Sequence[MatrixReport], whole: Seque
         f"{totals['unchanged']} matrices did not change. {totals['whole']} tensors are kept whole.",
         "",
     ]
-    lines += [f"- {note}" for note in plan.notes]
+    lines += [f"- {note}" for note in notes]
     lines += ["", "| matrix | rank | energy kept | relative error |", "|---|---|---|---|"]
     lines += [
         f"| `{each.name}` | {each.rank} | {each.kept:.4%} | {each.error:.4g} |" for each in worst(reports, _WORST)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -23,14 +23,9 @@ from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.extraction.options import ExtractionOptions
 from dovetail.engine.planning.extraction.pairing import TensorPair
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES
-from dovetail.io.checkpoint import TensorInfo
+from dovetail.engine.run.differences import Progress, check_finite, read_chunk, rows_of_chunk
 from dovetail.io.dtypes import DTYPES, DType, to_numpy
-from dovetail.io.errors import NonFiniteError
 from dovetail.io.source import read_scratch_bytes
-from dovetail.io.sources.floats import decode_into
-
-CHUNK_ELEMENTS = 1 << 20
-"""Elements of a chunk, unless a row has more."""
 
 _THIN_MATRICES = 6
 """Matrices of the size of the basis that exist at once while a new basis is made: its columns, two copies in LAPACK,
@@ -38,13 +33,6 @@ the result, the old basis, and the vectors found."""
 
 _PASS_BYTES = 8 + 8 + 4 + 4
 """Bytes for each element of a chunk: the difference, the product that is compared with it, both decoded."""
-
-COMPARING_BYTES = CHUNK_ELEMENTS * 56 + 4 * PAGE_SLACK_BYTES
-"""Most memory that `equal` takes: windows of at most 8 bytes an element and copies, both decoded, the difference."""
-
-Progress = Callable[[int], None]
-"""Receives the bytes read since the last call."""
-
 
 _Found = TypeVar("_Found")
 
@@ -71,10 +59,10 @@ class Factors:
 
 
 def factor_dtype(pair: TensorPair, options: ExtractionOptions) -> DType:
-    """Give the dtype of a pair's factors: the one asked for, else the base model's own if it has 16 or 32 bits."""
+    """Give the dtype of a pair's factors: the one asked for, else the base model's, of 16 or 32 bits."""
     assert pair.base is not None
     own = pair.base.output_dtype
-    return requested_dtype(options.dtype) or (own if own.itemsize in (2, 4) else DTYPES["BF16"])
+    return requested_dtype(options.dtype) or {1: DTYPES["BF16"], 8: DTYPES["F32"]}.get(own.itemsize, own)
 
 
 def _rounded(pair: TensorPair, values: low_rank.Matrix, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -97,7 +85,7 @@ def thin_bytes(pair: TensorPair, options: ExtractionOptions) -> int:
 def task_bytes(pair: TensorPair, options: ExtractionOptions) -> int:
     """Most memory that one worker takes: a chunk, and what the chunk contributes."""
     assert pair.base is not None
-    elements = _rows_of_chunk(pair) * pair.columns
+    elements = rows_of_chunk(pair) * pair.columns
     windows = sum(
         elements * info.dtype.itemsize * (2 if info.source.copies else 1) + read_scratch_bytes(info.source)
         for info in (pair.tuned, pair.base)
@@ -163,7 +151,7 @@ class Factoring:
             if energy == 0.0:
                 return None
             if not np.isfinite(energy):
-                _check_finite(pair, self._names)
+                check_finite(pair, self._names)
             if step < steps - 1:
                 del basis
                 basis = low_rank.orthonormal(image)
@@ -175,7 +163,7 @@ class Factoring:
         """Give (D'D) Q, and the energy of D."""
 
         def contribution(first: int) -> tuple[low_rank.Matrix | None, float]:
-            chunk = _chunk(pair, first)
+            chunk = read_chunk(pair, first)
             energy = float(np.vdot(chunk, chunk))
             return low_rank.image(chunk, basis) if energy else None, energy
 
@@ -197,7 +185,7 @@ class Factoring:
         stored *= scale
 
         def rows(first: int) -> tuple[NDArray[np.generic], float]:
-            chunk = _chunk(pair, first)
+            chunk = read_chunk(pair, first)
             part = _rounded(pair, chunk @ inverse, dtype)
             chunk -= part.astype(np.float64) @ stored
             return part, float(np.vdot(chunk, chunk))
@@ -211,7 +199,7 @@ class Factoring:
     def _in_order(self, pair: TensorPair, work: Callable[[int], _Found]) -> Iterator[tuple[int, _Found]]:
         """Run a function for the first row of every chunk, and give the results in order."""
         assert pair.base is not None
-        step, row_bytes = _rows_of_chunk(pair), pair.columns * (pair.tuned.dtype.itemsize + pair.base.dtype.itemsize)
+        step, row_bytes = rows_of_chunk(pair), pair.columns * (pair.tuned.dtype.itemsize + pair.base.dtype.itemsize)
         under_way: deque[tuple[int, Future[_Found]]] = deque()
         firsts = iter(range(0, pair.rows, step))
         try:
@@ -237,85 +225,3 @@ def passes(pair: TensorPair, options: ExtractionOptions) -> int:
 
 def _width(pair: TensorPair, options: ExtractionOptions) -> int:
     return low_rank.basis_width(pair.rows, pair.columns, options.most_rank)
-
-
-def equal(one: TensorInfo, other: TensorInfo, progress: Progress) -> bool:
-    """Whether two tensors of one shape hold the same numbers, whatever their dtypes."""
-    floats = one.dtype.mergeable and other.dtype.mergeable
-    if not floats and one.dtype != other.dtype:
-        return False
-    for start in range(0, one.length, CHUNK_ELEMENTS):
-        stop = min(one.length, start + CHUNK_ELEMENTS)
-        _populate((one, other), start, stop)
-        if floats:
-            same = not _difference(one, other, start, stop).any()
-        else:
-            same = np.array_equal(one.source.read(start, stop), other.source.read(start, stop))
-        _release((one, other), start, stop)
-        progress((stop - start) * (one.dtype.itemsize + other.dtype.itemsize))
-        if not same:
-            return False
-    return True
-
-
-def _rows_of_chunk(pair: TensorPair) -> int:
-    return max(1, min(pair.rows, CHUNK_ELEMENTS // pair.columns))
-
-
-def _chunk(pair: TensorPair, first: int) -> low_rank.Matrix:
-    """Give the difference of the chunk of rows that begins with row `first`, in an array of its own."""
-    assert pair.base is not None
-    both, columns, step = (pair.tuned, pair.base), pair.columns, _rows_of_chunk(pair)
-    start, stop = first * columns, min(pair.rows, first + step) * columns
-    for info in both:
-        info.source.prefetch(stop, min(info.length, stop + step * columns))
-    _populate(both, start, stop)
-    chunk = _difference(*both, start, stop)
-    _release(both, start, stop)
-    return chunk.reshape(-1, columns)
-
-
-def _difference(one: TensorInfo, other: TensorInfo, start: int, stop: int) -> NDArray[np.float64]:
-    """Subtract elements ``start:stop`` exactly, but for the rounding of float64."""
-    found = _decoded(one, start, stop).astype(np.float64)
-    with np.errstate(invalid="ignore"):  # infinite elements are found by the sum of squares
-        found -= _decoded(other, start, stop)
-    return found
-
-
-def _decoded(info: TensorInfo, start: int, stop: int) -> NDArray[np.float32] | NDArray[np.float64]:
-    raw = info.source.read(start, stop)
-    if info.dtype.name == "F64":
-        return raw.view(np.float64)
-    values = np.empty(stop - start, np.float32)
-    decode_into(raw, info.dtype, values)
-    return values
-
-
-def _populate(infos: Sequence[TensorInfo], start: int, stop: int) -> None:
-    """Bring elements into memory: touching pages that cannot be read would kill the process."""
-    for info in infos:
-        info.source.populate(start, stop)
-
-
-def _release(infos: Sequence[TensorInfo], start: int, stop: int) -> None:
-    for info in infos:
-        info.source.release(start, stop)
-
-
-def _check_finite(pair: TensorPair, names: tuple[str, str]) -> None:
-    """Say where a pair's first NaN or infinity is."""
-    assert pair.base is not None
-    for name, info in zip(names, (pair.tuned, pair.base), strict=True):
-        for start in range(0, info.length, CHUNK_ELEMENTS):
-            stop = min(info.length, start + CHUNK_ELEMENTS)
-            _populate((info,), start, stop)
-            values = _decoded(info, start, stop)
-            found = np.flatnonzero(~np.isfinite(values))
-            if found.size:
-                raise NonFiniteError(
-                    f"{name}: tensor {info.name!r} holds {values[found[0]]} at element {start + int(found[0])}",
-                    "finite numbers",
-                    f"repair the checkpoint, or leave the tensor out with --exclude '{pair.name}'",
-                )
-            _release((info,), start, stop)

@@ -98,7 +98,11 @@ def pair_up(tuned: Checkpoint, base: Checkpoint, names: tuple[str, str], options
     wanted = {name: info for name, info in found.items() if options.wants(name)}
     for name, info in wanted.items():
         _check_shape(name, info, base.tensors[name], names)
-    missing = tuple(name for name in base.tensors if name not in found and name not in ignored)
+    missing = tuple(
+        name
+        for name in base.tensors
+        if name not in found and name not in ignored and name.rpartition(".")[2] not in _UNTRAINED
+    )
     return Counterparts(wanted, _vocabulary(base) if tied else None, tuple(copies), missing)
 
 

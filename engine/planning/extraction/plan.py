@@ -40,6 +40,8 @@ class Extraction:
     by_name: frozenset[str]
     """Of `others`, those that stand in the adapter for themselves alone rather than for their module: loading it
     replaces the base model's tensor."""
+    tied: str | None
+    """The base model's embedding, if that is its head too."""
     copies: tuple[tuple[TensorInfo, TensorInfo], ...]
     """Stored heads of the fine-tuned model that must be copies of its embedding: see `Counterparts.copies`."""
     left_out: tuple[str, ...]
@@ -87,8 +89,6 @@ def plan_extraction(
         same, tied = new.shape == old.shape, name == found.tied
         if not same:
             notes.append(_resized(name, new, old))
-        elif tied:
-            notes.append(_TIED.format(name))
         if not same or tied or name.endswith(".bias") or not contents.get(module_of(name), {""}) <= {"weight", "bias"}:
             by_name.add(name)
         pair = TensorPair(name, kind, new, old if same else None)
@@ -105,16 +105,11 @@ def plan_extraction(
         matrices=tuple(matrices),
         others=tuple(others),
         by_name=frozenset(by_name),
+        tied=found.tied,
         copies=found.copies,
         left_out=tuple(name for name in base.tensors if not options.wants(name)),
         notes=tuple(notes),
     )
-
-
-_TIED = (
-    "{} is the base model's head too: if it changed it is kept whole, as peft would merge a low-rank change into tied "
-    "tensors twice."
-)
 
 
 def _resized(name: str, new: TensorInfo, old: TensorInfo) -> str:

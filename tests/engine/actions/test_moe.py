@@ -243,6 +243,18 @@ def test_interrupted_work_is_continued(tmp_path: Path, monkeypatch: pytest.Monke
     assert read_output(tmp_path / "expected").keys() == read_output(tmp_path / "out").keys()
 
 
+def test_what_a_person_should_know(tmp_path: Path) -> None:
+    """Routers that hardly tell experts apart, equal experts, and numbers that are no power of two are warned of."""
+    base = dense(tmp_path / "base", "Llama")
+    prompts = ("w1 w2 w4 w5", "w1 w2 w4 w6", "w1 w2 w4 w7")
+    experts = [{"source_model": str(base), "positive_prompts": [text]} for text in prompts]
+    path = recipe(tmp_path, base, [base] * 3, gate_mode="cheap_embed", experts=experts)
+    said: list[str] = []
+    make_moe(path, tmp_path / "out", listen=lambda event: said.append(getattr(event, "text", "")))
+    for expected in ("hardly tell the experts apart", "All experts are the same model", "no power of two"):
+        assert 1 == sum(expected in text for text in said)
+
+
 def test_dtype(tmp_path: Path) -> None:
     """The recipe's dtype is that of every tensor and of the configuration."""
     base = dense(tmp_path / "base", "Llama")

@@ -13,8 +13,8 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.planning.extraction.modules import Kind
 from dovetail.engine.planning.extraction.options import ExtractionOptions
 from dovetail.engine.planning.extraction.pairing import TensorPair
-from dovetail.engine.run import factoring
-from dovetail.engine.run.factoring import Factoring, Factors, equal
+from dovetail.engine.run import differences
+from dovetail.engine.run.factoring import Factoring, Factors
 from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.errors import NonFiniteError
 from dovetail.io.opening import read_checkpoint
@@ -83,7 +83,7 @@ def test_neither_workers_nor_repetition_change_a_bit(
     old, new = fine_tune((150, 110))
     pair = pair_of(tmp_path, old, new)
     whole = run(pair, rank=8, dtype="float32")
-    monkeypatch.setattr(factoring, "CHUNK_ELEMENTS", 1300)
+    monkeypatch.setattr(differences, "CHUNK_ELEMENTS", 1300)
     found, again = run(pair, workers, rank=8, dtype="float32"), run(pair, rank=8, dtype="float32")
     assert whole is not None
     assert found is not None
@@ -127,11 +127,3 @@ def test_factors_too_large_for_their_dtype(tmp_path: Path) -> None:
     old = np.zeros((20, 20), np.float32)
     with pytest.raises(RecipeError, match="float16"):
         run(pair_of(tmp_path, old, old + 1e12), dtype="float16")
-
-
-def test_equal(tmp_path: Path) -> None:
-    """Numbers are compared, whatever their dtypes; integers only with integers of their kind."""
-    a = store(tmp_path, f=np.ones(5, np.float32), g=np.ones(5, BF16), h=np.full(5, 2, BF16), i=np.ones(5, np.int32),
-              j=np.ones(5, np.int64), k=np.arange(5, dtype=np.int32))  # fmt: skip
-    expected = {"fg": True, "gh": False, "ii": True, "ij": False, "ik": False, "fi": False}
-    assert expected == {both: equal(a[both[0]], a[both[1]], ignore) for both in expected}
