@@ -59,7 +59,7 @@ def write_side_files_of(folder: Path) -> None:
     write_side_files(folder, LlamaShape(32, 48, 2, 4, 2, 64), "float32", [{}])
 
 
-def recipe(folder: Path, base: Path, experts: list[Path], **changes: Any) -> Path:
+def recipe(folder: Path, base: Path, experts: list[Path], /, **changes: Any) -> Path:
     """Write a recipe; expert number i is for the words w(i) and w(i + 10)."""
     content = {
         "base_model": str(base),
