@@ -40,6 +40,7 @@ from dovetail.engine.run import factoring
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
 from dovetail.engine.run.differences import COMPARING_BYTES, equal
 from dovetail.engine.run.factor_store import FactorStore, MatrixReport, has_factors
+from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.records import RecordTable
@@ -114,7 +115,8 @@ def extract_lora(
         shutil.rmtree(folder, ignore_errors=True)
         listen(events.Notice("info", f"{output} is this adapter already; nothing to do."))
         return manifest
-    check_target(output, checkpoint_paths((plan.tuned, plan.base)), overwrite=run.overwrite)
+    if not (output / JOURNAL_NAME).exists():  # else it may have been published by a run that was killed since
+        check_target(output, checkpoint_paths((plan.tuned, plan.base)), overwrite=run.overwrite)
     with locked(folder):
         try:
             adapter = _factor(plan, folder, run, listen)
@@ -124,10 +126,14 @@ def extract_lora(
                 f"extraction interrupted; the matrices that were factored are safe in {folder}",
                 action="run the same command again to continue",
             ) from None
-        finally:
-            if not has_factors(folder):  # refused before anything was done
+        except RecipeError:  # what was factored is of no use to other options
+            shutil.rmtree(folder)
+            raise
+        except BaseException:
+            if not has_factors(folder):
                 shutil.rmtree(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+            raise
+        shutil.rmtree(folder)
     return manifest
 
 

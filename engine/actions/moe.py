@@ -34,6 +34,7 @@ from dovetail.engine.recipe.moe import load_moe_recipe
 from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.run.budget import default_limit_bytes
 from dovetail.engine.run.gates import gate_values, hardly_told_apart
+from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import locked
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.records import RecordTable
@@ -95,7 +96,8 @@ def make_moe(
         shutil.rmtree(folder, ignore_errors=True)
         listen(events.Notice("info", f"{output} is this mixture already; nothing to do."))
         return manifest
-    check_target(output, checkpoint_paths(checkpoints.values()), overwrite=run.overwrite)
+    if not (output / JOURNAL_NAME).exists():  # else it may have been published by a run that was killed since
+        check_target(output, checkpoint_paths(checkpoints.values()), overwrite=run.overwrite)
     with locked(folder):
         for warning in _warnings(mixture):
             listen(events.Notice("warning", warning))

@@ -12,9 +12,11 @@ import pytest
 from dovetail.engine.actions.extract_lora import extract_lora
 from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.errors import InterruptedMergeError, MemoryLimitError, OutputError, RecipeError
+from dovetail.engine.output import staging
 from dovetail.engine.planning.extraction.options import ExtractionOptions
 from dovetail.engine.planning.extraction.pairing import TensorPair
 from dovetail.engine.run.factoring import Factoring, Factors
+from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.io import read_checkpoint
 from dovetail.io.errors import TensorMismatchError
@@ -77,6 +79,25 @@ def test_an_interrupted_extraction_continues(
     extract_lora(tuned, base, out, rank(4))
     assert MATRICES == len(done) == len(set(done))
     assert expected == folder_bytes(out)
+    assert {"tuned", "base", "out", "expected"} == {path.name for path in tmp_path.iterdir()}
+
+
+def test_killed_after_publishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that died between the renaming of its output and the end is ended well by the same command."""
+    tuned, base = small_family(tmp_path)
+    out = tmp_path / "out"
+
+    def die(*_: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patched:
+        patched.setattr(staging, "_tidy", die)
+        with pytest.raises(Stop):
+            extract_lora(tuned, base, out, rank(4))
+    assert (out / JOURNAL_NAME).exists()
+    extract_lora(tuned, base, out, rank(4))
+    extract_lora(tuned, base, tmp_path / "expected", rank(4))
+    assert folder_bytes(tmp_path / "expected") == folder_bytes(out)
     assert {"tuned", "base", "out", "expected"} == {path.name for path in tmp_path.iterdir()}
 
 
@@ -213,6 +234,7 @@ def test_models_that_do_not_fit(tmp_path: Path) -> None:
         extract_lora(tmp_path / "other", base, tmp_path / "out2")
     with pytest.raises(RecipeError, match="nothing that differs"):
         extract_lora(base, base, tmp_path / "out3")
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(
