@@ -169,7 +169,7 @@ def _plan(mixture: Mixture, made: Checkpoint, options: PlanOptions) -> Plan:
         method=MOE,
         checkpoints=(*mixture.checkpoints.values(), made),
         base=mixture.base,
-        models=(str(asked.base_model),),
+        models=tuple(mixture.checkpoints),
         tensors=planned_tensors(mixture, made),
         warnings=tuple(note for each in mixture.checkpoints.values() for note in each.notes),
         metadata=HEADER_METADATA,

@@ -227,7 +227,7 @@ def _planned(mixture: Mixture, name: str, info: TensorInfo, label: str, scale: f
         problem=problem,
         base=None,
         models=(Input(info.source, code, label, info.name),),
-        order=(0,),
+        order=(list(mixture.checkpoints).index(label) if label in mixture.checkpoints else 0,),
         element_bytes=element_bytes,
         chunk_elements=chunk_elements(element_bytes, 1),
     )
