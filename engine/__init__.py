@@ -14,11 +14,14 @@ from dovetail.engine import errors, events
 if TYPE_CHECKING:
     from dovetail.engine.actions.compare import Comparison, Difference, Limits, compare
     from dovetail.engine.actions.convert import convert
+    from dovetail.engine.actions.extract_lora import extract_lora
     from dovetail.engine.actions.forecasts import Forecast, plan_stages
     from dovetail.engine.actions.merge import merge
+    from dovetail.engine.actions.moe import make_moe
     from dovetail.engine.actions.plan import plan
     from dovetail.engine.actions.recompute import recompute
     from dovetail.engine.actions.verify import Verdict, read_manifest, verify
+    from dovetail.engine.planning.extraction.options import ExtractionOptions
     from dovetail.engine.planning.plan import Plan, PlanOptions
     from dovetail.engine.run.prepare import RunOptions
     from dovetail.io.formats.safetensors_format import SafetensorsFormat
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Comparison",
     "Difference",
+    "ExtractionOptions",
     "Forecast",
     "Limits",
     "Plan",
@@ -39,6 +43,8 @@ __all__ = [
     "convert",
     "errors",
     "events",
+    "extract_lora",
+    "make_moe",
     "merge",
     "plan",
     "plan_stages",
@@ -50,11 +56,14 @@ __all__ = [
 _HOMES = {
     "dovetail.engine.actions.compare": ("Comparison", "Difference", "Limits", "compare"),
     "dovetail.engine.actions.convert": ("convert",),
+    "dovetail.engine.actions.extract_lora": ("extract_lora",),
+    "dovetail.engine.actions.forecasts": ("Forecast", "plan_stages"),
     "dovetail.engine.actions.merge": ("merge",),
+    "dovetail.engine.actions.moe": ("make_moe",),
     "dovetail.engine.actions.plan": ("plan",),
     "dovetail.engine.actions.recompute": ("recompute",),
-    "dovetail.engine.actions.forecasts": ("Forecast", "plan_stages"),
     "dovetail.engine.actions.verify": ("Verdict", "read_manifest", "verify"),
+    "dovetail.engine.planning.extraction.options": ("ExtractionOptions",),
     "dovetail.engine.planning.plan": ("Plan", "PlanOptions"),
     "dovetail.engine.run.prepare": ("RunOptions",),
     "dovetail.io.formats.safetensors_format": ("SafetensorsFormat",),

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dovetail.engine.cli_models import extract_lora, moe
 from dovetail.engine.cli_options import (
     DEFAULT_FORMAT,
     CodecOption,
@@ -148,6 +149,12 @@ def convert(
     finally:
         for done in [] if quiet or as_json else recorder.done:
             print_conversion(done)
+
+
+app.command("extract-lora", short_help="Write what a fine-tune changed as an adapter.")(extract_lora)
+
+
+app.command("moe", short_help="Make dense models the experts of one model.")(moe)
 
 
 @app.command(short_help="Say what a merge would read, write and hold.")

@@ -8,12 +8,14 @@ import pytest
 import yaml
 
 from dovetail.engine.actions.merge import merge
+from dovetail.engine.actions.moe import make_moe
 from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.methods.registry import METHODS
 from dovetail.engine.planning import grid
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run import prepare
 from dovetail.engine.run.prepare import RunOptions
+from dovetail.engine.synthetic import SIZES, make_checkpoint
 from dovetail.io.output import SafetensorsFormat
 from tests.checkpoints import llama_tensors, read_output, write_checkpoint
 from tests.engine.awkward import same_bits
@@ -76,3 +78,15 @@ def test_seeds_choose_other_masks(method: str, home: Path, monkeypatch: pytest.M
     name = "model.layers.0.mlp.up_proj.weight"
     assert not same_bits(outputs[0][name], outputs[1][name])
     assert same_bits(outputs[0][name], outputs[2][name])
+
+
+def test_the_mixture_of_experts(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example of `dovetail moe` runs on the demonstration's models."""
+    monkeypatch.chdir(home)
+    path = EXAMPLES / "moe/mixtral.yml"
+    assert f"# make demo && .venv/bin/dovetail moe examples/moe/{path.name} experts" == path.read_text().splitlines()[1]
+    for model, name in enumerate(("base", "math", "code")):
+        make_checkpoint(home / "small/dovetail-demo" / name, SIZES["tiny"], model, pool_elements=1 << 16)
+    monkeypatch.chdir(home / "small")
+    make_moe(path, home / "experts")
+    assert "Mixtral" == read_manifest(home / "experts")["moe"]["architecture"]

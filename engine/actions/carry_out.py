@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,13 @@ from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.engine.run.records import RecordTable
 from dovetail.engine.text import counted
+from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.files.durable import write_durably
 from dovetail.io.files.machine import peak_resident_bytes
 from dovetail.io.output_format import Sink
+
+Complete = Callable[[Plan, RecordTable, Path], dict[str, Any]]
+"""Writes the small files of an output and its manifest into the staging folder, and gives the manifest."""
 
 
 def carry_out(
@@ -39,6 +43,7 @@ def carry_out(
     *,
     started: float | None = None,
     keep_journal: bool = False,
+    complete: Complete | None = None,
 ) -> dict[str, Any]:
     """Run a plan, or what an earlier run of it has left, and publish the output.
 
@@ -54,6 +59,8 @@ def carry_out(
         When the work began, planning included, by the monotonic clock; None for now.
     keep_journal
         Whether the output keeps the journal, by which it is known for the result of this plan.
+    complete
+        Writes the small files and the manifest into the staging folder; None for those of a model.
 
     """
     started = time.monotonic() if started is None else started
@@ -74,7 +81,7 @@ def carry_out(
         for checkpoint in plan.checkpoints:
             checkpoint.check_unchanged()
         with interrupts_ignored():  # from here on it is faster to finish than to stop
-            manifest = _complete(plan, table, staging, earlier)
+            manifest = complete(plan, table, staging) if complete else _complete(plan, table, staging, earlier)
             # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
             done_with = (LOCK_NAME,) if keep_journal else (JOURNAL_NAME, LOCK_NAME)
             publish(staging, output, overwrite=run.overwrite, remove=done_with)
@@ -131,7 +138,12 @@ def input_paths(plan: Plan) -> Iterator[Path]:
     """Give the recipe, every checkpoint, and every file of it: a file can be a link to another folder."""
     if plan.recipe.origin.path is not None:
         yield plan.recipe.origin.path
-    for checkpoint in plan.checkpoints:
+    yield from checkpoint_paths(plan.checkpoints)
+
+
+def checkpoint_paths(checkpoints: Iterable[Checkpoint]) -> Iterator[Path]:
+    """Give the places of checkpoints, of all their files, and of their adapters."""
+    for checkpoint in checkpoints:
         if isinstance(checkpoint.path, str):
             continue  # an address
         yield checkpoint.path

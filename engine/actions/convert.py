@@ -211,21 +211,21 @@ def convert(
     """
     started, output, run = time.monotonic(), Path(output), run or RunOptions()
     plan = plan_conversion(source, options, listen)
-    if not (run.overwrite or run.restart) and (manifest := finished(output, plan)):
+    if not (run.overwrite or run.restart) and (manifest := finished(output, plan.hash)):
         listen(events.Notice("info", f"{output} is this conversion already; nothing to do."))
         return manifest
     return carry_out(plan, output, run, listen, started=started)
 
 
-def finished(output: Path, plan: Plan) -> dict[str, Any] | None:
-    """Give the manifest of an output if it is what the plan would make; its bytes are not looked at."""
+def finished(output: Path, plan_hash: str) -> dict[str, Any] | None:
+    """Give the manifest of an output if it says that it is the result of a plan; its bytes are not looked at."""
     if not (output / MANIFEST_NAME).is_file() or (output / JOURNAL_NAME).exists():
         return None
     try:
         manifest = read_manifest(output)
     except VerificationError:
         return None
-    if manifest.get("plan_hash") != plan.hash:
+    if manifest.get("plan_hash") != plan_hash:
         return None
     return {key: value for key, value in manifest.items() if key not in ("tensors", SELF_CHECKSUM)}
 

@@ -21,7 +21,9 @@ from dovetail.engine.actions.convert import plan_from
 from dovetail.engine.actions.verify import DEFECTS, manifest_error, read_manifest
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.methods.convert import CONVERT
+from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.methods.method import PlugIn, plug_in_entry
+from dovetail.engine.methods.moe import MOE
 from dovetail.engine.methods.program import Bytes
 from dovetail.engine.output.manifest import file_entries
 from dovetail.engine.output.side_files import RECIPE_NAME
@@ -191,6 +193,12 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
             f"{output} was made by maths version {manifest['maths_version']}",
             f"version {MATHS_VERSION} of this program",
             "recompute with the version that made it",
+        )
+    if manifest["recipe"]["merge_method"] in (EXTRACT_LORA.name, MOE.name):
+        raise VerificationError(
+            f"{output} is an extracted adapter or a mixture of experts, parts of which are not computed chunk by chunk",
+            "the output of a merge or a conversion",
+            "verify without --recompute, or make it again",
         )
     options, locations = _options(manifest), _locations(manifest)
     if manifest["recipe"]["merge_method"] == CONVERT.name:

@@ -17,6 +17,7 @@ from dovetail.engine.methods.karcher import KARCHER
 from dovetail.engine.methods.linear import LINEAR
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.model_stock import MODEL_STOCK
+from dovetail.engine.methods.moe import MOE
 from dovetail.engine.methods.multislerp import MULTISLERP
 from dovetail.engine.methods.nearswap import NEARSWAP
 from dovetail.engine.methods.nm_pruning import NM_PRUNING
@@ -86,5 +87,5 @@ def find(name: str) -> Method:
 
 
 def find_any(name: str) -> Method:
-    """Give the row of a method, or of the conversion, which no recipe can name."""
-    return CONVERT if name == CONVERT.name else find(name)
+    """Give the row of a method, or of one of those that no recipe can name."""
+    return {CONVERT.name: CONVERT, MOE.name: MOE}.get(name) or find(name)

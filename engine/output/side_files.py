@@ -105,8 +105,12 @@ def output_dtype(plan: Plan) -> str | None:
     return max(elements, key=lambda name: elements[name], default=None)
 
 
-def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str, Any]]:
+def write_side_files(
+    plan: Plan, folder: Path, card: str, config: Mapping[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
     """Write every side file into `folder`, durably, and give the size and checksum of each by name.
+
+    The configuration is `config`; None for that of `output_config`.
 
     The shard index or group metadata, which the sink has written, is among those given.
     """
@@ -128,7 +132,7 @@ def write_side_files(plan: Plan, folder: Path, card: str) -> dict[str, dict[str,
     for name, data in changed.items():
         if data is not None:
             write(name, data)
-    config = output_config(plan)
+    config = output_config(plan) if config is None else config
     if config is not None:
         # Escaped, as JSON strings can hold lone surrogates, which UTF-8 cannot.
         write(CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dovetail.engine.methods.convert import CONVERT
+from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.program import Program, State
 from dovetail.engine.planning.grid import OPEN_JOBS, PAGE_SLACK_BYTES, Job, Piece
@@ -88,7 +89,7 @@ class Plan:
     @property
     def noun(self) -> str:
         """What people call it."""
-        return "conversion" if self.is_conversion else "merge"
+        return {CONVERT.name: "conversion", EXTRACT_LORA.name: "extraction"}.get(self.method.name, "merge")
 
     @property
     def task_count(self) -> int:

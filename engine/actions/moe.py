@@ -1,0 +1,227 @@
+"""Making a mixture of experts of dense models: the function behind ``dovetail moe``.
+
+Routers, the only tensors that no model has, are computed first and kept beside the output. What follows is an ordinary
+plan: copies under new names. Memory, journal, staging and checksums are those of every merge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from dovetail.engine import events
+from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
+from dovetail.engine.actions.convert import HEADER_METADATA, finished
+from dovetail.engine.methods.moe import MOE
+from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts
+from dovetail.engine.output.side_files import write_side_files
+from dovetail.engine.output.staging import check_target, stages_path
+from dovetail.engine.planning.assembly import assemble
+from dovetail.engine.planning.experts.architectures import moe_config
+from dovetail.engine.planning.experts.plan import Mixture, plan_mixture, planned_tensors
+from dovetail.engine.planning.identity import input_identity
+from dovetail.engine.planning.locations import locate, open_location
+from dovetail.engine.planning.plan import Plan, PlanOptions
+from dovetail.engine.recipe import Recipe
+from dovetail.engine.recipe.moe import load_moe_recipe
+from dovetail.engine.recipe.schema import InputModel
+from dovetail.engine.run.budget import default_limit_bytes
+from dovetail.engine.run.gates import gate_values, hardly_told_apart
+from dovetail.engine.run.journal import JOURNAL_NAME
+from dovetail.engine.run.lock import locked
+from dovetail.engine.run.prepare import RunOptions
+from dovetail.engine.run.records import RecordTable
+from dovetail.engine.text import short_name
+from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.dtypes import to_numpy
+from dovetail.io.errors import CheckpointError
+from dovetail.io.files.durable import sync_folder, write_durably
+from dovetail.io.formats.header import build_header
+from dovetail.io.formats.safetensors_reader import read_file
+
+_GATES = "gates.safetensors"
+_KEY = "dovetail"
+
+
+def make_moe(
+    recipe: str | Path,
+    output: str | Path,
+    options: PlanOptions | None = None,
+    run: RunOptions | None = None,
+    listen: events.Listener = events.ignore,
+) -> dict[str, Any]:
+    """Make one mixture of experts of dense models, as a recipe says, and write it into a folder.
+
+    The same call after an interruption continues where the journal ends.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file as mergekit-moe reads it.
+    output
+        Folder to make; it appears under its name only when it is complete.
+    options
+        Shard size and seed of random routers; a dtype counts for that of the recipe.
+    run
+        How the work is done; no effect on the output's bytes.
+    listen
+        Receives events, on the calling thread.
+
+    Returns
+    -------
+    dict
+        The manifest but for its ``tensors``; ``moe`` in it says which model became which expert.
+
+    Raises
+    ------
+    DovetailError
+        One of the tree in `dovetail.engine.errors` and `dovetail.io.errors`.
+
+    """
+    started, output, run, options = time.monotonic(), Path(output), run or RunOptions(), options or PlanOptions()
+    asked = load_moe_recipe(recipe)
+    if options.dtype is not None:
+        asked = asked.model_copy(update={"dtype": options.dtype}).with_origin(asked.origin)
+    checkpoints = {str(ref): open_location(locate(ref, asked.origin.folder, listen)) for ref in asked.references()}
+    mixture = plan_mixture(asked, checkpoints)
+    identity, folder = _identity(mixture, options), stages_path(output)
+    if not (run.overwrite or run.restart) and (manifest := finished(output, identity)):
+        shutil.rmtree(folder, ignore_errors=True)
+        listen(events.Notice("info", f"{output} is this mixture already; nothing to do."))
+        return manifest
+    if not (output / JOURNAL_NAME).exists():  # else it may have been published by a run that was killed since
+        check_target(output, checkpoint_paths(checkpoints.values()), overwrite=run.overwrite)
+    with locked(folder):
+        for warning in _warnings(mixture):
+            listen(events.Notice("warning", warning))
+        try:
+            made = _gates(mixture, folder, identity, options, run, listen)
+        except BaseException:  # nothing was done that would be lost
+            shutil.rmtree(folder)
+            raise
+        plan = _plan(mixture, made, options)
+        manifest = carry_out(plan, output, run, listen, started=started, complete=_completion(mixture, identity))
+        shutil.rmtree(folder)
+    return manifest
+
+
+def _identity(mixture: Mixture, options: PlanOptions) -> str:
+    """Hash all that decides the output."""
+    inputs = input_identity(mixture.checkpoints.values())
+    content = [mixture.recipe.model_dump(mode="json"), options.seed, options.format.identity(), inputs]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _warnings(mixture: Mixture) -> list[str]:
+    """Say what a person should know."""
+    count, found = len(mixture.recipe.experts), []
+    if count & (count - 1):
+        found.append(f"{count} experts are no power of two: llama.cpp cannot run such a model.")
+    if count > 1 and len({expert.source_model for expert in mixture.recipe.experts}) == 1:
+        found.append("All experts are the same model: until it is trained, the mixture computes just what that does.")
+    return found
+
+
+def _gates(
+    mixture: Mixture, folder: Path, identity: str, options: PlanOptions, run: RunOptions, listen: events.Listener
+) -> Checkpoint:
+    """Give the routers that an earlier run has left, or compute them and store them durably."""
+    path = folder / _GATES
+    if path.exists():
+        try:
+            found = read_file(path)
+        except CheckpointError:
+            found = None
+        if found is not None and found.metadata.get(_KEY) == identity:
+            return found
+    values = gate_values(mixture, options.seed, run.memory_bytes or default_limit_bytes())
+    if (alike := hardly_told_apart(values, mixture)) and mixture.recipe.needs_prompts:
+        text = f"The routers of {len(alike)} layers, such as {alike[0]}, hardly tell the experts apart: use prompts "
+        listen(events.Notice("warning", text + "that are less alike."))
+    stored = {name: np.ascontiguousarray(each.astype(to_numpy(mixture.dtype))) for name, each in values.items()}
+    header = build_header(((name, mixture.dtype, each.shape) for name, each in stored.items()), {_KEY: identity})
+    write_durably(path.with_suffix(".partial"), (header, *(each.tobytes() for each in stored.values())))
+    path.with_suffix(".partial").replace(path)
+    sync_folder(folder)
+    return read_file(path)
+
+
+def _plan(mixture: Mixture, made: Checkpoint, options: PlanOptions) -> Plan:
+    """Lower the mixture to an ordinary plan."""
+    asked = mixture.recipe
+    sources = dict.fromkeys(expert.source_model for expert in (*asked.experts, *asked.shared_experts))
+    recipe = Recipe(
+        merge_method=MOE.name,
+        base_model=asked.base_model,
+        models=tuple(InputModel(model=source) for source in sources),
+        dtype=asked.dtype,
+    ).with_origin(asked.origin)
+    return assemble(
+        recipe=recipe,
+        options=PlanOptions(options.format, seed=options.seed, keep_nonfinite=True),
+        method=MOE,
+        checkpoints=(*mixture.checkpoints.values(), made),
+        base=mixture.base,
+        models=tuple(mixture.checkpoints),
+        tensors=planned_tensors(mixture, made),
+        warnings=tuple(note for each in mixture.checkpoints.values() for note in each.notes),
+        metadata=HEADER_METADATA,
+    )
+
+
+def _completion(mixture: Mixture, identity: str) -> Any:
+    """Give the function that writes the small files and the manifest."""
+    asked = mixture.recipe
+
+    def complete(plan: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:
+        config = moe_config(mixture.architecture, mixture.config, len(asked.experts), asked.experts_per_token)
+        for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
+            config[key] = mixture.dtype.torch_name
+        manifest = build_manifest(plan, table, write_side_files(plan, staging, _card(mixture), config))
+        manifest["plan_hash"] = identity
+        manifest["inputs"] = manifest["inputs"][:-1]  # the routers are there for the time of the work alone
+        manifest["moe"] = {
+            "architecture": mixture.architecture.name,
+            "recipe": asked.model_dump(mode="json", exclude_defaults=True),
+            "made": sorted(mixture.made_shapes()),
+        }
+        write_durably(staging / MANIFEST_NAME, manifest_parts(manifest, plan, table))
+        return manifest
+
+    return complete
+
+
+def _card(mixture: Mixture) -> str:
+    """Write the README.md: which models are which experts, and how tokens are sent to them."""
+    asked = mixture.recipe
+    front = {"library_name": "transformers", "tags": ["moe", "dovetail"]}
+    lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "", "# Mixture of experts", ""]
+    lines += [
+        f"A {mixture.architecture.name} model made with Dovetail. All but the experts is "
+        f"`{short_name(str(asked.base_model))}`; each token is sent to {asked.experts_per_token} of "
+        f"{len(asked.experts)} experts, by routers made by `{asked.gate_mode}`.",
+        "",
+        "| expert | model |",
+        "|---|---|",
+    ]
+    lines += [f"| {index} | `{short_name(str(each.source_model))}` |" for index, each in enumerate(asked.experts)]
+    lines += [f"| shared | `{short_name(str(each.source_model))}` |" for each in asked.shared_experts]
+    lines += [
+        "",
+        "## Recipe",
+        "",
+        "```yaml",
+        asked.origin.text.strip(),
+        "```",
+        "",
+        f"Checksums: `{MANIFEST_NAME}`.",
+        "",
+    ]
+    return "\n".join(lines)

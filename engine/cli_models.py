@@ -1,0 +1,152 @@
+"""The commands that turn models into something other than a merge: adapters and mixtures of experts."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from dovetail.engine.cli_options import (
+    DEFAULT_FORMAT,
+    DebugOption,
+    DtypeOption,
+    JsonOption,
+    MemoryOption,
+    OnNonFinite,
+    ShardOption,
+    WorkersOption,
+    plan_options,
+    run_options,
+)
+
+PatternsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Look only at tensors or modules of such names, such as q_proj or 'model.layers.0.*'. Can be repeated.",
+    ),
+]
+
+
+def _interrupt(signal_number: int, frame: Any) -> NoReturn:
+    """Treat a request to terminate like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def extract_lora(
+    tuned: Annotated[str, typer.Argument(metavar="FINETUNED", help="A fine-tuned model.", show_default=False)],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="The model that it was made from.", show_default=False)],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
+    rank: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Greatest rank of a matrix. [default: 64, or 256 with --energy]"),
+    ] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Keep this share of the energy (sum of squares) of each matrix's change, by the least rank that does.",
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(metavar="X", help="lora_alpha of the adapter. [default: its rank]")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="DTYPE", help="Dtype of the low-rank factors. [default: the base model's]")
+    ] = None,
+    include: PatternsOption = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Do not look at these. Can be repeated.")
+    ] = None,
+    modules_to_save: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Keep these whole if they changed, as peft's modules_to_save."),
+    ] = None,
+    iterations: Annotated[
+        int, typer.Option(metavar="N", help="Steps towards the best factors; each reads both models once.")
+    ] = 3,
+    seed: Annotated[int, typer.Option(help="Seed of the random start.")] = 0,
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished extraction into OUT away.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write what FINETUNED changed in BASE as a low-rank adapter that peft loads.
+
+    Every matrix that changed becomes two thin ones; norms, biases and other tensors that changed are kept whole. The
+    same command again continues an interrupted extraction with the next matrix.
+    """
+    from dovetail.engine import events
+    from dovetail.engine.actions.extract_lora import extract_lora as run_extraction
+    from dovetail.engine.planning.extraction.options import ExtractionOptions
+    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.report.extraction import print_extraction
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    options = ExtractionOptions(
+        rank=rank,
+        energy=energy,
+        alpha=alpha,
+        dtype=dtype,
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        modules_to_save=tuple(modules_to_save or ()),
+        iterations=iterations,
+        seed=seed,
+    )
+    finished: list[events.Done] = []
+    with choose_display(quiet=quiet, as_json=as_json, label="extracting") as display:
+
+        def listen(event: events.Event) -> None:
+            display(event)
+            if isinstance(event, events.Done):
+                finished.append(event)
+
+        run = run_options(memory, workers, overwrite, restart)
+        manifest = run_extraction(tuned, base, output, options, run, listen)
+    if not quiet and not as_json:
+        print_extraction(manifest, finished[-1] if finished else None)
+
+
+def moe(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file as mergekit-moe reads it.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    shard_size: ShardOption = None,
+    dtype: DtypeOption = None,
+    seed: Annotated[int, typer.Option(help="Seed of random routers.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw unfinished work on OUT away.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make dense models the experts of one model, as RECIPE says.
+
+    Llama and Mistral models give a Mixtral, Qwen2 models a Qwen2-MoE with one shared expert, Qwen3 models a Qwen3-MoE.
+    The same command again continues what was interrupted.
+    """
+    from dovetail.engine import events
+    from dovetail.engine.actions.moe import make_moe
+    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.report.tables import print_conversion
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    finished: list[events.Done] = []
+    with choose_display(quiet=quiet, as_json=as_json) as display:
+
+        def listen(event: events.Event) -> None:
+            display(event)
+            if isinstance(event, events.Done):
+                finished.append(event)
+
+        options = plan_options(shard_size, dtype, seed, OnNonFinite.keep, DEFAULT_FORMAT, None, None)
+        make_moe(recipe, output, options, run_options(memory, workers, overwrite, restart), listen)
+    for done in [] if quiet or as_json else finished:
+        print_conversion(done)

@@ -1,0 +1,141 @@
+"""The adapter that an extraction gives: its tensors under peft's names, and its adapter_config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dovetail.engine.planning.extraction.modules import PREFIX, Kind, module_of
+from dovetail.engine.planning.extraction.pairing import TensorPair
+from dovetail.engine.planning.extraction.plan import Extraction, module_contents
+from dovetail.io.checkpoint import TensorInfo
+
+_NO_TARGET = "dummy-target-modules"
+"""What peft takes for an adapter without low-rank changes."""
+
+_TASKS = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
+"""peft's names of tasks by how the names of architectures end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an adapter has besides factors."""
+
+    modules: tuple[str, ...]
+    """Modules that it has a whole copy of."""
+    tensors: Mapping[str, TensorInfo]
+    """All tensors that are kept whole, by their names in the adapter."""
+    biases: bool
+    """Whether biases are among them that do not belong to such a module."""
+
+
+def kept_whole(plan: Extraction, changed: Iterable[TensorPair], factored: Collection[str]) -> Kept:
+    """Decide how the tensors that changed and are not factored stand in the adapter.
+
+    Parameters
+    ----------
+    plan
+        The extraction.
+    changed
+        Of `Extraction.others`, those that changed.
+    factored
+        Modules whose weights are factored.
+
+    """
+    changed = list(changed)
+    modules = list(dict.fromkeys(module_of(pair.name) for pair in changed if pair.name not in plan.by_name))
+    contents = module_contents(plan.base)
+    modules = _told_apart(modules, contents)
+    tensors: dict[str, TensorInfo] = {}
+    for module in modules:
+        for leaf in sorted(contents[module], reverse=True):  # weight, then bias
+            name = f"{module}.{leaf}"
+            tensors[PREFIX + name] = plan.tuned.tensors.get(name) or plan.base.tensors[name]
+    plain = [pair for pair in changed if module_of(pair.name) not in modules]
+    for pair in plain:
+        module, _, leaf = pair.name.rpartition(".")
+        inside = f"{module}.base_layer.{leaf}" if module in factored else pair.name
+        tensors[PREFIX + inside] = pair.tuned
+    return Kept(tuple(modules), tensors, any(pair.name.endswith(".bias") for pair in plain))
+
+
+def _told_apart(modules: list[str], everything: Collection[str]) -> list[str]:
+    """Leave out modules that peft cannot save alone: it takes a name for every module that ends in it.
+
+    Their tensors stand in the adapter for themselves.
+    """
+    left = [name for name in modules if all(each in modules for each in everything if each.endswith(name))]
+    return left if len(left) == len(modules) else _told_apart(left, everything)
+
+
+def adapter_config(plan: Extraction, ranks: Mapping[str, int], kept: Kept) -> dict[str, Any]:
+    """Give the adapter_config.json.
+
+    Parameters
+    ----------
+    plan
+        The extraction.
+    ranks
+        The rank of each factored module.
+    kept
+        What else there is.
+
+    """
+    rank, modules = plan.options.most_rank, list(module_contents(plan.base))
+    kinds = {module_of(pair.name): pair.kind for pair in plan.matrices}
+    return {
+        "peft_type": "LORA",
+        "task_type": task_of(plan.config),
+        "base_model_name_or_path": plan.names[1],
+        "r": rank,
+        "lora_alpha": plan.options.alpha or rank,
+        "lora_dropout": 0.0,
+        "rank_pattern": {module: found for module, found in ranks.items() if found != rank},
+        "alpha_pattern": {},
+        "target_modules": _shortened(list(ranks), modules, ".") or _NO_TARGET,
+        "modules_to_save": _shortened(kept.modules, modules, "") or None,
+        "bias": "all" if kept.biases else "none",
+        "fan_in_fan_out": any(kinds[module] is Kind.TRANSPOSED for module in ranks),
+        "init_lora_weights": True,
+        "use_rslora": False,
+        "use_dora": False,
+        "inference_mode": True,
+    }
+
+
+def task_of(config: Mapping[str, Any] | None) -> str | None:
+    """Give peft's name for the task of a model; None for one without a head."""
+    names = (config or {}).get("architectures")
+    names = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return next((task for name in names for ending, task in _TASKS.items() if name.endswith(ending)), None)
+
+
+def _shortened(chosen: Sequence[str], modules: Sequence[str], before: str) -> list[str]:
+    """Name modules as briefly as peft allows, which takes a name for all modules that end in it.
+
+    Parameters
+    ----------
+    chosen
+        The modules.
+    modules
+        All modules.
+    before
+        What has to stand before the end that peft compares.
+
+    """
+    parts: dict[str, set[str]] = {}
+    for module in chosen:
+        parts.setdefault(module.rpartition(".")[2], set()).add(module)
+    names: list[str] = []
+    for last, those in parts.items():
+        found = {module for module in modules if module == last or module.endswith(before + last)}
+        names += [last] if found == those else [module for module in chosen if module in those]
+    return names
