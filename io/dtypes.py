@@ -28,6 +28,9 @@ class DType:
     """Name in ``torch`` and in the ``torch_dtype`` of a ``config.json``."""
     mergeable: bool
     """Whether tensors of this type are merged (floating point) rather than copied."""
+    packed_bits: int = 0
+    """Bits of an element where several share a byte; 0 if each has bytes to itself. `itemsize` is then that of a byte,
+    and a tensor's source counts bytes."""
 
     def __str__(self) -> str:
         return self.torch_name
@@ -54,15 +57,24 @@ _TABLE: Final = (
 DTYPES: Final[Mapping[str, DType]] = MappingProxyType({dtype.name: dtype for dtype in _TABLE})
 """Every dtype that Dovetail reads, by safetensors name."""
 
+QUANTISED_DTYPES: Final[Mapping[str, DType]] = MappingProxyType(
+    {
+        dtype.name: dtype
+        for dtype in (
+            DType("F8_E8M0", 1, "float8_e8m0fnu", "float8_e8m0fnu", mergeable=False),
+            DType("F4", 1, "float4_e2m1fn", "float4_e2m1fn", mergeable=False, packed_bits=4),
+            DType("F6_E2M3", 1, "float6_e2m3fn", "float6_e2m3fn", mergeable=False, packed_bits=6),
+            DType("F6_E3M2", 1, "float6_e3m2fn", "float6_e3m2fn", mergeable=False, packed_bits=6),
+        )
+    }
+)
+"""Dtypes of codes and scales, by safetensors name: headers may have them, but no tensor that is merged or copied."""
+
 UNSUPPORTED_DTYPES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "C64": "complex numbers",
-        "F8_E8M0": "scales of a block-quantised checkpoint",
         "F8_E4M3FNUZ": "float8 in a layout that only some accelerators use",
         "F8_E5M2FNUZ": "float8 in a layout that only some accelerators use",
-        "F4": "packed 4-bit floats of a quantised checkpoint",
-        "F6_E2M3": "packed 6-bit floats of a quantised checkpoint",
-        "F6_E3M2": "packed 6-bit floats of a quantised checkpoint",
     }
 )
 """Dtypes that safetensors defines and Dovetail refuses, with what they hold."""

@@ -20,13 +20,14 @@ from dovetail.io.errors import CheckpointError
 from dovetail.io.files.durable import write_durably
 from dovetail.io.formats.index import resolve_in_folder
 from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name
+from dovetail.io.quantised import SETTINGS_FILES, drop_settings
 
 RECIPE_NAME = "dovetail_recipe.yml"
 """File name of the recipe's copy in the output folder."""
 
 _REPLACED = {
     "readme.md", "config.json", RECIPE_NAME, MANIFEST_NAME, JOURNAL_NAME, LOCK_NAME, "mergekit_config.yml",
-    "zarr.json", "checkpoint",
+    "zarr.json", "checkpoint", *SETTINGS_FILES,
 }  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def _stays_inside(folder: Path, name: str) -> bool:
 
 
 def output_config(plan: Plan) -> dict[str, Any] | None:
-    """Give the output's config.json: the base model's, with the dtype and layer count of the output.
+    """Give the output's config.json: the base model's, with the output's dtype and layer count, and not quantised.
 
     Raises
     ------
@@ -85,7 +86,8 @@ def output_config(plan: Plan) -> dict[str, Any] | None:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} holds a {type(config).__name__}", "a JSON object", "repair the file")
     dtype = output_dtype(plan)
-    kept = plan.is_conversion and plan.options.dtype is None
+    drop_settings(config)
+    kept = plan.is_conversion and plan.options.dtype is None and not plan.side_checkpoint.dequantised
     if dtype is not None and not kept:
         # Newer configurations say "dtype", older ones "torch_dtype"; every version reads the older key.
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:

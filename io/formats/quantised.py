@@ -1,36 +1,15 @@
-"""Recognising checkpoints whose numbers are not weights but codes for weights.
-
-Merging codes would give a model that loads and talks nonsense, so these are refused by name.
-"""
+"""Reading the ``config.json`` of a checkpoint, which is not trusted."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from dovetail.io.dtypes import DType
-from dovetail.io.errors import CheckpointError, UnsupportedError
+from dovetail.io.errors import CheckpointError
 from dovetail.io.files.smallfile import read_at_most
 from dovetail.io.files.strict_json import JsonDefectError, decode_json
 from dovetail.io.formats.index import resolve_in_folder
-
-_LAST_PARTS: Final[Mapping[str, str]] = {
-    "qweight": "GPTQ or AWQ",
-    "qzeros": "GPTQ or AWQ",
-    "g_idx": "GPTQ",
-    "SCB": "bitsandbytes int8",
-    "quant_map": "bitsandbytes",
-    "nested_quant_map": "bitsandbytes",
-    "absmax": "bitsandbytes",
-    "weight_scale_inv": "scaled float8",
-    "weight_packed": "compressed-tensors",
-}
-"""Last parts of tensor names that only quantised checkpoints have."""
-
-_SCALES: Final = ("weight_scale", "scale_weight", "input_scale", "scales")
-"""Last parts that tell of quantisation where the weight beside them is stored in small or packed numbers."""
 
 MAX_CONFIG_BYTES: Final = 64 * 2**20
 """Longest ``config.json`` that is read, in bytes; real ones have a few thousand."""
@@ -38,11 +17,9 @@ MAX_CONFIG_BYTES: Final = 64 * 2**20
 _OBJECT: Final = "a JSON object"
 _REPAIR: Final = "repair the file or copy it again"
 
-_CODE_DTYPES: Final = frozenset(("F8_E4M3", "F8_E5M2", "I8", "U8", "I32", "U32"))
 
-
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """Read a checkpoint's ``config.json``; ``None`` where there is none.
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any] | None:
+    """Read a checkpoint's ``config.json``, or another file like it; ``None`` where there is none.
 
     Raises
     ------
@@ -50,7 +27,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         If the file is not a JSON object, or a link that leads outside the folder: the output gets a copy of it.
 
     """
-    path = folder / "config.json"
+    path = folder / name
     if not os.path.lexists(path):
         return None
     resolve_in_folder(folder, path.name, "its folder")
@@ -69,45 +46,3 @@ def parse_config(raw: bytes, path: str) -> dict[str, Any]:
         return decode_json(raw, constants=True)  # some models' limits are infinite
     except JsonDefectError as error:
         raise CheckpointError(f"{path}: {error}", _OBJECT, _REPAIR) from error
-
-
-def refuse_quantised(path: Path | str, dtypes: Iterable[tuple[str, DType]], config: Mapping[str, Any] | None) -> None:
-    """Refuse a quantised checkpoint.
-
-    Parameters
-    ----------
-    path
-        The checkpoint, for the error message.
-    dtypes
-        Name and dtype of each tensor.
-    config
-        The checkpoint's ``config.json``.
-
-    Raises
-    ------
-    UnsupportedError
-        If names, dtypes or configuration tell of quantisation.
-
-    """
-    for settings in (config or {}, (config or {}).get("text_config")):
-        for key in ("quantization_config", "compression_config"):
-            if isinstance(settings, dict) and isinstance(found := settings.get(key), dict):
-                method = found.get("quant_method", "unknown method")
-                _refuse(path, f"config.json has a {key} ({method})")
-    by_name = dict(dtypes)
-    for name in by_name:
-        stem, _, last = name.rpartition(".")
-        if last in _LAST_PARTS:
-            _refuse(path, f"it has tensor {name!r} ({_LAST_PARTS[last]})")
-        if last.startswith("bitsandbytes__"):
-            _refuse(path, f"it has tensor {name!r} (bitsandbytes)")
-        if last in _SCALES and (weight := by_name.get(f"{stem}.weight")) and weight.name in _CODE_DTYPES:
-            _refuse(path, f"tensor {name!r} scales a weight of {weight.name}")
-
-
-def _refuse(path: Path | str, evidence: str) -> None:
-    raise UnsupportedError(
-        f"{path} is quantised: {evidence}",
-        "a checkpoint in bfloat16, float16 or float32",
-        "use the unquantised original, or convert this one to bfloat16 first",
-    )

@@ -21,7 +21,6 @@ from dovetail.io.errors import MissingFileError, UnsupportedError, ZarrError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
 from dovetail.io.formats.header import MAX_NAME_LENGTH
-from dovetail.io.formats.quantised import read_config, refuse_quantised
 from dovetail.io.zarr.chunk_pool import POOL
 from dovetail.io.zarr.document import ArrayDocument, check_document, parse_document
 from dovetail.io.zarr.place import WHOLE, FolderPlace, Place
@@ -176,8 +175,6 @@ def _checkpoint(
         tensors[name] = TensorInfo(name, document.dtype, document.shape, source)
     if not tensors:
         raise MissingFileError(f"{place.label} holds no Zarr array", LOOKED_FOR, "check the path")
-    config = read_config(folder) if folder else None
-    refuse_quantised(path, ((tensor.name, tensor.dtype) for tensor in tensors.values()), config)
     return Checkpoint(path, folder, tensors, metadata, tuple(files))
 
 

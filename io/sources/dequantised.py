@@ -1,0 +1,353 @@
+"""Weights that are stored as codes and scales, made float32 while they are read: nothing of full size is ever made.
+
+A weight is ``code * scale``: the code's value and the scale are exact in float32, and their product is rounded once, to
+nearest even. The result does not depend on the range that is read.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from dovetail.io.dtypes import DType
+from dovetail.io.source import Source, read_scratch_bytes
+from dovetail.io.sources.floats import decode_into
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FLOAT4_VALUES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+"""The value of every 4-bit code (E2M1: a sign, two bits of exponent, one of mantissa)."""
+
+_PIECE_ELEMENTS: Final = 1 << 17  # decoded at a time
+
+_STRETCH_BYTES: Final = 2**20  # codes of stored rows that are read at a time, where rows become columns
+
+_SHORT_BLOCK: Final = 8  # blocks of fewer columns are multiplied faster if their scales are repeated first
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleGrid:
+    """Which scale belongs to which element of a matrix, or of matrices that are stacked.
+
+    Scales lie on a grid: each belongs to a block of rows and columns. The last blocks of a side may be shorter.
+    """
+
+    rows: int
+    """Rows of one matrix."""
+    columns: int
+    """Columns of one matrix, at least 1."""
+    block_rows: int
+    """Rows of a block."""
+    block_columns: int
+    """Columns of a block."""
+    shared: bool = False
+    """Whether all matrices of the stack have the same scales."""
+
+    @property
+    def grid_rows(self) -> int:
+        """Rows of scales for one matrix."""
+        return -(-self.rows // self.block_rows)
+
+    @property
+    def grid_columns(self) -> int:
+        """Columns of scales."""
+        return -(-self.columns // self.block_columns)
+
+    def grid_row(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the row of scales for each row of the stacked matrices."""
+        matrix, row = np.divmod(rows, self.rows)
+        found: NDArray[np.int64] = row // self.block_rows
+        return found if self.shared else found + matrix * self.grid_rows
+
+    def scale_range(self, start: int, stop: int) -> tuple[int, int]:
+        """Give the first scale that elements ``[start, stop)`` need, and one past the last; the range is not empty."""
+        first, last = start // self.columns, (stop - 1) // self.columns
+        if self.shared and first // self.rows != last // self.rows:
+            return 0, self.grid_rows * self.grid_columns
+        low, high = self.grid_row(np.array((first, last))).tolist()
+        if first < last:
+            return low * self.grid_columns, (high + 1) * self.grid_columns
+        begin, end = start % self.columns, (stop - 1) % self.columns
+        return low * self.grid_columns + begin // self.block_columns, (
+            low * self.grid_columns + end // self.block_columns + 1
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DequantisedSource:
+    """A tensor of codes times its scales (a `dovetail.io.source.Source` of float32 elements)."""
+
+    codes: Source
+    """The codes, byte by byte."""
+    code_dtype: DType
+    """What they are: float8, or ``F4`` for two codes a byte, that of the lower four bits first."""
+    scales: Source
+    """The scales, in the order of the grid."""
+    scale_dtype: DType
+    """What they are: floating point, or ``F8_E8M0`` for powers of two."""
+    grid: ScaleGrid
+    """Which scale belongs to which element."""
+    length: int
+    """Number of elements."""
+
+    @property
+    def itemsize(self) -> int:
+        """Size of a float32."""
+        return 4
+
+    @property
+    def copies(self) -> bool:
+        """Whether `read` makes a new array: always. The second half of its size covers codes and stored scales."""
+        return True
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory of a `read` beyond twice what it returns: what one piece takes while it is decoded."""
+        size = min(self.length, _PIECE_ELEMENTS)
+        rows = max(1, size // self.grid.columns)
+        factors = rows * min(self.grid.grid_columns, size)
+        stored = read_scratch_bytes(self.codes) + read_scratch_bytes(self.scales)
+        return stored + 8 * size + 24 * rows + 24 * factors
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Compute elements ``[start, stop)`` and return their bytes, read-only."""
+        if not 0 <= start <= stop <= self.length:
+            raise IndexError(f"elements {start} to {stop} of a tensor of {self.length}")
+        out = np.empty(stop - start, np.float32)
+        if start < stop:
+            self.populate(start, stop)  # touching pages that cannot be read would kill the process
+            first = start // self.codes_per_byte
+            raw = self.codes.read(*self.code_range(start, stop))
+            first_scale, last_scale = self.grid.scale_range(start, stop)
+            scales = self.scales.read(first_scale, last_scale)
+            for low, high in self._pieces(start, stop):
+                piece = out[low - start : high - start]
+                codes = raw[low // self.codes_per_byte - first : -(-high // self.codes_per_byte) - first]
+                values = decode_codes(codes, self.code_dtype)[low % self.codes_per_byte :][: piece.size]
+                width = min(self.grid.columns, piece.size)
+                row, column = divmod(low, self.grid.columns)
+                self.multiply(values.reshape(-1, width), row, column, scales, first_scale, piece.reshape(-1, width))
+        raw_out: NDArray[np.uint8] = out.view(np.uint8)
+        raw_out.flags.writeable = False
+        return raw_out
+
+    def multiply(
+        self,
+        values: NDArray[np.float32],
+        row: int,
+        column: int,
+        scales: NDArray[np.uint8],
+        first_scale: int,
+        out: NDArray[np.float32],
+    ) -> None:
+        """Multiply a rectangle of values by their scales.
+
+        Parameters
+        ----------
+        values : float32[rows, columns]
+            The values of the codes.
+        row, column
+            Where the rectangle begins in the stacked matrices.
+        scales : uint8[bytes]
+            Stored scales, a range that has all those of the rectangle.
+        first_scale
+            Position of the first of them in the grid.
+        out : float32[rows, columns]
+            Receives the weights; contiguous.
+
+        """
+        grid, (rows, width) = self.grid, values.shape
+        first, last = column // grid.block_columns, -(-(column + width) // grid.block_columns)
+        places = grid.grid_row(np.arange(row, row + rows)) * grid.grid_columns - first_scale
+        stored = scales.reshape(-1, self.scales.itemsize)
+        chosen = np.take(stored, places[:, None] + np.arange(first, last), axis=0)
+        factors = np.empty((rows, last - first), np.float32)
+        decode_into(chosen.reshape(-1), self.scale_dtype, factors.reshape(-1))
+        block = grid.block_columns
+        with np.errstate(all="ignore"):  # NaN and infinity are found later, as in any input
+            if last - first == 1:
+                np.multiply(values, factors, out=out)
+            elif column % block == 0 and width % block == 0 and block >= _SHORT_BLOCK:
+                blocks = (rows, last - first, block)
+                np.multiply(values.reshape(blocks), factors[:, :, None], out=out.reshape(blocks))
+            else:
+                begin = column - first * block
+                np.multiply(values, np.repeat(factors, block, axis=1)[:, begin : begin + width], out=out)
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Start reading a range's codes and scales from disk, without waiting for them."""
+        if start < stop:
+            self.codes.prefetch(*self.code_range(start, stop))
+            self.scales.prefetch(*self.grid.scale_range(start, stop))
+
+    def populate(self, start: int, stop: int) -> bool:
+        """Make a range's codes and scales resident."""
+        if start == stop:
+            return True
+        done = self.codes.populate(*self.code_range(start, stop))
+        return self.scales.populate(*self.grid.scale_range(start, stop)) and done
+
+    def release(self, start: int, stop: int) -> None:
+        """Let go of a range's codes and scales."""
+        if start < stop:
+            self.codes.release(*self.code_range(start, stop))
+            self.scales.release(*self.grid.scale_range(start, stop))
+
+    @property
+    def codes_per_byte(self) -> int:
+        """Codes in one byte."""
+        return 2 if self.code_dtype.name == "F4" else 1
+
+    def code_range(self, start: int, stop: int) -> tuple[int, int]:
+        """Give the bytes that hold the codes of elements ``[start, stop)``."""
+        return start // self.codes_per_byte, -(-stop // self.codes_per_byte)
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Cut a range into rectangles: whole rows, or a part of one row."""
+        columns = self.grid.columns
+        while start < stop:
+            column = start % columns
+            if column or stop - start < columns or columns > _PIECE_ELEMENTS:
+                end = min(stop, start + min(columns - column, _PIECE_ELEMENTS))
+            else:
+                end = start + min((stop - start) // columns, _PIECE_ELEMENTS // columns) * columns
+            yield start, end
+            start = end
+
+
+@dataclass(frozen=True, slots=True)
+class TransposedSource:
+    """Stacked matrices whose stored rows are columns of the tensor (a `dovetail.io.source.Source`, float32).
+
+    A range needs a few elements of every stored row. Codes are read stretch by stretch, and let go of at once.
+    """
+
+    inner: DequantisedSource
+    """The matrices as they are stored."""
+
+    @property
+    def length(self) -> int:
+        """Number of elements."""
+        return self.inner.length
+
+    @property
+    def itemsize(self) -> int:
+        """Size of a float32."""
+        return 4
+
+    @property
+    def copies(self) -> bool:
+        """Whether `read` makes a new array: always."""
+        return True
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Most memory of a `read` beyond twice what it returns: rows that the range cuts, and a stretch's codes."""
+        grid, codes = self.inner.grid, self.inner.codes_per_byte
+        stretch = max(_STRETCH_BYTES, grid.columns // codes)
+        return self.inner.scratch_bytes + 8 * grid.rows + 3 * stretch + 16 * _PIECE_ELEMENTS
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Compute elements ``[start, stop)`` and return their bytes, read-only."""
+        if not 0 <= start <= stop <= self.length:
+            raise IndexError(f"elements {start} to {stop} of a tensor of {self.length}")
+        rows = self.inner.grid.rows
+        first, last = start // rows, -(-stop // rows)
+        lines = np.empty((last - first, rows), np.float32)
+        for matrix, low, high in self._columns(start, stop):
+            begin = matrix * self.inner.grid.columns + low - first
+            for top, bottom in self._stretches():
+                self._fill(matrix, (top, bottom), (low, high), lines[begin : begin + high - low, top:bottom])
+        flat = lines.reshape(-1)[start - first * rows : stop - first * rows]
+        raw: NDArray[np.uint8] = flat.view(np.uint8)
+        raw.flags.writeable = False
+        return raw
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Start reading the matrices that a range is part of, without waiting for them."""
+        for matrix, _, _ in self._columns(start, stop):
+            for top, bottom in self._stretches():
+                self.inner.prefetch(*self._elements(matrix, top, bottom))
+
+    def populate(self, start: int, stop: int) -> bool:
+        """Do nothing: `read` makes resident what it decodes, stretch by stretch."""
+        return True
+
+    def release(self, start: int, stop: int) -> None:
+        """Do nothing: `read` has let go of what it decoded."""
+
+    def _fill(self, matrix: int, rows: tuple[int, int], columns: tuple[int, int], out: NDArray[np.float32]) -> None:
+        """Decode a rectangle of stored elements into ``out[column, row]``."""
+        inner, per_byte = self.inner, self.inner.codes_per_byte
+        (top, bottom), (low, high) = rows, columns
+        elements = self._elements(matrix, top, bottom)
+        inner.populate(*elements)
+        raw = inner.codes.read(*inner.code_range(*elements)).reshape(bottom - top, -1)
+        first_scale, last_scale = inner.grid.scale_range(*elements)
+        scales = inner.scales.read(first_scale, last_scale)
+        step = max(1, _PIECE_ELEMENTS // (high - low))
+        for row in range(0, bottom - top, step):
+            part = raw[row : row + step, low // per_byte : -(-high // per_byte)]
+            values = decode_codes(np.ascontiguousarray(part).reshape(-1), inner.code_dtype).reshape(len(part), -1)
+            values = np.ascontiguousarray(values[:, low % per_byte :][:, : high - low])
+            weights = np.empty_like(values)
+            inner.multiply(values, matrix * inner.grid.rows + top + row, low, scales, first_scale, weights)
+            out[:, row : row + len(part)] = weights.T
+        del raw, scales
+        inner.release(*elements)
+
+    def _columns(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Give each matrix that a range is part of, and the stored columns ``[low, high)`` of it."""
+        rows, columns = self.inner.grid.rows, self.inner.grid.columns
+        line, last = start // rows, -(-stop // rows)
+        while line < last:
+            matrix, low = divmod(line, columns)
+            high = min(columns, low + last - line)
+            yield matrix, low, high
+            line += high - low
+
+    def _stretches(self) -> Iterator[tuple[int, int]]:
+        """Cut the rows of a matrix into stretches."""
+        step = max(1, _STRETCH_BYTES * self.inner.codes_per_byte // self.inner.grid.columns)
+        for top in range(0, self.inner.grid.rows, step):
+            yield top, min(self.inner.grid.rows, top + step)
+
+    def _elements(self, matrix: int, top: int, bottom: int) -> tuple[int, int]:
+        """Give the stored elements of some rows of a matrix."""
+        grid = self.inner.grid
+        return (matrix * grid.rows + top) * grid.columns, (matrix * grid.rows + bottom) * grid.columns
+
+
+def decode_codes(raw: NDArray[np.uint8], dtype: DType) -> NDArray[np.float32]:
+    """Give the value of every code.
+
+    Parameters
+    ----------
+    raw : uint8[bytes]
+        The stored codes.
+    dtype
+        What they are: float8, or ``F4`` for two codes a byte, that of the lower four bits first.
+
+    Returns
+    -------
+    float32[codes]
+
+    """
+    if dtype.name == "F4":
+        return np.take(_pairs(), raw).view(np.float32)
+    values = np.empty(raw.size, np.float32)
+    decode_into(raw, dtype, values)
+    return values
+
+
+@functools.cache
+def _pairs() -> NDArray[Any]:
+    """Give the two float32 values of every byte of 4-bit codes, taken as one item of eight bytes."""
+    byte = np.arange(256)
+    values = np.array(FLOAT4_VALUES, np.float32)
+    return np.stack((values[byte & 15], values[byte >> 4]), axis=1).reshape(-1).view(np.uint64)
