@@ -11,9 +11,9 @@ from typing import Any, Final
 from dovetail.io.checkpoint import Checkpoint, StoredForm, TensorInfo
 from dovetail.io.dtypes import DTYPES, QUANTISED_DTYPES
 from dovetail.io.formats.quantised import MAX_CONFIG_BYTES, parse_config, read_config
-from dovetail.io.quantised.grids import GridError, describe, find_grid
+from dovetail.io.quantised.grids import GridError, SeveralGridsError, describe, find_grid
 from dovetail.io.quantised.recognise import CODE_DTYPES, Findings, Pair, recognise
-from dovetail.io.quantised.refused import refuse
+from dovetail.io.quantised.refused import NAME_BLOCKS, refuse
 from dovetail.io.quantised.settings import MODELOPT_NAME, READ_METHODS, Settings, find_settings
 from dovetail.io.source import Source
 from dovetail.io.sources.dequantised import DequantisedSource, ScaleGrid, TransposedSource
@@ -49,7 +49,7 @@ def dequantise(checkpoint: Checkpoint) -> Checkpoint:
     if (found.refusal or found.pairs) and unread:
         refuse(checkpoint.path, settings.evidence, settings.methods)
     if found.refusal:
-        refuse(checkpoint.path, found.refusal, settings.methods)
+        refuse(checkpoint.path, found.refusal, settings.methods, found.action)
     if not found.pairs:
         if not settings.places:
             return checkpoint
@@ -102,7 +102,8 @@ def _weight(checkpoint: Checkpoint, pair: Pair, settings: Settings) -> TensorInf
         grid = _packed_grid(shape) if pair.packed else find_grid(shape, scales.shape, settings.blocks)
     except GridError as error:
         shapes = f"{list(scales.shape)} scales {pair.codes!r} of shape {list(codes.shape)}"
-        refuse(checkpoint.path, f"tensor {pair.scales!r} of shape {shapes}, and {error}", settings.methods)
+        action = NAME_BLOCKS if isinstance(error, SeveralGridsError) else ""
+        refuse(checkpoint.path, f"tensor {pair.scales!r} of shape {shapes}, and {error}", settings.methods, action)
     rows = DequantisedSource(codes.source, code_dtype, scales.source, scale_dtype, grid, math.prod(shape))
     stored = StoredForm(f"{code_dtype} with {describe(grid, shape)}", codes.nbytes + scales.nbytes)
     source: Source = TransposedSource(rows) if pair.transposed else rows

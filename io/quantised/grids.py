@@ -11,7 +11,11 @@ _USUAL_SIDES = (16, 32, 64, 128, 256, 512)
 
 
 class GridError(Exception):
-    """No grid, or more than one, fits the shapes; says which and why."""
+    """No grid fits the shapes; says why."""
+
+
+class SeveralGridsError(GridError):
+    """More than one grid fits the shapes, and the configuration does not say which it is."""
 
 
 def find_grid(shape: Sequence[int], scale_shape: Sequence[int], blocks: Iterable[tuple[int, int]] = ()) -> ScaleGrid:
@@ -33,7 +37,9 @@ def find_grid(shape: Sequence[int], scale_shape: Sequence[int], blocks: Iterable
     Raises
     ------
     GridError
-        The scales do not fit the weight, or fit it in several ways.
+        The scales do not fit the weight.
+    SeveralGridsError
+        They fit it in several ways.
 
     """
     shape, scale_shape = tuple(shape), tuple(scale_shape)
@@ -82,5 +88,7 @@ def _side(length: int, count: int) -> int:
     fitting |= {length // count} if length % count == 0 else set()
     if len(fitting) == 1:
         return fitting.pop()
-    named = " or ".join(str(side) for side in sorted(fitting)) or "no usual number of"
-    raise GridError(f"{count} blocks along {length} elements may be of {named} elements")
+    if not fitting:
+        raise GridError(f"no usual size of blocks makes {count} of {length} elements along a side")
+    named = " or ".join(str(side) for side in sorted(fitting))
+    raise SeveralGridsError(f"{count} blocks of {named} elements along a side of {length} are all possible")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dovetail.io.checkpoint import TensorInfo
-from dovetail.io.quantised.refused import LAST_PARTS, format_of
+from dovetail.io.quantised.refused import LAST_PARTS, NAME_MXFP4, format_of
 from dovetail.io.quantised.settings import Settings
 
 FLOAT8: Final = frozenset(("F8_E4M3", "F8_E5M2"))
@@ -78,6 +78,8 @@ class Findings:
     """Tensors that mean nothing beside plain weights."""
     refusal: str = ""
     """Why the checkpoint cannot be read, as far as names and dtypes tell; empty if it can."""
+    action: str = ""
+    """What would make it readable, if anything."""
 
 
 def recognise(tensors: Mapping[str, TensorInfo], settings: Settings) -> Findings:
@@ -105,6 +107,8 @@ def recognise(tensors: Mapping[str, TensorInfo], settings: Settings) -> Findings
             found.dropped.append(name)
         elif not found.refusal:
             found.refusal = _refusal(name, tensors, settings)
+            blocks = bool(found.refusal) and name.endswith("_blocks") and "mxfp4" not in settings.methods
+            found.action = NAME_MXFP4 if blocks else ""
     # Float8 without any scale is stored as it is; among scaled tensors, a scale must have got lost.
     if unscaled and not found.refusal and unscaled not in taken and (found.pairs or settings.places):
         found.refusal = f"tensor {unscaled!r} of {tensors[unscaled].dtype} has no scale"

@@ -41,12 +41,25 @@ _DEQUANTISED_BY_TRANSFORMERS: Final = frozenset(("bitsandbytes", "hqq", "higgs",
 _DO: Final = "use the unquantised original, or convert this one to bfloat16 first"
 
 
+NAME_MXFP4: Final = (
+    'if this is a gpt-oss model, add "quantization_config": {"quant_method": "mxfp4"} to its config.json, which says how '
+    "the experts are stored"
+)
+"""What makes blocks of 4-bit floats readable whose configuration got lost."""
+
+NAME_BLOCKS: Final = (
+    'add "quantization_config": {"quant_method": "fp8", "weight_block_size": [ROWS, COLUMNS]} to config.json, which says '
+    "how large the blocks are"
+)
+"""What makes a weight readable on which blocks of several sizes fit."""
+
+
 def format_of(last: str) -> str:
     """Give the format in which codes have such a last part; empty if several or none have."""
     return _FORMATS.get(last, "")
 
 
-def refuse(path: Path | str, evidence: str, methods: frozenset[str] = frozenset()) -> NoReturn:
+def refuse(path: Path | str, evidence: str, methods: frozenset[str] = frozenset(), action: str = "") -> NoReturn:
     """Refuse a quantised checkpoint.
 
     Parameters
@@ -57,6 +70,8 @@ def refuse(path: Path | str, evidence: str, methods: frozenset[str] = frozenset(
         What shows that it is quantised in a way that is not read.
     methods
         The methods that its configuration names.
+    action
+        What a person can do who knows how it is stored, where that would make it readable.
 
     Raises
     ------
@@ -64,16 +79,12 @@ def refuse(path: Path | str, evidence: str, methods: frozenset[str] = frozenset(
         Always.
 
     """
-    action = _DO
-    if "_blocks" in evidence and "mxfp4" not in methods:
-        action = (
-            'if this is a gpt-oss model, add "quantization_config": {"quant_method": "mxfp4"} to its config.json, '
-            f"which says how the experts are stored; else {_DO}"
-        )
+    if action:
+        action = f"{action}; else {_DO}"
     elif methods & _DEQUANTISED_BY_TRANSFORMERS or "bitsandbytes" in evidence:
         action = f"{_DO} (in transformers: model.dequantize(), then model.save_pretrained())"
     raise UnsupportedError(
         f"{path} is quantised: {evidence}",
         "a checkpoint in bfloat16, float16 or float32, or in scaled float8 or MXFP4",
-        action,
+        action or _DO,
     )
