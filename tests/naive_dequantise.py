@@ -26,6 +26,12 @@ SAFETENSORS_NAMES = {
 }
 SAFETENSORS_NAMES |= {"int32": "I32", "uint32": "U32", "int64": "I64", "bool": "BOOL"}
 
+FP8 = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+"""What DeepSeek-V3 has in its config.json."""
+
+MXFP4 = {"quantization_config": {"quant_method": "mxfp4"}}
+"""What gpt-oss has in its config.json."""
+
 Stored = tuple[str, tuple[int, ...], bytes]
 """A tensor as a safetensors file has it: dtype, shape, data."""
 
@@ -108,6 +114,16 @@ def stored(array: NDArray[Any], dtype: str | None = None) -> Stored:
     """Describe an array as it is stored; bytes may be codes of another dtype."""
     shape = (*array.shape[:-1], 2 * array.shape[-1]) if dtype == "F4" else array.shape
     return dtype or SAFETENSORS_NAMES[array.dtype.name], shape, np.ascontiguousarray(array).tobytes()
+
+
+_SIZES = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8}
+
+
+def zeros(dtype: str, *shape: int) -> Stored:
+    """Give a tensor of nothing but zeros."""
+    count = int(np.prod(shape, dtype=np.int64))
+    bits = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}.get(dtype, 8 * _SIZES.get(dtype, 1))
+    return dtype, shape, bytes(count * bits // 8)
 
 
 def write_raw(

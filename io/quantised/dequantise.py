@@ -16,7 +16,9 @@ from dovetail.io.quantised.recognise import CODE_DTYPES, Findings, Pair, recogni
 from dovetail.io.quantised.refused import NAME_BLOCKS, refuse
 from dovetail.io.quantised.settings import MODELOPT_NAME, READ_METHODS, Settings, find_settings
 from dovetail.io.source import Source
-from dovetail.io.sources.dequantised import DequantisedSource, ScaleGrid, TransposedSource
+from dovetail.io.sources.dequantised import DequantisedSource
+from dovetail.io.sources.scale_grid import ScaleGrid
+from dovetail.io.sources.transposed import TransposedSource
 
 OWN_DTYPE: Final = DTYPES["BF16"]
 """The dtype in which dequantised weights are stored if none is asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from dovetail.io.sources.dequantised import ScaleGrid
+from dovetail.io.sources.scale_grid import ScaleGrid
 
 _USUAL_SIDES = (16, 32, 64, 128, 256, 512)
 
@@ -66,7 +66,7 @@ def find_grid(shape: Sequence[int], scale_shape: Sequence[int], blocks: Iterable
             break
     else:
         sides = _side(rows, counts[0]), _side(columns, counts[1])
-    return ScaleGrid(rows, columns, *sides, shared=math.prod(scale_stack) == 1)
+    return ScaleGrid(rows, columns, *sides, shared=scale_stack != stack)
 
 
 def describe(grid: ScaleGrid, shape: Sequence[int]) -> str:

@@ -32,7 +32,7 @@ _COMPANIONS: Final = frozenset((
 ))  # fmt: skip
 """Last parts, in lower case, of float tensors that stand beside integer codes."""
 
-_INTEGER_NAMES: Final = frozenset(("Qidxs", "trellis", "q_weight", "dense_weights"))
+_INTEGER_NAMES: Final = frozenset(("Qidxs", "trellis", "q_weight", "dense_weights", "bitmask"))
 """Last parts of integer tensors that only quantised checkpoints have, whatever stands beside them."""
 
 _BUFFER: Final = re.compile(r"(?:^|_)(?:position|ids?|index|indices|masks?|bias|tracked|lengths?|offsets?|step|steps)$")
@@ -205,14 +205,16 @@ def _refusal(name: str, tensors: Mapping[str, TensorInfo], settings: Settings) -
         return ""
     for companion in _siblings(stem + dot, tensors):
         if _goes_with(companion, last, tensors[stem + dot + companion], info):
-            return f"tensor {stem + dot + companion!r} scales {name!r} of {info.dtype}{_named(last)}"
+            return f"tensor {stem + dot + companion!r} scales {name!r} of {info.dtype}{_named(last, companion)}"
     if settings.places and last in ("weight", "W_q", "_packed"):
         return f"tensor {name!r} is of {info.dtype}"
     return ""
 
 
-def _named(last: str) -> str:
-    return f" ({format_of(last)})" if format_of(last) else ""
+def _named(last: str, companion: str) -> str:
+    """Name the format, in brackets, if the last parts of codes or scales tell of one."""
+    name = format_of(last) or LAST_PARTS.get(companion, "")
+    return f" ({name})" if name else ""
 
 
 def _goes_with(companion: str, last: str, scales: TensorInfo, codes: TensorInfo) -> bool:

@@ -32,6 +32,7 @@ _FORMATS: Final[Mapping[str, str]] = {
     "trellis": "EXL3",
     "q_weight": "EXL2",
     "dense_weights": "SpQR",
+    "bitmask": "sparse compressed-tensors",
     "B": "Marlin",
     "_data": "quanto",
     "_packed": "quanto",
@@ -42,14 +43,14 @@ _DO: Final = "use the unquantised original, or convert this one to bfloat16 firs
 
 
 NAME_MXFP4: Final = (
-    'if this is a gpt-oss model, add "quantization_config": {"quant_method": "mxfp4"} to its config.json, which says how '
-    "the experts are stored"
+    'if this is a gpt-oss model, add "quantization_config": {"quant_method": "mxfp4"} to its config.json, which says '
+    "how the experts are stored"
 )
 """What makes blocks of 4-bit floats readable whose configuration got lost."""
 
 NAME_BLOCKS: Final = (
-    'add "quantization_config": {"quant_method": "fp8", "weight_block_size": [ROWS, COLUMNS]} to config.json, which says '
-    "how large the blocks are"
+    'add "quantization_config": {"quant_method": "fp8", "weight_block_size": [ROWS, COLUMNS]} to config.json, which '
+    "says how large the blocks are"
 )
 """What makes a weight readable on which blocks of several sizes fit."""
 

@@ -16,6 +16,7 @@ import numpy as np
 from dovetail.io.dtypes import DType
 from dovetail.io.source import Source, read_scratch_bytes
 from dovetail.io.sources.floats import decode_into
+from dovetail.io.sources.scale_grid import ScaleGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,59 +24,10 @@ if TYPE_CHECKING:
 FLOAT4_VALUES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """The value of every 4-bit code (E2M1: a sign, two bits of exponent, one of mantissa)."""
 
-_PIECE_ELEMENTS: Final = 1 << 17  # decoded at a time
-
-_STRETCH_BYTES: Final = 2**20  # codes of stored rows that are read at a time, where rows become columns
+PIECE_ELEMENTS: Final = 1 << 17
+"""Most elements that are decoded at a time."""
 
 _SHORT_BLOCK: Final = 8  # blocks of fewer columns are multiplied faster if their scales are repeated first
-
-
-@dataclass(frozen=True, slots=True)
-class ScaleGrid:
-    """Which scale belongs to which element of a matrix, or of matrices that are stacked.
-
-    Scales lie on a grid: each belongs to a block of rows and columns. The last blocks of a side may be shorter.
-    """
-
-    rows: int
-    """Rows of one matrix."""
-    columns: int
-    """Columns of one matrix, at least 1."""
-    block_rows: int
-    """Rows of a block."""
-    block_columns: int
-    """Columns of a block."""
-    shared: bool = False
-    """Whether all matrices of the stack have the same scales."""
-
-    @property
-    def grid_rows(self) -> int:
-        """Rows of scales for one matrix."""
-        return -(-self.rows // self.block_rows)
-
-    @property
-    def grid_columns(self) -> int:
-        """Columns of scales."""
-        return -(-self.columns // self.block_columns)
-
-    def grid_row(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give the row of scales for each row of the stacked matrices."""
-        matrix, row = np.divmod(rows, self.rows)
-        found: NDArray[np.int64] = row // self.block_rows
-        return found if self.shared else found + matrix * self.grid_rows
-
-    def scale_range(self, start: int, stop: int) -> tuple[int, int]:
-        """Give the first scale that elements ``[start, stop)`` need, and one past the last; the range is not empty."""
-        first, last = start // self.columns, (stop - 1) // self.columns
-        if self.shared and first // self.rows != last // self.rows:
-            return 0, self.grid_rows * self.grid_columns
-        low, high = self.grid_row(np.array((first, last))).tolist()
-        if first < last:
-            return low * self.grid_columns, (high + 1) * self.grid_columns
-        begin, end = start % self.columns, (stop - 1) % self.columns
-        return low * self.grid_columns + begin // self.block_columns, (
-            low * self.grid_columns + end // self.block_columns + 1
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +60,7 @@ class DequantisedSource:
     @property
     def scratch_bytes(self) -> int:
         """Most memory of a `read` beyond twice what it returns: what one piece takes while it is decoded."""
-        size = min(self.length, _PIECE_ELEMENTS)
+        size = min(self.length, PIECE_ELEMENTS)
         rows = max(1, size // self.grid.columns)
         factors = rows * min(self.grid.grid_columns, size)
         stored = read_scratch_bytes(self.codes) + read_scratch_bytes(self.scales)
@@ -212,115 +164,12 @@ class DequantisedSource:
         columns = self.grid.columns
         while start < stop:
             column = start % columns
-            if column or stop - start < columns or columns > _PIECE_ELEMENTS:
-                end = min(stop, start + min(columns - column, _PIECE_ELEMENTS))
+            if column or stop - start < columns or columns > PIECE_ELEMENTS:
+                end = min(stop, start + min(columns - column, PIECE_ELEMENTS))
             else:
-                end = start + min((stop - start) // columns, _PIECE_ELEMENTS // columns) * columns
+                end = start + min((stop - start) // columns, PIECE_ELEMENTS // columns) * columns
             yield start, end
             start = end
-
-
-@dataclass(frozen=True, slots=True)
-class TransposedSource:
-    """Stacked matrices whose stored rows are columns of the tensor (a `dovetail.io.source.Source`, float32).
-
-    A range needs a few elements of every stored row. Codes are read stretch by stretch, and let go of at once.
-    """
-
-    inner: DequantisedSource
-    """The matrices as they are stored."""
-
-    @property
-    def length(self) -> int:
-        """Number of elements."""
-        return self.inner.length
-
-    @property
-    def itemsize(self) -> int:
-        """Size of a float32."""
-        return 4
-
-    @property
-    def copies(self) -> bool:
-        """Whether `read` makes a new array: always."""
-        return True
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Most memory of a `read` beyond twice what it returns: rows that the range cuts, and a stretch's codes."""
-        grid, codes = self.inner.grid, self.inner.codes_per_byte
-        stretch = max(_STRETCH_BYTES, grid.columns // codes)
-        return self.inner.scratch_bytes + 8 * grid.rows + 3 * stretch + 16 * _PIECE_ELEMENTS
-
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Compute elements ``[start, stop)`` and return their bytes, read-only."""
-        if not 0 <= start <= stop <= self.length:
-            raise IndexError(f"elements {start} to {stop} of a tensor of {self.length}")
-        rows = self.inner.grid.rows
-        first, last = start // rows, -(-stop // rows)
-        lines = np.empty((last - first, rows), np.float32)
-        for matrix, low, high in self._columns(start, stop):
-            begin = matrix * self.inner.grid.columns + low - first
-            for top, bottom in self._stretches():
-                self._fill(matrix, (top, bottom), (low, high), lines[begin : begin + high - low, top:bottom])
-        flat = lines.reshape(-1)[start - first * rows : stop - first * rows]
-        raw: NDArray[np.uint8] = flat.view(np.uint8)
-        raw.flags.writeable = False
-        return raw
-
-    def prefetch(self, start: int, stop: int) -> None:
-        """Start reading the matrices that a range is part of, without waiting for them."""
-        for matrix, _, _ in self._columns(start, stop):
-            for top, bottom in self._stretches():
-                self.inner.prefetch(*self._elements(matrix, top, bottom))
-
-    def populate(self, start: int, stop: int) -> bool:
-        """Do nothing: `read` makes resident what it decodes, stretch by stretch."""
-        return True
-
-    def release(self, start: int, stop: int) -> None:
-        """Do nothing: `read` has let go of what it decoded."""
-
-    def _fill(self, matrix: int, rows: tuple[int, int], columns: tuple[int, int], out: NDArray[np.float32]) -> None:
-        """Decode a rectangle of stored elements into ``out[column, row]``."""
-        inner, per_byte = self.inner, self.inner.codes_per_byte
-        (top, bottom), (low, high) = rows, columns
-        elements = self._elements(matrix, top, bottom)
-        inner.populate(*elements)
-        raw = inner.codes.read(*inner.code_range(*elements)).reshape(bottom - top, -1)
-        first_scale, last_scale = inner.grid.scale_range(*elements)
-        scales = inner.scales.read(first_scale, last_scale)
-        step = max(1, _PIECE_ELEMENTS // (high - low))
-        for row in range(0, bottom - top, step):
-            part = raw[row : row + step, low // per_byte : -(-high // per_byte)]
-            values = decode_codes(np.ascontiguousarray(part).reshape(-1), inner.code_dtype).reshape(len(part), -1)
-            values = np.ascontiguousarray(values[:, low % per_byte :][:, : high - low])
-            weights = np.empty_like(values)
-            inner.multiply(values, matrix * inner.grid.rows + top + row, low, scales, first_scale, weights)
-            out[:, row : row + len(part)] = weights.T
-        del raw, scales
-        inner.release(*elements)
-
-    def _columns(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """Give each matrix that a range is part of, and the stored columns ``[low, high)`` of it."""
-        rows, columns = self.inner.grid.rows, self.inner.grid.columns
-        line, last = start // rows, -(-stop // rows)
-        while line < last:
-            matrix, low = divmod(line, columns)
-            high = min(columns, low + last - line)
-            yield matrix, low, high
-            line += high - low
-
-    def _stretches(self) -> Iterator[tuple[int, int]]:
-        """Cut the rows of a matrix into stretches."""
-        step = max(1, _STRETCH_BYTES * self.inner.codes_per_byte // self.inner.grid.columns)
-        for top in range(0, self.inner.grid.rows, step):
-            yield top, min(self.inner.grid.rows, top + step)
-
-    def _elements(self, matrix: int, top: int, bottom: int) -> tuple[int, int]:
-        """Give the stored elements of some rows of a matrix."""
-        grid = self.inner.grid
-        return (matrix * grid.rows + top) * grid.columns, (matrix * grid.rows + bottom) * grid.columns
 
 
 def decode_codes(raw: NDArray[np.uint8], dtype: DType) -> NDArray[np.float32]:

@@ -5,77 +5,19 @@ from __future__ import annotations
 import math
 import pickle
 import tracemalloc
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from dovetail.io.dtypes import DTYPES, QUANTISED_DTYPES, DType
-from dovetail.io.quantised.grids import find_grid
-from dovetail.io.sources.dequantised import DequantisedSource, ScaleGrid, TransposedSource
+from dovetail.io.sources.scale_grid import ScaleGrid
+from dovetail.io.sources.transposed import TransposedSource
 from tests import naive_dequantise as naive
-
-E4M3, E5M2, F4 = DTYPES["F8_E4M3"], DTYPES["F8_E5M2"], QUANTISED_DTYPES["F4"]
-E8M0 = QUANTISED_DTYPES["F8_E8M0"]
-
-
-@dataclass(frozen=True)
-class Held:
-    """Elements in memory; checks the ranges that are asked for."""
-
-    data: bytes
-    itemsize: int = 1
-    copies: bool = False
-
-    @property
-    def length(self) -> int:
-        return len(self.data) // self.itemsize
-
-    def _check(self, start: int, stop: int) -> None:
-        assert 0 <= start <= stop <= self.length
-
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        self._check(start, stop)
-        return np.frombuffer(self.data, np.uint8)[start * self.itemsize : stop * self.itemsize]
-
-    def prefetch(self, start: int, stop: int) -> None:
-        self._check(start, stop)
-
-    def populate(self, start: int, stop: int) -> bool:
-        self._check(start, stop)
-        return True
-
-    def release(self, start: int, stop: int) -> None:
-        self._check(start, stop)
-
-
-def source_of(
-    codes: NDArray[np.uint8],
-    scales: NDArray[Any],
-    grid: ScaleGrid,
-    code_dtype: DType = E4M3,
-    scale_dtype: DType = DTYPES["F32"],
-) -> DequantisedSource:
-    """Make a source of codes and scales in memory."""
-    length = codes.size * (2 if code_dtype is F4 else 1)
-    stored = Held(scales.tobytes(), scales.itemsize)
-    return DequantisedSource(Held(codes.tobytes()), code_dtype, stored, scale_dtype, grid, length)
-
-
-def read_all(source: DequantisedSource | TransposedSource) -> NDArray[np.float32]:
-    return source.read(0, source.length).view(np.float32)
-
-
-def same_bits(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> bool:
-    """Whether values are the same bits; a NaN may be any NaN."""
-    both = np.isnan(expected) & np.isnan(actual)
-    return bool(np.all((expected.view(np.uint32) == actual.view(np.uint32)) | both))
+from tests.io.sources.held import E4M3, E5M2, E8M0, F4, read_all, same_bits, source_of
 
 
 @pytest.mark.parametrize(("dtype", "exponent_bits"), [(E4M3, 4), (E5M2, 5)])
@@ -170,8 +112,9 @@ def test_long_rows_and_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = source_of(packed, exponents, ScaleGrid(40, 64, 1, 32), F4, E8M0)
     transposed = read_all(TransposedSource(stored)).copy()
     for size in (7, 64, 300):
-        monkeypatch.setattr("dovetail.io.sources.dequantised._PIECE_ELEMENTS", size)
-        monkeypatch.setattr("dovetail.io.sources.dequantised._STRETCH_BYTES", size)
+        monkeypatch.setattr("dovetail.io.sources.dequantised.PIECE_ELEMENTS", size)
+        monkeypatch.setattr("dovetail.io.sources.transposed.PIECE_ELEMENTS", size)
+        monkeypatch.setattr("dovetail.io.sources.transposed._STRETCH_BYTES", size)
         assert same_bits(whole, read_all(source_of(codes, scales, ScaleGrid(37, 130, 8, 50))))
         assert same_bits(transposed, read_all(TransposedSource(stored)))
 
@@ -221,119 +164,6 @@ def test_sources_travel() -> None:
         assert source == copy
         assert same_bits(read_all(source), read_all(copy))
         assert (4, True, 64) == (copy.itemsize, copy.copies, copy.length)
-
-
-@pytest.mark.parametrize(("shape", "block"), [((256, 384), (128, 128)), ((64, 96), (64, 96)), ((3, 32, 64), (8, 16))])
-@pytest.mark.parametrize("scale_name", ["float32", "float8_e8m0fnu"])
-def test_float8_as_transformers_has_it(shape: tuple[int, ...], block: tuple[int, int], scale_name: str) -> None:
-    """Random codes, every finite one among them, are dequantised as by transformers' own conversion."""
-    torch = pytest.importorskip("torch")
-    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
-
-    random = np.random.default_rng(0)
-    codes = random.integers(0, 256, shape, np.uint8)
-    codes.reshape(-1)[:256] = np.arange(256)
-    grid_shape = (*shape[:-2], shape[-2] // block[0], shape[-1] // block[1])
-    scales = random.integers(110, 135, grid_shape, np.uint8)
-    values = scales if scale_name != "float32" else random.random(grid_shape).astype(np.float32)
-    theirs = Fp8Dequantize(None)._dequantize_one(
-        torch.from_numpy(codes).view(torch.float8_e4m3fn),
-        torch.from_numpy(values).view(getattr(torch, scale_name)),
-        output_dtype=torch.float32,
-    )
-    dtype = DTYPES["F32"] if scale_name == "float32" else E8M0
-    ours = read_all(source_of(codes, values, find_grid(shape, grid_shape, [block]), scale_dtype=dtype))
-    assert same_bits(theirs.numpy().reshape(-1), ours)
-
-
-def test_packed_float4_as_transformers_has_it() -> None:
-    """Packed codes with a power of two for every 32, as DeepSeek stores experts, by transformers' own conversion."""
-    torch = pytest.importorskip("torch")
-    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
-
-    packed = np.random.default_rng(0).integers(0, 256, (24, 48), np.uint8)
-    packed.reshape(-1)[:256] = np.arange(256)
-    exponents = np.random.default_rng(1).integers(0, 255, (24, 3), np.uint8)
-    exponents.reshape(-1)[:4] = (0, 1, 254, 255)
-    theirs = Fp8Dequantize(None)._dequantize_one(
-        torch.from_numpy(packed).view(torch.int8),
-        torch.from_numpy(exponents).view(torch.float8_e8m0fnu),
-        output_dtype=torch.float32,
-    )
-    ours = read_all(source_of(packed, exponents, ScaleGrid(24, 96, 1, 32), F4, E8M0))
-    assert same_bits(theirs.numpy().reshape(-1), ours)
-
-
-@pytest.mark.parametrize("dtype_name", ["float32", "bfloat16"])
-def test_mxfp4_as_transformers_has_it(dtype_name: str) -> None:
-    """Blocks and scales of gpt-oss give what `convert_moe_packed_tensors` gives, rows and columns exchanged.
-
-    All exponents but 255, which is NaN by the specification and infinity there.
-    """
-    torch = pytest.importorskip("torch")
-    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
-
-    blocks = np.random.default_rng(0).integers(0, 256, (3, 85, 2, 16), np.uint8)
-    blocks.reshape(-1)[:256] = np.arange(256)
-    scales = np.arange(3 * 85 * 2).reshape(3, 85, 2).astype(np.int64) % 255
-    scales = scales.astype(np.uint8)
-    theirs = convert_moe_packed_tensors(
-        torch.from_numpy(blocks), torch.from_numpy(scales), dtype=getattr(torch, dtype_name)
-    )
-    assert (3, 64, 85) == tuple(theirs.shape)
-    ours = read_all(TransposedSource(source_of(blocks, scales, ScaleGrid(85, 64, 1, 32), F4, E8M0)))
-    with np.errstate(over="ignore"):
-        rounded = ours.astype(dtype_name if dtype_name == "float32" else ml_dtypes.bfloat16).astype(np.float32)
-    assert same_bits(theirs.float().numpy().reshape(-1), rounded)
-
-
-STRATEGIES: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
-    "tensor": ({"strategy": "tensor"}, (1,)),
-    "channel": ({"strategy": "channel"}, (48, 1)),
-    "block": ({"strategy": "block", "block_structure": [16, 32]}, (3, 3)),
-    "group": ({"strategy": "group", "group_size": 32}, (48, 3)),
-}
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("scale_dtype", ["float32", "bfloat16"])
-def test_float8_as_compressed_tensors_has_it(strategy: str, scale_dtype: str) -> None:
-    """Every strategy of compressed-tensors: its dequantisation, in the dtype of the scales, gives our bits rounded."""
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("compressed_tensors")
-    from compressed_tensors.quantization import QuantizationArgs
-    from compressed_tensors.quantization.lifecycle.forward import dequantize
-
-    fields, scale_shape = STRATEGIES[strategy]
-    random = np.random.default_rng(0)
-    codes = random.integers(0, 256, (48, 96), np.uint8)
-    codes.reshape(-1)[:256] = np.arange(256)
-    scales = random.random(scale_shape).astype(np.float32 if scale_dtype == "float32" else ml_dtypes.bfloat16)
-    theirs = dequantize(
-        torch.from_numpy(codes).view(torch.float8_e4m3fn),
-        torch.from_numpy(scales.astype(np.float32)).to(getattr(torch, scale_dtype)),
-        args=QuantizationArgs(num_bits=8, type="float", **fields),
-    )
-    dtype = DTYPES["F32"] if scale_dtype == "float32" else DTYPES["BF16"]
-    grid = find_grid(codes.shape, scale_shape, [(16, 32)] if strategy == "block" else [])
-    ours = read_all(source_of(codes, scales, grid, scale_dtype=dtype))
-    rounded = ours if scale_dtype == "float32" else ours.astype(ml_dtypes.bfloat16).astype(np.float32)
-    assert same_bits(theirs.float().numpy().reshape(-1), rounded)
-
-
-def test_packed_float4_as_compressed_tensors_has_it() -> None:
-    """Packed MXFP4 of compressed-tensors: nibbles in the same order, exponents with the same bias."""
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("compressed_tensors")
-    from compressed_tensors.compressors.mx_utils import decompress_mx_scale
-    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
-
-    packed = np.tile(np.arange(256, dtype=np.uint8), (4, 1))
-    exponents = np.random.default_rng(0).integers(100, 150, (4, 16), np.uint8)
-    values = unpack_fp4_from_uint8(torch.from_numpy(packed), 4, 512, dtype=torch.float32)
-    theirs = values * decompress_mx_scale(torch.from_numpy(exponents)).float().repeat_interleave(32, dim=1)
-    ours = read_all(source_of(packed, exponents, ScaleGrid(4, 512, 1, 32), F4, E8M0))
-    assert same_bits(theirs.numpy().reshape(-1), ours)
 
 
 def test_stored_files_are_read_alike(tmp_path: Path) -> None:
