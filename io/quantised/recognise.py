@@ -149,13 +149,13 @@ def _float8_pair(name: str, tensors: Mapping[str, TensorInfo], settings: Setting
 def _float4_pair(name: str, tensors: Mapping[str, TensorInfo], settings: Settings) -> Pair | None:
     """Find the scales of 4-bit floats, two a byte, with a power of two for every 32."""
     info = tensors[name]
-    if info.dtype.name == "F4" or info.dtype.name in _BYTES:
+    if info.shape and (info.dtype.name == "F4" or info.dtype.name in _BYTES):
         for scales, weight in _scale_names(name):
             other = tensors.get(scales)
-            if other is None or not (other.dtype.name == _EXPONENTS or _says_float4(other, settings)):
+            if other is None or not other.shape or not _are_exponents(other, settings):
                 continue
-            width = info.shape[-1:] if info.dtype.name == "F4" else (2 * (info.shape or (0,))[-1],)
-            if other.shape[:-1] == info.shape[:-1] and (32 * (other.shape or (0,))[-1],) == width:
+            width = info.shape[-1:] if info.dtype.name == "F4" else (2 * info.shape[-1],)
+            if other.shape[:-1] == info.shape[:-1] and (32 * other.shape[-1],) == width:
                 return Pair(name, scales, weight, packed=True)
     if info.dtype.name != "U8" or "mxfp4" not in settings.methods:
         return None
@@ -169,8 +169,10 @@ def _float4_pair(name: str, tensors: Mapping[str, TensorInfo], settings: Setting
     return None
 
 
-def _says_float4(scales: TensorInfo, settings: Settings) -> bool:
-    """Whether bytes are exponents of scales, because the configuration names a format of which they are."""
+def _are_exponents(scales: TensorInfo, settings: Settings) -> bool:
+    """Whether scales are exponents: by their dtype, or because the configuration names a format of which bytes are."""
+    if scales.dtype.name == _EXPONENTS:
+        return True
     return scales.dtype.name == "U8" and any("mxfp4" in each for each in settings.formats | settings.methods)
 
 

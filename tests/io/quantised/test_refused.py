@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,22 @@ def test_rotated_weights_are_refused(tmp_path: Path) -> None:
     write_raw(tmp_path, {"l.weight": zeros("F8_E4M3", 4, 4), "l.weight_scale": zeros("F32", 4, 1)}, config)
     with pytest.raises(UnsupportedError, match="transform_config, so its weights are rotated"):
         read_checkpoint(tmp_path)
+
+
+ODD_SHAPES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((), ()), ((0,), (0,)), ((2,), ()), ((), (2,)), ((2, 0), (2, 1)), ((2, 3, 0, 16), (2, 3, 0))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("codes", ["I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "I32"])
+@pytest.mark.parametrize("scales", ["F8_E8M0", "U8", "F32"])
+@pytest.mark.parametrize("shapes", ODD_SHAPES, ids=str)
+def test_odd_shapes_are_read_or_refused(codes: str, scales: str, shapes: Any, tmp_path: Path) -> None:
+    """Scalars and empty tensors called like codes and scales lead to a checkpoint, or to the one error there is."""
+    section = {"quant_method": "mxfp4"}
+    for names in (("l.weight", "l.scale"), ("e_blocks", "e_scales"), ("l.weight_packed", "l.weight_scale")):
+        tensors = {names[0]: zeros(codes, *shapes[0]), names[1]: zeros(scales, *shapes[1])}
+        write_raw(tmp_path, tensors, {"quantization_config": section})
+        with contextlib.suppress(UnsupportedError):
+            for info in read_checkpoint(tmp_path).tensors.values():
+                assert info.length * info.source.itemsize == info.source.read(0, info.length).size
