@@ -140,14 +140,16 @@ def write_raw(
     weight_map = {}
     for number, names in enumerate(parts, 1):
         file = "model.safetensors" if not shards else f"model-{number:05}-of-{len(parts):05}.safetensors"
-        header, blob = {}, b""
+        header, position = {}, 0
         for name in names:
             dtype, shape, data = tensors[name]
-            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [len(blob), len(blob) + len(data)]}
-            blob += data
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [position, position + len(data)]}
+            position += len(data)
             weight_map[name] = file
         text = json.dumps(header).encode()
-        (folder / file).write_bytes(struct.pack("<Q", len(text)) + text + blob)
+        (folder / file).write_bytes(
+            b"".join((struct.pack("<Q", len(text)), text, *(tensors[name][2] for name in names)))
+        )
     if shards:
         (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder
