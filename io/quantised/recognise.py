@@ -8,7 +8,7 @@ tensors alone (positions, masks, indexes) and plain tensors that happen to be ca
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,7 +30,7 @@ _COMPANIONS: Final = frozenset((
     "zero", "zeros", "scb", "absmax", "codebooks", "tables", "tables2", "suh", "svh", "su", "sv", "wscale", "s",
     "q_scale_max", "biases", "qbiases",
 ))  # fmt: skip
-"""Last parts, in lower case, of float tensors that stand beside integer codes."""
+"""Last parts, in lower case, of float tensors that stand beside codes."""
 
 _INTEGER_NAMES: Final = frozenset(("Qidxs", "trellis", "q_weight", "dense_weights", "bitmask"))
 """Last parts of integer tensors that only quantised checkpoints have, whatever stands beside them."""
@@ -39,6 +39,9 @@ _BUFFER: Final = re.compile(r"(?:^|_)(?:position|ids?|index|indices|masks?|bias|
 """Ends of the last parts of integer buffers, which are no codes whatever stands beside them."""
 
 _QUANTISER: Final = re.compile(r"_(?:q|qdata|data|packed|int8|int4|blocks)$")
+
+_SCALE: Final = re.compile(r"scal|amax")
+"""Part of the name of a tensor of scales, after the name of the codes."""
 
 _MODULE_SCALES: Final = ("scale_weight", "scale", "scale_inv", "scales")
 """What scales of ``weight`` are called in the same module, besides ``weight_scale`` and the like."""
@@ -85,6 +88,7 @@ class Findings:
 def recognise(tensors: Mapping[str, TensorInfo], settings: Settings) -> Findings:
     """Find the codes among a checkpoint's tensors; see `Findings`."""
     found = Findings()
+    siblings = _siblings(tensors)
     taken: set[str] = set()
     unscaled = ""
     for name, info in tensors.items():
@@ -106,8 +110,8 @@ def recognise(tensors: Mapping[str, TensorInfo], settings: Settings) -> Findings
         if found.pairs and _scales_activations(name, tensors[name], modules):
             found.dropped.append(name)
         elif not found.refusal:
-            found.refusal = _refusal(name, tensors, settings)
-            blocks = bool(found.refusal) and name.endswith("_blocks") and "mxfp4" not in settings.methods
+            found.refusal = _refusal(name, tensors, settings, siblings)
+            blocks = bool(found.refusal) and name.endswith(("_blocks", ".blocks")) and "mxfp4" not in settings.methods
             found.action = NAME_MXFP4 if blocks else ""
     # Float8 without any scale is stored as it is; among scaled tensors, a scale must have got lost.
     if unscaled and not found.refusal and unscaled not in taken and (found.pairs or settings.places):
@@ -183,32 +187,26 @@ def _scales_activations(name: str, info: TensorInfo, modules: set[str]) -> bool:
     return small and info.dtype.name not in _INTEGERS and bool(_ACTIVATIONS.search(last))
 
 
-def _refusal(name: str, tensors: Mapping[str, TensorInfo], settings: Settings) -> str:
+def _refusal(
+    name: str, tensors: Mapping[str, TensorInfo], settings: Settings, siblings: Mapping[str, Sequence[str]]
+) -> str:
     """Say why a tensor that is no part of a pair shows a checkpoint to be quantised; empty if it does not."""
     info = tensors[name]
-    stem, dot, last = name.rpartition(".")
+    stem, _, last = name.rpartition(".")
     if last in LAST_PARTS or last.startswith("bitsandbytes__"):
         return f"it has tensor {name!r} ({LAST_PARTS.get(last, 'bitsandbytes')})"
     dtype = info.dtype.name
     if dtype in _PACKED or dtype == _EXPONENTS:
         return f"tensor {name!r} of {dtype} is part of no format that is read"
-    if dtype in FLOAT8:
-        scales = next((each for each, _ in _scale_names(name) if each in tensors), "")
-        # A plain copy in float8 has its norms' `scale` in float8 too.
-        plain = not scales or (tensors[scales].dtype.name in FLOAT8 and scales.rpartition(".")[2] == "scale")
-        return "" if plain else f"tensor {scales!r} scales {name!r} of {info.dtype}"
     if last in _INTEGER_NAMES and dtype in (*_INTEGERS, "I64"):
         return f"it has tensor {name!r} ({format_of(last)})"
-    if dtype not in _INTEGERS or len(info.shape) < 2:
-        return ""
-    if last == "indices" and {f"{stem}.centroids.weight", f"{stem}.centroids"} & tensors.keys():
-        return f"it has tensor {name!r} ({format_of(last)})"
-    if _BUFFER.search(last):
-        return ""
-    for companion in _siblings(stem + dot, tensors):
-        if _goes_with(companion, last, tensors[stem + dot + companion], info):
-            return f"tensor {stem + dot + companion!r} scales {name!r} of {info.dtype}{_named(last, companion)}"
-    if settings.places and last in ("weight", "W_q", "_packed"):
+    if dtype not in _INTEGERS | FLOAT8 or (dtype in _INTEGERS and (len(info.shape) < 2 or _BUFFER.search(last))):
+        vectors = last == "indices" and {f"{stem}.centroids.weight", f"{stem}.centroids"} & tensors.keys()
+        return f"it has tensor {name!r} ({format_of(last)})" if vectors else ""
+    for other in siblings.get(stem, ()):
+        if _scales(tensors[other], other.rpartition(".")[2], info, last):
+            return f"tensor {other!r} scales {name!r} of {info.dtype}{_named(last, other.rpartition('.')[2])}"
+    if settings.places and dtype in _INTEGERS and last in ("weight", "W_q", "_packed"):
         return f"tensor {name!r} is of {info.dtype}"
     return ""
 
@@ -219,18 +217,24 @@ def _named(last: str, companion: str) -> str:
     return f" ({name})" if name else ""
 
 
-def _goes_with(companion: str, last: str, scales: TensorInfo, codes: TensorInfo) -> bool:
-    """Whether a tensor of the same module has scales of codes."""
-    if companion == last:
+def _scales(scales: TensorInfo, companion: str, codes: TensorInfo, last: str) -> bool:
+    """Whether a tensor of the same module, of which `companion` is the last part, has scales of codes.
+
+    A plain copy in float8 has tensors called ``scale`` in float8 too, which scale no weight.
+    """
+    if companion == last or (companion == "scale" and {scales.dtype.name, codes.dtype.name} <= FLOAT8):
         return False
-    exponents = scales.dtype.name == _EXPONENTS or (scales.dtype.name in _BYTES and codes.dtype.name in _BYTES)
-    common = _QUANTISER.sub("", last)
-    own = companion.startswith(common) and "scale" in companion[len(common) :]
-    if exponents and not scales.dtype.mergeable:
-        return own or companion in ("scales", "weight_scale")
-    return scales.dtype.mergeable and (own or companion.lower() in _COMPANIONS)
+    own = companion.startswith(_QUANTISER.sub("", last)) and bool(_SCALE.search(companion))
+    if scales.dtype.mergeable:
+        return own or (companion.lower() in _COMPANIONS and (codes.dtype.name not in FLOAT8 or last == "weight"))
+    exponents = scales.dtype.name == _EXPONENTS or scales.dtype.name in _BYTES
+    return exponents and codes.dtype.itemsize == 1 and (own or companion in ("scales", "weight_scale"))
 
 
-def _siblings(prefix: str, tensors: Mapping[str, TensorInfo]) -> list[str]:
-    """Give the last parts of a module's tensors. Few tensors of a checkpoint are integer matrices, so this is rare."""
-    return [name[len(prefix) :] for name in tensors if name.startswith(prefix) and "." not in name[len(prefix) :]]
+def _siblings(tensors: Mapping[str, TensorInfo]) -> dict[str, list[str]]:
+    """Give the tensors of each module, by its name, for checkpoints that may have codes."""
+    found: dict[str, list[str]] = {}
+    if any(info.dtype.name in CODE_DTYPES for info in tensors.values()):
+        for name in tensors:
+            found.setdefault(name.rpartition(".")[0], []).append(name)
+    return found

@@ -72,7 +72,6 @@ class DequantisedSource:
             raise IndexError(f"elements {start} to {stop} of a tensor of {self.length}")
         out = np.empty(stop - start, np.float32)
         if start < stop:
-            self.populate(start, stop)  # touching pages that cannot be read would kill the process
             first = start // self.codes_per_byte
             raw = self.codes.read(*self.code_range(start, stop))
             first_scale, last_scale = self.grid.scale_range(start, stop)

@@ -89,6 +89,10 @@ REFUSED: dict[str, tuple[dict[str, Stored], str]] = {
         {"e.down_proj_blocks": zeros("U8", 2, 4, 1, 16), "e.down_proj_scales": zeros("U8", 2, 4, 1)},
         "'e.down_proj_scales' scales 'e.down_proj_blocks' of uint8",
     ),
+    "MXFP4 of the original release alone": (
+        {"m.mlp1_weight.blocks": zeros("U8", 2, 4, 1, 16), "m.mlp1_weight.scales": zeros("U8", 2, 4, 1)},
+        "'m.mlp1_weight.scales' scales 'm.mlp1_weight.blocks' of uint8",
+    ),
     "scale of nothing": (
         {"l.weight": zeros("BF16", 4, 4), "l.weight_scale_inv": zeros("F32", 1, 1)},
         "(scaled float8)",
@@ -108,6 +112,14 @@ REFUSED: dict[str, tuple[dict[str, Stored], str]] = {
     "float8 scales of float8": (
         {"l.weight": zeros("F8_E4M3", 4, 4), "l.weight_scale": zeros("F8_E4M3", 4, 1)},
         "'l.weight_scale' scales 'l.weight' of float8_e4m3fn",
+    ),
+    "TensorRT-LLM": (
+        {"l.weight": zeros("F8_E4M3", 4, 4), "l.weights_scaling_factor": zeros("F32", 1)},
+        "'l.weights_scaling_factor' scales 'l.weight' of float8_e4m3fn",
+    ),
+    "quanto float8": (
+        {"l.weight._data": zeros("F8_E4M3", 4, 4), "l.weight._scale": zeros("F32", 4, 1)},
+        "'l.weight._scale' scales 'l.weight._data' of float8_e4m3fn (quanto)",
     ),
     "exponents alone": ({"l.exponents": zeros("F8_E8M0", 4, 4)}, "'l.exponents' of F8_E8M0 is part of no format"),
     "six bits": ({"l.weight": zeros("F6_E2M3", 4, 32), "l.scale": zeros("F8_E8M0", 4, 1)}, "of F6_E2M3 is part of no"),
