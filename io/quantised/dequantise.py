@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from dovetail.io.checkpoint import Checkpoint, StoredForm, TensorInfo
 from dovetail.io.dtypes import DTYPES, QUANTISED_DTYPES
-from dovetail.io.formats.quantised import MAX_CONFIG_BYTES, parse_config, read_config
+from dovetail.io.formats.config import CONFIG_NAME, MAX_CONFIG_BYTES, parse_config, read_config
 from dovetail.io.quantised.grids import GridError, SeveralGridsError, describe, find_grid
 from dovetail.io.quantised.recognise import CODE_DTYPES, Findings, Pair, recognise
 from dovetail.io.quantised.refused import NAME_BLOCKS, refuse
@@ -44,7 +44,7 @@ def dequantise(checkpoint: Checkpoint) -> Checkpoint:
 
     """
     coded = any(info.dtype.name in CODE_DTYPES for info in checkpoint.tensors.values())
-    config = _read_config(checkpoint, "config.json")
+    config = _read_config(checkpoint, CONFIG_NAME)
     settings = find_settings(config, _read_config(checkpoint, MODELOPT_NAME) if coded else None)
     found = recognise(checkpoint.tensors, settings)
     unread = settings.methods - READ_METHODS

@@ -27,7 +27,7 @@ from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.tokenizer import Tokenizer
 from dovetail.engine.text import counted
 from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.formats.quantised import read_config
+from dovetail.io.formats.config import read_config
 
 
 def plan_vocabulary(
