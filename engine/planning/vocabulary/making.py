@@ -27,7 +27,7 @@ from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.tokenizer import Tokenizer
 from dovetail.engine.text import counted
 from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.formats.config import read_config
+from dovetail.io.formats.config import config_of
 
 
 def plan_vocabulary(
@@ -63,7 +63,7 @@ def plan_vocabulary(
     if settings is None and recipe.chat_template is None:
         return None
     files = tuple((str(ref), fingerprints(item)) for ref, item in zip(references, checkpoints, strict=True))
-    configs = [read_config(folder) if (folder := item.side_folder) else None for item in checkpoints]
+    configs = [config_of(item) for item in checkpoints]
     made = _Parts(None, None, None, {}, {}, checkpoints[0], 0, [])
     if settings is not None:
         made = _Making(settings, recipe, references, checkpoints, files, configs).run()
