@@ -103,7 +103,7 @@ def test_float8_of_every_style(kind: str, scale_shape: tuple[int, ...], block: t
     assert checkpoint.tensors == pickle.loads(pickle.dumps(checkpoint)).tensors
 
 
-def test_model_optimizer_says_it_in_a_file_of_its_own(tmp_path: Path) -> None:
+def test_model_optimizer_says_it_in_another_file(tmp_path: Path) -> None:
     """hf_quant_config.json is read where tensors are codes; scales of inputs and of the cache are left out."""
     codes, scales, expected = _float8((), (6, 8))
     tensors = {
