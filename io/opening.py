@@ -11,7 +11,7 @@ from dovetail.io.adapters.config import named_as_model
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import MissingFileError, UnsupportedError
 from dovetail.io.formats import safetensors_reader, torch_reader
-from dovetail.io.quantised import dequantise
+from dovetail.io.formats.quantised import dequantise
 from dovetail.io.remote import reader as remote_reader
 from dovetail.io.remote.addresses import is_address
 from dovetail.io.zarr import reader as zarr_reader
@@ -30,7 +30,7 @@ OTHER_FORMATS: Final[Mapping[str, str]] = {
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint: read and check its headers, and no tensor data.
 
-    Weights that are stored as codes and scales become float32 while they are read: see `dovetail.io.quantised`.
+    Weights that are stored as codes and scales become float32 while they are read: see `dovetail.io.formats.quantised`.
 
     Parameters
     ----------

@@ -19,8 +19,8 @@ from dovetail.engine.run.lock import LOCK_NAME
 from dovetail.io.errors import CheckpointError
 from dovetail.io.files.durable import write_durably
 from dovetail.io.formats.index import resolve_in_folder
+from dovetail.io.formats.quantised import SETTINGS_FILES, drop_settings
 from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name
-from dovetail.io.quantised import SETTINGS_FILES, drop_settings
 
 RECIPE_NAME = "dovetail_recipe.yml"
 """File name of the recipe's copy in the output folder."""

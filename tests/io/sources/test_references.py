@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dovetail.io.dtypes import DTYPES
-from dovetail.io.quantised.grids import find_grid
+from dovetail.io.formats.quantised.grids import find_grid
 from dovetail.io.sources.scale_grid import ScaleGrid
 from dovetail.io.sources.transposed import TransposedSource
 from tests.io.sources.held import E8M0, F4, read_all, same_bits, source_of

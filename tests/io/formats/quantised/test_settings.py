@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dovetail.io.quantised.settings import drop_settings, find_settings
+from dovetail.io.formats.quantised.settings import drop_settings, find_settings
 
 SECTION = {"quant_method": "FP8", "weight_block_size": [128, 64]}
 

@@ -11,10 +11,10 @@ from typing import Any, Final
 from dovetail.io.checkpoint import Checkpoint, StoredForm, TensorInfo
 from dovetail.io.dtypes import DTYPES, QUANTISED_DTYPES
 from dovetail.io.formats.config import CONFIG_NAME, MAX_CONFIG_BYTES, parse_config, read_config
-from dovetail.io.quantised.grids import GridError, SeveralGridsError, describe, find_grid
-from dovetail.io.quantised.recognise import CODE_DTYPES, Findings, Pair, recognise
-from dovetail.io.quantised.refused import NAME_BLOCKS, refuse
-from dovetail.io.quantised.settings import MODELOPT_NAME, READ_METHODS, Settings, find_settings
+from dovetail.io.formats.quantised.grids import GridError, SeveralGridsError, describe, find_grid
+from dovetail.io.formats.quantised.recognise import CODE_DTYPES, Findings, Pair, recognise
+from dovetail.io.formats.quantised.refused import NAME_BLOCKS, refuse
+from dovetail.io.formats.quantised.settings import MODELOPT_NAME, READ_METHODS, Settings, find_settings
 from dovetail.io.source import Source
 from dovetail.io.sources.dequantised import DequantisedSource
 from dovetail.io.sources.scale_grid import ScaleGrid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dovetail.io.quantised.grids import GridError, SeveralGridsError, describe, find_grid
+from dovetail.io.formats.quantised.grids import GridError, SeveralGridsError, describe, find_grid
 from dovetail.io.sources.scale_grid import ScaleGrid
 
 FITTING = {

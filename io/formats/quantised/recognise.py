@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dovetail.io.checkpoint import TensorInfo
-from dovetail.io.quantised.refused import LAST_PARTS, NAME_MXFP4, format_of
-from dovetail.io.quantised.settings import Settings
+from dovetail.io.formats.quantised.refused import LAST_PARTS, NAME_MXFP4, format_of
+from dovetail.io.formats.quantised.settings import Settings
 
 FLOAT8: Final = frozenset(("F8_E4M3", "F8_E5M2"))
 _PACKED: Final = frozenset(("F4", "F6_E2M3", "F6_E3M2"))
