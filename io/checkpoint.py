@@ -14,6 +14,16 @@ from dovetail.io.source import Source
 
 
 @dataclass(frozen=True, slots=True)
+class StoredForm:
+    """How a tensor lies in its files that is dequantised while it is read."""
+
+    text: str
+    """The dtype of its codes and what shares a scale, for people."""
+    nbytes: int
+    """Size of codes and scales in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor of a checkpoint."""
 
@@ -27,6 +37,8 @@ class TensorInfo:
     """Where the elements are read."""
     own_dtype: DType | None = None
     """The model's own dtype, where elements are computed rather than read as they are stored."""
+    stored: StoredForm | None = None
+    """How the tensor is stored if it is dequantised while it is read."""
 
     @property
     def output_dtype(self) -> DType:
@@ -41,7 +53,7 @@ class TensorInfo:
     @property
     def nbytes(self) -> int:
         """Stored size in bytes."""
-        return self.source.length * self.dtype.itemsize
+        return self.source.length * self.dtype.itemsize if self.stored is None else self.stored.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +109,9 @@ class SideFiles(Protocol):
 
         """
 
+    def read(self, name: str, limit_bytes: int) -> bytes | None:
+        """Read one of them alone, up to one byte more than a limit; ``None`` if it is not there."""
+
 
 @dataclass(frozen=True, slots=True)
 class AppliedAdapter:
@@ -145,6 +160,11 @@ class Checkpoint:
     def side_folder(self) -> Path | None:
         """Where side files such as ``config.json`` are, fetched if need be; ``None`` for a single local file."""
         return self.folder if self.side_files is None else self.side_files.fetch()
+
+    @property
+    def dequantised(self) -> bool:
+        """Whether tensors are dequantised while they are read."""
+        return any(info.stored is not None for info in self.tensors.values())
 
     @property
     def nbytes(self) -> int:

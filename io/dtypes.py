@@ -36,8 +36,9 @@ class DType:
     """Number by which the kernels of merges know the type; -1 if they do not, so that tensors of it are copied."""
     spellings: tuple[str, ...] = ()
     """Further names that users may write."""
-    holds_codes: bool = False
-    """Whether quantised checkpoints store their codes for weights in tensors of this type."""
+    packed_bits: int = 0
+    """Bits of an element where several share a byte; 0 if each has bytes to itself. `itemsize` is then that of a byte,
+    and a tensor's source counts bytes."""
 
     def __str__(self) -> str:
         return self.torch_name
@@ -55,20 +56,20 @@ class DType:
 
 _TABLE: Final = (
     DType("BOOL", 1, "bool", "bool", "b1"),
-    DType("U8", 1, "uint8", "uint8", "u1", holds_codes=True),
-    DType("I8", 1, "int8", "int8", "i1", holds_codes=True),
+    DType("U8", 1, "uint8", "uint8", "u1"),
+    DType("I8", 1, "int8", "int8", "i1"),
     DType("I16", 2, "int16", "int16", "i2"),
     DType("U16", 2, "uint16", "uint16", "u2"),
-    DType("I32", 4, "int32", "int32", "i4", holds_codes=True),
-    DType("U32", 4, "uint32", "uint32", "u4", holds_codes=True),
+    DType("I32", 4, "int32", "int32", "i4"),
+    DType("U32", 4, "uint32", "uint32", "u4"),
     DType("I64", 8, "int64", "int64", "i8"),
     DType("U64", 8, "uint64", "uint64", "u8"),
     DType("F16", 2, "float16", "float16", "f2", 1, ("half", "fp16")),
     DType("BF16", 2, "bfloat16", "bfloat16", "", 2),
     DType("F32", 4, "float32", "float32", "f4", 0, ("float", "fp32")),
     DType("F64", 8, "float64", "float64", "f8", 3, ("double", "fp64")),
-    DType("F8_E4M3", 1, "float8_e4m3fn", "float8_e4m3fn", "", 4, ("fp8_e4m3", "float8_e4m3"), holds_codes=True),
-    DType("F8_E5M2", 1, "float8_e5m2", "float8_e5m2", "", 5, ("fp8_e5m2",), holds_codes=True),
+    DType("F8_E4M3", 1, "float8_e4m3fn", "float8_e4m3fn", "", 4, ("fp8_e4m3", "float8_e4m3")),
+    DType("F8_E5M2", 1, "float8_e5m2", "float8_e5m2", "", 5, ("fp8_e5m2",)),
 )
 
 DTYPES: Final[Mapping[str, DType]] = MappingProxyType({dtype.name: dtype for dtype in _TABLE})
@@ -77,15 +78,24 @@ DTYPES: Final[Mapping[str, DType]] = MappingProxyType({dtype.name: dtype for dty
 MERGEABLE: Final = tuple(sorted((dtype for dtype in _TABLE if dtype.mergeable), key=lambda dtype: dtype.kernel_code))
 """The dtypes that merges compute with, in the order of the kernels' codes."""
 
+QUANTISED_DTYPES: Final[Mapping[str, DType]] = MappingProxyType(
+    {
+        dtype.name: dtype
+        for dtype in (
+            DType("F8_E8M0", 1, "float8_e8m0fnu", "float8_e8m0fnu"),
+            DType("F4", 1, "float4_e2m1fn", "float4_e2m1fn", packed_bits=4),
+            DType("F6_E2M3", 1, "float6_e2m3fn", "float6_e2m3fn", packed_bits=6),
+            DType("F6_E3M2", 1, "float6_e3m2fn", "float6_e3m2fn", packed_bits=6),
+        )
+    }
+)
+"""Dtypes of codes and scales, by safetensors name: headers may have them, but no tensor that is merged or copied."""
+
 UNSUPPORTED_DTYPES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "C64": "complex numbers",
-        "F8_E8M0": "scales of a block-quantised checkpoint",
         "F8_E4M3FNUZ": "float8 in a layout that only some accelerators use",
         "F8_E5M2FNUZ": "float8 in a layout that only some accelerators use",
-        "F4": "packed 4-bit floats of a quantised checkpoint",
-        "F6_E2M3": "packed 6-bit floats of a quantised checkpoint",
-        "F6_E3M2": "packed 6-bit floats of a quantised checkpoint",
     }
 )
 """Dtypes that safetensors defines and Dovetail refuses, with what they hold."""

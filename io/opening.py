@@ -1,4 +1,4 @@
-"""Opening a checkpoint, whatever its format: looks at what is there and calls the format's reader."""
+"""Opening a checkpoint, whatever its format: looks at what is there, calls the format's reader, and dequantises."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dovetail.io.adapters.config import named_as_model
 from dovetail.io.checkpoint import Checkpoint, cannot_read
 from dovetail.io.errors import MissingFileError, UnsupportedError
 from dovetail.io.formats import safetensors_reader, torch_reader
+from dovetail.io.formats.quantised import dequantise
 from dovetail.io.remote import reader as remote_reader
 from dovetail.io.remote.addresses import is_address
 from dovetail.io.zarr import reader as zarr_reader
@@ -29,6 +30,8 @@ OTHER_FORMATS: Final[Mapping[str, str]] = {
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint: read and check its headers, and no tensor data.
 
+    Weights that are stored as codes and scales become float32 while they are read: see `dovetail.io.formats.quantised`.
+
     Parameters
     ----------
     path
@@ -44,13 +47,19 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     HeaderError, IndexFileError
         If a header or the index breaks its rules.
     UnsupportedError
-        If the checkpoint is quantised or in a format that is not read, or needs an extra that is not installed.
+        If the checkpoint is quantised in a way, or in a format, that is not read, or needs an extra that is not
+        installed.
     TorchFileError
         If a PyTorch file is damaged or holds more than weights.
     RemoteError
         If a server cannot be reached or does not answer as it should.
 
     """
+    return dequantise(_read_stored(path))
+
+
+def _read_stored(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint of any format as it is stored."""
     if is_zarr_address(os.fspath(path)):
         return zarr_reader.read_address(os.fspath(path))
     if isinstance(path, str) and is_address(path):

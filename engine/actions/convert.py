@@ -122,7 +122,7 @@ def plan_from(location: Location, label: str, options: PlanOptions) -> Plan:
     dtype = requested_dtype(options.dtype)
     checkpoint = open_location(location)
     tensors = tuple(_planned(info, label, dtype) for info in checkpoint.tensors.values())
-    warnings = [*checkpoint.notes]
+    warnings = list(checkpoint.notes)
     narrowed = Counter(
         f"{info.dtype} tensors are stored as {dtype}"
         for info in checkpoint.tensors.values()

@@ -21,6 +21,7 @@ from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.files.durable import write_durably
 from dovetail.io.formats.config import CONFIG_NAME, config_of
 from dovetail.io.formats.index import resolve_in_folder
+from dovetail.io.formats.quantised import SETTINGS_FILES, drop_settings
 from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name
 from dovetail.io.output import FORMATS
 
@@ -29,7 +30,7 @@ RECIPE_NAME = "dovetail_recipe.yml"
 
 _REPLACED = {
     "readme.md", CONFIG_NAME, RECIPE_NAME, MANIFEST_NAME, JOURNAL_NAME, LOCK_NAME, "mergekit_config.yml",
-    "checkpoint",
+    "checkpoint", *SETTINGS_FILES,
 }  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def _stays_inside(folder: Path, name: str) -> bool:
 
 
 def output_config(plan: Plan) -> dict[str, Any] | None:
-    """Give the output's config.json: the base model's, with the dtype and layer count of the output.
+    """Give the output's config.json: the base model's, with the output's dtype and layer count, and not quantised.
 
     Raises
     ------
@@ -82,7 +83,8 @@ def output_config(plan: Plan) -> dict[str, Any] | None:
     if config is None:
         return None
     dtype = output_dtype(plan)
-    kept = plan.is_conversion and plan.options.dtype is None
+    drop_settings(config)
+    kept = plan.is_conversion and plan.options.dtype is None and not plan.side_checkpoint.dequantised
     if dtype is not None and not kept:
         # Newer configurations say "dtype", older ones "torch_dtype"; every version reads the older key.
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:

@@ -106,6 +106,9 @@ def _identity(checkpoint: Checkpoint) -> list[object]:
     identity: list[object] = [str(checkpoint.path), [asdict(file) for file in checkpoint.files]]
     if checkpoint.adapter is not None:
         identity += [str(checkpoint.adapter.folder), [asdict(file) for file in checkpoint.adapter.files]]
+    if checkpoint.dequantised:  # the blocks of scales may come from config.json, which is none of the files
+        forms = {name: info.stored.text for name, info in checkpoint.tensors.items() if info.stored is not None}
+        identity.append(hashlib.sha256(json.dumps(forms).encode()).hexdigest())
     return identity
 
 

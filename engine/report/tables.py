@@ -191,9 +191,15 @@ def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
         "files": [{"name": file.name, "size_bytes": file.size_bytes} for file in checkpoint.files],
         "metadata": dict(checkpoint.metadata),
         "tensors": {
-            name: {"dtype": info.dtype.name, "shape": list(info.shape), "size_bytes": info.nbytes}
+            name: {
+                "dtype": info.dtype.name if info.stored is None else info.output_dtype.name,
+                "shape": list(info.shape),
+                "size_bytes": info.nbytes,
+                **({} if info.stored is None else {"stored": info.stored.text}),
+            }
             for name, info in checkpoint.tensors.items()
         },
+        **({"notes": list(checkpoint.notes)} if checkpoint.notes else {}),
         "elements": sum(info.length for info in checkpoint.tensors.values()),
         "size_bytes": checkpoint.nbytes,
         "warnings": list(checkpoint.notes),
@@ -208,7 +214,7 @@ def print_checkpoint(checkpoint: Checkpoint) -> None:
     for name, info in checkpoint.tensors.items():
         table.add_row(
             name,
-            info.dtype.torch_name,
+            info.dtype.torch_name if info.stored is None else info.stored.text,
             " x ".join(map(str, info.shape)) or "scalar",
             format_size(info.nbytes),
         )

@@ -42,8 +42,8 @@ def config_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
     return None if folder is None else read_config(folder)
 
 
-def read_config(folder: Path) -> dict[str, Any] | None:
-    """Read the configuration in a folder; ``None`` where there is none.
+def read_config(folder: Path, name: str = CONFIG_NAME) -> dict[str, Any] | None:
+    """Read the configuration in a folder, or another JSON object beside it; ``None`` where there is none.
 
     Raises
     ------
@@ -53,10 +53,10 @@ def read_config(folder: Path) -> dict[str, Any] | None:
         It is a link that leads outside the folder: the output gets a copy of it.
 
     """
-    path = folder / CONFIG_NAME
+    path = folder / name
     if not os.path.lexists(path):
         return None
-    resolve_in_folder(folder, CONFIG_NAME, "its folder")
+    resolve_in_folder(folder, name, "its folder")
     try:
         raw = read_at_most(path, MAX_CONFIG_BYTES + 1)
     except OSError as error:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 
-from dovetail.io.dtypes import DTYPES, UNSUPPORTED_DTYPES, DType
+from dovetail.io.dtypes import DTYPES, QUANTISED_DTYPES, UNSUPPORTED_DTYPES, DType
 from dovetail.io.errors import CheckpointError, HeaderError, MissingFileError, UnsupportedError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
@@ -284,6 +284,8 @@ def _check_entry(name: str, fields: Any, file: str) -> HeaderEntry:
             "an object of exactly dtype, shape and data_offsets",
         )
     dtype = DTYPES.get(fields["dtype"]) if type(fields["dtype"]) is str else None
+    if dtype is None and type(fields["dtype"]) is str:
+        dtype = QUANTISED_DTYPES.get(fields["dtype"])
     if dtype is None:
         _refuse_dtype(name, fields["dtype"], file)
     shape = fields["shape"]
@@ -300,6 +302,10 @@ def _check_entry(name: str, fields: Any, file: str) -> HeaderEntry:
         )
     begin, end = offsets
     needed = math.prod(shape) * dtype.itemsize
+    if dtype.packed_bits:
+        needed, rest = divmod(math.prod(shape) * dtype.packed_bits, 8)
+        if rest:
+            _fail(f"tensor {name!r} in {file} of {dtype.name} has the shape {brief(shape)}", "a whole number of bytes")
     if needed != end - begin:
         _fail(
             f"tensor {name!r} in {file} has {end - begin} bytes",

@@ -13,10 +13,8 @@ from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import IndexFileError, MissingFileError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.mapping import MappedSource
-from dovetail.io.formats.config import read_config
 from dovetail.io.formats.header import read_header
 from dovetail.io.formats.index import check_index, read_index, resolve_in_folder
-from dovetail.io.formats.quantised import refuse_quantised
 from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
 
 LOOKED_FOR: Final = f"{SINGLE_NAME}, {INDEX_NAME} with its shards, or exactly one .safetensors file"
@@ -101,8 +99,6 @@ def _read_files(path: Path, folder: Path | None, files: Iterable[Path]) -> Check
             offset = header.data_start_bytes + entry.begin_bytes
             source = MappedSource(file_path, offset, length, itemsize, size_bytes, mtime_ns)
             tensors[entry.name] = TensorInfo(entry.name, entry.dtype, entry.shape, source)
-    config = read_config(folder) if folder else None
-    refuse_quantised(path, ((tensor.name, tensor.dtype) for tensor in tensors.values()), config)
     return Checkpoint(path, folder, tensors, metadata, tuple(fingerprints))
 
 

@@ -19,17 +19,15 @@ from typing import Any, Final
 import xxhash
 
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
-from dovetail.io.dtypes import DTYPES
+from dovetail.io.dtypes import DTYPES, QUANTISED_DTYPES
 from dovetail.io.errors import IndexFileError, MissingFileError, TorchFileError, UnsupportedError
 from dovetail.io.extras import require
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.mapping import MappedSource
 from dovetail.io.files.strict_json import brief
 from dovetail.io.files.strided import StridedSource
-from dovetail.io.formats.config import read_config
 from dovetail.io.formats.header import check_name, open_regular
 from dovetail.io.formats.index import check_index, read_index, resolve_in_folder
-from dovetail.io.formats.quantised import refuse_quantised
 from dovetail.io.formats.torch_zip import TorchArchive, read_archive
 from dovetail.io.source import Source
 
@@ -45,7 +43,7 @@ LOOKED_FOR: Final = f"{SINGLE_NAME}, {INDEX_NAME} with its shards, or exactly on
 NOT_WEIGHTS: Final = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "adapter_model")
 """Beginnings of the names of files that training programs put beside weights."""
 
-_BY_TORCH_NAME: Final = {dtype.torch_name: dtype for dtype in DTYPES.values()}
+_BY_TORCH_NAME: Final = {dtype.torch_name: dtype for dtype in (*DTYPES.values(), QUANTISED_DTYPES["F8_E8M0"])}
 _MAX_SIZE: Final = 2**63 - 1
 _CHILD_SECONDS: Final = 3_600
 
@@ -91,7 +89,6 @@ def _candidates(folder: Path) -> list[str]:
 def _read_files(path: Path, folder: Path | None, files: Sequence[Path]) -> Checkpoint:
     """Read the descriptions of a checkpoint's files into one catalogue."""
     require("torch", "torch", "PyTorch files")
-    config = read_config(folder) if folder else None
     archives = [_read_archive(file) for file in files]  # before PyTorch sees any of them
     tensors: dict[str, TensorInfo] = {}
     fingerprints, ignored = [], []
@@ -113,7 +110,6 @@ def _read_files(path: Path, folder: Path | None, files: Sequence[Path]) -> Check
                     f"tensor {info.name!r} is twice in {path}", "each tensor once", "download or export it again"
                 )
             tensors[info.name] = info
-    refuse_quantised(path, ((info.name, info.dtype) for info in tensors.values()), config)
     notes = (_note(path, ignored),) if ignored else ()
     return Checkpoint(path, folder, tensors, {}, tuple(fingerprints), notes=notes)
 

@@ -11,10 +11,8 @@ import xxhash
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import IndexFileError, MissingFileError, RemoteError, UnsupportedError
 from dovetail.io.files.collector import collector_paused
-from dovetail.io.formats.config import CONFIG_NAME, MAX_CONFIG_BYTES, parse_config
 from dovetail.io.formats.header import LENGTH_BYTES, Header, check_length, parse_header
 from dovetail.io.formats.index import MAX_INDEX_BYTES, check_index, parse_index
-from dovetail.io.formats.quantised import refuse_quantised
 from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
 from dovetail.io.remote.addresses import check_address, hub_parts, join, last_name
 from dovetail.io.remote.file import RemoteFile
@@ -138,12 +136,6 @@ def _read_files(address: str, files: Sequence[str], side_files: RemoteSideFiles 
                 offset = header.data_start_bytes + entry.begin_bytes
                 source = RemoteSource(file, offset, length, entry.dtype.itemsize)
                 tensors[entry.name] = TensorInfo(entry.name, entry.dtype, entry.shape, source)
-    config = None
-    if side_files:
-        place = join(side_files.folder, CONFIG_NAME)
-        raw = transport_of(place).read_small(place, MAX_CONFIG_BYTES)
-        config = None if raw is None else parse_config(raw, place)
-    refuse_quantised(address, ((info.name, info.dtype) for info in tensors.values()), config)
     return Checkpoint(address, None, tensors, metadata, tuple(fingerprints), side_files=side_files)
 
 

@@ -68,6 +68,11 @@ class RemoteSideFiles:
                 _fetched[self.opening] = place
             return place
 
+    def read(self, name: str, limit_bytes: int) -> bytes | None:
+        """Read one file alone; see `dovetail.io.checkpoint.SideFiles`."""
+        data = transport_of(self.folder).read_small(join(self.folder, name), limit_bytes)
+        return None if data is None or _is_page(data) else data
+
     def _bring(self, place: Path) -> None:
         transport = transport_of(self.folder)
         listed = transport.list_files(self.folder)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from dovetail.io.dtypes import DTYPES, DType, to_numpy
+from dovetail.io.dtypes import DTYPES, QUANTISED_DTYPES, DType, to_numpy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,5 +44,5 @@ def decode_into(raw: NDArray[np.uint8], dtype: DType, out: NDArray[np.float32]) 
 
 @functools.cache
 def _small_floats(name: str) -> NDArray[np.float32]:
-    """Give the value of every byte in one of the float8 dtypes."""
-    return np.arange(256, dtype=np.uint8).view(to_numpy(DTYPES[name])).astype(np.float32)
+    """Give the value of every byte in one of the float8 dtypes, the one that has only exponents too."""
+    return np.arange(256, dtype=np.uint8).view(to_numpy(DTYPES.get(name) or QUANTISED_DTYPES[name])).astype(np.float32)

@@ -21,9 +21,7 @@ from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import MissingFileError, UnsupportedError, ZarrError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
-from dovetail.io.formats.config import read_config
 from dovetail.io.formats.header import MAX_NAME_LENGTH
-from dovetail.io.formats.quantised import refuse_quantised
 from dovetail.io.zarr.chunk_pool import pool
 from dovetail.io.zarr.document import ArrayDocument, check_document, parse_document
 from dovetail.io.zarr.place import WHOLE, FolderPlace, Place
@@ -186,8 +184,6 @@ def _checkpoint(
         tensors[name] = TensorInfo(name, document.dtype, document.shape, source)
     if not tensors:
         raise MissingFileError(f"{place.label} holds no Zarr array", LOOKED_FOR, "check the path")
-    config = read_config(folder) if folder else None
-    refuse_quantised(path, ((tensor.name, tensor.dtype) for tensor in tensors.values()), config)
     return Checkpoint(path, folder, tensors, metadata, tuple(files))
 
 

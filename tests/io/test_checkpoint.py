@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -148,42 +146,6 @@ def test_truncated_shard(tmp_path: Path) -> None:
     os.truncate(tmp_path / "model-00002-of-00002.safetensors", 90)
     with pytest.raises(HeaderError, match=r"tensor 'b' in .*00002-of-00002.safetensors ends at byte 24, outside"):
         read_checkpoint(tmp_path)
-
-
-QUANTISED: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
-    "config": ({"w": "F16"}, {"quantization_config": {"quant_method": "awq"}}, "quantization_config (awq)"),
-    "nested config": ({"w": "F16"}, {"text_config": {"quantization_config": {}}}, "quantization_config (unknown"),
-    "compressed-tensors": ({"w": "F16"}, {"compression_config": {}}, "compression_config"),
-    "GPTQ": ({"l.qweight": "I32", "l.scales": "F16"}, {}, "tensor 'l.qweight' (GPTQ or AWQ)"),
-    "AWQ": ({"l.qzeros": "I32"}, {}, "tensor 'l.qzeros' (GPTQ or AWQ)"),
-    "bitsandbytes int8": ({"l.weight": "I8", "l.SCB": "F32"}, {}, "tensor 'l.SCB' (bitsandbytes int8)"),
-    "bitsandbytes nf4": ({"l.weight.quant_state.bitsandbytes__nf4": "U8"}, {}, "(bitsandbytes)"),
-    "bitsandbytes maps": ({"l.weight.quant_map": "F32"}, {}, "(bitsandbytes)"),
-    "scaled float8": ({"l.weight": "F8_E4M3", "l.weight_scale_inv": "F32"}, {}, "(scaled float8)"),
-    "float8 per tensor": ({"l.weight": "F8_E4M3", "l.weight_scale": "F32"}, {}, "scales a weight of F8_E4M3"),
-    "MLX": ({"l.weight": "U32", "l.scales": "F16", "l.biases": "F16"}, {}, "'l.scales' scales a weight of U32"),
-}
-
-
-@pytest.mark.parametrize("kind", QUANTISED)
-def test_quantised_checkpoints_are_refused(kind: str, tmp_path: Path) -> None:
-    """Each kind of quantisation is recognised, by configuration or by tensors, and the error says what to do."""
-    dtypes, config, text = QUANTISED[kind]
-    write_file(tmp_path / "model.safetensors", {name: random_array(0, dtype, (4,)) for name, dtype in dtypes.items()})
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UnsupportedError) as caught:
-        read_checkpoint(tmp_path)
-    assert f"{tmp_path} is quantised: " in str(caught.value)
-    assert text in str(caught.value)
-    assert "use the unquantised original, or convert this one to bfloat16 first" in str(caught.value)
-
-
-def test_similar_names_are_not_quantised(tmp_path: Path) -> None:
-    """Plain float8, scales beside full-precision weights and a null quantization_config are fine."""
-    dtypes = {"a.weight": "F8_E4M3", "b.weight": "BF16", "b.scales": "BF16", "c.weight_scale": "F32", "scales": "F32"}
-    write_file(tmp_path / "model.safetensors", {name: random_array(0, dtype, (4,)) for name, dtype in dtypes.items()})
-    (tmp_path / "config.json").write_text('{"quantization_config": null}')
-    assert set(dtypes) == set(read_checkpoint(tmp_path).tensors)
 
 
 def test_broken_config_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from dovetail.engine.kernels import convert
-from dovetail.io.dtypes import DTYPES, MERGEABLE, UNSUPPORTED_DTYPES, DType, parse_dtype, to_numpy
+from dovetail.io.dtypes import (
+    DTYPES,
+    MERGEABLE,
+    QUANTISED_DTYPES,
+    UNSUPPORTED_DTYPES,
+    DType,
+    parse_dtype,
+    to_numpy,
+)
 from dovetail.io.errors import DovetailError, DTypeNameError
 
 
@@ -117,11 +125,20 @@ def test_torch_names_exist() -> None:
 
 
 def test_table_is_complete() -> None:
-    """Every dtype that the official library knows is either supported or refused by name."""
+    """Every dtype that the official library knows is read, known for codes and scales, or refused by name."""
     from safetensors.torch import _TYPES
 
-    assert set(_TYPES) <= set(DTYPES) | set(UNSUPPORTED_DTYPES)
-    assert not set(DTYPES) & set(UNSUPPORTED_DTYPES)
+    tables = (DTYPES, QUANTISED_DTYPES, UNSUPPORTED_DTYPES)
+    assert set(_TYPES) <= set().union(*tables)
+    assert sum(map(len, tables)) == len(set().union(*tables))
+
+
+def test_dtypes_of_codes_are_neither_merged_nor_named_by_users() -> None:
+    """A dtype of codes and scales is never merged, and cannot be asked for."""
+    for dtype in QUANTISED_DTYPES.values():
+        assert not dtype.mergeable
+        with pytest.raises(DTypeNameError, match=f"unknown dtype '{dtype.name}'"):
+            parse_dtype(dtype.name)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from dovetail.io.remote import retrying
 from dovetail.io.remote.side_files import RemoteSideFiles
 from tests.attacks.servers import SERVER_ATTACKS, ServerAttack
 from tests.checkpoints import llama_tensors, write_checkpoint
+from tests.naive_dequantise import write_raw, zeros
 from tests.pace import within
 from tests.server import Site, serve
 
@@ -120,8 +121,11 @@ def test_what_is_not_there(site: Site, tmp_path: Path) -> None:
 
 
 def test_quantised_checkpoints(site: Site, tmp_path: Path) -> None:
-    """Quantisation is recognised from afar too."""
+    """Quantisation is recognised from afar too, and a configuration that is left over."""
     (tmp_path / "one" / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    (note,) = read_checkpoint(f"{site.address}/one").notes
+    assert f"{site.address}/one: config.json has a quantization_config (gptq), but no tensor is quantised" in note
+    write_raw(tmp_path / "one", {"l.weight": zeros("F8_E4M3", 4, 4), "l.weight_scale": zeros("F32", 4, 1)})
     with pytest.raises(UnsupportedError, match=f"{site.address}/one is quantised: config.json"):
         read_checkpoint(f"{site.address}/one")
 
