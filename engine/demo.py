@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import multiprocessing
 import shutil
@@ -121,6 +122,7 @@ def _load(folder: Path, name: str) -> NDArray[np.uint16]:
     """Read one bfloat16 tensor, as bits, with the official library."""
     from safetensors import safe_open
 
+    importlib.import_module("ml_dtypes")  # or numpy would not know the dtype bfloat16, by whose name the library asks
     weight_map = json.loads((folder / "model.safetensors.index.json").read_bytes())["weight_map"]
     with safe_open(folder / weight_map[name], framework="np") as file:
         tensor: NDArray[Any] = file.get_tensor(name)

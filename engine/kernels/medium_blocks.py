@@ -40,7 +40,7 @@ from dovetail.engine.kernels.network import BLOCKS, ZERO, collect, lowest, merge
 LONGEST = 128
 """Most elements of a block."""
 
-PIECE = 16
+SLAB = 16
 """Rows that are transposed and sorted at a time."""
 
 _ABS = 0x7FFFFFFF
@@ -61,15 +61,15 @@ def _turn(typing, tau, free, start, m, row, table, ordered, place):  # type: ign
             data_of(context, builder, signature.args[i], arguments[i]) for i in (0, 1, 5, 6)
         )
         _, _, start, m, row, _, _, place = arguments
-        left = fill(builder, builder.trunc(builder.sub(m, row), I32), PIECE)
-        inside = builder.icmp_signed("<", constant(I32, list(range(PIECE))), left)
+        left = fill(builder, builder.trunc(builder.sub(m, row), I32), SLAB)
+        inside = builder.icmp_signed("<", constant(I32, list(range(SLAB))), left)
         element, rows = builder.add(start, row), []
         for _ in range(BLOCKS):
-            key = builder.and_(load(builder, values, element, I32, PIECE, 4), constant(I32, [_ABS] * PIECE))
-            unclaimed = builder.sext(load(builder, open_, element, I16, PIECE, 2), key.type)
+            key = builder.and_(load(builder, values, element, I32, SLAB, 4), constant(I32, [_ABS] * SLAB))
+            unclaimed = builder.sext(load(builder, open_, element, I16, SLAB, 2), key.type)
             rows.append(builder.select(inside, builder.and_(key, unclaimed), ZERO))
             element = builder.add(element, m)
-        for bit in range(PIECE.bit_length() - 1):
+        for bit in range(SLAB.bit_length() - 1):
             rows = swap_bits(builder, rows, bit, bit, BLOCKS)
         for target, first, several in ((table, row, rows), (ordered, place, sort(builder, rows))):
             for number, each in enumerate(several):
@@ -111,43 +111,43 @@ def _mark(typing, table, ordered, first, second, low, high, needed, marks, start
 
         ones = constant(I32, [1] * BLOCKS)  # zero is never kept
         (threshold,) = loop(builder, builder.add(builder.sub(high, low), integer(I64, 1)), [ones], largest)
-        pieces = builder.lshr(builder.add(m, integer(I64, PIECE - 1)), integer(I64, PIECE.bit_length() - 1))
-        memory = reserve(builder, ir.ArrayType(ZERO.type, 2 * LONGEST // PIECE))
+        slabs = builder.lshr(builder.add(m, integer(I64, SLAB - 1)), integer(I64, SLAB.bit_length() - 1))
+        memory = reserve(builder, ir.ArrayType(ZERO.type, 2 * LONGEST // SLAB))
         higher = builder.bitcast(memory, I32.as_pointer())
-        levels = builder.gep(higher, [integer(I64, LONGEST // PIECE * BLOCKS)])
+        levels = builder.gep(higher, [integer(I64, LONGEST // SLAB * BLOCKS)])
 
-        def compare(piece: Any, state: list[Any]) -> list[Any]:
-            begin = builder.mul(piece, integer(I64, PIECE))
-            values = [_row(builder, rows, offset(builder, begin, number)) for number in range(PIECE)]
+        def compare(slab: Any, state: list[Any]) -> list[Any]:
+            begin = builder.mul(slab, integer(I64, SLAB))
+            values = [_row(builder, rows, offset(builder, begin, number)) for number in range(SLAB)]
             above = collect(builder, [builder.icmp_unsigned(">", value, threshold) for value in values])
             level = collect(builder, [builder.icmp_unsigned("==", value, threshold) for value in values])
-            _put(builder, above, higher, piece)
-            _put(builder, level, levels, piece)
+            _put(builder, above, higher, slab)
+            _put(builder, level, levels, slab)
             return [builder.sub(state[0], count_ones(builder, above))]
 
         everything = fill(builder, builder.trunc(needed, I32), BLOCKS)
-        left = loop(builder, pieces, [everything], compare)
+        left = loop(builder, slabs, [everything], compare)
 
-        def choose(piece: Any, state: list[Any]) -> list[Any]:
-            ties = lowest(builder, _row(builder, levels, piece), state[0], PIECE)
-            _put(builder, builder.or_(_row(builder, higher, piece), ties), higher, piece)
+        def choose(slab: Any, state: list[Any]) -> list[Any]:
+            ties = lowest(builder, _row(builder, levels, slab), state[0], SLAB)
+            _put(builder, builder.or_(_row(builder, higher, slab), ties), higher, slab)
             return [builder.sub(state[0], count_ones(builder, ties))]
 
-        loop(builder, pieces, left, choose)
-        own = constant(I32, [1 << lane for lane in range(PIECE)])
+        loop(builder, slabs, left, choose)
+        own = constant(I32, [1 << lane for lane in range(SLAB)])
 
         def spread(number: Any, state: list[Any]) -> list[Any]:
-            # From the last piece to the first, because marks beyond the end of a block are the first of the next block.
-            piece = builder.sub(builder.sub(pieces, integer(I64, 1)), number)
-            chosen, place = _row(builder, higher, piece), builder.add(start, builder.mul(piece, integer(I64, PIECE)))
+            # From the last slab to the first, because marks beyond the end of a block are the first of the next block.
+            slab = builder.sub(builder.sub(slabs, integer(I64, 1)), number)
+            chosen, place = _row(builder, higher, slab), builder.add(start, builder.mul(slab, integer(I64, SLAB)))
             for block in range(BLOCKS):
-                bits = builder.and_(pick(builder, chosen, chosen, [block] * PIECE), own)
+                bits = builder.and_(pick(builder, chosen, chosen, [block] * SLAB), own)
                 kept = builder.icmp_unsigned("!=", bits, ZERO)
-                store(builder, builder.sext(kept, ir.VectorType(I16, PIECE)), marks, place, 2)
+                store(builder, builder.sext(kept, ir.VectorType(I16, SLAB)), marks, place, 2)
                 place = builder.add(place, m)
             return []
 
-        loop(builder, pieces, [], spread)
+        loop(builder, slabs, [], spread)
         return context.get_dummy_value()
 
     i64 = types.int64
@@ -155,10 +155,10 @@ def _mark(typing, table, ordered, first, second, low, high, needed, marks, start
 
 
 def _plain_turn(tau, free, start, m, row, table, ordered, place):  # type: ignore[no-untyped-def]
-    rows, sorted_ = table.reshape(-1, BLOCKS)[row : row + PIECE], ordered.reshape(-1, BLOCKS)[place : place + PIECE]
+    rows, sorted_ = table.reshape(-1, BLOCKS)[row : row + SLAB], ordered.reshape(-1, BLOCKS)[place : place + SLAB]
     rows[:] = 0
     for block in range(BLOCKS):
-        part = slice(start + block * m + row, start + block * m + min(row + PIECE, m))
+        part = slice(start + block * m + row, start + block * m + min(row + SLAB, m))
         bits = tau[part].view(np.uint32) & np.uint32(_ABS)
         rows[: len(bits), block] = np.where(free[part], bits, np.uint32(0))
     sorted_[:] = np.sort(rows, axis=0)[::-1]
@@ -185,8 +185,8 @@ def _plain_mark(table, ordered, first, second, low, high, needed, marks, start, 
     marks[start : start + BLOCKS * m] = np.where(kept.T.reshape(-1), 0xFFFF, 0)
 
 
-turn_piece: Any = _plain_turn if settings.DISABLE_JIT else _turn
-"""``turn_piece(tau, free, start, m, row, table, ordered, place)``
+turn_slab: Any = _plain_turn if settings.DISABLE_JIT else _turn
+"""``turn_slab(tau, free, start, m, row, table, ordered, place)``
 
 Transpose elements ``row : row + 16`` of 16 neighbouring blocks into 16 rows of a table, and sort them into 16 rows of
 another.

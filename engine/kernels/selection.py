@@ -18,7 +18,7 @@ from dovetail.engine.kernels.long_blocks import (
     mark_from,
     split_block,
 )
-from dovetail.engine.kernels.medium_blocks import LONGEST, PIECE, mark_blocks, merge_32, merge_64, turn_piece
+from dovetail.engine.kernels.medium_blocks import LONGEST, SLAB, mark_blocks, merge_32, merge_64, turn_slab
 from dovetail.engine.kernels.network import BLOCKS
 from dovetail.engine.kernels.prefetch import fetch_ahead
 from dovetail.engine.kernels.short_blocks import LONGEST as LONGEST_SHORT
@@ -72,33 +72,33 @@ def _select_short(tau, free, marks, count, m, n, ahead):  # type: ignore[no-unty
 
 
 @njit(nogil=True, cache=True)
-def _merge(ordered, place, pieces):  # type: ignore[no-untyped-def]
-    """Merge up to 4 sorted pieces into a list behind a row of the largest integer; give the rows of the list."""
+def _merge(ordered, place, slabs):  # type: ignore[no-untyped-def]
+    """Merge up to 4 sorted slabs into a list behind a row of the largest integer; give the rows of the list."""
     fill(ordered, (place - 1) * BLOCKS, place * BLOCKS, np.uint32(0xFFFFFFFF))
-    if pieces >= 2:
+    if slabs >= 2:
         merge_32(ordered, place)
-    if pieces <= 2:
-        return pieces * PIECE
-    if pieces == 3:
-        fill(ordered, (place + 3 * PIECE) * BLOCKS, (place + 4 * PIECE) * BLOCKS, np.uint32(0))
-    merge_32(ordered, place + 2 * PIECE)
+    if slabs <= 2:
+        return slabs * SLAB
+    if slabs == 3:
+        fill(ordered, (place + 3 * SLAB) * BLOCKS, (place + 4 * SLAB) * BLOCKS, np.uint32(0))
+    merge_32(ordered, place + 2 * SLAB)
     merge_64(ordered, place)
-    return 4 * PIECE
+    return 4 * SLAB
 
 
 @njit(nogil=True, cache=True)
 def _select_medium(tau, free, marks, count, m, n, scratch, ahead):  # type: ignore[no-untyped-def]
     """Select from blocks of up to `LONGEST` elements."""
     table, ordered, _, _ = scratch
-    pieces, fetched = (m + PIECE - 1) // PIECE, np.int64(0)
-    first, second = np.int64(1), np.int64(2 + 4 * PIECE)
+    slabs, fetched = (m + SLAB - 1) // SLAB, np.int64(0)
+    first, second = np.int64(1), np.int64(2 + 4 * SLAB)
     for start in range(0, count, BLOCKS * m):
         fetched = fetch_ahead(ahead, fetched, start + BLOCKS * m, count)
-        for piece in range(pieces):
-            place = first + piece * PIECE if piece < 4 else second + (piece - 4) * PIECE
-            turn_piece(tau, free, start, m, piece * PIECE, table, ordered, place)
-        most = _merge(ordered, first, min(pieces, 4))
-        least = n - _merge(ordered, second, max(pieces - 4, 0))
+        for slab in range(slabs):
+            place = first + slab * SLAB if slab < 4 else second + (slab - 4) * SLAB
+            turn_slab(tau, free, start, m, slab * SLAB, table, ordered, place)
+        most = _merge(ordered, first, min(slabs, 4))
+        least = n - _merge(ordered, second, max(slabs - 4, 0))
         mark_blocks(table, ordered, first - 1, second - 1, max(least, 0), min(n, most), n, marks, start, m)
 
 

@@ -89,11 +89,11 @@ def _choose(builder: Any, rows: list[Any], needed: Any) -> Any:
 
 def _make(rows: int, *, dense: bool) -> Any:
     layout = _Layout(rows)
-    # A vector holds several blocks. It is loaded as one piece if blocks fill it without gaps, else block by block.
+    # A vector holds several blocks. It is loaded in one go if blocks fill it without gaps, else block by block.
     length = BLOCKS if dense else rows
 
     def places(builder: Any, start: Any, m: Any) -> list[list[Any]]:
-        """Generate the index of the first element of every piece of every vector."""
+        """Generate the index of the first element of every part of every vector."""
         if dense:
             return [[offset(builder, start, vector * BLOCKS)] for vector in range(rows)]
         every = [builder.add(start, builder.mul(m, integer(I64, block))) for block in range(BLOCKS)]
@@ -104,11 +104,11 @@ def _make(rows: int, *, dense: bool) -> Any:
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             values, open_, target = (data_of(context, builder, signature.args[i], arguments[i]) for i in range(3))
             _, _, _, start, m, needed = arguments
-            pieces = places(builder, start, m)
+            parts = places(builder, start, m)
             rows_of_lanes = constant(I32, [layout.row(lane) for lane in range(BLOCKS)])
             inside = builder.icmp_unsigned("<", rows_of_lanes, fill(builder, builder.trunc(m, I32), BLOCKS))
             vectors = []
-            for firsts in pieces:
+            for firsts in parts:
                 bits = concatenate(builder, [load(builder, values, first, I32, length, 4) for first in firsts])
                 unclaimed = concatenate(builder, [load(builder, open_, first, I16, length, 2) for first in firsts])
                 key = builder.and_(bits, constant(I32, [_ABS] * BLOCKS))
@@ -118,7 +118,7 @@ def _make(rows: int, *, dense: bool) -> Any:
                 vectors = swap_bits(builder, vectors, bit, bit, BLOCKS)
             chosen = _choose(builder, [vectors[layout.vector_of_row[row]] for row in range(rows)], needed)
             own = constant(I32, [1 << layout.row(lane) for lane in range(BLOCKS)])
-            for vector, firsts in enumerate(pieces):
+            for vector, firsts in enumerate(parts):
                 bits = builder.and_(pick(builder, chosen, chosen, layout.lanes(vector)), own)
                 kept = builder.sext(builder.icmp_unsigned("!=", bits, ZERO), ir.VectorType(I16, BLOCKS))
                 for number, first in enumerate(firsts):

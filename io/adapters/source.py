@@ -24,7 +24,7 @@ from dovetail.io.sources.floats import decode_into
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PIECE_ELEMENTS: Final = 1 << 18  # read from the model at a time, to bound the memory of a source that copies
+_STEP_ELEMENTS: Final = 1 << 18  # read from the model at a time, to bound the memory of a source that copies
 
 _KEPT_NORMS: Final = 32  # tensors for which a process keeps column factors; the tasks of a tensor follow each other
 
@@ -58,14 +58,14 @@ class ChangedSource:
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory of a `read` beyond twice what it returns: a piece of the model's tensor, and the change."""
-        piece = min(self.length, _PIECE_ELEMENTS) * self.dtype.itemsize * (2 if self.base.copies else 1)
-        return self.base.scratch_bytes + piece + self.change.scratch_bytes
+        """Most memory of a `read` beyond twice what it returns: a step of the model's tensor, and the change."""
+        step = min(self.length, _STEP_ELEMENTS) * self.dtype.itemsize * (2 if self.base.copies else 1)
+        return self.base.scratch_bytes + step + self.change.scratch_bytes
 
     def values(self, start: int, stop: int) -> NDArray[np.float32]:
         """Compute elements ``[start, stop)`` into a new array."""
         values = np.empty(stop - start, np.float32)
-        for low, high in _pieces(start, stop):
+        for low, high in _steps(start, stop):
             self.base.populate(low, high)
             decode_into(self.base.read(low, high), self.dtype, values[low - start : high - start])
             self.base.release(low, high)
@@ -80,17 +80,17 @@ class ChangedSource:
         return _read_only(self.values(start, stop))
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Start reading the model's part of a range, in the pieces in which it will be wanted."""
-        for low, high in _pieces(start, stop):
+        """Start reading the model's part of a range, in the steps in which `read` will want it."""
+        for low, high in _steps(start, stop):
             self.base.prefetch(low, high)
 
     def populate(self, start: int, stop: int) -> bool:
-        """Do nothing: `read` makes resident what it changes, piece by piece."""
+        """Do nothing: `read` makes resident what it changes, step by step."""
         return True
 
     def release(self, start: int, stop: int) -> None:
-        """Let go of pieces that were prefetched and not read; `read` has let go of the others."""
-        for low, high in _pieces(start, stop):
+        """Let go of steps that were prefetched and not read; `read` has let go of the others."""
+        for low, high in _steps(start, stop):
             self.base.release(low, high)
 
     def mapped_bytes(self, start: int, stop: int) -> None:
@@ -142,7 +142,7 @@ class DoraSource:
     def scratch_bytes(self) -> int:
         """Most bytes of memory that `read` takes beyond twice its result."""
         lines = 24 * self.magnitude.columns  # totals, norms, factors
-        rows = max(self.columns, _PIECE_ELEMENTS) if self.by_column else 2 * self.columns
+        rows = max(self.columns, _STEP_ELEMENTS) if self.by_column else 2 * self.columns
         return self.inner.scratch_bytes + self.magnitude.nbytes + lines + rows * (4 + self.inner.dtype.itemsize)
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
@@ -173,15 +173,15 @@ class DoraSource:
         return factors
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Start reading the model's part of a range, in the pieces in which it will be wanted."""
+        """Start reading the model's part of a range, in the steps in which `read` will want it."""
         self.inner.prefetch(*self._needed(start, stop))
 
     def populate(self, start: int, stop: int) -> bool:
-        """Do nothing: `read` makes resident what it changes, piece by piece."""
+        """Do nothing: `read` makes resident what it changes, step by step."""
         return True
 
     def release(self, start: int, stop: int) -> None:
-        """Let go of pieces that were prefetched and not read; `read` has let go of the others."""
+        """Let go of steps that were prefetched and not read; `read` has let go of the others."""
         self.inner.release(*self._needed(start, stop))
 
     def mapped_bytes(self, start: int, stop: int) -> None:
@@ -223,7 +223,7 @@ def _column_factors(source: DoraSource) -> NDArray[np.float32]:
             _factors.move_to_end(source)
             return found
         totals = np.zeros(source.columns, np.float64)
-        step = max(1, _PIECE_ELEMENTS // source.columns) * source.columns
+        step = max(1, _STEP_ELEMENTS // source.columns) * source.columns
         for low in range(0, source.length, step):
             high = min(source.length, low + step)
             add_column_squares(source.inner.values(low, high), totals)
@@ -235,9 +235,9 @@ def _column_factors(source: DoraSource) -> NDArray[np.float32]:
         return factors
 
 
-def _pieces(start: int, stop: int) -> Iterator[tuple[int, int]]:
+def _steps(start: int, stop: int) -> Iterator[tuple[int, int]]:
     """Cut a range into what is read of the model at a time."""
-    return ((low, min(stop, low + _PIECE_ELEMENTS)) for low in range(start, stop, _PIECE_ELEMENTS))
+    return ((low, min(stop, low + _STEP_ELEMENTS)) for low in range(start, stop, _STEP_ELEMENTS))
 
 
 def _quotients(magnitudes: NDArray[np.float32], norms: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -53,9 +54,9 @@ def test_every_option_of_merge_is_explained() -> None:
 
 
 def test_the_version() -> None:
-    """It is the distribution's."""
+    """It is that of the installed distribution."""
     outcome = dovetail_process("--version")
-    assert (0, "dovetail 0.1.0\n", "") == (outcome.code, outcome.out, outcome.err)
+    assert (0, f"dovetail {importlib.metadata.version('dovetail')}\n", "") == (outcome.code, outcome.out, outcome.err)
 
 
 def test_methods_are_listed_with_their_parameters() -> None:

@@ -132,19 +132,19 @@ def test_values(kind: str, shape: tuple[int, int, int]) -> None:
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 6)),
     cuts=st.lists(st.floats(0, 1), max_size=6),
-    piece=st.sampled_from([1, 7, 1 << 18]),
+    step=st.sampled_from([1, 7, 1 << 18]),
     tile=st.sampled_from([1, 5, 512]),
 )
 def test_any_cut_gives_the_same_bits(
-    kind: str, shape: tuple[int, int, int], cuts: list[float], piece: int, tile: int
+    kind: str, shape: tuple[int, int, int], cuts: list[float], step: int, tile: int
 ) -> None:
-    """However a tensor is cut, into whatever pieces it is computed, and in another process, its bits are the same."""
+    """However a tensor is cut, into whatever steps it is computed, and in another process, its bits are the same."""
     source, _ = sources(*shape)[kind]
     whole = read(source)
     ends = sorted({0, source.length, *(int(cut * source.length) for cut in cuts)})
     source_module._factors.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source_module, "_PIECE_ELEMENTS", piece)
+        patch.setattr(source_module, "_STEP_ELEMENTS", step)
         patch.setattr(changes, "_TILE_COLUMNS", tile)
         patch.setattr(changes, "_LEFT_BYTES", tile)
         other = pickle.loads(pickle.dumps(source))

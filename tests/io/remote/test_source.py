@@ -75,7 +75,7 @@ def test_wrappers_fetch_once_and_keep_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ahead_bytes: int
 ) -> None:
     """What a task reads, as tasks do, is fetched once, however it is wrapped, and let go of when it is released."""
-    monkeypatch.setattr(adapters, "_PIECE_ELEMENTS", 300)
+    monkeypatch.setattr(adapters, "_STEP_ELEMENTS", 300)
     write_file(tmp_path / "model.safetensors", {"w": random_bytes((ROWS, COLUMNS), "<f4")})
     with serve(tmp_path) as site, reading_through(pool := Pool(ahead_bytes)), contextlib.closing(pool):
         source = wrap(kind, read_checkpoint(f"{site.address}/model.safetensors").tensors["w"].source)
