@@ -178,7 +178,7 @@ def test_a_flipped_bit_is_found(source: Path, tmp_path: Path) -> None:
     (damage,) = verify(out).damage
     assert "is damaged between elements" in damage
     outcome = dovetail("verify", out)
-    assert (5, True) == (outcome.code, "make it again" in outcome.err)
+    assert (5, True) == (outcome.code, "make the output again" in outcome.err)
 
 
 def test_recomputing_reads_the_source_again(source: Path, tmp_path: Path) -> None:
