@@ -168,7 +168,7 @@ def test_the_current_folder_is_refused(family: Family) -> None:
     outcome = dovetail_process("merge", family.recipe_path, ".", folder=folder)
     assert (
         5,
-        "error: output folder . is or contains the current or home folder; expected a folder of its own; choose "
+        "error: output folder . is or contains the current or home folder; expected a folder apart from both; choose "
         "another output folder\n",
     ) == (outcome.code, outcome.err)
     assert folder.is_dir()

@@ -67,8 +67,8 @@ def test_a_changed_bit_is_traced_to_its_elements(out: Path) -> None:
     outcome = dovetail("verify", out)
     assert 5 == outcome.code
     assert (
-        f"error: {out} is damaged: {damage}; expected the bytes that were written; make it again, or copy it again "
-        "from where it is whole\n"
+        f"error: {out} is damaged: {damage}; expected the bytes that were written; make the output again, or copy it "
+        "again from where it is whole\n"
     ) == outcome.err
 
 
