@@ -50,7 +50,7 @@ def test_a_full_disk(number: int) -> None:
 
 def test_other_errors_of_the_system() -> None:
     """They keep the system's words and name the file, if there is one."""
-    action = "expected to read the inputs and write the output; mend that and run the same command again to continue"
+    action = "expected to read the inputs and write the output; correct that and run the same command again to continue"
     assert (f"Permission denied at /out; {action}", 5) == describe(
         PermissionError(errno.EACCES, "Permission denied", "/out")
     )

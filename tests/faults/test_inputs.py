@@ -107,7 +107,7 @@ def test_an_input_that_cannot_be_read(family: Family, monkeypatch: pytest.Monkey
         outcome = again(family)
     assert 5 == outcome.code
     assert outcome.err == (
-        "error: Input/output error at the file; expected to read the inputs and write the output; mend that and run "
+        "error: Input/output error at the file; expected to read the inputs and write the output; correct that and run "
         "the same command again to continue\n"
     )
     finish(family)

@@ -104,8 +104,8 @@ def test_an_unfinished_output_that_may_not_be_written(family: Family) -> None:
     path.chmod(0o644)
     assert 5 == outcome.code
     assert outcome.err.endswith(
-        f"error: Permission denied at {path}; expected to read the inputs and write the output; mend that and run the "
-        "same command again to continue\n"
+        f"error: Permission denied at {path}; expected to read the inputs and write the output; correct that and run "
+        "the same command again to continue\n"
     )
     assert before == folder_bytes(family.staging)
     finish(family)
