@@ -292,7 +292,7 @@ def test_no_network(on_hub: Family, site: Site, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for download in (None, lambda event: None):
-        with pytest.raises(MissingFileError, match="not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub"):
+        with pytest.raises(MissingFileError, match="not in the hub's cache, and HF_HUB_OFFLINE forbids asking the hub"):
             locate(ModelRef(path="org/base"), None, download)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")

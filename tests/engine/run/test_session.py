@@ -147,7 +147,7 @@ def test_a_process_learns_that_its_run_is_given_up(family: Family) -> None:
         while not begun.exists() and not future.done():
             threading.Event().wait(0.01)
         session.patience.give_up()
-        assert future.result().startswith("x:// was not tried again")
+        assert future.result().startswith("x:// is not asked again")
     assert not session.patience.flag.exists()
 
 

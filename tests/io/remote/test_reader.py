@@ -100,7 +100,7 @@ def test_side_files_are_small(site: Site, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(side_files, "LARGEST_BYTES", 100)
     monkeypatch.setattr(side_files, "LARGEST_TOTAL_BYTES", 150)
     (tmp_path / "three" / "tokenizer.json").write_bytes(bytes(101))
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json in .* is larger than side files are"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json in .* is too large for a side file"):
         RemoteSideFiles(f"{site.address}/three").fetch()
 
 

@@ -88,7 +88,7 @@ def test_whoever_waits_can_be_stopped(monkeypatch: pytest.MonkeyPatch, elsewhere
         future = pool.submit(work)
         failed.wait()
         patience.give_up()
-        with pytest.raises(RemoteError, match=r"was not tried again; .* run the same command again to continue"):
+        with pytest.raises(RemoteError, match=r"is not asked again, .*; run the same command again to continue"):
             future.result()
     assert elsewhere == patience.flag.exists()
     patience.close()
@@ -118,6 +118,6 @@ def test_one_run_does_not_know_of_another() -> None:
         with patient(other):
             assert "done" == with_retries(attempt, "x://")
         failures.append(None)
-        with pytest.raises(RemoteError, match="was not tried again"):
+        with pytest.raises(RemoteError, match="is not asked again"):
             with_retries(attempt, "x://")
     assert 2 == len(other.seconds)
