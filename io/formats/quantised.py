@@ -1,6 +1,6 @@
-"""Recognising checkpoints whose numbers are not weights but codes for weights.
+"""Recognising quantised checkpoints, which store codes for weights instead of the weights.
 
-Merging codes would give a model that loads and talks nonsense, so these are refused by name.
+A merge of codes would give a model that loads and computes nonsense, so that such checkpoints are refused.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _LAST_PARTS: Final[Mapping[str, str]] = {
     "weight_scale_inv": "scaled float8",
     "weight_packed": "compressed-tensors",
 }
-"""Last parts of tensor names that only quantised checkpoints have."""
+"""Last parts of tensor names that only quantised checkpoints have, each with the kind of quantisation."""
 
 _SCALES: Final = ("weight_scale", "scale_weight", "input_scale", "scales")
-"""Last parts that tell of quantisation where the weight beside them is stored in small or packed numbers."""
+"""Last parts of tensor names that show quantisation if the weight with the same prefix has a dtype that holds codes."""
 
 
 def refuse_quantised(path: Path | str, dtypes: Iterable[tuple[str, DType]], config: Mapping[str, Any] | None) -> None:
@@ -39,12 +39,12 @@ def refuse_quantised(path: Path | str, dtypes: Iterable[tuple[str, DType]], conf
     dtypes
         Name and dtype of each tensor.
     config
-        The checkpoint's ``config.json``.
+        The checkpoint's ``config.json``; None if it has none.
 
     Raises
     ------
     UnsupportedError
-        If names, dtypes or configuration tell of quantisation.
+        If names, dtypes or configuration show that the checkpoint is quantised.
 
     """
     for settings in (config or {}, (config or {}).get("text_config")):

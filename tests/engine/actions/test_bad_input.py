@@ -198,7 +198,7 @@ DAMAGES = (
         "index is wrong about a tensor",
         edit_index(lambda weight_map: weight_map.update({_NORM: "model-00001-of-00003.safetensors"})),
         f"tensor '{_NORM}' is not in model-00001-of-00003.safetensors (it is in model-00002-of-00003.safetensors); "
-        f"expected it there, as {{code}}/{INDEX} says; {_INDEX_AGAIN}",
+        f"expected it in that file, as {{code}}/{INDEX} says; {_INDEX_AGAIN}",
     ),
     Damage(
         "tensor missing",

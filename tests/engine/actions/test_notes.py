@@ -40,7 +40,7 @@ REVISION = "is a local path: its revision 'v1' is ignored."
 
 def left_out(folder: Path) -> str:
     """Give what is said of a model's entry that is no tensor."""
-    return f"1 entries of {folder} are no tensors and are left out: 'version'"
+    return f"1 entries of {folder} are not tensors and are left out: 'version'"
 
 
 def warnings(outcome: Outcome) -> list[str]:

@@ -141,7 +141,7 @@ def test_entries_that_are_no_tensors(tmp_path: Path) -> None:
     assert ["w"] == list(checkpoint.tensors)
     (note,) = checkpoint.notes
     assert note.startswith("2 entries of ")
-    assert note.endswith("are no tensors and are left out: 'version', 'note'")
+    assert note.endswith("are not tensors and are left out: 'version', 'note'")
 
 
 def write_shards(folder: Path) -> dict[str, torch.Tensor]:
