@@ -244,7 +244,7 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
     max_ulp: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Allow so many units in the last place of the coarser dtype."),
+        typer.Option(min=0, metavar="N", help="Allow N units in the last place of the coarser dtype."),
     ] = None,
     max_abs: Annotated[float | None, typer.Option(min=0, metavar="X", help="Allow |a - b| up to X.")] = None,
     max_rel: Annotated[

@@ -288,7 +288,7 @@ def _norm(square: float) -> float | None:
 
 
 def norm_text(norm: float | None, digits: int) -> str:
-    """Write a norm with so many significant digits, or say that it is not finite."""
+    """Write a norm with a number of significant digits, or say that it is not finite."""
     return "not finite" if norm is None else f"{norm:.{digits}g}"
 
 

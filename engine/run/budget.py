@@ -79,7 +79,7 @@ def least(reserved_bytes: int, task_bytes: int) -> int:
 
 
 def fit(allowed_bytes: int, reserved_bytes: int, task_bytes: int, workers: int) -> Budget:
-    """Find the greatest number of workers, at most `workers`, whose projection stays within the limit.
+    """Find the greatest number of workers, at most `workers`, with which the projection stays within the limit.
 
     Raises
     ------

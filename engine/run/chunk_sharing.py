@@ -15,7 +15,7 @@ from dovetail.io.source import Decoding
 from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES
 
 MOST_DECODINGS = 1.5
-"""A chunk may be decoded so many times on the average without a warning."""
+"""Average number of times that chunks may be decoded without a warning."""
 
 
 def share_memory(plan: Plan, budget: Budget, listen: events.Listener) -> int:

@@ -30,7 +30,7 @@ class Execution:
     Parameters
     ----------
     plan
-        The plan whose tasks are run.
+        The plan that is carried out.
     budget
         The memory and the number of workers that the run may use.
     table, journal

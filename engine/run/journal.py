@@ -160,7 +160,7 @@ def _check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:
     if found.get("plan_hash") == header["plan_hash"]:
         return
     if found.get("maths_version") != header["maths_version"]:
-        raise _changed(path, "it was begun by another version of Dovetail, whose results differ in bits")
+        raise _changed(path, "it was begun by another version of Dovetail, which gives results with other bits")
     before, now = found.get("inputs", {}), header["inputs"]
     for name in sorted(set(before) | set(now)):
         if before.get(name) != now.get(name):

@@ -86,7 +86,7 @@ def _read_folder(folder: str) -> Checkpoint:
     if raw is None:
         raise MissingFileError(
             f"there is no checkpoint at {folder}",
-            f"a file whose name ends in {_SUFFIX}, or a folder with {SINGLE_NAME}, or with {INDEX_NAME} and its shards",
+            f"a file named *{_SUFFIX}, or a folder with {SINGLE_NAME}, or with {INDEX_NAME} and its shards",
             "check the address, and that it may be read",
         )
     weight_map = parse_index(raw, index)

@@ -1,4 +1,4 @@
-"""Zarr in and out of whole merges: mixed formats, resuming, verifying, and what cannot be asked."""
+"""Whole merges from and to Zarr: mixed formats, resuming, verifying, and options that are refused."""
 
 from __future__ import annotations
 
