@@ -1,6 +1,6 @@
-"""Dovetail: the merge, from recipe to report.
+"""Dovetail's engine: merging checkpoints, from the recipe to the report.
 
-What is public is listed in ``__all__``: functions, their options and results, and the modules of events and errors.
+``__all__`` lists the public names: functions, their options and results, and the modules of events and errors.
 Functions and classes are imported when they are first used, so that importing this package takes no time.
 """
 
@@ -69,11 +69,11 @@ _HOMES = {
     "dovetail.io.formats.safetensors_format": ("SafetensorsFormat",),
     "dovetail.io.zarr.format": ("ZarrFormat",),
 }
-"""The names that each module defines."""
+"""For each module, the public names that it defines."""
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: the command's help must not wait for numba."""
+    """Import a public name when it is first used, so that the command's help does not wait for numba."""
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(module), name)
@@ -81,5 +81,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names, those not imported yet too."""
+    """List all names of the package, including public ones that are not imported yet."""
     return sorted({*globals(), *__all__})

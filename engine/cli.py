@@ -1,4 +1,4 @@
-"""The command ``dovetail``. Heavy imports wait until a command needs them, so that help answers at once."""
+"""The command ``dovetail``. Large modules are imported only by the commands that need them, so that help is quick."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ app = typer.Typer(
 )
 
 
-# Typer carries a click of its own in some versions, and builds on the installed one in others.
+# Some versions of Typer contain a copy of click, and others use the installed click: each has another class.
 _UsageError: Any = typer.BadParameter.__base__
 
 
@@ -110,7 +110,7 @@ def convert(
         list[str],
         typer.Argument(
             metavar="SRC... DST",
-            help="Checkpoints, then the folder to make; several checkpoints get one each in it, of their own name.",
+            help="Checkpoints, then the folder to make; each of several checkpoints gets a folder inside it.",
             show_default=False,
         ),
     ],
@@ -132,7 +132,7 @@ def convert(
 ) -> None:
     """Convert checkpoints to another format, dtype or number of shards, byte for byte where the dtype stays.
 
-    The same command again continues what was interrupted, and leaves alone what is complete.
+    The same command again continues an interrupted conversion, and leaves complete outputs alone.
     """
     from dovetail.engine.actions.convert import convert_all
     from dovetail.engine.report.display import Recorder, choose_display
@@ -173,7 +173,7 @@ def plan(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Say what a merge would read, write and hold; no tensor data is touched."""
+    """Say what a merge would read, write and hold in memory; no tensor is read."""
     from dovetail.engine.actions.forecasts import plan_stages, prepare_stages
     from dovetail.engine.report.display import NoticeDisplay
     from dovetail.engine.report.tables import print_stages, stages_json
@@ -242,7 +242,7 @@ def verify(
         if as_json:
             print(json.dumps({"event": "recomputed", "compared_bytes": compared_bytes}))
         elif not quiet:
-            print(f"{compared_bytes:,} bytes of it, computed again from the inputs, are the same bit for bit")
+            print(f"{compared_bytes:,} bytes, computed again from the inputs, are the same as in {output}, bit for bit")
 
 
 @app.command(short_help="Say how far two checkpoints lie apart.")
@@ -251,7 +251,7 @@ def compare(
     second: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
     max_ulp: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", help="Allow so many units in the last place of the coarser dtype."),
+        typer.Option(min=0, metavar="N", help="Allow N units in the last place of the coarser dtype."),
     ] = None,
     max_abs: Annotated[float | None, typer.Option(min=0, metavar="X", help="Allow |a - b| up to X.")] = None,
     max_rel: Annotated[
@@ -267,8 +267,8 @@ def compare(
 ) -> None:
     """Say how far two checkpoints lie apart, tensor by tensor.
 
-    Ends with exit code 0 if every difference is within the limits given, else with 6. Without limits any difference is
-    one too many, one of dtype included; tensors that only one has, or of different shapes, are beyond any limit.
+    The exit code is 0 if every difference is within the limits, and 6 if not. Without limits, no value and no dtype may
+    differ. A tensor that only one checkpoint has, or that has another shape in each, exceeds any limit.
     """
     from dovetail.engine.actions.compare import Limits
     from dovetail.engine.actions.compare import compare as run_compare
@@ -320,10 +320,10 @@ def _interrupt(signal_number: int, frame: Any) -> NoReturn:
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command and exit with its code: see ``dovetail.io.errors`` and ``dovetail.engine.errors``."""
+    """Run the command and exit; ``dovetail.io.errors`` and ``dovetail.engine.errors`` list the exit codes."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names can have letters that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")  # for names with letters that the terminal's encoding lacks
     try:
         # Typer swallows Ctrl-C: some versions return this code, others raise Abort.
         interrupted = app(arguments, standalone_mode=False) == 130
@@ -342,11 +342,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _fail(text: str, code: int, arguments: Sequence[str], *, shown: bool = False) -> NoReturn:
-    """Say what went wrong, where people and programs look for it.
+    """Print an error to stderr for people, and with ``--json`` to stdout for programs, and exit with its code.
 
-    The arguments are searched for the options that matter here, as parsing them may be what failed.
+    The arguments are searched for ``--debug`` and ``--json`` as they stand, because parsing them may have failed.
     """
-    if code == 130:  # whoever is impatient has been heard: the rest is leaving
+    if code == 130:  # the request to stop is being followed: further ones must not disturb that
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     if "--debug" in arguments and sys.exc_info()[0]:
@@ -354,7 +354,7 @@ def _fail(text: str, code: int, arguments: Sequence[str], *, shown: bool = False
     if not shown:
         print(f"error: {text}", file=sys.stderr)
     if "--json" in arguments:
-        with contextlib.suppress(OSError):  # that stdout takes no more may be what failed
+        with contextlib.suppress(OSError):  # the error may be that nothing can be written to stdout
             print(json.dumps({"event": "error", "text": text, "exit_code": code}), flush=True)
     sys.exit(code)
 

@@ -1,4 +1,4 @@
-"""What the commands of ``dovetail`` share: their options, and what those mean to a plan and a run."""
+"""The options that several commands of ``dovetail`` have, and the options of a plan and of a run made from them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OnNonFinite(StrEnum):
 
 
 def _one_of(names: Iterable[str]) -> dict[str, Any]:
-    """Give the settings of an option that takes one of some names, those added before it is used among them."""
+    """Make Typer's settings of an option that takes one of `names`, which may grow until the option is used."""
 
     def check(value: str | None) -> str | None:
         if value is not None and value not in names:
@@ -36,7 +36,7 @@ def _one_of(names: Iterable[str]) -> dict[str, Any]:
 
 
 DEFAULT_FORMAT = SafetensorsFormat.name
-"""The output format where none is asked for."""
+"""Name of the output format that is used unless the user names another."""
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A mergekit YAML file.")]
 MemoryOption = Annotated[
@@ -94,7 +94,16 @@ def plan_options(
     *,
     strict: bool = False,
 ) -> PlanOptions:
-    """Turn the options of a command into those of a plan; raises RecipeError where they do not go together."""
+    """Turn the options of a command into those of a plan.
+
+    Raises
+    ------
+    RecipeError
+        A size cannot be read.
+    OutputFormatError
+        An option is for another output format, or its value is wrong.
+
+    """
     from dovetail.engine.planning.plan import PlanOptions
     from dovetail.engine.text import parse_size
 
@@ -106,7 +115,14 @@ def plan_options(
 
 
 def run_options(memory: str | None, workers: int | None, overwrite: bool, restart: bool) -> RunOptions:
-    """Turn the options of a command into those of a run."""
+    """Turn the options of a command into those of a run.
+
+    Raises
+    ------
+    RecipeError
+        A size cannot be read, or a number is not positive.
+
+    """
     from dovetail.engine.run.prepare import RunOptions
     from dovetail.engine.text import parse_size
 

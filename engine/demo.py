@@ -1,4 +1,4 @@
-"""The demonstration: small checkpoints, merged by CABS, checked by other means, explained."""
+"""The demonstration: make small checkpoints, merge them by CABS, check the result by other means, and explain it."""
 
 from __future__ import annotations
 
@@ -27,25 +27,32 @@ from dovetail.engine.text import format_size
 from dovetail.io.output import SafetensorsFormat
 
 KEEP, BLOCK, WEIGHT = 64, 256, 1.2
-"""n, m and weight: the paper's setting for two 7B models."""
+"""Parameters n, m and weight of CABS: the paper's setting for two 7B models."""
 
 SHARD_BYTES = 48 * 10**6
-"""Size of the demonstration's shards, small enough that there are several."""
+"""Size of the demonstration's shards in bytes; so small that there are several."""
 
 CHECKED_TENSORS = 8
-"""Tensors that the check computes again."""
+"""Number of tensors that the check computes again."""
 
 MODELS = ("base", "math", "code")
-"""Folders of the base model and its two fine-tunes."""
+"""Names of the folders of the base model and of its two fine-tunes."""
 
 
 def run_demo(folder: Path, memory_bytes: int) -> None:
-    """Make, merge, check and explain, in `folder`.
+    """Run the whole demonstration in `folder`: make, merge, check and explain.
+
+    Parameters
+    ----------
+    folder
+        A new folder, or one with an earlier demonstration, which is replaced.
+    memory_bytes
+        Memory limit of the merge.
 
     Raises
     ------
     OutputError
-        The folder holds something that is not a demonstration.
+        The folder holds something that is not a demonstration, or the merged tensors are wrong.
 
     """
     recipe, merged = folder / "recipe.yml", folder / "merged"
@@ -71,7 +78,7 @@ def run_demo(folder: Path, memory_bytes: int) -> None:
 
 
 def _make_checkpoints(folder: Path) -> None:
-    """Write the checkpoints in processes of their own, so that their memory is not the merge's."""
+    """Write the checkpoints in other processes, so that the merge does not start with memory that making them took."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=context) as pool:
         jobs = [
@@ -83,7 +90,7 @@ def _make_checkpoints(folder: Path) -> None:
 
 
 def _recipe(folder: Path) -> str:
-    """Write the recipe as a user would."""
+    """Write the text of the recipe, as a user would write it."""
     base, *models = (folder / name for name in MODELS)
     lines = ["merge_method: cabs", f"base_model: {base}", "models:"]
     lines += [f"  - model: {model}\n    parameters: {{weight: {WEIGHT}}}" for model in models]
@@ -92,12 +99,24 @@ def _recipe(folder: Path) -> str:
 
 
 def check(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """Compute some tensors again with plain numpy from the official safetensors reader, and compare every bit.
+    """Read some tensors with the official safetensors library, merge them with plain numpy, and compare every bit.
+
+    Parameters
+    ----------
+    folder
+        The folder of the demonstration.
+    manifest
+        The manifest of the merge.
+
+    Returns
+    -------
+    list of str
+        What was checked, in sentences for people.
 
     Raises
     ------
     OutputError
-        A tensor differs.
+        A merged tensor differs from numpy's result.
 
     """
     names = sorted(manifest["tensors"], key=lambda name: (manifest["tensors"][name]["shape"], name))
@@ -119,7 +138,7 @@ def check(folder: Path, manifest: dict[str, Any]) -> list[str]:
 
 
 def _load(folder: Path, name: str) -> NDArray[np.uint16]:
-    """Read one bfloat16 tensor, as bits, with the official library."""
+    """Read the bits of one bfloat16 tensor, flattened, with the official library."""
     from safetensors import safe_open
 
     importlib.import_module("ml_dtypes")  # or numpy would not know the dtype bfloat16, by whose name the library asks
@@ -132,7 +151,7 @@ def _load(folder: Path, name: str) -> NDArray[np.uint16]:
 def _plain_cabs(
     base: NDArray[np.uint16], models: list[NDArray[np.uint16]]
 ) -> tuple[NDArray[np.uint16], list[NDArray[np.bool_]]]:
-    """Merge one tensor whose length is a multiple of the block's, as the paper's Algorithm 1 reads."""
+    """Merge one tensor, of whole blocks, by the paper's Algorithm 1; also give what each model keeps, as masks."""
     import ml_dtypes
 
     origin = base.view(ml_dtypes.bfloat16).astype(np.float32)
@@ -152,7 +171,7 @@ def _plain_cabs(
 
 
 def _command() -> str:
-    """Give what starts this program again: the path by which it was started, where its name alone would not do."""
+    """Give the command that starts this program again: its name if the shell would find it, else its path."""
     script = sys.argv[0]
     return script if Path(script).name == "dovetail" and shutil.which("dovetail") != script else "dovetail"
 

@@ -74,11 +74,11 @@ class ConversionsFailedError(DovetailError):
     Parameters
     ----------
     count
-        How many were asked for.
+        Number of all conversions.
     failed
-        The sources of those that failed.
+        The sources that could not be converted.
     exit_code
-        That of the first failure.
+        The exit code of the first failure.
 
     """
 
@@ -86,11 +86,11 @@ class ConversionsFailedError(DovetailError):
         self.count, self.failed, self.exit_code = count, failed, exit_code
         super().__init__(
             f"{len(failed)} of {count} checkpoints could not be converted: {', '.join(failed)}",
-            action="mend what is said above and run the same command again: those that are complete are left alone",
+            action="correct the errors above and run the same command again, which leaves complete conversions alone",
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by what it was made from."""
+        """Pickle the error by the arguments that made it."""
         return type(self), (self.count, self.failed, self.exit_code)
 
 
@@ -104,9 +104,9 @@ _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def describe(error: Exception) -> tuple[str, int]:
-    """Give one line for people and the exit code.
+    """Give a line that tells people about an error, and the exit code of the command.
 
-    An error that is not ours and not the operating system's is a defect of Dovetail: exit code 1.
+    An error that neither Dovetail nor the operating system raises on purpose is a defect of Dovetail: exit code 1.
     """
     if isinstance(error, DovetailError):
         return str(error), error.exit_code
@@ -119,7 +119,7 @@ def describe(error: Exception) -> tuple[str, int]:
                 4,
             )
         return (
-            f"{error.strerror or error}{where}; expected to read the inputs and write the output; mend that and run "
+            f"{error.strerror or error}{where}; expected to read the inputs and write the output; correct that and run "
             "the same command again to continue",
             5,
         )

@@ -1,4 +1,4 @@
-"""What a merge tells whoever watches it: a stream of small events, shown by `display` or printed as JSON."""
+"""Events, by which a merge reports its progress to a listener, which may show them or print them as JSON."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Base of all events; `name` is the value of ``event`` in JSON."""
+    """Base class of all events."""
 
     name: ClassVar[str] = "event"
+    """Value of the key ``event`` in the event's JSON object."""
 
     def to_json(self) -> dict[str, Any]:
         """Give the event as a JSON object."""
@@ -20,7 +21,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Notice(Event):
-    """Something that a person should read; the merge goes on."""
+    """A text that a person should read; the merge goes on."""
 
     name: ClassVar[str] = "notice"
     level: str
@@ -31,7 +32,7 @@ class Notice(Event):
 
 @dataclass(frozen=True, slots=True)
 class Started(Event):
-    """The plan fits; the first task is about to run."""
+    """The plan fits into memory and onto the disk, and the first task is about to run."""
 
     name: ClassVar[str] = "started"
     method: str
@@ -41,9 +42,9 @@ class Started(Event):
     tasks: int
     """Number of tasks."""
     read_bytes: int
-    """Bytes to read from the inputs, every pass counted."""
+    """Bytes to read from the inputs, in all passes together."""
     write_bytes: int
-    """Bytes to write."""
+    """Bytes to write to the output."""
     allowed_bytes: int
     """Limit on the memory of the process."""
     reserved_bytes: int
@@ -58,7 +59,7 @@ class Started(Event):
 
 @dataclass(frozen=True, slots=True)
 class Progress(Event):
-    """One more task is done."""
+    """Another task has finished."""
 
     name: ClassVar[str] = "progress"
     done_bytes: int
@@ -66,58 +67,58 @@ class Progress(Event):
     total_bytes: int
     """Bytes to read and write in all."""
     seconds: float
-    """Time since the work began."""
+    """Time since the work began, in seconds."""
     resident_bytes: int
-    """Memory that the process holds."""
+    """Memory that the process holds now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Committed(Event):
-    """Some tasks' output is on the disk."""
+    """The output of some tasks has become durable."""
 
     name: ClassVar[str] = "committed"
     tasks: int
-    """Tasks whose output is durable so far."""
+    """Number of tasks with durable output so far."""
     bytes: int
     """Bytes that this commit made durable."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardFinished(Event):
-    """Every tensor of one output file is on the disk."""
+    """Every tensor of one output file is durable."""
 
     name: ClassVar[str] = "shard"
     file: str
     """File name inside the staging folder."""
     bytes: int
-    """Its size."""
+    """Size of the file."""
     checksums: dict[str, list[str]]
-    """For each tensor of the file, the XXH3-64 of every chunk, as in the manifest."""
+    """For each tensor of the file, the XXH3-64 of every chunk, written as in the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done(Event):
-    """The output is complete and in place."""
+    """The output is complete and has its final name."""
 
     name: ClassVar[str] = "done"
     output: str
     """Folder of the output."""
     seconds: float
-    """From the call to the end."""
+    """Time from the call to the end, in seconds."""
     merge_seconds: float
-    """Of these, reading, computing and writing: without starting up, compiling and finishing."""
+    """Part of that time, in seconds, in which tasks ran: without planning, compiling and finishing."""
     read_bytes: int
-    """Bytes read from the inputs, every pass counted."""
+    """Bytes read from the inputs, in all passes together."""
     written_bytes: int
-    """Bytes written."""
+    """Bytes written to the output."""
     peak_resident_bytes: int
     """Most memory that the process has held."""
     allowed_bytes: int
-    """Limit on it."""
+    """Limit on the memory of the process."""
     workers: int
     """Tasks that ran at once."""
     summary: dict[str, Any]
-    """Totals of the per-tensor statistics, as in the manifest."""
+    """Statistics of the whole merge, as in the manifest under ``totals``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +127,18 @@ class Failed(Event):
 
     name: ClassVar[str] = "failed"
     source: str
-    """The checkpoint as it was named."""
+    """The checkpoint, as the user named it."""
     output: str
-    """Folder that was to be made."""
+    """Folder that the conversion would have made."""
     text: str
-    """What is wrong, and what can be done."""
+    """What is wrong, and what the user can do about it."""
     exit_code: int
-    """The command's, if this is the first failure."""
+    """Exit code of this failure; the command ends with that of the first failure."""
 
 
 Listener = Callable[[Event], None]
-"""Receives every event, always on the thread that runs the merge."""
+"""A function that receives every event, always on the thread that runs the merge."""
 
 
 def ignore(event: Event) -> None:
-    """Listen to nothing."""
+    """Do nothing with an event."""

@@ -1,14 +1,14 @@
-"""Synthetic Llama-shaped checkpoints, a base and fine-tunes, for the demonstration, benchmarks and tests.
+"""Synthetic Llama-shaped checkpoints, a base model and its fine-tunes, for the demonstration, benchmarks and tests.
 
-The values have what matters to a merge. Base weights are normal with standard deviation 0.02. A fine-tune
-adds changes that follow a Student t distribution with three degrees of freedom, so a few are much larger
-than the rest, and is then rounded to the checkpoint's dtype, so that in bfloat16 half of the changes are
-exactly zero, as in real fine-tunes. At half of the places the fine-tunes share the scale of their changes
-(not their sign): their strongest changes overlap partly.
+Their values resemble real weights in what matters to a merge. Base weights are normal with standard deviation 0.02.
+The changes of a fine-tune follow a Student t distribution with three degrees of freedom, so that a few are much larger
+than the rest. Fine-tunes are rounded to the checkpoint's dtype, so that in bfloat16 half of the changes are exactly
+zero, as in real fine-tunes. At half of the places the changes of all fine-tunes have the same scale, but not the same
+sign, so that their strongest changes partly overlap.
 
-Billions of normal deviates would take minutes, so each model draws one *pool* of values and every tensor is
-put together from parts of it. A part has the same offset in the pools of all models; it depends only on
-the name of the tensor. Nothing larger than a pool is ever in memory, and the same arguments always give the
+Drawing billions of normal deviates would take minutes. Each model therefore draws one *pool* of values, and every
+tensor is put together from parts of the pool. A part has the same offset in the pools of all models, which depends
+only on the name of the tensor. Nothing larger than a pool is ever in memory, and the same arguments always give the
 same bytes.
 """
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from dovetail.io.dtypes import MERGEABLE, to_numpy
 
 DTYPES = {dtype.torch_name: dtype for dtype in MERGEABLE if dtype.itemsize > 1}
-"""The dtypes of checkpoints that are made here, by their names in ``config.json``."""
+"""The dtypes in which checkpoints can be made, by their names in ``config.json``."""
 
 WEIGHT_STD = 0.02
 CHANGE_SCALE = 4e-5
@@ -47,7 +47,7 @@ class LlamaShape:
     kv_heads: int
     vocabulary: int
     tied: bool = False
-    """Whether the output head is the embedding, and so is not stored."""
+    """Whether the output head is tied to the embedding, so that it is not stored."""
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Give the shape of every tensor by name, in the order of a Hugging Face checkpoint."""
@@ -101,20 +101,20 @@ SIZES = {
     "3GB": LlamaShape(2560, 6912, 19, 32, 8, 32_000),
     "70B-shapes": LlamaShape(8192, 28_672, 80, 64, 8, 128_256),
 }
-"""Named shapes; in bfloat16 0.0002, 0.10, 0.20, 1.71, 2.97 and 141 GB."""
+"""Shapes by name; in bfloat16 their checkpoints have 0.0002, 0.10, 0.20, 1.71, 2.97 and 141 GB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """The values that one model's tensors are made of, as stored."""
+    """The values from which the tensors of one model are put together, in the checkpoint's dtype."""
 
     weights: NDArray[Any]
-    """Values of matrices."""
+    """Values for matrices."""
     norms: NDArray[Any]
-    """Values of vectors, around one."""
+    """Values for vectors, around one."""
 
     def parts(self, name: str, shape: tuple[int, ...]) -> Iterator[NDArray[Any]]:
-        """Give the values of one tensor, flattened, part by part."""
+        """Yield the values of one tensor, flattened, part by part."""
         pool = self.norms if len(shape) == 1 else self.weights
         longest = max(pool.size // 2, 1)
         left = int(np.prod(shape, dtype=np.int64))
@@ -137,7 +137,7 @@ def make_pools(model: int, dtype: str, *, seed: int = 0, elements: int = 1 << 24
     seed
         Seed of the whole family of models.
     elements
-        Size of the pool of matrix values.
+        Number of elements in the pool of matrix values.
 
     """
     stored = to_numpy(DTYPES[dtype])
@@ -170,7 +170,7 @@ def _block(
 def plan_shards(
     shapes: dict[str, tuple[int, ...]], itemsize: int, max_shard_bytes: int
 ) -> list[dict[str, tuple[int, ...]]]:
-    """Distribute tensors over shards in order; a shard holds at least one tensor."""
+    """Distribute tensors over shards, in order; each shard has at least one tensor, however large."""
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     filled_bytes = 0
     for name, shape in shapes.items():
@@ -184,7 +184,7 @@ def plan_shards(
 
 
 def shard_header(shapes: dict[str, tuple[int, ...]], dtype: str, *, align_bytes: int = 8) -> bytes:
-    """Make the header of a safetensors file whose data starts at a multiple of ``align_bytes``."""
+    """Make the header of a safetensors file, padded so that the data starts at a multiple of ``align_bytes``."""
     stored = DTYPES[dtype]
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -197,7 +197,7 @@ def shard_header(shapes: dict[str, tuple[int, ...]], dtype: str, *, align_bytes:
 
 
 def shard_names(count: int) -> list[str]:
-    """Name the shards of a checkpoint the usual way."""
+    """Name the shards of a checkpoint as Hugging Face libraries do."""
     if count == 1:
         return ["model.safetensors"]
     return [f"model-{index:05}-of-{count:05}.safetensors" for index in range(1, count + 1)]
@@ -235,7 +235,7 @@ def make_checkpoint(
 
 
 def write_side_files(folder: Path, shape: LlamaShape, dtype: str, shards: list[dict[str, tuple[int, ...]]]) -> int:
-    """Write what a checkpoint has beside its shards: index, configuration and a small tokenizer.
+    """Write the files of a checkpoint beside its shards: index, configuration and a small tokenizer.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Byte sizes as people write them."""
+"""Reading and writing small texts for people: byte sizes, numbers with nouns, short names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dovetail.engine.errors import RecipeError
 
 LARGEST_BYTES = 2**63 - 1
-"""The largest size that is understood."""
+"""The largest byte size that `parse_size` accepts."""
 
 _UNITS = {
     "": 1,
@@ -57,7 +57,7 @@ def parse_size(text: str | int) -> int:
 
 
 def format_size(size_bytes: float) -> str:
-    """Write a byte size with a binary unit and three or four significant digits, such as ``1.43 GiB``."""
+    """Write a byte size with a binary unit and three or four significant digits, as in ``1.43 GiB``."""
     value = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(value) < 1024:

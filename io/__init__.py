@@ -1,6 +1,6 @@
-"""Dovetail: checkpoints in and out, as chunked Zarr arrays.
+"""Dovetail's input and output: checkpoints of any format, which can be read as chunked Zarr arrays.
 
-Importing this package loads neither numpy nor zarr: what needs them is imported when it is first used.
+Importing this package imports neither numpy nor zarr; the functions import what they need when they are called.
 """
 
 from __future__ import annotations
@@ -55,24 +55,24 @@ __all__ = [
 def open_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str] | None = None) -> zarr.Group:
     """Open a checkpoint as a read-only Zarr group with one array for each tensor.
 
-    Headers are read and checked; data is read when arrays are indexed, straight from the files.
+    Headers are read and checked at once. Tensor data is read from the files when an array is indexed.
 
     Parameters
     ----------
     path
-        Any checkpoint that `read_checkpoint` opens: safetensors, PyTorch or Zarr, a folder, a file or an address.
+        A checkpoint of safetensors, PyTorch or Zarr: a folder, a file or an address.
     adapter
         The folder of an adapter to apply; the arrays that it changes are float32, computed chunk by chunk.
 
     Returns
     -------
     zarr.Group
-        The arrays by the tensors' names; an array gives numpy arrays of the tensor's dtype and shape.
+        One array for each tensor, with its name, dtype and shape; indexing an array gives numpy arrays.
 
     Raises
     ------
     CheckpointError
-        If there is no checkpoint at `path`, or it is damaged, or of a kind that is not read.
+        If there is no checkpoint at `path`, if it is damaged, or if Dovetail does not read its format.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def open_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str
 
 
 def read_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str] | None = None) -> Checkpoint:
-    """Open a checkpoint as a catalogue of its tensors, with an adapter applied if one is given.
+    """Open a checkpoint as a catalogue of its tensors, and apply an adapter if one is given.
 
     Parameters
     ----------
@@ -99,12 +99,12 @@ def read_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str
     Returns
     -------
     Checkpoint
-        Dtype, shape and a lazy source of elements for every tensor, and the checkpoint's files.
+        The dtype and shape of every tensor, a source from which its elements can be read, and the checkpoint's files.
 
     Raises
     ------
     CheckpointError
-        If there is no checkpoint at `path`, or it is damaged, or of a kind that is not read.
+        If there is no checkpoint at `path`, if it is damaged, or if Dovetail does not read its format.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The catalogue of one checkpoint: its tensors, where their bytes are, and how to know the files again."""
+"""The catalogue of one checkpoint: its tensors, their sources, and fingerprints of its files."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ class TensorInfo:
     name: str
     """Tensor name."""
     dtype: DType
-    """Element type as `source` gives it."""
+    """Type of the elements that `source` gives."""
     shape: tuple[int, ...]
     """Dimensions; empty for a scalar."""
     source: Source
-    """Where the elements are read."""
+    """Gives the elements."""
     own_dtype: DType | None = None
-    """The model's own dtype, where elements are computed rather than read as they are stored."""
+    """The dtype that the model has, if `source` computes the elements in another one; else None."""
     stored: StoredForm | None = None
     """How the tensor is stored if it is dequantised while it is read."""
 
     @property
     def output_dtype(self) -> DType:
-        """The dtype that a merge stores if none is asked for."""
+        """The dtype that a merge stores if the recipe and the options name none."""
         return self.own_dtype or self.dtype
 
     @property
@@ -58,7 +58,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class FileFingerprint:
-    """What a file looked like when its checkpoint was opened."""
+    """What a file was like when its checkpoint was opened, by which a change can be noticed."""
 
     name: str
     """File name within the checkpoint."""
@@ -69,15 +69,17 @@ class FileFingerprint:
     header_hash: str
     """XXH3-128 of the header, in hexadecimal."""
     etag: str = ""
-    """What the server calls this version of a remote file; empty for a local one."""
+    """The server's name for this version of a remote file; empty for a local file."""
 
     def check(self, path: str) -> None:
-        """Check that the file, at `path`, is still as it was; of a remote one every answer tells that.
+        """Check that the local file at `path` has not changed.
+
+        A remote file is not checked here, because every answer of its server is checked for the file's version.
 
         Raises
         ------
         ChangedFileError
-            Its size or modification time differs, or it is gone.
+            The size or modification time of the file differs, or the file is gone.
 
         """
         if self.etag:
@@ -100,12 +102,12 @@ class SideFiles(Protocol):
     """The small files beside remote weights: configuration, tokenizer and the like. Picklable."""
 
     def fetch(self) -> Path:
-        """Bring them into a folder of this process, on the first call, and return it.
+        """Return a folder of this process that holds the files; the first call downloads them.
 
         Raises
         ------
         CheckpointError
-            They cannot be read, or are larger than such files are.
+            A file cannot be read, or is larger than files of this kind may be.
 
         """
 
@@ -115,50 +117,50 @@ class SideFiles(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AppliedAdapter:
-    """An adapter whose changes the tensors of a checkpoint have."""
+    """An adapter that has been applied to a checkpoint."""
 
     folder: Path
-    """Its folder, absolute."""
+    """The adapter's folder, absolute."""
     files: tuple[FileFingerprint, ...]
-    """Its files: configuration and tensors."""
+    """The adapter's configuration and tensor files."""
     tensor_count: int
-    """How many tensors it changes."""
+    """Number of the checkpoint's tensors that the adapter changes."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Where its files are."""
+        """Paths of the adapter's files."""
         return tuple(self.folder / file.name for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint whose headers were read and checked. Picklable; holds no open file."""
+    """A checkpoint after its headers were read and checked. It can be pickled, and holds no open file."""
 
     path: Path | str
-    """The folder or file as the user named it, made absolute; the address, a string, of a remote one."""
+    """The folder or file that the user named, made absolute; for a remote checkpoint its address, a string."""
     folder: Path | None
     """The folder of the tensor files; ``None`` for a single file and for a remote checkpoint."""
     tensors: Mapping[str, TensorInfo]
     """The tensors by name, in the order in which they are stored."""
     metadata: Mapping[str, str]
-    """The headers' free-form metadata, those of earlier files winning."""
+    """The headers' free-form metadata; of equal keys in several files, the first file's value."""
     files: tuple[FileFingerprint, ...]
     """The tensor files, in order of name."""
     adapter: AppliedAdapter | None = None
-    """The adapter applied, if any."""
+    """The adapter that was applied; None if there is none."""
     notes: tuple[str, ...] = ()
-    """What a person should know who merges it, one sentence each."""
+    """Warnings about the checkpoint for its user, one sentence each."""
     side_files: SideFiles | None = None
-    """The small files beside remote weights; ``None`` where they are in `folder`, or nowhere."""
+    """The small files beside remote weights; ``None`` if they are in `folder`, or if there are none."""
 
     @property
     def remote(self) -> bool:
-        """Whether the tensors are read through the network."""
+        """Whether the tensors are read over the network."""
         return isinstance(self.path, str)
 
     @property
     def side_folder(self) -> Path | None:
-        """Where side files such as ``config.json`` are, fetched if need be; ``None`` for a single local file."""
+        """The folder of side files such as ``config.json``, downloaded if remote; ``None`` for a single local file."""
         return self.folder if self.side_files is None else self.side_files.fetch()
 
     @property
@@ -172,10 +174,10 @@ class Checkpoint:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def check_unchanged(self) -> None:
-        """Check that the files are still those that were opened.
+        """Check that no local file has changed since the checkpoint was opened.
 
-        Remote files are not asked about again: every answer of their servers says which version it is of, and one of
-        another version was an error when it came.
+        Remote files are not checked here. Every answer of a server says which version of a file it comes from, and an
+        answer from another version has raised an error already.
 
         Raises
         ------
@@ -191,7 +193,7 @@ class Checkpoint:
 
 
 def cannot_read(path: Path, error: OSError) -> MissingFileError:
-    """Word an error of the system that was met while a checkpoint was opened."""
+    """Make the checkpoint error for an error of the operating system that occurred while a checkpoint was opened."""
     return MissingFileError(
         f"cannot read {path} ({error.strerror})", "a readable folder or file", "check its permissions"
     )

@@ -1,7 +1,7 @@
-"""The dtypes of checkpoints: one table, from which everything that depends on a dtype follows.
+"""The table of the dtypes that checkpoints can have.
 
-A dtype that is stored and not merged is one row: `safetensors` headers, Zarr metadata, numpy and comparisons take it
-from there. One that is merged needs kernels that decode and encode it, and has their code in its row.
+A further dtype that is only stored needs one row: code for safetensors headers, Zarr metadata, numpy and comparisons
+reads the table. A dtype that is merged also needs kernels that decode and encode it, and has their code in its row.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DType:
-    """One element type, under each of the names it goes by."""
+    """One element type, with its names in every format and library."""
 
     name: str
     """Name in a safetensors header, such as ``BF16``."""
     itemsize: int
     """Size of one element in bytes."""
     zarr_name: str
-    """Name in Zarr v3 metadata; also the attribute of `numpy` or `ml_dtypes`."""
+    """Name in Zarr v3 metadata, and of the attribute of `numpy` or `ml_dtypes`."""
     torch_name: str
     """Name in ``torch``, in recipes, and in the ``torch_dtype`` of a ``config.json``."""
     numpy_kind: str = ""
     """Kind and size in numpy and in Zarr v2 metadata, such as ``f4``; empty if the type is one of `ml_dtypes`."""
     kernel_code: int = -1
-    """Number by which the kernels of merges know the type; -1 if they do not, so that tensors of it are copied."""
+    """Number that stands for the type in merge kernels; -1 for a type that is copied and never merged."""
     spellings: tuple[str, ...] = ()
     """Further names that users may write."""
     packed_bits: int = 0
@@ -45,7 +45,7 @@ class DType:
 
     @property
     def mergeable(self) -> bool:
-        """Whether tensors of this type are merged (floating point) rather than copied."""
+        """Whether tensors of this type, which is then a floating-point type, are merged rather than copied."""
         return self.kernel_code >= 0
 
     @property
@@ -73,7 +73,7 @@ _TABLE: Final = (
 )
 
 DTYPES: Final[Mapping[str, DType]] = MappingProxyType({dtype.name: dtype for dtype in _TABLE})
-"""Every dtype that Dovetail reads, by safetensors name."""
+"""Every dtype that Dovetail reads, by its safetensors name."""
 
 MERGEABLE: Final = tuple(sorted((dtype for dtype in _TABLE if dtype.mergeable), key=lambda dtype: dtype.kernel_code))
 """The dtypes that merges compute with, in the order of the kernels' codes."""
@@ -98,7 +98,7 @@ UNSUPPORTED_DTYPES: Final[Mapping[str, str]] = MappingProxyType(
         "F8_E5M2FNUZ": "float8 in a layout that only some accelerators use",
     }
 )
-"""Dtypes that safetensors defines and Dovetail refuses, with what they hold."""
+"""Dtypes that safetensors defines and Dovetail refuses, each with what its elements are."""
 
 _SPELLINGS: Final[Mapping[str, DType]] = MappingProxyType(
     {spelling: dtype for dtype in _TABLE for spelling in (dtype.torch_name, dtype.name.lower(), *dtype.spellings)}
@@ -131,11 +131,11 @@ def parse_dtype(text: str) -> DType:
 
 
 def to_numpy(dtype: DType) -> np.dtype[Any]:
-    """Return the little-endian numpy dtype; those that numpy does not have come from `ml_dtypes`."""
+    """Return the little-endian numpy dtype, which for types that numpy lacks comes from `ml_dtypes`."""
     import numpy as np
 
     if not dtype.numpy_kind:
-        import ml_dtypes  # costs 40 ms to import, so only where one of its types is asked for
+        import ml_dtypes  # takes 40 ms to import, so that only those who need it wait
 
         native: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype.zarr_name))
         return native

@@ -3,7 +3,7 @@
 ::
 
     DovetailError                     exit code 1
-    ├── CheckpointError (ValueError)  exit code 3
+    ├── CheckpointError (ValueError)  exit code 3: a checkpoint is bad
     │   ├── HeaderError               a safetensors header that breaks the format's rules
     │   ├── IndexFileError            a shard index that breaks its rules
     │   ├── ZarrError                 Zarr metadata that breaks its rules, or a chunk that cannot be decoded
@@ -55,7 +55,10 @@ _LONGEST_PART = 2_000
 
 
 def _readable(text: str) -> str:
-    """Shorten a text beyond reading, and escape what could steer a terminal: it may quote untrusted files."""
+    """Shorten a text that is too long to read, and escape characters that could control a terminal.
+
+    The text may quote names from untrusted files.
+    """
     if len(text) > _LONGEST_PART:
         text = f"{text[: _LONGEST_PART // 2]} ... {text[-_LONGEST_PART // 4 :]}"
     if text.isprintable():
@@ -64,7 +67,7 @@ def _readable(text: str) -> str:
 
 
 class CheckpointError(DovetailError, ValueError):
-    """A checkpoint is bad."""
+    """A checkpoint cannot be used: it is damaged, missing, changed, or of a kind that Dovetail does not merge."""
 
     exit_code = 3
 
@@ -90,7 +93,7 @@ class ChangedFileError(CheckpointError):
 
 
 class AdapterError(CheckpointError):
-    """An adapter breaks its rules, or does not fit the model that it is to be applied to."""
+    """An adapter breaks its rules, or does not fit the model to which the recipe applies it."""
 
 
 class TorchFileError(CheckpointError):
@@ -110,7 +113,7 @@ class TensorMismatchError(CheckpointError):
 
 
 class NonFiniteError(CheckpointError):
-    """A NaN or an infinity in an input."""
+    """An input holds a NaN or an infinity."""
 
 
 class DTypeNameError(DovetailError, ValueError):

@@ -1,4 +1,4 @@
-"""Optional dependencies: one clear line where one is missing."""
+"""Checking that an optional dependency is installed before it is used."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def require(module: str, extra: str, what: str) -> None:
     module
         The package's import name.
     extra
-        The extra of Dovetail that brings it.
+        The extra of Dovetail that installs the package.
     what
-        What needs it, in the plural.
+        The things that need the package, in the plural, for the message.
 
     Raises
     ------
     UnsupportedError
-        It is not installed.
+        The package is not installed; the message says how to install it.
 
     """
     if importlib.util.find_spec(module) is None:

@@ -1,4 +1,4 @@
-"""Opening a checkpoint, whatever its format: looks at what is there, calls the format's reader, and dequantises."""
+"""Opening a checkpoint of any format: look at what is there, call the reader of its format, and dequantise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ OTHER_FORMATS: Final[Mapping[str, str]] = {
     ".msgpack": "Flax",
     ".onnx": "ONNX",
 }
-"""File suffixes of formats that are not read, with the format's name."""
+"""For file suffixes of formats that Dovetail does not read, the name of the format."""
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -35,10 +35,18 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     Parameters
     ----------
     path
-        A folder in the Hugging Face layout (``model.safetensors``, or shards with an index, or any one
-        ``.safetensors`` file; where there is none, the same of PyTorch), one ``.safetensors``, ``.bin``, ``.pt`` or
-        ``.pth`` file, or the address of a remote folder or ``.safetensors`` file: see `dovetail.io.remote.addresses`; a
-        Zarr group or tree of arrays, as a folder, a ``.zip`` file or an address such as ``s3://bucket/model.zarr``.
+        One of these:
+
+        - a folder in the Hugging Face layout: ``model.safetensors``, or shards with an index, or a single
+          ``.safetensors`` file of any name; or, if there are none of these, the corresponding files of PyTorch;
+        - one ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file;
+        - the address of a remote folder or ``.safetensors`` file: see `dovetail.io.remote.addresses`;
+        - a Zarr group or tree of arrays: a folder, a ``.zip`` file, or an address such as ``s3://bucket/model.zarr``.
+
+    Returns
+    -------
+    Checkpoint
+        The catalogue of the checkpoint.
 
     Raises
     ------
@@ -72,7 +80,7 @@ def _read_stored(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _read_path(path: Path) -> Checkpoint:
-    """Find out what is there, and read it."""
+    """Find out which format a local checkpoint has, and read it."""
     if path.is_file():
         if path.suffix == ".zip":
             return zarr_reader.read_zip(path)

@@ -1,6 +1,6 @@
-"""The output formats that there are, and how a command line or a manifest chooses among them.
+"""The table of output formats, and the choice of one by a command line or a manifest.
 
-A further format is a subclass of `dovetail.io.output_format.OutputFormat` in a file of its own, and a row of `FORMATS`.
+To add a format, write a subclass of `dovetail.io.output_format.OutputFormat` in a new file, and add it to `FORMATS`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from dovetail.io.zarr.format import ZarrFormat
 __all__ = ["FORMATS", "SafetensorsFormat", "ZarrFormat", "choose_format", "find_format", "format_of", "written_format"]
 
 FORMATS: dict[str, type[OutputFormat[Any]]] = {each.name: each for each in (SafetensorsFormat, ZarrFormat)}
-"""Every output format by its name, the default first."""
+"""Every output format by its name; the first is the default."""
 
 
 def find_format(name: str) -> type[OutputFormat[Any]]:
-    """Find the format of a name.
+    """Find the output format with a name.
 
     Raises
     ------
     OutputFormatError
-        If there is none.
+        If no format has this name.
 
     """
     if name not in FORMATS:
@@ -34,19 +34,19 @@ def find_format(name: str) -> type[OutputFormat[Any]]:
 
 
 def choose_format(name: str, given: Mapping[str, Any]) -> OutputFormat[Any]:
-    """Turn what a user asks of the output into a format with its options.
+    """Make an output format, with its options, from the options of a command line.
 
     Parameters
     ----------
     name
         Name of the format.
     given
-        The command line's options about output, such as ``--codec``, with their values; None for one not given.
+        Values of the command line's options about output, such as ``--codec``; None for an option that is not given.
 
     Raises
     ------
     OutputFormatError
-        If there is no such format, an option is for another, or a value is wrong.
+        If no format has this name, if an option belongs to another format, or if its value is wrong.
 
     """
     chosen, fields = find_format(name), {}
@@ -61,12 +61,14 @@ def choose_format(name: str, given: Mapping[str, Any]) -> OutputFormat[Any]:
 
 
 def format_of(manifest: Mapping[str, Any]) -> type[OutputFormat[Any]]:
-    """Find the format of a finished output by its manifest; the first manifests, of safetensors alone, name none.
+    """Find the format of a finished output by its manifest.
+
+    The first version of the manifest, when all outputs were safetensors, does not name a format.
 
     Raises
     ------
     OutputFormatError
-        If there is no format of the name that the manifest gives.
+        If no format has the name that the manifest gives.
 
     """
     name = manifest.get("output_format", SafetensorsFormat.name)
@@ -78,14 +80,14 @@ def format_of(manifest: Mapping[str, Any]) -> type[OutputFormat[Any]]:
 
 
 def written_format(manifest: Mapping[str, Any]) -> OutputFormat[Any]:
-    """Give the format of a finished output with the options that it was written with.
+    """Make the format of a finished output, with the options with which it was written, from its manifest.
 
     Raises
     ------
     OutputFormatError
-        If there is no format of the name that the manifest gives, or its options are wrong.
+        If no format has the name that the manifest gives, or if its options are wrong.
     KeyError, TypeError
-        If the manifest does not have the options as `OutputFormat.to_json` makes them.
+        If the manifest lacks the options, or has others than `OutputFormat.to_json` writes.
 
     """
     return format_of(manifest).from_json(manifest["options"])

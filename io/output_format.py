@@ -1,7 +1,7 @@
-"""What an output format is: its options, where it puts tensors, how it writes them, and how a result is checked.
+"""The interface of output formats: options, the places of tensors, writing, and checking a finished output.
 
-Each format is one subclass of `OutputFormat` in a file of its own, and one row of `dovetail.io.output.FORMATS`; an
-instance is the format together with its options. Nothing else knows formats apart.
+Each format is a subclass of `OutputFormat` in its own file, and a row of `dovetail.io.output.FORMATS`. An instance is
+the format together with its options. No other code distinguishes formats.
 """
 
 from __future__ import annotations
@@ -21,32 +21,34 @@ from dovetail.io.source import Slot, Source, WrittenRange
 
 @dataclass(frozen=True, slots=True)
 class OutputTensor:
-    """A tensor that wants a place in an output."""
+    """A tensor of an output that has no place yet."""
 
     name: str
     """Tensor name."""
     dtype: DType
-    """Element type as written."""
+    """Type of the elements that are written."""
     shape: tuple[int, ...]
     """Dimensions."""
     chunk_elements: int
-    """Elements that a task would best write at a time."""
+    """Number of elements that the planner would have one task write."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunking:
-    """How tasks have to cut a tensor, so that no two of them write to what the format stores as one."""
+    """How a tensor must be cut into chunks, so that no two tasks write to one object of the format."""
 
     chunk_elements: int
-    """Elements that one task writes."""
+    """Number of elements of a chunk, which one task writes."""
     chunk_period: int = 0
-    """Elements after which chunks begin anew, the last one before being shorter; 0 if they never do."""
+    """A new chunk starts at every multiple of this many elements, so that the chunk before it may be shorter.
+
+    0 if only the last chunk of the tensor may be shorter."""
     write_scratch_bytes: int = 0
-    """Most memory that writing a chunk takes beyond the chunk."""
+    """Most memory that writing a chunk takes besides the chunk."""
 
 
 class PlacedTensor(Protocol):
-    """An output tensor and its place."""
+    """A tensor of an output, with its place."""
 
     @property
     def name(self) -> str:
@@ -58,11 +60,11 @@ class PlacedTensor(Protocol):
 
     @property
     def shard(self) -> int:
-        """Position in `Layout.shards` of what holds it."""
+        """Position in `Layout.shards` of the shard that holds the tensor."""
 
 
 class Shard(Protocol):
-    """A part of the output that is complete when its tensors are: a safetensors file, or the folder of an array."""
+    """A part of the output that holds whole tensors: a safetensors file, or the folder of a Zarr array."""
 
     @property
     def file_name(self) -> str:
@@ -70,15 +72,15 @@ class Shard(Protocol):
 
     @property
     def header(self) -> bytes:
-        """What describes it: the header of the file, or the array's metadata document."""
+        """The header of the file, or the metadata document of the array."""
 
     @property
     def size_bytes(self) -> int:
-        """Size; where data is compressed, the most that it can be."""
+        """Size of the shard in bytes; if data is compressed, the most that the size can be."""
 
 
 class Layout(Protocol):
-    """Where everything of the output goes, and what its metadata is."""
+    """The places of all tensors of an output, and the output's metadata."""
 
     @property
     def tensors(self) -> Sequence[PlacedTensor]:
@@ -86,21 +88,21 @@ class Layout(Protocol):
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """What holds them."""
+        """The shards that hold the tensors."""
 
     @property
     def documents(self) -> Mapping[str, bytes]:
-        """Further files that the sink writes into the output folder, by name, with what is in them."""
+        """Contents, by name, of further files that the sink writes into the output folder."""
 
 
 class Sink(Protocol):
-    """The files of one output. Every method is safe to call from several threads."""
+    """The files of one output that is being written. Every method may be called from several threads at once."""
 
     def slot(self, tensor_index: int) -> Slot:
-        """Return the place of a tensor, which also other processes can write to."""
+        """Return the slot through which a tensor is written, by this process or others."""
 
     def commit(self, ranges: Iterable[WrittenRange]) -> None:
-        """Make written ranges durable: they then survive a crash of the machine, whichever process wrote them.
+        """Make written ranges durable, whichever process wrote them, so that they survive a crash of the machine.
 
         Raises
         ------
@@ -110,29 +112,38 @@ class Sink(Protocol):
         """
 
     def close(self) -> None:
-        """Let go of all files. Nothing is flushed: only what was committed is durable."""
+        """Close all files, without flushing them: only ranges that were committed are durable."""
 
 
 class OutputCheck(Protocol):
-    """The check of one finished output against its manifest, but for the elements of its tensors.
+    """Checks a finished output against its manifest, except for the elements of its tensors.
 
-    Whoever verifies reads the elements through `OutputFormat.open`, once `check_metadata` has found no damage, and
-    compares their checksums.
+    If `check_metadata` finds no damage, the caller reads the elements through `OutputFormat.open` and compares their
+    checksums.
     """
 
     @property
     def file_names(self) -> Sequence[str]:
-        """Files and folders that the format has put into the output folder, by the manifest."""
+        """Names of the files and folders that, by the manifest, the format has put into the output folder."""
 
     @property
     def size_bytes(self) -> int:
-        """How much there is to read, for those who wait."""
+        """Bytes to read for the whole verification, with which progress is shown."""
 
     def check_metadata(self) -> tuple[list[str], int]:
-        """Check what is needed to find tensors; give a sentence for everything damaged, and the bytes read."""
+        """Check the metadata without which tensors cannot be found.
+
+        Returns
+        -------
+        list of str
+            One sentence for each damaged part.
+        int
+            Bytes read.
+
+        """
 
     def check_tensor(self, name: str, source: Source) -> list[str]:
-        """Check what a tensor is stored in besides its elements; give a sentence for everything damaged."""
+        """Check the objects in which a tensor is stored, but not its elements; return a sentence for each damage."""
 
 
 LayoutT = TypeVar("LayoutT", bound=Layout)
@@ -140,39 +151,39 @@ LayoutT = TypeVar("LayoutT", bound=Layout)
 
 @dataclass(frozen=True)
 class OutputFormat(ABC, Generic[LayoutT]):
-    """A format in which outputs are written. Subclasses are frozen dataclasses, their fields the format's options."""
+    """A format in which outputs are written. A subclass is a frozen dataclass with the format's options as fields."""
 
     name: ClassVar[str]
-    """What users call it, and what the manifest says."""
+    """The format's name on the command line and in the manifest."""
     part_noun: ClassVar[str]
-    """What people call one of `Layout.shards`."""
+    """The noun, in the singular, for one of `Layout.shards` in texts for people."""
     data_noun: ClassVar[str] = ""
-    """What people call the output's data where a count of its parts says little; empty to give the count."""
+    """The words for all data of an output in texts for people; if empty, the texts give the number of shards."""
     sizes_are_limits: ClassVar[bool] = False
-    """Whether sizes that are planned are the most that can become of them, and not exact."""
+    """Whether planned sizes are upper limits rather than exact."""
     takes_any_range: ClassVar[bool] = True
-    """Whether any range of a tensor can be written by itself; else tasks write ranges that `Chunking` allows."""
+    """Whether tasks may write any range of a tensor; if not, they must keep to the ranges that `Chunking` gives."""
     document_names: ClassVar[frozenset[str]] = frozenset()
-    """Names that `Layout.documents` can have, in lower case; files of such names are never taken from a base model."""
+    """Names, in lower case, that `Layout.documents` can have; no file with such a name is copied from a base model."""
     command_options: ClassVar[Mapping[str, str]] = {}
-    """Options of the command line that are for this format alone, with the field that each is for."""
+    """For each option of the command line that only this format has, the field with its value."""
 
     def to_json(self) -> dict[str, Any]:
-        """Give the options as the manifest keeps them, beside those that have nothing to do with the format."""
+        """Give the entries that the format adds to the options in the manifest."""
         return {self.name: asdict(self)}
 
     @classmethod
     def from_json(cls, options: Mapping[str, Any]) -> Self:
-        """Read the options from those of a manifest: see `to_json`."""
+        """Make the format from the options in a manifest, to which `to_json` has added its entries."""
         return cls(**options[cls.name])
 
     def identity(self) -> dict[str, Any]:
-        """Give what a plan's hash depends on; plans of earlier versions must keep theirs."""
+        """Give the options on which a plan's hash depends, in a form that must never change for existing plans."""
         return self.to_json()
 
     @classmethod
     def refuse_option(cls, option: str, owner: str) -> OutputFormatError:
-        """Word the refusal of an option of the command line that is for another format, `owner`."""
+        """Make the error for an option of the command line that belongs to another format, `owner`."""
         return OutputFormatError(
             f"{option} is for {owner} output, and the output is {cls.name}",
             f"--format {owner}",
@@ -183,19 +194,26 @@ class OutputFormat(ABC, Generic[LayoutT]):
     def lay_out(
         self, tensors: Sequence[OutputTensor], metadata: Mapping[str, str] | None = None
     ) -> tuple[LayoutT, Sequence[Chunking]]:
-        """Decide where every tensor goes, and how tasks have to cut each.
+        """Decide where every tensor is stored, and how tasks must cut it.
 
         Parameters
         ----------
         tensors
             The tensors, in the order of the output.
         metadata
-            Free-form metadata of the output; None for the usual.
+            Free-form metadata of the output; None for the format's default.
+
+        Returns
+        -------
+        layout
+            The places of all tensors.
+        chunkings
+            How each tensor must be cut, in the order of `tensors`.
 
         Raises
         ------
         HeaderError
-            If two tensors have one name, or the format has no room for what describes them.
+            If two tensors have the same name, or if their description is larger than the format permits.
 
         """
 
@@ -206,7 +224,7 @@ class OutputFormat(ABC, Generic[LayoutT]):
         Raises
         ------
         FileExistsError
-            If one of them is already there.
+            If one of the files exists already.
         OSError
             If the disk is full or the folder cannot be written.
 
@@ -219,7 +237,7 @@ class OutputFormat(ABC, Generic[LayoutT]):
         Raises
         ------
         OSError
-            If one of them is not there or not as it was made, and cannot be made again.
+            If a file is missing or is not as it was created, and cannot be created again.
 
         """
 
@@ -230,7 +248,7 @@ class OutputFormat(ABC, Generic[LayoutT]):
         Raises
         ------
         CheckpointError
-            If it is damaged or cannot be read.
+            If the output is damaged or cannot be read.
 
         """
         absolute = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would lose the folder of a linked file
@@ -242,25 +260,25 @@ class OutputFormat(ABC, Generic[LayoutT]):
     @classmethod
     @abstractmethod
     def read(cls, folder: Path) -> Checkpoint:
-        """Do what `open` does, given an absolute path; an OSError may be left to `open`."""
+        """Read the catalogue of the output in an absolute `folder`; `open` turns an OSError into a CheckpointError."""
 
     @classmethod
     @abstractmethod
     def shard_entries(cls, layout: LayoutT) -> list[dict[str, Any]]:
-        """Describe `Layout.shards` for the manifest; nothing where `tensor_entry` describes them all."""
+        """Describe `Layout.shards` for the manifest; the list is empty if `tensor_entry` describes them already."""
 
     @classmethod
     def tensor_entry(cls, layout: LayoutT, index: int, chunking: Chunking) -> dict[str, Any]:
-        """Give what the manifest says of a tensor besides what it says in every format.
+        """Give the entries that the format adds to a tensor's entry in the manifest.
 
         Parameters
         ----------
         layout
-            From `lay_out`.
+            The layout that `lay_out` gave.
         index
-            Which tensor.
+            Position of the tensor in the layout.
         chunking
-            How tasks cut it.
+            How tasks cut the tensor.
 
         """
         return {"chunk_period": chunking.chunk_period} if chunking.chunk_period else {}
@@ -268,18 +286,18 @@ class OutputFormat(ABC, Generic[LayoutT]):
     @classmethod
     @abstractmethod
     def check(cls, folder: Path, manifest: Mapping[str, Any]) -> OutputCheck:
-        """Begin the check of a finished output.
+        """Make the check of a finished output.
 
         Parameters
         ----------
         folder
-            The output.
+            The output folder.
         manifest
-            Its manifest, of which nothing has been checked yet but that it is what was written.
+            The output's manifest. Only its checksum has been checked, so that any value in it may be wrong.
 
         Raises
         ------
         KeyError, TypeError, ValueError
-            If the manifest is not as `shard_entries` and `tensor_entry` make it.
+            If the manifest does not have the entries that `shard_entries` and `tensor_entry` make.
 
         """

@@ -1,8 +1,9 @@
-"""What the engine sees of stored tensors, to read and to write, whatever the checkpoint's format.
+"""The protocols through which the engine reads and writes stored tensors of any format.
 
-The engine asks nothing of a source, a slot or a sink but what the protocols here say, and never for its class. A
-wrapper has to answer for what it wraps, so no member has a default: `checked_source` and `checked_slot` make mypy
-refuse a class that forgets one. `tests/io/contracts` has the tests that every implementation has to pass.
+The engine uses only the members that these protocols have, and never asks for a class. No member has a default
+implementation, because a class that wraps another source would then give the default instead of passing the call on.
+`checked_source` and `checked_slot` let mypy refuse a class that lacks a member. `tests/io/contracts` has the tests that
+every implementation must pass.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ class MappedBytes(NamedTuple):
 
 
 class Decoding(NamedTuple):
-    """What reading a range of a tensor decodes, where the tensor is stored in chunks."""
+    """How much must be decoded to read a range of a tensor that is stored in chunks."""
 
     elements: int
-    """Elements that are decoded if no decoded chunk is kept; those that are stored otherwise are not counted."""
+    """Number of elements that are decoded if no decoded chunk is kept from earlier reads."""
     shared_bytes: int
-    """Size of the decoded chunks that hold elements outside the range too: keeping that much spares neighbouring
-    ranges decoding them again."""
+    """Size of those decoded chunks that hold elements outside the range too. If they are kept, neighbouring ranges
+    need not decode them again."""
 
 
 def combined(decodings: Iterable[Decoding | None]) -> Decoding | None:
-    """Add up what several reads decode; ``None`` if none of them reads chunks."""
+    """Add up the decodings of several reads; ``None`` if none of them reads chunks."""
     found = [decoding for decoding in decodings if decoding is not None]
     if not found:
         return None
@@ -49,27 +50,27 @@ def combined(decodings: Iterable[Decoding | None]) -> Decoding | None:
 
 
 class StoredObjects(Protocol):
-    """The objects that hold one tensor and nothing else."""
+    """The objects of a store that hold one tensor and nothing else."""
 
     def object_keys(self) -> Iterator[str]:
-        """Give the names of all objects that the tensor's shape asks for, within the tensor's folder."""
+        """List the names, within the tensor's folder, of all objects that a tensor of this shape has."""
 
     def check_padding(self) -> None:
-        """Decode the chunks that no read needs, as they lie wholly beyond the tensor.
+        """Decode the chunks that no read decodes, because they hold nothing but padding beyond the tensor's end.
 
         Raises
         ------
         CheckpointError
-            One of them is damaged.
+            One of these chunks is damaged.
 
         """
 
 
 class Source(Protocol):
-    """The stored elements of one tensor, flattened row-major. Picklable, and safe to share among threads.
+    """The stored elements of one tensor, flattened row-major. Sources can be pickled and shared among threads.
 
-    All ranges are in elements, half open, and within ``[0, length)``; `read` raises `IndexError` for others.
-    `prefetch`, `populate` and `release` are hints about memory: they never change what `read` returns.
+    All ranges are half-open ranges of elements within ``[0, length)``; `read` raises `IndexError` for others.
+    `prefetch`, `populate` and `release` are hints about memory, and never change what `read` returns.
     """
 
     @property
@@ -82,19 +83,24 @@ class Source(Protocol):
 
     @property
     def copies(self) -> bool:
-        """Whether `read` has to copy, so that a range takes twice its size."""
+        """Whether `read` copies elements, so that reading a range takes twice the range's size."""
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory that one `read` takes while it runs, beyond the array that it returns (and its copy)."""
+        """Most memory that one `read` takes while it runs, besides the array that it returns and what `copies` adds."""
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return a range's bytes, flat, read-only and aligned to the element size; if possible, no copy.
+        """Return the bytes of a range.
+
+        Returns
+        -------
+        uint8[(stop - start) * itemsize]
+            Read-only and aligned to the element size; a view rather than a copy, unless `copies` is true.
 
         Raises
         ------
         CheckpointError
-            The stored bytes changed, vanished or are damaged.
+            The stored bytes have changed, vanished or are damaged.
         IndexError
             The range is not within the tensor.
 
@@ -104,26 +110,33 @@ class Source(Protocol):
         """Start reading a range from disk, without waiting for it."""
 
     def populate(self, start: int, stop: int) -> bool:
-        """Make a range resident now, waiting for the disk; ``False`` where the system cannot."""
+        """Read a range into memory now, waiting for the disk; return ``False`` if the system cannot do that.
+
+        Raises
+        ------
+        CheckpointError
+            The range cannot be read, because its file was cut short or the disk fails.
+
+        """
 
     def release(self, start: int, stop: int) -> None:
-        """Let go of a range's resident memory."""
+        """Free the memory that a range takes; a later read brings it back."""
 
     def mapped_bytes(self, start: int, stop: int) -> MappedBytes | None:
-        """Say which bytes of a mapped file a range is, so that neighbours can be made resident by one call.
+        """Give the bytes of a mapped file that a range consists of, so that neighbouring ranges can be read at once.
 
-        ``None`` where the range is not consecutive bytes of one mapped file.
+        ``None`` if the range is not a run of consecutive bytes in one mapped file.
         """
 
     def decoding(self, start: int, stop: int) -> Decoding | None:
-        """Say what reading a range decodes; ``None``, whatever the range, where the tensor is not stored in chunks."""
+        """Say how much reading a range decodes; ``None``, for every range, if the tensor is not stored in chunks."""
 
     def stored_objects(self) -> StoredObjects | None:
-        """Give the objects that the tensor is stored in; ``None`` where it shares files with others, or is computed."""
+        """Give the objects that hold the tensor; ``None`` if they hold other tensors too, or if it is computed."""
 
 
 class ByteFile(Protocol):
-    """An output file that takes bytes at any position. Two are equal if they are one file."""
+    """An output file to which bytes can be written at any position. Two objects for the same file are equal."""
 
     def write(self, offset_bytes: int, data: memoryview) -> None:
         """Write bytes at a position.
@@ -137,7 +150,7 @@ class ByteFile(Protocol):
 
 
 class Slot(Protocol):
-    """The place of one output tensor. Picklable, and safe to share among threads."""
+    """The place of one output tensor, to which its elements are written. Slots can be pickled and shared by threads."""
 
     def write(self, start: int, data: NDArray[np.uint8]) -> None:
         """Write the stored bytes of consecutive elements, from element `start` on.
@@ -150,32 +163,34 @@ class Slot(Protocol):
         """
 
     def file_place(self, start: int, stop: int) -> tuple[ByteFile, int] | None:
-        """Say in which file a range of elements lies, and at which byte, so that neighbours can be written by one call.
+        """Give the file that holds a range of elements, and the position of the first byte.
 
-        ``None`` where the range is not stored as consecutive bytes of one file.
+        Neighbouring ranges can then be written by one call. ``None`` if the range is not stored as consecutive bytes of
+        one file.
         """
 
 
 def out_of_range(start: int, stop: int, length: int) -> IndexError:
-    """Make the error about a range that is not within a tensor of `length` elements."""
+    """Make the error for a range of elements that is not within a tensor of `length` elements."""
     return IndexError(f"elements {start} to {stop} of a tensor of {length}")
 
 
 WrittenRange = tuple[int, int, int]
-"""Position of a tensor in the layout, and the range of its elements: start and stop."""
+"""Position of a tensor in the layout, and a range of its elements: start and stop."""
 
 _AnySource = TypeVar("_AnySource", bound=Source)
 _AnySlot = TypeVar("_AnySlot", bound=Slot)
 
 
 def checked_source(cls: type[_AnySource]) -> type[_AnySource]:
-    """Return a class as it is, and let mypy check that it has every member of `Source`.
+    """Return a class unchanged; the types let mypy check that the class has every member of `Source`.
 
-    Explicit subclasses would not do: a dataclass takes an inherited property for the default value of its field.
+    The class cannot simply inherit from `Source`, because a dataclass takes an inherited property for the default
+    value of a field with the same name.
     """
     return cls
 
 
 def checked_slot(cls: type[_AnySlot]) -> type[_AnySlot]:
-    """Return a class as it is, and let mypy check that it has every member of `Slot`."""
+    """Return a class unchanged; the types let mypy check that the class has every member of `Slot`."""
     return cls

@@ -1,4 +1,4 @@
-"""Small adapters for tests, in the layout of peft but without it, and what they amount to in plain numpy."""
+"""Small adapters for tests, in the layout of peft but without it, and their effect computed in plain numpy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def write_adapter(folder: Path, tensors: Tensors, **settings: Any) -> Path:
 def lora_tensors(
     seed: int, base: Tensors, modules: Sequence[str], rank: int = 4, dtype: Any = np.float32
 ) -> dict[str, NDArray[Any]]:
-    """Make the two factors of each module, whose product is about as large as a fine-tune's change."""
+    """Make two factors for each module, with a product about as large as a fine-tune's change."""
     random = np.random.default_rng(seed)
     made = {}
     for module in modules:
@@ -42,7 +42,7 @@ def lora_tensors(
 
 
 def merged(base: Tensors, adapter: Tensors, scale: float = 2.0) -> dict[str, NDArray[np.float32]]:
-    """Give the float32 tensors of a model with a LoRA applied, each sum in the order that is promised."""
+    """Compute the float32 tensors of a model with a LoRA applied, with each sum in the documented order."""
     result = {name: each.astype(np.float32) for name, each in base.items()}
     for name, down in adapter.items():
         module, marker, _ = name.partition(".lora_A.")
@@ -63,7 +63,7 @@ def plain_sum(
 
 
 def as_read(tensors: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Read all tensors of a checkpoint, those with an adapter applied as float32."""
+    """Read all tensors of a checkpoint; those that an adapter changes are float32."""
     from dovetail.io.dtypes import to_numpy
 
     return {

@@ -1,7 +1,7 @@
 """Killing merges and conversions at random instants and resuming them, for tests/test_crash.py and bench/crash.py.
 
-Each attempt is a forked process, so that it starts in no time. Between attempts, everything that the journal does not
-vouch for is overwritten with garbage, as a power failure might: only what was journalled may be relied on.
+Each attempt is a forked process, which starts at once. Between attempts, everything that the journal does not list is
+overwritten with garbage, as a power failure might do, so that a merge can rely only on what was journalled.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CONVERSION = PlanOptions(SafetensorsFormat(50_000), dtype="float16")
 
 @dataclass(frozen=True, slots=True)
 class CrashCase:
-    """One merge, or conversion, to be killed."""
+    """A merge, or a conversion, that is killed."""
 
     name: str
     content: dict[str, Any]
@@ -59,7 +59,7 @@ class CrashCase:
 
 
 def cases() -> Iterator[CrashCase]:
-    """Give merges by methods of one pass and of several, with one worker and more."""
+    """Give merges by methods of one pass and of several, with one worker and with several."""
     parameters: dict[str, dict[str, Any]] = {
         "cabs": {"merge_method": "cabs", "parameters": {"n": 8, "m": 32, "weight": 0.7}},
         "cabs-minimize": {
@@ -82,7 +82,7 @@ def cases() -> Iterator[CrashCase]:
 
 
 def prepare(folder: Path, case: CrashCase) -> tuple[Path, dict[str, bytes]]:
-    """Write checkpoints and the recipe; give what `CrashCase.run` takes, and the files of an uninterrupted run."""
+    """Write models and the recipe; give the arguments of `CrashCase.run`, and the files of an uninterrupted run."""
     base = llama_tensors(0, layers=4)
     write_checkpoint(folder / "base", base)
     for number in (1, 2):
@@ -102,14 +102,14 @@ def tree_bytes(folder: Path) -> dict[str, bytes]:
 
 
 def small_tasks() -> None:
-    """Cut everything into many tasks and commit them in small groups, in this process."""
+    """Cut tensors into many tasks, and commit them in small groups, in this process."""
     grid.TASK_BYTES, grid.CHUNK_STEP, grid.BATCH_PIECES = 8192, 1024, 2
     commit.GROUP_BYTES, commit.GROUP_SECONDS = 4096, 0.001
     zarr_layout.INNER_BYTES, zarr_layout._STEP_ELEMENTS = 1024, 64
 
 
 def attempt(case: CrashCase, subject: Path, output: Path, delay_seconds: float) -> bool:
-    """Run it in a process of its own and kill it after a while; give whether it was killed in time."""
+    """Run a case in a forked process and kill it after a while; return whether it was killed in time."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -132,7 +132,7 @@ def attempt(case: CrashCase, subject: Path, output: Path, delay_seconds: float) 
 
 
 def scribble(plan: Plan, output: Path) -> int:
-    """Overwrite every chunk of an unfinished output that its journal does not list; give how many it lists."""
+    """Overwrite every chunk of an unfinished output that its journal does not list; return how many it lists."""
     staging = staging_path(output)
     journal = staging / JOURNAL_NAME
     if not journal.exists() or b"\n" not in journal.read_bytes():

@@ -1,4 +1,4 @@
-"""The fenced blocks of the documentation, and what it takes to try them."""
+"""The fenced blocks of the documentation, and functions to try them."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class Block:
 
     @property
     def reason(self) -> str:
-        """Why it is not to be run, as its mark says; nothing if it is."""
+        """The reason in the block's mark why it is not run; empty if it is run."""
         found = _NOT_RUN.fullmatch(self.mark)
         return found["reason"] if found else ""
 
     @property
     def runs(self) -> bool:
-        """Whether the commands of a block for the shell are run; all are parsed."""
+        """Whether the commands of a shell block are run; all are parsed."""
         return self.mark == _RUN
 
     @property
     def file_name(self) -> str:
-        """The file that it is, if its first line is a comment that says just that."""
+        """Name of the file that the block is, if its first line is a comment with just that name."""
         first, _, _ = self.text.partition("\n")
         found = _NAMED.fullmatch(first)
         return found["name"] if found else ""
@@ -87,13 +87,12 @@ def blocks(path: Path) -> Iterator[Block]:
 
 
 def check_command(arguments: list[str]) -> None:
-    """Parse a command as the program does, and do nothing.
+    """Parse a command as the program does, without running it.
 
     Raises
     ------
     AssertionError, click.UsageError
-        There is no such command or option, or a value is not permitted.
-
+        The command or an option does not exist, or a value is not permitted.
     """
     program = get_command(app)
     assert isinstance(program, typer.core.TyperGroup)
@@ -106,7 +105,7 @@ def check_command(arguments: list[str]) -> None:
 
 
 def make_models(recipe: Path, templates: Path) -> None:
-    """Put checkpoints where a recipe looks for them in the current folder, as far as there are none.
+    """Make the checkpoints that a recipe names in the current folder, unless they exist.
 
     Parameters
     ----------
@@ -114,7 +113,6 @@ def make_models(recipe: Path, templates: Path) -> None:
         The recipe's file.
     templates
         Folder with the checkpoints ``base``, ``math`` and ``code``, which are copied.
-
     """
     stages = load_stages(recipe)
     bases = {ref.path for stage in stages for ref in stage.recipe.base_models()}

@@ -1,1 +1,1 @@
-"""The verbs of the API, one a file: merge, convert, compare, verify, recompute."""
+"""The functions of the public API, each in its own file: merge, plan, convert, compare, verify, recompute."""

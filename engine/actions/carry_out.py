@@ -1,4 +1,4 @@
-"""Running one plan from an empty or unfinished staging folder to a published output."""
+"""Carrying out one plan: begin or continue its staging folder, complete it, and publish it as the output."""
 
 from __future__ import annotations
 
@@ -45,28 +45,38 @@ def carry_out(
     keep_journal: bool = False,
     complete: Complete | None = None,
 ) -> dict[str, Any]:
-    """Run a plan, or what an earlier run of it has left, and publish the output.
+    """Run those tasks of a plan that no earlier run has done, and publish the output.
 
     Parameters
     ----------
     plan
-        What to do.
+        The plan of a merge or of a conversion.
     output, run, listen
-        As for `merge`, as is what is returned and raised.
+        As for `dovetail.engine.merge`.
     earlier
-        What the manifest says of the stages whose results are inputs.
+        The manifest's entries for the stages of which the plan uses results.
     started
         When the work began, planning included, by the monotonic clock; None for now.
     keep_journal
-        Whether the output keeps the journal, by which it is known for the result of this plan.
+        Whether the journal stays in the output, so that a later run can see that it is the result of this plan.
     complete
         Writes the small files and the manifest into the staging folder; None for those of a model.
+
+    Returns
+    -------
+    dict
+        The manifest without its ``tensors``.
+
+    Raises
+    ------
+    DovetailError
+        As `dovetail.engine.merge` does for a recipe that has been planned.
 
     """
     started = time.monotonic() if started is None else started
     staging = staging_path(output)
     if not run.restart and not staging.exists() and belongs_to(output / JOURNAL_NAME, plan):
-        with locked(output):  # a run killed after it had renamed its output has only to be ended well
+        with locked(output):  # an earlier run was killed after it renamed its output and before it tidied up
             take_back(output, staging)
     check_target(output, input_paths(plan), overwrite=run.overwrite)
     for warning in plan.warnings:
@@ -99,7 +109,7 @@ def _execute(
     listen: events.Listener,
     executor: Executor | None,
 ) -> Execution:
-    """Write every shard into the staging folder."""
+    """Run the tasks that are left, until every chunk of the output is durable in the staging folder."""
     with contextlib.closing(Journal(staging / JOURNAL_NAME, plan, table)) as journal:
         if journal.resumed_rows:
             share = journal.resumed_rows / len(table.rows)
@@ -135,7 +145,7 @@ def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> Sink:
 
 
 def input_paths(plan: Plan) -> Iterator[Path]:
-    """Give the recipe, every checkpoint, and every file of it: a file can be a link to another folder."""
+    """List every path that the output must spare: the recipe, each checkpoint, and its files, which may be links."""
     if plan.recipe.origin.path is not None:
         yield plan.recipe.origin.path
     yield from checkpoint_paths(plan.checkpoints)
@@ -148,14 +158,14 @@ def checkpoint_paths(checkpoints: Iterable[Checkpoint]) -> Iterator[Path]:
             continue  # an address
         yield checkpoint.path
         if checkpoint.folder is not None:
-            # What is in folders within, which only Zarr has, does not lead out of them: its reader has made sure.
+            # Only Zarr has files in inner folders, and its reader has checked that no link leads out of those.
             yield from (checkpoint.folder / file.name for file in checkpoint.files if "/" not in file.name)
         if checkpoint.adapter is not None:
             yield from (checkpoint.adapter.folder, *checkpoint.adapter.paths)
 
 
 def _complete(plan: Plan, table: RecordTable, staging: Path, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Add the small files and the manifest."""
+    """Write the side files and the manifest into the staging folder, and return the manifest without its tensors."""
     side_files = write_side_files(plan, staging, _card(plan, table))
     manifest = build_manifest(plan, table, side_files, earlier)
     write_durably(staging / MANIFEST_NAME, manifest_parts(manifest, plan, table))
@@ -167,7 +177,7 @@ def _card(plan: Plan, table: RecordTable) -> str:
 
 
 def _clear(staging: Path, keep: frozenset[str] | set[str] = frozenset({LOCK_NAME})) -> None:
-    """Remove everything from the staging folder but the files named."""
+    """Remove everything from the staging folder but the files with the names in `keep`."""
     for path in staging.iterdir():
         if path.name in keep:
             continue
@@ -207,7 +217,7 @@ def _done(output: Path, execution: Execution, totals: dict[str, Any], seconds: f
 
 
 def _findings(plan: Plan, manifest: dict[str, Any]) -> list[str]:
-    """Say what the data turned out to hold that a person should know."""
+    """Word the warnings about values that only the data could show."""
     totals, found = manifest["totals"], []
     if totals["copied_differing"]:
         names = ", ".join(totals["copied_differing"][:3])

@@ -1,4 +1,4 @@
-"""How far two checkpoints lie apart, tensor by tensor, chunk by chunk: the function behind ``dovetail compare``."""
+"""Measuring how far two checkpoints lie apart, tensor by tensor: the function behind ``dovetail compare``."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.remote.retrying import Patience, patient
 
 _TILE = 1 << 14
-"""Integers compared at a time."""
+"""Number of integers that are compared at a time."""
 
 
 @dataclass(slots=True)
 class Difference:
-    """How far two tensors of one name and shape lie apart."""
+    """How far two tensors with the same name and shape lie apart."""
 
     name: str
-    """Their name."""
+    """Name of both tensors."""
     dtypes: tuple[str, str]
-    """Their dtypes, by the names that safetensors has."""
+    """Dtypes of the two tensors, by the names that safetensors uses."""
     elements: int
-    """Number of elements of each."""
+    """Number of elements of each tensor."""
     changed: int = 0
-    """Elements that differ. Zeros of both signs are equal, and so are NaN and NaN."""
+    """Number of elements that differ. Zeros of both signs are equal, and so are two NaN."""
     unmatched: int = 0
-    """Of these, those that are not finite in both: they count as farther apart than any limit, and are not measured."""
+    """How many of these are not finite in at least one tensor: no distance is measured, and any limit is exceeded."""
     max_abs: float = 0.0
     """The greatest ``|a - b|``."""
     max_rel: float = 0.0
@@ -55,10 +55,10 @@ class Difference:
     """The greatest distance in units in the last place of the coarser dtype; see `dovetail.engine.kernels.compare`.
     For integers, the greatest ``|a - b|``."""
     same_bits: bool = True
-    """Whether dtypes and all bytes are the same."""
+    """Whether the two tensors have the same dtype and the same bytes."""
 
     def add(self, other: Difference) -> None:
-        """Take in what another chunk of the same tensors has."""
+        """Add the difference of another chunk of the same two tensors."""
         self.changed += other.changed
         self.unmatched += other.unmatched
         self.max_abs, self.max_rel = max(self.max_abs, other.max_abs), max(self.max_rel, other.max_rel)
@@ -66,13 +66,13 @@ class Difference:
         self.same_bits &= other.same_bits
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as a JSON object."""
+        """Give the difference as a JSON object, with the fraction of elements that differ."""
         return asdict(self) | {"changed_fraction": self.changed / max(1, self.elements)}
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far apart tensors may lie. Without any limit, every difference is one too many, one of dtype included."""
+    """How far apart two tensors may lie; if no limit is given, they may not differ at all, not even in dtype."""
 
     max_abs: float | None = None
     """Greatest ``|a - b|``; None for any."""
@@ -83,16 +83,16 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, limit in (("max_abs", self.max_abs), ("max_rel", self.max_rel), ("max_ulp", self.max_ulp)):
-            if limit is not None and not limit >= 0:  # NaN, which nothing exceeds, is no limit either
+            if limit is not None and not limit >= 0:  # this refuses NaN too, which no distance would exceed
                 raise RecipeError(f"{name} is {limit}", "a number that is not negative", f"correct {name}")
 
     @property
     def given(self) -> bool:
-        """Whether there is any limit."""
+        """Whether any limit is given."""
         return (self.max_abs, self.max_rel, self.max_ulp) != (None, None, None)
 
     def exceeded_by(self, difference: Difference) -> bool:
-        """Whether two tensors lie farther apart."""
+        """Whether two tensors with this difference lie farther apart than is allowed."""
         if not self.given:
             return difference.changed > 0 or difference.dtypes[0] != difference.dtypes[1]
         found = (
@@ -105,28 +105,30 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All that sets two checkpoints apart."""
+    """What a comparison of two checkpoints found."""
 
     differences: tuple[Difference, ...]
-    """Of every pair of tensors that was compared, in the first checkpoint's order."""
+    """The difference of every pair of tensors that was compared, in the first checkpoint's order."""
     only_first: tuple[str, ...]
     """Tensors that only the first checkpoint has."""
     only_second: tuple[str, ...]
     """Tensors that only the second has."""
     unlike: tuple[tuple[str, str, str], ...]
-    """Tensors that cannot be compared, with what they are in each: of other shapes, or integers in one alone."""
+    """Tensors that cannot be compared, because their shapes differ or only one of them has floating-point elements.
+
+    Each has its name, and its dtype and shape in the first and in the second checkpoint."""
     budget: Budget
-    """Memory that was allowed and projected, and workers."""
+    """The memory and the workers of the comparison."""
     seconds: float
-    """Time that the comparison took."""
+    """Time that the comparison took, in seconds."""
 
     @property
     def read_bytes(self) -> int:
-        """Bytes that were compared."""
+        """Bytes of both checkpoints that were compared."""
         return sum(sum(DTYPES[name].itemsize for name in each.dtypes) * each.elements for each in self.differences)
 
     def beyond(self, limits: Limits) -> tuple[str, ...]:
-        """Name the tensors that lie farther apart than is allowed, or have no counterpart."""
+        """Name the tensors that exceed the limits, that cannot be compared, or that only one checkpoint has."""
         apart = [each.name for each in self.differences if limits.exceeded_by(each)]
         return (*apart, *(name for name, _, _ in self.unlike), *self.only_first, *self.only_second)
 
@@ -137,12 +139,12 @@ def compare(
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
 ) -> Comparison:
-    """Compare two checkpoints, of any formats, within a memory limit.
+    """Compare two checkpoints, which may be of different formats, within a memory limit.
 
     Parameters
     ----------
     first, second
-        Anything that a recipe can name as a model.
+        The checkpoints: each anything that a recipe can name as a model.
     run
         Memory limit and workers.
     listen
@@ -151,14 +153,14 @@ def compare(
     Returns
     -------
     Comparison
-        How far every pair of tensors lies apart; `Comparison.beyond` says which exceed some `Limits`.
+        How far every pair of tensors lies apart; `Comparison.beyond` names the tensors that exceed given `Limits`.
 
     Raises
     ------
     CheckpointError
         A checkpoint is bad.
     MemoryLimitError
-        The limit is too small.
+        The memory limit is too small.
 
     Examples
     --------
@@ -209,7 +211,7 @@ Task = tuple[Piece, ...]
 
 
 def _pairs(one: Checkpoint, other: Checkpoint) -> tuple[list[Pair], list[tuple[str, str, str]]]:
-    """Sort the tensors that both have into those that can be compared and those that cannot."""
+    """Divide the tensors that both checkpoints have into pairs that can be compared and those that cannot."""
     pairs, unlike = [], []
     for name, a in one.tensors.items():
         b = other.tensors.get(name)
@@ -223,14 +225,14 @@ def _pairs(one: Checkpoint, other: Checkpoint) -> tuple[list[Pair], list[tuple[s
 
 
 def _tasks(pairs: Sequence[Pair]) -> list[Task]:
-    """Cut the tensors into chunks and these into tasks, as merges do."""
+    """Cut the tensors into chunks, and group the chunks into tasks, as the plan of a merge does."""
     element_bytes = [a.dtype.itemsize + b.dtype.itemsize for a, b in pairs]
     jobs = make_jobs([a.length for a, _ in pairs], element_bytes, [chunk_elements(size) for size in element_bytes])
     return [task for job in jobs for task in job.tasks]
 
 
 def _budget(pairs: Sequence[Pair], tasks: Iterable[Task], run: RunOptions) -> Budget:
-    """Fit the tasks to the memory limit."""
+    """Choose the number of workers with which the tasks stay within the memory limit."""
     most = max((_piece_bytes(pairs[piece.tensor], piece) for task in tasks for piece in task), default=0)
     workers = run.workers if run.workers is not None else usable_cores()
     reserved = resident_bytes() + TENSOR_BYTES * len(pairs)
@@ -238,17 +240,17 @@ def _budget(pairs: Sequence[Pair], tasks: Iterable[Task], run: RunOptions) -> Bu
 
 
 def _piece_bytes(pair: Pair, piece: Piece) -> int:
-    """Most memory that comparing a piece takes: its windows, copies where a source has to make them, scratch."""
+    """Compute the memory that comparing a piece takes at most: both inputs, copies that sources make, scratch space."""
     elements = piece.stop - piece.start
     windows = sum(elements * info.dtype.itemsize * (2 if info.source.copies else 1) for info in pair)
-    decoding = max(info.source.scratch_bytes for info in pair)  # of sources that have to decode
+    decoding = max(info.source.scratch_bytes for info in pair)  # 0 for sources that need not decode
     return windows + decoding + 2 * PAGE_SLACK_BYTES + kernel.scratch_bytes() + 64 * _TILE
 
 
 def _in_order(
     run: Callable[[Task], list[Difference]], tasks: Iterable[Task], workers: int, pairs: Sequence[Pair]
 ) -> Iterator[tuple[Task, list[Difference]]]:
-    """Run tasks on threads, with a bounded number of them under way, and give their results in order."""
+    """Run tasks on threads, a bounded number of them at once, and yield each with its result, in the order given."""
     under_way: deque[tuple[Task, Future[list[Difference]]]] = deque()
     patience = Patience()
 
@@ -270,7 +272,7 @@ def _in_order(
                 first, future = under_way.popleft()
                 yield first, future.result()
         finally:
-            patience.give_up()  # or else tasks that wait for their servers would be waited for here
+            patience.give_up()  # so that no task goes on waiting for a server
             for _, future in under_way:
                 future.cancel()
 
@@ -283,7 +285,7 @@ def _compare_piece(a: TensorInfo, b: TensorInfo, start: int, stop: int) -> Diffe
     """Compare elements ``start:stop`` of two tensors."""
     found = Difference(a.name, (a.dtype.name, b.dtype.name), stop - start)
     for info in (a, b):
-        info.source.populate(start, stop)  # or else pages that cannot be read would kill the process
+        info.source.populate(start, stop)  # raises an error for pages that cannot be read, which else kill the process
     first, second = a.source.read(start, stop), b.source.read(start, stop)
     found.same_bits = a.dtype == b.dtype and np.array_equal(first, second)
     if not found.same_bits:
@@ -307,7 +309,7 @@ def _compare_floats(
 def _compare_integers(
     a: TensorInfo, first: NDArray[np.uint8], b: TensorInfo, second: NDArray[np.uint8], found: Difference
 ) -> None:
-    """Compare integers exactly: 64 bits of magnitude and a sign can tell any two apart."""
+    """Compare integers exactly, by magnitudes of 64 bits and signs, because a difference can need 65 bits."""
     one, other = (raw.view(_stored(info)) for info, raw in ((a, first), (b, second)))
     for start in range(0, one.size, _TILE):
         x, y = one[start : start + _TILE], other[start : start + _TILE]
@@ -325,12 +327,12 @@ def _compare_integers(
 
 
 def _stored(info: TensorInfo) -> np.dtype[Any]:
-    """Give the numpy dtype of integers; elements of any other type are told apart by their bytes."""
+    """Give the numpy dtype of integers; elements of any other type are compared as unsigned integers of their size."""
     return to_numpy(info.dtype) if info.dtype.is_integer else np.dtype(f"<u{info.dtype.itemsize}")
 
 
 def _magnitudes(values: NDArray[Any]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """Part integers into magnitude and sign; the least of 64 bits has a magnitude too."""
+    """Give the magnitudes of integers, exact even for the least integer of 64 bits, and whether they are negative."""
     negative = values < 0
     wide = values.astype(np.int64 if values.dtype.kind == "i" else np.uint64).view(np.uint64)
     return np.where(negative, ~wide + np.uint64(1), wide), negative

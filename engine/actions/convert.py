@@ -1,7 +1,7 @@
-"""Converting checkpoints: one in, one out, in another format, dtype or number of shards, by the machinery of merges.
+"""Converting a checkpoint to another format, dtype or number of shards: the functions behind ``dovetail convert``.
 
-Tensors are copied byte for byte, NaN included. With another dtype, floating-point tensors are stored in it, rounded
-once; integers stay what they are.
+A conversion is planned and carried out as a merge of one model. Tensors are copied byte for byte, NaN included. If a
+dtype is given, floating-point tensors are rounded to it once, and integers stay as they are.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from dovetail.io.output_format import Chunking
 from dovetail.io.remote.addresses import refuse_secrets
 
 HEADER_METADATA = {"format": "pt"}
-"""What loaders ask a header for, if the source's own says nothing else."""
+"""Metadata that loaders expect in a safetensors header; metadata of the source takes precedence."""
 
 
 def parse_source(source: str | os.PathLike[str]) -> ModelRef:
-    """Read what a user names as a checkpoint: a path that is there as it is, else any reference that recipes know.
+    """Read the name of a checkpoint: a path if a file or folder has that name, else any reference that recipes accept.
 
     Raises
     ------
     UnsupportedError
-        It is an address that holds what messages must not show.
+        The name is an address with a password or a signature, which messages must not show.
 
     """
     text = os.fspath(source)
@@ -67,12 +67,12 @@ def parse_source(source: str | os.PathLike[str]) -> ModelRef:
         refuse_secrets(part)
     try:
         return ModelRef.model_validate(text)
-    except ValueError:  # its own words are about recipes
+    except ValueError:  # the message is about recipes; opening the path will raise a better one
         return ModelRef(path=text)
 
 
 def source_name(ref: ModelRef) -> str:
-    """Give the name of a source's own output among several: the last part of its path, without a file's suffix."""
+    """Name a source's output folder among several outputs: the last part of its path, without the suffix of a file."""
     name = short_name(ref.path).removesuffix(".safetensors").removesuffix(".zarr")
     return f"{name}+{short_name(ref.lora)}" if ref.lora else name
 
@@ -82,14 +82,14 @@ def plan_conversion(
     options: PlanOptions | None = None,
     download: events.Listener | None = None,
 ) -> Plan:
-    """Decide everything about a conversion from the checkpoint's headers.
+    """Make the plan of a conversion from the checkpoint's headers.
 
     Parameters
     ----------
     source
         The checkpoint.
     options
-        What decides the output; without a dtype every tensor keeps its own.
+        The options that decide the output; without a dtype every tensor keeps its dtype.
     download
         As for `dovetail.engine.planning.builder.make_plan`.
 
@@ -106,7 +106,7 @@ def plan_conversion(
 
 
 def find_source(ref: ModelRef, download: events.Listener | None = None) -> Location:
-    """Find the place of a checkpoint that a user named; raises as `locate` does, in words that know no recipe."""
+    """Find the place of a checkpoint that a user named; raises as `locate` does, but with no word of a recipe."""
     try:
         return locate(ref, download=download)
     except MissingFileError as error:
@@ -117,7 +117,7 @@ def find_source(ref: ModelRef, download: events.Listener | None = None) -> Locat
 
 @collector_paused()
 def plan_from(location: Location, label: str, options: PlanOptions) -> Plan:
-    """Plan the conversion of what is at a place, called `label` for people."""
+    """Plan the conversion of the checkpoint at a place; the manifest and the model card call it `label`."""
     options = replace(options, keep_nonfinite=True)
     dtype = requested_dtype(options.dtype)
     checkpoint = open_location(location)
@@ -143,7 +143,7 @@ def plan_from(location: Location, label: str, options: PlanOptions) -> Plan:
 
 
 def _planned(info: TensorInfo, label: str, wanted: DType | None) -> PlannedTensor:
-    """Plan one tensor: copied, or stored in another dtype."""
+    """Plan one tensor of the output: a copy, or a conversion to another dtype."""
     dtype = wanted if wanted is not None and info.dtype.mergeable else info.output_dtype
     element_bytes = info.dtype.itemsize + dtype.itemsize
     problem = None
@@ -171,9 +171,9 @@ def convert(
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
 ) -> dict[str, Any]:
-    """Convert one checkpoint.
+    """Convert one checkpoint to another format, dtype or number of shards.
 
-    The same call after an interruption continues; once it is complete, it does nothing.
+    After an interruption, the same call continues the conversion. If the output is complete, the call does nothing.
 
     Parameters
     ----------
@@ -182,12 +182,12 @@ def convert(
     output
         Folder to make; it appears under its name only when it is complete.
     options, run, listen
-        As for `dovetail.engine.merge`; without a dtype every tensor keeps its own.
+        As for `dovetail.engine.merge`; without a dtype every tensor keeps its dtype.
 
     Returns
     -------
     dict
-        The manifest but for its ``tensors``.
+        The manifest without its ``tensors``.
 
     Raises
     ------
@@ -196,9 +196,9 @@ def convert(
     RecipeError
         An option is wrong.
     MemoryLimitError, DiskSpaceError
-        The conversion does not fit.
+        The conversion does not fit into the memory limit or onto the disk.
     OutputError
-        The output is refused, or cannot be written.
+        The output folder is refused because files would be lost, or the output cannot be written.
     InterruptedMergeError
         The conversion was interrupted and can be continued.
 
@@ -218,7 +218,7 @@ def convert(
 
 
 def finished(output: Path, plan_hash: str) -> dict[str, Any] | None:
-    """Give the manifest of an output if it says that it is the result of a plan; its bytes are not looked at."""
+    """Give the manifest of an output if the manifest says that this plan made it, else None; no tensor is read."""
     if not (output / MANIFEST_NAME).is_file() or (output / JOURNAL_NAME).exists():
         return None
     try:
@@ -231,7 +231,7 @@ def finished(output: Path, plan_hash: str) -> dict[str, Any] | None:
 
 
 def outputs(sources: Sequence[str], target: Path) -> dict[str, Path]:
-    """Give the output folder of every source: the target for a single one, else one for each inside it.
+    """Choose the output folder of each source: the target for a single source, else one folder each inside the target.
 
     Raises
     ------
@@ -249,7 +249,7 @@ def outputs(sources: Sequence[str], target: Path) -> dict[str, Path]:
             raise RecipeError(
                 f"{taken[name]} and {source} would both be converted to {target / name}",
                 "sources of different names",
-                "convert them one by one, each into a folder of its own",
+                "convert them one by one, each into another folder",
             )
         taken[name] = source
         found[source] = target / name
@@ -263,28 +263,28 @@ def convert_all(
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
 ) -> dict[str, dict[str, Any]]:
-    """Convert checkpoints one after another; one that fails does not keep the others from being converted.
+    """Convert checkpoints one after another; after one has failed, the others are still converted.
 
     Parameters
     ----------
     sources
         The checkpoints.
     target
-        The output folder of a single one; of several, the folder in which each gets one of its own name.
+        The output folder of a single checkpoint; for several, the folder in which each gets a folder named after it.
     options, run, listen
-        As for `convert`, which takes one.
+        As for `convert`.
 
     Returns
     -------
     dict
-        The manifest of each output, but for its ``tensors``, by source.
+        The manifest of each output, without its ``tensors``, by source.
 
     Raises
     ------
     ConversionsFailedError
-        Some of several have failed, for reasons that `listen` was told.
+        Some of several conversions have failed; `listen` has received the reason for each.
     DovetailError
-        What `convert` raises, of a single one.
+        As `convert` raises it, if there is a single source.
 
     """
     places = outputs(sources, Path(target))
@@ -296,7 +296,7 @@ def convert_all(
             manifests[source] = convert(source, place, options, run, listen)
         except (InterruptedMergeError, MemoryError):
             raise
-        except Exception as error:  # a defect met in one is no reason to leave the others
+        except Exception as error:  # even a defect that one source brings to light must not stop the others
             text, exit_code = describe(error)
             listen(events.Failed(source=source, output=str(place), text=text, exit_code=exit_code))
             failed.append(source)

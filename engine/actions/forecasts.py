@@ -1,6 +1,6 @@
-"""Planning a recipe of several documents: every stage, before the first of them is merged.
+"""Planning every stage of a recipe of several documents before the first stage is merged.
 
-Stages that use results not there yet are planned from the plans of the stages that will make them.
+Where a stage uses a result that does not exist yet, it is planned from the plan of the stage that will make the result.
 """
 
 from __future__ import annotations
@@ -30,57 +30,57 @@ from dovetail.io.source import checked_source
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What is known of a stage before any is merged."""
+    """The plan of a stage, made before any stage is merged."""
 
     stage: Stage
     """The stage."""
     plan: Plan | None
-    """What it will do; None where that can be said only when the stages that it needs are merged."""
+    """Its plan; None if it can be planned only after the stages that it needs are merged."""
     complete: bool
-    """Whether its result is there already."""
+    """Whether its result exists already."""
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """The stage's name, as it is shown to people."""
         return self.stage.name or "the final merge"
 
 
 @checked_source
 @dataclass(frozen=True, slots=True)
 class PlannedSource:
-    """Elements of a tensor that is planned and not merged yet: they can be counted and not read."""
+    """A tensor that a stage will make: it has a length and can stand in plans, but cannot be read yet."""
 
     length: int
     """Number of elements."""
     itemsize: int
     """Size of one element in bytes."""
     copies: bool
-    """Whether reading will copy: it will if the stage writes Zarr."""
+    """Whether reading the tensor will copy its elements, as it will if the stage writes Zarr."""
     scratch_bytes: int
-    """Most memory that one read will take beyond what it returns."""
+    """Most memory that one read will take besides the bytes that it returns."""
 
     def read(self, start: int, stop: int) -> Bytes:
-        """Never called: plans that are made of plans are not carried out."""
+        """Raise an error, because a plan that uses this tensor is never carried out."""
         raise AssertionError("the stage that makes this tensor is not merged yet")
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Do nothing."""
+        """Do nothing, because there is nothing to read yet."""
 
     def populate(self, start: int, stop: int) -> bool:
-        """Do nothing."""
+        """Do nothing, and say that nothing was held in memory."""
         return False
 
     def release(self, start: int, stop: int) -> None:
-        """Do nothing."""
+        """Do nothing, because nothing was held in memory."""
 
     def mapped_bytes(self, start: int, stop: int) -> None:
-        """Give none: there is no file yet."""
+        """Give None, because there is no mapped file yet."""
 
     def decoding(self, start: int, stop: int) -> None:
-        """Decode nothing."""
+        """Give None, because there are no stored chunks yet."""
 
     def stored_objects(self) -> None:
-        """Give none: nothing is stored yet."""
+        """Give None, because nothing is stored yet."""
 
 
 def plan_stages(
@@ -93,9 +93,9 @@ def plan_stages(
     recipe
         A recipe of one or more documents, as for `merge`.
     options
-        What else decides the outputs.
+        The options that, with the recipe, decide the outputs' bytes.
     folder
-        Where results of stages are; None where there are none.
+        Folder with results of stages that an earlier merge has kept; None if there is none.
 
     Returns
     -------
@@ -129,7 +129,20 @@ def prepare_stages(
 def forecast_stages(
     stages: Sequence[Stage], options: PlanOptions, folder: Path | None, *, everything: bool
 ) -> Iterator[Forecast]:
-    """Plan every stage from results that are there, or from the plans of those that are not."""
+    """Plan the stages one after another, each from the results of others, or from their plans if there is no result.
+
+    Parameters
+    ----------
+    stages
+        The stages of the recipe, in the order in which they are merged.
+    options
+        The options that, with the recipe, decide the outputs' bytes.
+    folder
+        Folder of the stages' results; None if there is none.
+    everything
+        Whether stages that nothing uses are planned too.
+
+    """
     expected: dict[str, Checkpoint | None] = {}
     for stage in stages:
         if not stage.needed and not everything:
@@ -150,11 +163,11 @@ def forecast_stages(
 def _checkpoints(
     stage: Stage, stages: Sequence[Stage], expected: Mapping[str, Checkpoint | None]
 ) -> list[Checkpoint] | None:
-    """Open a stage's checkpoints, planned ones among them; None where those say too little."""
+    """Open a stage's checkpoints, or take planned ones; None if a planned one does not say enough to plan the stage."""
     unread = [name for name in stage.needs if (found := expected[name]) is None or not found.files]
     recipe = stage.recipe
     if unread and (recipe.tokenizer is not None or recipe.tokenizer_source not in (None, "base")):
-        return None  # vocabularies are known when the results are there
+        return None  # a vocabulary is read from a result, and not planned
     checkpoints = []
     for ref in recipe.references():
         if not _is_stage(ref, stage):
@@ -170,7 +183,7 @@ def _checkpoints(
 def _planned_checkpoint(plan: Plan, path: Path) -> Checkpoint:
     tensors = {}
     for tensor in plan.tensors:
-        # Decoding a chunk takes no more than encoding the object that holds it; safetensors take nothing either way.
+        # Decoding a chunk takes no more memory than encoding the object that holds it; safetensors take none for both.
         scratch_bytes = tensor.chunking.write_scratch_bytes
         source = PlannedSource(tensor.length, tensor.dtype.itemsize, scratch_bytes > 0, scratch_bytes)
         tensors[tensor.name] = TensorInfo(tensor.name, tensor.dtype, tensor.shape, source)
@@ -178,7 +191,7 @@ def _planned_checkpoint(plan: Plan, path: Path) -> Checkpoint:
 
 
 def stage_locations(stage: Stage, stages: Sequence[Stage], folder: Path, listen: events.Listener) -> list[Location]:
-    """Find a stage's models, results of other stages among them; those on a hub are downloaded."""
+    """Find the places of a stage's models, some of which may be results of other stages; download those on a hub."""
     return [
         locate(ref.model_copy(update={"path": str((folder / ref.path).absolute())}), stage.recipe.origin.folder)
         if _is_stage(ref, stage)
@@ -195,7 +208,7 @@ def _locate(ref: ModelRef, stage: Stage, stages: Sequence[Stage], download: even
 
 
 def _explain(error: RecipeError | MissingFileError, ref: ModelRef, names: Sequence[str]) -> NoReturn:
-    """Say which stages there are, as a model that is not there may be one misspelt."""
+    """Raise the error again with the names of all stages, because the missing model may be a misspelt stage."""
     hint = f"or {one_of(names)}, which are stages of the recipe; {nearest(ref.path, names)}".rstrip("; ")
     raise type(error)(error.what, error.expected, f"{error.action}, {hint}") from None
 

@@ -1,4 +1,4 @@
-"""Stopping on request, but not in the middle of what is nearly done."""
+"""Ignoring requests to stop while an output is being completed, which takes less time than stopping and continuing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextlib.contextmanager
 def interrupts_ignored() -> Iterator[None]:
-    """Let Ctrl-C and requests to terminate that arrive inside pass without effect.
+    """Ignore Ctrl-C and requests to terminate that arrive during the block.
 
-    Where the caller is not the main thread, which alone receives signals, this does nothing.
+    Only the main thread receives signals; on any other thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

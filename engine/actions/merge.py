@@ -1,4 +1,4 @@
-"""The merge itself, from a recipe to a published folder: the function behind ``dovetail merge``."""
+"""Merging checkpoints, from a recipe to a published folder: the function behind ``dovetail merge``."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def merge(
 ) -> dict[str, Any]:
     """Merge checkpoints as a recipe says, and write the result into a folder.
 
-    The same call after an interruption continues where the journal ends.
+    After an interruption, the same call continues the merge from its journal.
 
     Parameters
     ----------
     recipe
-        The path of a mergekit YAML file, YAML text of several lines, or a dict. Of several documents, each is a stage
-        that can use the results of others by name. Relative paths of models start from the current folder, and if the
-        recipe is a file, else from its folder.
+        The path of a mergekit YAML file, YAML text of several lines, or a dict. If the text has several documents, each
+        is a stage that can use the results of others by their names. The relative path of a model is looked for in the
+        current folder, and then, if the recipe is a file, in the recipe's folder.
     output
         Folder to make; it appears under its name only when it is complete.
     options
-        What decides the output's bytes.
+        The options that, with the recipe, decide the output's bytes.
     run
-        How the work is done; no effect on the output's bytes.
+        How the work is done; this does not change the output's bytes.
     listen
         Receives events while the merge goes on, on the calling thread.
     stages
@@ -48,7 +48,7 @@ def merge(
     Returns
     -------
     dict
-        The manifest but for its ``tensors``, of which there can be many: `dovetail.engine.read_manifest` reads all.
+        The manifest without its ``tensors``, which can be many; `dovetail.engine.read_manifest` reads them too.
 
     Raises
     ------
@@ -57,9 +57,9 @@ def merge(
     CheckpointError
         A checkpoint is bad, or the checkpoints do not fit together.
     MemoryLimitError, DiskSpaceError
-        The merge does not fit; nothing has been read.
+        The merge does not fit into the memory limit or onto the disk; no tensor has been read.
     OutputError
-        The output is refused, or cannot be written.
+        The output folder is refused because files would be lost, or the output cannot be written.
     InterruptedMergeError
         The merge was interrupted and can be continued.
 

@@ -1,7 +1,8 @@
-"""Merging a recipe of several documents: every stage in turn, as a recipe of one document is merged.
+"""Merging a recipe of several documents: each stage in turn is merged as a recipe of one document is.
 
-Results of stages lie in one folder, each under its stage's name with its journal, by which a later run knows that it
-is the result of the same plan and leaves it as it is. All stages are planned before the first is merged.
+The results of the stages lie in one folder, each in a folder with the name of its stage. Each result keeps its
+journal, from which a later run sees whether it is the result of the same plan and need not be merged again. All stages
+are planned before the first is merged.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ def merge_stages(
     Parameters
     ----------
     stages
-        From `load_stages`.
+        The stages of the recipe, as `load_stages` gives them.
     output, options, run, listen
-        As for `merge`.
+        As for `dovetail.engine.merge`.
     kept
-        Folder in which results are kept; None for one beside the output that is removed at the end.
+        Folder in which the results of the stages are kept; None for one beside the output that is removed at the end.
 
     Returns
     -------
@@ -64,7 +65,7 @@ def merge_stages(
         plan = make_plan(stage.recipe, options, stage_locations(stage, stages, folder, listen))
         return plan, [entries[name] for name in _all_needs(stage, stages)]
 
-    # What stands in a folder of our own is of an earlier recipe.
+    # The folder beside the output is ours: whatever it holds that is not this plan's comes from an earlier recipe.
     stage_run = run if kept else replace(run, overwrite=True)
     for number, stage in enumerate(todo, 1):
         assert stage.name is not None
@@ -84,21 +85,21 @@ def merge_stages(
 
 
 def _make_way(folder: Path, output: Path, run: RunOptions, *, ours: bool) -> None:
-    """Check the folder of the stages, and with `RunOptions.restart` empty it if it is our own."""
+    """Check the folder of the stages; if Dovetail made it itself, `RunOptions.restart` removes it."""
     if ours:
         _refuse_links(folder)
     elif output.resolve() in (folder.resolve(), *folder.resolve().parents):
         raise OutputError(
             f"the folder of the stages {folder} is or lies inside the output folder {output}",
-            "a folder apart from it",
-            "choose another for --stages",
+            "a folder apart from the output folder",
+            "choose another folder for --stages",
         )
     if run.restart and ours and folder.exists():
         shutil.rmtree(folder)
 
 
 def _refuse_links(folder: Path) -> None:
-    """Refuse links where a folder of our own is to be filled and removed: they lead to someone else's."""
+    """Refuse a stages folder that is or holds a link: Dovetail would fill and remove files that others have made."""
     for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
         if path.is_symlink():
             raise OutputError(f"{path} is a link", "a folder that Dovetail has made", "remove the link")
@@ -113,7 +114,16 @@ def _check(
     *,
     everything: bool,
 ) -> None:
-    """Find out before the first stage is merged whether all of them can be: memory, disk, and the final output."""
+    """Check, before the first stage is merged, that every stage fits into memory and onto the disk and may be written.
+
+    Raises
+    ------
+    OutputError
+        The output, or the folder of a stage, is refused.
+    MemoryLimitError, DiskSpaceError
+        A stage does not fit.
+
+    """
     needed: dict[int, tuple[Path, int]] = {}
     for forecast in forecast_stages(stages, options, folder, everything=everything):
         if forecast.plan is None or forecast.complete:
@@ -135,7 +145,7 @@ def _check(
 
 
 def _all_needs(stage: Stage, stages: Sequence[Stage]) -> list[str]:
-    """Name the stages that a stage uses at first or second hand, in the order in which they are merged."""
+    """Name the stages that a stage uses, directly or through other stages, in the order in which they are merged."""
     found = set(stage.needs)
     for other in reversed(stages):
         if other.name in found:

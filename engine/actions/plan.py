@@ -1,4 +1,4 @@
-"""Planning a merge: what it would read, write and hold."""
+"""Planning a merge without running it: the function `dovetail.engine.plan`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from dovetail.engine.recipe import RecipeSource
 
 
 def plan(recipe: RecipeSource, options: PlanOptions | None = None) -> Plan:
-    """Decide everything about a merge from the recipe and the headers of its checkpoints.
+    """Make the whole plan of a merge from its recipe and the headers of its checkpoints.
 
-    No tensor of a model is read or downloaded. The plan does not depend on memory, workers or the machine.
+    No tensor is read or downloaded. The plan does not depend on the memory limit, the workers or the machine.
 
     Parameters
     ----------
     recipe
         A recipe of one document, as for `merge`.
     options
-        What else decides the output's bytes.
+        The options that, with the recipe, decide the output's bytes.
 
     Returns
     -------
     Plan
-        Tensors, output files, tasks, bytes to read and write, warnings, and a hash of all that decides the output.
+        Tensors, output files, tasks, bytes to read and write, warnings, and a hash of everything that decides the
+        output.
 
     Raises
     ------

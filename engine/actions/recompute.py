@@ -1,6 +1,6 @@
-"""Computing a sample of a finished output again from its inputs, and comparing bits.
+"""Computing a sample of a finished output again from its inputs, and comparing it with the output bit by bit.
 
-Checksums show that an output is what was written; this shows that what was written is what the recipe says.
+Checksums show that an output still is what the merge wrote; this shows that the merge wrote what the recipe asks for.
 """
 
 from __future__ import annotations
@@ -46,37 +46,37 @@ from dovetail.io.source import Source, checked_slot
 @checked_slot
 @dataclass(frozen=True, slots=True)
 class ComparingSlot:
-    """Stands where output would be written, and compares instead."""
+    """A slot to which tasks write as they do in a merge, but which compares their bytes with the finished output."""
 
     tensor: str
     """Name of the output tensor."""
     source: Source
-    """What was written."""
+    """The tensor in the finished output."""
 
     def write(self, start: int, data: Bytes) -> None:
-        """Compare stored bytes, from element `start` on, with those of the output.
+        """Compare bytes that were computed again with those of the output, from element `start` on.
 
         Raises
         ------
         VerificationError
-            They differ.
+            The bytes differ; the message names the first element that does.
 
         """
         stop = start + data.size // self.source.itemsize
-        self.source.populate(start, stop)  # or else pages that cannot be read would kill the process
+        self.source.populate(start, stop)  # raises an error for pages that cannot be read, which else kill the process
         found = self.source.read(start, stop)
         if not np.array_equal(found, data):
             first = int(np.flatnonzero(found != data)[0]) // self.source.itemsize + start
             raise VerificationError(
                 f"tensor {self.tensor!r} computed again differs from the output at element {first}",
                 "the same bits",
-                "make it again; if that does not help, report it as a defect",
+                "make the output again; if that does not help, report this as a defect",
             )
         del found
         self.source.release(start, stop)
 
     def file_place(self, start: int, stop: int) -> None:
-        """Give none: nothing is written."""
+        """Give None, because nothing is written to a file."""
 
 
 def recompute(
@@ -86,12 +86,12 @@ def recompute(
     listen: events.Listener = events.ignore,
     seed: int = 0,
 ) -> int:
-    """Compute a random sample of an output's tasks again.
+    """Compute a random sample of an output's tasks again from its inputs, and compare every bit with the output.
 
     Parameters
     ----------
     output
-        A folder that `merge` or `convert` has written; its inputs must be where they were.
+        A folder that `merge` or `convert` has written; its inputs must still be at the same places.
     fraction
         Share of the tasks to compute, above 0 and at most 1; at least one task is computed.
     run
@@ -109,9 +109,9 @@ def recompute(
     Raises
     ------
     VerificationError
-        A bit differs, or the inputs are not those of the merge.
+        A bit differs, or the inputs are not those from which the output was made.
     CheckpointError
-        An input is gone or bad.
+        An input is missing or damaged.
 
     Examples
     --------
@@ -145,12 +145,12 @@ def recompute(
 
 
 def _slots(plan: Plan, written: Checkpoint) -> list[ComparingSlot]:
-    """Find every tensor of a plan in what was written.
+    """Find every tensor of a plan in the finished output.
 
     Raises
     ------
     VerificationError
-        The output has other tensors.
+        The output has other tensors than the plan, or a tensor of another dtype or shape.
 
     """
     expected = {tensor.name: (tensor.dtype.name, tensor.shape) for tensor in plan.tensors}
@@ -160,7 +160,7 @@ def _slots(plan: Plan, written: Checkpoint) -> list[ComparingSlot]:
             raise VerificationError(
                 f"tensor {name!r} of {written.path} is {_described(found.get(name))}",
                 f"{_described(expected.get(name))}, as its recipe gives",
-                "make it again",
+                "make the output again",
             )
     return [ComparingSlot(tensor.name, written.tensors[tensor.name].source) for tensor in plan.tensors]
 
@@ -170,7 +170,7 @@ def _described(kind: tuple[str, tuple[int, ...]] | None) -> str:
 
 
 def _sample(plan: Plan, fraction: float, seed: int) -> list[tuple[Job, list[int]]]:
-    """Choose tasks, in the order of the plan."""
+    """Choose tasks at random, and give each job with the positions of its chosen tasks, in the order of the plan."""
     everything = [(index, position) for index, job in enumerate(plan.jobs) for position in range(len(job.tasks))]
     count = min(len(everything), max(1, round(fraction * len(everything))))
     chosen: dict[int, list[int]] = {}
@@ -185,14 +185,14 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
     Raises
     ------
     VerificationError
-        The inputs, or the maths of this version, are not those of the merge.
+        The output was made by another version of the maths, or its inputs have changed.
 
     """
     if manifest["maths_version"] != MATHS_VERSION:
         raise VerificationError(
             f"{output} was made by maths version {manifest['maths_version']}",
             f"version {MATHS_VERSION} of this program",
-            "recompute with the version that made it",
+            "recompute with the version of Dovetail that made the output",
         )
     if manifest["recipe"]["merge_method"] in (EXTRACT_LORA.name, MOE.name):
         raise VerificationError(
@@ -210,7 +210,7 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
 
 
 def _options(manifest: Mapping[str, Any]) -> PlanOptions:
-    """Give the options of a finished merge."""
+    """Read the options of a finished merge from its manifest."""
     said = manifest["options"]
     return PlanOptions(
         format=written_format(manifest),
@@ -221,12 +221,12 @@ def _options(manifest: Mapping[str, Any]) -> PlanOptions:
 
 
 def _locations(manifest: Mapping[str, Any]) -> list[Location]:
-    """Give the places of a finished merge's inputs.
+    """Read the places of a finished merge's inputs from its manifest.
 
     Raises
     ------
     VerificationError
-        The result of a stage is there no more.
+        An input was the result of a stage, and has been removed since.
 
     """
     locations = [
@@ -250,7 +250,7 @@ def _check_inputs(plan: Plan, manifest: Mapping[str, Any]) -> None:
     Raises
     ------
     VerificationError
-        Some have changed.
+        One of them has changed since, or another distribution provides the method.
 
     """
     if plug_in_entry(plan.method) != {key: manifest[key] for key in ("plug_in",) if key in manifest}:

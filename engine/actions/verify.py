@@ -1,7 +1,7 @@
-"""Checking a finished output, byte for byte, against its manifest.
+"""Checking every byte of a finished output against its manifest.
 
-Every byte of every file is covered: shard headers and side files by one checksum each, tensor data chunk by chunk,
-so that damage is traced to a tensor and a range of its elements.
+A shard's header and a side file have one checksum each. Tensor data has a checksum for every chunk, so that damage is
+reported with the tensor and the range of elements that it hits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from dovetail.io.source import Source
 from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES, ChunkPool, sharing_chunks
 
 DEFECTS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
-"""What comes of using a manifest that is sound JSON and yet not what a merge writes."""
+"""Errors that Python raises when a manifest is valid JSON, but lacks a key or has a value of the wrong type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Verdict:
     """What a verification found."""
 
     damage: tuple[str, ...]
-    """One sentence for everything that is not as the manifest says; empty if all is well."""
+    """One sentence for each part of the output that is not as the manifest says; empty if nothing is damaged."""
     unlisted: tuple[str, ...]
-    """Files in the folder that the manifest does not know, which are not checked."""
+    """Names of files in the folder that the manifest does not list, and which therefore are not checked."""
     checked_bytes: int
-    """Bytes read and compared."""
+    """Bytes that were read and checked."""
 
 
 def read_manifest(output: str | os.PathLike[str]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def read_manifest(output: str | os.PathLike[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        What went in, what came out, and under ``tensors`` the statistics and checksums of every tensor.
+        The inputs, options and output files, and under ``tensors`` the statistics and checksums of every tensor.
 
     Raises
     ------
@@ -81,7 +81,7 @@ def read_manifest(output: str | os.PathLike[str]) -> dict[str, Any]:
         if manifest["format"] != "dovetail-manifest" or manifest["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {manifest['format']!r} version {manifest['format_version']!r}")
         if not is_intact(text):
-            raise ValueError("its own checksum does not match")
+            raise ValueError("the checksum at its end does not match")
         return dict(manifest)
     except FileNotFoundError:
         raise VerificationError(
@@ -91,7 +91,7 @@ def read_manifest(output: str | os.PathLike[str]) -> dict[str, Any]:
         raise VerificationError(
             f"{path} is damaged ({type(error).__name__}: {error})",
             f"a manifest of format version {FORMAT_VERSION}",
-            "make it again",
+            "make the output again",
         ) from None
 
 
@@ -108,7 +108,7 @@ def verify(output: str | os.PathLike[str], listen: events.Listener = events.igno
     Returns
     -------
     Verdict
-        Everything that is damaged. Damage to anything but the manifest is no exception.
+        Everything that is damaged. Only damage to the manifest raises an error.
 
     Raises
     ------
@@ -132,16 +132,16 @@ def verify(output: str | os.PathLike[str], listen: events.Listener = events.igno
 
 
 def manifest_error(output: Path, error: Exception) -> VerificationError:
-    """Word one of `DEFECTS`."""
+    """Make the error that reports one of `DEFECTS` as damage to the manifest."""
     return VerificationError(
         f"{output / MANIFEST_NAME} is damaged ({type(error).__name__}: {brief(str(error))})",
         "a manifest as dovetail writes it",
-        "make it again",
+        "make the output again",
     )
 
 
 class _Verification:
-    """One run over an output."""
+    """One verification of one output."""
 
     def __init__(self, output: Path, manifest: dict[str, Any], listen: events.Listener, started: float) -> None:
         self.output, self.manifest, self.listen, self.started = output, manifest, listen, started
@@ -156,12 +156,12 @@ class _Verification:
                 raise ValueError(f"{name!r} is no file name")
 
     def run(self) -> Verdict:
-        """Check the small files, then the tensors on all cores."""
+        """Check the side files and the metadata, and then the tensors on all cores."""
         self._check_side_files()
         damage, read_bytes = self.check.check_metadata()
         self.damage += damage
         self.checked_bytes += read_bytes
-        if not damage:  # or else tensors cannot be found
+        if not damage:  # tensors can be found only if the metadata is whole
             try:
                 checkpoint = self.form.open(self._place())
             except CheckpointError as error:
@@ -184,7 +184,7 @@ class _Verification:
                 self.damage.append(f"file {name} {damage}")
 
     def _names(self) -> Iterator[str]:
-        """List everything that the manifest says is in the folder, but for itself."""
+        """List the names of all files that the manifest lists; the manifest does not list itself."""
         yield from self.manifest["side_files"]
         yield from self.check.file_names
 
@@ -192,7 +192,7 @@ class _Verification:
         names = set(self.manifest["tensors"])
         for name in sorted(names ^ set(checkpoint.tensors)):
             self.damage.append(f"tensor {name!r} is {'missing' if name in names else 'not in the manifest'}")
-        # Objects of Zarr outputs are read in several steps, as many at a time as there are cores.
+        # Each core reads an object of a Zarr output in several steps, for which the pool keeps it decoded.
         chunks = ChunkPool(max(DEFAULT_POOL_BYTES, usable_cores() * TASK_BYTES))
 
         def check(name: str) -> tuple[list[str], int]:
@@ -213,7 +213,7 @@ class _Verification:
                 )
 
     def _check_tensor(self, checkpoint: Checkpoint, name: str) -> tuple[list[str], int]:
-        """Check one tensor's chunks; give what is damaged and the bytes read."""
+        """Check one tensor's chunks; return a sentence for each damaged part, and the bytes read."""
         info, entry = checkpoint.tensors[name], self.manifest["tensors"][name]
         if (info.dtype.name, list(info.shape)) != (entry["dtype"], entry["shape"]):
             return [f"tensor {name!r} is not of the dtype and shape in the manifest"], 0
@@ -226,9 +226,9 @@ class _Verification:
                 # The disk reads the next chunk while this one is hashed.
                 info.source.prefetch(stop, min(info.length, 2 * stop - start))
                 sound, fault = _checksum(info.source, start, stop) == expected, "is damaged"
-            except ZarrError:  # the chunk's compression, or a checksum within it, told
+            except ZarrError:  # decompression failed, or a checksum inside the chunk does not match
                 sound, fault = False, "is damaged"
-            except CheckpointError:  # touching pages that cannot be read would have killed the process
+            except CheckpointError:  # the file is shorter than before, or the disk fails
                 sound, fault = False, "cannot be read"
             if not sound:
                 damage.append(f"tensor {name!r} in {entry['file']} {fault} between elements {start} and {stop}")
@@ -240,18 +240,18 @@ class _Verification:
 
 
 def _chunk_ranges(name: str, length: int, entry: dict[str, Any]) -> tuple[int, Iterator[tuple[int, int]]]:
-    """Give the number of a tensor's chunks and the elements ``[start, stop)`` of each, by its entry in the manifest.
+    """Read from a tensor's entry in the manifest how many chunks it has, and the elements ``[start, stop)`` of each.
 
     Raises
     ------
     ValueError
-        The entry is no whole account of the tensor.
+        The chunks of the entry do not cover the tensor exactly once.
 
     """
-    if (edges := entry.get("chunk_edges")) is not None:  # one of several outputs, whose chunks are of any length
+    if (edges := entry.get("chunk_edges")) is not None:  # chunks of a method with several outputs have any length
         sound = bool(edges) and all(type(edge) is int for edge in edges)
         if not sound or [*sorted(edges), 0, length] != [*edges, edges[0], edges[-1]]:
-            raise ValueError(f"tensor {name!r} has chunks that do not make it up")
+            raise ValueError(f"tensor {name!r} has chunks that do not cover it exactly once")
         return len(edges) - 1, pairwise(edges)
     chunk, period = entry["chunk_elements"], entry.get("chunk_period", 0)
     if type(chunk) is not int or type(period) is not int or chunk < 1 or period < 0:
@@ -261,7 +261,7 @@ def _chunk_ranges(name: str, length: int, entry: dict[str, Any]) -> tuple[int, I
 
 
 def _checksum(source: Source, start: int, stop: int) -> str:
-    """Give the checksum of a range of elements as the manifest writes it."""
+    """Compute the checksum of a range of elements, in the manifest's hexadecimal."""
     digest, step = xxhash.xxh3_64(), READ_BYTES // source.itemsize
     for begin in range(start, stop, step):
         end = min(stop, begin + step)

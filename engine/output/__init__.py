@@ -1,1 +1,1 @@
-"""What a finished output folder holds besides tensors, and how it comes into place."""
+"""The files of an output folder besides its tensors, and how the folder is put in its place."""

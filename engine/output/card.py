@@ -16,11 +16,11 @@ CARD_NAME = "README.md"
 """File name of a model card."""
 
 LONGEST_CARD_BYTES = 2**20
-"""A source's card of more is left behind."""
+"""Largest model card of a source, in bytes, that is taken over into a conversion."""
 
 
 def model_card(plan: Plan, totals: dict[str, Any]) -> str:
-    """Write the README.md of the output: what was merged, how, and with what result.
+    """Write the README.md of a merged model: which models were merged, how, and with what statistics.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
 
 
 def conversion_card(plan: Plan) -> str:
-    """Write the README.md of a converted checkpoint: the source's own, which still holds, and what was done."""
+    """Write the README.md of a converted checkpoint: the source's card, which stays true, and what was converted."""
     dtypes = sorted({tensor.dtype.torch_name for tensor in plan.tensors if tensor.problem is not None})
     done = (
         f"stored as {dtypes[0]} (integer tensors are unchanged)" if dtypes else "every tensor is the same, bit for bit"
@@ -90,7 +90,7 @@ def conversion_card(plan: Plan) -> str:
 
 
 def _own_card(plan: Plan) -> str | None:
-    """Read the source's card, if it is a text in its folder."""
+    """Read the source's card; None if its folder has none, or if it is too large, no text, or a link to elsewhere."""
     folder = plan.side_checkpoint.side_folder
     if folder is None or not (folder / CARD_NAME).is_file():
         return None

@@ -1,6 +1,7 @@
-"""The manifest: what went into a merge, what came out, and what happened to every tensor.
+"""The manifest: the inputs, options and output files of a merge, and the statistics and checksums of every tensor.
 
-It depends on the plan and the data alone, so that two runs of one plan write the same manifest, byte for byte.
+The manifest depends on the plan and the data alone, so that two runs of one plan write the same manifest, byte for
+byte.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ MANIFEST_NAME = "dovetail_manifest.json"
 """File name of the manifest in the output folder."""
 
 SELF_CHECKSUM = "self_checksum"
-"""Key of the checksum of everything else in the manifest."""
+"""Key of the checksum, in the manifest, of all text before it."""
 
 FORMAT_VERSION = 1
-"""Changes whenever the manifest's structure does."""
+"""Version of the manifest's structure; it changes whenever the structure does."""
 
 
 def build_manifest(
@@ -40,18 +41,18 @@ def build_manifest(
     side_files: Mapping[str, Mapping[str, Any]],
     earlier: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Describe a finished merge, but for its single tensors, which `manifest_parts` adds.
+    """Describe a finished merge, except for the single tensors, which `manifest_parts` adds.
 
     Parameters
     ----------
     plan
-        What was done.
+        The plan that was carried out.
     table
         The rows of all chunks.
     side_files
         Size and checksum of every output file that is not a shard, by name.
     earlier
-        What `stage_entry` says of the stages whose results were merged.
+        The entries, made by `stage_entry`, of the stages that the merge uses results of.
 
     Returns
     -------
@@ -86,7 +87,7 @@ def build_manifest(
 
 
 def stage_entry(name: str, plan: Plan) -> dict[str, Any]:
-    """Describe a stage whose result is an input of a later one."""
+    """Describe a stage, for the manifests of later merges that use its result."""
     return {
         "name": name,
         **plug_in_entry(plan.method),
@@ -102,7 +103,7 @@ def _inputs(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _input_entry(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Describe a checkpoint so that it can be found, and known, again."""
+    """Describe a checkpoint so that it can be found again, and seen to be the same."""
     entry: dict[str, Any] = {"checkpoint": str(checkpoint.path)}
     if hub := hub_model(checkpoint.path):
         entry["hub"] = hub
@@ -114,7 +115,7 @@ def _input_entry(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def file_entries(files: Sequence[FileFingerprint]) -> list[dict[str, Any]]:
-    """Describe input files so that they are known again, wherever they are copied."""
+    """Describe input files by what does not change when they are copied elsewhere."""
     return [
         {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
         | ({"etag": file.etag} if file.etag else {})
@@ -123,7 +124,7 @@ def file_entries(files: Sequence[FileFingerprint]) -> list[dict[str, Any]]:
 
 
 def _vocabulary(plan: Plan) -> dict[str, Any]:
-    """Describe the output's vocabulary and the tokenizer files that it was made from, if it was made."""
+    """Describe the output's vocabulary and the tokenizer files it was made from; empty if the recipe asks for none."""
     vocabulary = plan.vocabulary
     if vocabulary is None:
         return {}
@@ -132,10 +133,25 @@ def _vocabulary(plan: Plan) -> dict[str, Any]:
 
 
 def manifest_parts(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) -> Iterator[bytes]:
-    """Write a manifest as JSON, part by part: what `build_manifest` gave, then every tensor on a line of its own.
+    """Write a manifest as JSON, part by part: first what `build_manifest` gave, then each tensor on one line.
 
-    All tensors' entries together can be more than the memory limit foresees. The last entry is the checksum of all
-    the text before it.
+    The parts are never joined, because the entries of all tensors together can be larger than the memory limit allows.
+    The last entry is the checksum of all text before it.
+
+    Parameters
+    ----------
+    manifest
+        The object that `build_manifest` gave.
+    plan
+        The plan that was carried out.
+    table
+        The rows of all chunks.
+
+    Yields
+    ------
+    bytes
+        The parts of the text, in order.
+
     """
     checksum = xxhash.xxh3_64()
 
@@ -154,7 +170,7 @@ def manifest_parts(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) 
 
 
 def is_intact(text: bytes) -> bool:
-    """Whether a manifest's text is as `manifest_parts` wrote it."""
+    """Whether the checksum at the end of a manifest's text is that of the text before it."""
     body, _, _ = text.rpartition(_checksum_entry("").partition(b'""')[0])
     return text == body + _checksum_entry(hex_checksum(body))
 
@@ -178,15 +194,18 @@ def _tensor_entry(plan: Plan, tensor: PlannedTensor, index: int, rows: NDArray[A
 
 
 def tensor_statistics(tensor: PlannedTensor, sums: Any) -> dict[str, Any]:
-    """Summarise one tensor, given the sum of its rows; lists are in the order of its models as the method took them.
+    """Summarise one tensor, given the sum of its rows. Lists are in the order in which the method took the models.
 
-    ``models``: that order.
-    ``kept``, ``density``: elements of each task vector that the merge keeps, and their fraction.
-    ``overlap``: for each pair of models, elements that both keep over elements that either keeps.
-    ``task_vector_norm``, ``kept_norm``: Euclidean norms before and after pruning. ``merged_norm``: that of the
-    merged change. ``overflowed``: elements of the output that are not finite. ``nonfinite``: NaN and
-    infinite elements read, the base model's first. Norms are None where such elements passed through.
-    ``output``: which of its problem's outputs the tensor is, if not the first, which has the statistics of them all.
+    ``models``: that order, as indices into the manifest's ``models``.
+    ``kept``, ``density``: the number of elements of each task vector that the merge keeps, and their fraction.
+    ``overlap``: for each pair of models, the number of elements that both keep over the number that either keeps.
+    ``task_vector_norm``, ``kept_norm``: Euclidean norms of each task vector before and after pruning.
+    ``merged_norm``: the Euclidean norm of the merged change.
+    ``overflowed``: the number of elements of the output that are not finite.
+    ``nonfinite``: the numbers of NaN and infinite elements read from each input, the base model first.
+    A norm is None if such elements went into it.
+    ``output``: if a problem has several outputs, the number of this one. Only the first has the statistics, which
+    describe the problem as a whole.
     """
     if tensor.copied:
         return {"copied": True, "differing": bool(sums["differing"])}
@@ -240,7 +259,7 @@ def total_statistics(plan: Plan, table: RecordTable) -> dict[str, Any]:
 
 
 def differing_copies(plan: Plan, table: RecordTable) -> list[str]:
-    """Name the tensors that were taken from the base model although a model has other values."""
+    """Name the tensors that were copied from the base model although another model has other values."""
     return [
         tensor.name
         for index, tensor in enumerate(plan.tensors)
@@ -249,7 +268,7 @@ def differing_copies(plan: Plan, table: RecordTable) -> list[str]:
 
 
 def _kept_statistics(kept: list[list[int]], elements: list[int]) -> dict[str, Any]:
-    """Give counts, densities and overlaps; in plain Python, which for a few models is faster than arrays."""
+    """Compute counts, densities and overlaps, in plain Python, which for a few models is faster than numpy."""
     models = range(len(elements))
     overlap = [[kept[i][j] / max(1, kept[i][i] + kept[j][j] - kept[i][j]) for j in models] for i in models]
     return {
@@ -264,21 +283,21 @@ def _norms(squares: list[float]) -> list[float | None]:
 
 
 def _norm(square: float) -> float | None:
-    """Give the norm, or None where NaN or infinity passed through: JSON has neither."""
+    """Compute a norm from its square; None if the square is not finite, because JSON has neither NaN nor infinity."""
     return math.sqrt(square) if math.isfinite(square) else None
 
 
 def norm_text(norm: float | None, digits: int) -> str:
-    """Write a norm for people."""
+    """Write a norm with a number of significant digits, or say that it is not finite."""
     return "not finite" if norm is None else f"{norm:.{digits}g}"
 
 
 def has_task_vectors(statistics: Mapping[str, Any]) -> bool:
-    """Whether any model changed anything; methods without task vectors have no density or overlap to show."""
+    """Whether any task vector is not zero; otherwise there is no density or overlap to show."""
     return any(norm != 0 for norm in statistics["task_vector_norm"])
 
 
 def pair_overlaps(statistics: Mapping[str, Any]) -> Sequence[tuple[int, int, float]]:
-    """List (i, j, overlap) for every pair of models i < j; none for methods without task vectors."""
+    """List (i, j, overlap) for every pair of models i < j; the list is empty for methods without task vectors."""
     matrix = statistics["overlap"] if has_task_vectors(statistics) else []
     return [(i, j, matrix[i][j]) for i in range(len(matrix)) for j in range(i + 1, len(matrix))]

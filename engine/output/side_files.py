@@ -1,7 +1,7 @@
-"""The small files around the weights, so that the output folder loads as it is.
+"""The side files: the small files beside the weights, without which other libraries could not load the output folder.
 
-Configuration, tokenizer and generation files come from the base model; the configuration's dtype and layer count are
-set to the output's; a model card and the recipe are added. Nothing from a checkpoint is executed.
+Configuration, tokenizer and generation files are copied from the base model. The dtype and the number of layers in the
+configuration are set to those of the output. A model card and the recipe are added. No code of a checkpoint is run.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _REPLACED = {
 
 
 def copied_files(folder: Path) -> list[Path]:
-    """List the files of a checkpoint folder that belong beside any weights, by name.
+    """List the side files of a checkpoint folder that an output takes over, sorted by name.
 
-    Links that lead outside the checkpoint are left out: a checkpoint must not bring along a private file.
+    Links that lead out of the folder are left out, because a checkpoint must not bring a private file into the output.
     """
     replaced = _REPLACED.union(*[each.document_names for each in FORMATS.values()])
     return sorted(
@@ -52,7 +52,7 @@ def copied_files(folder: Path) -> list[Path]:
 
 
 def side_bytes(plan: Plan) -> int:
-    """Give the bytes of the files that the output takes from the base model, or has in their place."""
+    """Count the bytes of the files that are copied from the base model, and of those that are made in their place."""
     folder, changed = plan.side_checkpoint.side_folder, _changed_files(plan)
     kept = [] if folder is None else [path for path in copied_files(folder) if path.name not in changed]
     return sum(path.stat().st_size for path in kept) + sum(len(data) for data in changed.values() if data is not None)
@@ -71,12 +71,17 @@ def _stays_inside(folder: Path, name: str) -> bool:
 
 
 def output_config(plan: Plan) -> dict[str, Any] | None:
-    """Give the output's config.json: the base model's, with the output's dtype and layer count, and not quantised.
+    """Make the output's config.json from the base model's, with the output's dtype and layers, and not quantised.
+
+    Returns
+    -------
+    dict or None
+        The configuration as a JSON object; None if the base model has none.
 
     Raises
     ------
     CheckpointError
-        The base model's config.json has changed since it was planned with, and cannot be read any more.
+        The base model's config.json has changed since the merge was planned, and cannot be read any more.
 
     """
     config = config_of(plan.side_checkpoint)
@@ -86,7 +91,7 @@ def output_config(plan: Plan) -> dict[str, Any] | None:
     drop_settings(config)
     kept = plan.is_conversion and plan.options.dtype is None and not plan.side_checkpoint.dequantised
     if dtype is not None and not kept:
-        # Newer configurations say "dtype", older ones "torch_dtype"; every version reads the older key.
+        # Newer configurations have the key "dtype", older ones "torch_dtype", which every version of the library reads.
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
             config[key] = dtype
     if plan.stacks:
@@ -99,7 +104,7 @@ def output_config(plan: Plan) -> dict[str, Any] | None:
 
 
 def output_dtype(plan: Plan) -> str | None:
-    """Give the name, in PyTorch's words, of the dtype that most merged elements of the output have."""
+    """Give PyTorch's name of the dtype that most floating-point elements of the output have; None if there are none."""
     elements: dict[str, int] = {}
     for tensor in plan.tensors:
         if tensor.dtype.mergeable:
@@ -110,11 +115,25 @@ def output_dtype(plan: Plan) -> str | None:
 def write_side_files(
     plan: Plan, folder: Path, card: str, config: Mapping[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Write every side file into `folder`, durably, and give the size and checksum of each by name.
+    """Write every side file into `folder`, durably.
 
-    The configuration is `config`; None for that of `output_config`.
+    Parameters
+    ----------
+    plan
+        The plan that was carried out.
+    folder
+        The staging folder.
+    card
+        Text of the model card.
+    config
+        The configuration of the output; None for that of `output_config`.
 
-    The shard index or group metadata, which the sink has written, is among those given.
+    Returns
+    -------
+    dict
+        The size in bytes and the checksum of each side file, by name. The shard index or the group's metadata, which
+        the sink has written, is among them.
+
     """
     written: dict[str, dict[str, Any]] = {}
 
@@ -136,7 +155,7 @@ def write_side_files(
             write(name, data)
     config = output_config(plan) if config is None else config
     if config is not None:
-        # Escaped, as JSON strings can hold lone surrogates, which UTF-8 cannot.
+        # Letters outside ASCII are escaped, because JSON strings can hold lone surrogates, which UTF-8 cannot.
         write(CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
     write("README.md", card.encode())
     if plan.recipe.text:

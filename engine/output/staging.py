@@ -1,4 +1,4 @@
-"""The output folder: refused where it would destroy something, grown under a staging name, published when complete."""
+"""The output folder: it is refused if files would be lost, grows under a staging name, and is renamed when complete."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from dovetail.engine.text import format_size
 from dovetail.io.files.durable import sync_folder
 
 DISK_MARGIN_BYTES = 16 * 2**20
-"""Room left for side files and file system metadata."""
+"""Bytes of free disk space, beyond the output, for small files and the file system's metadata."""
 
 
 def staging_path(output: Path) -> Path:
-    """Give the folder in which `output` grows until it is complete: beside it, on the same file system."""
+    """Give the folder beside `output`, on the same file system, in which the output grows until it is complete."""
     place = _place(output)
     return place.parent / f".{place.name}.dovetail-partial"
 
 
 def stages_path(output: Path) -> Path:
-    """Give the folder of the intermediate results of a merge into `output`, beside it."""
+    """Give the folder beside `output` in which the stages of its merge have their results."""
     place = _place(output)
     return place.parent / f".{place.name}.dovetail-stages"
 
 
 def _place(output: Path) -> Path:
-    """Follow links: the folder that a link leads to is replaced, not the link."""
+    """Follow links, because the folder that a link leads to is replaced, and not the link."""
     return Path(os.path.realpath(output))
 
 
@@ -40,13 +40,22 @@ def _old_path(output: Path) -> Path:
 
 
 def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
-    """Refuse a target that would destroy something.
+    """Refuse an output folder if making it could destroy files.
+
+    Parameters
+    ----------
+    output
+        The output folder.
+    inputs
+        Files and folders that must be spared.
+    overwrite
+        Whether an output folder that is not empty may be replaced.
 
     Raises
     ------
     OutputError
-        The target, or a folder that is made or removed on the way, is or contains an input or lies inside one;
-        or the target cannot be replaced, is not a folder, or is not empty and `overwrite` is not set.
+        The output folder, or a working folder beside it, is or contains an input or lies inside one; or the output
+        folder cannot be replaced, is not a folder, or is not empty and `overwrite` is not set.
 
     """
     target = _place(output)
@@ -70,7 +79,7 @@ def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> No
     if target in (Path.cwd().resolve(), home, *Path.cwd().resolve().parents):
         raise OutputError(
             f"output folder {output} is or contains the current or home folder",
-            "a folder of its own",
+            "a folder apart from both",
             "choose another output folder",
         )
     if output.exists() and not output.is_dir():
@@ -84,12 +93,19 @@ def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> No
 
 
 def check_disk_space(folder: Path, needed_bytes: int) -> None:
-    """Refuse an output that does not fit on the disk.
+    """Refuse an output that does not fit onto the disk.
+
+    Parameters
+    ----------
+    folder
+        Where the output will be written; the folder need not exist yet.
+    needed_bytes
+        Bytes that will be written.
 
     Raises
     ------
     DiskSpaceError
-        Less than `needed_bytes` and a margin is free where `folder` lies, or will lie.
+        The disk of `folder` has less than `needed_bytes` and `DISK_MARGIN_BYTES` free.
 
     """
     while not folder.exists():
@@ -104,30 +120,32 @@ def check_disk_space(folder: Path, needed_bytes: int) -> None:
 
 
 def publish(staging: Path, output: Path, *, overwrite: bool, remove: Iterable[str] = ()) -> None:
-    """Put the complete staging folder in the place of `output`, durably.
+    """Rename the complete staging folder to `output`, durably.
 
-    What stood there is moved aside first and removed last, so that at every instant either it or the new output
+    A former output is first moved aside and removed last, so that at every instant either the former or the new output
     is whole.
 
     Parameters
     ----------
-    staging, output
-        The two folders.
+    staging
+        The complete staging folder.
+    output
+        The name that it gets.
     overwrite
-        Whether an output that is not empty is replaced.
+        Whether a former output that is not empty is replaced.
     remove
-        Names of files in the staging folder that go once it has its final name.
+        Names of files in the staging folder that are removed after it has been renamed.
 
     Raises
     ------
     OutputError
-        Files have come into `output` since it was checked, and `overwrite` is not set.
+        Somebody has put files into `output` since it was checked, and `overwrite` is not set.
 
     """
     place, old = _place(output), _old_path(output)
     sync_folder(staging)
     try:
-        staging.rename(place)  # takes the place of nothing or of an empty folder, in one step
+        staging.rename(place)  # also replaces an empty folder, in one step
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
@@ -146,7 +164,10 @@ def publish(staging: Path, output: Path, *, overwrite: bool, remove: Iterable[st
 
 
 def _tidy(place: Path, old: Path, names: Iterable[str]) -> None:
-    """Remove what was replaced, then what only the merge needed: as long as that is there, `take_back` finds it."""
+    """Remove the former output, and then the files that only the merge needed.
+
+    The journal is among these. If the process is killed before it is removed, the next run sees that it has to tidy up.
+    """
     if old.exists():
         shutil.rmtree(old)
     for name in names:
@@ -154,6 +175,9 @@ def _tidy(place: Path, old: Path, names: Iterable[str]) -> None:
 
 
 def take_back(output: Path, staging: Path) -> None:
-    """Give an output whose merge ended before it was tidied its staging name again, so that the merge can end well."""
+    """Rename an output back to its staging folder, after a run was killed between renaming it and tidying up.
+
+    The next run can then complete and publish it as usual.
+    """
     _place(output).rename(staging)
     sync_folder(staging.parent)

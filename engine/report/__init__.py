@@ -1,1 +1,1 @@
-"""What people and programs are shown: tables, JSON, progress."""
+"""Showing results and progress, as text for people or as JSON for programs."""

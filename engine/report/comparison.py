@@ -1,4 +1,4 @@
-"""What a comparison found, as a table for people and as JSON for programs."""
+"""Showing the result of a comparison, as a table for people or as JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dovetail.io.dtypes import DTYPES
 
 
 def comparison_json(found: Comparison, limits: Limits) -> Iterator[dict[str, Any]]:
-    """Give a comparison as JSON objects, one a tensor, as there can be many, then the verdict.
+    """Give a comparison as JSON objects: first one for each tensor, and then one for the whole comparison.
 
-    ``within`` says whether all is within the limits.
+    Its key ``within`` says whether every tensor is within the limits.
     """
     for difference in found.differences:
         yield {"event": "difference", **difference.to_json()}
@@ -40,14 +40,14 @@ def comparison_json(found: Comparison, limits: Limits) -> Iterator[dict[str, Any
 
 
 def print_comparison(found: Comparison, top: int | None) -> None:
-    """Show what differs, the farthest apart first.
+    """Print the tensors that differ, those that lie farthest apart first, and then totals.
 
     Parameters
     ----------
     found
         The comparison.
     top
-        Most tensors in the table; None to list every tensor, those that are equal too.
+        Most tensors in the table; None to list every tensor, equal ones too.
 
     """
     listed = sorted(found.differences, key=_distance, reverse=True)
@@ -62,12 +62,12 @@ def print_comparison(found: Comparison, top: int | None) -> None:
 
 
 def conclude_comparison(names: tuple[str, str], found: Comparison, limits: Limits) -> None:
-    """Let a script know by the exit code.
+    """Raise an error if the checkpoints lie farther apart than is allowed, so that the exit code tells scripts.
 
     Raises
     ------
     DifferenceError
-        The checkpoints lie farther apart than is allowed.
+        A tensor exceeds the limits, cannot be compared, or is in one checkpoint only.
 
     """
     beyond = found.beyond(limits)
@@ -105,7 +105,7 @@ def _table(differences: list[Difference]) -> Table:
 
 
 def _share(part: int, whole: int) -> str:
-    """Write a share in percent; what is not nothing never reads as nothing, nor what is not all as all."""
+    """Write a share in percent; no rounding turns a share that is not exactly 0 or 1 into 0% or 100%."""
     if part in (0, whole):
         return "0%" if part == 0 else "100%"
     return f"{min(max(part / whole, 1e-6), 1 - 1e-6):.4%}"

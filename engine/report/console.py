@@ -1,4 +1,4 @@
-"""Printing for people: tables and sentences, to a terminal or a pipe."""
+"""Printing tables and sentences for people, to a terminal or a pipe."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ PIPE_WIDTH = 200
 
 
 def show(*things: Any) -> None:
-    """Print texts and tables without wrapping or colouring them; a pipe gets plain text as wide as it needs."""
+    """Print texts and tables without wrapping or colouring them; in a pipe, tables may be `PIPE_WIDTH` columns wide."""
     width = None if Console().is_terminal else PIPE_WIDTH
     Console(highlight=False, width=width, soft_wrap=True).print(*things, markup=False)

@@ -1,4 +1,4 @@
-"""Showing a merge to people and programs: a live bar, plain lines, JSON lines, or nothing."""
+"""Showing the progress of a merge: as a live bar, plain lines, JSON lines, or warnings only."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dovetail.engine import events
 from dovetail.engine.text import counted, format_size
 
 PLAIN_SECONDS = 10.0
-"""Time between two progress lines where there is no terminal."""
+"""Seconds between two progress lines where there is no terminal."""
 
 
 class Display(Protocol):
-    """Receives events between entering and leaving."""
+    """A context manager that is called with each event, and shows it."""
 
     def __enter__(self) -> Self: ...
 
@@ -36,7 +36,7 @@ class Display(Protocol):
 
 
 class _Simple:
-    """A display that holds nothing open."""
+    """A display that needs no cleaning up."""
 
     def __enter__(self) -> Self:
         return self
@@ -47,46 +47,46 @@ class _Simple:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Nothing to close."""
+        """Do nothing, because nothing is open."""
 
 
 class QuietDisplay(_Simple):
-    """Shows warnings only."""
+    """Shows warnings and failures only."""
 
     def __call__(self, event: events.Event) -> None:
-        """Print a warning to stderr."""
+        """Print a warning or a failure to stderr."""
         if isinstance(event, events.Failed) or (isinstance(event, events.Notice) and event.level == "warning"):
             print(_notice(event), file=sys.stderr)
 
 
 class NoticeDisplay(_Simple):
-    """Shows what a person should read, and no progress."""
+    """Shows notices and failures, but no progress."""
 
     def __call__(self, event: events.Event) -> None:
-        """Print a notice to stderr."""
+        """Print a notice or a failure to stderr."""
         if isinstance(event, events.Notice | events.Failed):
             print(_notice(event), file=sys.stderr, flush=True)
 
 
 class JsonDisplay(_Simple):
-    """Prints one JSON object an event."""
+    """Prints each event as a JSON object on one line."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
 
     def __call__(self, event: events.Event) -> None:
-        """Print one line, at once."""
+        """Print the event on one line, and flush the stream."""
         print(json.dumps(event.to_json()), file=self._stream, flush=True)
 
 
 class PlainDisplay(_Simple):
-    """Prints lines, for logs and pipes."""
+    """Prints plain lines, for logs and pipes."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
 
     def __call__(self, event: events.Event) -> None:
-        """Print a line for what matters, and for progress every few seconds."""
+        """Print a line for the start, for each notice or failure, and every `PLAIN_SECONDS` for the progress."""
         if isinstance(event, events.Notice | events.Failed):
             print(_notice(event), file=sys.stderr, flush=True)
         elif isinstance(event, events.Started):
@@ -98,7 +98,7 @@ class PlainDisplay(_Simple):
 
 
 class LiveDisplay:
-    """One live bar with bytes done, GB/s, time left and resident memory."""
+    """Shows a live bar with bytes done, GB/s, time left and resident memory."""
 
     def __init__(self, console: Console, label: str) -> None:
         self._console = console
@@ -123,11 +123,11 @@ class LiveDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the bar away."""
+        """Remove the bar from the terminal."""
         self._progress.stop()
 
     def __call__(self, event: events.Event) -> None:
-        """Move the bar, or print above it."""
+        """Move the bar to show progress; print any other event above it."""
         if isinstance(event, events.Notice | events.Failed):
             style = "dim" if isinstance(event, events.Notice) and event.level == "info" else "yellow"
             self._console.print(_notice(event), style=style, highlight=False, markup=False)
@@ -140,12 +140,12 @@ class LiveDisplay:
 
 
 class Recorder:
-    """Passes events on to a display, and keeps the figures of what is done.
+    """Passes events on to a display, and keeps those of finished outputs for a summary.
 
     Parameters
     ----------
     display
-        Shows every event; the caller opens and closes it.
+        Shows every event; the caller enters and leaves it.
 
     """
 
@@ -154,21 +154,23 @@ class Recorder:
         self.done: list[events.Done] = []
 
     def __call__(self, event: events.Event) -> None:
-        """Show one event."""
+        """Show one event, and keep it if it reports a finished output."""
         self.display(event)
         if isinstance(event, events.Done):
             self.done.append(event)
 
 
 def choose_display(*, quiet: bool, as_json: bool, label: str = "merging") -> Display:
-    """Give the display for the options and the terminal, or what stands in its place.
+    """Choose the display for the user's options and for where the command's output goes.
 
     Parameters
     ----------
-    quiet, as_json
-        What the user asked for.
+    quiet
+        Whether only warnings and failures are shown.
+    as_json
+        Whether every event is printed as JSON.
     label
-        What the live bar says.
+        Text before the live bar.
 
     """
     if as_json:

@@ -1,4 +1,4 @@
-"""Tables for people and JSON for programs: plans, finished merges, checkpoints, methods."""
+"""Showing plans, finished merges, checkpoints, verifications and methods, as tables for people or JSON for programs."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ BASE_MODELS = {
     "optional": "optional: if given, the model that the others were made from",
     "member": "optional: a model like any other",
 }
-"""What the kinds of base models in the table of methods mean, for people."""
+"""For each kind of base model that a method can have, what ``dovetail methods`` says about it."""
 
 
 def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
-    """Say what a merge did: size, speed, memory, and what each model contributed."""
+    """Print what a merge did: size, speed, memory, and how much each model contributed."""
     totals = manifest["totals"]
     moved = done.read_bytes + done.written_bytes
     speed = f"{moved / max(done.merge_seconds, 1e-9) / 1e9:.2f} GB/s read and written"
@@ -68,7 +68,7 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
 
 
 def print_conversion(done: events.Done) -> None:
-    """Say what a conversion did."""
+    """Print what a conversion did: size, speed and memory."""
     speed = (done.read_bytes + done.written_bytes) / max(done.merge_seconds, 1e-9) / 1e9
     show(
         f"{done.output}: {format_size(done.written_bytes)} in {done.seconds:.1f} s, {speed:.2f} GB/s read and written, "
@@ -92,7 +92,7 @@ def _model_table(models: list[str], totals: Mapping[str, Any]) -> Table:
 
 
 def plan_json(plan: Plan, budget: Budget) -> dict[str, Any]:
-    """Give a plan as a JSON object."""
+    """Give a plan, and the memory that it will run in, as a JSON object."""
     return {
         "method": plan.method.name,
         "base_model": None if plan.base is None else str(plan.base.path),
@@ -120,7 +120,7 @@ def plan_json(plan: Plan, budget: Budget) -> dict[str, Any]:
 
 
 def print_plan(plan: Plan, budget: Budget) -> None:
-    """Say what a plan would read, write and hold."""
+    """Print what a merge by this plan would read, write and hold in memory."""
     dtypes, form = Counter(tensor.dtype.torch_name for tensor in plan.tensors), plan.options.format
     elements = sum(tensor.length for tensor in plan.tensors)
     rows = {
@@ -148,10 +148,10 @@ def print_plan(plan: Plan, budget: Budget) -> None:
 
 
 def stages_json(forecasts: Sequence[Forecast], budgets: Sequence[Budget | None]) -> dict[str, Any]:
-    """Give the plans of a recipe as a JSON object: that of its only stage, or a list of all."""
+    """Give the plans of a recipe as a JSON object: the plan itself if there is one stage, else a list of stages."""
     if len(forecasts) == 1:
         (plan,), (budget,) = [each.plan for each in forecasts], budgets
-        assert plan is not None, "all that a recipe of one document needs is there"
+        assert plan is not None, "a recipe of one document needs no stage, so that it can always be planned"
         assert budget is not None
         return plan_json(plan, budget)
     return {
@@ -168,14 +168,14 @@ def stages_json(forecasts: Sequence[Forecast], budgets: Sequence[Budget | None])
 
 
 def print_stages(forecasts: Sequence[Forecast], budgets: Sequence[Budget | None]) -> None:
-    """Say what every stage of a recipe would read, write and hold."""
+    """Print what every stage of a recipe would read, write and hold in memory."""
     for number, (each, budget) in enumerate(zip(forecasts, budgets, strict=True), 1):
         if len(forecasts) > 1:
             needs = f", from {', '.join(each.stage.needs)}" if each.stage.needs else ""
             unused = "" if each.stage.needed else " (nothing uses it: merged only with --stages)"
             show(f"Stage {number} of {len(forecasts)}: {each.title}{needs}{unused}")
         if each.plan is None or budget is None:
-            show(f"can be planned when merged: {', '.join(each.stage.needs)}")
+            show(f"can be planned only after merging {', '.join(each.stage.needs)}")
         elif each.complete:
             show("is merged already")
         else:
@@ -185,7 +185,7 @@ def print_stages(forecasts: Sequence[Forecast], budgets: Sequence[Budget | None]
 
 
 def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Give a checkpoint's catalogue as a JSON object."""
+    """Give a checkpoint's files, metadata and tensors as a JSON object."""
     return {
         "path": str(checkpoint.path),
         "files": [{"name": file.name, "size_bytes": file.size_bytes} for file in checkpoint.files],
@@ -207,7 +207,7 @@ def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def print_checkpoint(checkpoint: Checkpoint) -> None:
-    """List a checkpoint's tensors, then its totals, then what a person should know."""
+    """Print a checkpoint's tensors, then its totals, then warnings about it."""
     table = Table(box=None, pad_edge=False)
     for title, justify in (("Tensor", "left"), ("dtype", "left"), ("shape", "left"), ("size", "right")):
         table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # both are permitted
@@ -229,7 +229,7 @@ def print_checkpoint(checkpoint: Checkpoint) -> None:
 
 
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
-    """Give what a verification found as a JSON object."""
+    """Give the result of a verification as a JSON object."""
     return {
         "event": "verdict",
         "sound": not verdict.damage,
@@ -240,12 +240,12 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
 
 
 def conclude_verification(output: Path, verdict: Verdict, *, quiet: bool) -> None:
-    """Say what a verification found.
+    """Print the result of a verification, and raise an error if it found damage.
 
     Raises
     ------
     VerificationError
-        Something is damaged.
+        A part of the output is damaged.
 
     """
     if not quiet:
@@ -258,7 +258,7 @@ def conclude_verification(output: Path, verdict: Verdict, *, quiet: bool) -> Non
             f"{output} is damaged: {verdict.damage[0]}"
             + (f", and {len(verdict.damage) - 1} more" if len(verdict.damage) > 1 else ""),
             "the bytes that were written",
-            "make it again, or copy it again from where it is whole",
+            "make the output again, or copy it again from where it is whole",
         )
     if not quiet:
         show(f"{output} is whole: {format_size(verdict.checked_bytes)} are as its manifest says")
@@ -292,7 +292,7 @@ def methods_json(methods: Mapping[str, Method]) -> list[dict[str, Any]]:
 
 
 def print_methods(methods: Mapping[str, Method]) -> None:
-    """Show the table of methods, each with its parameters."""
+    """Print the methods, each with its paper, base model and parameters."""
     for method in methods.values():
         show(f"{method.name}: {method.summary}")
         if method.paper:

@@ -1,7 +1,8 @@
-"""How much memory there is, how much this process holds, and whether a plan fits.
+"""Choosing how many workers fit within the memory limit, and refusing a plan when not even one does.
 
-The words: `allowed_bytes` is the limit on the whole process, `reserved_bytes` what it holds before the first task
-(interpreter, libraries, compiled kernels, the plan itself: measured), `projected_bytes` what it will hold at most.
+`allowed_bytes` is the limit on the memory of the whole process. `reserved_bytes` is what the process holds before the
+first task: interpreter, libraries, compiled kernels and the plan itself, as measured. `projected_bytes` is the most
+that the process will hold.
 """
 
 from __future__ import annotations
@@ -13,30 +14,30 @@ from dovetail.engine.text import format_size
 from dovetail.io.files.machine import available_bytes
 
 DEFAULT_LIMIT_BYTES = 2 * 2**30
-"""Upper bound of the default limit."""
+"""Most memory that a merge is allowed by default, unless it needs more."""
 
 LARGEST_SHARE = 0.85
-"""Part of the free memory that the default limit never exceeds."""
+"""Largest fraction of the free memory that the default limit may take."""
 
 WORKER_OVERHEAD_BYTES = 2 * 2**20
 """Allowance per worker for its stack, allocator arena and Python objects."""
 
 MARGIN_BYTES = 8 * 2**20
-"""Allowance for what grows during a run: records, progress display, allocator slack."""
+"""Allowance for what grows during a run: records, the progress display, and memory that the allocator keeps."""
 
 TENSOR_BYTES = 512
-"""Allowance per output tensor for what is told of it when its file is complete, or of a comparison at its end."""
+"""Allowance per tensor for the event that lists its checksums, or for its result in a comparison."""
 
 _MIB = 2**20
 
 
 def default_limit_bytes(least_bytes: int = 0) -> int:
-    """Half of what is free, at most `DEFAULT_LIMIT_BYTES`; more where a merge needs it and it is there.
+    """Choose a limit: half of the free memory, at most `DEFAULT_LIMIT_BYTES`, but what the merge needs if that is more.
 
     Parameters
     ----------
     least_bytes
-        What the merge needs; it is allowed as long as it leaves a part of the free memory.
+        What the merge needs; the limit grows to it up to `LARGEST_SHARE` of the free memory.
 
     """
     free = available_bytes()
@@ -45,45 +46,45 @@ def default_limit_bytes(least_bytes: int = 0) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A plan's memory under a limit."""
+    """The memory that a run may use, and what it will use it for."""
 
     allowed_bytes: int
-    """The limit."""
+    """Limit on the memory of the process."""
     reserved_bytes: int
-    """Held before the first task."""
+    """Memory that the process holds before the first task."""
     task_bytes: int
-    """Most that one running task adds: mapped input windows, output buffer, scratch, its partial result of a reduce
-    pass and another that waits to be folded."""
+    """Most memory that one running task adds: mapped input windows, output buffer, scratch space, the partial result
+    of its reduce pass and another one that waits to be folded."""
     workers: int
     """Tasks that run at once."""
     shared_bytes: int = 0
-    """Most that decoded chunks take which tasks share."""
+    """Most memory that decoded chunks take which several tasks use."""
 
     @property
     def projected_bytes(self) -> int:
-        """Most that the process will hold."""
+        """Most memory that the process will hold."""
         tasks = self.workers * (self.task_bytes + WORKER_OVERHEAD_BYTES)
         return self.reserved_bytes + tasks + self.shared_bytes + MARGIN_BYTES
 
     @property
     def unwritten_bytes(self) -> int:
-        """Output that may wait for the disk in the page cache, so that a small cgroup never stalls."""
+        """Most output that waits in the page cache for the disk; little under a small limit, lest a cgroup stalls."""
         return max(16 * _MIB, min(256 * _MIB, (self.allowed_bytes - self.reserved_bytes) // 4))
 
 
 def least(reserved_bytes: int, task_bytes: int) -> int:
-    """Give the smallest limit that would do: for one worker, with some room."""
+    """Give the smallest limit, rounded up to 16 MiB, within which one worker fits."""
     needed = Budget(0, reserved_bytes, task_bytes, 1).projected_bytes
     return -(-needed // (16 * _MIB)) * 16 * _MIB
 
 
 def fit(allowed_bytes: int, reserved_bytes: int, task_bytes: int, workers: int) -> Budget:
-    """Find the greatest number of workers, at most `workers`, whose projection stays within the limit.
+    """Find the greatest number of workers, at most `workers`, with which the projection stays within the limit.
 
     Raises
     ------
     MemoryLimitError
-        Not even one worker fits; the text names the limit that would do.
+        Not even one worker fits; the message names a limit that is enough.
 
     """
     room = allowed_bytes - reserved_bytes - MARGIN_BYTES

@@ -1,7 +1,7 @@
-"""How much memory decoded chunks get that several tasks share.
+"""Choosing how much memory a run has for decoded chunks that several tasks use.
 
-Where chunks of a Zarr input do not hold whole rows, neighbouring tasks need parts of the same chunks. What memory the
-limit leaves goes to the run's pool of decoded chunks, so that they are not decoded again and again.
+Where the chunks of a Zarr input do not hold whole rows, neighbouring tasks need parts of the same chunks. The memory
+that the limit leaves over goes to a pool that keeps decoded chunks, so that each is decoded less often.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from dovetail.io.source import Decoding
 from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES
 
 MOST_DECODINGS = 1.5
-"""Decodings of a chunk, on the average, that are not worth a word."""
+"""Average number of times that chunks may be decoded without a warning."""
 
 
 def share_memory(plan: Plan, budget: Budget, listen: events.Listener) -> int:
-    """Choose the size of a run's pool of decoded chunks, and say where it is too small.
+    """Choose the size of a run's pool of decoded chunks, and warn if it is too small.
 
     Parameters
     ----------
-    plan, budget
-        What will be run, and in what memory.
+    plan
+        The plan that will be run.
+    budget
+        The memory that the run may use, without the pool.
     listen
-        Told of a tensor whose chunks will be decoded several times.
+        Receives a warning that names a tensor with chunks that will be decoded several times.
 
     Returns
     -------
     int
-        Bytes of the pool; 0 for a plan of which no input is stored in chunks.
+        Bytes of the pool; 0 if no input of the plan is stored in chunks.
 
     """
     chunked = [
@@ -61,23 +63,23 @@ def share_memory(plan: Plan, budget: Budget, listen: events.Listener) -> int:
 
 
 def _window(tensor: PlannedTensor) -> tuple[int, int]:
-    """Give what a task in the middle of a tensor reads."""
+    """Give the elements ``[start, stop)`` that a task in the middle of a tensor reads."""
     return tensor.program.window(*tensor.chunk_range(tensor.chunk_count // 2))
 
 
 def _decoded(tensor: PlannedTensor) -> list[Decoding]:
-    """Say what a task in the middle of a tensor decodes, input by input; inputs that are not in chunks are left out."""
+    """List what a task in the middle of a tensor decodes of each input; inputs not stored in chunks are left out."""
     low, high = _window(tensor)
     found = [item.source.decoding(low, high) for item in tensor.inputs]
     return [decoding for decoding in found if decoding is not None]
 
 
 def _shared_bytes(tensor: PlannedTensor) -> int:
-    """Give the size of the decoded chunks that a task shares with others; a tensor of one task shares none."""
+    """Give the bytes of the decoded chunks that one task shares with others; 0 if one task does the whole tensor."""
     return 0 if tensor.chunk_count == 1 else sum(decoding.shared_bytes for decoding in _decoded(tensor))
 
 
 def _decodings(tensor: PlannedTensor) -> float:
-    """Give how often each element of the worst input is decoded, on the average, if no chunk is kept."""
+    """Compute how often an element of the worst input is decoded, on the average, if no decoded chunk is kept."""
     low, high = _window(tensor)
     return tensor.passes * max(decoding.elements for decoding in _decoded(tensor)) / max(1, high - low)

@@ -1,7 +1,8 @@
-"""Making output durable while the merge goes on.
+"""Making the output durable while the merge goes on.
 
-One thread takes the records of finished tasks in groups, waits until their bytes are on the disk, and only then
-hands them on. Grouping makes the cost of a flush small; bounding what is unwritten keeps dirty pages from piling up.
+One thread takes the records of finished tasks in groups, waits until the bytes of a group are on the disk, and only
+then passes its records on. Grouping keeps the cost of flushing small. A limit on the output that is not on the disk
+yet keeps dirty pages from filling the memory.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ GROUP_BYTES = 64 * 2**20
 """A group is committed as soon as it holds this much output."""
 
 GROUP_SECONDS = 1.0
-"""A group is committed after this long, however small."""
+"""A group is committed after this many seconds, however little output it holds."""
 
 
 class Committer:
@@ -26,9 +27,9 @@ class Committer:
     flush
         Makes the output of a group of tasks durable; called on the committer's thread.
     committed
-        Told of every group once it is durable; called on the committer's thread.
+        Receives every group once its output is durable; called on the committer's thread.
     unwritten_bytes
-        Most output that may be written but not yet durable before `put` waits.
+        Most output that may be written and not yet durable; beyond that `put` waits.
 
     """
 
@@ -48,7 +49,7 @@ class Committer:
         self._thread.start()
 
     def put(self, record: TaskRecord) -> None:
-        """Hand over a finished task; wait while too much is unwritten.
+        """Take the record of a finished task; wait while too much output is not durable yet.
 
         Raises
         ------
@@ -65,7 +66,7 @@ class Committer:
             self._raise()
 
     def close(self) -> None:
-        """Commit what is left and stop.
+        """Commit the records that are left, and end the thread.
 
         Raises
         ------
@@ -91,13 +92,13 @@ class Committer:
                 with self._changed:
                     self._unwritten -= sum(record.written_bytes for record in group)
                     self._changed.notify_all()
-        except BaseException as error:  # handed to the merge's own thread by put and close
+        except BaseException as error:  # put and close raise it again on the thread of the merge
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
 
     def _next_group(self) -> list[TaskRecord]:
-        """Wait for a group that is worth committing; an empty one means the end."""
+        """Wait until there is enough output for a group, or time is up; an empty group means that all is committed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or bool(self._group))
             full = min(GROUP_BYTES, self._limit // 2)

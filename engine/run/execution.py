@@ -1,4 +1,4 @@
-"""Carrying out a plan: scheduler, background commits, journal, progress."""
+"""Running those tasks of a plan that the journal does not have, committing their output, and reporting progress."""
 
 from __future__ import annotations
 
@@ -29,8 +29,14 @@ class Execution:
 
     Parameters
     ----------
-    plan, budget, table, journal, sink
-        What to do, within what memory, and where results go.
+    plan
+        The plan that is carried out.
+    budget
+        The memory and the number of workers that the run may use.
+    table, journal
+        The record of finished chunks, in memory and on the disk.
+    sink
+        Takes the output's bytes.
     listen
         Receives events, always on the thread that calls `run`.
 
@@ -61,7 +67,7 @@ class Execution:
 
     @property
     def remaining_bytes(self) -> int:
-        """Output bytes that are still to be written."""
+        """Output bytes of the tasks that this run has to do."""
         return sum(
             self.plan.output_bytes(piece)
             for job, todo in self._jobs
@@ -70,9 +76,16 @@ class Execution:
         )
 
     def run(self, executor: Executor | None = None) -> None:
-        """Run everything; on return all of it is durable and journalled.
+        """Run all tasks that are left; on return their output is durable and journalled.
 
-        On an error or an interruption, what was finished before is made durable and journalled too.
+        After an error or an interruption, the output of the tasks that have finished is made durable and journalled
+        before the exception leaves this method.
+
+        Parameters
+        ----------
+        executor
+            Runs the tasks; None for a pool of threads.
+
         """
         started = time.monotonic()
         committer = Committer(self._flush, self._durable.put, self.budget.unwritten_bytes)
@@ -89,7 +102,7 @@ class Execution:
                             self._take(record, committer)
                             self._report_durable()
                             self._report_progress(started)
-                finally:  # stopped early, with tasks in flight that have finished since
+                finally:  # after an early stop, take the tasks that were running then and have finished since
                     for record in scheduler.late:
                         self._take(record, committer)
         finally:
@@ -104,7 +117,7 @@ class Execution:
             committer.put(record)
 
     def _positions(self, job: Job) -> list[int]:
-        """Give the tasks of a job that are not wholly done."""
+        """Give the positions of those tasks of a job that have a chunk which is not done."""
         return [
             position
             for position, pieces in enumerate(job.tasks)
@@ -114,7 +127,7 @@ class Execution:
         ]
 
     def _job_bytes(self, job: Job, todo: list[int]) -> int:
-        """Give the bytes that a job will read and write."""
+        """Count the bytes that this run will read and write for a job: its reduce passes need every task again."""
         total = 0
         passes, wanted = self.plan.reduce_passes(job), set(todo)
         for position, pieces in enumerate(job.tasks):
@@ -127,9 +140,10 @@ class Execution:
         return total
 
     def _flush(self, group: Sequence[TaskRecord]) -> None:
-        """Make a group's bytes durable, then its rows.
+        """Make the output of a group of tasks durable, then append its rows to the journal.
 
-        Chunks of an input that has changed are not: put back as it was, it would be taken for the one that was read.
+        Nothing is committed once an input file has changed. Otherwise a user could restore the file and continue the
+        merge, and the journal would vouch for chunks that were computed from the changed file.
         """
         for checkpoint in self.plan.checkpoints:
             checkpoint.check_unchanged()
@@ -138,7 +152,7 @@ class Execution:
         self.journal.append(self.table.add(pieces))
 
     def _report_durable(self) -> None:
-        """Tell of commits since the last call, and of output files that they completed."""
+        """Report the commits since the last call, and the output files that they completed."""
         while not self._durable.empty():
             group = self._durable.get()
             self._durable_tasks += len(group)

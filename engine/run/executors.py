@@ -9,7 +9,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 @contextlib.contextmanager
 def open_executor(given: Executor | None, workers: int) -> Iterator[Executor]:
-    """Use the executor given, or a pool of threads: kernels run without the interpreter's lock."""
+    """Give the caller's executor, or else a pool of threads, which is closed after the block.
+
+    Threads are enough, because kernels run without the interpreter's lock.
+    """
     if given is not None:
         yield given
         return

@@ -1,8 +1,9 @@
-"""The journal: which chunks of an unfinished output are done, with everything known about them.
+"""The journal of an unfinished output: which of its chunks are done, with their checksums and statistics.
 
-An append-only file in the staging folder: one line of JSON that identifies the plan, then entries of fixed size, each
-a row number, the row of the `RecordTable` and a checksum of both. An entry is appended only after its bytes are
-durable. A torn or damaged tail is cut off when the journal is opened again: those chunks are computed again.
+The journal is an append-only file in the staging folder. One line of JSON identifies the plan. Entries of fixed size
+follow; each has a row number, the row of the `RecordTable`, and a checksum of both. An entry is appended only after
+the bytes of its chunk are durable. When the journal is opened again, a torn or damaged end is cut off, and the chunks
+of the lost entries are computed again.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ _CHECKSUM_BYTES = 8
 
 
 class Journal:
-    """An open journal.
+    """A journal that is open for appending.
 
     Parameters
     ----------
     path
-        The journal's file.
+        The journal's file; it is made if it is not there.
     plan
-        The plan that it belongs to.
+        The plan that is run.
     table
-        Filled with the rows of chunks that the journal says are done.
+        Receives the rows of the chunks that the journal has as done.
 
     Raises
     ------
     OutputError
-        The journal on disk belongs to another plan; the text says what changed.
+        The file is the journal of another plan; the message says what differs.
 
     """
 
@@ -61,7 +62,7 @@ class Journal:
             raise
 
     def append(self, numbers: NDArray[np.int64]) -> None:
-        """Add the rows of the given numbers, durably. Their chunks' bytes must be durable already."""
+        """Append rows of the table, by their numbers, durably; the bytes of their chunks must be durable already."""
         entries = bytearray()
         for number in numbers:
             body = int(number).to_bytes(_NUMBER_BYTES, "little") + self._table.rows[number].tobytes()
@@ -72,18 +73,18 @@ class Journal:
             os.fdatasync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the journal's file."""
         with naming(self._path):
             self._file.close()
 
     def _load(self, path: Path, plan: Plan) -> int:
-        """Read what is there, or begin a new journal; give the number of rows found."""
+        """Read the entries of an earlier run, or begin a new journal; return the number of entries found."""
         self._file.seek(0)
         content = self._file.read()
         line, newline, body = content.partition(b"\n")
         header = identity(plan)
         if not newline or (not body and line != json.dumps(header).encode()):
-            # Nothing was done yet, so nothing is lost by beginning anew.
+            # No chunk was journalled, so that a new journal loses nothing.
             with naming(path):
                 self._file.truncate(0)
                 self._file.write(json.dumps(header).encode() + b"\n")
@@ -96,7 +97,7 @@ class Journal:
         return rows
 
     def _read_entries(self, body: bytes) -> int:
-        """Fill in the rows of every sound entry before the first unsound one; give their number."""
+        """Copy the entries before the first damaged one into the table; return their number."""
         count = 0
         for begin in range(0, len(body) - self._entry_bytes + 1, self._entry_bytes):
             entry = body[begin : begin + self._entry_bytes]
@@ -120,7 +121,7 @@ def belongs_to(path: Path, plan: Plan) -> bool:
 
 
 def identity(plan: Plan) -> dict[str, Any]:
-    """Give what must be the same for a merge to be continued."""
+    """Describe everything that must be the same for a merge to be continued, as a JSON object."""
     return {
         "format": "dovetail-journal",
         "plan_hash": plan.hash,
@@ -149,7 +150,7 @@ def _tokenizer_files(plan: Plan) -> dict[str, Any]:
 
 
 def _check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:
-    """Refuse a journal of another plan, naming the first difference."""
+    """Raise an error that names the first difference, if the journal is that of another plan."""
     try:
         found = json.loads(line)
     except ValueError:
@@ -159,7 +160,7 @@ def _check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:
     if found.get("plan_hash") == header["plan_hash"]:
         return
     if found.get("maths_version") != header["maths_version"]:
-        raise _changed(path, "it was begun by another version of Dovetail, whose results differ in bits")
+        raise _changed(path, "it was begun by another version of Dovetail, which gives results with other bits")
     before, now = found.get("inputs", {}), header["inputs"]
     for name in sorted(set(before) | set(now)):
         if before.get(name) != now.get(name):

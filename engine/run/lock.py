@@ -1,6 +1,6 @@
-"""One process at a time on one output.
+"""A lock that lets only one process at a time write an output.
 
-The lock is the operating system's own: it vanishes with the process that held it, so none is ever stale.
+The operating system holds the lock and drops it when the process ends, so that no lock outlives its process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOCK_NAME = "dovetail_lock"
 
 @contextlib.contextmanager
 def locked(staging: Path) -> Iterator[None]:
-    """Make the staging folder and hold its lock.
+    """Make the staging folder, and hold its lock during the block.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""From a plan to a run that fits: kernels loaded, memory measured, workers chosen."""
+"""Preparing to run a plan: load its kernels, measure the memory of the process, and choose the number of workers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from dovetail.io.files.machine import resident_bytes, usable_cores
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How a plan is run; none of it changes a byte of the output."""
+    """How a plan is run; none of these options changes a byte of the output."""
 
     memory_bytes: int | None = None
-    """Limit on this process; None for half of what is free, at most 2 GiB, or what the merge needs."""
+    """Limit on the memory of this process; None for half of the free memory, at most 2 GiB, or what the merge needs."""
     workers: int | None = None
-    """Tasks that run at once, if memory allows; None for one a core."""
+    """Most tasks that run at once; fewer run if memory does not allow so many. None for one on each core."""
     overwrite: bool = False
     """Whether an output folder that is not empty is replaced."""
     restart: bool = False
-    """Whether an unfinished output is thrown away instead of continued."""
+    """Whether an unfinished output is deleted instead of continued."""
     executor: Executor | None = None
-    """Runs the tasks; None for a pool of threads. Its workers must see the same files. The limit bounds this process
-    alone: processes of an executor each have memory of their own."""
+    """Runs the tasks; None for a pool of threads. Its workers must see the same files. The memory limit bounds this
+    process alone, and not the processes in which an executor runs tasks."""
 
     def __post_init__(self) -> None:
         for name, value in (("memory_bytes", self.memory_bytes), ("workers", self.workers)):
@@ -41,12 +41,26 @@ class RunOptions:
 
 
 def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore) -> tuple[Budget, RecordTable]:
-    """Load the plan's kernels, measure what the process holds, and fit the plan to the memory limit.
+    """Load the plan's kernels, measure the memory of the process, and fit the plan to the memory limit.
+
+    Parameters
+    ----------
+    plan
+        The plan that will be run.
+    run
+        Memory limit and workers.
+    listen
+        Receives a notice if kernels must be compiled, and warnings about memory.
+
+    Returns
+    -------
+    tuple of Budget and RecordTable
+        The memory and workers of the run, and an empty table for its records.
 
     Raises
     ------
     MemoryLimitError
-        The limit is too small; the text names one that would do.
+        The limit is too small; the message names one that is enough.
 
     """
     table = RecordTable(plan)

@@ -1,6 +1,6 @@
-"""One row for every chunk of the output: its checksum and statistics.
+"""The table with the checksum and statistics of every output chunk, one row each.
 
-The table is allocated once, before the first task, and is all that a merge remembers about finished chunks.
+The table is allocated once, before the first task, and is all that a merge keeps in memory about finished chunks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dovetail.engine.run.task import PieceRecord
 
 
 def row_dtype(models: int) -> np.dtype[Any]:
-    """Give the layout of a row for tensors with at most `models` models."""
+    """Make the numpy dtype of a row for tensors that are merged from at most `models` models."""
     return np.dtype(
         [
             ("done", "u1"),
@@ -34,7 +34,7 @@ def row_dtype(models: int) -> np.dtype[Any]:
 
 
 class RecordTable:
-    """Rows of all chunks of a plan, tensor by tensor, chunks in order."""
+    """The rows of all chunks of a plan, in the order of the plan's tensors and of their chunks."""
 
     def __init__(self, plan: Plan) -> None:
         counts = [tensor.chunk_count for tensor in plan.tensors]
@@ -44,13 +44,13 @@ class RecordTable:
         self._done = self.rows["done"]
 
     def add(self, records: Sequence[PieceRecord]) -> NDArray[np.int64]:
-        """Fill in the rows of finished chunks and give their numbers."""
+        """Fill in the rows of finished chunks, and return the numbers of these rows."""
         numbers = self.first_row[np.array([item.tensor for item in records], np.int64)]
         numbers += np.array([item.chunk for item in records], np.int64)
         alike: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for position, item in enumerate(records):
             alike[len(item.statistics.delta_square), len(item.statistics.nonfinite)].append(position)
-        for (count, sources), positions in alike.items():  # all at once, as row by row it takes ten times as long
+        for (count, sources), positions in alike.items():  # many rows at once; one by one they take ten times as long
             items = [records[position] for position in positions]
             found = [item.statistics for item in items]
             rows: Any = np.zeros(len(items), self.rows.dtype)
@@ -75,7 +75,7 @@ class RecordTable:
         return self.rows[self.first_row[tensor] : self.first_row[tensor + 1]]
 
     def tensor_sums(self) -> NDArray[Any]:
-        """Add up the rows of every tensor: one row each, ``differing`` and ``overflowed`` included."""
+        """Add up the rows of each tensor into one row, in which ``differing`` is set if any chunk has it set."""
         sums: Any = np.zeros(len(self.first_row) - 1, self.rows.dtype)
         if not len(sums):
             return np.asarray(sums)

@@ -1,8 +1,9 @@
-"""Running a plan's jobs on an executor: bounded window, passes in order, first error cancels the rest.
+"""Running a plan's jobs on an executor: a bounded number of tasks at once, and the passes of each job in order.
 
-Partial results are folded in chunk order whatever the order in which chunks finish, so that results depend neither on
-the workers nor on the executor. Those that are ahead of an unfinished chunk wait; once `unfolded_limit` chunks are
-under way or wait, no further one is begun until the late one is there.
+The first error cancels the tasks that have not started. Partial results are folded in chunk order, in whatever order
+the chunks finish, so that the output depends neither on the workers nor on the executor. A partial result waits until
+those of all earlier chunks are there. Once `unfolded_limit` partial results are being computed or are waiting, no
+further reduce task is started until the missing one arrives.
 """
 
 from __future__ import annotations
@@ -24,25 +25,28 @@ from dovetail.io.source import Slot
 
 @dataclass(slots=True)
 class _Running:
-    """One job and the pass that it is in."""
+    """A job that has been opened, and how far its present pass has come."""
 
     job: Job
+    """The job."""
     passes: int
-    """Reduce passes."""
+    """Number of its reduce passes."""
     positions: list[int]
-    """Tasks of the job that the apply pass is to run."""
+    """Positions in the job of the tasks that the apply pass runs."""
     program: Program
     """Folds the partial results."""
     step: int = 0
+    """Number of the present pass; the apply pass comes after all reduce passes."""
     state: Any = None
+    """Result of the reduce passes so far."""
     pending: deque[int] = field(default_factory=deque)
-    """Positions of this pass not yet submitted."""
+    """Positions of the tasks of this pass that are not submitted yet."""
     accumulator: Any = None
     """What the partial results of this pass have been folded into."""
     folded: int = 0
-    """Number of partial results folded: the position of the next."""
+    """Number of partial results folded so far, which is the position of the next one to fold."""
     waiting: dict[int, Any] = field(default_factory=dict)
-    """Partial results of this pass that an earlier chunk keeps from being folded, by position."""
+    """Partial results of this pass that wait for one of an earlier chunk, by position."""
     unfinished: int = 0
     """Tasks of this pass without a result."""
 
@@ -52,7 +56,7 @@ class _Running:
         return self.step < self.passes
 
     def begin(self, step: int) -> None:
-        """Enter pass `step`: a reduce pass needs every chunk, the apply pass only those still to do."""
+        """Enter pass `step`: a reduce pass runs every task of the job, the apply pass only those still to do."""
         self.step = step
         self.pending = deque(range(len(self.job.tasks)) if self.reduces else self.positions)
         self.unfinished = len(self.pending)
@@ -60,7 +64,7 @@ class _Running:
         self.accumulator = self.program.begin(step, self.state) if self.reduces else None
 
     def take(self, position: int, partial: Any) -> int:
-        """Fold a partial result and those that waited for it, or let it wait; give how many were folded."""
+        """Fold a partial result and those that waited for it, or let it wait; return how many were folded."""
         self.waiting[position] = partial
         before = self.folded
         while self.folded in self.waiting:
@@ -69,7 +73,7 @@ class _Running:
         return self.folded - before
 
     def finish(self) -> None:
-        """Leave a reduce pass, whose partial results are all folded, and enter the next pass."""
+        """Leave a reduce pass, after all of its partial results have been folded, and enter the next pass."""
         accumulator, self.accumulator = self.accumulator, None
         self.state = self.program.finish(self.step, accumulator, self.state)
         del accumulator  # before the next one is made
@@ -77,9 +81,10 @@ class _Running:
 
 
 def unfolded_limit(workers: int) -> int:
-    """Give the most partial results that are being computed or wait to be folded, over all jobs.
+    """Give the most partial results, over all jobs, that may be being computed or waiting to be folded.
 
-    That is a window of tasks, and one more result for each worker, so that all have work while one chunk is late.
+    There is room for a full window of tasks and for one more result for each worker, so that every worker has work
+    while one chunk is late.
     """
     return UNFOLDED_PER_WORKER * workers + READ_AHEAD
 
@@ -92,11 +97,11 @@ class Scheduler:
     executor
         Any `concurrent.futures.Executor`.
     session
-        What the tasks of this run share; also says how many may run at once.
+        What the tasks of this run share, and how many of them run at once.
     plan
-        Knows the program and the passes of a job, and builds the work of a task.
+        Gives each job its program and number of passes, and builds the work of each task.
     slots
-        Gives the place to write by the tensor's index.
+        Gives the place to which a tensor is written, by the tensor's index.
 
     """
 
@@ -115,11 +120,16 @@ class Scheduler:
         self._flying: dict[Future[TaskRecord], tuple[_Running, int]] = {}
 
     def run(self, jobs: Iterable[tuple[Job, list[int]]]) -> Generator[TaskRecord, None, None]:
-        """Run the given tasks, as positions in their job, of every job.
+        """Run the jobs, and yield the record of every task, on the calling thread, as the tasks finish.
 
-        Every record is yielded on the calling thread: apply records as they finish, reduce records too (they tell
-        progress), without their partial results. On any error, and when the caller stops early, tasks not yet started
-        are cancelled and running ones are waited for; the records of those that succeed are left in `late`.
+        Records of reduce tasks are yielded too, without their partial results, because they count as progress. On an
+        error, or when the caller stops early, the tasks that have not started are cancelled and those that run are
+        waited for; the records of those that succeed are left in `late`.
+
+        Parameters
+        ----------
+        jobs
+            Each job, with the positions in it of the tasks that the apply pass runs.
 
         Raises
         ------
@@ -144,7 +154,7 @@ class Scheduler:
             ) from error
         finally:
             if self._flying:
-                self._session.patience.give_up()  # or else tasks that wait for their servers would be waited for here
+                self._session.patience.give_up()  # so that no task goes on waiting for a server
             for future in self._flying:
                 future.cancel()
             wait(self._flying)
@@ -152,7 +162,7 @@ class Scheduler:
             self.late = [future.result() for future in finished]
 
     def _fill(self, queue: Iterator[tuple[Job, list[int]]]) -> None:
-        """Submit tasks until the window is full, opening further jobs while others wait for a pass."""
+        """Submit tasks until the window is full; open further jobs while the open ones wait for their pass to end."""
         while len(self._flying) < self._window:
             full = self._unfolded >= self._most_unfolded
             running = next((item for item in self._open if item.pending and not (full and item.reduces)), None)
@@ -168,7 +178,7 @@ class Scheduler:
             self._flying[self._executor.submit(execute_in, self._session, work)] = (running, position)
 
     def _open_next(self, queue: Iterator[tuple[Job, list[int]]]) -> bool:
-        """Open the next job, if there is one."""
+        """Open the next job and return True, or return False if there is none."""
         job, positions = next(queue, (None, []))
         if job is None:
             return False
@@ -179,7 +189,7 @@ class Scheduler:
         return True
 
     def _take(self, future: Future[TaskRecord]) -> TaskRecord:
-        """Note a finished task and enter the next pass when it was the last of its pass; give its record."""
+        """Return the record of a finished task; if it was the last of its pass, let its job enter the next pass."""
         running, position = self._flying.pop(future)
         record = future.result()
         running.unfinished -= 1

@@ -1,7 +1,7 @@
-"""What the tasks of one run share in the process where they run: patience with servers, and memory of two kinds.
+"""What the tasks of one run share: patience with servers, bytes fetched ahead, and decoded chunks.
 
-Nothing of it outlives the run or touches another one in the same process. It travels with every task, so that tasks
-in other processes keep to the same limits, and learn there too when the run is given up.
+A session ends with its run, and does not affect other runs in the same process. It is sent along with every task, so
+that tasks in other processes keep to the same limits, and stop waiting for servers when the run is given up.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
-    """What the tasks of one run share. Pickled, it becomes what they share in the process that unpickles it."""
+    """What the tasks of one run share in one process; unpickled in another process, what its tasks share there."""
 
     patience: Patience
-    """Whether requests that fail are made again."""
+    """Decides whether failed requests are made again."""
     ahead: Pool
-    """Remote bytes in memory; another process has an empty pool, which fetches nothing ahead."""
+    """Remote bytes that were fetched ahead; in another process this pool is empty, and nothing is fetched ahead."""
     chunks: ChunkPool
     """Decoded chunks of Zarr inputs."""
     workers: int
-    """Tasks that run at once; where each runs in another process, each has such a part of the limit of `chunks`."""
+    """Tasks that run at once; where tasks run in other processes, each gets this fraction of the limit of `chunks`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the patience and the limits, and none of what is held in memory."""
+        """Pickle the patience and the limits, but none of the bytes in the pools."""
         return _elsewhere, (self.patience, self.chunks.limit_bytes // self.workers)
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Let this thread work for the run, until the end of the block."""
+        """Let this thread use what the run shares, until the end of the block."""
         with patient(self.patience), reading_through(self.ahead), sharing_chunks(self.chunks):
             yield
 
 
 @contextlib.contextmanager
 def open_session(budget: Budget, read_ahead_bytes: int = 0) -> Iterator[Session]:
-    """Make what the tasks of a run share, until the end of the block.
+    """Make the session of a run, and close it after the block.
 
     Parameters
     ----------
     budget
         The memory of the run.
     read_ahead_bytes
-        Most bytes that are fetched from the network ahead of need; 0 where tasks may run in other processes, which
-        would not find them here.
+        Most bytes that are fetched over the network before a task needs them; 0 where tasks may run in other processes,
+        which could not use bytes in this one.
 
     """
     session = Session(Patience(), Pool(read_ahead_bytes), ChunkPool(budget.shared_bytes), budget.workers)
@@ -67,7 +67,7 @@ def open_session(budget: Budget, read_ahead_bytes: int = 0) -> Iterator[Session]
 
 
 def execute_in(session: Session, work: Work) -> TaskRecord:
-    """Run one pass of one task as a part of its run; raises as `dovetail.engine.run.task.execute` does."""
+    """Run one pass of one task within the session of its run; raises as `dovetail.engine.run.task.execute` does."""
     with session.entered():
         return execute(work)
 
@@ -78,5 +78,5 @@ def _elsewhere(patience: Patience, chunks_bytes: int) -> Session:
 
 @lru_cache(maxsize=1)
 def _chunks_of(run: Path, limit_bytes: int) -> ChunkPool:
-    """Give the chunks that the tasks of one run share in this process; those of the run before are let go."""
+    """Give the pool of decoded chunks of a run in this process; the cache of one entry drops that of the run before."""
     return ChunkPool(limit_bytes)

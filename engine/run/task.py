@@ -1,7 +1,7 @@
-"""One task: read its chunks, compute them, write them to their place in the output, return a small record.
+"""One task: read input chunks, compute output chunks, write them to their places, and return a small record.
 
-A `Work` carries all that it needs and can be pickled, so that any `concurrent.futures.Executor` can run it. Running
-it twice writes the same bytes twice.
+A `Work` holds everything that a task needs and can be pickled, so that any `concurrent.futures.Executor` can run it.
+A task that runs twice writes the same bytes twice.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dovetail.io.source import MappedBytes
 
 @dataclass(frozen=True, slots=True)
 class PieceRecord:
-    """What an apply pass leaves behind for the journal and the manifest."""
+    """What the journal and the manifest keep of one chunk that an apply pass has written."""
 
     tensor: int
     """Index of the output tensor."""
@@ -42,20 +42,20 @@ class PieceRecord:
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """What one task returns."""
+    """What a task returns to the scheduler after one pass."""
 
     task: int
     """Index of the task in the plan."""
     step: int
-    """Which pass it was."""
+    """Number of the pass."""
     partial: Any
     """Partial result of a reduce pass; None after an apply pass."""
     pieces: tuple[PieceRecord, ...]
     """Records of an apply pass; empty after a reduce pass."""
     read_bytes: int
-    """Bytes read."""
+    """Bytes read from the inputs."""
     written_bytes: int
-    """Bytes written."""
+    """Bytes written to the output."""
 
 
 _thread = threading.local()
@@ -64,7 +64,7 @@ _NOTHING = contextlib.nullcontext()
 
 
 def _output_buffer(size_bytes: int) -> Bytes:
-    """Give this thread's output buffer, grown if need be, cut to the size asked for."""
+    """Give the first `size_bytes` of this thread's output buffer, which is replaced by a larger one if it is short."""
     buffer: Bytes | None = getattr(_thread, "output", None)
     if buffer is None or buffer.size < size_bytes:
         buffer = _thread.output = np.empty(size_bytes, np.uint8)
@@ -72,7 +72,7 @@ def _output_buffer(size_bytes: int) -> Bytes:
 
 
 def prefetch(work: Work) -> None:
-    """Ask the operating system to read what `work` will need, without waiting."""
+    """Ask the sources to begin reading the input of `work`, without waiting for it."""
     mapped, others = part_mapped(_ranges(work.pieces))
     for source, start, stop in (*join_mapped(mapped), *others):
         source.prefetch(start, stop)
@@ -84,11 +84,11 @@ def execute(work: Work) -> TaskRecord:
     Raises
     ------
     NonFiniteError
-        An input holds NaN or infinity and they are not to be kept.
+        An input holds NaN or infinity, and the plan does not keep such values.
     CheckpointError
-        An input changed or vanished since it was opened.
+        An input has changed or vanished since it was opened.
     OSError
-        Reading or writing failed.
+        An input cannot be read, or the output cannot be written.
 
     """
     first = work.pieces[0]
@@ -111,7 +111,7 @@ def execute(work: Work) -> TaskRecord:
                 with _NOTHING if batch.all_mapped else _resident(part_mapped(_ranges([piece]))[1]):
                     found, size = _apply(piece, outs, keep_nonfinite=work.keep_nonfinite)
                 for output, (begin, end) in zip(piece.outputs, places_of_piece, strict=True):
-                    if end > begin or len(outs) == 1:  # of several outputs, a chunk may give nothing of some
+                    if end > begin or len(outs) == 1:  # one chunk may give no elements to some of several outputs
                         writer.write(output.slot, output.start, output.stop, begin, end)
                         written_bytes += end - begin
                 records += found
@@ -122,21 +122,22 @@ def execute(work: Work) -> TaskRecord:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pieces whose inputs are in memory together, as far as they are mapped."""
+    """Pieces of a task that are computed while the parts of mapped files that they read are all in memory."""
 
     pieces: Sequence[PieceWork]
-    """The pieces."""
+    """The pieces, in the order of the task."""
     mapped: list[SourceRange]
-    """What is held in memory of mapped files."""
+    """The parts of mapped files that the pieces read."""
     all_mapped: bool
-    """Whether that is all that the pieces read."""
+    """Whether the pieces read from mapped files alone."""
 
 
 def batches(pieces: Sequence[PieceWork]) -> Iterator[Batch]:
-    """Part a task's pieces into batches.
+    """Divide a task's pieces into batches that each stay within the memory that the plan foresees for the task.
 
-    A batch takes no more memory than all pieces would whose inputs follow each other in their files: where they do not,
-    every place brings pages around it along, and there are several batches.
+    The plan assumes that the inputs of the pieces follow each other in their files. Where they do not, each separate
+    part brings in the rest of its first and last page, so that the pieces together can take more memory. They are then
+    divided into several batches.
     """
     mapped, others = part_mapped(_ranges(pieces))
     joined, all_mapped = join_mapped(mapped), not others
@@ -165,7 +166,7 @@ def batches(pieces: Sequence[PieceWork]) -> Iterator[Batch]:
 
 
 def _ranges(pieces: Iterable[PieceWork]) -> list[SourceRange]:
-    """List what some pieces read."""
+    """List the ranges of elements that some pieces read from their sources."""
     found: list[SourceRange] = []
     for piece in pieces:
         low, high = piece.window
@@ -175,9 +176,10 @@ def _ranges(pieces: Iterable[PieceWork]) -> list[SourceRange]:
 
 @contextlib.contextmanager
 def _resident(ranges: Sequence[SourceRange]) -> Iterator[None]:
-    """Hold ranges in memory.
+    """Read ranges of sources into memory, and let them go after the block.
 
-    Touching pages that cannot be read, of a file cut short or a failing disk, would kill the process.
+    A mapped page that cannot be read, because its file was cut short or the disk fails, would kill the process when a
+    kernel touches it. Reading the pages first raises an error instead.
     """
     try:
         for source, start, stop in ranges:
@@ -189,7 +191,7 @@ def _resident(ranges: Sequence[SourceRange]) -> Iterator[None]:
 
 
 def _places(pieces: Sequence[PieceWork]) -> tuple[list[list[tuple[int, int]]], int]:
-    """Give the places of each piece's outputs in one buffer, elements aligned, and its size."""
+    """Give each piece's outputs a place in one buffer, aligned to their elements; also give the buffer's size."""
     found: list[list[tuple[int, int]]] = []
     end = 0
     for piece in pieces:
@@ -203,9 +205,9 @@ def _places(pieces: Sequence[PieceWork]) -> tuple[list[list[tuple[int, int]]], i
 
 
 def _apply(piece: PieceWork, outs: Sequence[Bytes], *, keep_nonfinite: bool) -> tuple[list[PieceRecord], int]:
-    """Compute a piece's outputs from inputs that are in memory; give a record of each and the bytes read.
+    """Compute a piece's outputs from inputs that are in memory; give a record of each output, and the bytes read.
 
-    Statistics are of the problem, not of its single outputs: the first one's record has them.
+    The statistics describe the whole problem and not each output, so that only the record of the first output has them.
     """
     chunk = _read(piece)
     state = reduce_whole(piece.program, chunk) if piece.whole else piece.state
@@ -238,7 +240,7 @@ def _read(piece: PieceWork) -> Chunk:
 
 
 def _nonfinite_error(piece: PieceWork, chunk: Chunk) -> NonFiniteError:
-    """Find the first NaN or infinity and say where it is."""
+    """Make the error that names the first NaN or infinity: its checkpoint, tensor and element."""
     views = chunk.models if chunk.base is None else (chunk.base, *chunk.models)
     for item, view in zip(piece.inputs, views, strict=True):
         size = ITEMSIZES[item.code]

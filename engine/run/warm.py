@@ -1,7 +1,7 @@
-"""Compiling the kernels that a plan needs before its first task, and only those.
+"""Loading the kernels that a plan needs, and no others, before its first task.
 
-Compiled kernels are cached on disk. A kernel that is not in the cache yet is compiled in a child process, so that the
-compiler's memory is never this process's: afterwards it is loaded like any other.
+Compiled kernels are cached on disk. A kernel that is not in the cache yet is compiled by a child process, so that the
+compiler takes no memory of this process, which then loads the kernel from the cache.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ LARGEST_TRIAL_ELEMENTS = 1 << 18
 """Most elements of a tensor on which kernels are tried."""
 
 Trial = tuple[str, Problem] | Callable[[], None]
-"""A method's name and a small problem that uses the same kernels as a tensor of the plan, or a function of a module,
-which calls kernels of its own."""
+"""A method's name and a small problem that uses the same kernels as a tensor of the plan; or a function that calls the
+kernels of some module."""
 
 
 class _CompilationNeeded(Exception):  # a signal, not an error
@@ -38,21 +38,21 @@ class _CompilationNeeded(Exception):  # a signal, not an error
 
 
 class _Refuse(event.Listener):
-    """Stops numba as soon as it begins to compile rather than load."""
+    """Raises `_CompilationNeeded` when numba begins to compile a kernel, which it does only if it cannot load it."""
 
     def on_start(self, event: Any) -> None:
         raise _CompilationNeeded
 
     def on_end(self, event: Any) -> None:
-        """Take no notice."""
+        """Do nothing when a compilation ends."""
 
 
 def trials(method: str, problems: Iterable[Problem]) -> list[Trial]:
-    """Give one small problem for every combination of kernels that `problems` use."""
+    """Make one small problem for every combination of kernels that `problems` use."""
     found: dict[Any, Trial] = {}
     seen = set()
     for problem in problems:
-        # Parameters that are equal are mostly the same objects: a quick look spares a thorough one.
+        # Equal parameters are mostly the same objects, so that comparing identities settles most problems quickly.
         count, dimensions = len(problem.model_codes), min(2, len(problem.shape))
         given = (id(problem.parameters), *map(id, problem.model_parameters))
         if (quick := (given, problem.base_code is None, count, dimensions)) in seen:
@@ -69,7 +69,7 @@ def trials(method: str, problems: Iterable[Problem]) -> list[Trial]:
 
 
 def _parts(value: Any) -> Any:
-    """Describe what a program is made of: its type and switches, and those of its parts, but none of its numbers."""
+    """Describe a program by its type and switches and those of its parts, but by none of its numbers."""
     if is_dataclass(value):
         return type(value), tuple(_parts(getattr(value, field.name)) for field in fields(value))
     if isinstance(value, tuple):
@@ -78,14 +78,14 @@ def _parts(value: Any) -> Any:
 
 
 def warm_up(needed: Sequence[Trial], compiling: Callable[[], None]) -> None:
-    """Load every kernel that the trials need, compiling those not cached yet.
+    """Load every kernel that the trials need, and compile those that are not in the cache.
 
     Parameters
     ----------
     needed
-        From `trials`.
+        The trials, as `trials` makes them.
     compiling
-        Called once if something has to be compiled, which takes seconds.
+        Called once, before kernels are compiled, which takes seconds.
 
     """
     try:
@@ -98,11 +98,11 @@ def warm_up(needed: Sequence[Trial], compiling: Callable[[], None]) -> None:
 
 
 def _compile_in_child(needed: Sequence[Trial]) -> None:
-    """Fill the cache; if the child fails, the kernels are compiled here, at the cost of memory."""
+    """Compile kernels into the cache; if the child process fails, this process compiles them, which takes memory."""
     subprocess.run(
         [sys.executable, "-P", "-m", "dovetail.engine.run.warm"],  # -P: nothing in the current folder is imported
         input=pickle.dumps(list(needed)),
-        env={**os.environ, "NUMBA_CACHE_DIR": FOLDER},  # where it may be a folder made for this run
+        env={**os.environ, "NUMBA_CACHE_DIR": FOLDER},  # the cache may be a folder made for this run alone
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         check=False,
@@ -110,7 +110,7 @@ def _compile_in_child(needed: Sequence[Trial]) -> None:
 
 
 def _try_all(needed: Sequence[Trial]) -> None:
-    """Run every pass of each trial on made-up values: none of them, for instance, is the same everywhere."""
+    """Run every pass of each trial on made-up values, which differ between elements and between models."""
     for trial in needed:
         if callable(trial):
             trial()
@@ -127,7 +127,7 @@ def _try_all(needed: Sequence[Trial]) -> None:
 
 
 def _buffers(method: str, problem: Problem) -> list[Bytes]:
-    """Make a place for every output of a problem."""
+    """Make a buffer for every output of a problem."""
     outputs = find_any(method).outputs
     itemsize = ITEMSIZES[problem.out_code]
     if outputs is None:
@@ -139,7 +139,7 @@ def _buffers(method: str, problem: Problem) -> list[Bytes]:
 
 
 def _values(count: int, code: int, shift: int) -> Bytes:
-    """Make stored bytes that are finite numbers in any dtype: below 60, so that no exponent is all ones."""
+    """Make bytes that are finite numbers in any dtype: each is below 60, so that no exponent has all bits set."""
     return ((np.arange(count * ITEMSIZES[code]) * 7 + 13 * shift) % 59).astype(np.uint8)
 
 

@@ -1,1 +1,1 @@
-"""The operating system: memory maps, positional writes, durability, small files."""
+"""Working with files of the operating system: memory maps, writes at positions, durability, small files."""

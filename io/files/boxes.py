@@ -1,4 +1,4 @@
-"""A run of elements of a flattened array, cut into boxes of the array."""
+"""Cutting a run of elements of a flattened array into boxes of that array."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Consecutive elements that are a box: one index in the first dimensions, a range in the next, all of the rest."""
+    """A box of consecutive elements: one index in the first dimensions, a range in the next, and the others whole."""
 
     offset: int
     """Position of the first element within the run."""
@@ -20,7 +20,7 @@ class Box:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Dimensions."""
+        """Dimensions of the box."""
         return tuple(high - low for low, high in zip(self.lows, self.highs, strict=True))
 
     @property
@@ -30,10 +30,10 @@ class Box:
 
 
 def boxes(shape: Sequence[int], start: int, stop: int) -> Iterator[Box]:
-    """Cut elements ``start:stop`` of a flattened array of `shape` into the fewest boxes, in order.
+    """Cut elements ``start:stop`` of a flattened array of `shape` into as few boxes as possible, in order.
 
-    There are at most ``2 * len(shape) - 1``, as for the hours in a span of days: the end of the first day, whole days,
-    the beginning of the last.
+    There are at most ``2 * len(shape) - 1`` boxes. For two dimensions they are like the parts of a span of hours: the
+    rest of the first day, whole days, and the beginning of the last day.
     """
     if start < stop:
         yield from _cut(tuple(shape), start, stop, 0, ())

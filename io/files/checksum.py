@@ -1,4 +1,4 @@
-"""Checksums of files and of bytes, as manifests write them: XXH3-64 in hexadecimal."""
+"""Computing and checking the checksums that manifests hold: XXH3-64 in hexadecimal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Final
 import xxhash
 
 READ_BYTES: Final = 4 * 2**20
-"""Bytes read at a time, so that no claim of a manifest decides how much memory is taken."""
+"""Bytes read at a time, so that no size in a manifest decides how much memory the check takes."""
 
 CHANGED: Final = "has changed"
-"""What `check_start` says where size or checksum differ."""
+"""The result of `check_start` for a file with another size or checksum."""
 
 
 def hex_checksum(data: bytes) -> str:
-    """Give the XXH3-64 of some bytes as the manifest writes it."""
+    """Compute the XXH3-64 of some bytes, in the manifest's hexadecimal."""
     return f"{xxhash.xxh3_64_intdigest(data):016x}"
 
 
@@ -28,16 +28,16 @@ def check_start(path: Path, size_bytes: int, checked_bytes: int, checksum: str) 
     path
         The file.
     size_bytes
-        Size that it must have.
+        Size that the file must have.
     checked_bytes
-        How many of its bytes to check.
+        Number of bytes, from the start of the file, to check.
     checksum
-        Their XXH3-64 in hexadecimal.
+        XXH3-64 of these bytes, in hexadecimal.
 
     Returns
     -------
     str
-        What is wrong, to follow the name of the file in a sentence; empty if all is well.
+        What is wrong with the file, worded to follow its name in a sentence; empty if nothing is wrong.
     int
         Bytes read.
 

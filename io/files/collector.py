@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Pause the cyclic garbage collector.
+    """Pause the cyclic garbage collector during the block.
 
-    Building a catalogue of 50,000 tensors makes some 500,000 objects, all of which live on. The collector would
-    walk them, and all else in memory, again and again, which takes longer than building them.
+    Building a catalogue of 50,000 tensors makes some 500,000 objects, none of which is garbage. The collector would
+    search them, and all other objects, again and again, which takes longer than building them.
     """
     if not gc.isenabled():
         yield
@@ -22,7 +22,7 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if gc.get_freeze_count() == 0:
-            # There and back, all objects end up in the oldest generation, without a walk over the new ones.
+            # Freezing and unfreezing moves all objects to the oldest generation, without searching the new ones.
             gc.freeze()
             gc.unfreeze()
         gc.enable()

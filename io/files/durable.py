@@ -1,4 +1,4 @@
-"""Making folders and whole files durable: they survive a crash of the machine."""
+"""Making folders and whole files durable, so that they survive a crash of the machine."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dovetail.io.files.outfile import naming
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Make a folder's entries durable.
+    """Make the entries of a folder durable: the names of the files in it.
 
     Raises
     ------
     OSError
-        If the disk fails or the folder is gone; it names the folder.
+        If the disk fails or the folder is gone; the error names the folder.
 
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
@@ -27,7 +27,14 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write a whole file, given at once or in parts, and make it durable."""
+    """Write a whole file, from all of its bytes or from parts in order, and make it durable.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or fails; the error names the file.
+
+    """
     with naming(path), path.open("wb") as file:
         for piece in (data,) if isinstance(data, bytes) else data:
             file.write(piece)

@@ -1,4 +1,4 @@
-"""Ranges that follow each other in one file, taken as one: small tensors cost little but the calls to the system."""
+"""Joining ranges that follow each other in one file, so that many small tensors need few calls to the system."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SourceRange = tuple[Source, int, int]
 
 
 def part_mapped(ranges: Iterable[SourceRange]) -> tuple[list[MappedBytes], list[SourceRange]]:
-    """Part ranges into those that are bytes of mapped files, as such, and all others."""
+    """Divide ranges into those that are bytes of mapped files, which are given as bytes, and all others."""
     mapped: list[MappedBytes] = []
     others: list[SourceRange] = []
     for each in ranges:
@@ -36,7 +36,8 @@ def join_mapped(mapped: Iterable[MappedBytes]) -> list[SourceRange]:
     Returns
     -------
     list
-        Sources of single bytes, with their ranges: to be prefetched, populated and released in place of what was given.
+        Sources with elements of one byte, and their ranges. They can be prefetched, populated and released in place of
+        the ranges that were given.
 
     """
     joined: list[SourceRange] = []
@@ -44,7 +45,7 @@ def join_mapped(mapped: Iterable[MappedBytes]) -> list[SourceRange]:
     for path, size_bytes, mtime_ns, begin, end in mapped:
         if begin < end:
             found = places[path, size_bytes, mtime_ns]
-            if found and found[-1][1] == begin:  # as they mostly come
+            if found and found[-1][1] == begin:  # most ranges come in the order of the file
                 found[-1] = (found[-1][0], end)
             else:
                 found.append((begin, end))
@@ -55,7 +56,7 @@ def join_mapped(mapped: Iterable[MappedBytes]) -> list[SourceRange]:
 
 
 def _merged(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sort (begin, end) and join those that touch or overlap."""
+    """Sort pairs of begin and end, and join those that touch or overlap."""
     if len(places) == 1:
         return places
     merged: list[tuple[int, int]] = []
@@ -68,12 +69,12 @@ def _merged(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 class JoinedWriter:
-    """Writes parts of one buffer, in as few calls as their places in the output allow.
+    """Writes parts of one buffer to the output, joining parts that follow each other in the same file.
 
     Parameters
     ----------
     buffer
-        Holds the stored bytes of all parts.
+        The stored bytes of all parts.
 
     """
 
@@ -83,7 +84,7 @@ class JoinedWriter:
         self._offset_bytes = self._begin = self._end = 0
 
     def write(self, slot: Slot, start: int, stop: int, begin: int, end: int) -> None:
-        """Write bytes ``begin:end`` of the buffer as the elements ``start:stop`` of `slot`, now or by `flush`.
+        """Write bytes ``begin:end`` of the buffer as the elements ``start:stop`` of `slot`, at the latest in `flush`.
 
         Raises
         ------
@@ -104,7 +105,14 @@ class JoinedWriter:
         self._end = end
 
     def flush(self) -> None:
-        """Write what waits to be written."""
+        """Write the parts that `write` has held back.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or fails.
+
+        """
         if self._file is not None:
             self._file.write(self._offset_bytes, self._buffer[self._begin : self._end].data)
             self._file = None

@@ -1,4 +1,4 @@
-"""What the machine has and what this process holds: memory, control groups, cores."""
+"""Measuring the memory and cores that this process has and uses, within its control groups."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import psutil
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds now, pages of memory-mapped files included."""
+    """Measure the memory that this process holds now, pages of memory-mapped files included."""
     return int(psutil.Process().memory_info().rss)
 
 
 def peak_resident_bytes() -> int:
-    """Most memory that this process has ever held, pages of memory-mapped files included."""
+    """Give the most memory that this process has ever held, pages of memory-mapped files included."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -25,14 +25,14 @@ def peak_resident_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Memory that this process could still take: of the machine, or of its cgroup where that has less."""
+    """Measure the memory that this process could still take: what the machine or one of its cgroups has least of."""
     free = [int(psutil.virtual_memory().available)]
     free += [limit - used for limit, used in _cgroup_limits()]
     return max(0, min(free))
 
 
 def _cgroup_limits() -> list[tuple[int, int]]:
-    """Give (limit, working set) in bytes of every memory cgroup that holds this process and has a limit."""
+    """List the limit and the use, in bytes, of every memory cgroup that holds this process and has a limit."""
     found: list[tuple[int, int]] = []
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -59,7 +59,7 @@ def _cgroup_limits() -> list[tuple[int, int]]:
 
 
 def _read_limit(folder: Path, limit_name: str, usage_name: str, cache_key: str) -> tuple[int, int] | None:
-    """Read one cgroup's limit and its use without the page cache that it can drop."""
+    """Read a cgroup's limit and its use, without that page cache which the system can drop; None if it has no limit."""
     try:
         limit = int((folder / limit_name).read_text())
         used = int((folder / usage_name).read_text())

@@ -1,7 +1,7 @@
-"""Read-only memory maps of checkpoint files, and tensors as ranges of them.
+"""Read-only memory maps of checkpoint files, and sources that read tensors from them.
 
-A map costs address space, not memory: pages become resident when they are touched, and `MappedSource.release`
-hands them back. They stay in the page cache, where they are the kernel's to evict.
+A map takes address space, but no memory: a page becomes resident when it is touched, until `MappedSource.release`
+frees it. It then stays in the page cache until the kernel evicts it.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 RELEASE_GRANULE_BYTES: Final = 2 * 2**20
-"""Touching one page can make this much resident, in bytes: Linux may map a whole large folio at once."""
+"""Most bytes that become resident when one page is touched: Linux may map a whole large folio at once."""
 
-_MAX_OPEN_FILES: Final = 128  # each open map holds a file descriptor, of which there are often only 1,024
+_MAX_OPEN_FILES: Final = 128  # each open map holds a file descriptor, and a process often may have only 1,024
 
 
 class MappedFile:
     """A read-only map of one file.
 
-    The map closes by itself when the last array that views it is gone, so that dropping a `MappedFile` is
-    always safe, also while another thread still reads.
+    The map closes by itself when the last array that views it is gone. A `MappedFile` can therefore be dropped at any
+    time, even while another thread reads from it.
 
     Parameters
     ----------
     path
         The file.
     size_bytes, mtime_ns
-        Size and modification time that it must have.
+        Size and modification time that the file must have.
 
     Raises
     ------
     ChangedFileError
-        If the file's size or time differ.
+        If the file's size or modification time differs.
     MissingFileError
         If the file cannot be opened.
 
@@ -78,7 +78,19 @@ class MappedFile:
         self._address = int(self.array.__array_interface__["data"][0])
 
     def advise(self, begin: int, end: int, option: int, granule_bytes: int) -> bool:
-        """Give the kernel advice about bytes ``[begin, end)``, rounded outwards to whole granules."""
+        """Give the kernel advice about bytes ``[begin, end)``, rounded outwards to whole granules.
+
+        Returns
+        -------
+        bool
+            Whether the system took the advice.
+
+        Raises
+        ------
+        ChangedFileError
+            If the advice is to read the bytes, and they cannot be read.
+
+        """
         begin -= begin % granule_bytes
         end = min(end + -end % granule_bytes, self.array.size)
         if end <= begin:
@@ -93,7 +105,7 @@ class MappedFile:
             ) from error
 
     def _reason(self, error: OSError) -> str:
-        """Say why pages cannot be read: the system's "bad address" tells nobody anything."""
+        """Say why pages cannot be read, because the system's own words, "bad address", do not help a user."""
         try:
             size = os.stat(self.path).st_size  # noqa: PTH116 - a string
         except OSError:
@@ -106,10 +118,10 @@ _open_files_lock = threading.Lock()
 
 
 def mapped_file(path: str, size_bytes: int, mtime_ns: int) -> MappedFile:
-    """Return the map of a file from this process's cache, opening it if needed.
+    """Return the map of a file from this process's cache, or map the file.
 
-    The least recently used maps are dropped beyond a fixed number, so that a checkpoint of any number of
-    shards stays within the limit on open files.
+    The cache drops the least recently used maps beyond a fixed number, so that a checkpoint with any number of shards
+    stays within the limit on open files. Raises as `MappedFile` does.
     """
     key = (path, size_bytes, mtime_ns)
     with _open_files_lock:
@@ -123,7 +135,7 @@ def mapped_file(path: str, size_bytes: int, mtime_ns: int) -> MappedFile:
 
 
 def _reset() -> None:
-    """Begin anew in a process that was forked: another thread of the parent may hold the lock, and is not here."""
+    """Make a new lock in a forked process: a thread that held the old one when the process forked is not in it."""
     global _open_files_lock
     _open_files_lock = threading.Lock()
 
@@ -134,7 +146,7 @@ os.register_at_fork(after_in_child=_reset)
 @checked_source
 @dataclass(frozen=True, slots=True)
 class MappedSource:
-    """A tensor's elements as a range of a memory-mapped file."""
+    """A tensor with elements that lie, one after another, in a memory-mapped file."""
 
     path: str
     """The file."""
@@ -151,12 +163,12 @@ class MappedSource:
 
     @property
     def copies(self) -> bool:
-        """Whether `read` has to copy: the file does not keep elements aligned."""
+        """Whether `read` copies elements, as it must if they are not aligned in the file."""
         return self.offset_bytes % self.itemsize != 0
 
     @property
     def scratch_bytes(self) -> int:
-        """Zero: a read takes nothing beyond pages of the file and the copy."""
+        """Zero, because a read takes no memory besides pages of the file and the copy."""
         return 0
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
@@ -165,7 +177,14 @@ class MappedSource:
         Returns
         -------
         uint8[(stop - start) * itemsize]
-            Read-only. A view of the map, or, where the file does not keep elements aligned, a copy.
+            Read-only. A view of the map, or a copy if the elements are not aligned in the file.
+
+        Raises
+        ------
+        ChangedFileError, MissingFileError
+            If the file has changed since the checkpoint was opened, or cannot be opened.
+        IndexError
+            If the range is not within the tensor.
 
         """
         begin, end = self._byte_range(start, stop)
@@ -187,38 +206,39 @@ class MappedSource:
         Returns
         -------
         bool
-            ``False`` where the system cannot (before Linux 5.14); reading then faults pages in one by one.
+            ``False`` if the system cannot do this (Linux before 5.14); pages are then read one by one as they are
+            touched.
 
         Raises
         ------
         ChangedFileError
-            If the file was cut short or the disk fails: touching the map would kill the process.
+            If the file was cut short or the disk fails. Touching the map would kill the process.
 
         """
         return self._advise(start, stop, MADV_POPULATE_READ, mmap.PAGESIZE)
 
     def release(self, start: int, stop: int) -> None:
-        """Let go of a range's resident pages.
+        """Free the resident pages of a range.
 
-        The range is rounded outwards to `RELEASE_GRANULE_BYTES`, as reading it may have made so much
-        resident. Neighbours that are in use come back from the page cache when they are touched.
+        The range is rounded outwards to `RELEASE_GRANULE_BYTES`, because reading it may have made that much resident.
+        Neighbouring pages that are in use come back from the page cache when they are touched.
         """
         self._advise(start, stop, MADV_DONTNEED, RELEASE_GRANULE_BYTES)
 
     def mapped_bytes(self, start: int, stop: int) -> MappedBytes:
-        """Say which bytes of the file a range is."""
+        """Give the bytes of the file that a range consists of."""
         if not 0 <= start <= stop <= self.length:
             raise out_of_range(start, stop, self.length)
-        # Positions are computed here, not by `_byte_range`: this is called twice for every tensor, however small.
+        # Computed here rather than by calling `_byte_range`, to save time: this runs twice for each small tensor.
         first, itemsize = self.offset_bytes, self.itemsize
         begin, end = first + start * itemsize, first + stop * itemsize
         return MappedBytes(self.path, self.file_size_bytes, self.file_mtime_ns, begin, end)
 
     def decoding(self, start: int, stop: int) -> None:
-        """Decode nothing: bytes are stored as they are."""
+        """Give None, because nothing is stored in chunks."""
 
     def stored_objects(self) -> None:
-        """Give none: a file holds many tensors."""
+        """Give None, because the file may hold other tensors too."""
 
     def _advise(self, start: int, stop: int, option: int, granule_bytes: int) -> bool:
         begin, end = self._byte_range(start, stop)

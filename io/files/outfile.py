@@ -1,4 +1,4 @@
-"""Output files, open for positional writes, shared by all threads of a process."""
+"""Output files to which all threads of a process can write at any position."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 
 from dovetail.io.source import checked_slot, out_of_range
 
-_MAX_OPEN_FILES: Final = 128  # of the often only 1,024 that a process may have
+_MAX_OPEN_FILES: Final = 128  # a process often may have only 1,024 open files
 
 
 @dataclass(frozen=True, slots=True)
 class OutFile:
-    """One output file: which it is, not whether it is open."""
+    """The identity of one output file, which need not be open."""
 
     path: str
-    """The file."""
+    """Path of the file."""
     inode: int
-    """Its inode number. A later file of the same name is another file, and must not receive its writes."""
+    """Inode number of the file, by which a later file of the same name is known for another, and is not written to."""
 
     def write(self, offset_bytes: int, data: memoryview) -> None:
         """Write bytes at a position.
@@ -35,7 +35,7 @@ class OutFile:
         Raises
         ------
         OSError
-            If the disk is full or fails, or the file is no longer there.
+            If the disk is full or fails, or the file is gone.
 
         """
         with borrow(self) as descriptor:
@@ -44,7 +44,7 @@ class OutFile:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Let errors of the operating system inside say which file they are about: calls on descriptors do not."""
+    """Add a file's name to errors of the operating system in the block, which calls on descriptors leave out."""
     try:
         yield
     except OSError as error:
@@ -54,12 +54,12 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def create_file(path: Path, head: bytes, size_bytes: int) -> None:
-    """Create a file that starts with `head` and is zero after it, durably.
+    """Create a file of `size_bytes` that starts with `head` and is zero after it, durably.
 
     Raises
     ------
     FileExistsError
-        If the file is already there.
+        If the file exists already.
     OSError
         If the disk is full or the folder cannot be written.
 
@@ -75,12 +75,12 @@ def create_file(path: Path, head: bytes, size_bytes: int) -> None:
 
 
 def find_file(path: Path, size_bytes: int) -> OutFile:
-    """Identify an existing output file.
+    """Identify an existing output file, which must have `size_bytes`.
 
     Raises
     ------
     OSError
-        If it is not there or not of the size expected.
+        If the file is missing or has another size.
 
     """
     status = path.stat()
@@ -90,7 +90,7 @@ def find_file(path: Path, size_bytes: int) -> OutFile:
 
 
 def write_all(descriptor: int, view: memoryview, offset_bytes: int) -> None:
-    """Write a whole buffer: the system may take less at a time, and never takes 2 GiB at once."""
+    """Write a whole buffer, in several calls if the system takes less at once; it never takes 2 GiB in one call."""
     while view.nbytes:
         written = os.pwrite(descriptor, view, offset_bytes)
         if written == 0:
@@ -106,12 +106,12 @@ _borrowers: defaultdict[OutFile, int] = defaultdict(int)
 
 @contextlib.contextmanager
 def borrow(file: OutFile) -> Iterator[int]:
-    """Lend the descriptor of a file, opening it if needed; it stays open until it is given back.
+    """Give the descriptor of a file, which is opened if need be, and which stays open until the end of the block.
 
     Raises
     ------
     OSError
-        If the file is gone or another has taken its name.
+        If the file is gone, or another file has taken its name.
 
     """
     with _lock:
@@ -130,7 +130,7 @@ def borrow(file: OutFile) -> Iterator[int]:
 
 
 def close_files(files: Iterable[OutFile]) -> None:
-    """Close those of `files` that this process has open and nobody uses."""
+    """Close those of `files` that this process has open and that no thread is using."""
     with _lock:
         _close_idle(files)
 
@@ -151,7 +151,7 @@ def _close_idle(files: Iterable[OutFile]) -> None:
 
 
 def _reset() -> None:
-    """Begin anew in a process that was forked: another thread of the parent may hold the lock, and is not here."""
+    """Make a new lock in a forked process: a thread that held the old one when the process forked is not in it."""
     global _lock
     _lock = threading.Lock()
 
@@ -181,12 +181,16 @@ class FileSlot:
         start
             First element to write.
         data
-            Their stored bytes: an array of any dtype in C order, or a buffer.
+            The stored bytes of the elements: an array of any dtype in C order, or a buffer.
 
         Raises
         ------
         OSError
-            If the disk is full or fails, or the file is no longer there.
+            If the disk is full or fails, or the file is gone.
+        ValueError
+            If the bytes are not a whole number of elements.
+        IndexError
+            If the elements are not within the tensor.
 
         """
         if isinstance(data, np.ndarray):  # numpy cannot export a buffer of bfloat16
@@ -200,11 +204,11 @@ class FileSlot:
             self.file.write(offset_bytes, view.cast("B"))
 
     def file_place(self, start: int, stop: int) -> tuple[OutFile, int]:
-        """Return the file, and the offset in it of a range of elements."""
+        """Return the file, and the position in it, in bytes, of a range of elements."""
         return self.file, self.byte_range(start, stop)[0]
 
     def byte_range(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the offset in the file and the size, in bytes, of a range of elements."""
+        """Return the position in the file and the size, both in bytes, of a range of elements."""
         if not 0 <= start <= stop <= self.length:
             raise out_of_range(start, stop, self.length)
         return self.offset_bytes + start * self.itemsize, (stop - start) * self.itemsize

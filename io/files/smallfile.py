@@ -1,4 +1,4 @@
-"""Reading small files whole, out of folders that are not trusted."""
+"""Reading small files whole from folders that are not trusted."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 
 def read_at_most(path: Path, limit_bytes: int) -> bytes:
-    """Read a regular file, or the first `limit_bytes` of it.
+    """Read a regular file, but no more than its first `limit_bytes`.
 
     Raises
     ------
     OSError
-        If it cannot be read, or is no regular file: a named pipe would hang the program, a device never end.
+        If the file cannot be read, or is not a regular file. Reading a named pipe could wait forever, and a device
+        could give bytes without end.
 
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))

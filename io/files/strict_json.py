@@ -1,4 +1,4 @@
-"""JSON from untrusted files: decoded to one object, or refused with the one reason why."""
+"""Decoding JSON from untrusted files, which is refused if it is not one unambiguous object of bounded size."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from typing import Any, NoReturn
 
 MAX_JSON_VALUES = 2_000_000
-"""Most values in a text, about: enough for 250,000 tensors, and a bound on memory, of which values take 20 times as
-much as text can."""
+"""About the most values that a text may hold: enough for 250,000 tensors. The limit bounds memory, because decoded
+values can take 20 times as much memory as their text."""
 
 
 class JsonDefectError(Exception):
-    """What is wrong with a JSON text, worded to follow the text's name: "is not JSON"."""
+    """A JSON text is refused; the message is worded to follow the text's name, as in "is not JSON"."""
 
 
 def decode_json(raw: bytes, *, constants: bool = False) -> dict[str, Any]:
@@ -22,13 +22,13 @@ def decode_json(raw: bytes, *, constants: bool = False) -> dict[str, Any]:
     raw
         The text.
     constants
-        Whether ``NaN`` and ``Infinity``, which JSON lacks and Python writes, are let through.
+        Whether ``NaN`` and ``Infinity`` are accepted, which JSON does not have but Python writes.
 
     Raises
     ------
     JsonDefectError
-        If `raw` is not UTF-8, not JSON, no object, nested beyond what can be followed, of more than
-        `MAX_JSON_VALUES`, or has an object with one name twice (the last would win silently).
+        If `raw` is not UTF-8 or not JSON, is not an object, is nested too deeply, has more than `MAX_JSON_VALUES`
+        values, or has an object in which a name stands twice, of which Python would silently take the last.
 
     """
     try:
@@ -53,7 +53,7 @@ _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "b
 
 
 def brief(value: object) -> str:
-    """Show a value from an untrusted file without flooding the terminal."""
+    """Write a value from an untrusted file in at most 80 characters of ASCII."""
     if isinstance(value, (dict, list)) and len(value) > 100:
         return f"{_KINDS.get(type(value), 'object')} of {len(value)}"
     text = ascii(value)

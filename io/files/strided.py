@@ -1,7 +1,7 @@
-"""Tensors whose elements do not lie in their own order: transposed, sliced or expanded views of a storage.
+"""Tensors that are transposed, sliced or expanded views of a storage, so that their elements do not lie in order.
 
-Their elements are gathered by ordinary reads rather than through a map: a chunk of a transposed tensor touches every
-page of its storage, and no limit on memory would hold.
+The elements are gathered by ordinary reads rather than through a map. One chunk of a transposed tensor can touch every
+page of its storage, so that a map would exceed any limit on memory.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SPAN_BYTES: Final = 2**20
-"""Longest stretch of the file that is read at once."""
+"""Longest stretch of the file, in bytes, that is read at once."""
 
 _SHORT_SPAN_BYTES: Final = 2**16
-"""A stretch so short is worth reading whole, whatever part of it is needed."""
+"""Stretches of at most this many bytes are read whole, however little of them is needed."""
 
 _WASTE: Final = 4
-"""Longer stretches are read whole if at least one in so many of their bytes is needed."""
+"""Longer stretches are read whole if at least one in this many of their bytes is needed."""
 
 
 @checked_source
 @dataclass(frozen=True, slots=True)
 class StridedSource:
-    """A tensor's elements at regular distances in a file."""
+    """A tensor with elements that lie at regular distances in a file."""
 
     path: str
     """The file."""
@@ -59,16 +59,16 @@ class StridedSource:
 
     @property
     def copies(self) -> bool:
-        """Always true: elements are gathered."""
+        """Always true, because elements are gathered."""
         return True
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory of the one stretch of the file that is held at a time, with gaps between elements."""
+        """Most memory that one stretch of the file takes, gaps between elements included; one is held at a time."""
         if 0 in self.shape:
             return 0
         whole = _span_bytes(self.shape, [stride * self.itemsize for stride in self.strides], self.itemsize)
-        return min(whole, 2 * _SPAN_BYTES)  # twice: a row of a cut dimension may reach beyond where the next begins
+        return min(whole, 2 * _SPAN_BYTES)  # twice, because a row of a cut dimension may reach into the next row
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Gather the bytes of elements ``[start, stop)``.
@@ -81,7 +81,9 @@ class StridedSource:
         Raises
         ------
         ChangedFileError, MissingFileError
-            If the file changed since it was opened, or is gone.
+            If the file has changed since the checkpoint was opened, or is gone.
+        IndexError
+            If the range is not within the tensor.
 
         """
         if not 0 <= start <= stop <= self.length:
@@ -100,23 +102,23 @@ class StridedSource:
         return flat
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Do nothing: what is read depends on the strides."""
+        """Do nothing, because a range's elements can be strewn over the whole file."""
 
     def populate(self, start: int, stop: int) -> bool:
-        """Do nothing: no memory is mapped."""
+        """Do nothing, because no file is mapped."""
         return True
 
     def release(self, start: int, stop: int) -> None:
-        """Do nothing: what was read is the caller's."""
+        """Do nothing, because `read` returns arrays that hold their own bytes."""
 
     def mapped_bytes(self, start: int, stop: int) -> None:
-        """Give none: no file is mapped."""
+        """Give None, because no file is mapped."""
 
     def decoding(self, start: int, stop: int) -> None:
-        """Decode nothing: bytes are stored as they are."""
+        """Give None, because nothing is stored in chunks."""
 
     def stored_objects(self) -> None:
-        """Give none: a file holds many tensors."""
+        """Give None, because the file may hold other tensors too."""
 
     def _open(self) -> int:
         try:
@@ -138,7 +140,7 @@ class StridedSource:
         return descriptor
 
     def _gather(self, descriptor: int, box: NDArray[np.uint8], offset_bytes: int) -> None:
-        """Fill a box of elements, stretch by stretch, along the dimensions in the order of the file."""
+        """Fill a box of elements from stretches of the file, taking the dimension with the largest stride first."""
         order = sorted(range(len(self.strides)), key=lambda axis: (-self.strides[axis], -self.shape[axis]))
         box = box.transpose(*order, len(order))
         steps = [self.strides[axis] * self.itemsize for axis in order]
@@ -171,7 +173,7 @@ class StridedSource:
 
 
 def _span_bytes(sizes: Iterable[int], steps: Iterable[int], itemsize: int) -> int:
-    """Give the distance from the first byte of the first element to the last byte of the last."""
+    """Count the bytes from the first byte of the first element to the last byte of the last element."""
     return sum((size - 1) * step for size, step in zip(sizes, steps, strict=True)) + itemsize
 
 

@@ -1,6 +1,6 @@
-"""The few Linux calls that Python lacks, or makes while holding the interpreter lock.
+"""Linux calls that Python does not have, or makes while it holds the interpreter lock.
 
-Each is a hint to the kernel about memory or disk: where a system has no such call, doing nothing is right.
+Each call is a hint to the kernel about memory or disk, so that on a system without the call it is right to do nothing.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ MADV_DONTNEED: Final = 4
 MADV_POPULATE_READ: Final = 22
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
-_EHWPOISON: Final = 133  # Linux only, hence not known to every checker of types
+_EHWPOISON: Final = 133  # only Linux has it, so that type checkers may not know errno.EHWPOISON
 _UNREADABLE: Final = (errno.EFAULT, errno.EIO, _EHWPOISON)
 _UNAVAILABLE: Final = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ESPIPE, errno.EOPNOTSUPP)
 
 
 @cache
 def _function(name: str, *argument_types: Any) -> Any:
-    """Find a function of the C library; ``None`` where there is none."""
+    """Find a function of the C library; ``None`` if the library does not have it."""
     if not sys.platform.startswith("linux"):
         return None
     function = getattr(ctypes.CDLL(None, use_errno=True), name, None)
@@ -47,7 +47,7 @@ def advise(address: int, size_bytes: int, option: int) -> bool:
     Raises
     ------
     OSError
-        If the pages cannot be read (only `MADV_POPULATE_READ` looks).
+        If `option` is `MADV_POPULATE_READ` and the pages cannot be read.
 
     """
     madvise = _function("madvise", ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -69,6 +69,11 @@ def start_writeback(descriptor: int, offset_bytes: int, size_bytes: int) -> bool
     bool
         Whether the system took the request.
 
+    Raises
+    ------
+    OSError
+        If the disk is full or fails.
+
     """
     sync_file_range = _function("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     if sync_file_range is None or size_bytes == 0:  # a size of 0 would mean "to the end of the file"
@@ -82,13 +87,13 @@ def start_writeback(descriptor: int, offset_bytes: int, size_bytes: int) -> bool
 
 
 def drop_cached(descriptor: int, offset_bytes: int, size_bytes: int) -> None:
-    """Let go of a range's clean pages in the page cache."""
+    """Ask the kernel to drop a range's clean pages from the page cache."""
     if hasattr(os, "posix_fadvise") and size_bytes > 0:
         os.posix_fadvise(descriptor, offset_bytes, size_bytes, os.POSIX_FADV_DONTNEED)
 
 
 def trim_heap() -> None:
-    """Hand memory that the C library keeps for later back to the system, where it can."""
+    """Return memory that the C library keeps for later use to the system, if the library can do that."""
     trim = _function("malloc_trim", ctypes.c_size_t)
     if trim is not None:
         trim(0)

@@ -1,1 +1,1 @@
-"""File formats of checkpoints, and the files beside them."""
+"""Reading and writing the file formats of checkpoints, and reading the small files beside the weights."""

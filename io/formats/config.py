@@ -1,8 +1,8 @@
-"""A model's ``config.json``: the one place where it is read, strictly, as it comes with untrusted checkpoints.
+"""Reading a model's ``config.json``, strictly, because it may come with an untrusted checkpoint.
 
-Every reader of a format reads it when it opens a checkpoint, and plans and outputs read it again by way of
-`config_of`. So a configuration that is damaged, too large or not the checkpoint's own is refused in the same words
-whoever meets it first.
+The readers of all formats use this module when they open a checkpoint, and plans and outputs do when they read the
+configuration again. A configuration that is damaged, too large or from outside the checkpoint is therefore refused
+with the same message everywhere.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ CONFIG_NAME: Final = "config.json"
 """File name of a model's configuration."""
 
 MAX_CONFIG_BYTES: Final = 64 * 2**20
-"""Longest configuration that is read, in bytes; real ones have a few thousand."""
+"""Longest configuration that is read, in bytes; real ones have a few thousand bytes."""
 
 _OBJECT: Final = "a JSON object"
 _REPAIR: Final = "repair the file or copy it again"
 
 
 def config_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """Read the configuration beside a checkpoint's weights, fetched if need be; ``None`` where there is none.
+    """Read the configuration beside a checkpoint's weights, which is downloaded if the checkpoint is remote.
 
-    Every call gives a dictionary that the caller may change.
+    Returns
+    -------
+    dict or None
+        The configuration, a new object that the caller may change; ``None`` if the checkpoint has none.
 
     Raises
     ------
     CheckpointError
-        As `read_config`, or a remote configuration cannot be fetched.
+        As `read_config` raises it, or because a remote configuration cannot be downloaded.
 
     """
     folder = checkpoint.side_folder
@@ -43,14 +46,14 @@ def config_of(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 
 def read_config(folder: Path, name: str = CONFIG_NAME) -> dict[str, Any] | None:
-    """Read the configuration in a folder, or another JSON object beside it; ``None`` where there is none.
+    """Read the configuration in a folder, or another JSON object beside it; ``None`` if the folder has none.
 
     Raises
     ------
     CheckpointError
         The file cannot be read, or is not a JSON object of at most `MAX_CONFIG_BYTES`.
     IndexFileError
-        It is a link that leads outside the folder: the output gets a copy of it.
+        The file is a link that leads out of the folder; an output would get a copy of a file from elsewhere.
 
     """
     path = folder / name
@@ -65,24 +68,24 @@ def read_config(folder: Path, name: str = CONFIG_NAME) -> dict[str, Any] | None:
 
 
 def parse_config(raw: bytes, path: str) -> dict[str, Any]:
-    """Check a configuration that was read, up to one byte more than `MAX_CONFIG_BYTES`.
+    """Check and decode the bytes of a configuration.
 
     Parameters
     ----------
     raw
-        What was read.
+        The file's bytes; if there are more than `MAX_CONFIG_BYTES`, one byte more is enough.
     path
-        Where, for the error message: a path or an address.
+        The file's path or address, for the error message.
 
     Raises
     ------
     CheckpointError
-        It is too large, or not a JSON object.
+        The configuration is too large, or is not a JSON object.
 
     """
     try:
         if len(raw) > MAX_CONFIG_BYTES:
             raise JsonDefectError(f"is larger than {MAX_CONFIG_BYTES} bytes")
-        return decode_json(raw, constants=True)  # some models' limits are infinite
+        return decode_json(raw, constants=True)  # some models have Infinity as a limit
     except JsonDefectError as error:
         raise CheckpointError(f"{path}: {error}", _OBJECT, _REPAIR) from error

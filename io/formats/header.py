@@ -1,8 +1,8 @@
-"""Safetensors headers: strict reading of untrusted ones, and building of our own.
+"""Reading untrusted safetensors headers strictly, and building headers for output files.
 
-A safetensors file is eight bytes (the header's length, little endian), a JSON object, and one buffer of
-tensor data. Whatever the JSON claims is checked here, once, against the file's real size: everything after
-this module may rely on the offsets.
+A safetensors file consists of eight bytes with the header's length, little endian; the header, a JSON object; and one
+buffer of tensor data. This module checks everything that a header says against the size of its file, so that all other
+code may rely on the offsets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_HEADER_BYTES: Final = 100_000_000
 """Longest header that the format allows, in bytes."""
 
 MAX_NAME_LENGTH: Final = 500
-"""Longest tensor name that is taken, in characters: names end up in messages and paths."""
+"""Longest tensor name that is accepted, in characters, because names appear in messages and paths."""
 
 LENGTH_BYTES: Final = 8
 """Size of the field that holds the header's length, in bytes."""
@@ -42,8 +42,8 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _REDOWNLOAD: Final = "download or export the file again"
 
 
-class HeaderEntry(NamedTuple):  # made faster than a frozen dataclass, and there are 50,000 of them
-    """One tensor, as a header describes it."""
+class HeaderEntry(NamedTuple):  # faster to make than a frozen dataclass, and there can be 50,000
+    """The description of one tensor in a header."""
 
     name: str
     """Tensor name."""
@@ -59,16 +59,16 @@ class HeaderEntry(NamedTuple):  # made faster than a frozen dataclass, and there
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A checked header."""
+    """A header that has been checked."""
 
     entries: tuple[HeaderEntry, ...]
     """The tensors, in the order of their data."""
     metadata: Mapping[str, str]
     """The header's free-form ``__metadata__``."""
     data_start_bytes: int
-    """Where the tensor data begins in the file."""
+    """Position of the tensor data in the file."""
     raw: bytes
-    """The header as stored, length field included."""
+    """The bytes of the length field and of the header, as stored."""
 
 
 def read_header(path: Path) -> tuple[Header, int, int]:
@@ -77,16 +77,16 @@ def read_header(path: Path) -> tuple[Header, int, int]:
     Returns
     -------
     header, size_bytes, mtime_ns
-        The header, and the size and modification time of the very file that it was read from.
+        The header, and the size and modification time that the file had when it was read.
 
     Raises
     ------
     HeaderError
         If the file breaks any rule of the format.
     MissingFileError
-        If there is no such file, or it cannot be opened.
+        If the file is missing or cannot be opened.
     UnsupportedError
-        If the header is valid but uses a dtype, or tensor names, that Dovetail cannot handle.
+        If the header is valid, but has a dtype or a tensor name that Dovetail does not support.
 
     """
     with open_regular(path, HeaderError, "a safetensors file") as file:
@@ -105,14 +105,23 @@ def read_header(path: Path) -> tuple[Header, int, int]:
 
 
 def open_regular(path: Path, error_kind: type[CheckpointError], expected: str) -> BinaryIO:
-    """Open a file, unbuffered, unless it is a device, a folder or a pipe.
+    """Open a regular file for unbuffered reading; devices, folders and pipes are refused.
+
+    Parameters
+    ----------
+    path
+        The file.
+    error_kind
+        Class of the error for what is not a regular file.
+    expected
+        What the file should have been, for the error message.
 
     Raises
     ------
     MissingFileError
-        If it cannot be opened.
+        If the file cannot be opened.
     CheckpointError
-        Of the kind given, if it is no regular file.
+        If the file is not regular; the error is of the class `error_kind`.
 
     """
     try:
@@ -131,7 +140,7 @@ _shared: ContextVar[MutableMapping[tuple[bytes, int], Header]] = ContextVar("sha
 
 @contextlib.contextmanager
 def headers_shared() -> Iterator[None]:
-    """Read equal headers only once inside: fine-tunes have their base model's, byte for byte, more often than not."""
+    """Parse equal headers only once during the block; most fine-tunes have the same header as their base model."""
     token = _shared.set({})
     try:
         yield
@@ -150,7 +159,12 @@ def parse_header(raw: bytes, file_size_bytes: int, file: str) -> Header:
     file_size_bytes
         Size of the whole file.
     file
-        What to call the file in error messages.
+        Path or address of the file, for error messages.
+
+    Raises
+    ------
+    HeaderError, UnsupportedError
+        As `read_header` raises them.
 
     """
     length = check_length(raw[:LENGTH_BYTES], file_size_bytes, file)
@@ -180,6 +194,11 @@ def build_header(
     bytes
         Length field and header, padded with spaces to a multiple of 8 bytes, as the official writer does.
 
+    Raises
+    ------
+    HeaderError
+        If two tensors have the same name, or the header is longer than the format allows.
+
     """
     document: dict[str, object] = {_METADATA: dict({"format": "pt"} if metadata is None else metadata)}
     position = 0
@@ -205,7 +224,7 @@ def _fail(what: str, expected: str, action: str = _REDOWNLOAD) -> NoReturn:
 
 
 def _read_up_to(file: Any, count: int) -> bytes:
-    """Read `count` bytes, or all that there are."""
+    """Read `count` bytes, or fewer if the file ends before."""
     parts: list[bytes] = []
     while count > 0 and (part := file.read(count)):
         parts.append(part)
@@ -214,12 +233,12 @@ def _read_up_to(file: Any, count: int) -> bytes:
 
 
 def check_length(prefix: bytes, file_size_bytes: int, file: str) -> int:
-    """Return the header's length in bytes, from the file's first eight.
+    """Read the header's length in bytes from the first eight bytes of a file.
 
     Raises
     ------
     HeaderError
-        If the format or the file has no room for such a header.
+        If the header is longer than the format allows, or than the file.
 
     """
     if len(prefix) < LENGTH_BYTES:
@@ -253,7 +272,16 @@ def _check_metadata(metadata: Any, file: str) -> dict[str, str]:
 
 
 def check_name(name: str, file: str) -> None:
-    """Refuse names that cannot be printed, and those that cannot be one part of a Zarr path."""
+    """Refuse a tensor name that is too long, that has control characters, or that cannot be a part of a Zarr path.
+
+    Raises
+    ------
+    HeaderError
+        If the name has control characters.
+    UnsupportedError
+        If the name is too long, or cannot be a part of a path.
+
+    """
     if len(name) > MAX_NAME_LENGTH:
         raise UnsupportedError(
             f"a tensor name in {file} has {len(name)} characters ({brief(name)})",
@@ -275,7 +303,7 @@ def check_name(name: str, file: str) -> None:
 
 
 def _check_entry(name: str, fields: Any, file: str) -> HeaderEntry:
-    """Check all of a tensor's description that does not depend on other tensors."""
+    """Check the parts of a tensor's description that do not depend on other tensors."""
     if not name.isprintable() or "/" in name or "\\" in name or not name.strip(".") or len(name) > MAX_NAME_LENGTH:
         check_name(name, file)
     if type(fields) is not dict or fields.keys() != _FIELDS:
@@ -317,10 +345,10 @@ def _check_entry(name: str, fields: Any, file: str) -> HeaderEntry:
 
 
 def _is_sizes(value: Any) -> bool:
-    """Whether `value` is a list of whole numbers that fit 63 bits (``True`` is not a number here)."""
+    """Whether `value` is a list of integers from 0 to 2^63-1; ``True`` does not count as one."""
     if type(value) is not list:
         return False
-    for item in value:  # noqa: SIM110 - all() over a generator takes twice as long, 100,000 times a header
+    for item in value:  # noqa: SIM110 - all() over a generator takes twice as long, and there can be 100,000 lists
         if type(item) is not int or not 0 <= item <= _MAX_SIZE:
             return False
     return True
@@ -337,7 +365,7 @@ def _refuse_dtype(name: str, dtype: Any, file: str) -> NoReturn:
 
 
 def _check_geometry(entries: list[HeaderEntry], data_bytes: int, file: str) -> None:
-    """Check that tensors, sorted by offset, cover the data exactly: no gap, no overlap, nothing outside."""
+    """Check that the tensors, sorted by offset, cover the data exactly once, without gaps or overlaps."""
     position = 0
     previous = None
     for entry in entries:

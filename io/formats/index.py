@@ -1,4 +1,4 @@
-"""Shard indexes (``model.safetensors.index.json``): strict reading of untrusted ones."""
+"""Reading untrusted shard indexes (``model.safetensors.index.json``) strictly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
 from dovetail.io.formats.header import MAX_NAME_LENGTH
 
 MAX_INDEX_BYTES: Final = 100_000_000
-"""Longest index that is read, in bytes: as long as the longest header."""
+"""Longest index that is read, in bytes, which is the length of the longest header."""
 
 _PLAIN_FILE_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,255}")
 _REDOWNLOAD: Final = "download or export the checkpoint again"
@@ -25,19 +25,19 @@ def read_index(path: Path, suffix: str = ".safetensors") -> dict[str, str]:
     Parameters
     ----------
     path
-        The index.
+        The index file.
     suffix
-        Suffix that every file must have.
+        Suffix that the name of every shard must have.
 
     Returns
     -------
     dict
-        The name of the file, within the index's folder, that holds each tensor.
+        For each tensor, the name of the file in the index's folder that holds it.
 
     Raises
     ------
     IndexFileError
-        If the index breaks its rules, or names a file that may not be in its folder.
+        If the index breaks its rules, or names a file that could lie outside its folder.
     MissingFileError
         If the index cannot be opened.
 
@@ -50,7 +50,18 @@ def read_index(path: Path, suffix: str = ".safetensors") -> dict[str, str]:
 
 
 def parse_index(raw: bytes, path: str, suffix: str = ".safetensors") -> dict[str, str]:
-    """Check an index that was read, up to one byte more than `MAX_INDEX_BYTES`; see `read_index`."""
+    """Check and decode the bytes of an index; returns and raises as `read_index` does.
+
+    Parameters
+    ----------
+    raw
+        The file's bytes; if there are more than `MAX_INDEX_BYTES`, one byte more is enough.
+    path
+        The file's path or address, for error messages.
+    suffix
+        Suffix that the name of every shard must have.
+
+    """
     if len(raw) > MAX_INDEX_BYTES:
         _fail(f"the index {path} is too large", f"at most {MAX_INDEX_BYTES} bytes")
     try:
@@ -75,31 +86,31 @@ def parse_index(raw: bytes, path: str, suffix: str = ".safetensors") -> dict[str
 
 
 def _is_plain(file_name: str, suffix: str) -> bool:
-    """Whether something is the name of a file, and no path, of at least one character beside the suffix."""
+    """Whether a text is a file name with the suffix and something before it, and not a path."""
     return file_name.endswith(suffix) and len(file_name) > len(suffix) and bool(_PLAIN_FILE_NAME.fullmatch(file_name))
 
 
 def resolve_in_folder(folder: Path, file_name: str, named_by: str) -> Path:
-    """Find a checkpoint's file and make sure that it does not lead outside the checkpoint.
+    """Find a file of a checkpoint, and make sure that it is not a link to a file outside the checkpoint.
 
-    A symbolic link may lead to another file in the folder, or, as the cache of the Hugging Face hub is made
-    of links, from ``snapshots/REVISION/`` to the ``blobs`` folder beside ``snapshots``.
+    A symbolic link may lead to another file in the folder. It may also lead from ``snapshots/REVISION/`` to the
+    ``blobs`` folder beside ``snapshots``, because the cache of the Hugging Face hub consists of such links.
 
     Parameters
     ----------
     folder
-        The checkpoint.
+        The folder of the checkpoint.
     file_name
-        A plain file name.
+        Name of the file, without folders.
     named_by
-        Who names the file, for the error message.
+        Where the name was found, for the error message.
 
     Raises
     ------
     IndexFileError
         If the file is a link that leads elsewhere.
     MissingFileError
-        If there is no such file.
+        If the file is missing.
 
     """
     path = folder / file_name
@@ -123,25 +134,30 @@ def resolve_in_folder(folder: Path, file_name: str, named_by: str) -> Path:
 
 
 def check_index(path: Path | str, weight_map: Mapping[str, str], found_in: Mapping[str, str]) -> None:
-    """Check that every tensor is in the file where the index says.
+    """Check that every tensor is in the file in which the index says it is.
 
-    Tensors that a file holds beyond the index are no error: loaders take them too.
+    Tensors that only the files have are no error, because other libraries load them too.
 
     Parameters
     ----------
     path
         The index, for error messages.
     weight_map
-        File name of each tensor, according to the index.
+        File name of each tensor, by the index.
     found_in
-        File name of each tensor, according to the files' headers.
+        File name of each tensor, by the files' headers.
+
+    Raises
+    ------
+    IndexFileError
+        If a tensor is in another file, or in none.
 
     """
     for tensor, file_name in weight_map.items():
         actual = found_in.get(tensor)
         if actual != file_name:
             where = f"it is in {actual}" if actual else "it is in none of the files"
-            _fail(f"tensor {tensor!r} is not in {file_name} ({where})", f"it there, as {path} says")
+            _fail(f"tensor {tensor!r} is not in {file_name} ({where})", f"it in that file, as {path} says")
 
 
 def _fail(what: str, expected: str, action: str = _REDOWNLOAD) -> NoReturn:

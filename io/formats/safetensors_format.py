@@ -1,4 +1,4 @@
-"""Safetensors as an output format: shards of about one size, and an index if there are several."""
+"""Safetensors as an output format: one file, or shards of about the same size with an index."""
 
 from __future__ import annotations
 
@@ -23,53 +23,53 @@ class SafetensorsFormat(OutputFormat[SafetensorsLayout]):
     command_options: ClassVar[Mapping[str, str]] = {"--shard-size": "shard_size_bytes"}
 
     shard_size_bytes: int = 5 * 10**9
-    """Most bytes of tensor data in one file; a larger tensor has a file for itself."""
+    """Most bytes of tensor data in one file; a larger tensor gets a file that holds nothing else."""
 
     def to_json(self) -> dict[str, Any]:
-        """Give the options; they stand outside an object of the format's name, as when there was no other format."""
+        """Give the options, not inside an object with the format's name, because the first manifests had no formats."""
         return {"shard_size_bytes": self.shard_size_bytes}
 
     @classmethod
     def from_json(cls, options: Mapping[str, Any]) -> Self:
-        """Read the options of a manifest."""
+        """Make the format from the options in a manifest."""
         return cls(options["shard_size_bytes"])
 
     def identity(self) -> dict[str, Any]:
-        """Give what a plan's hash depends on; that there are no options of Zarr was part of the first hashes."""
+        """Give the options on which a plan's hash depends, with ``"zarr": None`` as in the first version's hashes."""
         return {**self.to_json(), "zarr": None}
 
     def lay_out(
         self, tensors: Sequence[OutputTensor], metadata: Mapping[str, str] | None = None
     ) -> tuple[SafetensorsLayout, Sequence[Chunking]]:
-        """Divide tensors among files; any range of elements can be written by itself."""
+        """Divide the tensors among files; tasks may write any range of elements."""
         layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], self.shard_size_bytes, metadata)
         return layout, [Chunking(item.chunk_elements) for item in tensors]
 
     def create_sink(self, layout: SafetensorsLayout, folder: Path) -> Sink:
-        """Create all files."""
+        """Create all files of the output."""
         from dovetail.io.formats.safetensors_sink import SafetensorsSink
 
         return SafetensorsSink.create(layout, folder)
 
     def reopen_sink(self, layout: SafetensorsLayout, folder: Path) -> Sink:
-        """Open the files of an earlier run."""
+        """Open the files that an earlier run has created."""
         from dovetail.io.formats.safetensors_sink import SafetensorsSink
 
         return SafetensorsSink(layout, folder)
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
-        """Read the files' headers."""
+        """Read the headers of the output's files."""
         from dovetail.io.formats import safetensors_reader
 
         return safetensors_reader.read_folder(folder)
 
     @classmethod
     def shard_entries(cls, layout: SafetensorsLayout) -> list[dict[str, Any]]:
-        """Describe every file."""
+        """Describe every file for the manifest."""
         return shard_check.shard_entries(layout)
 
     @classmethod
     def check(cls, folder: Path, manifest: Mapping[str, Any]) -> OutputCheck:
-        """Begin the check of sizes and headers."""
+        """Make the check of the files' sizes and headers."""
         return shard_check.ShardCheck(folder, manifest)

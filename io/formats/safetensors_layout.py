@@ -1,4 +1,4 @@
-"""Where every byte of the output goes, decided before the first byte is computed."""
+"""Planning the files of a safetensors output, and the place of every tensor, before the first byte is computed."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ SINGLE_NAME: Final = "model.safetensors"
 """Name of the file of a checkpoint that is not sharded."""
 
 TensorSpec = tuple[str, DType, tuple[int, ...]]
-"""Name, dtype and shape of a tensor to write."""
+"""Name, dtype and shape of a tensor that will be written."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedTensor:
-    """An output tensor and its place."""
+    """A tensor of an output, with its place."""
 
     name: str
     """Tensor name."""
     dtype: DType
-    """Element type as written."""
+    """Type of the elements that are written."""
     shape: tuple[int, ...]
     """Dimensions."""
     length: int
     """Number of elements."""
     shard: int
-    """Position of its file in `SafetensorsLayout.shards`."""
+    """Position in `SafetensorsLayout.shards` of the file that holds the tensor."""
     offset_bytes: int
-    """Position of its first element in that file."""
+    """Position of the first element in that file."""
 
     @property
     def nbytes(self) -> int:
@@ -59,20 +59,20 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsLayout:
-    """All files of a safetensors checkpoint to be written."""
+    """All files of a safetensors checkpoint that will be written."""
 
     tensors: tuple[PlacedTensor, ...]
     """The tensors, in the order in which they were given."""
     shards: tuple[Shard, ...]
     """The files, in order."""
     index: bytes | None
-    """The content of ``model.safetensors.index.json``; ``None`` for a single file, which needs none."""
+    """Content of ``model.safetensors.index.json``; ``None`` if there is a single file, which needs no index."""
     total_size_bytes: int
-    """Size of all tensor data, headers not counted."""
+    """Size of all tensor data, without headers."""
 
     @property
     def documents(self) -> dict[str, bytes]:
-        """The index, if there is one."""
+        """Content of the index by its file name; empty if there is none."""
         return {} if self.index is None else {INDEX_NAME: self.index}
 
     def file_name(self, tensor_index: int) -> str:
@@ -88,16 +88,18 @@ def plan_layout(
     Parameters
     ----------
     tensors
-        Name, dtype and shape of each tensor. Their order is kept, over the shards and within each.
+        Name, dtype and shape of each tensor. The shards, one after another, hold the tensors in this order.
     shard_size_bytes
-        Most bytes of tensor data in one shard. A tensor that is larger gets a shard of its own.
+        Most bytes of tensor data in one shard. A larger tensor gets a shard that holds nothing else.
     metadata
         Metadata for the shards' headers; by default ``{"format": "pt"}``.
 
     Raises
     ------
     HeaderError
-        If two tensors have one name, or a shard's header would be longer than the format allows.
+        If two tensors have the same name, or a shard's header would be longer than the format allows.
+    ValueError
+        If the shard size is not positive.
 
     """
     if shard_size_bytes <= 0:

@@ -1,4 +1,4 @@
-"""Reading safetensors checkpoints: one file, or shards with an index, as memory-mapped sources."""
+"""Reading safetensors checkpoints, one file or shards with an index, as memory-mapped sources."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from dovetail.io.formats.index import check_index, read_index, resolve_in_folder
 from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
 
 LOOKED_FOR: Final = f"{SINGLE_NAME}, {INDEX_NAME} with its shards, or exactly one .safetensors file"
-"""What makes a folder a safetensors checkpoint."""
+"""The files that make a folder a safetensors checkpoint, for error messages."""
 
 ADAPTER_NAME: Final = "adapter_model.safetensors"
 
 
 def is_there(folder: Path) -> bool:
-    """Tell whether a folder holds safetensors files, or an index of some."""
+    """Whether a folder holds a safetensors file or an index of such files."""
     return any(entry.name.endswith((".safetensors", ".safetensors.index.json")) for entry in folder.iterdir())
 
 
 def read_file(path: Path) -> Checkpoint:
-    """Read one ``.safetensors`` file."""
+    """Read one ``.safetensors`` file; raises as `dovetail.io.read_checkpoint` does."""
     return _read_files(path, None, [path])
 
 
@@ -47,14 +47,14 @@ def read_folder(path: Path) -> Checkpoint:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder's only safetensors file is one that peft gives an adapter."""
+    """Whether a folder's only safetensors file has the name that peft gives to adapters."""
     if _find_index(folder) is not None:
         return False
     return [entry.name for entry in folder.iterdir() if entry.name.endswith(".safetensors")] == [ADAPTER_NAME]
 
 
 def _find_index(folder: Path) -> Path | None:
-    """Find the shard index: the usual name, or the only one of another name."""
+    """Find the shard index: the file with the usual name, or else the only index with another name."""
     if os.path.lexists(folder / INDEX_NAME):
         return folder / INDEX_NAME
     found = sorted(folder.glob("*.safetensors.index.json"))
@@ -62,7 +62,7 @@ def _find_index(folder: Path) -> Path | None:
 
 
 def _find_single(folder: Path) -> str:
-    """Find the only safetensors file of a folder, or say what is there instead."""
+    """Find the only safetensors file of a folder, or raise an error that says how many there are."""
     names = sorted(entry.name for entry in folder.iterdir())
     found = [name for name in names if name.endswith(".safetensors")]
     if len(found) == 1:
@@ -103,7 +103,7 @@ def _read_files(path: Path, folder: Path | None, files: Iterable[Path]) -> Check
 
 
 def _file_names(checkpoint: Checkpoint) -> dict[str, str]:
-    """Map each tensor to the name of its file."""
+    """Give the name of the file that holds each tensor."""
     paths = {
         name: info.source.path for name, info in checkpoint.tensors.items() if isinstance(info.source, MappedSource)
     }

@@ -1,4 +1,4 @@
-"""Writing a planned safetensors checkpoint: any range of any tensor, in any order, from any thread."""
+"""Writing a planned safetensors checkpoint, in any order of tensors and ranges, from any number of threads."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 class SafetensorsSink:
-    """The files of one output checkpoint.
+    """The files of one output that is being written (a `dovetail.io.output_format.Sink`).
 
-    Every method is safe to call from several threads. Ranges that are never written read as zeros.
+    Every method may be called from several threads at once. Ranges that are never written read as zeros.
 
     Parameters
     ----------
     layout
-        What goes where.
+        The files, and the places of all tensors in them.
     folder
-        The folder of the files that `create` made, now or in an earlier run.
+        The folder in which `create` has made the files, in this run or an earlier one.
 
     Raises
     ------
     OSError
-        If a file is not there or has another size.
+        If a file is missing or has another size.
 
     """
 
@@ -45,12 +45,12 @@ class SafetensorsSink:
 
     @classmethod
     def create(cls, layout: SafetensorsLayout, folder: Path) -> Self:
-        """Create all files in an existing folder, durably: headers, index, and room for the data.
+        """Create all files in an existing folder, durably, with their headers, the index, and zeros for the data.
 
         Raises
         ------
         FileExistsError
-            If one of the files is already there.
+            If one of the files exists already.
         OSError
             If the disk is full or the folder cannot be written.
 
@@ -63,19 +63,19 @@ class SafetensorsSink:
         return cls(layout, folder)
 
     def slot(self, tensor_index: int) -> FileSlot:
-        """Return the place of a tensor, which also other processes can write to."""
+        """Return the slot through which a tensor is written, by this process or others."""
         tensor = self.layout.tensors[tensor_index]
         file = self._files[tensor.shard]
         return FileSlot(file, tensor.offset_bytes, tensor.length, tensor.dtype.itemsize)
 
     def write(self, tensor_index: int, start: int, data: NDArray[Any] | bytes | memoryview) -> None:
-        """Write consecutive elements of a tensor, from element `start` on: see `FileSlot.write`."""
+        """Write consecutive elements of a tensor, from element `start` on, as `FileSlot.write` does."""
         self.slot(tensor_index).write(start, data)
 
     def commit(self, ranges: Iterable[WrittenRange]) -> None:
-        """Make written ranges durable, and let go of their pages in the page cache.
+        """Make written ranges durable, and drop their pages from the page cache.
 
-        When it returns, the ranges survive a crash of the machine, whichever process wrote them.
+        After the call the ranges survive a crash of the machine, whichever process wrote them.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class SafetensorsSink:
                     drop_cached(descriptor, offset_bytes, size_bytes)
 
     def close(self) -> None:
-        """Close all files. Nothing is flushed: only what was committed is durable."""
+        """Close all files, without flushing them: only ranges that were committed are durable."""
         close_files(self._files)
 
     def __enter__(self) -> Self:
@@ -112,7 +112,7 @@ def _make_durable(descriptor: int) -> None:
 
 
 def _join_adjacent(places: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Merge (offset, size) ranges that touch: a page shared by two would otherwise be dropped by neither."""
+    """Join ranges, given as offset and size, that touch: the system drops no page that lies in a range only partly."""
     joined: list[tuple[int, int]] = []
     for offset, size in sorted(places):
         if joined and sum(joined[-1]) >= offset:

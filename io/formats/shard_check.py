@@ -1,4 +1,4 @@
-"""Describing and checking an output of files that begin with a header: every byte but those of the tensors."""
+"""Describing output files that begin with a header for the manifest, and checking all but their tensor data."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def shard_entries(layout: Layout) -> list[dict[str, Any]]:
 
 
 class ShardCheck:
-    """The check of files that `shard_entries` describes (a `dovetail.io.output_format.OutputCheck`).
+    """Checks the files that `shard_entries` describes (a `dovetail.io.output_format.OutputCheck`).
 
     Parameters
     ----------
     folder
-        The output.
+        The output folder.
     manifest
-        Its manifest.
+        The output's manifest.
 
     """
 
@@ -43,7 +43,7 @@ class ShardCheck:
         self.size_bytes = sum(shard["size_bytes"] for shard in self._shards)
 
     def check_metadata(self) -> tuple[list[str], int]:
-        """Check sizes and headers; give what is damaged, and the bytes read."""
+        """Check the files' sizes and headers; return a sentence for each damaged file, and the bytes read."""
         damaged, read = [], 0
         for shard in self._shards:
             path, size_bytes = self._folder / shard["name"], shard["size_bytes"]
@@ -57,5 +57,5 @@ class ShardCheck:
         return damaged, read
 
     def check_tensor(self, name: str, source: Source) -> list[str]:
-        """Find nothing: a tensor is nothing but its elements."""
+        """Return no damage, because nothing is stored for a tensor besides its elements."""
         return []

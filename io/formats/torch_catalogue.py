@@ -1,9 +1,9 @@
-"""Listing the tensors of PyTorch files, in a process of its own: ``python -m dovetail.io.formats.torch_catalogue``.
+"""Listing the tensors of PyTorch files in a child process: ``python -m dovetail.io.formats.torch_catalogue``.
 
-PyTorch costs a process hundreds of megabytes, and reading a pickle is the one thing here that interprets untrusted
-input as a program, if only of the few instructions that weights need. Both stay in this child: it reads paths from
-its standard input, loads each file with ``weights_only=True`` onto the device ``meta``, which reads no tensor data,
-and prints what it found as JSON. Whoever started it checks all of that against the file.
+The child process exists for two reasons. PyTorch takes hundreds of megabytes of memory. And reading a pickle means
+running untrusted input as a program, even if only with the few instructions that weights need. The child reads paths
+from its standard input, and loads each file with ``weights_only=True`` onto the device ``meta``, which reads no tensor
+data. It prints what it finds as JSON, all of which the parent process checks against the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module")
-"""Keys under which training programs keep the tensors, beside what they need to go on training."""
+"""Keys under which training programs store the tensors, beside other values that they need to continue training."""
 
 _DEEPEST = 4
 _MEMORY_BYTES = 8 * 2**30
@@ -31,9 +31,10 @@ def catalogue(path: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``tensors``: name, dtype, shape, strides (in elements), offset of the storage in the file, size of the storage,
-        and offset of the first element in the storage, both in bytes. ``ignored``: names of entries that are no
-        tensors. Or ``error``: why the file cannot be taken.
+        ``tensors``: for each tensor its name, dtype, shape and strides (in elements); and in bytes, the position of
+        its storage in the file, the size of the storage, and the position of the first element in the storage.
+        ``ignored``: the names of entries that are not tensors.
+        Or only ``error``: why the file cannot be read.
 
     """
     import torch
@@ -64,25 +65,25 @@ def catalogue(path: str) -> dict[str, Any]:
                     "first_byte": value.storage_offset() * value.element_size(),
                 }
             )
-    except Exception as error:  # whatever a hostile file makes the loader raise, it is not to be taken
+    except Exception as error:  # a hostile file can make the loader raise anything, and is refused in any case
         return {"error": _reason(str(error)) or type(error).__name__}
     return {"tensors": tensors, "ignored": ignored}
 
 
 def _reason(text: str) -> str:
-    """Give the reason in PyTorch's text, without its advice, which is to trust the file."""
+    """Extract the reason from PyTorch's error text, and leave out its advice, which is to trust the file."""
     found = re.search(r"(Trying to load [^\n]+|WeightsUnpickler error:\s+[^\n]+)", text)
     reason = found.group(1).removeprefix("WeightsUnpickler error:").strip() if found else text
     return re.split(r"\. |\n", reason, maxsplit=1)[0].rstrip(".")[:300]
 
 
 def _load(torch: Any, path: str) -> Any:
-    """Load everything but the tensors' data; each storage remembers its place in the file."""
+    """Load the content of a file without tensor data; each storage keeps its position in the file as an attribute."""
     content = torch.load(path, map_location="meta", weights_only=True)
     probe = next(_tensors(torch, content, _DEEPEST), None)
     if probe is None or getattr(probe.untyped_storage(), "_checkpoint_offset", None) is not None:
         return content
-    from torch._subclasses.fake_tensor import FakeTensorMode  # older releases remember the place only in this mode
+    from torch._subclasses.fake_tensor import FakeTensorMode  # older releases keep the position only in this mode
 
     with FakeTensorMode():
         fake = torch.load(path, weights_only=True)
@@ -90,7 +91,7 @@ def _load(torch: Any, path: str) -> Any:
 
 
 def _as_meta(torch: Any, value: Any, depth: int) -> Any:
-    """Put tensors of the device ``meta``, which share the storages, in the place of fake ones."""
+    """Replace fake tensors by tensors on the device ``meta`` with the same shapes, strides and storage positions."""
     if isinstance(value, torch.Tensor):
         meta = torch.empty(0, dtype=value.dtype, device="meta")
         storage = value.untyped_storage()
@@ -111,7 +112,7 @@ def _tensors(torch: Any, value: Any, depth: int) -> Any:
 
 
 def _state_dict(torch: Any, content: Any) -> Any:
-    """Find the mapping that holds the tensors; a string says why there is none."""
+    """Find the mapping that holds the tensors, or return a string that says why there is none."""
     for _ in range(_DEEPEST):
         if not isinstance(content, Mapping):
             return f"it holds a {type(content).__name__}, not a mapping of tensors by name"
@@ -127,9 +128,9 @@ def _state_dict(torch: Any, content: Any) -> Any:
 
 
 def main() -> None:
-    """Answer for every path on standard input, one a line as JSON; print one line of JSON for each."""
+    """Read paths from standard input, each a line of JSON, and print the catalogue of each file as a line of JSON."""
     for kind, limit in ((resource.RLIMIT_DATA, _MEMORY_BYTES), (resource.RLIMIT_CPU, _PROCESSOR_SECONDS)):
-        with contextlib.suppress(ValueError, OSError):  # a lower limit of the system's stays
+        with contextlib.suppress(ValueError, OSError):  # if the system's limit is lower, it stays
             resource.setrlimit(kind, (limit, limit))
     warnings.simplefilter("ignore")
     for line in sys.stdin:

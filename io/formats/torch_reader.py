@@ -1,8 +1,8 @@
-"""Reading PyTorch checkpoints: ``.bin``, ``.pt`` and ``.pth`` files, one or sharded with an index.
+"""Reading PyTorch checkpoints: one ``.bin``, ``.pt`` or ``.pth`` file, or shards with an index.
 
-PyTorch says what tensors a file holds (in a process of its own: see `dovetail.io.formats.torch_catalogue`), the
-archive's directory says where their bytes are, and both must agree. The bytes themselves are mapped like those of
-safetensors: nothing is copied, and PyTorch is not needed to read them.
+PyTorch, in a child process, lists the tensors of a file: see `dovetail.io.formats.torch_catalogue`. The archive's
+directory says where the storages lie, and the two must agree. The bytes are then mapped like those of safetensors,
+without a copy and without PyTorch.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ SINGLE_NAME: Final = "pytorch_model.bin"
 INDEX_NAME: Final = "pytorch_model.bin.index.json"
 
 LOOKED_FOR: Final = f"{SINGLE_NAME}, {INDEX_NAME} with its shards, or exactly one .bin, .pt or .pth file"
-"""What makes a folder a PyTorch checkpoint."""
+"""The files that make a folder a PyTorch checkpoint, for error messages."""
 
 NOT_WEIGHTS: Final = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "adapter_model")
-"""Beginnings of the names of files that training programs put beside weights."""
+"""Beginnings of file names that training programs give to files without weights, despite a suffix of `SUFFIXES`."""
 
 _BY_TORCH_NAME: Final = {dtype.torch_name: dtype for dtype in (*DTYPES.values(), QUANTISED_DTYPES["F8_E8M0"])}
 _MAX_SIZE: Final = 2**63 - 1
@@ -49,12 +49,12 @@ _CHILD_SECONDS: Final = 3_600
 
 
 def is_there(folder: Path) -> bool:
-    """Tell whether a folder holds PyTorch weights, or an index of some."""
+    """Whether a folder holds PyTorch weights or an index of such files."""
     return os.path.lexists(folder / INDEX_NAME) or bool(_candidates(folder))
 
 
 def read_file(path: Path) -> Checkpoint:
-    """Read one PyTorch file."""
+    """Read one PyTorch file; raises as `dovetail.io.read_checkpoint` does."""
     return _read_files(path, None, [path])
 
 
@@ -89,14 +89,14 @@ def _candidates(folder: Path) -> list[str]:
 def _read_files(path: Path, folder: Path | None, files: Sequence[Path]) -> Checkpoint:
     """Read the descriptions of a checkpoint's files into one catalogue."""
     require("torch", "torch", "PyTorch files")
-    archives = [_read_archive(file) for file in files]  # before PyTorch sees any of them
+    archives = [_read_archive(file) for file in files]  # before PyTorch reads any of the files
     tensors: dict[str, TensorInfo] = {}
     fingerprints, ignored = [], []
     catalogues = list_tensors([str(file) for file in files])
     for file, (archive, status), found in zip(files, archives, catalogues, strict=True):
         if "error" in found:
             raise TorchFileError(
-                f"{file} cannot be taken ({found['error'][:500]})",
+                f"{file} cannot be read ({found['error'][:500]})",
                 "tensors by name, and nothing else that PyTorch's weights-only loader refuses",
                 "save the model's state_dict() alone, or convert it to safetensors where you trust it",
             )
@@ -116,7 +116,7 @@ def _read_files(path: Path, folder: Path | None, files: Sequence[Path]) -> Check
 
 def _note(path: Path, ignored: Sequence[str]) -> str:
     shown = ", ".join(brief(name) for name in ignored[:3])
-    return f"{len(ignored)} entries of {path} are no tensors and are left out: {shown}"
+    return f"{len(ignored)} entries of {path} are not tensors and are left out: {shown}"
 
 
 def _read_archive(path: Path) -> tuple[TorchArchive, os.stat_result]:
@@ -126,17 +126,17 @@ def _read_archive(path: Path) -> tuple[TorchArchive, os.stat_result]:
 
 
 def list_tensors(paths: Iterable[str]) -> list[dict[str, Any]]:
-    """Let PyTorch list the tensors of files, in a process of its own.
+    """Let PyTorch list the tensors of files in a child process.
 
     Returns
     -------
     list of dict
-        For each path, what `dovetail.io.formats.torch_catalogue.catalogue` gives.
+        For each path, the dictionary that `dovetail.io.formats.torch_catalogue.catalogue` makes.
 
     Raises
     ------
     TorchFileError
-        If the process dies, for instance of a file that takes too much memory.
+        If the child process dies, for instance because a file takes too much memory.
 
     """
     wanted = list(paths)
@@ -165,7 +165,7 @@ def list_tensors(paths: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _tensor(file: Path, entry: dict[str, Any], archive: TorchArchive, status: os.stat_result) -> TensorInfo:
-    """Check one tensor against the archive: PyTorch believes what the file says of offsets and sizes."""
+    """Check one tensor's offsets and sizes, which PyTorch takes from the file unchecked, against the archive."""
     name, shape, strides = entry["name"], tuple(entry["shape"]), tuple(entry["strides"])
     check_name(name, str(file))
     dtype = _BY_TORCH_NAME.get(entry["dtype"])
@@ -198,7 +198,7 @@ def _tensor(file: Path, entry: dict[str, Any], archive: TorchArchive, status: os
 
 
 def _row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
-    """Give the strides of a tensor whose elements lie in order; where a dimension is 1, any stride is as good."""
+    """Compute the strides of a tensor in row-major order; for a dimension of size 1, take the given stride."""
     expected, step = [], 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=True):
         expected.append(stride if size == 1 else step)
@@ -207,9 +207,9 @@ def _row_major(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, .
 
 
 def _file_names(checkpoint: Checkpoint) -> dict[str, str]:
-    """Map each tensor to the name of its file."""
+    """Give the name of the file that holds each tensor."""
     return {
-        name: os.path.basename(info.source.path)  # noqa: PTH119 - Path objects take a while
+        name: os.path.basename(info.source.path)  # noqa: PTH119 - Path objects take too long for many tensors
         for name, info in checkpoint.tensors.items()
         if isinstance(info.source, MappedSource | StridedSource)
     }

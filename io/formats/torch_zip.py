@@ -1,7 +1,7 @@
-"""Where the storages of a PyTorch file lie: the directory of the zip archive that ``torch.save`` writes.
+"""Finding the storages of a PyTorch file in the zip archive that ``torch.save`` writes.
 
-The directory is read by the standard library; what is checked here is that every storage is stored as it is,
-uncompressed, so that its bytes can be mapped.
+The standard library reads the archive's directory. This module checks that every storage is stored uncompressed, so
+that its bytes can be mapped.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import BinaryIO, Final, NoReturn
 from dovetail.io.errors import CheckpointError, TorchFileError, UnsupportedError
 
 MAX_DIRECTORY_BYTES: Final = 64 * 2**20
-"""Longest directory that is read: enough for 400,000 storages."""
+"""Longest directory that is read, in bytes: enough for 400,000 storages."""
 
 MAX_PICKLE_BYTES: Final = 100_000_000
-"""Longest description of the tensors that is read: as long as the longest safetensors header."""
+"""Longest description of the tensors that is read, in bytes, which is the length of the longest safetensors header."""
 
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _END: Final = struct.Struct("<4s4H2LH")
@@ -30,10 +30,10 @@ _SAVE_AGAIN: Final = "save it again with torch.save(state_dict, path), or conver
 
 @dataclass(frozen=True, slots=True)
 class TorchArchive:
-    """The records of a PyTorch file."""
+    """The description and the storages in a PyTorch file."""
 
     pickle: bytes
-    """The description of the tensors, which is not interpreted here."""
+    """The pickled description of the tensors, which this process never unpickles."""
     storages: dict[int, int]
     """Size in bytes of every storage, by the position of its first byte in the file."""
 
@@ -44,14 +44,14 @@ def read_archive(path: Path, file: BinaryIO, file_size_bytes: int) -> TorchArchi
     Raises
     ------
     TorchFileError
-        If the archive is damaged, or has what ``torch.save`` does not write.
+        If the archive is damaged, or is not as ``torch.save`` writes archives.
     UnsupportedError
-        If the file is of the format before PyTorch 1.6, which cannot be mapped, or big endian.
+        If the file is big endian, or in the format before PyTorch 1.6, which cannot be mapped.
 
     """
     if file.read(4) != _ZIP_MAGIC:
         raise UnsupportedError(
-            f"{path} is no zip archive: either no PyTorch file, or of the format before PyTorch 1.6",
+            f"{path} is not a zip archive: either it is not a PyTorch file, or it has the format before PyTorch 1.6",
             "a file that PyTorch 1.6 or later has saved",
             _SAVE_AGAIN,
         )
@@ -81,7 +81,7 @@ def read_archive(path: Path, file: BinaryIO, file_size_bytes: int) -> TorchArchi
 
 
 def _place(path: Path, file: BinaryIO, record: zipfile.ZipInfo, file_size_bytes: int) -> tuple[int, int]:
-    """Find where a record's bytes are."""
+    """Find the position and the size of a record's bytes in the file."""
     if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
         _fail(f"{record.filename!r} in {path} is compressed or encrypted", "storages as they are in memory")
     file.seek(record.header_offset)
@@ -96,20 +96,20 @@ def _place(path: Path, file: BinaryIO, record: zipfile.ZipInfo, file_size_bytes:
 
 
 def _directory_bytes(path: Path, file: BinaryIO, file_size_bytes: int) -> int:
-    """Read how long the directory says it is, before it is read."""
+    """Read the length of the directory from the end of the archive, so that it can be checked before it is read."""
     tail_bytes = min(file_size_bytes, _END.size + _LOCATOR64_BYTES + _END64.size)
     file.seek(file_size_bytes - tail_bytes)
     tail = file.read(tail_bytes)
     if len(tail) < _END.size or tail[-_END.size :][:4] != b"PK\x05\x06":
         _fail(
-            f"the archive {path} does not end as one",
+            f"the archive {path} has no directory at its end",
             "a whole file",
             "the file is probably truncated: download it again",
         )
     size = int(_END.unpack(tail[-_END.size :])[5])
     if size == 0xFFFFFFFF:
         if len(tail) < tail_bytes or tail[:4] != b"PK\x06\x06":
-            _fail(f"the archive {path} does not end as one", "a whole file")
+            _fail(f"the archive {path} has no directory at its end", "a whole file")
         size = int(_END64.unpack(tail[: _END64.size])[8])
     return size
 

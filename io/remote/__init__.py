@@ -1,1 +1,1 @@
-"""The network: addresses, transports, reading ahead."""
+"""Reading checkpoints over the network: addresses, transports, retries, and fetching ahead of need."""

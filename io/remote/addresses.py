@@ -1,4 +1,4 @@
-"""Addresses of remote checkpoints: which there are, and what they must not hold.
+"""Addresses of remote checkpoints, and the check that an address contains no secrets.
 
 =============================== ===========================================================================
 ``https://HOST/PATH/``          a folder: ``model.safetensors``, or shards with an index
@@ -7,7 +7,7 @@
 ``s3://BUCKET/PATH``            a folder or a file of an object store
 =============================== ===========================================================================
 
-An address ends up in manifests, recipes and messages, so passwords and signatures have no place in it.
+Manifests, recipes and messages show addresses, so that an address must not contain a password or a signature.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 from dovetail.io.errors import UnsupportedError
 
 SCHEMES: Final = ("https", "http", "hf", "s3")
-"""Schemes of the addresses that are read."""
+"""Schemes of the addresses that Dovetail reads as safetensors checkpoints."""
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HUB: Final = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?/?", re.ASCII)
@@ -28,17 +28,18 @@ _LONGEST: Final = 2_000
 
 
 def is_address(text: str) -> bool:
-    """Tell whether a text has the form of an address rather than of a path."""
+    """Whether a text has the form of an address rather than of a path."""
     return _SCHEME.match(text) is not None
 
 
 def check_address(text: str) -> str:
-    """Check an address, and return it in the one form that everything else uses: without a slash at the end.
+    """Check an address, and return it in the form that all other code uses: without a slash at the end.
 
     Raises
     ------
     UnsupportedError
-        Its scheme is not read, or it holds what an address must not hold; nothing secret is quoted.
+        Its scheme is not one of `SCHEMES`, it is malformed, or it contains a user, a password, a query or a fragment;
+        the message quotes no secret.
 
     """
     shown = without_secrets(text)
@@ -67,12 +68,12 @@ def check_address(text: str) -> str:
 
 
 def refuse_secrets(text: str) -> None:
-    """Refuse an address that holds what manifests and messages must not show; nothing secret is quoted.
+    """Refuse an address that contains a secret, which manifests and messages would show.
 
     Raises
     ------
     UnsupportedError
-        It holds a user, a password, a query or a fragment.
+        The address contains a user, a password, a query or a fragment; the message quotes none of them.
 
     """
     if (shown := without_secrets(text)) != text:
@@ -88,7 +89,7 @@ def _secret(shown: str) -> UnsupportedError:
 
 
 def without_secrets(text: str) -> str:
-    """Give a text that may be an address, right or wrong, without what could be a password or a signature."""
+    """Remove the user, password, query and fragment from a text, if it is an address, even a malformed one."""
     found = _SCHEME.match(text)
     if found is None:
         return text
@@ -99,14 +100,14 @@ def without_secrets(text: str) -> str:
 
 
 def hub_parts(address: str) -> tuple[str, str | None, str]:
-    """Split ``hf://ORG/NAME[@REVISION]`` or ``hf://ORG/NAME@COMMIT/FILE`` into name, revision, and file or nothing."""
+    """Split ``hf://ORG/NAME[@REVISION]`` or ``hf://ORG/NAME@COMMIT/FILE`` into name, revision or None, and file."""
     name, _, rest = address.removeprefix("hf://").partition("@")
     found = _COMMIT_AND_FILE.fullmatch(rest)
     return (name, found.group(1), found.group(2)) if found else (name, rest or None, "")
 
 
 def join(folder: str, file_name: str) -> str:
-    """Give the address of a file in a folder: quoted where addresses are URLs, plain where they are keys of a store."""
+    """Make the address of a file in a folder; the file name is quoted in URLs, but not in names of stored objects."""
     url = folder.startswith(("http://", "https://", "hf://"))
     return f"{folder}/{quote(file_name) if url else file_name}"
 

@@ -1,4 +1,4 @@
-"""Credentials for servers: looked up when a request is made, sent to the host they are for, kept nowhere."""
+"""Credentials for servers, which are looked up for each request, sent only to their own host, and never stored."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def hub_endpoint() -> str:
 
 
 def headers_for(url: str) -> dict[str, str]:
-    """Give the headers that prove who asks: the hub's token for the hub, else what ``~/.netrc`` has for the host."""
+    """Make the header that authenticates a request: with the hub's token for the hub, and else from ``~/.netrc``."""
     if _origin(url) == _origin(hub_endpoint()):
         token = _hub_token()
         return {"Authorization": f"Bearer {token}"} if token else {}
@@ -26,7 +26,7 @@ def headers_for(url: str) -> dict[str, str]:
 
 
 def advice(address: str) -> str:
-    """Say how to be let in."""
+    """Tell the user what to do if a server refuses access."""
     if address.startswith("hf://") or _origin(address) == _origin(hub_endpoint()):
         return "accept the model's terms on its page, and set HF_TOKEN or run hf auth login"
     return "check the address, or put a user and password for the host into ~/.netrc"

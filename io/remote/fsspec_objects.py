@@ -1,6 +1,6 @@
-"""Objects of all stores that fsspec knows: ``s3://``, ``gs://``, ``memory://`` and others.
+"""Reading objects through fsspec, from ``s3://``, ``gs://``, ``memory://`` and other stores.
 
-It is a `dovetail.io.remote.objects.Objects`.
+This module is a `dovetail.io.remote.objects.Objects`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dovetail.io.remote.stores import ask
 
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _VERSIONS = ("ETag", "etag", "generation", "mtime", "LastModified", "created")
-"""What stores call what tells versions apart."""
+"""Keys under which stores give the version of an object."""
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def read_object(address: str, limit_bytes: int) -> bytes | None:
 
     def question(store: Any, path: str) -> bytes | None:
         try:
-            # One byte more than allowed tells that there is more, without asking for the size first.
+            # Asking for one byte more than allowed shows whether the object is longer, without asking for its size.
             return bytes(store.cat_file(path, start=0, end=limit_bytes + 1))
         except _ABSENT:
             return None
@@ -52,7 +52,7 @@ def look_at(address: str) -> tuple[int, tuple[str, ...]]:
     """Give an object's size and version; see `dovetail.io.remote.objects.Objects`."""
 
     def question(store: Any, path: str) -> tuple[int, tuple[str, ...]]:
-        store.invalidate_cache()  # or else it may tell what it was told before
+        store.invalidate_cache()  # so that it asks the server again
         found = store.info(path)
         known = [found.get(name) for name in _VERSIONS]
         return int(found.get("size") or 0), tuple(str(item) for item in known if item is not None)
@@ -61,7 +61,7 @@ def look_at(address: str) -> tuple[int, tuple[str, ...]]:
 
 
 def list_below(folder: str) -> Iterable[str]:
-    """Give the paths of all objects below a folder; see `dovetail.io.remote.objects.Objects`."""
+    """List the paths of all objects below a folder; see `dovetail.io.remote.objects.Objects`."""
 
     def question(store: Any, path: str) -> list[str]:
         prefix = path.strip("/") + "/"
@@ -75,12 +75,12 @@ def list_below(folder: str) -> Iterable[str]:
 
 
 def _complete(store: Any, path: str, data: bytes, begin: int, end: int | None) -> bytes:
-    """Check that what came is all that the object has of the part; a connection may have been cut.
+    """Check that fewer bytes came only because the object ends, and not because the connection was cut.
 
     Raises
     ------
     TransientError
-        It is not.
+        The object has more bytes of the part.
 
     """
     size = store.info(path).get("size")
@@ -94,7 +94,7 @@ def _complete(store: Any, path: str, data: bytes, begin: int, end: int | None) -
 
 
 def _ask(question: Callable[[Any, str], T], address: str) -> T:
-    """Ask the store of an address, which is given what it calls the address."""
+    """Ask the store of an address a question; the question gets the store, and the store's own path for the address."""
     if address.startswith("s3://"):
         from dovetail.io.remote import s3_transport
 
@@ -104,12 +104,12 @@ def _ask(question: Callable[[Any, str], T], address: str) -> T:
 
 
 def _opened(address: str) -> tuple[Any, str]:
-    """Open the store of an address; give it, and what it calls the address.
+    """Open the store of an address, and return it with its own path for the address.
 
     Raises
     ------
     UnsupportedError
-        A package that is needed is missing, or fsspec does not know such addresses.
+        A package is not installed that the store needs, or fsspec does not know such addresses.
 
     """
     require("fsspec", "remote", "addresses of Zarr checkpoints")

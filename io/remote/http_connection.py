@@ -1,7 +1,7 @@
-"""Connections to HTTP servers: one request at a time, with redirects, proxies, credentials and failures put in words.
+"""Making single requests to HTTP servers, with redirects, proxies and credentials, and naming what goes wrong.
 
-Built on urllib3, which keeps connections open, is safe to share among threads, strips credentials where a redirect
-leads to another host, and costs a process little memory.
+This module uses urllib3, which keeps connections open, can be shared by threads, drops credentials when a redirect
+leads to another host, and takes little memory.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ CONNECT_TIMEOUT_S = 15.0
 """Longest wait for a connection, in seconds."""
 
 READ_TIMEOUT_S = 30.0
-"""Longest wait for the next bytes."""
+"""Longest wait for the next bytes of an answer, in seconds."""
 
 POOL_TIMEOUT_S = 3_600.0
-"""Longest wait for one of the connections, which many workers share; each is soon free, or given up."""
+"""Longest wait, in seconds, for one of the connections that all workers share; one mostly becomes free much sooner."""
 
 MAX_REDIRECTS: Final = 5
 CONNECTIONS: Final = 8
 """Most connections to one host."""
 
 ABSENT: Final = frozenset((404, 410))
-"""Statuses that say that a file is not there."""
+"""Statuses of an answer which say that a file is missing."""
 
 FORBIDDEN: Final = frozenset((401, 403))
-"""Statuses that say that it may not be read."""
+"""Statuses of an answer which say that a file may not be read."""
 
 TRANSIENT: Final = frozenset((408, 425, 429, 500, 502, 503, 504))
-"""Statuses that say to try again later."""
+"""Statuses of an answer after which the same request may succeed later."""
 
 _lock = threading.Lock()
 _pools: dict[str | None, Any] = {}
@@ -56,7 +56,7 @@ _final: dict[str, str] = {}
 
 
 def _reset() -> None:
-    """Begin anew in a process that was forked: connections must not be shared with its parent."""
+    """Make a new lock, and forget all connections, in a forked process, which must not share them with its parent."""
     global _lock
     _lock = threading.Lock()
     _pools.clear()
@@ -74,19 +74,21 @@ def request(
 
     Parameters
     ----------
-    address, asked
-        The address, and the headers that say what is wanted of it.
+    address
+        The address that is read.
+    asked
+        Headers of the request that say which part of the file is wanted.
     anew
-        Whether to follow redirects from the start; else the request goes where the address led when it was remembered.
+        Whether to follow redirects from the start; if not, the request goes to the URL that was remembered.
     remember
-        Whether to remember where redirects led.
+        Whether to remember the URL to which redirects led.
 
     Raises
     ------
     TransientError
-        No answer came, or one that says to try later.
+        No answer came, or its status is one of `TRANSIENT`.
     RemoteError
-        The certificate is not trusted, redirects do not end, or one leads out of ``https``.
+        The certificate is not trusted, there are too many redirects, or one leads from ``https`` to ``http``.
 
     """
     require("urllib3", "remote", "addresses")
@@ -121,14 +123,14 @@ def request(
             raise TransientError(f"status {response.status}", _pause(response.headers.get("Retry-After")))
         yield response
     except urllib3.exceptions.HTTPError as error:
-        raise _translated(error, address) from None  # its text can hold a signed address
+        raise _translated(error, address) from None  # the original text can contain a signed address
     finally:
         if response is not None:
             _give_back(response)
 
 
 def _follow(address: str, url: str, response: urllib3.BaseHTTPResponse, *, anew: bool, remember: bool) -> None:
-    """Remember where redirects led, so that the next request goes there at once, and forget it when it has expired."""
+    """Remember the URL to which redirects led, for the next request, and forget it when the server refuses it."""
     final = response.url or url
     if url.startswith("https:") and not final.startswith(("https:", "/")):
         raise RemoteError(f"{address} redirects to an address that is not encrypted", "https")
@@ -140,19 +142,19 @@ def _follow(address: str, url: str, response: urllib3.BaseHTTPResponse, *, anew:
         with _lock:
             if final != url and final.startswith("http"):
                 _final[address] = final
-            elif url == url_of(address):  # which leads nowhere else now
+            elif url == url_of(address):  # the address is not redirected any more
                 _final.pop(address, None)
 
 
 def _give_back(response: urllib3.BaseHTTPResponse) -> None:
-    """Keep the connection if its body was read to the end; else close it, as the rest may never end."""
+    """Keep a connection if the body was read to its end, and else close it, because the rest may be long."""
     if getattr(response, "length_remaining", None) != 0:
         response.close()
     response.release_conn()
 
 
 def _pool(url: str) -> urllib3.PoolManager:
-    """Give this process's connections: direct ones, or through the proxy that the environment names."""
+    """Give this process's connections for a URL: direct ones, or those through the proxy that the environment names."""
     import urllib3
 
     parts = urlsplit(url)
@@ -178,20 +180,20 @@ def _pool(url: str) -> urllib3.PoolManager:
 
 
 def _translated(error: urllib3.exceptions.HTTPError, address: str) -> Exception:
-    """Word a failure of the connection."""
+    """Make our error for a failure of the connection, without quoting an address that could be signed."""
     from urllib3 import exceptions
 
     cause = getattr(error, "reason", None) or error
     if isinstance(cause, exceptions.SSLError) and "CERTIFICATE" in str(cause).upper():
         return RemoteError(
             f"the certificate of the server of {address} is not trusted",
-            "a valid one",
+            "a valid certificate",
             "set SSL_CERT_FILE to the certificates of your network, if it has its own",
         )
     if isinstance(error, exceptions.MaxRetryError) and isinstance(cause, exceptions.ResponseError):
-        return RemoteError(f"{address} redirects more than {MAX_REDIRECTS} times", "fewer", "check the address")
+        return RemoteError(f"{address} redirects more than {MAX_REDIRECTS} times", "a file", "check the address")
     if isinstance(error, exceptions.LocationValueError):
-        return RemoteError(f"{address} cannot be asked for, or redirects to what cannot", "a server's address")
+        return RemoteError(f"{address} is malformed, or redirects to a malformed address", "a server's address")
     words = {
         exceptions.NameResolutionError: "no such host",
         exceptions.NewConnectionError: "no connection",
@@ -215,12 +217,12 @@ def url_of(address: str) -> str:
 
 
 def read(response: urllib3.BaseHTTPResponse, size_bytes: int) -> bytes:
-    """Read what has come, at most so much, and wait only if nothing has: so that a trickle is noticed."""
+    """Read the bytes that have come, at most `size_bytes`, and wait only if there are none, to notice slow servers."""
     return response.read1(size_bytes, decode_content=False) or b""
 
 
 def _pause(retry_after: str | None) -> float | None:
-    """Give the seconds for which a server asks to be left alone."""
+    """Read the pause in seconds that a server asks for in its ``Retry-After`` header; None if it asks for none."""
     if not retry_after:
         return None
     if re.fullmatch(r"[0-9]{1,9}", retry_after.strip()):

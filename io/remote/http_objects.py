@@ -1,6 +1,6 @@
-"""Objects at HTTP addresses (a `dovetail.io.remote.objects.Objects`).
+"""Reading objects at HTTP addresses (a `dovetail.io.remote.objects.Objects`).
 
-Whole objects are asked for without a range, as small servers know no ranges.
+Whole objects are requested without a range, because small servers do not support range requests.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def read_part(address: str, begin: int, end: int | None) -> bytes | None:
         with request(address, {"Range": asked}) as response:
             if response.status in ABSENT:
                 return None
-            if response.status == 416:  # the object ends before
+            if response.status == 416:  # the object ends before the part begins
                 return b""
             check_there(response.status, address)
             if response.status == 200 and end is None:  # the server cannot count from the end
@@ -85,13 +85,13 @@ def look_at(address: str) -> tuple[int, tuple[str, ...]]:
                 return size, _told(response)
             if response.status != 200:
                 raise RemoteError(f"the server of {address} answers with status {response.status}", "status 206 or 200")
-            return _length(response), _told(response)  # the server knows no ranges
+            return _length(response), _told(response)  # the server does not support range requests
 
     return with_retries(attempt, address)
 
 
 def _length(response: urllib3.BaseHTTPResponse) -> int:
-    """Give the size of a whole object that is coming; 0 if the server does not say."""
+    """Give the size of a whole object from the header of its answer; 0 if the server does not say."""
     length = response.headers.get("Content-Length", "")
     return int(length) if re.fullmatch("[0-9]{1,19}", length) else 0
 

@@ -1,7 +1,7 @@
 """Reading files by HTTP range requests (a `dovetail.io.remote.file.Transport`).
 
-A failure in the middle of a body continues where it broke off, and no answer is believed that is not exactly the one
-asked for.
+If a connection breaks in the middle of a body, the next attempt continues from there. An answer is used only if it has
+exactly the range, the size and the version that were requested.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import urllib3
 
 LEAST_BYTES_PER_S = 16 * 2**10
-"""A connection that is slower than this over `READ_TIMEOUT_S` and more is given up, and tried anew."""
+"""A request that is slower than this for longer than `READ_TIMEOUT_S` is given up, and made again."""
 
 _STEP_BYTES: Final = 2**18
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
@@ -42,7 +42,7 @@ def open_file(address: str, head_bytes: int) -> tuple[RemoteFile, bytes]:
             if not (version := version_of(response)):
                 raise UnsupportedError(
                     f"the server of {address} tells neither ETag nor Last-Modified",
-                    "one of them: a change of the file would go unnoticed",
+                    "one of them, without which a change of the file would go unnoticed",
                     "use another server, or download the file first",
                 )
             parts: list[bytes] = []
@@ -80,7 +80,7 @@ def read_small(address: str, limit_bytes: int) -> bytes | None:
 
     def attempt() -> bytes | None:
         with request(address, {}) as response:
-            if response.status in ABSENT or response.status == 403:  # object stores forbid what is not there
+            if response.status in ABSENT or response.status == 403:  # object stores answer so for a missing file
                 return None
             check_there(response.status, address)
             if response.status != 200:
@@ -91,12 +91,12 @@ def read_small(address: str, limit_bytes: int) -> bytes | None:
 
 
 def list_files(folder: str) -> Mapping[str, int] | None:
-    """Give None: HTTP cannot list."""
+    """Give None, because HTTP cannot list files."""
     return None
 
 
 def read_up_to(response: urllib3.BaseHTTPResponse, most_bytes: int) -> bytes:
-    """Read a body to its end, or so many bytes of it."""
+    """Read a body to its end, but no more than `most_bytes` of it."""
     parts: list[bytes] = []
     left, deadline = most_bytes, _deadline(most_bytes)
     while left > 0 and (data := read(response, min(left, _STEP_BYTES))):
@@ -107,7 +107,14 @@ def read_up_to(response: urllib3.BaseHTTPResponse, most_bytes: int) -> bytes:
 
 
 def read_exactly(response: urllib3.BaseHTTPResponse, position: int, end: int, write: Write) -> None:
-    """Pass on exactly the bytes asked for; whatever a server sends beyond is not read."""
+    """Read exactly the bytes that were requested and pass them to `write`; further bytes of the answer are not read.
+
+    Raises
+    ------
+    TransientError
+        The answer has another length, breaks off, or comes too slowly.
+
+    """
     length = response.headers.get("Content-Length")
     if length is not None and length != str(end - position):
         raise TransientError(f"the server announced {length[:20]} bytes instead of {end - position}")
@@ -131,12 +138,12 @@ def _check_pace(deadline: float) -> None:
 
 
 def check_partial(status: int, address: str) -> None:
-    """Check that a server that was asked for a part of a file sends a part.
+    """Check, by the status of the answer, that a server sends the requested part of a file and not the whole file.
 
     Raises
     ------
     UnsupportedError
-        It does not.
+        The server sends something else.
 
     """
     if status != 206:
@@ -148,12 +155,12 @@ def check_partial(status: int, address: str) -> None:
 
 
 def check_there(status: int, address: str) -> None:
-    """Check by an answer's status that a file is there and may be read.
+    """Check, by the status of the answer, that a file exists and may be read.
 
     Raises
     ------
     MissingFileError
-        It is not, or may not.
+        The file is missing, or may not be read.
 
     """
     if status in ABSENT:
@@ -167,7 +174,7 @@ def check_there(status: int, address: str) -> None:
 
 
 def _check_same(response: urllib3.BaseHTTPResponse, file: RemoteFile) -> None:
-    """Check that an answer is about the version of the file that was opened."""
+    """Check that an answer comes from the version of the file that was opened."""
     status, version = response.status, version_of(response)
     if status in ABSENT:
         raise _changed(file, f"is gone (status {status})")
@@ -189,18 +196,18 @@ def _changed(file: RemoteFile, what: str) -> ChangedFileError:
 
 
 def version_of(response: urllib3.BaseHTTPResponse) -> str:
-    """Give what the server calls the version of the file, printable and of bearable length."""
+    """Give the server's name for the file's version; empty if it gives none, or an unprintable or very long one."""
     found = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
     return found if found.isprintable() and len(found) <= 256 else ""
 
 
 def range_of(response: urllib3.BaseHTTPResponse) -> tuple[int, int, int]:
-    """Read begin, end and size of the part that came.
+    """Read, from an answer's header, the begin and end of the part that came, and the size of the whole file.
 
     Raises
     ------
     TransientError
-        The server does not say, or says nonsense.
+        The header is missing or malformed.
 
     """
     text = response.headers.get("Content-Range", "")

@@ -1,7 +1,8 @@
-"""Models by name on a Hugging Face hub, through `huggingface_hub`: from its cache, or downloaded into it.
+"""Finding models on a Hugging Face hub by name, in the cache of `huggingface_hub`, and downloading them into it.
 
-Only what a merge needs is downloaded: the weights, of safetensors where there are any, and the small files beside
-them. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_HUB_OFFLINE`` and ``HF_TOKEN`` mean what they mean elsewhere.
+Only the files that a merge needs are downloaded: the weights (safetensors if there are any, else PyTorch files) and the
+small files beside them. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_HUB_CACHE``, ``HF_HUB_OFFLINE`` and ``HF_TOKEN`` have the
+meaning that they have in other programs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _SIGNS: Final = (
     "config.json",
     "adapter_config.json",
 )
-"""Files by which a snapshot in the cache is found."""
+"""Names of files, of which every model has at least one, and by which its snapshot is found in the cache."""
 
 _FORMATS: Final = (
     (SINGLE_NAME, INDEX_NAME, (".safetensors",)),
@@ -51,21 +52,21 @@ class Snapshot:
     commit: str
     """Hash of the commit."""
     files: Mapping[str, int]
-    """Size in bytes, 0 where unknown, of the files at its top, by name."""
+    """Size in bytes, by name, of each file that is in no folder; 0 if unknown."""
     below: Mapping[str, int] = field(default_factory=dict)
-    """The same of the files in its folders, by path."""
+    """Size in bytes, by path, of each file that is in a folder; 0 if unknown."""
 
 
 _known: dict[tuple[str, str, str], Snapshot] = {}
 
 
 def look_up(name: str, revision: str | None) -> Snapshot:
-    """Ask the hub which commit a revision is, and which files it has; a commit is asked for once.
+    """Ask the hub which commit a revision is, and which files it has; the answer for a commit is kept.
 
     Raises
     ------
     MissingFileError
-        There is no such model or revision, or it may not be read.
+        The hub does not have the model or the revision, or does not let it be read.
     RemoteError
         The hub does not answer.
 
@@ -85,7 +86,14 @@ def look_up(name: str, revision: str | None) -> Snapshot:
 
 
 def cached(name: str, revision: str | None) -> Path | None:
-    """Find a model in the hub's cache, without the network; None unless all of its weights are there."""
+    """Find a model's snapshot in the hub's cache, without the network; None unless it has all weights.
+
+    Raises
+    ------
+    MissingFileError
+        The text cannot be the name of a model on a hub.
+
+    """
     hub = _library()
     for sign in _SIGNS:
         try:
@@ -99,27 +107,29 @@ def cached(name: str, revision: str | None) -> Path | None:
 
 
 def download(name: str, revision: str | None, tell: Callable[[str], None]) -> Path:
-    """Give the folder of a model's snapshot in the hub's cache, downloading what of it is not there.
+    """Download the files of a model that the hub's cache lacks, and return the folder of its snapshot in the cache.
 
     Parameters
     ----------
-    name, revision
-        The model; None for its main branch.
+    name
+        The hub's name of the model.
+    revision
+        A branch, tag or commit; None for the main branch.
     tell
-        Told, in a sentence, of every file of weights that is downloaded.
+        Receives a sentence about each file of weights before it is downloaded.
 
     Raises
     ------
     MissingFileError
-        There is no such model or revision, it may not be read, or it has no weights.
+        The hub does not have the model or the revision, does not let it be read, or has no weights for it.
     RemoteError
-        The hub does not answer, or only in part.
+        The hub does not answer, or the model changed during the download.
 
     """
     hub = _library()
     snapshot = look_up(name, revision)
 
-    asked = revision  # once by its own name, so that the cache knows which commit a branch is; then by the commit
+    asked = revision  # the first file, so that the cache notes which commit a branch is; the others use the commit
 
     def bring(file: str) -> Path:
         nonlocal asked
@@ -128,7 +138,7 @@ def download(name: str, revision: str | None, tell: Callable[[str], None]) -> Pa
         asked = snapshot.commit
         return Path(found)
 
-    hub.utils.disable_progress_bars()  # they would mix with ours; `tell` says what goes on
+    hub.utils.disable_progress_bars()  # they would disturb our display, which shows what `tell` receives
     folders: set[Path] = set()
     weights = list(_weights(snapshot, bring))
     for number, file in enumerate(weights, 1):
@@ -139,12 +149,14 @@ def download(name: str, revision: str | None, tell: Callable[[str], None]) -> Pa
         if is_side_name(file) and size_bytes <= LARGEST_BYTES:
             folders.add(bring(file).parent)
     if len(folders) != 1:
-        raise RemoteError(f"model {name!r} changed on the hub meanwhile", "one commit", "run the same command again")
+        raise RemoteError(
+            f"model {name!r} changed on the hub during the download", "one commit", "run the same command again"
+        )
     return folders.pop()
 
 
 def download_bytes(snapshot: Snapshot) -> int:
-    """Give the size in bytes of the safetensors or, where there are none, PyTorch files of a snapshot."""
+    """Count the bytes of a snapshot's safetensors files or, if it has none, of its PyTorch files."""
     for _, _, suffixes in _FORMATS:
         if found := _alone(snapshot.files, suffixes):
             return sum(snapshot.files[file] for file in found)
@@ -152,7 +164,7 @@ def download_bytes(snapshot: Snapshot) -> int:
 
 
 def _weights(snapshot: Snapshot, bring: Callable[[str], Path]) -> Iterator[str]:
-    """Choose the files of weights to download: as the readers of folders will choose among them."""
+    """List the files of weights to download, chosen by the same rules as those by which folders are read."""
     for single, index, suffixes in _FORMATS:
         others = _alone(snapshot.files, suffixes)
         if single in snapshot.files:
@@ -172,7 +184,7 @@ def _weights(snapshot: Snapshot, bring: Callable[[str], Path]) -> Iterator[str]:
 
 
 def _is_complete(folder: Path) -> bool:
-    """Whether all weights of a snapshot are in the cache: a download may have been cut short."""
+    """Whether a snapshot in the cache has all weights; after an interrupted download it has not."""
     for single, index, suffixes in _FORMATS:
         if (folder / single).exists():
             return True
@@ -187,7 +199,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _alone(names: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
-    """List the files that can be weights although no index names them."""
+    """List the files that can hold weights by their names, without an index."""
     return [name for name in names if name.endswith(suffixes) and not name.startswith(torch_reader.NOT_WEIGHTS)]
 
 
@@ -202,7 +214,7 @@ def _library() -> Any:
 
 
 def _cache() -> str:
-    """Give the cache's folder: the library reads the environment when it is imported."""
+    """Give the cache's folder from the environment, which the library itself reads only once, when it is imported."""
     from huggingface_hub import constants
 
     return os.environ.get("HF_HUB_CACHE") or str(constants.HF_HUB_CACHE)
@@ -210,7 +222,7 @@ def _cache() -> str:
 
 @contextlib.contextmanager
 def _worded(name: str, revision: str | None) -> Iterator[None]:
-    """Word what the library raises, without the addresses in its texts, which can be signed."""
+    """Turn errors of the library into ours, without the addresses in their texts, which can be signed."""
     from huggingface_hub import errors
 
     model = f"model {name!r}" + (f" at revision {revision!r}" if revision else "")
@@ -221,7 +233,7 @@ def _worded(name: str, revision: str | None) -> Iterator[None]:
         raise
     except errors.OfflineModeIsEnabled:
         raise MissingFileError(
-            f"{model} is not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub",
+            f"{model} is not in the hub's cache, and HF_HUB_OFFLINE forbids asking the hub",
             "all of its weights in the cache",
             "unset HF_HUB_OFFLINE, or copy the model's cache here",
         ) from None

@@ -1,4 +1,4 @@
-"""Objects of a model on a hub, by ``hf://`` addresses (a `dovetail.io.remote.objects.Objects`)."""
+"""Reading files of a model on a hub as objects, by ``hf://`` addresses (a `dovetail.io.remote.objects.Objects`)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["list_below", "look_at", "read_object", "read_part"]
 
 
 def list_below(folder: str) -> Iterable[str]:
-    """Give the paths of all files below a folder of a model; see `dovetail.io.remote.objects.Objects`."""
+    """List the paths of all files below a folder of a model; see `dovetail.io.remote.objects.Objects`."""
     name, revision, within = hub_parts(folder)
     prefix = f"{within}/" if within else ""
     found = hub.look_up(name, revision)

@@ -1,4 +1,7 @@
-"""Reading ``hf://`` addresses: by HTTP range requests, and with the hub's list of a model's files."""
+"""Reading ``hf://`` addresses by HTTP range requests, with the hub's list of a model's files.
+
+This module is a `dovetail.io.remote.file.Transport`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeping signed addresses out of what libraries log on our behalf: some warn with the address that they asked last."""
+"""Removing signatures from addresses in the logs of libraries, some of which log the address of a failed request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ours: ContextVar[bool] = ContextVar("ours", default=False)
 
 @contextlib.contextmanager
 def logged_without_secrets() -> Iterator[None]:
-    """Shorten addresses in what this thread logs until the end of the block; logs of anybody else stay as they are."""
+    """Remove secrets from addresses in what this thread logs during the block; other threads' logs stay unchanged."""
     token = _ours.set(True)
     try:
         yield
@@ -36,7 +36,7 @@ def logged_without_secrets() -> Iterator[None]:
 
 
 class _Shortening(logging.Filter):
-    """Passes every record, with addresses up to their query."""
+    """Passes every log record, and removes secrets from its addresses if it comes from `logged_without_secrets`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if _ours.get():

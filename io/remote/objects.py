@@ -1,7 +1,7 @@
-"""Objects of a store at an address, such as the chunks of Zarr arrays: read whole or in part, looked at, listed.
+"""The interface for objects of a store at an address, such as the chunks of Zarr arrays.
 
-Unlike the files of a safetensors checkpoint, there are very many of them, most are read whole, and one that is not
-there has a meaning.
+Objects differ from the files of a safetensors checkpoint: there are very many of them, most are read whole, and a
+missing object has a meaning.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ _MODULES: Final = {"http": "http_objects", "https": "http_objects", "hf": "hub_o
 
 
 class Objects(Protocol):
-    """What a protocol must be able to do with objects; one module each, chosen by `objects_of`.
+    """The interface of a module that reads objects by one protocol; `objects_of` chooses the module.
 
-    Every function tries again what may pass, and raises `MissingFileError` where an object may not be read,
-    `RemoteError` where a server does not answer as it should, and `UnsupportedError` where it, or what is installed
-    here, cannot do what is asked.
+    Every function repeats a request after failures that may pass. It raises `MissingFileError` if an object may not be
+    read, `RemoteError` if a server does not answer as it should, and `UnsupportedError` if the server does not support
+    the request, or if a package is not installed.
     """
 
     def read_object(self, address: str, limit_bytes: int) -> bytes | None:
-        """Read a whole object of at most `limit_bytes`, or that many and one byte more; None if there is none."""
+        """Read a whole object, or of a longer one the first `limit_bytes` + 1 bytes; None if the object is missing."""
         ...
 
     def read_part(self, address: str, begin: int, end: int | None) -> bytes | None:
-        """Read the bytes ``[begin, end)`` of an object, as far as it has them; None if there is no object.
+        """Read the bytes ``[begin, end)`` of an object, or those of them that it has; None if the object is missing.
 
-        A negative `begin`, with None for `end`, stands for as many bytes at the object's end.
+        If `begin` is negative and `end` is None, the last ``-begin`` bytes of the object are read.
         """
         ...
 
     def look_at(self, address: str) -> tuple[int, tuple[str, ...]]:
-        """Give an object's size in bytes, and all that the server tells of its version, such as its ETag.
+        """Ask for an object's size in bytes, and for everything that tells its version, such as its ETag.
 
         Raises
         ------
@@ -45,12 +45,12 @@ class Objects(Protocol):
         ...
 
     def list_below(self, folder: str) -> Iterable[str]:
-        """Give the paths, from `folder` on, of all objects below it, in order."""
+        """List the paths, relative to `folder`, of all objects below it, in order."""
         ...
 
 
 def objects_of(address: str) -> Objects:
-    """Give the module that reads the objects at an address; libraries are imported only now."""
+    """Import and return the module that reads the objects at an address."""
     hub_repository = address.startswith("hf://") and not address.startswith(("hf://datasets/", "hf://spaces/"))
     name = _MODULES.get(address.partition("://")[0], "fsspec_objects")
     if name == "hub_objects" and not hub_repository:

@@ -1,9 +1,9 @@
-"""Bytes of remote files in memory: fetched ahead of need by a few threads, within a fixed number of bytes.
+"""Fetching ranges of remote files into memory before tasks need them, by a few threads and within a limit.
 
-A range is *queued* by `start`, *taken* by the task that needs it, and *dropped* when that is done. Ranges that are
-queued or fetched but not yet taken count against the limit; what does not fit is not fetched ahead but when it is
-taken. Bytes that are taken are their task's own, for which the plan foresees memory. Ranges that are neighbours in
-their file are fetched by one request: small tensors come hundreds at a time.
+`start` *queues* a range, the task that needs it *takes* it, and the range is *dropped* when the task has used it.
+Ranges that are queued or fetched, but not taken yet, count against the limit in bytes. A range for which there is no
+room is fetched only when it is taken. Ranges that are taken count as memory of their tasks, which the plan foresees.
+Neighbouring ranges of a file are fetched by one request, so that hundreds of small tensors can come at once.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 THREADS: Final = 4
-"""Requests that are made at once ahead of need."""
+"""Number of threads, and so of requests at once, that fetch ranges ahead of need."""
 
 LARGEST_GAP_BYTES: Final = 2**16
-"""Bytes between two ranges that one request reads and throws away."""
+"""Two ranges with at most this many bytes between them are fetched by one request, which discards these bytes."""
 
 LARGEST_REQUEST_BYTES: Final = 2**23
-"""Neighbouring ranges are gathered into one request up to this size."""
+"""Most bytes of one request for several ranges."""
 
 _MAPPED_BYTES: Final = 2**17
 _CLOSING_S: Final = 2.0
@@ -44,33 +44,41 @@ _Key = tuple[RemoteFile, int, int]
 
 @dataclass(slots=True, eq=False)
 class _WantedRange:
-    """One range of a file, wanted or in memory."""
+    """A range of a file that is queued, being fetched, or in memory."""
 
     file: RemoteFile
     begin: int
+    """Position in the file of the first byte."""
     end: int
+    """One past the position of the last byte."""
     taken: bool
-    """Whether a task waits for it or uses it; else it counts against the limit."""
+    """Whether a task waits for the range or uses it; if not, its bytes count against the limit."""
     data: NDArray[np.uint8] | None = None
+    """The bytes of the range, once they are fetched."""
     error: BaseException | None = None
+    """The error that fetching raised."""
     started: bool = False
+    """Whether a thread is fetching or has fetched the range."""
     done: threading.Event = field(default_factory=threading.Event)
+    """Set once `data` or `error` is there."""
 
     @property
     def key(self) -> _Key:
+        """The file and the range."""
         return self.file, self.begin, self.end
 
     @property
     def size(self) -> int:
+        """Number of bytes."""
         return self.end - self.begin
 
 
 class _ClosedError(Exception):  # a signal, not an error: nobody takes a range of a pool that is closed
-    """The pool was closed."""
+    """The pool was closed before the range was fetched."""
 
 
 class Pool:
-    """The ranges of one run in one process.
+    """The remote ranges that one run holds, or fetches, in one process.
 
     Parameters
     ----------
@@ -82,9 +90,9 @@ class Pool:
     def __init__(self, limit_bytes: int) -> None:
         self.limit_bytes = limit_bytes
         self.ahead_bytes = 0
-        """Bytes that now count against the limit."""
+        """Bytes that count against the limit now."""
         self.peak_bytes = 0
-        """Most bytes that ever did."""
+        """Most bytes that have counted against the limit at any time."""
         self._ranges: dict[_Key, _WantedRange] = {}
         self._queue: deque[_WantedRange] = deque()
         self._changed = threading.Condition()
@@ -92,7 +100,7 @@ class Pool:
         self._closed = False
 
     def start(self, file: RemoteFile, begin: int, end: int) -> None:
-        """Begin to fetch a range, unless it is there or does not fit."""
+        """Queue a range, unless the pool has it already or its bytes would exceed the limit."""
         with self._changed:
             size = end - begin
             if self._closed or size == 0 or self.ahead_bytes + size > self.limit_bytes:
@@ -105,7 +113,7 @@ class Pool:
             self.ahead_bytes += size
             self.peak_bytes = max(self.peak_bytes, self.ahead_bytes)
             if len(self._threads) < THREADS:
-                # In a copy of this thread's context, which says for which run it works.
+                # The thread gets a copy of this thread's context, in which the patience of the run is set.
                 work = contextvars.copy_context().run
                 thread = threading.Thread(target=work, args=(self._work,), name="dovetail-read-ahead", daemon=True)
                 self._threads.append(thread)
@@ -113,12 +121,12 @@ class Pool:
             self._changed.notify()
 
     def take(self, file: RemoteFile, begin: int, end: int) -> NDArray[np.uint8]:
-        """Wait for a range, fetching it if nobody has begun to, and keep it until it is dropped.
+        """Wait for a range, or fetch it if no thread has begun to, and keep it until it is dropped.
 
         Raises
         ------
         CheckpointError
-            It cannot be read; the next `take` tries again.
+            The range cannot be read; another `take` tries again.
 
         """
         with self._changed:
@@ -139,13 +147,13 @@ class Pool:
         return found.data
 
     def held(self, file: RemoteFile, begin: int, end: int) -> NDArray[np.uint8] | None:
-        """Give a range that was taken and not dropped."""
+        """Give the bytes of a range that was taken and not dropped yet; None for any other range."""
         with self._changed:
             found = self._ranges.get((file, begin, end))
             return found.data if found is not None and found.taken else None
 
     def drop(self, file: RemoteFile, begin: int, end: int) -> None:
-        """Let go of a range."""
+        """Remove a range from the pool, if it is there, and from the queue."""
         with self._changed:
             found = self._ranges.pop((file, begin, end), None)
             if found is not None and not found.taken:
@@ -154,10 +162,10 @@ class Pool:
                     self._queue.remove(found)
 
     def close(self) -> None:
-        """Stop fetching ahead and let go of everything.
+        """Stop fetching ahead, and drop all ranges.
 
-        Requests under way stop at the next bytes that come. A thread that sits out a pause before another attempt is
-        not waited for: it ends with the process at the latest.
+        Requests that are being made stop when their next bytes come. A thread that pauses before another attempt is not
+        waited for; it ends with the process at the latest.
         """
         with self._changed:
             self._closed = True
@@ -184,7 +192,7 @@ class Pool:
             self._fetch(batch, ahead=True)
 
     def _claim(self, first: _WantedRange) -> list[_WantedRange]:
-        """Take a range, and the neighbours that wait to be fetched, out of the queue, for one request."""
+        """Remove a range and its queued neighbours from the queue, to be fetched by one request."""
         batch, end = [first], first.end
         first.started = True
         with contextlib.suppress(ValueError):
@@ -198,7 +206,7 @@ class Pool:
         return batch
 
     def _fetch(self, batch: list[_WantedRange], *, ahead: bool = False) -> None:
-        """Read ranges, in order of place and apart, by one request."""
+        """Fetch ranges, which must be sorted and must not overlap, by one request."""
         try:
             file, first = batch[0].file, 0
             buffers = [_buffer(item.size) for item in batch]
@@ -222,7 +230,7 @@ class Pool:
             for item, buffer in zip(batch, buffers, strict=True):
                 buffer.flags.writeable = False
                 item.data = buffer
-        except BaseException as error:  # handed to whoever takes a range
+        except BaseException as error:  # `take` raises it again on the thread of the task
             for item in batch:
                 item.error = error
         finally:
@@ -231,26 +239,26 @@ class Pool:
 
 
 def _buffer(size_bytes: int) -> NDArray[np.uint8]:
-    """Give memory that goes back to the system as soon as it is let go, which that of an allocator may not."""
+    """Make a buffer; a large one is a memory map, which the system gets back at once, unlike an allocator's memory."""
     if size_bytes < _MAPPED_BYTES:
         return np.empty(size_bytes, np.uint8)
     return np.frombuffer(mmap.mmap(-1, size_bytes), np.uint8)
 
 
 _outside = Pool(0)
-"""The pool of whatever belongs to no run: it fetches nothing ahead."""
+"""The pool for reads that belong to no run; it fetches nothing ahead."""
 
 _pool: contextvars.ContextVar[Pool | None] = contextvars.ContextVar("pool", default=None)
 
 
 def pool() -> Pool:
-    """Give the pool of the run that this thread works for; outside of `reading_through` nothing is fetched ahead."""
+    """Give the pool that `reading_through` has set for this thread, or else one that fetches nothing ahead."""
     return _pool.get() or _outside
 
 
 @contextlib.contextmanager
 def reading_through(used: Pool) -> Iterator[None]:
-    """Let remote tensors that this thread reads go through a pool, until the end of the block."""
+    """Let this thread read remote tensors through a pool, until the end of the block."""
     token = _pool.set(used)
     try:
         yield
@@ -259,7 +267,7 @@ def reading_through(used: Pool) -> Iterator[None]:
 
 
 def _reset() -> None:
-    """Begin anew in a process that was forked: the parent's threads, which may hold the pool's lock, are not here."""
+    """Make a new pool in a forked process: a thread that held the old pool's lock when it forked is not in it."""
     global _outside
     _outside = Pool(0)
     _pool.set(None)

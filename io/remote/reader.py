@@ -1,4 +1,4 @@
-"""Reading remote safetensors checkpoints: headers and index by range requests, tensors as remote sources."""
+"""Reading the headers and the index of remote safetensors checkpoints, with tensors that are fetched later."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from dovetail.io.remote.source import RemoteSource
 from dovetail.io.remote.transports import transport_of
 
 HEAD_BYTES: Final = 2**17
-"""Bytes of a file that are asked for first: more than most headers have."""
+"""Bytes of a file that are requested first; most headers are shorter."""
 
 _CONNECTIONS: Final = 4
 _SUFFIX: Final = ".safetensors"
 
 
 def pin(address: str) -> str:
-    """Check an address, and name the very commit where it is of a hub, whose branches move.
+    """Check an address, and replace a revision of a hub by its commit, because branches move on.
 
     Raises
     ------
     UnsupportedError
-        See `dovetail.io.remote.addresses.check_address`.
+        As `dovetail.io.remote.addresses.check_address` raises it.
     MissingFileError, RemoteError
-        The hub does not know the model, or does not answer.
+        The hub does not have the model, or does not answer.
 
     """
     checked = check_address(address)
@@ -48,12 +48,17 @@ def pin(address: str) -> str:
 
 
 def read_remote(address: str) -> Checkpoint:
-    """Read the headers of a remote checkpoint; no tensor data.
+    """Read and check the headers of a remote checkpoint, and no tensor data.
 
     Parameters
     ----------
     address
-        See `dovetail.io.remote.addresses`.
+        An address of a form that `dovetail.io.remote.addresses` lists.
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint cannot be read; see `dovetail.io.opening.read_checkpoint`.
 
     """
     address = pin(address)
@@ -79,7 +84,7 @@ def _read_folder(folder: str) -> Checkpoint:
     if raw is None:
         raise MissingFileError(
             f"there is no checkpoint at {folder}",
-            f"a file whose name ends in {_SUFFIX}, or a folder with {SINGLE_NAME}, or with {INDEX_NAME} and its shards",
+            f"a file named *{_SUFFIX}, or a folder with {SINGLE_NAME}, or with {INDEX_NAME} and its shards",
             "check the address, and that it may be read",
         )
     weight_map = parse_index(raw, index)
@@ -140,7 +145,7 @@ def _read_files(address: str, files: Sequence[str], side_files: RemoteSideFiles 
 
 
 def _read_header(address: str) -> tuple[RemoteFile, Header]:
-    """Read a header by one request, or two if it is long; only then is so much memory taken."""
+    """Read a header by one request, or by two if it is longer than `HEAD_BYTES`."""
     transport = transport_of(address)
     file, raw = transport.open_file(address, HEAD_BYTES)
     end = LENGTH_BYTES + check_length(raw[:LENGTH_BYTES], file.size_bytes, address)

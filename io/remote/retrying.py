@@ -1,4 +1,4 @@
-"""Trying again what a network has failed at: soon at first, then less and less often, and not for ever."""
+"""Repeating requests that failed: soon at first, then after longer and longer pauses, up to a number of attempts."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from typing import Any, TypeVar
 from dovetail.io.errors import RemoteError
 
 ATTEMPTS = 6
-"""How often a request is made before it is given up."""
+"""Number of attempts after which a request is given up."""
 
 FIRST_DELAY_S = 0.5
-"""Pause before the second attempt, in seconds; each further one is twice as long."""
+"""Pause before the second attempt, in seconds; each further pause is twice as long."""
 
 LONGEST_DELAY_S = 30.0
-"""Longest pause, unless the server asks for more."""
+"""Longest pause in seconds, unless the server asks for a longer one."""
 
 LONGEST_ASKED_S = 120.0
-"""Longest pause that a server can ask for; beyond, the request is given up at once."""
+"""Longest pause, in seconds, that a server may ask for; if it asks for more, the request is given up at once."""
 
 LOOK_AGAIN_S = 0.25
-"""How often a process that did not start a run looks whether the run was given up, in seconds."""
+"""Seconds after which a process that did not start a run looks again whether the run was given up."""
 
 T = TypeVar("T")
 
 
 class TransientError(Exception):
-    """A failure that may be gone at the next attempt.
+    """A failure after which another attempt may succeed.
 
     Parameters
     ----------
     reason
-        What happened, worded to stand in brackets; quotes no address, which may be a signed one.
+        What happened, worded to stand in brackets; it must not quote an address, which may be signed.
     after_s
-        Seconds after which the server says it will answer.
+        Pause in seconds that the server asks for; None if it asks for none.
 
     """
 
@@ -52,28 +52,28 @@ class TransientError(Exception):
 
 
 class Patience:
-    """One run's readiness to try again, until the run is given up.
+    """Decides whether the requests of one run are repeated: they are, until the run is given up.
 
-    It is picklable: a copy in another process of this machine learns from a file in the folder for temporary files
-    that the run was given up. A copy on another machine cannot see that file, and goes on for `ATTEMPTS` attempts.
+    It can be pickled. A copy in another process of this machine sees that the run was given up by a file, the flag, in
+    the folder for temporary files. A copy on another machine cannot see the flag, and makes all `ATTEMPTS`.
 
     Parameters
     ----------
     flag
-        The file that tells other processes; None to choose a new one, which is made only if it is needed.
+        Path of the flag; None to choose a new path. The file is made only if the object was pickled.
 
     """
 
     def __init__(self, flag: Path | None = None) -> None:
         self.copied = flag is not None
-        """Whether this object was unpickled, in which case the file is what tells."""
+        """Whether this object was unpickled, so that only the flag shows whether the run was given up."""
         self.flag = flag or Path(tempfile.gettempdir()) / f"dovetail-given-up-{uuid.uuid4().hex}"
         self._given_up = threading.Event()
         self._lock = threading.Lock()
         self._pickled = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the name of the file alone, and make the file if the run was given up before."""
+        """Pickle only the path of the flag, and make the flag now if the run was given up already."""
         with self._lock:
             self._pickled = True
             if self._given_up.is_set():
@@ -81,19 +81,19 @@ class Patience:
         return Patience, (self.flag,)
 
     def give_up(self) -> None:
-        """End every pause of the run, and let its next failure be its last, so that its tasks end soon."""
+        """End all pauses of the run, and repeat no request any more, so that its tasks end soon."""
         with self._lock:
             self._given_up.set()
             if self._pickled:
                 self._tell()
 
     def close(self) -> None:
-        """Remove the file, when no task of the run is left."""
+        """Remove the flag; to be called when no task of the run is left."""
         with contextlib.suppress(OSError):
             self.flag.unlink(missing_ok=True)
 
     def wait(self, seconds: float) -> bool:
-        """Pause for so many seconds, or until the run is given up; return whether it was."""
+        """Pause for some seconds, or until the run is given up; return whether it was given up."""
         if not self.copied:
             return self._given_up.wait(seconds)
         end = time.monotonic() + seconds
@@ -105,19 +105,19 @@ class Patience:
         return True
 
     def _tell(self) -> None:
-        with contextlib.suppress(OSError):  # without the file, tasks elsewhere end after their last attempt
+        with contextlib.suppress(OSError):  # without the flag, tasks in other processes make all their attempts
             self.flag.touch()
 
 
 _OUTSIDE = Patience()
-"""The patience of whatever belongs to no run, which nobody gives up."""
+"""The patience for requests that belong to no run; it is never given up."""
 
 _patience: ContextVar[Patience] = ContextVar("patience", default=_OUTSIDE)
 
 
 @contextlib.contextmanager
 def patient(patience: Patience) -> Iterator[None]:
-    """Let `with_retries` on this thread heed the patience of a run, until the end of the block."""
+    """Let `with_retries` on this thread ask the patience of a run, until the end of the block."""
     token = _patience.set(patience)
     try:
         yield
@@ -126,12 +126,12 @@ def patient(patience: Patience) -> Iterator[None]:
 
 
 def with_retries(attempt: Callable[[], T], address: str) -> T:
-    """Call `attempt` until it succeeds, pausing with jitter after each `TransientError`.
+    """Call `attempt` until it succeeds, with a pause of partly random length after each `TransientError`.
 
     Raises
     ------
     RemoteError
-        It failed too often, or it has failed and the run that this thread works for was given up.
+        `attempt` has failed `ATTEMPTS` times, or it has failed and the run was given up.
 
     """
     patience = _patience.get()
@@ -150,5 +150,7 @@ def with_retries(attempt: Callable[[], T], address: str) -> T:
                 ) from error
             delay = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** (count - 1)) * random.uniform(0.5, 1.0)
         if patience.wait(max(asked, delay)):
-            raise RemoteError(f"{address} was not tried again", "time to", "run the same command again to continue")
+            raise RemoteError(
+                f"{address} is not asked again, because the run has ended", "", "run the same command again to continue"
+            )
     raise AssertionError("unreachable: the last attempt returns or raises")

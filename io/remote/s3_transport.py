@@ -1,7 +1,7 @@
 """Reading files of object stores through fsspec and s3fs (a `dovetail.io.remote.file.Transport`).
 
-Credentials, region and endpoint come from where every tool of that world looks for them: ``AWS_ACCESS_KEY_ID``,
-``AWS_ENDPOINT_URL``, ``~/.aws``. Without any, the store is asked anonymously.
+Credentials, region and endpoint are taken from where other tools for such stores look for them, such as
+``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL`` and ``~/.aws``. If there are no credentials, requests are anonymous.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def open_file(address: str, head_bytes: int) -> tuple[RemoteFile, bytes]:
         raise HeaderError(f"{address} is empty", "a safetensors file", "export the file again")
     if not version:
         raise UnsupportedError(
-            f"the server of {address} tells no ETag", "one: a change of the file would go unnoticed", "download it"
+            f"the server of {address} tells no ETag",
+            "an ETag, without which a change of the file would go unnoticed",
+            "download the file first",
         )
     file = RemoteFile(address, size, version)
     parts: list[bytes] = []
@@ -61,14 +63,14 @@ def read_small(address: str, limit_bytes: int) -> bytes | None:
 
 
 def list_files(folder: str) -> Mapping[str, int] | None:
-    """Give the size in bytes of each file directly in a folder."""
+    """Give the size in bytes of each file directly in a folder; see `dovetail.io.remote.file.Transport`."""
     entries = ask_store(lambda store: store.ls(folder, detail=True, refresh=True), folder)
     files = [entry for entry in entries if entry.get("type") == "file"][:_MAX_LISTED]
     return {str(entry["name"]).rsplit("/", 1)[-1]: int(entry["size"]) for entry in files}
 
 
 def _part(store: Any, file: RemoteFile, begin: int, end: int) -> bytes:
-    """Read a range of the very version that was opened: the request carries its ETag."""
+    """Read a range of a file; the request has the ETag of the version that was opened, so that no other one is read."""
     handles: dict[RemoteFile, Any] = _thread.__dict__.setdefault("handles", {})
     handle = handles.get(file)
     if handle is None:
@@ -84,7 +86,7 @@ def _part(store: Any, file: RemoteFile, begin: int, end: int) -> bytes:
         handle.seek(begin)
         data: bytes = handle.read(end - begin)
     except OSError:
-        del handles[file]  # opened anew at the next attempt, and compared with what it was
+        del handles[file]  # the next attempt opens the file again, and compares its version
         raise
     if len(data) != end - begin:
         raise TransientError(f"{len(data)} bytes came instead of {end - begin}")
@@ -92,7 +94,7 @@ def _part(store: Any, file: RemoteFile, begin: int, end: int) -> bytes:
 
 
 def ask_store(question: Callable[[Any], T], address: str) -> T:
-    """Ask the object store; see `dovetail.io.remote.stores.ask` for what is raised."""
+    """Ask the object store a question; raises as `dovetail.io.remote.stores.ask` does."""
     require("s3fs", "s3", "s3:// addresses")
     return ask(_store, question, address)
 
@@ -111,7 +113,7 @@ def _store() -> Any:
 
 @cache
 def _store_of(process: int) -> Any:
-    """Open the store once in each process: connections are not to be shared with a child."""
+    """Open the store, once in each process, because a child process must not use its parent's connections."""
     import botocore.session
     import s3fs
 

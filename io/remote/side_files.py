@@ -1,4 +1,4 @@
-"""The small files beside weights: which they are, and bringing those of remote checkpoints here."""
+"""Downloading the side files of remote checkpoints: the small files beside the weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dovetail.io.remote.addresses import join
 from dovetail.io.remote.transports import transport_of
 
 LARGEST_TOTAL_BYTES: Final = 256 * 2**20
-"""Most bytes of side files that are brought here from one checkpoint."""
+"""Most bytes of side files that are downloaded from one checkpoint."""
 
 
 USUAL_NAMES: Final = (
@@ -41,24 +41,25 @@ USUAL_NAMES: Final = (
     "processor_config.json",
     "LICENSE",
 )
-"""The files that are asked for one by one where a server does not list what it has."""
+"""Names of the files that are requested one by one from a server that cannot list its files."""
 
 _MOST_FILES: Final = 200
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class RemoteSideFiles:
-    """The small files of a remote folder (a `dovetail.io.checkpoint.SideFiles`), as of one opening of a checkpoint."""
+    """The side files of a remote folder, for one opening of its checkpoint (a `dovetail.io.checkpoint.SideFiles`)."""
 
     folder: str
     """Address of the folder."""
     opening: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False, repr=False)
-    """Tells openings apart: the files can be others the next time."""
+    """Random name of the opening; when a checkpoint is opened again, its side files may have changed."""
 
     def fetch(self) -> Path:
-        """Bring the files into a folder of this process, on the first call; see `dovetail.io.checkpoint.SideFiles`.
+        """Return a folder of this process that holds the files; see `dovetail.io.checkpoint.SideFiles`.
 
-        The folder is removed with the last checkpoint that has these files, or at the end of the process.
+        The first call downloads them. The folder is removed with the last checkpoint that refers to these files, or at
+        the end of the process.
         """
         with _lock:
             if (place := _fetched.get(self.opening)) is None:
@@ -84,7 +85,7 @@ class RemoteSideFiles:
             total += len(data)
             if len(data) > LARGEST_BYTES or total > LARGEST_TOTAL_BYTES:
                 raise CheckpointError(
-                    f"{name} in {self.folder} is larger than side files are",
+                    f"{name} in {self.folder} is too large for a side file",
                     f"at most {LARGEST_BYTES} bytes each and {LARGEST_TOTAL_BYTES} in all",
                     "download the model, and remove what does not belong to it",
                 )
@@ -101,7 +102,7 @@ def _remove(opening: str, place: Path) -> None:
 
 
 def _reset() -> None:
-    """Begin anew in a process that was forked: another thread of the parent may hold the lock, and is not here."""
+    """Make a new lock in a forked process: a thread that held the old one when the process forked is not in it."""
     global _lock
     _lock = threading.Lock()
 
@@ -110,7 +111,7 @@ os.register_at_fork(after_in_child=_reset)
 
 
 def _wanted(listed: Mapping[str, int] | None) -> list[str]:
-    """Choose the files to bring, by name."""
+    """Choose the names of the files to download."""
     if listed is None:
         return list(USUAL_NAMES)
     plain = (name for name in listed if "/" not in name and "\0" not in name and len(name) <= 255 and name)
@@ -118,5 +119,5 @@ def _wanted(listed: Mapping[str, int] | None) -> list[str]:
 
 
 def _is_page(data: bytes) -> bool:
-    """Whether a server sent a page for people, status 200, in place of a file that is not there."""
+    """Whether a server sent a web page, with status 200, in place of a missing file."""
     return data[:64].lstrip().lower().startswith((b"<!doctype html", b"<html"))

@@ -1,4 +1,4 @@
-"""A tensor's elements as a range of a remote file."""
+"""A source that reads a tensor from a range of a remote file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @checked_source
 @dataclass(frozen=True, slots=True)
 class RemoteSource:
-    """Elements that are fetched when they are needed."""
+    """A tensor with elements that lie, one after another, in a remote file, and that are fetched when needed."""
 
     file: RemoteFile
     """The file."""
@@ -31,23 +31,25 @@ class RemoteSource:
 
     @property
     def copies(self) -> bool:
-        """Always false: what is fetched is what is read, and a range takes its size once."""
+        """Always false, because `read` returns the buffer into which the bytes were fetched."""
         return False
 
     @property
     def scratch_bytes(self) -> int:
-        """Zero: bytes are put in their place as they come, a few at a time."""
+        """Zero, because bytes are stored in their place as they come, a few at a time."""
         return 0
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return the bytes of elements ``[start, stop)``: those that `populate` made resident, else fetched now.
+        """Return the bytes of elements ``[start, stop)``, which are fetched now unless `populate` has fetched them.
 
         Raises
         ------
         ChangedFileError
-            If the file is no longer the one that was opened.
+            If the file has changed since it was opened.
         RemoteError
-            If it cannot be read, though tried several times.
+            If the file could not be read in several attempts.
+        IndexError
+            If the range is not within the tensor.
 
         """
         begin, end = self._byte_range(start, stop)
@@ -56,10 +58,10 @@ class RemoteSource:
         here = pool()
         if (found := here.held(self.file, begin, end)) is not None:
             return found
-        return Pool(0).take(self.file, begin, end)  # kept by nobody but the caller
+        return Pool(0).take(self.file, begin, end)  # a pool for this read alone: only the caller keeps the bytes
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Start fetching a range, without waiting for it, if the read-ahead has room."""
+        """Start fetching a range, without waiting for it, if the pool of the run has room."""
         pool().start(self.file, *self._byte_range(start, stop))
 
     def populate(self, start: int, stop: int) -> bool:
@@ -70,17 +72,17 @@ class RemoteSource:
         return True
 
     def release(self, start: int, stop: int) -> None:
-        """Let go of a range."""
+        """Drop a range from the pool of the run."""
         pool().drop(self.file, *self._byte_range(start, stop))
 
     def mapped_bytes(self, start: int, stop: int) -> None:
-        """Give none: no file is mapped."""
+        """Give None, because no file is mapped."""
 
     def decoding(self, start: int, stop: int) -> None:
-        """Decode nothing: bytes are stored as they are."""
+        """Give None, because nothing is stored in chunks."""
 
     def stored_objects(self) -> None:
-        """Give none: a file holds many tensors."""
+        """Give None, because the file may hold other tensors too."""
 
     def _byte_range(self, start: int, stop: int) -> tuple[int, int]:
         if not 0 <= start <= stop <= self.length:

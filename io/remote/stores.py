@@ -1,6 +1,6 @@
-"""Stores that fsspec knows: asking them again after what may pass, and wording what may not.
+"""Asking stores through fsspec: requests are repeated after failures that may pass, and other errors become ours.
 
-Their errors are never quoted: texts of HTTP errors hold the address that was asked last, which can be signed.
+Texts of the stores' errors are never quoted, because they can contain a signed address.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from dovetail.io.remote.http_connection import FORBIDDEN, TRANSIENT
 from dovetail.io.remote.retrying import TransientError, with_retries
 
 _NETWORK: Final = ("botocore", "aiobotocore", "aiohttp", "requests", "urllib3", "httpx", "gcsfs", "azure")
-"""Packages whose errors, other than those that a status explains, may be gone at the next attempt."""
+"""Packages for the network; after an error of theirs without a status, another attempt may succeed."""
 
 _HERE: Final = ("file://", "local://", "memory://")
-"""Addresses of this machine, where trying again is of no use."""
+"""Beginnings of addresses on this machine, for which another attempt would not succeed either."""
 
 T = TypeVar("T")
 
 
 def ask(store: Callable[[], Any], question: Callable[[Any], T], address: str) -> T:
-    """Ask a store, trying again what may pass.
+    """Ask a store a question, again after failures that may pass.
 
     Parameters
     ----------
     store
-        Opens the store, or gives it if it is open.
+        Opens the store, or returns it if it is open.
     question
-        Asks it.
+        Gets the store, asks it, and returns the answer.
     address
-        What it is asked about.
+        Address of the object that the question is about, for error messages.
 
     Raises
     ------
     MissingFileError
-        It is not there, or may not be read.
+        The object is missing, or may not be read.
     ChangedFileError
-        It is of another version than the one asked for.
+        The object has changed since it was opened.
     RemoteError
-        The store does not answer, or not as it should.
+        The store does not answer, or does not answer as it should.
 
     """
 
@@ -49,7 +49,7 @@ def ask(store: Callable[[], Any], question: Callable[[Any], T], address: str) ->
             return question(store())
         except (CheckpointError, TransientError, MemoryError):
             raise
-        except Exception as error:  # every store has errors of its own
+        except Exception as error:  # each store has its own classes of errors
             raise _worded(error, address) from None
 
     return with_retries(attempt, address)

@@ -1,4 +1,4 @@
-"""Which module reads an address: by its scheme."""
+"""Choosing the module that reads the files at an address, by the address's scheme."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _MODULES: Final = {"s3": "s3_transport", "hf": "hub_transport"}
 
 
 def transport_of(address: str) -> Transport:
-    """Give the module that reads an address; libraries are imported only now.
+    """Import and return the module that reads the files at an address.
 
     Raises
     ------
     UnsupportedError
-        The extra that it needs is not installed.
+        The module needs an extra that is not installed.
 
     """
     name = _MODULES.get(address.partition("://")[0], "http_transport")

@@ -1,1 +1,1 @@
-"""Tensors made of tensors, computed range by range while they are read."""
+"""Sources that compute a tensor from other tensors, range by range, while it is read."""

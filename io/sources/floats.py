@@ -1,4 +1,4 @@
-"""Stored floating-point elements as float32: exact, but for float64, which is rounded to nearest even."""
+"""Decoding stored floating-point elements to float32: exactly, except float64, which is rounded to nearest even."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _STEP: Final = 2**13
 
 
 def decode_into(raw: NDArray[np.uint8], dtype: DType, out: NDArray[np.float32]) -> None:
-    """Decode stored bytes.
+    """Decode stored elements of a floating-point dtype to float32.
 
     Parameters
     ----------
     raw
-        The elements' bytes, flat and contiguous.
+        The bytes of the elements, flat and contiguous.
     dtype
-        What they are; floating point.
+        The floating-point dtype of the elements.
     out
-        Receives one value an element.
+        Receives one value for each element.
 
     """
     if dtype.name == "BF16":  # the upper half of a float32
@@ -36,7 +36,7 @@ def decode_into(raw: NDArray[np.uint8], dtype: DType, out: NDArray[np.float32]) 
         values = _small_floats(dtype.name)
         for start in range(0, raw.size, _STEP):  # numpy makes an index of 8 bytes of every element
             part = slice(start, start + _STEP)
-            np.take(values, raw[part], out=out[part], mode="clip")  # or else numpy makes a copy of the output too
+            np.take(values, raw[part], out=out[part], mode="clip")  # in other modes numpy makes a copy of the output
     else:
         with np.errstate(over="ignore", invalid="ignore"):
             np.copyto(out, raw.view(to_numpy(dtype)), casting="same_kind")

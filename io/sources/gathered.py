@@ -1,7 +1,8 @@
-"""A tensor whose rows are gathered from other tensors while it is read: permuted, added, averaged.
+"""A tensor with rows that are gathered from other tensors, the donors, or averaged, while it is read.
 
-A run of consecutive rows is one contiguous copy. Runs are copied in the order of their donors' elements, window by
-window, and a window is let go of before the next is read: rows scattered over a large file never make it resident.
+A run of consecutive rows of a donor is copied at once. Runs are copied in the order in which they lie in the donors,
+window by window, and each window is released before the next is read. Rows that are scattered over a large file
+therefore never make the whole file resident.
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WINDOW_BYTES: Final = 4 * 2**20
-"""Most that is read of a donor at a time."""
+"""Most bytes of a donor that are read at a time."""
 
 _GAP_BYTES: Final = 64 * 2**10
-"""Rows of a file that are nearer to each other than this are read as one."""
+"""Rows of a donor that are at most this many bytes apart are read together, with what lies between them."""
 
-_MEAN_BLOCK_BYTES: Final = 2**20  # fixed: the mean is summed block by block, and must not depend on anything
+_MEAN_BLOCK_BYTES: Final = 2**20  # must never change: the mean is summed block by block, so that its bits depend on it
 
 _MOST_RUNS: Final = 2**13
-"""Runs that are put in the order of the donors at a time."""
+"""Most runs that are sorted at a time."""
 
 _RUN_BYTES: Final = 512
-"""More than one run takes in memory while it is put in order."""
+"""Upper limit of the memory that one run takes while runs are sorted."""
 
 _Run = tuple[int, int, int, int]
-"""First element of a run and one past the last, its donor, and the first element there."""
+"""A run of rows: its first element and one past the last, its donor, and the first element in the donor."""
 
 _Piece = tuple[int, int, int, int]
-"""A donor, the first element there, the first element of the gathered tensor, and how many."""
+"""A part of a run: a donor, the first element in the donor, the first element in the gathered tensor, and a count."""
 
 
 class _Mean:
-    """A mean row, computed when it is first asked for. Not pickled: whoever needs it computes it."""
+    """The mean row, which is computed when it is first needed. It is not pickled: each process computes it."""
 
     __slots__ = ("lock", "row")
 
@@ -58,18 +59,18 @@ class _Mean:
 @checked_source
 @dataclass(frozen=True, slots=True, eq=False)
 class GatheredSource:
-    """A tensor's elements as rows of other tensors."""
+    """A tensor with rows that come from other tensors."""
 
     donors: tuple[Source, ...]
-    """The tensors that rows come from, all with rows of `row_length`."""
+    """The tensors from which rows come; all have rows of `row_length` elements."""
     donor_dtypes: tuple[DType, ...]
-    """Their dtypes."""
+    """The dtype of each donor."""
     row_length: int
-    """Elements of a row, at least 1."""
+    """Number of elements of a row, at least 1."""
     map: RowMap
-    """Which row of which donor every row is."""
+    """For every row, the donor and the row in it."""
     dtype: DType
-    """Dtype of what is read; float32 wherever a row is made by averaging or a donor has another dtype."""
+    """Dtype of the elements that `read` gives; float32 if any row is an average, or if the donors' dtypes differ."""
     _mean: _Mean = field(default_factory=_Mean, repr=False)
 
     @property
@@ -84,12 +85,12 @@ class GatheredSource:
 
     @property
     def copies(self) -> bool:
-        """Whether `read` has to copy: it does."""
+        """Always true, because rows are gathered."""
         return True
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory that a read takes beyond what it returns: a window of a donor, the list of runs, made rows."""
+        """Most memory that a read takes besides what it returns: a window of a donor, a list of runs, averaged rows."""
         row = self.row_length
         most = 0
         for donor in self.map.used:
@@ -97,20 +98,27 @@ class GatheredSource:
             window = max(WINDOW_BYTES, row * itemsize) if self.map.averages else WINDOW_BYTES
             held = min(window, source.length * itemsize) * (2 if source.copies else 1)
             most = max(most, held + source.scratch_bytes)
-        # The mean row: its block, and its sum, the block's and the quotient in float64.
+        # The mean row takes a block of rows, and in float64 the sum, the sum of the block, and the quotient.
         mean = max(_MEAN_BLOCK_BYTES, 4 * row) + 24 * row if self.map.has_mean else 0
-        lists = 2 if self.map.has_mean else 1  # the first rows' runs are put in order while the range's are
+        lists = 2 if self.map.has_mean else 1  # the runs for the mean row are sorted while those of the range are held
         return most + mean + lists * _RUN_BYTES * min(len(self.map.starts), _MOST_RUNS)
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return the bytes of elements ``[start, stop)``.
 
-        Averages are of float32 values, added in their order in the row map. The mean row is summed in float64.
+        An average adds float32 values in the order of the row map. The mean row is summed in float64.
 
         Returns
         -------
         uint8[(stop - start) * itemsize]
-            Read-only, and the caller's own.
+            Read-only; it shares no memory with the donors.
+
+        Raises
+        ------
+        CheckpointError
+            If a donor cannot be read.
+        IndexError
+            If the range is not within the tensor.
 
         """
         if not 0 <= start <= stop <= self.length:
@@ -123,37 +131,37 @@ class GatheredSource:
         return data
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Start reading the rows of a range from disk, without waiting for them; averages are left out."""
+        """Start reading the rows of a range from disk, except averages, without waiting for them."""
         for donor, low, high in self._spans(start, stop):
             self.donors[donor].prefetch(low, high)
 
     def populate(self, start: int, stop: int) -> bool:
-        """Do nothing: `read` makes resident what it copies, bit by bit."""
+        """Do nothing, because `read` makes one window at a time resident."""
         return True
 
     def release(self, start: int, stop: int) -> None:
-        """Do nothing: `read` has let go of what it copied."""
+        """Do nothing, because `read` releases every window that it has copied."""
 
     def mapped_bytes(self, start: int, stop: int) -> None:
-        """Give none: rows are copied."""
+        """Give None, because rows are copied."""
 
     def decoding(self, start: int, stop: int) -> Decoding | None:
-        """Say what reading the rows of a range decodes, averages left out."""
+        """Say how much reading the rows of a range decodes, except averages."""
         stored = [self.donors[donor].decoding(0, 0) for donor in self.map.used]
         return combined(
             (*stored, *(self.donors[donor].decoding(low, high) for donor, low, high in self._spans(start, stop)))
         )
 
     def stored_objects(self) -> None:
-        """Give none: what is stored are the donors."""
+        """Give None, because only the donors are stored."""
 
     def _fill(self, start: int, stop: int, out: NDArray[Any]) -> None:
-        """Write the elements of a range."""
+        """Write the elements ``start:stop`` into `out`."""
         for low, high in self._stretches(start, stop):
             self._fill_stretch(low, high, out[low - start : high - start])
 
     def _fill_stretch(self, start: int, stop: int, out: NDArray[Any]) -> None:
-        """Write the elements of a range: what is made row by row, then what is stored in the order of the donors."""
+        """Write the elements of a short range: zeros and averages first, then stored rows in the donors' order."""
         runs = self._runs(start, stop)
         for run_start, run_stop, donor, origin in runs:
             if donor == ZERO:
@@ -170,7 +178,7 @@ class GatheredSource:
             self.donors[donor].release(low, high)
 
     def _fill_made(self, kind: int, origin: int, piece: NDArray[Any]) -> None:
-        """Write averaged rows, or the mean row: `origin` counts elements of the run's kind."""
+        """Write averages, or the mean row; `origin` is the first element, counted from row 0 of `RowMap.rows`."""
         done, size = 0, self.row_length
         while done < piece.size:
             row, column = divmod(origin + done, size)
@@ -182,7 +190,7 @@ class GatheredSource:
             done += part.size
 
     def _average(self, rows: tuple[tuple[int, int], ...], column: int, part: NDArray[np.float32]) -> None:
-        """Write the average of some rows' elements, from a column on."""
+        """Write the average of some rows, from one column on, into a part of a row."""
         part[:] = 0
         for donor, row in rows:
             low = row * self.row_length + column
@@ -191,13 +199,13 @@ class GatheredSource:
         part /= np.float32(len(rows))
 
     def _resident(self, donor: int, low: int, high: int) -> NDArray[Any]:
-        """Read a few elements of a donor; to be released."""
+        """Read elements of a donor, which the caller releases afterwards."""
         source = self.donors[donor]
-        source.populate(low, high)  # or else pages that cannot be read would kill the process
+        source.populate(low, high)  # raises an error for pages that cannot be read, which else kill the process
         return source.read(low, high).view(to_numpy(self.donor_dtypes[donor]))
 
     def _mean_row(self) -> NDArray[np.float32]:
-        """Give the mean of the first rows, computed once."""
+        """Give the mean of the first rows, which is computed only once."""
         with self._mean.lock:
             if self._mean.row is None:
                 count, size = self.map.mean_rows, self.row_length
@@ -212,7 +220,7 @@ class GatheredSource:
             return self._mean.row
 
     def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Cut a range into ranges of so few runs that a list of them is small."""
+        """Cut a range into shorter ranges of at most about `_MOST_RUNS` runs, so that lists of runs stay small."""
         if start >= stop:
             return
         first, last = self._run_numbers(start, stop)
@@ -224,13 +232,13 @@ class GatheredSource:
         yield low, stop
 
     def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """Give what is read of the donors for the stored rows of a range: a donor, and a range of it."""
+        """Yield what is read for the stored rows of a range: each time a donor, and a range of its elements."""
         for low, high in self._stretches(start, stop):
             for window in self._windows(self._runs(low, high)):
                 yield window[0][0], window[0][1], max(origin + count for _, origin, _, count in window)
 
     def _runs(self, start: int, stop: int) -> list[_Run]:
-        """Give every run in a range: its elements, its donor, and the first element there."""
+        """List the runs of a range, the first and the last of them cut to the range."""
         if start >= stop:
             return []
         size, (first, last) = self.row_length, self._run_numbers(start, stop)
@@ -244,16 +252,16 @@ class GatheredSource:
         return found
 
     def _run_numbers(self, start: int, stop: int) -> tuple[int, int]:
-        """Give the first run of a range that is not empty, and one past the last."""
+        """Give the numbers of the first run of a range, which must not be empty, and of one past the last."""
         first = int(np.searchsorted(self.map.starts, start // self.row_length, "right")) - 1
         last = int(np.searchsorted(self.map.starts, (stop - 1) // self.row_length, "right"))
         return first, last
 
     def _windows(self, runs: list[_Run]) -> Iterator[list[_Piece]]:
-        """Part runs of stored rows into pieces, and group those that are near each other in their donor.
+        """Cut runs of stored rows into pieces, sort them, and group those that are near each other in their donor.
 
-        Donors are then read from front to back, however their rows are strewn over the range: each page of a file, or
-        compressed chunk, is needed just once.
+        However the rows of a donor are strewn over the range, the donor is then read from front to back, so that each
+        page or compressed chunk is read only once.
         """
         window: list[_Piece] = []
         limit = low = high = gap = 0
@@ -266,7 +274,7 @@ class GatheredSource:
             if not window:
                 itemsize = self.donor_dtypes[donor].itemsize
                 limit, low, high = WINDOW_BYTES // itemsize, origin, origin
-                # What has to be decoded is decoded in stretches; of what is only mapped, nothing more than needed.
+                # A donor that must be decoded is decoded in long stretches; of a mapped one, gaps are not read.
                 gap = limit if self.donors[donor].copies else _GAP_BYTES // itemsize
             window.append(piece)
             high = max(high, origin + count)
@@ -283,9 +291,9 @@ class GatheredSource:
 
 
 def gathered_dtype(row_map: RowMap, donor_dtypes: tuple[DType, ...]) -> DType:
-    """Choose the dtype in which rows are read: the donors' own if they share one and no row is averaged, else float32.
+    """Choose the dtype of the rows: the donors' dtype if all have the same and no row is averaged, else float32.
 
-    No merge method computes in more than float32, so nothing is lost.
+    Float32 loses nothing, because no merge method computes with more precision.
     """
     kinds = {donor_dtypes[donor].name for donor in row_map.used}
     if row_map.made or len(kinds) > 1:

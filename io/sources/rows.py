@@ -1,6 +1,6 @@
-"""Tensors with fewer or more rows than are stored: leading rows alone, or rows of another tensor after the last.
+"""Tensors with fewer or more rows than are stored: only the first rows, or further rows that another tensor has.
 
-Elements are stored row by row, so both are runs of whole elements.
+Elements are stored row by row, so that in both cases ranges of elements are cut or joined.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dovetail.io.source import Decoding, MappedBytes, Source, checked_source, combined, out_of_range
 
 _PIECE_BYTES: Final = 64 * 2**10
-"""Bytes of a mapped file that are copied at a time where two sources are put together."""
+"""Bytes of a mapped file that are copied at a time when a range is joined from two sources."""
 
 
 @checked_source
@@ -23,9 +23,9 @@ class LeadingElements:
     """The first elements of a source."""
 
     source: Source
-    """What is cut."""
+    """The source of which only the first elements are given."""
     length: int
-    """Number of elements kept, at most the source's."""
+    """Number of elements that are given, at most the source's length."""
 
     @property
     def itemsize(self) -> int:
@@ -34,16 +34,16 @@ class LeadingElements:
 
     @property
     def copies(self) -> bool:
-        """Whether `read` has to copy."""
+        """Whether `read` of the source copies elements."""
         return self.source.copies
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory that a read takes beyond what it returns: the source's."""
+        """Most memory that a read of the source takes besides what it returns."""
         return self.source.scratch_bytes
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return a range's bytes."""
+        """Return the bytes of a range; raises as `Source.read` does."""
         if not 0 <= start <= stop <= self.length:
             raise out_of_range(start, stop, self.length)
         return self.source.read(start, stop)
@@ -53,34 +53,34 @@ class LeadingElements:
         self.source.prefetch(start, stop)
 
     def populate(self, start: int, stop: int) -> bool:
-        """Make a range resident now."""
+        """Read a range into memory now."""
         return self.source.populate(start, stop)
 
     def release(self, start: int, stop: int) -> None:
-        """Let go of a range's resident memory."""
+        """Free the memory that a range takes."""
         self.source.release(start, stop)
 
     def mapped_bytes(self, start: int, stop: int) -> MappedBytes | None:
-        """Say which bytes of a mapped file a range is: the same as in the source."""
+        """Give the bytes of a mapped file that a range consists of, as the source does."""
         return self.source.mapped_bytes(start, stop)
 
     def decoding(self, start: int, stop: int) -> Decoding | None:
-        """Say what reading a range decodes: the same as in the source."""
+        """Say how much reading a range decodes, as the source does."""
         return self.source.decoding(start, stop)
 
     def stored_objects(self) -> None:
-        """Give none: what is stored has more elements."""
+        """Give None, because the stored objects hold further elements."""
 
 
 @checked_source
 @dataclass(frozen=True, slots=True)
 class FilledElements:
-    """A source, and after its last element those that follow in another of the same element size."""
+    """The elements of a source, and after its last one those that a longer source has at the same places."""
 
     source: Source
-    """What comes first."""
+    """Gives the first elements."""
     rest: Source
-    """The longer source, whose elements stand where the first has none."""
+    """The longer source, with elements of the same size; it gives all elements after the last of `source`."""
 
     def __post_init__(self) -> None:
         if self.source.itemsize != self.rest.itemsize or self.source.length > self.rest.length:
@@ -88,7 +88,7 @@ class FilledElements:
 
     @property
     def length(self) -> int:
-        """Number of elements: those of the longer source."""
+        """Number of elements, which is that of the longer source."""
         return self.rest.length
 
     @property
@@ -98,16 +98,16 @@ class FilledElements:
 
     @property
     def copies(self) -> bool:
-        """True: a range that is in both is put together."""
+        """Always true, because a range can lie in both sources and is then joined."""
         return True
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory that a read takes beyond what it returns: the sources are read one after the other."""
+        """Most memory that a read takes besides what it returns, because the sources are read one after the other."""
         return max(self.source.scratch_bytes, self.rest.scratch_bytes)
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return a range's bytes; no copy where it is in one source alone."""
+        """Return the bytes of a range, without a copy if it lies in one source; raises as `Source.read` does."""
         if not 0 <= start <= stop <= self.length:
             raise out_of_range(start, stop, self.length)
         middle, itemsize = self.source.length, self.itemsize
@@ -117,7 +117,8 @@ class FilledElements:
             return self.rest.read(start, stop)
         joined = np.empty((stop - start) * itemsize, np.uint8)
         for source, first, last in self._parts(start, stop):
-            # Of a mapped file whose elements are not aligned, pages, their copy and this copy would be held at once.
+            # If elements are not aligned in a mapped file, its pages, their copy and this copy are held at once: in
+            # small steps, that stays little.
             step = last - first if source.mapped_bytes(first, last) is None else _PIECE_BYTES // itemsize
             for low in range(first, last, step):
                 high = min(last, low + step)
@@ -131,24 +132,24 @@ class FilledElements:
             source.prefetch(first, last)
 
     def populate(self, start: int, stop: int) -> bool:
-        """Make a range resident now."""
+        """Read a range into memory now; return ``False`` if the system cannot do that for a part of it."""
         done = [source.populate(first, last) for source, first, last in self._parts(start, stop)]
-        return all(done)  # every part, even where the system cannot for the first
+        return all(done)  # a list, so that every part is populated even if the first cannot be
 
     def release(self, start: int, stop: int) -> None:
-        """Let go of a range's resident memory."""
+        """Free the memory that a range takes."""
         for source, first, last in self._parts(start, stop):
             source.release(first, last)
 
     def mapped_bytes(self, start: int, stop: int) -> MappedBytes | None:
-        """Say which bytes of a mapped file a range is, if it is in one source alone."""
+        """Give the bytes of a mapped file that a range consists of; ``None`` if it lies in both sources."""
         middle = self.source.length
         if stop <= middle:
             return self.source.mapped_bytes(start, stop)
         return self.rest.mapped_bytes(start, stop) if start >= middle else None
 
     def decoding(self, start: int, stop: int) -> Decoding | None:
-        """Say what reading a range decodes: in both sources together."""
+        """Say how much reading a range decodes, in both sources together."""
         middle = self.source.length
         return combined(
             (
@@ -158,10 +159,10 @@ class FilledElements:
         )
 
     def stored_objects(self) -> None:
-        """Give none: what is stored are two tensors."""
+        """Give None, because the elements are stored in two tensors."""
 
     def _parts(self, start: int, stop: int) -> list[tuple[Source, int, int]]:
-        """Cut a range where the first source ends."""
+        """Cut a range where `source` ends; give the source of each part, and the part's first and last element."""
         middle = self.source.length
         parts = [(self.source, start, min(stop, middle)), (self.rest, max(start, middle), stop)]
         return [(source, first, last) for source, first, last in parts if first < last]

@@ -111,7 +111,7 @@ FILE_ATTACKS = (
     AdapterAttack("tensors of a terabyte", "is not JSON", error=HeaderError, build=_instead(WEIGHTS, _sparse)),
     AdapterAttack(
         "no pickle",
-        "adapter_model.bin is no zip archive",
+        "adapter_model.bin is not a zip archive",
         error=UnsupportedError,
         build=lambda folder: (folder / WEIGHTS).rename(folder / "adapter_model.bin"),
     ),

@@ -119,7 +119,7 @@ INDEX_ATTACKS = (
     IndexAttack(
         "tensor elsewhere",
         shards({A: ("v",), B: ("w", "x")}, {"v": A, "w": A, "x": B}),
-        "tensor 'w' is not in a.safetensors (it is in b.safetensors); expected it there, as {index} says",
+        "tensor 'w' is not in a.safetensors (it is in b.safetensors); expected it in that file, as {index} says",
     ),
     IndexAttack(
         "tensor in two shards",

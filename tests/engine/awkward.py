@@ -1,4 +1,4 @@
-"""Checkpoints that are hard on a merge: odd shapes, ties in magnitude, exact zeros, -0.0, integers, any dtype."""
+"""Checkpoints with awkward tensors: odd shapes, ties in magnitude, exact zeros, -0.0, integers, any dtype."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def base_tensors(dtype: str = "float32", seed: int = 0) -> dict[str, NDArray[Any
 
 
 def tuned_tensors(base: Tensors, seed: int, dtype: str = "float32") -> dict[str, NDArray[Any]]:
-    """Make a fine-tune: a third of the changes are exactly zero, and magnitudes come from so few that many tie."""
+    """Make a fine-tune: a third of the changes are exactly zero, and many of the others have equal magnitudes."""
     random = np.random.default_rng((7, seed))
     tensors = {}
     for name, values in base.items():

@@ -1,4 +1,4 @@
-"""Running the command ``dovetail`` as a user does, in this process or in one of its own."""
+"""Running the command ``dovetail`` as a user does, in this process or in another."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ COMPILING = "Compiling kernels for this machine; later runs find them in the cac
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a command left behind, but for `COMPILING`."""
+    """The exit code and output of a command, without the notice `COMPILING`."""
 
     code: int
     """Exit code."""
@@ -60,7 +60,7 @@ def dovetail(*arguments: str | Path) -> Outcome:
 def dovetail_process(
     *arguments: str | Path, environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> Outcome:
-    """Run the command in a process of its own."""
+    """Run the command in another process."""
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)],
         capture_output=True,

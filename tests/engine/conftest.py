@@ -36,16 +36,16 @@ class Family:
 
     @property
     def out(self) -> Path:
-        """Where nothing is yet."""
+        """Path of the output, which does not exist yet."""
         return self.home / "out"
 
     @property
     def staging(self) -> Path:
-        """Where an unfinished output is."""
+        """Path of the unfinished output."""
         return self.home / ".out.dovetail-partial"
 
     def recipe(self, **changes: Any) -> Path:
-        """Write the recipe, with other or further keys."""
+        """Write the recipe, with some keys changed or added."""
         return cabs_recipe(self.recipe_path, self.base, [self.math, self.code], **changes)
 
 

@@ -1,4 +1,4 @@
-"""Interrupting merges, and looking at what they leave."""
+"""Interrupting merges, and examining what they leave."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def commit_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Interrupter:
-    """Listens to a merge and interrupts it, as Ctrl-C does, after a number of commits."""
+    """A listener that interrupts a merge, as Ctrl-C does, after a number of commits."""
 
     def __init__(self, commits: int) -> None:
         self.left = commits
@@ -43,14 +43,14 @@ class Interrupter:
 
 
 def interrupt(family: Family, commits: int = 5, options: PlanOptions = OPTIONS) -> InterruptedMergeError:
-    """Run a merge that is interrupted."""
+    """Run a merge, and interrupt it."""
     with pytest.raises(InterruptedMergeError) as caught:
         merge(family.recipe_path, family.out, options, RunOptions(workers=1), Interrupter(commits))
     return caught.value
 
 
 def expected_files(family: Family) -> dict[str, bytes]:
-    """Merge without interruption, elsewhere."""
+    """Merge without interruption into another folder; give the files."""
     merge(family.recipe_path, family.home / "uninterrupted", OPTIONS)
     return folder_bytes(family.home / "uninterrupted")
 

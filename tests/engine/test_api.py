@@ -1,4 +1,4 @@
-"""The public names: complete, documented, and imported only when they are used."""
+"""The public names are complete, documented, and imported only when they are used."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def imported_for_type_checkers(package: ModuleType) -> Iterator[tuple[str, str]]
 
 
 def test_lists_agree() -> None:
-    """What is listed, what is imported when it is used, and what type checkers see are the same names and modules."""
+    """The listed names, those imported on use, and those that type checkers see are the same, from the same modules."""
     table = {(module, name) for module, names in dovetail.engine._HOMES.items() for name in names}
     assert table == set(imported_for_type_checkers(dovetail.engine))
     assert {"errors", "events", *(name for _, name in table)} == set(dovetail.engine.__all__)
@@ -55,7 +55,7 @@ def test_lists_agree() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
 def test_names_are_there(package: ModuleType) -> None:
-    """Every public name can be had, is listed by ``dir`` and once in the list, and an unknown one is refused."""
+    """Every public name exists, is listed by ``dir`` and once in the list, and an unknown one is an error."""
     assert sorted(set(package.__all__)) == sorted(package.__all__)
     assert set(package.__all__) <= set(dir(package))
     assert all(getattr(package, name) is not None for name in package.__all__)
@@ -92,7 +92,7 @@ def test_errors_are_all_public() -> None:
 
 @pytest.mark.parametrize(("package", "name"), FUNCTIONS, ids=lambda value: getattr(value, "__name__", value))
 def test_functions_are_documented(package: ModuleType, name: str) -> None:
-    """Every public function explains each parameter, what it gives and raises, and has an example."""
+    """Every public function describes its parameters, its result and its errors, and has an example."""
     function = getattr(package, name)
     text = inspect.getdoc(function) or ""
     for section in ("Parameters", "Returns", "Raises", "Examples"):
@@ -103,7 +103,7 @@ def test_functions_are_documented(package: ModuleType, name: str) -> None:
 
 
 def test_fields_are_documented() -> None:
-    """Every field of a public dataclass, and of an event, is followed by a line that says what it is."""
+    """Every field of a public dataclass, and of an event, is followed by a line that describes it."""
     public = [getattr(dovetail.engine, name) for name in dovetail.engine.__all__]
     kinds = [kind for kind in (*public, *vars(dovetail.engine.events).values()) if dataclasses.is_dataclass(kind)]
     assert 15 < len(kinds)
@@ -118,7 +118,7 @@ def test_fields_are_documented() -> None:
 
 @pytest.mark.parametrize(("package", "name"), FUNCTIONS, ids=lambda value: getattr(value, "__name__", value))
 def test_examples_run(package: ModuleType, name: str, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example of every public function gives what it shows, where a base model and two fine-tunes lie."""
+    """The example of every public function gives the result that it shows, beside a base model and two fine-tunes."""
     monkeypatch.chdir(family.home)
     cabs_recipe(family.recipe_path, Path("base"), [Path("math"), Path("code")])
     (family.home / "stages.yml").write_text(STAGES)

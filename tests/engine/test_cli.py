@@ -1,4 +1,4 @@
-"""What the commands print, to people and to programs."""
+"""What the commands print for people and for programs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.pace import HANGS_S
 
 
 def test_help_waits_for_no_heavy_import() -> None:
-    """The command's module, imported and asked for help, loads neither arrays nor compilers nor tables."""
+    """Help imports neither numpy nor numba nor the modules for tables."""
     heavy = {"numpy", "numba", "llvmlite", "zarr", "torch", "ml_dtypes", "rich", "safetensors", "psutil"}
     code = (
         "import sys\n"
@@ -36,7 +36,7 @@ def test_help_waits_for_no_heavy_import() -> None:
 
 @pytest.mark.parametrize("option", ["-h", "--help"])
 def test_help_goes_to_stdout(option: str) -> None:
-    """Help that was asked for is no error."""
+    """Help that the user asks for is printed to stdout, with exit code 0."""
     outcome = dovetail(option)
     assert (0, "") == (outcome.code, outcome.err)
     assert outcome.out.startswith("Usage: ")
@@ -44,7 +44,7 @@ def test_help_goes_to_stdout(option: str) -> None:
 
 
 def test_every_option_of_merge_is_explained() -> None:
-    """The help names each option of the merge."""
+    """The help of merge names each option."""
     outcome = dovetail("merge", "--help")
     for option in (
         "--memory", "--workers", "--format", "--shard-size", "--dtype", "--seed", "--overwrite", "--restart",
@@ -54,7 +54,7 @@ def test_every_option_of_merge_is_explained() -> None:
 
 
 def test_the_version() -> None:
-    """It is that of the installed distribution."""
+    """The command prints the version of the distribution."""
     outcome = dovetail_process("--version")
     assert (0, f"dovetail {importlib.metadata.version('dovetail')}\n", "") == (outcome.code, outcome.out, outcome.err)
 
@@ -80,7 +80,7 @@ def test_methods_are_listed_with_their_parameters() -> None:
 
 
 def test_methods_as_json() -> None:
-    """Programs get the same table."""
+    """With --json, methods prints the same table as JSON."""
     listed = json.loads(dovetail("methods", "--json").out)
     assert list(METHODS) == [method["name"] for method in listed]
     n = next(parameter for parameter in listed[0]["parameters"] if parameter["name"] == "n")
@@ -97,7 +97,7 @@ def test_methods_as_json() -> None:
 
 
 def test_inspecting_a_checkpoint(family: Family) -> None:
-    """Every tensor has a line with dtype, shape and size, and the last line adds up."""
+    """Every tensor has a line with dtype, shape and size, and the last line has the totals."""
     outcome = dovetail("inspect", family.code)
     assert (0, "") == (outcome.code, outcome.err)
     lines = [line.split() for line in outcome.out.splitlines()]
@@ -108,7 +108,7 @@ def test_inspecting_a_checkpoint(family: Family) -> None:
 
 
 def test_inspecting_as_json(tmp_path: Path) -> None:
-    """Programs get dtypes, shapes and sizes in bytes, scalars and empty tensors too; one file will do."""
+    """With --json, inspect gives dtypes, shapes and sizes in bytes, for scalars, empty tensors and single files too."""
     base = base_tensors()
     folder, _ = write_family(tmp_path, base, [])
     found = json.loads(dovetail("inspect", folder / "model.safetensors", "--json").out)
@@ -122,7 +122,7 @@ def test_inspecting_as_json(tmp_path: Path) -> None:
 
 
 def test_a_plan(family: Family) -> None:
-    """It says what would be read, written and held, and makes nothing."""
+    """The plan says what would be read, written and held in memory, and makes no file."""
     outcome = dovetail("plan", family.recipe_path, "--memory", "4GiB", "--shard-size", "20000")
     assert (0, "") == (outcome.code, outcome.err)
     rows = dict(line.split(None, 1) for line in outcome.out.replace("Base model", "Base").splitlines())
@@ -136,7 +136,7 @@ def test_a_plan(family: Family) -> None:
 
 
 def test_a_plan_reads_no_tensor_data(family: Family) -> None:
-    """A checkpoint of which only the headers are right, all else being NaN, is planned like any other."""
+    """A checkpoint with right headers, but nothing except NaN as data, is planned like any other."""
     for path in family.base.glob("*.safetensors"):
         raw = path.read_bytes()
         start = 8 + int.from_bytes(raw[:8], "little")
@@ -146,7 +146,7 @@ def test_a_plan_reads_no_tensor_data(family: Family) -> None:
 
 
 def test_a_plan_as_json(family: Family) -> None:
-    """Its figures are the merge's own."""
+    """The figures of the plan are those of the merge."""
     plan = json.loads(dovetail("plan", family.recipe_path, "--memory", "4GiB", "--json").out)
     tensor_bytes = 37_440 * 2
     assert ("cabs", 9, 1, 1) == tuple(plan[key] for key in ("method", "tensors", "tasks", "passes"))
@@ -160,7 +160,7 @@ def test_a_plan_as_json(family: Family) -> None:
 
 
 def test_a_plans_hash_is_that_of_what_is_asked_for(family: Family) -> None:
-    """It stays when nothing changes, memory and workers included, and differs with recipe, options and inputs."""
+    """The hash is the same for other memory and workers, and differs for other recipes, options and inputs."""
 
     def hash_of(*options: str) -> str:
         # A limit that leaves room for whatever earlier tests have loaded into this process.
@@ -181,7 +181,7 @@ def test_a_plans_hash_is_that_of_what_is_asked_for(family: Family) -> None:
 
 
 def test_a_merge_as_json_events(family: Family) -> None:
-    """Every line is one object; the first is "started", the last "done", and all bytes are accounted for between."""
+    """Every line is an object; the first is "started", the last "done", and progress counts all bytes."""
     outcome = dovetail("merge", family.recipe_path, family.out, "--json", "--shard-size", "20000")
     assert (0, "") == (outcome.code, outcome.err)
     first, *middle, last = outcome.events
@@ -217,7 +217,7 @@ def test_warnings_are_events_too(tmp_path: Path) -> None:
 
 
 def test_a_merge_without_a_terminal(family: Family) -> None:
-    """Plain lines say what is done and what came of it: output, time, memory, density and overlap of each model."""
+    """Plain lines show the start and the result: output, time, memory, and each model's density and overlap."""
     outcome = dovetail("merge", family.recipe_path, family.out, "--memory", "4GiB", "--workers", "1")
     assert (0, "") == (outcome.code, outcome.err)
     lines = [line.rstrip() for line in outcome.out.splitlines()]
@@ -234,14 +234,14 @@ def test_a_merge_without_a_terminal(family: Family) -> None:
 
 
 def test_quiet_prints_nothing(family: Family) -> None:
-    """With --quiet a merge that works is silent."""
+    """With --quiet a merge without warnings prints nothing."""
     outcome = dovetail("merge", family.recipe_path, family.out, "--quiet")
     assert (0, "", "") == (outcome.code, outcome.out, outcome.err)
     assert 9 == len(read_output(family.out))
 
 
 def test_quiet_keeps_warnings_and_errors(tmp_path: Path) -> None:
-    """With --quiet what a person must know still goes to stderr."""
+    """With --quiet, warnings and errors are still printed to stderr."""
     base = base_tensors("float64")
     folder, folders = write_family(tmp_path, base, [tuned_tensors(base, 1, "float64")])
     recipe = cabs_recipe(tmp_path / "r.yml", folder, folders)
@@ -253,7 +253,7 @@ def test_quiet_keeps_warnings_and_errors(tmp_path: Path) -> None:
 
 
 def test_a_closed_pipe_is_no_traceback(family: Family) -> None:
-    """A reader that goes away, as head does, ends the command without a traceback."""
+    """If the reader of a pipe goes away, as head does, the command ends without a traceback."""
     code = (
         f"{sys.executable} -m dovetail.engine.cli merge {family.recipe_path} {family.out} --json | true; "
         "exit ${PIPESTATUS[0]}"
@@ -276,7 +276,7 @@ def test_paths_relative_to_the_recipe(family: Family, monkeypatch: pytest.Monkey
 
 
 def test_names_that_the_terminal_cannot_show(family: Family) -> None:
-    """Letters beyond the terminal's encoding are escaped; they are no reason to fail."""
+    """Letters that the terminal's encoding lacks are escaped, and the command does not fail."""
     family.math.rename(family.home / "mäth")
     cabs_recipe(family.recipe_path, family.base, [family.home / "mäth"])
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

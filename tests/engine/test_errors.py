@@ -1,4 +1,4 @@
-"""What failures are called: each kind has its words and its exit code."""
+"""Each kind of failure has its text and its exit code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from dovetail.io.errors import CheckpointError, DovetailError
     ],
 )
 def test_our_own_errors(kind: type[DovetailError], code: int) -> None:
-    """They speak for themselves, in three parts, and survive a trip between processes."""
+    """Our errors have a text of three parts, and stay the same when pickled."""
     error = kind("weight is 7", "at most 1", "correct it")
     assert ("weight is 7; expected at most 1; correct it", code) == describe(error)
     again = pickle.loads(pickle.dumps(error))
@@ -40,7 +40,7 @@ def test_our_own_errors(kind: type[DovetailError], code: int) -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk(number: int) -> None:
-    """It does not fit, it can be continued, and the text says where."""
+    """A full disk has the exit code for lack of room; the text names the place and says how to continue."""
     assert (
         "disk full at /out/model.safetensors; expected room for the whole output; free some space and run the same "
         "command again to continue",
@@ -49,8 +49,8 @@ def test_a_full_disk(number: int) -> None:
 
 
 def test_other_errors_of_the_system() -> None:
-    """They keep the system's words and name the file, if there is one."""
-    action = "expected to read the inputs and write the output; mend that and run the same command again to continue"
+    """Other errors of the system keep its words, and name the file if there is one."""
+    action = "expected to read the inputs and write the output; correct that and run the same command again to continue"
     assert (f"Permission denied at /out; {action}", 5) == describe(
         PermissionError(errno.EACCES, "Permission denied", "/out")
     )
@@ -59,13 +59,13 @@ def test_other_errors_of_the_system() -> None:
 
 
 def test_memory_that_runs_out() -> None:
-    """The limit was set higher than what there is."""
+    """If memory runs out below the limit, the text recommends a smaller one."""
     text, code = describe(MemoryError())
     assert ("out of memory; expected the limit to be available; pass a smaller --memory", 4) == (text, code)
 
 
 def test_defects_are_owned() -> None:
-    """Anything else is our fault, with a code of its own."""
+    """Any other error is reported as a defect of Dovetail, with exit code 1."""
     text, code = describe(ZeroDivisionError("division by zero"))
     assert (
         "ZeroDivisionError: division by zero; this is a defect of Dovetail; run again with --debug and report it",

@@ -1,4 +1,4 @@
-"""Whatever takes a path takes it as text, as `pathlib.Path`, and as any other object that stands for one."""
+"""Every function that takes a path takes text, `pathlib.Path`, and any other path-like object."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ As = Callable[[Path], Any]
 
 
 class Entry:
-    """A path that is neither a text nor a `Path`, as `os.DirEntry` is."""
+    """A path-like object that is neither a text nor a `Path`, as `os.DirEntry` is."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -82,13 +82,13 @@ def test_every_kind_of_path(family: Family, name: str, given: As) -> None:
 
 
 def test_every_function_is_called() -> None:
-    """No public function of the two packages is missing above."""
+    """The tests above call every public function of the two packages that takes a path."""
     public = [(name, getattr(package, name)) for package in (dovetail.engine, dovetail.io) for name in package.__all__]
     assert {name for name, value in public if inspect.isfunction(value)} <= set(CALLS)
 
 
 def test_stages_planned_from_a_folder(family: Family) -> None:
-    """Results that are there are found by whatever kind of path names their folder."""
+    """Results of stages are found in a folder that is named by any kind of path."""
     text = family.recipe_path.read_text()
     recipe = family.home / "stages.yml"
     recipe.write_text(f"name: first\n{text}\n---\n{text.replace(str(family.code), 'first')}")

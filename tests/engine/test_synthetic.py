@@ -1,4 +1,4 @@
-"""Tests of dovetail.engine.synthetic."""
+"""Synthetic checkpoints: their files, shapes and values."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_real_70b_shapes() -> None:
 
 
 def test_header_alignment_and_shard_limits() -> None:
-    """Data starts at the asked multiple; no shard exceeds the limit unless one tensor does."""
+    """Data starts at a multiple of the alignment, and no shard exceeds the limit unless one tensor does."""
     shapes = SIZES["tiny"].tensors()
     assert 0 == len(shard_header(shapes, "bfloat16", align_bytes=4096)) % 4096
     shards = plan_shards(shapes, 2, 30_000)

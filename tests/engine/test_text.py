@@ -1,4 +1,4 @@
-"""Byte sizes are read as people write them and refused otherwise."""
+"""Byte sizes are read as people write them, and other texts are refused."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def test_other_texts_are_refused(text: str) -> None:
     ("size_bytes", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (300 * 2**20, "300 MiB")]
 )
 def test_sizes_are_written_with_binary_units(size_bytes: int, text: str) -> None:
-    """Sizes read well at every magnitude."""
+    """Sizes of every magnitude are written with a binary unit and few digits."""
     assert text == format_size(size_bytes)

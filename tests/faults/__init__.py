@@ -1,1 +1,1 @@
-"""Faults of the machine around a merge: disks, files, permissions, signals, processes."""
+"""Tests with faults of the machine during a merge: disks, files, permissions, signals, processes."""

@@ -1,4 +1,4 @@
-"""The small family of models that the engine's tests merge, in many small tasks."""
+"""Fixtures: the family of models of the engine's tests, in many small tasks."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from tests.engine.interrupt import commit_often
 
 @pytest.fixture(autouse=True)
 def _many_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut tensors in this process as `tests.faults.paused` does in its own."""
+    """Cut tensors in this process as `tests.faults.paused` does in another."""
     commit_often(monkeypatch)

@@ -1,4 +1,4 @@
-"""Processes that are paused where a fault is to strike, and small file systems that can be filled, cut and closed."""
+"""Processes that pause where a fault is to happen, and small file systems that can be filled, damaged and closed."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ AS_ORDINARY_USER = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search
 
 
 def options(family: Family, out: Path | None = None, *more: str) -> list[str]:
-    """Give the arguments of a merge whose tasks run one after another."""
+    """Give the arguments of a merge that runs its tasks one after another."""
     return ["merge", str(family.recipe_path), str(out or family.out), "--shard-size", "20000", "--workers", "1", *more]
 
 
 @dataclass
 class Paused:
-    """A merge in a process of its own that waits for a fault."""
+    """A merge in another process that waits while the test makes a fault."""
 
     family: Family
     """What is merged."""
@@ -101,33 +101,33 @@ def _mounted(folder: Path, *arguments: str | Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A file system in memory with a size."""
+    """A file system in memory, of a given size."""
 
     folder: Path
     """Where it is mounted."""
 
     def fill(self) -> None:
-        """Leave not a byte."""
+        """Fill the disk to the last byte."""
         with (self.folder / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
             while file.write(bytes(4096)):
                 pass
         assert 0 == shutil.disk_usage(self.folder).free
 
     def remount(self, option: str) -> None:
-        """Change it while it is in use, as ``size=64m`` or ``ro``."""
+        """Change the options of the mounted file system, such as ``size=64m`` or ``ro``."""
         _mount("-o", f"remount,{option}", self.folder)
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str = "20m") -> Iterator[SmallDisk]:
-    """Mount a small file system, or skip the test where that cannot be done."""
+    """Mount a small file system, or skip the test if that is not possible."""
     with _mounted(folder, "-t", "tmpfs", "-o", f"size={size}", "tmpfs"):
         yield SmallDisk(folder)
 
 
 @dataclass(frozen=True)
 class FailingDisk:
-    """A file system on an image of which the end can be cut off: reading there is an error of the disk."""
+    """A file system on an image that can lose its end, so that reading there is an error of the disk."""
 
     folder: Path
     """Where it is mounted."""
@@ -135,7 +135,7 @@ class FailingDisk:
     """The image."""
 
     def fail_inside(self, path: Path) -> None:
-        """Make reading fail in the middle of a file, and past it."""
+        """Make reading fail from the middle of a file on."""
         os.sync()
         extents = subprocess.run(["filefrag", "-v", path], capture_output=True, text=True, check=True).stdout
         found = re.search(r"^\s*0:\s*0\.\.\s*(\d+):\s*(\d+)\.\.", extents, re.MULTILINE)
@@ -146,13 +146,13 @@ class FailingDisk:
         self._forget()
 
     def mend(self) -> None:
-        """Put back what was cut off."""
+        """Restore the end of the image."""
         with self.image.open("r+b") as image, self.image.with_suffix(".whole").open("rb") as whole:
             shutil.copyfileobj(whole, image)
         self._forget()
 
     def _forget(self) -> None:
-        """Drop what the system remembers of the disk."""
+        """Make the system drop what it has cached of the disk."""
         for path in self.folder.rglob("*.safetensors"):
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -160,7 +160,7 @@ class FailingDisk:
 
 @contextlib.contextmanager
 def failing_disk(folder: Path) -> Iterator[FailingDisk]:
-    """Make and mount a disk of 8 MiB in an image, or skip the test where that cannot be done."""
+    """Make and mount a disk of 8 MiB in an image, or skip the test if that is not possible."""
     if not shutil.which("mkfs.ext4") or not shutil.which("filefrag"):
         pytest.skip("this machine has no tools for ext4")
     image = folder.with_suffix(".image")

@@ -1,4 +1,4 @@
-"""A disk that fills up: exit code 4 wherever it happens, and once there is room the same command continues."""
+"""If the disk fills up, the exit code is 4 wherever it happens, and once there is room the same command continues."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     ],
 )
 def test_a_disk_that_fills_up(family: Family, disk: SmallDisk, place: str) -> None:
-    """In the middle of the merge, before the small files or before the manifest: no OUT, and nothing is lost."""
+    """In the middle, before the side files or before the manifest: there is no OUT, and nothing is lost."""
     out = disk.folder / "out"
     with Paused(family, place, out) as merge:
         disk.fill()
@@ -44,7 +44,7 @@ def test_a_disk_that_fills_up(family: Family, disk: SmallDisk, place: str) -> No
 
 
 def test_a_disk_that_is_still_full(family: Family, disk: SmallDisk) -> None:
-    """Run again before there is room, the command says how much it needs, and loses nothing either."""
+    """Run again before there is room, the command says how much room it needs, and loses nothing."""
     out = disk.folder / "out"
     with Paused(family, "commit:5", out) as merge:
         disk.fill()

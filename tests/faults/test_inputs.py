@@ -1,4 +1,4 @@
-"""Inputs that are cut, changed, replaced or lost while they are read: named, and nothing is taken from them."""
+"""Inputs that are cut, changed, replaced or lost while they are read are named, and nothing read from them is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.faults.machine import FailingDisk, Paused, again, failing_disk, finis
 
 
 class Input:
-    """One file of the fine-tune, which is to be damaged and put back as it was, time of change included."""
+    """A file of the fine-tune that a test damages and restores, with its time of change."""
 
     def __init__(self, family: Family) -> None:
         self.path = family.math / "model.safetensors"
@@ -31,7 +31,7 @@ class Input:
 
 @pytest.fixture
 def math(family: Family) -> Input:
-    """Keep a copy of the file."""
+    """Keep a copy of the fine-tune's file."""
     return Input(family)
 
 
@@ -40,7 +40,7 @@ def _halve(path: Path) -> None:
 
 
 def _cut_a_little(path: Path) -> None:
-    """Cut within the last page, where the map goes on, with zeros."""
+    """Cut the file within its last page, where the map goes on with zeros."""
     os.truncate(path, path.stat().st_size - 100)
 
 
@@ -64,7 +64,7 @@ def _lose(path: Path) -> None:
 def test_an_input_damaged_under_the_map(
     family: Family, math: Input, damage: Callable[[Path], None], place: str
 ) -> None:
-    """The merge stops and names the file, and nothing computed from it afterwards is ever taken for done."""
+    """The merge stops and names the file, and nothing computed from it afterwards counts as done."""
     with Paused(family, place) as merge:
         damage(math.path)
         outcome = merge.go_on()
@@ -81,7 +81,7 @@ def test_an_input_damaged_under_the_map(
 
 
 def test_the_reason_is_told(family: Family, math: Input) -> None:
-    """A file that was cut short is said to be, with its size."""
+    """The error says that the file was cut short, and to which size."""
     with Paused(family, "commit:1") as merge:
         _halve(math.path)
         outcome = merge.go_on()
@@ -93,7 +93,7 @@ def test_the_reason_is_told(family: Family, math: Input) -> None:
 
 
 def test_an_input_that_cannot_be_read(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of the disk in one chunk stops the merge with exit code 5; what was done before is kept."""
+    """An error of the disk in one chunk stops the merge with exit code 5; finished chunks are kept."""
     left = [20]
 
     def fail(self: Source, start: int, stop: int) -> bool:
@@ -107,7 +107,7 @@ def test_an_input_that_cannot_be_read(family: Family, monkeypatch: pytest.Monkey
         outcome = again(family)
     assert 5 == outcome.code
     assert outcome.err == (
-        "error: Input/output error at the file; expected to read the inputs and write the output; mend that and run "
+        "error: Input/output error at the file; expected to read the inputs and write the output; correct that and run "
         "the same command again to continue\n"
     )
     finish(family)
@@ -121,7 +121,7 @@ def disk(tmp_path: Path) -> Iterator[FailingDisk]:
 
 
 def test_a_disk_that_fails_under_an_input(family: Family, disk: FailingDisk) -> None:
-    """The file is named with exit code 3 instead of a death by SIGBUS, and once it can be read the merge continues."""
+    """An error with exit code 3 names the file, without a SIGBUS; once it can be read, the merge continues."""
     folder = disk.folder / "math"
     shutil.copytree(family.math, folder)
     family.math.rename(family.home / "elsewhere")
@@ -137,7 +137,7 @@ def test_a_disk_that_fails_under_an_input(family: Family, disk: FailingDisk) -> 
 
 
 def test_a_disk_that_fails_under_an_output(family: Family, disk: FailingDisk) -> None:
-    """Verification names what cannot be read, with exit code 5, instead of dying."""
+    """Verification names the part that cannot be read, with exit code 5, and is not killed."""
     out = disk.folder / "out"
     assert 0 == dovetail("merge", family.recipe_path, out).code
     disk.fail_inside(out / "model.safetensors")

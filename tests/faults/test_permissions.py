@@ -1,4 +1,4 @@
-"""Files and folders that may not be read or written: named, with the right exit code, and nothing is lost."""
+"""Files and folders that may not be read or written are named, with the right exit code, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.faults.machine import AS_ORDINARY_USER, Paused, finish, small_disk
 
 
 def ordinary(family: Family) -> Outcome:
-    """Run the merge, in a process of its own, as one who may not read and write everything."""
+    """Run the merge in another process, as a user without the rights of root."""
     if os.geteuid() == 0 and not shutil.which(AS_ORDINARY_USER[0]):
         pytest.skip("the administrator may read and write everything, and setpriv is not there to take that away")
     with Paused(family, "", prefix=AS_ORDINARY_USER if os.geteuid() == 0 else ()) as merge:
@@ -27,7 +27,7 @@ def ordinary(family: Family) -> Outcome:
 
 @pytest.fixture(autouse=True)
 def _opened_again(tmp_path: Path) -> Iterator[None]:
-    """Let the test's folder be removed at the end."""
+    """Give back all permissions after the test, so that its folder can be removed."""
     yield
     for path in (tmp_path, *(Path(folder) for folder, _, _ in os.walk(tmp_path))):
         path.chmod(0o755)
@@ -35,7 +35,7 @@ def _opened_again(tmp_path: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Closed:
-    """One thing that may not be used."""
+    """A file or folder that may not be used."""
 
     id: str
     """What it is."""
@@ -68,7 +68,7 @@ CLOSED = (
 
 @pytest.mark.parametrize("closed", CLOSED, ids=lambda closed: closed.id)
 def test_what_may_not_be_used_is_named(family: Family, closed: Closed) -> None:
-    """The error names it and nothing is made; opened, the same command works."""
+    """The error names the file or folder, and nothing is made; with permission, the same command works."""
     path = closed.path(family)
     mode = path.stat().st_mode
     before = snapshot(family.home)
@@ -82,7 +82,7 @@ def test_what_may_not_be_used_is_named(family: Family, closed: Closed) -> None:
 
 
 def test_a_side_file_that_may_not_be_read(family: Family) -> None:
-    """It is needed at the very end: all that was computed is kept, and the same command computes nothing again."""
+    """A side file is read at the very end: all chunks are kept, and the same command computes nothing again."""
     path = family.base / "tokenizer.json"
     path.chmod(0)
     outcome = ordinary(family)
@@ -94,7 +94,7 @@ def test_a_side_file_that_may_not_be_read(family: Family) -> None:
 
 
 def test_an_unfinished_output_that_may_not_be_written(family: Family) -> None:
-    """A working folder that was closed meanwhile is named, and kept as it is."""
+    """A working folder that may no longer be written is named in the error, and kept."""
     with Paused(family, "commit:5") as merge:
         merge.process.kill()
     path = family.staging / "dovetail_journal"
@@ -104,15 +104,15 @@ def test_an_unfinished_output_that_may_not_be_written(family: Family) -> None:
     path.chmod(0o644)
     assert 5 == outcome.code
     assert outcome.err.endswith(
-        f"error: Permission denied at {path}; expected to read the inputs and write the output; mend that and run the "
-        "same command again to continue\n"
+        f"error: Permission denied at {path}; expected to read the inputs and write the output; correct that and run "
+        "the same command again to continue\n"
     )
     assert before == folder_bytes(family.staging)
     finish(family)
 
 
 def test_a_read_only_file_system(family: Family) -> None:
-    """It is named with exit code 5, before the merge and where it becomes so on the way; nothing is lost."""
+    """A file system that is or becomes read-only is named, with exit code 5, and nothing is lost."""
     with small_disk(family.home / "small") as disk:
         out = disk.folder / "out"
         with Paused(family, "commit:5", out) as merge:
@@ -127,7 +127,7 @@ def test_a_read_only_file_system(family: Family) -> None:
 
 
 def test_inputs_on_a_read_only_file_system(family: Family) -> None:
-    """Inputs are never written to, so they may lie where nothing can be."""
+    """Inputs may lie on a read-only file system, because they are never written to."""
     expected = expected_files(family)
     with small_disk(family.home / "small") as disk:
         shutil.copytree(family.math, disk.folder / "math")

@@ -1,4 +1,4 @@
-"""Processes that are told to stop, die, meet at one output, or lose those who listen to them."""
+"""Processes that are asked to stop, die, write the same output, or lose the reader of their events."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.pace import HANGS_S
 
 @pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGTERM,), (signal.SIGINT,) * 3], ids=str)
 def test_a_merge_that_is_told_to_stop(family: Family, numbers: tuple[signal.Signals, ...]) -> None:
-    """Once or impatiently: exit code 130, a text that says how to go on, and it goes on."""
+    """After one request or several, the exit code is 130, a text says how to continue, and the merge continues."""
     with Paused(family) as merge:
         for number in numbers:
             merge.process.send_signal(number)
@@ -39,7 +39,7 @@ def test_a_merge_that_is_told_to_stop(family: Family, numbers: tuple[signal.Sign
 
 
 def test_a_merge_told_to_stop_as_it_ends(family: Family) -> None:
-    """Once all is computed, finishing is quicker than stopping: the output is published."""
+    """When everything has been computed, a request to stop is ignored, and the output is published."""
     with Paused(family, "dovetail.engine.actions.carry_out:publish") as merge:
         merge.process.send_signal(signal.SIGINT)
         merge.process.send_signal(signal.SIGTERM)
@@ -49,7 +49,7 @@ def test_a_merge_told_to_stop_as_it_ends(family: Family) -> None:
 
 
 def test_a_lost_terminal(family: Family) -> None:
-    """A terminal that is closed ends the process at once, as a kill does: what was done is kept."""
+    """Closing the terminal ends the process at once, as a kill does, and finished chunks are kept."""
     with Paused(family) as merge:
         merge.process.send_signal(signal.SIGHUP)
         assert -signal.SIGHUP == merge.go_on().code
@@ -57,7 +57,7 @@ def test_a_lost_terminal(family: Family) -> None:
 
 
 def test_a_listener_that_goes_away(family: Family) -> None:
-    """When nobody reads the events any more, as behind ``head``, the merge stops quietly and can be continued."""
+    """When the reader of the events goes away, as ``head`` does, the merge stops quietly and can be continued."""
     with Paused(family, more=("--json",)) as merge:
         assert merge.process.stdin is not None
         assert merge.process.stdout is not None
@@ -70,7 +70,7 @@ def test_a_listener_that_goes_away(family: Family) -> None:
 
 
 def test_a_worker_process_that_dies(family: Family) -> None:
-    """The error says so, with exit code 5; what was done is kept, and any other executor continues."""
+    """The error says so, with exit code 5; finished chunks are kept, and any other executor continues."""
 
     def kill(event: events.Event) -> None:
         if isinstance(event, events.Committed):
@@ -88,7 +88,7 @@ def test_a_worker_process_that_dies(family: Family) -> None:
 
 
 def test_two_processes_on_one_output(family: Family) -> None:
-    """The second is refused, with exit code 5 and without disturbing the first, which ends well."""
+    """The second process is refused, with exit code 5, and the first is not disturbed."""
     with Paused(family) as first:
         second = again(family)
         assert 5 == second.code
@@ -98,7 +98,7 @@ def test_two_processes_on_one_output(family: Family) -> None:
 
 
 def test_a_lock_of_a_dead_process(family: Family) -> None:
-    """The lock file of a process that was killed holds nobody up."""
+    """The lock file of a killed process does not hold up the next one."""
     with Paused(family) as merge:
         merge.process.kill()
     assert (family.staging / "dovetail_lock").exists()
@@ -106,7 +106,7 @@ def test_a_lock_of_a_dead_process(family: Family) -> None:
 
 
 def test_a_forked_child_does_not_keep_the_lock(family: Family) -> None:
-    """A process that the merge started and that outlives it does not hold the lock: it is not handed on."""
+    """A process that the merge started does not inherit the lock, even if it outlives the merge."""
     child = 0
 
     def start(event: events.Event) -> None:
@@ -133,7 +133,7 @@ def test_a_forked_child_does_not_keep_the_lock(family: Family) -> None:
     ],
 )
 def test_killed_before_it_is_published(family: Family, place: str) -> None:
-    """Killed at the small files, the manifest or the very renaming: no OUT, and nothing is computed again."""
+    """Killed at the side files, the manifest or the renaming: there is no OUT, and nothing is computed again."""
     with Paused(family, place) as merge:
         merge.process.kill()
     assert not family.out.exists()
@@ -141,7 +141,7 @@ def test_killed_before_it_is_published(family: Family, place: str) -> None:
 
 
 def test_killed_between_renaming_and_tidying(family: Family) -> None:
-    """OUT is complete and sound, though it holds the journal still; the same command tidies, and computes nothing."""
+    """OUT is whole, but still has the journal; the same command tidies up and computes nothing."""
     expected = expected_files(family)
     with Paused(family, "dovetail.engine.output.staging:_tidy") as merge:
         merge.process.kill()
@@ -161,7 +161,7 @@ def test_killed_between_renaming_and_tidying(family: Family) -> None:
     "place", ["pathlib:Path.rename:2", "pathlib:Path.rename:3", "dovetail.engine.output.staging:_tidy"]
 )
 def test_killed_while_an_output_is_replaced(family: Family, place: str) -> None:
-    """The old output or the new one is whole at every instant; the same command ends with the new one alone."""
+    """At every instant the old or the new output is whole; the same command ends with only the new one."""
     expected = expected_files(family)
     family.out.mkdir()
     (family.out / "old").write_text("old")
@@ -178,7 +178,7 @@ def test_killed_while_an_output_is_replaced(family: Family, place: str) -> None:
 
 
 def test_an_untidied_output_of_another_merge(family: Family) -> None:
-    """Only its own merge takes it up: any other finds a folder that is not empty."""
+    """Only the same merge tidies up an output; any other finds a folder that is not empty."""
     with Paused(family, "dovetail.engine.output.staging:_tidy") as merge:
         merge.process.kill()
     before = folder_bytes(family.out)
@@ -190,7 +190,7 @@ def test_an_untidied_output_of_another_merge(family: Family) -> None:
 
 
 def test_an_unfinished_output_that_rots(family: Family) -> None:
-    """Bytes that a disk changes between two runs are not noticed by the merge, but named by verification."""
+    """Bytes that a disk changes between two runs are not noticed by the merge, but by verification."""
     with Paused(family, "commit:20") as merge:
         merge.process.kill()
     assert journal_rows(family) >= 20
@@ -205,7 +205,7 @@ def test_an_unfinished_output_that_rots(family: Family) -> None:
 
 
 def test_a_working_folder_that_is_removed(family: Family) -> None:
-    """Removed under the merge, it cannot become an output: an error, and the next run begins anew."""
+    """If the working folder is removed during the merge, that is an error, and the next run begins anew."""
     with Paused(family) as merge:
         for path in family.staging.iterdir():
             path.unlink()

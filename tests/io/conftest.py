@@ -1,4 +1,4 @@
-"""What tests of io share: another process, and the asynchronous tests of zarr's store suite without a plugin."""
+"""Fixtures for tests of `dovetail.io`: another process, and zarr's asynchronous test suite without a plug-in."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(scope="session")
 def other_process() -> Iterator[Executor]:
-    """Start a process that knows nothing of this one; its start takes a while, so that all tests share it."""
+    """Start a process that shares no memory with this one; as starting it takes a while, all tests share it."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         yield pool

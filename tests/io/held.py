@@ -1,4 +1,4 @@
-"""A source whose elements are in memory: what tests wrap, and what others of their sources build on."""
+"""A source with elements in memory, which tests wrap, and on which other sources for tests build."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dovetail.io.source import Decoding, MappedBytes, StoredObjects, checked_sou
 @checked_source
 @dataclass(frozen=True, eq=False)
 class HeldSource:
-    """Elements in memory. What it says of copying, scratch and decoding is what the test wants to hear."""
+    """Elements in memory; what it says about copying, scratch memory and decoding is set by the test."""
 
     values: NDArray[Any]
     """The elements, of any shape."""

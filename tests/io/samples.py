@@ -20,7 +20,7 @@ SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (7,), (0,), (3, 5), (4, 0, 2), 
 
 
 def random_array(seed: int, dtype_name: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Make an array of any bits; for bools, of zeros and ones."""
+    """Make an array of random bits; for bools, of zeros and ones."""
     dtype = to_numpy(DTYPES[dtype_name])
     count = int(np.prod(shape, dtype=np.int64))
     raw = np.random.default_rng(seed).integers(0, 256, count * dtype.itemsize, np.uint8)

@@ -1,4 +1,4 @@
-"""Arrays stored in one way or another, as the sources that read them."""
+"""Arrays stored in several ways, with the sources that read them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.io.zarr_files import write_arrays
 
 
 def store_mapped(path: Path, array: NDArray[Any], offset_bytes: int = 8) -> MappedSource:
-    """Write an array's elements in order, behind some other bytes."""
+    """Write an array's elements in order, after some other bytes."""
     path.write_bytes(bytes(offset_bytes) + array.tobytes() + b"behind")
     status = path.stat()
     return MappedSource(str(path), offset_bytes, array.size, array.itemsize, status.st_size, status.st_mtime_ns)
@@ -39,14 +39,14 @@ def store_zarr(folder: Path, matrix: NDArray[Any], chunks: tuple[int, int] = (7,
 
 
 def touch(path: Path) -> None:
-    """Let every file in a folder, or a single one, be one that was written later."""
+    """Give a file, or every file in a folder, a later time of change."""
     later = time.time_ns() + 10**10
     for file in path.rglob("*") if path.is_dir() else (path,):
         os.utime(file, ns=(later, later))
 
 
 def random_bytes(shape: tuple[int, ...], dtype: Any, seed: int = 0) -> NDArray[Any]:
-    """Make an array of any bits."""
+    """Make an array of random bits."""
     stored = np.dtype(dtype)
     count = int(np.prod(shape)) * stored.itemsize
     return np.random.default_rng(seed).integers(0, 256, count, np.uint8).view(stored).reshape(shape)

@@ -1,4 +1,4 @@
-"""Opening checkpoints: which files are taken, what the catalogue says, and what is refused."""
+"""Opening checkpoints: which files are read, what the catalogue says, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONE = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
 
 def test_single_file_folder(tmp_path: Path) -> None:
-    """A folder with ``model.safetensors`` opens, and every tensor's bytes are those that were written."""
+    """A folder with ``model.safetensors`` can be opened, and every tensor has the bytes that were written."""
     tensors = every_kind()
     write_file(tmp_path / "model.safetensors", tensors, {"format": "pt"})
     checkpoint = public_read_checkpoint(str(tmp_path))
@@ -38,7 +38,7 @@ def test_single_file_folder(tmp_path: Path) -> None:
 
 
 def test_one_file(tmp_path: Path) -> None:
-    """A path to one file opens just that file, with no folder for side files."""
+    """A path to a file opens only that file, with no folder for side files."""
     path = write_file(tmp_path / "any.name", ONE)
     checkpoint = read_checkpoint(path)
     assert (path, None) == (checkpoint.path, checkpoint.folder)
@@ -72,14 +72,14 @@ def test_tensors_beyond_the_index_are_kept(tmp_path: Path) -> None:
 
 
 def test_consolidated_file_beside_shards_is_ignored(tmp_path: Path) -> None:
-    """The second copy that some publishers add in their own layout is not read."""
+    """A second copy of the weights in another layout, as some publishers add it, is not read."""
     write_shards(tmp_path, {"a": ONE["w"]}, {"b": ONE["w"]})
     write_file(tmp_path / "consolidated.safetensors", {"other": ONE["w"]})
     assert {"a", "b"} == set(read_checkpoint(tmp_path).tensors)
 
 
 def test_any_single_file_is_taken(tmp_path: Path) -> None:
-    """A folder's only safetensors file is its checkpoint, whatever its name; an index of another name counts too."""
+    """The only safetensors file of a folder is its checkpoint, under any name; so is an index of another name."""
     write_file(tmp_path / "diffusion_pytorch_model.safetensors", ONE)
     assert ["w"] == list(read_checkpoint(tmp_path).tensors)
     shards = write_shards(tmp_path / "shards", {"a": ONE["w"]}, {"b": ONE["w"]})
@@ -88,13 +88,13 @@ def test_any_single_file_is_taken(tmp_path: Path) -> None:
 
 
 def test_missing_path(tmp_path: Path) -> None:
-    """A path that is not there is said to be so."""
+    """A missing path is reported as missing."""
     with pytest.raises(MissingFileError, match=r"there is no checkpoint at .*/nothing; expected a folder or a file"):
         read_checkpoint(tmp_path / "nothing")
 
 
 def test_folder_without_checkpoint(tmp_path: Path) -> None:
-    """An empty folder's error says what was looked for."""
+    """The error for an empty folder says which files were looked for."""
     with pytest.raises(
         MissingFileError,
         match=r"has no .safetensors file; expected model.safetensors, model.safetensors.index.json with",
@@ -106,7 +106,7 @@ def test_folder_without_checkpoint(tmp_path: Path) -> None:
     ("name", "kind"), [("model.ckpt", "PyTorch Lightning"), ("model.gguf", "GGUF"), ("flax_model.msgpack", "Flax")]
 )
 def test_other_formats_are_named(name: str, kind: str, tmp_path: Path) -> None:
-    """A checkpoint in another format is named, in a folder and as a file."""
+    """The error for a checkpoint in another format names the format, for a folder and for a file."""
     (tmp_path / name).write_bytes(b"x" * 100)
     with pytest.raises(MissingFileError, match=rf"no .safetensors file, only {kind} \({name}\), which is not read"):
         read_checkpoint(tmp_path)
@@ -115,7 +115,7 @@ def test_other_formats_are_named(name: str, kind: str, tmp_path: Path) -> None:
 
 
 def test_several_files_without_index(tmp_path: Path) -> None:
-    """Several files without an index are ambiguous: none is guessed."""
+    """Several files without an index are ambiguous and refused."""
     write_file(tmp_path / "a.safetensors", ONE)
     write_file(tmp_path / "b.safetensors", ONE)
     with pytest.raises(MissingFileError, match=r"has 2 .safetensors files and no index \(a.safetensors, b.safetensors"):
@@ -123,14 +123,14 @@ def test_several_files_without_index(tmp_path: Path) -> None:
 
 
 def test_adapter_is_refused(tmp_path: Path) -> None:
-    """A LoRA adapter is not a model."""
+    """A LoRA adapter is refused as a model."""
     write_file(tmp_path / "adapter_model.safetensors", ONE)
     with pytest.raises(UnsupportedError, match=r"is an adapter \(LoRA\), not a model"):
         read_checkpoint(tmp_path)
 
 
 def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that cannot be listed is an error of ours, not of Python's."""
+    """A folder that cannot be listed raises one of our errors."""
 
     def refuse(_: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -141,7 +141,7 @@ def test_unreadable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_truncated_shard(tmp_path: Path) -> None:
-    """A shard whose download broke off is refused when the checkpoint is opened."""
+    """A shard with an incomplete download is refused when the checkpoint is opened."""
     write_shards(tmp_path, {"a": ONE["w"]}, {"b": ONE["w"]})
     os.truncate(tmp_path / "model-00002-of-00002.safetensors", 90)
     with pytest.raises(HeaderError, match=r"tensor 'b' in .*00002-of-00002.safetensors ends at byte 24, outside"):
@@ -149,7 +149,7 @@ def test_truncated_shard(tmp_path: Path) -> None:
 
 
 def test_broken_config_is_refused(tmp_path: Path) -> None:
-    """A config.json that is not a JSON object is an error: it could have said that the model is quantised."""
+    """A config.json that is not a JSON object is an error, because it could have shown quantisation."""
     write_file(tmp_path / "model.safetensors", ONE)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config.json: is not JSON"):
@@ -157,7 +157,7 @@ def test_broken_config_is_refused(tmp_path: Path) -> None:
 
 
 def test_checkpoints_are_pickled(tmp_path: Path) -> None:
-    """A checkpoint crosses to another process whole, and its tensors can be read there."""
+    """A pickled checkpoint is the same in another process, and its tensors can be read there."""
     write_shards(tmp_path, {"a": ONE["w"]}, {"b": ONE["w"]})
     checkpoint = read_checkpoint(tmp_path)
     copy = pickle.loads(pickle.dumps(checkpoint))
@@ -178,7 +178,7 @@ def test_fingerprints_tell_headers_apart(tmp_path: Path) -> None:
 
 
 def test_changes_are_noticed(tmp_path: Path) -> None:
-    """A file that grows, shrinks, is touched or removed after opening is noticed on request."""
+    """A file that grows, shrinks, is touched or is removed after opening is noticed by the check."""
     path = write_file(tmp_path / "model.safetensors", ONE)
     checkpoint = read_checkpoint(tmp_path)
     checkpoint.check_unchanged()

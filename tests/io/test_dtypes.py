@@ -1,4 +1,4 @@
-"""The table of dtypes and the spellings that users may use."""
+"""The table of dtypes, and the names that users may write."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_mergeable_are_the_floating_types() -> None:
 
 
 def test_codes_are_those_of_the_kernels() -> None:
-    """The kernels, which import nothing of ours, have a constant of each mergeable dtype's name, code and size."""
+    """The kernels, which import none of our modules, have a constant for each mergeable dtype's name, code and size."""
     assert len(convert.ITEMSIZES) == len(MERGEABLE)
     for code, dtype in enumerate(MERGEABLE):
         assert code == dtype.kernel_code == getattr(convert, dtype.name)
@@ -46,7 +46,7 @@ def test_codes_are_those_of_the_kernels() -> None:
 
 @pytest.mark.parametrize("dtype", MERGEABLE, ids=str)
 def test_kernels_decode_what_numpy_reads(dtype: DType) -> None:
-    """By its code, a kernel decodes a dtype's bytes to the numbers that numpy takes them for."""
+    """A kernel decodes a dtype's bytes, by its code, to the numbers that numpy reads from them."""
     values = np.array([0.0, 1.5, -2.0, 448.0, -0.0078125], np.float32).astype(to_numpy(dtype))
     found = np.empty(values.size, np.float32)
     convert.decode(values.view(np.uint8), dtype.kernel_code, 0, values.size, found)
@@ -54,7 +54,7 @@ def test_kernels_decode_what_numpy_reads(dtype: DType) -> None:
 
 
 def test_integers() -> None:
-    """Whole numbers are known from all else, truth values among it."""
+    """Integers are distinguished from all other dtypes, booleans included."""
     assert {"U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"} == {d.name for d in DTYPES.values() if d.is_integer}
 
 
@@ -161,7 +161,7 @@ def test_dtypes_of_codes_are_neither_merged_nor_named_by_users() -> None:
     ],
 )
 def test_usual_spellings(text: str, name: str) -> None:
-    """What people write in recipes and configurations is understood in any case."""
+    """The names that people write in recipes and configurations are understood, in any case."""
     assert DTYPES[name] is parse_dtype(text)
 
 

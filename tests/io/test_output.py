@@ -1,4 +1,4 @@
-"""Output formats: the registry, their options in every spelling, and what each must do to be one."""
+"""Output formats: the table, their options in every form, and what each format must do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVERY = [SafetensorsFormat(), SafetensorsFormat(200), ZarrFormat(), ZarrFormat("
 
 
 def written(output: OutputFormat[Any], folder: Path) -> dict[str, Any]:
-    """Write the tensors by chunks, last ones first, half of them after reopening; give what a manifest says."""
+    """Write the tensors by chunks, last ones first, half of them after reopening; give the format's entries."""
     layout, chunkings = output.lay_out(TENSORS, {"format": "pt", "by": "hand"})
     output.create_sink(layout, folder).close()
     pieces = []
@@ -74,7 +74,7 @@ def written(output: OutputFormat[Any], folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("output", EVERY, ids=str)
 def test_what_is_written_is_read(output: OutputFormat[Any], tmp_path: Path) -> None:
-    """Any order of chunks, with the sink closed and opened in between, makes an output that is read to the byte."""
+    """Chunks written in any order, with the sink closed and opened in between, are read to the byte."""
     written(output, tmp_path)
     found = output.open(tmp_path).tensors
     expected = {each.name: (each.dtype, each.shape, data) for each, data in zip(TENSORS, VALUES, strict=True)}
@@ -85,9 +85,7 @@ def test_what_is_written_is_read(output: OutputFormat[Any], tmp_path: Path) -> N
 
 @pytest.mark.parametrize("output", EVERY, ids=str)
 def test_a_check_knows_every_file(output: OutputFormat[Any], tmp_path: Path) -> None:
-    """A whole output is found whole; with the document, the check names everything in the folder; what is missing is
-    damage.
-    """
+    """A whole output has no damage, the check names every file but the documents, and a missing file is damage."""
     manifest = written(output, tmp_path)
     check = output.check(tmp_path, manifest)
     layout, _ = output.lay_out(TENSORS, {"format": "pt", "by": "hand"})
@@ -107,7 +105,7 @@ def test_a_check_knows_every_file(output: OutputFormat[Any], tmp_path: Path) -> 
 
 @pytest.mark.parametrize("output", EVERY, ids=str)
 def test_files_are_made_once(output: OutputFormat[Any], tmp_path: Path) -> None:
-    """Output files that are there already are never opened as new ones."""
+    """Output files that exist already are never opened as new ones."""
     layout, _ = output.lay_out(TENSORS)
     output.create_sink(layout, tmp_path).close()
     with pytest.raises(FileExistsError):
@@ -118,7 +116,7 @@ def test_files_are_made_once(output: OutputFormat[Any], tmp_path: Path) -> None:
 def test_options_survive_the_manifest(
     output: OutputFormat[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Format and options are read back from the manifest, whatever else is among its options."""
+    """Format and options are read back from the manifest, whatever other options it has."""
     monkeypatch.setitem(FORMATS, NpyFormat.name, NpyFormat)
     manifest = {"output_format": output.name, "options": {"seed": 0, **output.to_json()}}
     assert output == written_format(manifest)
@@ -126,8 +124,8 @@ def test_options_survive_the_manifest(
 
 
 def test_manifests_are_those_of_earlier_versions() -> None:
-    """What manifests and hashes of plans say of options is what it has been from the first version that had Zarr; the
-    manifests before it, which name no format, are of safetensors.
+    """The options in manifests and in hashes of plans are as in the first version that had Zarr, and older manifests,
+    which name no format, are read as safetensors.
     """
     assert {"shard_size_bytes": 7} == SafetensorsFormat(7).to_json()
     assert {"shard_size_bytes": 7, "zarr": None} == SafetensorsFormat(7).identity()
@@ -139,7 +137,7 @@ def test_manifests_are_those_of_earlier_versions() -> None:
 
 
 def test_hashes_of_a_zarr_document_are_of_its_text(tmp_path: Path) -> None:
-    """The manifest's checksum of an array's metadata is that of the file."""
+    """The manifest's checksum of an array's metadata is that of the file's bytes."""
     manifest = written(ZarrFormat(), tmp_path)
     entry = manifest["tensors"]["experts"]
     assert hex_checksum((tmp_path / "experts" / "zarr.json").read_bytes()) == entry["document_checksum"]
@@ -155,7 +153,7 @@ def test_hashes_of_a_zarr_document_are_of_its_text(tmp_path: Path) -> None:
     ],
 )
 def test_words_of_the_command(name: str, given: dict[str, Any], expected: OutputFormat[Any]) -> None:
-    """Options of the command become those of the format; those not given have its defaults."""
+    """Options of the command become options of the format, and others have the format's defaults."""
     assert expected == choose_format(name, given)
 
 
@@ -180,7 +178,7 @@ def test_words_of_the_command(name: str, given: dict[str, Any], expected: Output
     ],
 )
 def test_words_that_do_not_go_together(name: str, given: dict[str, Any], text: str) -> None:
-    """An option of another format is refused, as are values that a format does not have; the error says what to do."""
+    """Options of another format and impossible values are refused, and the error says what to do."""
     with pytest.raises(OutputFormatError) as caught:
         choose_format(name, given)
     assert text == str(caught.value)
@@ -188,7 +186,7 @@ def test_words_that_do_not_go_together(name: str, given: dict[str, Any], text: s
 
 
 def test_an_unknown_format_in_a_manifest() -> None:
-    """An output of a later version's format is not taken for another."""
+    """An output in the format of a later version is refused."""
     with pytest.raises(OutputFormatError) as caught:
         format_of({"output_format": "npz"})
     assert (

@@ -1,4 +1,4 @@
-"""The package itself: what it exports and what importing it costs."""
+"""The package itself: what it exports, and what importing it loads."""
 
 from __future__ import annotations
 

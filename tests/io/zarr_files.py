@@ -1,4 +1,4 @@
-"""Zarr checkpoints for tests: by our own sink, by zarr-python, and by tensorstore."""
+"""Zarr checkpoints for tests, written by our sink, by zarr-python, and by tensorstore."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def linear(home: Path, **more: Any) -> Path:
 
 
 def test_adapters_of_pytorch(home: Path) -> None:
-    """An adapter whose tensors are a PyTorch file, as older peft saved them, gives the same bytes."""
+    """An adapter with its tensors in a PyTorch file, as older peft saved them, gives the same bytes."""
     import torch
     from safetensors.torch import load_file
 
@@ -77,7 +77,7 @@ def test_one_adapter_alone(home: Path) -> None:
 
 
 def test_task_vectors_are_the_products(home: Path) -> None:
-    """X+a and X+b on base X: what each changes is its product alone, and both changes add up."""
+    """For X+a and X+b with base X, each task vector is the adapter's product alone, and both are added."""
     models = [{"model": f"{home}/base+{home}/{name}", "parameters": {"weight": 1.0}} for name in ("math", "code")]
     path = recipe(home, merge_method="task_arithmetic", base_model=f"{home}/base", models=models, dtype="float32")
     merge(path, home / "out")
@@ -125,7 +125,7 @@ def test_processes_do_not_matter(home: Path) -> None:
 
 
 def test_the_manifest_and_the_hash_know_the_adapter(home: Path) -> None:
-    """Inputs name the adapter and both of its files; another scale is another plan; recomputing uses the adapter."""
+    """The inputs name the adapter and both of its files, another scale gives another plan, and recomputing uses it."""
     merge(linear(home), home / "out")
     (entry,) = read_manifest(home / "out")["inputs"]
     assert f"{home}/math" == entry["adapter"]["folder"]
@@ -141,7 +141,7 @@ def test_the_manifest_and_the_hash_know_the_adapter(home: Path) -> None:
 
 
 def test_a_changed_adapter_is_noticed(home: Path) -> None:
-    """Files of the adapter are watched like those of the model."""
+    """A change of an adapter's file is noticed as a change of a model's file is."""
     checkpoint = make_plan(linear(home), PlanOptions()).checkpoints[0]
     checkpoint.check_unchanged()
     (home / "math" / "adapter_config.json").write_text("{}")
@@ -157,7 +157,7 @@ def test_the_output_cannot_be_the_adapter(home: Path) -> None:
 
 
 def test_a_broken_adapter_is_found(home: Path) -> None:
-    """NaN that comes of the adapter is an error that names model and adapter, or passes through when told to."""
+    """NaN from an adapter is an error that names model and adapter; --nonfinite keep lets it pass."""
     tensors = lora_tensors(1, llama_tensors(0), MODULES[1:])
     tensors[f"{MODULES[1]}.lora_A.weight"][2, 5] = np.nan
     write_adapter(home / "math", tensors)
@@ -176,7 +176,7 @@ def test_plan_says_what_is_applied(home: Path) -> None:
 
 
 def test_an_adapter_is_no_model(home: Path) -> None:
-    """Named alone, it is refused with how to name it, and with the model that it says it was trained on."""
+    """An adapter named as a model is refused; the error shows the right form, with the model it was trained on."""
     path = recipe(home, merge_method="linear", models=[{"model": f"{home}/math", "parameters": {"weight": 1.0}}])
     done = dovetail("merge", path, home / "out")
     assert 3 == done.code
@@ -185,7 +185,7 @@ def test_an_adapter_is_no_model(home: Path) -> None:
 
 
 def test_as_a_zarr_group(home: Path) -> None:
-    """Outside of merges too: arrays that the adapter changes are float32, the others as they are stored."""
+    """As a Zarr group, the arrays that an adapter changes are float32, and the others have their stored dtypes."""
     group = open_checkpoint(home / "base", home / "math")
     base = read_output(home / "base")
     expected = merged(base, lora_tensors(1, base, MODULES[1:]))

@@ -1,7 +1,7 @@
 """Bad checkpoints through the command line: the whole text, the exit code, and nothing lost.
 
-What each header defect is called is tested defect by defect beside `dovetail.io`; here every kind of defect that a
-user meets goes through a whole command.
+The tests of `dovetail.io` cover every defect of a header. Here, each kind of defect that a user meets goes through a
+whole command.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ DAMAGES = (
         "index is wrong about a tensor",
         edit_index(lambda weight_map: weight_map.update({_NORM: "model-00001-of-00003.safetensors"})),
         f"tensor '{_NORM}' is not in model-00001-of-00003.safetensors (it is in model-00002-of-00003.safetensors); "
-        f"expected it there, as {{code}}/{INDEX} says; {_INDEX_AGAIN}",
+        f"expected it in that file, as {{code}}/{INDEX} says; {_INDEX_AGAIN}",
     ),
     Damage(
         "tensor missing",
@@ -265,7 +265,7 @@ def test_a_bad_checkpoint_is_refused(family: Family, damage: Damage) -> None:
 
 @pytest.mark.parametrize("command", ["plan", "inspect"])
 def test_other_commands_refuse_a_bad_checkpoint_too(family: Family, command: str) -> None:
-    """What reads checkpoints says the same as a merge."""
+    """Every command that reads checkpoints prints the same error as a merge."""
     (damage,) = (damage for damage in DAMAGES if damage.id == "overlapping")
     damage.inflict(family)
     outcome = dovetail(command, family.recipe_path if command == "plan" else family.math)
@@ -283,7 +283,7 @@ def test_a_process_fails_in_the_same_way(family: Family) -> None:
 
 
 def test_a_model_that_is_not_there(family: Family) -> None:
-    """The error names the path as the recipe has it."""
+    """The error names the missing model by the path in the recipe."""
     family.recipe(models=[{"model": "/nowhere/at/all"}])
     outcome = dovetail("merge", family.recipe_path, family.out)
     assert (
@@ -317,7 +317,7 @@ def test_nan_and_infinity_are_refused_by_place(family: Family, model: str, value
 
 
 def test_nan_passes_through_where_asked_for(family: Family) -> None:
-    """With --nonfinite keep, NaN stays where it was, what it does not touch is as ever, and a warning counts it."""
+    """With --nonfinite keep, NaN keeps its place, all other elements are as without it, and a warning counts it."""
     clean = family.home / "clean"
     assert 0 == dovetail("merge", family.recipe_path, clean).code
     path = family.base / "model-00002-of-00002.safetensors"

@@ -98,7 +98,7 @@ MISTAKES = (
 
 
 def refused(family: Family, *options: str | Path) -> Outcome:
-    """Run a merge that is to fail before it makes or changes anything."""
+    """Run a merge that must fail before it makes or changes anything."""
     before = snapshot(family.home)
     outcome = dovetail("merge", family.recipe_path, family.out, *options)
     assert before == snapshot(family.home)
@@ -130,7 +130,7 @@ def test_a_wrong_recipe_is_refused(family: Family, mistake: Mistake) -> None:
     ],
 )
 def test_impossible_blocks_are_refused(family: Family, n: int, m: int, text: str) -> None:
-    """An n:m that cannot be names the model and the tensor; the exit code is 2."""
+    """An n:m with which no block can be pruned is an error that names model and tensor; the exit code is 2."""
     family.recipe(**parameters(n=n, m=m))
     outcome = refused(family)
     where = f"model {family.math}, tensor 'lm_head.weight'"
@@ -149,7 +149,7 @@ def test_a_recipe_that_is_not_there(family: Family) -> None:
 
 
 def test_a_recipe_that_is_not_yaml(family: Family) -> None:
-    """The error names the line where YAML ends."""
+    """The error names the line at which the text stops being YAML."""
     family.recipe_path.write_text("merge_method: cabs\nmodels: [\n")
     outcome = refused(family)
     assert (
@@ -216,7 +216,7 @@ class BadOption:
     ids=lambda bad: bad.id,
 )
 def test_a_bad_value_of_an_option_is_refused(family: Family, bad: BadOption) -> None:
-    """What the command itself checks is worded like any error; the exit code is 2."""
+    """A bad value that the command itself checks has an error like any other; the exit code is 2."""
     outcome = refused(family, *bad.options)
     assert (2, f"error: {bad.text}\n") == (outcome.code, outcome.err)
 
@@ -259,14 +259,14 @@ def test_wrong_usage_is_explained(misuse: Misuse) -> None:
 
 
 def test_wrong_usage_is_a_json_event_too() -> None:
-    """With --json a program finds the error of a wrong command line where it finds all others."""
+    """With --json, the error of a wrong command line is an event, as all other errors are."""
     outcome = dovetail("merge", "r.yml", "out", "--bogus", "--json")
     assert [{"event": "error", "text": "No such option: --bogus", "exit_code": 2}] == outcome.events
     assert 2 == outcome.code
 
 
 def test_no_command_shows_the_help() -> None:
-    """The bare command lists the commands and exits with 2, in a process of its own as in this one."""
+    """Without arguments the command lists its subcommands and exits with 2, in this process and in another."""
     for outcome in (dovetail(), dovetail_process()):
         assert (2, "") == (outcome.code, outcome.out)
         for command in ("merge", "plan", "inspect", "verify", "methods", "demo"):
@@ -274,7 +274,7 @@ def test_no_command_shows_the_help() -> None:
 
 
 def test_errors_are_json_events(family: Family) -> None:
-    """With --json an error is an event on stdout, with its exit code, and a line on stderr as ever."""
+    """With --json an error is an event on stdout, with its exit code, and still a line on stderr."""
     family.recipe(merge_method="cabz")
     outcome = dovetail("merge", family.recipe_path, family.out, "--json")
     (event,) = outcome.events

@@ -58,7 +58,7 @@ def _under_a_link(family: Family) -> Path:
 
 
 def _blobs(family: Family) -> Path:
-    """Turn the fine-tune into a snapshot of a hub cache, and aim at the blobs that its weights really are."""
+    """Turn the fine-tune into a snapshot of a hub cache, and choose its folder of blobs as the output."""
     cache = family.home / "cache"
     (cache / "blobs").mkdir(parents=True)
     shutil.move(family.math / "model.safetensors", cache / "blobs" / "abc")
@@ -69,7 +69,7 @@ def _blobs(family: Family) -> Path:
 
 
 def _on_top_of(name: str) -> Callable[[Family], Path]:
-    """Make the base model live where the merge would have its working folder."""
+    """Move the base model into the folder that the merge would use as its working folder."""
 
     def target(family: Family) -> Path:
         family.base.rename(family.home / name)
@@ -162,13 +162,13 @@ def test_a_target_that_would_destroy_something_is_refused(family: Family, bad: B
 
 
 def test_the_current_folder_is_refused(family: Family) -> None:
-    """Replacing the folder that one stands in would pull the ground away."""
+    """An output that is the current folder is refused, because it would be replaced."""
     folder = family.home / "here"
     folder.mkdir()
     outcome = dovetail_process("merge", family.recipe_path, ".", folder=folder)
     assert (
         5,
-        "error: output folder . is or contains the current or home folder; expected a folder of its own; choose "
+        "error: output folder . is or contains the current or home folder; expected a folder apart from both; choose "
         "another output folder\n",
     ) == (outcome.code, outcome.err)
     assert folder.is_dir()
@@ -187,21 +187,21 @@ def test_a_mount_point_is_refused(family: Family, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_path_through_a_file(family: Family) -> None:
-    """What the operating system refuses is told with the path, and exit code 5."""
+    """An error of the operating system about the output is shown with the path; the exit code is 5."""
     outcome = dovetail("merge", family.recipe_path, family.recipe_path / "out")
     assert (5, "") == (outcome.code, outcome.out)
     assert outcome.err.startswith(f"error: Not a directory at {family.recipe_path}/.out.dovetail-partial; expected ")
 
 
 def test_an_empty_folder_is_taken(family: Family) -> None:
-    """An output folder that exists and is empty is as good as none."""
+    """An output folder that exists and is empty is filled as one that does not exist."""
     family.out.mkdir()
     assert 0 == dovetail("merge", family.recipe_path, family.out).code
     assert (family.out / "model.safetensors").is_file()
 
 
 def test_a_link_stays_a_link(family: Family) -> None:
-    """The folder that a link leads to is filled, and replaced, even where it was not there; the link stays."""
+    """If the output is a link, the folder that it leads to is made, filled or replaced, and the link stays."""
     elsewhere = family.home / "disk2" / "merged"
     elsewhere.parent.mkdir()
     family.out.symlink_to(elsewhere)
@@ -213,7 +213,7 @@ def test_a_link_stays_a_link(family: Family) -> None:
 
 
 def test_overwriting_replaces_the_whole_folder(family: Family) -> None:
-    """With --overwrite nothing of the old output remains, and nothing else beside the new one."""
+    """With --overwrite nothing of the old output remains, and nothing else is left beside the new one."""
     _not_empty(family)
     assert 0 == dovetail("merge", family.recipe_path, family.out, "--overwrite").code
     assert "thesis.txt" not in os.listdir(family.out)
@@ -221,7 +221,7 @@ def test_overwriting_replaces_the_whole_folder(family: Family) -> None:
 
 
 def test_a_failed_overwriting_loses_nothing(family: Family) -> None:
-    """Where the new merge fails, the old output stands as it was."""
+    """If the new merge fails, the old output is unchanged."""
     _not_empty(family)
     (family.math / "model.safetensors").write_bytes(b"")
     before = snapshot(family.home)
@@ -230,7 +230,7 @@ def test_a_failed_overwriting_loses_nothing(family: Family) -> None:
 
 
 def test_files_that_come_while_the_merge_runs_are_not_lost(family: Family) -> None:
-    """An output folder filled meanwhile is not replaced; once it is empty the same command finishes at once."""
+    """An output folder that is filled during the merge is not replaced; once it is empty, the same command ends."""
 
     def listen(event: object) -> None:
         if type(event).__name__ == "Committed":
@@ -263,7 +263,7 @@ def test_an_input_that_changes_while_it_is_read_is_noticed(family: Family) -> No
 
 
 def test_a_full_disk_is_noticed_beforehand(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error gives the room that there is and that there should be, the exit code is 4, and nothing is made."""
+    """The error gives the room that is free and the room needed, the exit code is 4, and nothing is made."""
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 2**20))
     before = snapshot(family.home)
     outcome = dovetail("merge", family.recipe_path, family.out)
@@ -312,7 +312,7 @@ def test_too_little_memory_names_a_limit_that_does(family: Family, command: str)
 
 
 def test_any_number_of_workers_is_fitted_at_once(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An absurd number of workers is cut to what fits, without counting down to it."""
+    """An absurd number of workers is reduced to what fits in one step, without counting down."""
     monkeypatch.setattr(prepare, "resident_bytes", lambda: 150 * 2**20)
     outcome = dovetail("plan", family.recipe_path, "--workers", "1000000000000", "--memory", "200MiB", "--json")
     plan = json.loads(outcome.out)

@@ -83,7 +83,7 @@ def test_integers_are_exact(tmp_path: Path) -> None:
 
 
 def test_integers_of_two_dtypes(tmp_path: Path) -> None:
-    """They are compared by value, also where neither dtype holds the other's values."""
+    """Integers of two dtypes are compared by value, even if neither dtype can hold the other's values."""
     found = one(tmp_path, np.array([-1, 7, 255], np.int32), np.array([255, 7, 255], np.uint8))
     assert (1, 256, False) == (found.changed, found.max_ulp, found.same_bits)
     found = one(tmp_path, np.array([2**64 - 1, 1], np.uint64), np.array([-1, 1], np.int64))
@@ -93,7 +93,7 @@ def test_integers_of_two_dtypes(tmp_path: Path) -> None:
 
 
 def test_equal_in_value(tmp_path: Path) -> None:
-    """Zeros of both signs and NaN of any payload are equal, though not the same bits."""
+    """Zeros of both signs are equal, and so are NaN of any payload, though they are not the same bits."""
     first = np.array([0.0, np.nan, np.inf], np.float32)
     second = np.array([-0.0, 0, np.inf], np.float32)
     second[1:2] = np.array([0xFF800001], np.uint32).view(np.float32)
@@ -103,7 +103,7 @@ def test_equal_in_value(tmp_path: Path) -> None:
 
 
 def test_numbers_and_integers_cannot_be_compared(tmp_path: Path) -> None:
-    """They are listed as unlike, and beyond any limit; empty tensors are equal."""
+    """Floating-point and integer tensors of one name are unlike, and exceed any limit; empty tensors are equal."""
     a = write_checkpoint(tmp_path / "a", {"w": np.zeros(3, np.float32), "e": np.zeros((0, 4), np.float32)})
     b = write_checkpoint(tmp_path / "b", {"w": np.zeros(3, np.int32), "e": np.zeros((0, 4), np.float32)})
     found = compare(str(a), str(b))
@@ -125,20 +125,20 @@ def test_numbers_and_integers_cannot_be_compared(tmp_path: Path) -> None:
     ],
 )
 def test_limits(limits: Limits, beyond: bool) -> None:
-    """Each limit bounds its own figure, up to and including; all that are given must hold."""
+    """Each limit bounds its own figure, inclusively, and all limits that are given must hold."""
     found = Difference("w", ("F32", "F32"), 10, changed=1, max_abs=0.5, max_rel=0.1, max_ulp=3)
     assert beyond == limits.exceeded_by(found)
 
 
 @pytest.mark.parametrize("limits", [{"max_abs": float("nan")}, {"max_rel": -0.1}, {"max_ulp": -1}])
 def test_limits_that_are_none(limits: dict[str, Any]) -> None:
-    """What nothing exceeds, or everything, is refused."""
+    """Limits that nothing or everything would exceed, such as NaN and negative numbers, are refused."""
     with pytest.raises(RecipeError, match="expected a number that is not negative"):
         Limits(**limits)
 
 
 def test_another_dtype_is_a_difference_unless_limits_are_given() -> None:
-    """And a value that is not finite in one alone is beyond every limit."""
+    """Without limits another dtype is a difference; a value that is finite in one tensor only exceeds any limit."""
     found = Difference("w", ("F32", "BF16"), 10)
     assert Limits().exceeded_by(found)
     assert not Limits(max_ulp=0).exceeded_by(found)
@@ -157,7 +157,7 @@ def test_a_conversion_is_within_no_units(tmp_path: Path) -> None:
 
 
 def test_the_table(pair: tuple[Path, Path]) -> None:
-    """The farthest apart come first, up to so many; --all lists those that are the same, too."""
+    """The table lists as many tensors as asked for, the farthest apart first; --all lists equal ones too."""
     outcome = dovetail("compare", *pair, "--top", "2")
     lines = outcome.out.splitlines()
     assert lines[0].split()[:2] == ["Tensor", "dtype"]
@@ -174,7 +174,7 @@ def test_the_table(pair: tuple[Path, Path]) -> None:
 
 
 def test_as_json(pair: tuple[Path, Path]) -> None:
-    """Programs get progress, then every figure of every tensor and the verdict."""
+    """With --json, progress, every figure of every tensor and the verdict are printed."""
     outcome = dovetail("compare", *pair, "--json", "--max-abs", "100")
     comparison = next(event for event in outcome.events if event["event"] == "comparison")
     assert {"missing", "extra", "lm_head.weight"} == set(comparison["beyond"])
@@ -187,7 +187,7 @@ def test_as_json(pair: tuple[Path, Path]) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    """A checkpoint that is missing is named, with exit code 3; a limit too small for one task, with 4."""
+    """A missing checkpoint is named, with exit code 3; a limit too small for one task has exit code 4."""
     a = write_checkpoint(tmp_path / "a", llama_tensors(0))
     with pytest.raises(MissingFileError, match=r"there is no checkpoint at .*/b; "):
         compare(str(a), str(tmp_path / "b"))

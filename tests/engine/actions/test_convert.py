@@ -79,7 +79,7 @@ def test_there_and_back(source: Path, tmp_path: Path, zarr: ZarrFormat) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_another_dtype(source: Path, tmp_path: Path, dtype: str) -> None:
-    """Floating-point tensors are stored in it, as ml_dtypes rounds them; integers stay; the configuration says so."""
+    """Floats are rounded as ml_dtypes rounds them, integers stay, and the configuration names the dtype."""
     convert(source, tmp_path / "out", PlanOptions(dtype=dtype))
     for name, values in read_output(source).items():
         found = read_output(tmp_path / "out")[name]
@@ -97,7 +97,7 @@ def test_another_dtype(source: Path, tmp_path: Path, dtype: str) -> None:
 
 
 def test_the_folder_is_complete(source: Path, tmp_path: Path) -> None:
-    """Side files and the header's metadata come along, the source's card too, and nothing speaks of a merge."""
+    """Side files, the header's metadata and the source's card are in the output, and no word of a merge."""
     (source / "README.md").write_text("---\nlicense: mit\n---\n\n# Mine\n")
     convert(source, tmp_path / "out")
     assert {"README.md", "config.json", "dovetail_manifest.json", "model.safetensors", "tokenizer.json"} == {
@@ -117,7 +117,7 @@ def test_the_folder_is_complete(source: Path, tmp_path: Path) -> None:
 
 
 def test_metadata_is_kept(tmp_path: Path) -> None:
-    """What the source's header says of itself is said by the output's."""
+    """The metadata of the source's header is in the output's header."""
     from safetensors.numpy import save_file
 
     save_file({"w": np.ones(3, np.float32)}, tmp_path / "one.safetensors", {"format": "np", "author": "me"})
@@ -140,7 +140,7 @@ def test_nothing_but_the_source_decides(
 
 
 def test_interrupted_and_continued(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same call continues, writes the same bytes, and says what it continues."""
+    """The same call continues an interrupted conversion, writes the same bytes, and says what it continues."""
     options = PlanOptions(SafetensorsFormat(3000), "float16")
     commit_often(monkeypatch)
     convert(source, tmp_path / "expected", options)
@@ -154,7 +154,7 @@ def test_interrupted_and_continued(source: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_a_finished_conversion_is_left_alone(source: Path, tmp_path: Path) -> None:
-    """The same call again does nothing; another dtype is refused unless told to overwrite."""
+    """The same call again does nothing; one with another dtype is refused without --overwrite."""
     out = tmp_path / "out"
     first = convert(source, out)
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
@@ -167,7 +167,7 @@ def test_a_finished_conversion_is_left_alone(source: Path, tmp_path: Path) -> No
 
 
 def test_a_flipped_bit_is_found(source: Path, tmp_path: Path) -> None:
-    """Verification names the tensor, and computing again finds what checksums would not: another source."""
+    """Verification names a damaged tensor; recomputing finds a changed source, which checksums cannot show."""
     out = tmp_path / "out"
     convert(source, out, PlanOptions(dtype="bfloat16"))
     assert recompute(out, 1.0) > 0
@@ -178,11 +178,11 @@ def test_a_flipped_bit_is_found(source: Path, tmp_path: Path) -> None:
     (damage,) = verify(out).damage
     assert "is damaged between elements" in damage
     outcome = dovetail("verify", out)
-    assert (5, True) == (outcome.code, "make it again" in outcome.err)
+    assert (5, True) == (outcome.code, "make the output again" in outcome.err)
 
 
 def test_recomputing_reads_the_source_again(source: Path, tmp_path: Path) -> None:
-    """A source whose files have other headers than those converted is refused."""
+    """Recomputing refuses a source with other headers than the source that was converted."""
     convert(source, tmp_path / "out")
     shutil.rmtree(source)
     write_checkpoint(source, llama_tensors(0))
@@ -192,7 +192,7 @@ def test_recomputing_reads_the_source_again(source: Path, tmp_path: Path) -> Non
 
 
 def test_overflow_is_a_warning(tmp_path: Path) -> None:
-    """Values too large for the dtype are counted and told; so are NaN that pass through."""
+    """Warnings count the values that are too large for the dtype, and the NaN that pass through."""
     source = write_checkpoint(tmp_path / "source", {"w": np.array([1e30, 1.0, np.nan, -1e30])})
     outcome = dovetail("convert", source, tmp_path / "out", "--dtype", "float16")
     assert 0 == outcome.code
@@ -204,7 +204,7 @@ def test_overflow_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_several_at_once(source: Path, tmp_path: Path) -> None:
-    """Each gets a folder of its own name; one that fails does not keep the others back; again, only that is left."""
+    """Each checkpoint gets a folder named after it, and a failure does not stop the others, as a second call shows."""
     other = write_checkpoint(tmp_path / "other", llama_tensors(0))
     outcome = dovetail("convert", source, tmp_path / "absent", other, tmp_path / "all", "--json")
     assert 3 == outcome.code
@@ -223,7 +223,7 @@ def test_several_at_once(source: Path, tmp_path: Path) -> None:
 
 
 def test_failures_of_several_are_one_error(tmp_path: Path) -> None:
-    """It carries the first one's exit code; a single source's own error is not wrapped."""
+    """The error for several conversions has the first one's exit code; a single conversion's error stays itself."""
     with pytest.raises(ConversionsFailedError) as caught:
         convert_all([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "all")
     assert (3, (str(tmp_path / "a"), str(tmp_path / "b"))) == (caught.value.exit_code, caught.value.failed)
@@ -254,7 +254,7 @@ def test_an_output_inside_the_source_is_refused(source: Path) -> None:
     ("words", "code"), [(["a"], 2), (["a", "b", "--dtype", "int8"], 2), (["a", "b", "--dtype", "x"], 2)]
 )
 def test_wrong_usage(tmp_path: Path, words: list[str], code: int) -> None:
-    """A missing target and dtypes that numbers cannot be stored in are the user's to correct."""
+    """A missing target and a dtype that cannot hold floating-point numbers are errors of usage."""
     write_checkpoint(tmp_path / "a", llama_tensors(0))
     arguments = [tmp_path / word if len(word) == 1 and word in "ab" else word for word in words]
     outcome = dovetail("convert", *arguments)
@@ -264,14 +264,14 @@ def test_wrong_usage(tmp_path: Path, words: list[str], code: int) -> None:
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"x" * (2**20 + 1)])
 def test_a_card_that_cannot_be_taken_along(source: Path, tmp_path: Path, content: bytes) -> None:
-    """One that is no text or too long is replaced by a short one."""
+    """A card that is not a text, or is too long, is replaced by a short one."""
     (source / "README.md").write_bytes(content)
     convert(source, tmp_path / "out")
     assert "# source" in (tmp_path / "out" / "README.md").read_text().splitlines()
 
 
 def test_a_card_from_elsewhere_is_not_read(source: Path, tmp_path: Path) -> None:
-    """A link that leads outside the checkpoint must not bring along a private file."""
+    """A card that is a link out of the checkpoint is not read, because it could be a private file."""
     (tmp_path / "secret").write_text("the password")
     (source / "README.md").symlink_to(tmp_path / "secret")
     convert(source, tmp_path / "out")

@@ -27,7 +27,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
-    """Cut tensors into chunks of so many elements."""
+    """Cut tensors into chunks of the given number of elements."""
     monkeypatch.setattr(grid, "CHUNK_STEP", elements)
     monkeypatch.setattr(grid, "TASK_BYTES", 1)
 
@@ -47,7 +47,7 @@ def check_cabs(
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_any_number_of_models(tmp_path: Path, count: int) -> None:
-    """From 1 to 5 models, each with an n:m and a weight of its own, give the oracle's bits."""
+    """1 to 5 models, each with another n:m and weight, give the oracle's bits."""
     base = base_tensors()
     models = [tuned_tensors(base, seed) for seed in range(count)]
     folder, folders = write_family(tmp_path, base, models, shards=2)
@@ -109,7 +109,7 @@ def test_chunk_size_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype_is_kept(tmp_path: Path, dtype: str) -> None:
-    """Without a dtype in the recipe each tensor has the base model's own, merged in float32."""
+    """Without a dtype in the recipe each tensor has the base model's dtype, and is merged in float32."""
     base = base_tensors(dtype)
     models = [tuned_tensors(base, seed, dtype) for seed in range(2)]
     folder, folders = write_family(tmp_path, base, models)
@@ -174,7 +174,7 @@ def test_weight_zero_gives_the_base_back(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.usefixtures("small_chunks")
 def test_gradients_and_filters(tmp_path: Path) -> None:
-    """Values change along the layers and with tensor names as the recipe says, each tensor merged with its own."""
+    """Parameters change with layers and tensor names as the recipe says, and each tensor gets its own."""
     base = base_tensors()
     models = [tuned_tensors(base, seed) for seed in range(2)]
     folder, folders = write_family(tmp_path, base, models)
@@ -211,7 +211,7 @@ def test_gradients_and_filters(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("small_chunks")
 def test_pruning_order(tmp_path: Path) -> None:
-    """The model that prunes first is the recipe's choice, and the manifest says who stood where."""
+    """The recipe chooses the model that prunes first, and the manifest gives the order."""
     base = base_tensors()
     models = [tuned_tensors(base, seed) for seed in range(3)]
     folder, folders = write_family(tmp_path, base, models)
@@ -282,7 +282,7 @@ def test_integer_tensors_are_copied(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_tensors(tmp_path: Path) -> None:
-    """Nothing merged with nothing is nothing: a loadable file without tensors, not a failure."""
+    """Checkpoints without tensors merge to a checkpoint without tensors, which can be loaded."""
     folder, folders = write_family(tmp_path, {}, [{}, {}])
     outcome = dovetail("merge", cabs_recipe(tmp_path / "r.yml", folder, folders), tmp_path / "out")
     assert (0, "") == (outcome.code, outcome.err)

@@ -46,7 +46,7 @@ def stages_folder(family: Family) -> Path:
 
 
 def test_result_is_that_of_merges_by_hand(family: Family) -> None:
-    """A stage's result is what a merge of its own gives; nothing but the output is left behind."""
+    """A stage's result is the same as that of a single merge, and at the end only the output is left."""
     merge(two(family), family.out)
     assert not stages_folder(family).exists()
     staged = read_output(family.out)
@@ -61,7 +61,7 @@ def test_result_is_that_of_merges_by_hand(family: Family) -> None:
 
 
 def test_manifest_has_all_stages(family: Family) -> None:
-    """The output keeps the text of all stages, and its manifest says what each was made from; every byte verifies."""
+    """The output keeps the text of all stages, its manifest describes each stage, and every byte verifies."""
     recipe = two(family)
     manifest = merge(recipe, family.out)
     (entry,) = manifest["stages"]
@@ -75,7 +75,7 @@ def test_manifest_has_all_stages(family: Family) -> None:
 
 
 def test_stages_that_are_kept(family: Family) -> None:
-    """--stages keeps every result, each whole and with its own recipe; a later run finds them merged already."""
+    """With --stages every result is kept, whole and with its recipe, and a later run does not merge it again."""
     kept = family.home / "kept"
     merge(two(family), family.out, stages=kept)
     assert ["mean"] == [path.name for path in kept.iterdir()]
@@ -93,17 +93,17 @@ def test_stages_that_are_kept(family: Family) -> None:
 
 
 def note_into(said: list[str]) -> events.Listener:
-    """Listen to what a person is told."""
+    """Make a listener that collects the texts of notices."""
     return lambda event: said.append(event.text) if isinstance(event, events.Notice) else None
 
 
 class Stopped(Exception):
-    """Stands for whatever stops a merge."""
+    """An exception that stops a merge."""
 
 
 @pytest.mark.parametrize("commits", [1, 2, 3])
 def test_resume(family: Family, commits: int) -> None:
-    """Stopped within any stage, the same call continues: complete stages stay, the output is the same."""
+    """After an interruption in any stage, the same call continues, keeps complete stages, and gives the same output."""
     merge(two(family), family.home / "whole")
     seen = 0
 
@@ -126,7 +126,7 @@ def test_resume(family: Family, commits: int) -> None:
 
 
 def test_changed_stage_is_merged_again(family: Family) -> None:
-    """A result of another recipe or of inputs that have changed is no result of this plan."""
+    """A stage is merged again if its recipe or its inputs have changed."""
     merge(two(family), family.home / "whole")
 
     def stop(event: events.Event) -> None:
@@ -170,7 +170,7 @@ def test_chain_and_layers(family: Family) -> None:
 
 
 def test_stage_that_nothing_uses(family: Family) -> None:
-    """It is left out with a warning, or merged where results are kept."""
+    """A stage that nothing uses is left out with a warning, or merged if results are kept."""
     documents = (average("unused", family.math), average(None, family.code))
     said: list[str] = []
     merge(write_stages(family, *documents), family.out, listen=note_into(said))
@@ -181,7 +181,7 @@ def test_stage_that_nothing_uses(family: Family) -> None:
 
 
 def test_everything_is_checked_before_the_first_stage(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later stage that cannot be merged stops the first: wrong models, memory, disk, an output in the way."""
+    """A later stage that cannot be merged stops the first: for its models, memory, disk or output."""
     write_stages(family, average("mean", family.math), average(None, "maen", family.base))
     with pytest.raises(MissingFileError, match=r"which are stages of the recipe; did you mean 'mean'\?"):
         merge(family.recipe_path, family.out)

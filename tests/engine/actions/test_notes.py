@@ -1,4 +1,4 @@
-"""What a person should know of a checkpoint is said by every command that reads it."""
+"""Every command that reads a checkpoint shows the warnings about it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.engine.command import Outcome, dovetail
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Write PyTorch models that have an entry that is no tensor, an adapter and recipes; be in their folder."""
+    """Write PyTorch models with an entry that is not a tensor, an adapter and recipes, and work in their folder."""
     random = np.random.default_rng(0)
     for name in ("base", "tuned"):
         weight = torch.from_numpy(random.standard_normal((8, 8)).astype(np.float32))
@@ -39,8 +39,8 @@ REVISION = "is a local path: its revision 'v1' is ignored."
 
 
 def left_out(folder: Path) -> str:
-    """Give what is said of a model's entry that is no tensor."""
-    return f"1 entries of {folder} are no tensors and are left out: 'version'"
+    """Give the warning about a model's entry that is not a tensor."""
+    return f"1 entries of {folder} are not tensors and are left out: 'version'"
 
 
 def warnings(outcome: Outcome) -> list[str]:
@@ -49,27 +49,27 @@ def warnings(outcome: Outcome) -> list[str]:
 
 
 def test_convert(models: Path) -> None:
-    """A conversion says what is left out, and what of the reference is ignored."""
+    """A conversion warns of entries that are left out, and of parts of the reference that are ignored."""
     outcome = dovetail("convert", "base@v1", models / "out", "--json")
     assert (0, [f"base {REVISION}", left_out(models / "base")]) == (outcome.code, warnings(outcome))
 
 
 def test_compare(models: Path) -> None:
-    """A comparison says it of both checkpoints, and of an adapter."""
+    """A comparison shows the warnings about both checkpoints, and about an adapter."""
     outcome = dovetail("compare", "base@v1", "tuned+adapter@v1", "--json")
     expected = [f"base {REVISION}", left_out(models / "base"), f"adapter {REVISION}", left_out(models / "tuned")]
     assert (6, expected) == (outcome.code, warnings(outcome))
 
 
 def test_inspect(models: Path) -> None:
-    """A list of tensors ends with it, in text and in JSON."""
+    """The list of tensors ends with the warnings, in text and in JSON."""
     said = left_out(models / "base")
     assert f"warning: {said}" in dovetail("inspect", models / "base").out.replace("\n", " ")
     assert [said] == json.loads(dovetail("inspect", models / "base", "--json").out)["warnings"]
 
 
 def test_merge_and_its_stages(models: Path) -> None:
-    """A merge says it, and so does every stage that reads the checkpoint, planned or merged."""
+    """A merge shows the warnings, and so does every stage that reads the checkpoint, when planned and when merged."""
     recipe = cabs_recipe(models / "r.yml", models / "base", [models / "tuned"])
     said = {left_out(models / "base"), left_out(models / "tuned")}
     assert said <= set(warnings(dovetail("merge", recipe, models / "out", "--json")))

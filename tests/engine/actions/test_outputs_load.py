@@ -1,4 +1,4 @@
-"""The output folder: it loads in transformers, says what it is, and its manifest is complete and true."""
+"""The output folder loads in transformers, describes itself, and has a complete and true manifest."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_configurations_dtype(family: Family, config: dict[str, str], expect
 
 
 def test_a_base_model_without_configuration(family: Family) -> None:
-    """Where the base model has no config.json the output has none."""
+    """If the base model has no config.json, the output has none."""
     (family.base / "config.json").unlink()
     merge(family.recipe_path, family.out)
     assert not (family.out / "config.json").exists()
@@ -166,7 +166,7 @@ def test_the_model_card(family: Family) -> None:
 
 
 def test_the_recipe_is_copied_verbatim(family: Family) -> None:
-    """Comments, line ends and letters beyond ASCII included."""
+    """The recipe is copied byte for byte, with comments, line ends and letters beyond ASCII."""
     text = "# für später\r\n" + family.recipe_path.read_text().replace("\n", "\r\n") + "\r\n\r\n"
     family.recipe_path.write_bytes(text.encode())
     merge(family.recipe_path, family.out)

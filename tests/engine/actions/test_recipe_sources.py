@@ -1,4 +1,4 @@
-"""A recipe may be a file, text or a dict: the weights are the same, and all that follows a merge works."""
+"""A recipe may be a file, text or a dict: the weights are the same, and everything after a merge works."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ models: [{model: average, parameters: {weight: 1, n: 2, m: 4}}]
 
 @pytest.fixture(autouse=True)
 def _relative(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let models be named relative to the current folder."""
+    """Name models relative to the current folder."""
     monkeypatch.chdir(family.home)
     cabs_recipe(family.recipe_path, Path("base"), [Path("math"), Path("code")])
 
 
 def content(family: Family) -> dict[str, Any]:
-    """Give what the family's recipe says."""
+    """Give the content of the family's recipe."""
     found: dict[str, Any] = yaml.safe_load(family.recipe_path.read_text())
     return found
 
@@ -67,7 +67,7 @@ def test_outputs_can_be_checked(family: Family, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["text", "dict"])
 def test_an_interrupted_merge_continues(family: Family, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal knows the recipe, whatever it was given as."""
+    """The journal recognises the recipe, in whatever form it is given."""
     commit_often(monkeypatch)
     source = content(family) if kind == "dict" else family.recipe_path.read_text()
     with pytest.raises(Exception, match="interrupted"):
@@ -105,6 +105,6 @@ def test_errors_name_the_recipe(family: Family) -> None:
 
 
 def test_several_documents_are_no_single_plan() -> None:
-    """The error names the function that plans stages."""
+    """Planning a recipe of several documents as one is an error that names `plan_stages`."""
     with pytest.raises(RecipeError, match=r"^recipe: the recipe has 2 documents; .*plan_stages$"):
         plan(STAGES)

@@ -1,4 +1,4 @@
-"""Merging models that are never stored: from a server on this machine that fails in every way, to the same bytes."""
+"""Merging models from a server on this machine that fails in every way gives the same bytes as local files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOLD_BY_NAME = {"README.md", "dovetail_manifest.json", "dovetail_recipe.yml"}
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait long for anything; cut tensors into many small tasks; begin without side files or commits known."""
+    """Shorten all pauses, cut tensors into many small tasks, and forget all side files and commits."""
     monkeypatch.setattr(retrying, "FIRST_DELAY_S", 0.001)
     monkeypatch.setattr(grid, "CHUNK_STEP", 256)
     monkeypatch.setattr(grid, "TASK_BYTES", 1 << 12)
@@ -108,7 +108,7 @@ def test_the_same_bytes_in_spite_of_failures(family: Family, site: Site, monkeyp
 
 
 def test_recompute_and_mixed_places(family: Family, site: Site) -> None:
-    """Local and remote models mix, and a merge of them is computed again from the addresses in its manifest."""
+    """A merge of local and remote models can be computed again from the addresses in its manifest."""
     recipe = cabs_recipe(family.recipe_path, family.base, [f"{site.address}/math/model.safetensors", family.code])
     merge(recipe, family.home / "mixed")
     assert recompute(family.home / "mixed", 1.0) > 50_000
@@ -116,7 +116,7 @@ def test_recompute_and_mixed_places(family: Family, site: Site) -> None:
 
 
 def test_a_change_stops_the_merge_and_restoring_continues_it(family: Family, site: Site) -> None:
-    """A model that changes while it is read is an error; put back, the same command continues to the same bytes."""
+    """A model that changes during the merge is an error; once it is restored, the same command gives the same bytes."""
     merge(family.recipe_path, family.out)
     recipe = remote_recipe(family, site)
     path = family.math / "model.safetensors"
@@ -147,7 +147,7 @@ def test_a_change_stops_the_merge_and_restoring_continues_it(family: Family, sit
 
 
 def test_a_server_that_dies_can_come_back(family: Family, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the server stays silent the merge ends with an error that says how to continue, and continues."""
+    """If the server stays silent, the merge ends with an error that says how to continue, and then continues."""
     monkeypatch.setattr(retrying, "ATTEMPTS", 2)
     merge(family.recipe_path, family.out)
     recipe, seen = remote_recipe(family, site), []
@@ -272,7 +272,7 @@ def test_streaming_from_a_hub(on_hub: Family, site: Site, monkeypatch: pytest.Mo
     ],
 )
 def test_what_a_hub_has_not(on_hub: Family, name: str, text: str) -> None:
-    """A model, a revision or weights that are not there are told by name, with exit code 3."""
+    """A missing model, revision or missing weights are named in the error, with exit code 3."""
     (on_hub.home / "www" / "org" / "empty").mkdir()
     outcome = dovetail("merge", hub_recipe(on_hub, name, "org/math"), on_hub.home / "remote")
     assert 3 == outcome.code
@@ -280,19 +280,19 @@ def test_what_a_hub_has_not(on_hub: Family, name: str, text: str) -> None:
 
 
 def test_private_models(on_hub: Family, site: Site) -> None:
-    """A model that is not shown asks for the token."""
+    """A model that the hub does not show is an error that asks for the token."""
     site.token = "secret"
     with pytest.raises(MissingFileError, match="set HF_TOKEN if the model is private"):
         locate(ModelRef(path="org/base"), None, lambda event: None)
 
 
 def test_no_network(on_hub: Family, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the network, or when it is not to be used, a model that is not in the cache is an error in words."""
+    """Without the network, or if it must not be used, a model that is not in the cache is an error that says so."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for download in (None, lambda event: None):
-        with pytest.raises(MissingFileError, match="not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub"):
+        with pytest.raises(MissingFileError, match="not in the hub's cache, and HF_HUB_OFFLINE forbids asking the hub"):
             locate(ModelRef(path="org/base"), None, download)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
@@ -301,7 +301,7 @@ def test_no_network(on_hub: Family, site: Site, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_local_folders_come_first(on_hub: Family, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder of the name is preferred, and asks no hub."""
+    """A local folder with the model's name is read, and the hub is not asked."""
     monkeypatch.chdir(site.root)
     assert "org/base" == locate(ModelRef(path="org/base")).address
     location = locate(ModelRef(path="org/base", revision="v1"))
@@ -310,7 +310,7 @@ def test_local_folders_come_first(on_hub: Family, site: Site, monkeypatch: pytes
 
 
 def test_files_that_were_put_back_are_the_same(family: Family, site: Site) -> None:
-    """Another version of equal size is a change, also between two commands."""
+    """Another version of the same size is a change, even between two commands; the restored file is not."""
     recipe = remote_recipe(family, site)
     plan = make_plan(recipe)
     write_checkpoint(family.math, llama_tensors(9))

@@ -73,7 +73,7 @@ def test_the_memory_limit_does_not_matter(recipe: Path, monkeypatch: pytest.Monk
 
 
 class Backwards(Executor):
-    """Runs what it is given on one thread, newest first: the order of completion is not that of submission."""
+    """An executor with one thread that runs the newest task first, so that tasks do not end in the given order."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
@@ -100,7 +100,7 @@ class Backwards(Executor):
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Executor]:
-    """Start two processes that share nothing with this one."""
+    """Start two fresh processes, which share no memory with this one."""
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         yield pool
 
@@ -143,7 +143,7 @@ def test_the_order_of_completion_does_not_matter(tmp_path: Path, processes: Exec
 
 
 def test_an_error_in_another_process_arrives_whole(tmp_path: Path, processes: Executor) -> None:
-    """NaN found by a worker process is told as if found by a thread."""
+    """NaN that a worker process finds gives the same error as NaN that a thread finds."""
     base = base_tensors("bfloat16")
     model = tuned_tensors(base, 0, "bfloat16")
     model["model.norm.weight"][60] = np.nan

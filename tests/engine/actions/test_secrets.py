@@ -48,7 +48,7 @@ def site(family: Family, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 @pytest.mark.parametrize("model", ["{site}/org/base", "{site}/org/base/model.zarr", "hf://org/base", "org/base"])
 @pytest.mark.parametrize("command", ["merge", "plan", "convert", "compare", "inspect"])
 def test_redirects_to_signed_addresses(family: Family, site: Site, command: str, model: str) -> None:
-    """A redirect that leads to a refusal is told without where it led, in text, JSON, tracebacks and what is left."""
+    """An error after a redirect never shows the signed address, in text, JSON, tracebacks or files."""
     name = model.format(site=site.address)
     recipe = cabs_recipe(family.home / "signed.yml", name, [family.math])  # type: ignore[arg-type]
     arguments = {
@@ -84,7 +84,7 @@ ADDRESSES = [
     "command", ["merge", "plan", "convert", "convert two", "compare", "inspect", "adapter", "convert adapter"]
 )
 def test_addresses_that_hold_secrets(family: Family, command: str, address: str) -> None:
-    """An address with a password, a query or a fragment is refused as a bad recipe or checkpoint, and is not quoted."""
+    """An address with a password, a query or a fragment is refused, and the error does not quote it."""
     recipe = family.home / "secret.yml"
     cabs_recipe(recipe, family.base, [Path("MODEL")])
     model = f"{family.math}+{address}" if command == "adapter" else address

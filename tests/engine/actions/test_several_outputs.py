@@ -1,4 +1,4 @@
-"""Problems with several output tensors go through everything that others do: plan, run, resume, verify, recompute."""
+"""Problems with several output tensors can be planned, run, resumed, verified and recomputed as others can."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPTIONS = PlanOptions(SafetensorsFormat(20_000))
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A recipe of a method with several outputs, and what it must give."""
+    """A recipe of a method with several outputs, and the tensors that it must give."""
 
     home: Path
     recipe: Path
@@ -102,7 +102,7 @@ def test_workers_and_executor_do_not_matter(case: Case, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("torn_bytes", [0, 1, 200])
 def test_an_interrupted_merge_is_continued(case: Case, monkeypatch: pytest.MonkeyPatch, torn_bytes: int) -> None:
-    """What is done is not done again, but for chunks of which the journal lost an output; the files are the same."""
+    """No finished chunk is computed again, unless the journal lost one of its outputs; the files are the same."""
     commit_often(monkeypatch)
     monkeypatch.setattr(Budget, "unwritten_bytes", 1)  # every task waits for the commit of the one before
     merge(case.recipe, case.home / "whole", OPTIONS)
@@ -142,7 +142,7 @@ def test_damage_is_found_in_every_output(case: Case, monkeypatch: pytest.MonkeyP
 
 
 def test_the_manifest_tells_of_each_output(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every output has the edges of its chunks and their checksums; the first has the problem's statistics."""
+    """The manifest has the chunk edges and checksums of every output, and the problem's statistics with the first."""
     cut(monkeypatch, 1000)
     merge(case.recipe, case.home / "out")
     entries = read_manifest(case.home / "out")["tensors"]
@@ -158,7 +158,7 @@ def test_the_manifest_tells_of_each_output(case: Case, monkeypatch: pytest.Monke
 
 
 def test_memory_counts_every_output(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task holds its inputs and what it gives of every output."""
+    """The projection counts a task's inputs and all of its outputs."""
     cut(monkeypatch, 1000)
     plan = make_plan(case.recipe)
     tensor = plan.tensors[0]
@@ -182,7 +182,7 @@ def _with_outputs(monkeypatch: pytest.MonkeyPatch, name: str, outputs: Callable[
 
 
 def test_what_cannot_be_planned(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Zarr is refused with what to do instead; so are two outputs of one name, and chunks that leave a hole."""
+    """Zarr is refused with advice; two outputs of one name and chunks with a gap between them are refused too."""
     with pytest.raises(RecipeError, match="is zarr; expected safetensors; merge to safetensors, and convert"):
         make_plan(case.recipe, PlanOptions(ZarrFormat()))
     name = METHODS["halves"].name
@@ -198,7 +198,7 @@ def test_what_cannot_be_planned(case: Case, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_other_plans_are_as_before(tmp_path: Path) -> None:
-    """Tensors of methods with one output are their own domain, and their manifest has no edges."""
+    """Tensors of methods with one output are their own domain, and their manifest entries have no edges."""
     base = llama_tensors(0)
     folder = write_checkpoint(tmp_path / "model", base)
     recipe = write_recipe(
@@ -213,7 +213,7 @@ def test_other_plans_are_as_before(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("edges", [[], [0], [0, 5, 3], [1, 9], [0, 9.0], "05", {}, [0, 10**30]])
 def test_forged_edges(case: Case, monkeypatch: pytest.MonkeyPatch, edges: Any) -> None:
-    """A manifest with edges that do not make up the tensor is damaged, and told to be."""
+    """A manifest with chunk edges that do not cover the tensor exactly once is reported as damaged."""
     manifest = merge(case.recipe, case.home / "out")
     name = next(iter(read_manifest(case.home / "out")["tensors"]))
     forged = read_manifest(case.home / "out")

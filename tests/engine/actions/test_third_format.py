@@ -48,7 +48,7 @@ def test_a_merge_has_the_bytes_of_any_other(family: Family) -> None:
 
 
 def test_an_interrupted_merge_continues(family: Family) -> None:
-    """What an interrupted merge has left is gone on with, to the same bytes."""
+    """An interrupted merge continues, and gives the same bytes."""
     merge(family.recipe_path, family.home / "whole", OPTIONS)
     interrupt(family, options=OPTIONS)
     written = (family.staging / "part0.npy").stat().st_ino
@@ -95,7 +95,7 @@ def test_a_conversion(family: Family) -> None:
 
 
 def test_its_document_is_never_taken_from_a_base_model(family: Family) -> None:
-    """A base model's file of the name of the format's document stays out of every output."""
+    """A base model's file with the name of the format's document is not copied into any output."""
     (family.base / DOCUMENT).write_text("{}")
     merge(family.recipe_path, family.out, OPTIONS)
     assert () == verify(family.out).damage
@@ -104,7 +104,7 @@ def test_its_document_is_never_taken_from_a_base_model(family: Family) -> None:
 
 
 def test_the_command_offers_it(family: Family) -> None:
-    """The command takes the format's name, and its words are in the plan and the summary."""
+    """The command accepts the format's name, and the plan and the summary use its nouns."""
     assert " in 9 NumPy files " in dovetail("plan", family.recipe_path, "--format", "npy").out
     outcome = dovetail("merge", family.recipe_path, family.out, "--format", "npy")
     assert 0 == outcome.code

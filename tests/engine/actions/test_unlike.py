@@ -1,4 +1,4 @@
-"""Checkpoints that do not have the same tensors in the same shapes, against NumPy."""
+"""Merges of checkpoints with different tensors or shapes, compared with NumPy."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def mean(*found: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def test_missing_tensor_is_merged_from_the_others(tmp_path: Path) -> None:
-    """The weights of those that have it count alone; where none has it, the base's own is taken."""
+    """Only the weights of models with the tensor count; if no model has it, the base model's tensor is copied."""
     a, b, c = tensors(1), tensors(2), tensors(3)
     out, said, _ = merged(tmp_path, "linear", {"a": a, "b": without(b, PROJ, NORM), "c": without(c, NORM)})
     assert np.array_equal(mean(a[PROJ], c[PROJ]), out[PROJ])
@@ -71,7 +71,7 @@ def test_missing_tensor_is_merged_from_the_others(tmp_path: Path) -> None:
 
 
 def test_other_shape_is_left_out(tmp_path: Path) -> None:
-    """A task vector of another shape does not count; if none is left, the base's tensor is taken, in the new dtype."""
+    """A task vector of another shape is left out; if none is left, the base's tensor is copied, in the new dtype."""
     base, a, b = tensors(0), tensors(1), tensors(2)
     a[PROJ], a[NORM], b[NORM] = np.ones((4, 5), np.float32), np.ones(5, np.float32), np.ones(6, np.float32)
     out, said, folder = merged(tmp_path, "task_arithmetic", {"base": base, "a": a, "b": b}, dtype="bfloat16")
@@ -84,7 +84,7 @@ def test_other_shape_is_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, BF16, np.float64])
 def test_taken_as_it_is(tmp_path: Path, dtype: Any) -> None:
-    """A tensor that is not merged keeps every bit where its dtype stays, those of float64 too."""
+    """A tensor that is not merged keeps every bit if its dtype stays, even as float64."""
     base = tensors(0, dtype=dtype)
     base[NORM][0] = -0.0
     out, _, _ = merged(tmp_path, "task_arithmetic", {"base": base, "a": without(tensors(1, dtype=dtype), NORM)})
@@ -92,7 +92,7 @@ def test_taken_as_it_is(tmp_path: Path, dtype: Any) -> None:
 
 
 def test_not_finite_though_not_merged(tmp_path: Path) -> None:
-    """NaN is found in a tensor that is only taken over, too."""
+    """NaN is found even in a tensor that is only copied."""
     base = tensors(0)
     base[NORM][2] = np.nan
     with pytest.raises(NonFiniteError, match=r"'model.norm.weight' holds nan at element 2"):
@@ -101,7 +101,7 @@ def test_not_finite_though_not_merged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [5, 9])
 def test_rows(tmp_path: Path, rows: int) -> None:
-    """More rows than the base's are cut; rows that a model lacks are the base's own: it changes nothing there."""
+    """Rows beyond the base model's are cut, and for missing rows the base model's are taken."""
     base, a, b = tensors(0), tensors(1), tensors(2, rows)
     out, said, _ = merged(tmp_path, "linear", {"base": base, "a": a, "b": b}, parameters={"weight": 0.5})
     for name in (EMBED, HEAD):
@@ -114,13 +114,13 @@ def test_rows(tmp_path: Path, rows: int) -> None:
 
 
 def test_rows_of_another_dtype(tmp_path: Path) -> None:
-    """Rows can stand in only where the dtype is the same: else the error says what to do."""
+    """Rows can be taken from the base model only in the same dtype; otherwise the error says what to do."""
     with pytest.raises(TensorMismatchError, match="has 5 rows of bfloat16; expected 7 rows, or dtype float32"):
         merged(tmp_path, "task_arithmetic", {"base": tensors(0), "a": tensors(1, 5, BF16)})
 
 
 def test_strict(tmp_path: Path) -> None:
-    """--strict refuses what is unlike, and does not change the plan of what is alike."""
+    """--strict refuses models that differ, and does not change the plan of models that do not."""
     base = tensors(0)
     for unlike in (without(tensors(1), NORM), tensors(1, 8)):
         with pytest.raises(TensorMismatchError):
@@ -132,7 +132,7 @@ def test_strict(tmp_path: Path) -> None:
 
 
 def test_tied_head(tmp_path: Path) -> None:
-    """The base's embedding stands in for its head, the output has a head, and its configuration says so."""
+    """The base's embedding takes the place of its missing head; the output has a head, and its config says so."""
     base, a = without(tensors(0), HEAD), tensors(1)
     configs = {"base": {"tie_word_embeddings": True}, "a": {"tie_word_embeddings": False}}
     out, _, folder = merged(tmp_path, "linear", {"base": base, "a": a}, configs=configs)
@@ -142,7 +142,7 @@ def test_tied_head(tmp_path: Path) -> None:
 
 
 def test_all_tied(tmp_path: Path) -> None:
-    """Where all are tied, no head is made up, stored though it may be, and the configuration stays."""
+    """If all heads are tied, the output has none, even if a model stores its head, and the configuration stays."""
     configs = {name: {"tie_word_embeddings": True} for name in ("base", "a")}
     out, _, folder = merged(tmp_path, "linear", {"base": without(tensors(0), HEAD), "a": tensors(1)}, configs=configs)
     assert HEAD not in out
@@ -157,7 +157,7 @@ def test_tied_head_of_another_number_of_rows(tmp_path: Path) -> None:
 
 
 def test_integers_that_are_missing(tmp_path: Path) -> None:
-    """Integer tensors are the base's, and compared with those of models that have them in the same shape."""
+    """Integer tensors are the base model's, and compared with those of models that have them in the same shape."""
     ids = {"ids": np.arange(3)}
     models = {"base": tensors(0) | ids, "a": tensors(1), "b": tensors(2) | {"ids": np.arange(4)}}
     out, said, _ = merged(tmp_path, "task_arithmetic", models)

@@ -67,14 +67,14 @@ def test_a_changed_bit_is_traced_to_its_elements(out: Path) -> None:
     outcome = dovetail("verify", out)
     assert 5 == outcome.code
     assert (
-        f"error: {out} is damaged: {damage}; expected the bytes that were written; make it again, or copy it again "
-        "from where it is whole\n"
+        f"error: {out} is damaged: {damage}; expected the bytes that were written; make the output again, or copy it "
+        "again from where it is whole\n"
     ) == outcome.err
 
 
 @pytest.mark.parametrize("position", [0, 1, 100, 8_000, -2_000, -1])
 def test_any_changed_bit_of_a_shard_is_found(out: Path, position: int) -> None:
-    """Be it in the header's length, in the header, in the data or at the very end."""
+    """A changed bit is found in the header's length, in the header, in the data and at the very end."""
     flip(sorted(out.glob("*.safetensors"))[1], position)
     assert 1 == len(verify(out).damage)
     assert 5 == dovetail("verify", out, "--quiet").code
@@ -117,7 +117,7 @@ def test_other_damage(out: Path, damage: Callable[[Path], str]) -> None:
 
 
 def test_all_damage_is_told_as_json(out: Path) -> None:
-    """Programs get every finding, and the error."""
+    """With --json, every damage and the error are printed."""
     findings = [_lose_a_side_file(out), _change_a_side_file(out)]
     outcome = dovetail("verify", out, "--json")
     verdict, error = outcome.events[-2:]
@@ -128,7 +128,7 @@ def test_all_damage_is_told_as_json(out: Path) -> None:
 
 @pytest.mark.parametrize("position", [0, 30, 1000, -30, -1])
 def test_a_changed_manifest_is_not_believed(out: Path, position: int) -> None:
-    """A bit changed anywhere in the manifest, its own checksum included, is an error with exit code 5."""
+    """A bit changed anywhere in the manifest, even in its checksum, is an error with exit code 5."""
     path = out / "dovetail_manifest.json"
     assert is_intact(path.read_bytes())
     flip(path, position)
@@ -139,7 +139,7 @@ def test_a_changed_manifest_is_not_believed(out: Path, position: int) -> None:
 
 
 def test_no_manifest(out: Path) -> None:
-    """A folder that no merge has written has no manifest to go by."""
+    """A folder without a manifest is an error."""
     (out / "dovetail_manifest.json").unlink()
     outcome = dovetail("verify", out)
     assert (
@@ -150,7 +150,7 @@ def test_no_manifest(out: Path) -> None:
 
 
 def test_a_copy_is_as_good(out: Path, tmp_path: Path) -> None:
-    """An output can be moved and copied: nothing in it depends on where it lies."""
+    """An output can be moved and copied, because nothing in it depends on its place."""
     shutil.copytree(out, tmp_path / "copy")
     assert () == verify(tmp_path / "copy").damage
     assert read_manifest(out) == read_manifest(str(tmp_path / "copy"))

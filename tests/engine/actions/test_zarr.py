@@ -1,4 +1,4 @@
-"""Zarr in and out of whole merges: mixed formats, resuming, verifying, and what cannot be asked."""
+"""Whole merges from and to Zarr: mixed formats, resuming, verifying, and options that are refused."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_an_interrupted_merge_continues(family: Family, monkeypatch: pytest.Monk
 
 
 class _Interrupting:
-    """Stands for the report of progress, and interrupts after so many."""
+    """A listener that interrupts the merge after a number of progress events."""
 
     def __init__(self, count: int) -> None:
         self.left = count
@@ -178,7 +178,7 @@ class _Interrupting:
 
 @pytest.mark.usefixtures("small_tasks")
 def test_processes_read_and_write_it(family: Family) -> None:
-    """Tasks in other processes open the arrays for themselves, and give the same bytes."""
+    """Tasks in other processes open the arrays themselves, and give the same bytes."""
     math = llama_tensors(1, llama_tensors(0))
     write_arrays(family.home / "math3", math, chunks=lambda shape: tuple(max(1, size // 3) for size in shape))
     recipe = cabs_recipe(family.home / "r.yml", family.base, [family.home / "math3", family.code])
@@ -190,7 +190,7 @@ def test_processes_read_and_write_it(family: Family) -> None:
 
 
 def test_a_chunk_beyond_the_memory_limit_is_refused(family: Family) -> None:
-    """What decoding one chunk takes is in the projection, so that such a merge does not begin."""
+    """The projection includes the memory for decoding a chunk, so that a merge with too large chunks does not begin."""
     shape = (20_000, 10_000)
     write_arrays(family.home / "giant", {"w": np.zeros((1, 1), np.float32)})
     document = json.loads((family.home / "giant" / "w" / "zarr.json").read_bytes())
@@ -233,7 +233,7 @@ def test_every_flipped_byte_is_found(family: Family, options: ZarrFormat) -> Non
 
 
 def test_missing_and_further_files_are_found(family: Family) -> None:
-    """An object that is missing would be read as zeros; one too many would not be read at all. Both are found."""
+    """A missing object, which would be read as zeros, and a further one, which would never be read, are both found."""
     merge(family.recipe_path, family.out, PlanOptions(ZarrFormat()))
     home = family.out / "model.norm.weight"
     (home / "c.1").write_bytes((home / "c.0").read_bytes())
@@ -272,7 +272,7 @@ def test_group_and_metadata(family: Family) -> None:
     ],
 )
 def test_what_cannot_be_asked(family: Family, options: tuple[str, ...], text: str) -> None:
-    """An option of the other format is refused in one line, before anything is read."""
+    """An option that only the other format has is refused in one line, before anything is read."""
     for command in (("merge", family.recipe_path, family.out), ("plan", family.recipe_path)):
         outcome = dovetail(*command, *options)
         assert 2 == outcome.code

@@ -1,4 +1,4 @@
-"""Peak resident memory of merges from and to Zarr, each in a process of its own."""
+"""Peak resident memory of merges from and to Zarr, each in another process."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_the_manifest_says_what_was_copied(merged: tuple[Path, dict[str, Any]]) 
 
 
 def test_the_manifest_says_where_it_comes_from(family: Family) -> None:
-    """Recipe, versions, options and the fingerprint of every input file are in it; times and limits are not."""
+    """It holds recipe, versions, options and the fingerprints of all input files, but no times and no memory limit."""
     merge(family.recipe_path, family.out)
     manifest = json.loads((family.out / "dovetail_manifest.json").read_bytes())
     assert ("dovetail-manifest", 1, MATHS_VERSION, "xxh3-64") == tuple(

@@ -1,4 +1,4 @@
-"""The way from the staging folder to the output, whatever happens on it, and the files that go along."""
+"""Publishing a staging folder as the output, whatever happens on the way, and the side files that are copied."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_staging_folder_lies_beside_the_output(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("renames", [1, 2, 3])
 def test_a_crash_while_an_output_is_replaced(family: Family, monkeypatch: pytest.MonkeyPatch, renames: int) -> None:
-    """Before, between or after the renamings, the old output or the new one is whole, and the same command ends it."""
+    """If it dies before, between or after the renamings, an output is whole, and the same command ends the work."""
     family.out.mkdir()
     (family.out / "old.txt").write_text("the only copy")
     rename, left = Path.rename, [renames]
@@ -60,14 +60,14 @@ def test_a_crash_while_an_output_is_replaced(family: Family, monkeypatch: pytest
 
 
 def test_room_on_the_disk(tmp_path: Path) -> None:
-    """What does not fit is refused where the folder will lie, though it is not there yet."""
+    """An output that does not fit is refused, even if its folder does not exist yet."""
     check_disk_space(tmp_path / "not" / "yet", 0)
     with pytest.raises(DiskSpaceError, match=f"^disk space free at {tmp_path} is "):
         check_disk_space(tmp_path / "not" / "yet", 2**60)
 
 
 def test_files_are_written_whole_or_in_parts(tmp_path: Path) -> None:
-    """Both ways give the same bytes, in place of what was there."""
+    """A file written at once or in parts has the same bytes, and replaces an older one."""
     for data in (b"one two", iter([b"one", b" ", b"two"])):
         (tmp_path / "file").write_bytes(b"something longer than that")
         write_durably(tmp_path / "file", data)
@@ -75,7 +75,7 @@ def test_files_are_written_whole_or_in_parts(tmp_path: Path) -> None:
 
 
 def test_which_files_go_along(tmp_path: Path) -> None:
-    """Small plain files do, by name; weights, indexes, hidden files, folders, pipes and what is replaced do not."""
+    """Small plain files are copied by name, but no weights, indexes, hidden files, folders, pipes or replaced files."""
     for name in (
         "tokenizer.model", "vocab.txt", "merges.txt", "chat_template.jinja", "modeling_custom.py", "LICENSE",
         "model.safetensors", "pytorch_model.bin", "model.gguf", "optimizer.pt", "tf_model.h5", "flax.msgpack",
@@ -93,7 +93,7 @@ def test_which_files_go_along(tmp_path: Path) -> None:
 
 
 class Inline(Executor):
-    """Runs a task as it is submitted."""
+    """An executor that runs a task as soon as it is submitted."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -105,7 +105,7 @@ class Inline(Executor):
 
 
 def test_an_input_cut_short_while_it_is_read(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where bytes of a mapped file are gone, there is an error that names it, and the process lives."""
+    """If a mapped file is cut short, an error names it, and the process is not killed."""
     monkeypatch.setattr(grid, "CHUNK_STEP", 1000)
     monkeypatch.setattr(grid, "TASK_BYTES", 1)
     path = family.math / "model.safetensors"
@@ -123,7 +123,7 @@ def test_an_input_cut_short_while_it_is_read(family: Family, monkeypatch: pytest
 
 
 def test_the_public_names(family: Family) -> None:
-    """A plan, a merge and its manifest are had from the package itself; other names are not there."""
+    """The package itself gives a plan, a merge and its manifest; an unknown name is an error."""
     made = engine.plan(family.recipe_path, engine.PlanOptions(SafetensorsFormat(20_000)))
     assert isinstance(made, engine.Plan)
     assert 5 == len(made.layout.shards)

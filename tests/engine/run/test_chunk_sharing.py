@@ -1,4 +1,4 @@
-"""Memory for decoded chunks that tasks share: what the limit leaves, and a word where that is too little."""
+"""The pool of decoded chunks gets the memory that the limit leaves over, and a warning says if that is too little."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MIB = 2**20
 
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
-    """Plan a merge of two Zarr models whose chunks span a quarter of the rows and of the columns."""
+    """Plan a merge of two Zarr models with chunks of a quarter of the rows and of the columns."""
     monkeypatch.setattr(grid, "TASK_BYTES", 64 << 10)
     monkeypatch.setattr(grid, "LEAST_TASK_BYTES", 64 << 10)
     monkeypatch.setattr(grid, "CHUNK_STEP", 1024)
@@ -34,7 +34,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
 
 
 def share(plan: Plan, allowed_mib: int) -> tuple[Budget, list[str]]:
-    """Share what a limit leaves; give the budget with it, and what is said."""
+    """Choose the pool's size under a limit; give the budget with it, and the warnings."""
     said: list[str] = []
     budget = Budget(allowed_mib * MIB, 100 * MIB, 1 * MIB, 1)
 
@@ -46,7 +46,7 @@ def share(plan: Plan, allowed_mib: int) -> tuple[Budget, list[str]]:
 
 
 def test_room_is_used(plan: Plan) -> None:
-    """With memory to spare the pool holds what neighbouring tasks share, and nothing is said."""
+    """If there is enough memory, the pool holds the chunks that neighbouring tasks share, without a warning."""
     budget, said = share(plan, 400)
     assert DEFAULT_POOL_BYTES == budget.shared_bytes
     assert budget.projected_bytes <= budget.allowed_bytes
@@ -54,7 +54,7 @@ def test_room_is_used(plan: Plan) -> None:
 
 
 def test_want_of_room_is_told(plan: Plan) -> None:
-    """With none, every task decodes the chunks that it meets again: how often, and what would spare it, is said."""
+    """If there is no room, a warning says how often chunks are decoded, and which limit would avoid that."""
     budget, said = share(plan, 111)
     assert 0 == budget.shared_bytes
     (text,) = said

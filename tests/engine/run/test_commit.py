@@ -1,4 +1,4 @@
-"""Background commits: durable before journalled, bounded, and no error lost."""
+"""Background commits are durable before they are journalled, bounded in size, and lose no error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _record(task: int, written_bytes: int = 10) -> TaskRecord:
 
 
 def test_every_record_is_flushed_before_it_is_committed() -> None:
-    """Records come out once each, in order, each group flushed first."""
+    """Each record is passed on once and in order, after its group has been flushed."""
     flushed: list[int] = []
     committed: list[int] = []
 
@@ -58,7 +58,7 @@ def test_put_waits_while_too_much_is_unwritten() -> None:
 
 
 def test_an_error_of_the_disk_reaches_the_merge() -> None:
-    """A failed flush is raised by put or close, and its group is not committed."""
+    """A failed flush is raised by put or close, and its group is not passed on."""
     committed: list[TaskRecord] = []
 
     def flush(group: Sequence[TaskRecord]) -> None:

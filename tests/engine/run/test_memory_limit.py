@@ -1,4 +1,4 @@
-"""Peak resident memory of a merge in a process of its own, pages of memory-mapped files included."""
+"""Peak resident memory of merges in other processes, pages of memory-mapped files included."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ sys.exit(done.returncode)
 
 
 def merge_and_measure(recipe: Path, out: Path, limit_mib: int, *options: str) -> tuple[int, list[dict[str, Any]]]:
-    """Merge in a process of its own; give its peak resident memory in bytes and its events from "started" on."""
+    """Merge in another process; give its peak resident memory in bytes and its events from "started" on."""
     # Kernels that are not in the cache yet are compiled in a child, whose memory would be counted too.
     subprocess.run([*COMMAND, "plan", str(recipe), "--json"], capture_output=True, check=True, timeout=HANGS_S)
     command = [*COMMAND, "merge", str(recipe), str(out), "--memory", f"{limit_mib}MiB", "--json", *options]
@@ -106,7 +106,7 @@ def test_adapters_stay_below_the_limit(models: Path, tmp_path: Path, rank: int, 
 
 
 def test_models_elsewhere_stay_below_the_limit(tmp_path: Path) -> None:
-    """Two models on a server and one in PyTorch files are merged within the projection too, to the same bytes."""
+    """Two models on a server and one in PyTorch files are merged within the projection, to the same bytes."""
     import torch
     from safetensors.torch import load_file
 
@@ -138,7 +138,7 @@ def test_models_elsewhere_stay_below_the_limit(tmp_path: Path) -> None:
 
 
 def test_many_tensors_stay_below_the_limit(tmp_path: Path) -> None:
-    """What is kept and told of 20,000 tensors is within the projection too, when the manifest is written as well."""
+    """The records and events of 20,000 tensors, and writing their manifest, are within the projection."""
     random = np.random.default_rng(0)
     values = random.standard_normal(20_000 * 16).astype(np.float32)
     names = [f"model.layers.{index // 500}.mlp.experts.{index % 500}.w" for index in range(20_000)]
@@ -152,7 +152,7 @@ def test_many_tensors_stay_below_the_limit(tmp_path: Path) -> None:
 
 
 def measure(*words: str) -> tuple[int, list[dict[str, Any]]]:
-    """Run a command twice, as the first may compile kernels; give the second's peak memory and events."""
+    """Run a command twice, because the first run may compile kernels; give the second's peak memory and events."""
     command = [sys.executable, "-S", "-c", MEASURE, *COMMAND, *words, "--memory", "256MiB", "--json"]
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS_S)

@@ -1,4 +1,4 @@
-"""What partial results of reduce passes add to the projection of memory."""
+"""The projection of memory includes the partial results of reduce passes."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
 
 
 def with_programs(plan: Plan, programs: list[Heavy]) -> Plan:
-    """Give the plan other programs; the tensor of one chunk gets one that holds nothing."""
+    """Give the plan other programs; the tensor of one chunk gets one that has no partial results."""
     left = iter(programs)
     tensors = [replace(each, program=next(left) if each.chunk_count > 1 else Heavy(0, 0)) for each in plan.tensors]
     return replace(plan, tensors=tuple(tensors))
 
 
 def test_the_projection_counts_accumulators_and_a_window_of_partial_results(plan: Plan) -> None:
-    """Four jobs' accumulators, and as many of the largest partial results as the scheduler lets be alive."""
+    """The projection has four accumulators, and as many of the largest partial results as can be alive at once."""
     light, _ = prepare.prepare(with_programs(plan, [Heavy(0, 0)] * 6), RunOptions(2**40, workers=3))
     programs = [Heavy(size * MIB, kept * MIB) for size, kept in ((3, 7), (5, 1), (9, 2), (4, 8), (2, 9), (1, 6))]
     heavy, _ = prepare.prepare(with_programs(plan, programs), RunOptions(2**40, workers=3))

@@ -1,4 +1,4 @@
-"""Processes that are stopped or killed on the way, and processes that meet at one output."""
+"""Processes that are stopped or killed during a merge, and processes that write the same output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.pace import HANGS_S
 
 @pytest.fixture(autouse=True)
 def _many_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make merges commit after every few of their many tasks."""
+    """Cut merges into many tasks and commit them in small groups."""
     commit_often(monkeypatch)
 
 
@@ -48,7 +48,7 @@ def test_one_process_at_a_time(family: Family) -> None:
 
 
 def test_two_merges_into_one_output_in_one_process(family: Family) -> None:
-    """The same holds for two merges of one process."""
+    """Of two merges into one output in the same process, the second is refused too."""
 
     def listen(event: events.Event) -> None:
         if isinstance(event, events.Started):
@@ -77,7 +77,7 @@ cli.main(sys.argv[1:])
 
 
 def start_slowly(family: Family) -> subprocess.Popen[str]:
-    """Start a merge in a process of its own and wait until some of it is done."""
+    """Start a merge in another process and wait until a part of it is done."""
     arguments = ["merge", family.recipe_path, family.out, "--shard-size", "20000", "--json", "--workers", "1"]
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, *map(str, arguments)],
@@ -93,7 +93,7 @@ def start_slowly(family: Family) -> subprocess.Popen[str]:
 
 
 def test_a_killed_process(family: Family) -> None:
-    """SIGKILL leaves no OUT; the same command takes up what was done and gives the same files."""
+    """After SIGKILL there is no OUT; the same command continues what was done, and gives the same files."""
     process = start_slowly(family)
     process.kill()
     process.communicate(timeout=HANGS_S)
@@ -108,7 +108,7 @@ def test_a_killed_process(family: Family) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_process_asked_to_stop(family: Family, number: signal.Signals) -> None:
-    """Ctrl-C and SIGTERM end with exit code 130 and say how to go on, to people and to programs."""
+    """After Ctrl-C or SIGTERM the exit code is 130, and text and JSON say how to continue."""
     process = start_slowly(family)
     process.send_signal(number)
     out, err = process.communicate(timeout=HANGS_S)
@@ -122,7 +122,7 @@ def test_a_process_asked_to_stop(family: Family, number: signal.Signals) -> None
 
 
 def test_a_process_stopped_before_it_began(family: Family) -> None:
-    """Ctrl-C while a recipe is still being waited for has exit code 130 too, and a text."""
+    """Ctrl-C while the command waits for a recipe has exit code 130 and a message, too."""
     pipe = family.home / "pipe"
     os.mkfifo(pipe)
     process = subprocess.Popen(

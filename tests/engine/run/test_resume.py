@@ -1,4 +1,4 @@
-"""Interrupted merges: nothing that looks finished is left, and the same command gives the same bytes in the end."""
+"""An interrupted merge leaves nothing that looks finished, and the same command gives the same bytes in the end."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from tests.engine.interrupt import (
 
 @pytest.fixture(autouse=True)
 def _many_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make merges commit after every few of their many tasks."""
+    """Cut merges into many tasks and commit them in small groups."""
     commit_often(monkeypatch)
 
 
 def test_an_interrupted_merge_continues(family: Family) -> None:
-    """Ctrl-C leaves no OUT and says how to go on; the same call does the rest alone and gives the same files."""
+    """After Ctrl-C there is no OUT; the same call does only the rest, and gives the same files."""
     error = interrupt(family)
     assert not family.out.exists()
     rows = journal_rows(family)
@@ -62,7 +62,7 @@ def test_an_interrupted_merge_continues(family: Family) -> None:
 
 @pytest.mark.parametrize("commits", [1, 2, 20, 40])
 def test_a_merge_interrupted_again_and_again(family: Family, commits: int) -> None:
-    """However often a merge is interrupted, it gets on and ends with the same files."""
+    """However often a merge is interrupted, it makes progress, and ends with the same files."""
     for _ in range(3):
         try:
             merge(family.recipe_path, family.out, OPTIONS, RunOptions(workers=2), Interrupter(commits))
@@ -77,7 +77,7 @@ def test_a_merge_interrupted_again_and_again(family: Family, commits: int) -> No
 
 @pytest.mark.parametrize("parameters", [{"balanced": False}, {"balanced": False, "overlap": "minimize"}], ids=str)
 def test_a_merge_with_reduce_passes_continues(family: Family, parameters: dict[str, Any]) -> None:
-    """Reduce passes are made again over all chunks of a tensor of which some are done."""
+    """If some chunks of a tensor are done, its reduce passes are still run over all of its chunks."""
     family.recipe(parameters={"n": 4, "m": 16, "weight": 0.8, **parameters})
     interrupt(family)
     merge(family.recipe_path, family.out, OPTIONS)
@@ -85,7 +85,7 @@ def test_a_merge_with_reduce_passes_continues(family: Family, parameters: dict[s
 
 
 def test_an_interruption_before_anything_is_done(family: Family) -> None:
-    """Stopped as it starts, a merge has nothing to continue and nothing to complain of."""
+    """A merge that was stopped at its start begins anew, without an error."""
 
     def stop(event: events.Event) -> None:
         if isinstance(event, events.Progress):
@@ -98,7 +98,7 @@ def test_an_interruption_before_anything_is_done(family: Family) -> None:
 
 
 def test_an_interruption_when_all_is_done(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopped while the small files are written, the same call writes them and computes nothing again."""
+    """If a merge is stopped while it writes the side files, the same call writes them and computes nothing again."""
     with monkeypatch.context() as patched:
         patched.setattr(carry_out, "write_side_files", _raise_interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -128,7 +128,7 @@ def _raise_interrupt(*_: object) -> None:
     ids=["last byte torn", "two torn", "zeros behind", "bit flipped", "no entries", "torn in the line", "empty"],
 )
 def test_a_damaged_journal(family: Family, damage: Callable[[bytes], bytes], left: int | None) -> None:
-    """Sound entries before the damage count, what comes after is computed again, and the files are the same."""
+    """Entries before the damage are used, the chunks of later ones are computed again, and the files are the same."""
     interrupt(family, 6)
     rows = journal_rows(family)
     path = family.staging / "dovetail_journal"
@@ -167,7 +167,7 @@ def _other_version(family: Family) -> None:
 
 
 def _nothing(family: Family) -> None:
-    """Change nothing but what the call says."""
+    """Change nothing, so that only the options of the call differ."""
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def _nothing(family: Family) -> None:
         (_nothing, ("--shard-size", "30000"), "the options are not the same"),
         (_other_input, (), "the input {math}/model.safetensors has changed since"),
         (_other_format, (), "the journal is damaged"),
-        (_other_version, (), "it was begun by another version of Dovetail, whose results differ in bits"),
+        (_other_version, (), "it was begun by another version of Dovetail, which gives results with other bits"),
     ],
 )
 def test_another_merge_does_not_continue_it(
     family: Family, change: Callable[[Family], None], arguments: tuple[str, ...], reason: str
 ) -> None:
-    """The error says what changed, nothing done is lost, and --restart begins anew."""
+    """The error says what has changed, finished chunks are kept, and --restart begins anew."""
     interrupt(family)
     change(family)
     before = folder_bytes(family.staging)
@@ -203,7 +203,7 @@ def test_another_merge_does_not_continue_it(
 
 
 def test_a_lost_shard(family: Family) -> None:
-    """Where a file of the unfinished output is gone, the error says so and that --restart helps."""
+    """If a file of the unfinished output is missing, the error says so and recommends --restart."""
     interrupt(family)
     lost = sorted(family.staging.glob("*.safetensors"))[-1]
     lost.unlink()
@@ -217,7 +217,7 @@ def test_a_lost_shard(family: Family) -> None:
 
 
 def test_a_recipe_written_differently_continues(family: Family) -> None:
-    """What counts is what the recipe says: comments and the order of keys are free."""
+    """A recipe with other comments or another order of keys continues the merge."""
     interrupt(family)
     lines = family.recipe_path.read_text().splitlines()
     reordered = [*(line for line in lines if line.startswith("dtype")), "# a comment"]
@@ -233,7 +233,7 @@ def test_a_recipe_written_differently_continues(family: Family) -> None:
 def test_a_disk_that_fails(
     family: Family, monkeypatch: pytest.MonkeyPatch, target: str, number: int, code: int
 ) -> None:
-    """What was not made durable is not counted as done, and the same command ends with the same files."""
+    """Output that was not made durable does not count as done, and the same command ends with the same files."""
     kind: Any = SafetensorsSink if target == "sink" else Journal
     method = "commit" if target == "sink" else "append"
     original, left = getattr(kind, method), [3]

@@ -1,4 +1,4 @@
-"""The scheduler: passes in order, bounded window, first error cancels the rest."""
+"""The scheduler runs passes in order and a bounded number of tasks, and cancels the rest after an error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _session(workers: int) -> Session:
 
 
 class _Tasks:
-    """Stands in for `execute_in`, and remembers what ran."""
+    """Replaces `execute_in`, and records the tasks that ran."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.ran: list[tuple[int, int, Any]] = []
@@ -54,7 +54,7 @@ class _Tasks:
 
 
 class _Program:
-    """Stands in for the program of a job, and sees to it that partial results come in order, none left out."""
+    """Replaces the program of a job, and checks that partial results come in order and that none is missing."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -72,7 +72,7 @@ class _Program:
 
 
 class _Plan:
-    """Stands in for a plan whose jobs all have the same number of passes."""
+    """Replaces a plan; all of its jobs have the same number of passes."""
 
     def __init__(self, passes: int, program: Callable[[Job], Any] = _Program) -> None:
         self._passes, self.program = passes, program
@@ -99,7 +99,7 @@ def _scheduler(
 def test_every_pass_sees_the_state_of_the_one_before(
     monkeypatch: pytest.MonkeyPatch, workers: int, passes: int
 ) -> None:
-    """Each task runs once a pass, in order of passes, with all partial results folded in chunk order between."""
+    """Each task runs once in each pass, and between passes all partial results have been folded in chunk order."""
     tasks = _Tasks()
     with ThreadPoolExecutor(workers) as pool:
         records = list(_scheduler(monkeypatch, tasks, pool, workers, passes).run(_jobs(3, 7, 2)))
@@ -117,7 +117,7 @@ def test_jobs_of_one_task_have_no_separate_passes(monkeypatch: pytest.MonkeyPatc
 
 
 def test_only_the_tasks_asked_for_run_their_last_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A resumed job repeats its reduce passes whole and applies only what is missing."""
+    """A resumed job runs its reduce passes over all tasks, and the apply pass only over those that are left."""
     tasks = _Tasks()
     ((job, _),) = _jobs(4)
     with ThreadPoolExecutor(2) as pool:
@@ -135,7 +135,7 @@ def test_the_first_error_cancels_the_rest(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_no_more_tasks_at_once_than_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The executor's own bound holds and the queue beyond it is short."""
+    """No more tasks run than the executor has workers, and few more are submitted."""
     tasks = _Tasks()
     with ThreadPoolExecutor(3) as pool:
         list(_scheduler(monkeypatch, tasks, pool, 3, 0).run(_jobs(50)))
@@ -160,7 +160,7 @@ class _Counted:
 
 
 class _Listing:
-    """A program that lists the positions of the partial results folded, and keeps none of these."""
+    """A program that lists the positions of the folded partial results, and keeps none of the results."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -177,7 +177,7 @@ class _Listing:
 
 
 class _LateFirst:
-    """Stands in for `execute_in`: the very first chunk ends only when `most` tasks of the reduce pass have begun."""
+    """Replaces `execute_in`: the very first chunk ends only after `most` tasks of the reduce pass have begun."""
 
     def __init__(self, most: int) -> None:
         self._most, self._begun, self._all = most, 0, threading.Event()
@@ -220,7 +220,7 @@ def test_a_late_chunk_bounds_the_partial_results_alive(monkeypatch: pytest.Monke
 
 
 def test_several_jobs_share_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four open jobs hold no more partial results together than one may."""
+    """Four open jobs together hold no more partial results than one job may."""
     tasks = _LateFirst(run.unfolded_limit(3))
     _Counted.alive = _Counted.most = 0
     monkeypatch.setattr(run, "execute_in", tasks.execute)

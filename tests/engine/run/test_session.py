@@ -1,4 +1,4 @@
-"""What the tasks of one run share: nothing of it outlives the run, and other runs have their own."""
+"""What the tasks of a run share ends with the run, and other runs have their own."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUDGET = Budget(512 * MIB, 100 * MIB, MIB, 4, 40 * MIB)
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pause for a moment only, and cut tensors into many small tasks."""
+    """Shorten all pauses, and cut tensors into many small tasks."""
     monkeypatch.setattr(retrying, "FIRST_DELAY_S", 0.001)
     monkeypatch.setattr(grid, "CHUNK_STEP", 256)
     monkeypatch.setattr(grid, "TASK_BYTES", 1 << 12)
@@ -50,7 +50,7 @@ def busy(handler: Handler, request: Request) -> bool:
 
 
 class Once:
-    """A server that is busy once for every range that it is asked for."""
+    """A server that answers "busy" once for every range."""
 
     def __init__(self) -> None:
         self.seen: set[tuple[str, str]] = set()
@@ -64,7 +64,7 @@ class Once:
 
 
 def test_a_failed_run_leaves_others_their_patience(family: Family, site: Site) -> None:
-    """After a run that failed, a checkpoint opens although its server is busy at first."""
+    """After a failed run, a checkpoint can be opened even if its server is busy at first."""
     recipe = cabs_recipe(family.home / "remote.yml", family.base, [f"{site.address}/math"])  # type: ignore[list-item]
     site.fault = lambda handler, request: "If-Range" in request.headers and busy(handler, request)
     with pytest.raises(RemoteError, match="after 6 attempts"):
@@ -74,7 +74,7 @@ def test_a_failed_run_leaves_others_their_patience(family: Family, site: Site) -
 
 
 def test_an_interrupted_run_leaves_others_their_patience(family: Family, site: Site) -> None:
-    """After a run that was interrupted, the next one goes through although its server is busy at first."""
+    """After an interrupted run, the next run succeeds even if its server is busy at first."""
     recipe = cabs_recipe(family.home / "remote.yml", family.base, [f"{site.address}/math"])  # type: ignore[list-item]
 
     def interrupt(event: events.Event) -> None:
@@ -89,7 +89,7 @@ def test_an_interrupted_run_leaves_others_their_patience(family: Family, site: S
 
 @pytest.mark.parametrize("processes", [False, True])
 def test_two_runs_at_once(family: Family, site: Site, processes: bool) -> None:
-    """While one run fails, another in the same process keeps trying, and gives the bytes that it gives alone."""
+    """While one run fails, another in the same process goes on trying, and gives the same bytes as alone."""
     recipe = cabs_recipe(family.home / "remote.yml", family.base, [f"{site.address}/math"])  # type: ignore[list-item]
     doomed = cabs_recipe(family.home / "doomed.yml", family.base, [f"{site.address}/code"])  # type: ignore[list-item]
     merge(recipe, family.home / "alone")
@@ -124,7 +124,7 @@ def test_two_runs_at_once(family: Family, site: Site, processes: bool) -> None:
 
 
 def _wait_for_ever(session: Session, begun: str) -> str:
-    """Try in vain, with pauses that would outlast the test, and say how it ends; make a file when it has begun."""
+    """Try in vain, with long pauses, and return the error's text; make a file when it has begun."""
     retrying.FIRST_DELAY_S = retrying.LONGEST_DELAY_S = 100_000.0
 
     def fail() -> None:
@@ -147,12 +147,12 @@ def test_a_process_learns_that_its_run_is_given_up(family: Family) -> None:
         while not begun.exists() and not future.done():
             threading.Event().wait(0.01)
         session.patience.give_up()
-        assert future.result().startswith("x:// was not tried again")
+        assert future.result().startswith("x:// is not asked again")
     assert not session.patience.flag.exists()
 
 
 def test_chunks_of_a_run() -> None:
-    """A run's decoded chunks have the limit of its budget, in threads all of it, in processes a worker's part."""
+    """The pool of decoded chunks has the limit of the run's budget in threads, and a worker's part in processes."""
     outside = chunk_pool.pool()
     with open_session(BUDGET) as session:
         with session.entered():
@@ -166,7 +166,7 @@ def test_chunks_of_a_run() -> None:
 
 
 def test_what_is_read_ahead_for_a_run() -> None:
-    """Two runs that overlap and end in any order fetch ahead each within its own limit, and nothing afterwards."""
+    """Two overlapping runs each fetch ahead within their own limit, and after them nothing is fetched ahead."""
     outside = read_ahead.pool()
     with open_session(BUDGET, MIB) as one:
         with open_session(BUDGET, 2 * MIB) as two, one.entered():

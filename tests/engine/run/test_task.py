@@ -1,4 +1,4 @@
-"""The small tensors of a task are read and written together, in no more memory than was projected."""
+"""The small tensors of a task are read and written together, in no more memory than the plan projects."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def piece(index: int, offsets: tuple[int, ...], length: int) -> PieceWork:
     seed=st.none() | st.integers(0, 99),
 )
 def test_runs_stay_within_the_projection(lengths: list[int], files: int, seed: int | None) -> None:
-    """In whatever order tensors lie in their files, a run holds no more than all would that lie in order."""
+    """In whatever order tensors lie in their files, a batch holds no more than all tensors in order would."""
     placed = []
     for file in range(files):
         order = list(range(len(lengths)))
@@ -86,7 +86,7 @@ def test_the_order_of_tensors_in_files_does_not_matter(tmp_path: Path) -> None:
 
 
 def _write_in_order(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
-    """Write tensors in the order given: the official writer sorts them."""
+    """Write tensors in the given order, which the official writer would sort."""
     from dovetail.io.dtypes import DTYPES
     from dovetail.io.formats.header import build_header
 
@@ -98,7 +98,7 @@ def _write_in_order(folder: Path, tensors: dict[str, np.ndarray]) -> Path:
 
 
 class Unmapped(HeldSource):
-    """A source that has to be asked for each range, and counts what is held."""
+    """A source that is not mapped, and that counts the ranges that are held."""
 
     held = most = 0
 
@@ -112,12 +112,12 @@ class Unmapped(HeldSource):
 
 
 def unmapped(source: Source) -> Unmapped:
-    """Take a tensor's elements into memory."""
+    """Copy a tensor's elements into memory."""
     return Unmapped(source.read(0, source.length).view(f"u{source.itemsize}").copy(), copies=True)
 
 
 class Keeping:
-    """A place that keeps what is written."""
+    """A slot that keeps what is written to it."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -126,12 +126,12 @@ class Keeping:
         self.data = data.tobytes()
 
     def file_place(self, start: int, stop: int) -> None:
-        """Nowhere."""
+        """Give None, because there is no file."""
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_sources_that_are_not_mapped_are_read_one_by_one(tmp_path: Path, mixed: bool) -> None:
-    """They are held for one tensor at a time, and give the same bytes; mapped ones may stand beside them."""
+    """Sources that are not mapped are held for one tensor at a time, beside mapped ones too; the bytes are the same."""
     base = llama_tensors(0)
     folders = [write_checkpoint(tmp_path / "base", base), write_checkpoint(tmp_path / "m", llama_tensors(1, base))]
     plan = make_plan(cabs_recipe(tmp_path / "r.yml", folders[0], folders[1:]))

@@ -1,4 +1,4 @@
-"""Kernels are tried before the first task, each combination once, and compiled in a child if at all."""
+"""Each combination of kernels is tried once before the first task; a child compiles those that are not cached."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PROBLEM = Problem(
 
 
 def test_tensors_that_use_the_same_kernels_are_tried_once() -> None:
-    """Names, shapes, dtypes and weights make no difference; the number of models, switches and blocks do."""
+    """Only the number of models, switches and blocks need further trials; names, shapes, dtypes and weights do not."""
     alike = [
         replace(PROBLEM, name="other", shape=(7,), length=7),
         replace(PROBLEM, base_code=0, model_codes=(0, 1), out_code=0),
@@ -46,7 +46,7 @@ def test_tensors_that_use_the_same_kernels_are_tried_once() -> None:
 
 
 def test_trials_are_small() -> None:
-    """A trial is of a few blocks, and bounded however long a block is."""
+    """A trial has a few blocks, and a bounded size however long a block is."""
     ((_, usual),) = trials("cabs", [PROBLEM])
     assert (512, (2, 256)) == (usual.length, usual.shape)
     ((_, vector),) = trials("cabs", [replace(PROBLEM, shape=(4096,), length=4096)])
@@ -61,7 +61,7 @@ def test_trials_are_small() -> None:
 
 
 def test_kernels_that_only_some_tensors_need_are_tried() -> None:
-    """A parameter or a shape that differs between tensors can call for other kernels: those of all are tried."""
+    """If parameters or shapes of some tensors need other kernels, these are tried too."""
     parameters = {"lambda": 1.0, "normalize": True, "rescale": False, "int8_mask": False}
     thin = replace(PROBLEM, parameters=parameters, model_parameters=({"weight": 1.0, "density": 0.5},) * 2)
     full = replace(thin, model_parameters=({"weight": 1.0, "density": 1.0},) * 2)
@@ -72,7 +72,7 @@ def test_kernels_that_only_some_tensors_need_are_tried() -> None:
 
 
 def test_cached_kernels_are_only_loaded() -> None:
-    """Once the kernels are there, warming up says nothing and starts no process."""
+    """If all kernels are cached, warming up gives no notice and starts no process."""
     needed = trials("cabs", [PROBLEM])
     warm_up(needed, lambda: None)
     said: list[str] = []
@@ -81,7 +81,7 @@ def test_cached_kernels_are_only_loaded() -> None:
 
 
 def test_missing_kernels_are_compiled_in_a_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The child gets the same trials and the same cache; afterwards they are tried here."""
+    """The child process gets the same trials and cache; afterwards the trials run in this process."""
     needed = trials("cabs", [PROBLEM])
     tried: list[list[Trial]] = []
     children: list[dict[str, Any]] = []
@@ -108,7 +108,7 @@ def test_missing_kernels_are_compiled_in_a_child(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_child_does_its_work() -> None:
-    """Started as the merge starts it, the child reads trials, runs them and ends well."""
+    """The child, started as a merge starts it, reads trials, runs them, and ends without an error."""
     done = subprocess.run(
         [sys.executable, "-m", "dovetail.engine.run.warm"],
         input=pickle.dumps(trials("cabs", [PROBLEM])),

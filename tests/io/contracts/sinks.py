@@ -1,4 +1,4 @@
-"""What every sink and every slot has to do. A writer's tests subclass `SinkTests` and `SlotTests`."""
+"""The tests that every sink and every slot must pass. A writer's tests subclass `SinkTests` and `SlotTests`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.io.samples import random_array
 
 
 class Opened(Sink, Protocol):
-    """A sink as tests use it."""
+    """A sink, as the tests use it."""
 
     def write(self, tensor_index: int, start: int, data: Any) -> None: ...
 
@@ -45,14 +45,14 @@ def parts(name: str, start: int, stop: int) -> NDArray[Any]:
 
 
 def write_in_child(slot: Slot, name: str, ranges: list[tuple[int, int]]) -> int:
-    """Write ranges of a tensor, in whatever process; give its number."""
+    """Write ranges of a tensor; return the id of the process that did."""
     for start, stop in ranges:
         slot.write(start, parts(name, start, stop).view(np.uint8))
     return os.getpid()
 
 
 class Writing:
-    """What a writer's tests say of it."""
+    """What the tests of a writer provide."""
 
     kinds: ClassVar[tuple[str, ...]] = ("",)
     """What there is of the format, given to all methods."""
@@ -66,7 +66,7 @@ class Writing:
         raise NotImplementedError
 
     def ranges(self, sink: Opened, index: int) -> list[tuple[int, int]]:
-        """Cut a tensor into ranges that can be written apart."""
+        """Cut a tensor into ranges that may be written separately."""
         raise NotImplementedError
 
     def read(self, folder: Path) -> dict[str, bytes]:
@@ -74,11 +74,11 @@ class Writing:
         raise NotImplementedError
 
     def files(self, sink: Opened, written: WrittenRange) -> set[Path]:
-        """List what has to reach the disk for a range to be durable."""
+        """List the files that must be flushed for a range to be durable."""
         raise NotImplementedError
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run every test that asks for a kind with all of them."""
+        """Run every test that takes a kind with each of the kinds."""
         if "kind" in metafunc.fixturenames:
             metafunc.parametrize("kind", self.kinds)
 
@@ -117,7 +117,7 @@ class SinkTests(Writing):
         self.assert_whole(folder)
 
     def test_any_thread(self, kind: str, tmp_path: Path) -> None:
-        """Threads that write and commit at once lose nothing, and leave no file open."""
+        """Threads that write and commit at the same time lose nothing, and leave no file open."""
         before = len(os.listdir("/proc/self/fd"))
         sink = self.create(kind, tmp_path)
 
@@ -143,7 +143,7 @@ class SinkTests(Writing):
         assert {name: tensor.tobytes() for name, tensor in expected.items()} == self.read(tmp_path)
 
     def test_commit_is_durable(self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Everything that a committed range needs is flushed to the disk before `commit` returns."""
+        """Everything that a committed range needs has been flushed to the disk when `commit` returns."""
         sink = self.create(kind, tmp_path)
         ranges = self.all_ranges(sink)
         for written in ranges:
@@ -158,7 +158,7 @@ class SinkTests(Writing):
         sink.close()
 
     def test_failed_flush(self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A range is never called durable if the disk failed to take it."""
+        """If the disk fails to store a range, `commit` raises an error."""
         sink = self.create(kind, tmp_path)
         written = self.all_ranges(sink)[0]
         self.write(sink, written)
@@ -189,7 +189,7 @@ class SinkTests(Writing):
         self.assert_whole(tmp_path)
 
     def test_existing_files_are_refused(self, kind: str, tmp_path: Path) -> None:
-        """Nothing that is there already is written over."""
+        """A file that exists already is never overwritten."""
         sink = self.create(kind, tmp_path)
         for written in self.all_ranges(sink):
             self.write(sink, written)
@@ -225,7 +225,7 @@ class SlotTests(Writing):
         self.assert_whole(tmp_path)
 
     def test_outside(self, kind: str, tmp_path: Path) -> None:
-        """No write reaches beyond the tensor, or a part of an element."""
+        """A write never reaches beyond its tensor, and never writes a part of an element."""
         sink = self.create(kind, tmp_path)
         slot, size = sink.slot(0), TENSORS["matrix"].size
         for start, count in ((-1, 1), (0, size + 1), (size, 1), (size + 1, 1)):
@@ -237,7 +237,7 @@ class SlotTests(Writing):
         assert not any(any(data) for data in self.read(tmp_path).values())
 
     def test_whatever_the_array(self, kind: str, tmp_path: Path) -> None:
-        """Read-only arrays and those with gaps are written by their elements, in order."""
+        """Read-only arrays and arrays with gaps are written element by element, in order."""
         sink = self.create(kind, tmp_path)
         for index, start, stop in self.all_ranges(sink):
             data = parts(NAMES[index], start, stop).view(np.uint8)
@@ -251,7 +251,7 @@ class SlotTests(Writing):
         self.assert_whole(tmp_path)
 
     def test_file_place(self, kind: str, tmp_path: Path) -> None:
-        """Where a range is said to be bytes of a file, writing these is writing the range."""
+        """If a range is said to be bytes of a file, writing these bytes writes the range."""
         sink = self.create(kind, tmp_path)
         for index, start, stop in self.all_ranges(sink):
             place = sink.slot(index).file_place(start, stop)
@@ -264,7 +264,7 @@ class SlotTests(Writing):
         self.assert_whole(tmp_path)
 
     def test_a_later_output_is_spared(self, kind: str, tmp_path: Path) -> None:
-        """A slot of an output that was published, and begun anew under the same name, writes to neither."""
+        """A slot of an output that was published, and begun again under the same name, writes to neither."""
         staging = tmp_path / "staging"
         staging.mkdir()
         sink = self.create(kind, staging)

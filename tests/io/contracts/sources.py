@@ -1,4 +1,4 @@
-"""What every source has to do. A reader's tests subclass `SourceTests` and say how to make a source of each kind."""
+"""The tests that every source must pass. A reader's tests subclass `SourceTests` and make a source of each kind."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OPERATIONS = ("read", "prefetch", "populate", "release")
 
 @dataclass(frozen=True)
 class Stored:
-    """A source, and what it must read."""
+    """A source, and the values that it must read."""
 
     source: Source
     expected: bytes
@@ -47,7 +47,7 @@ class Stored:
 
 
 def read_bytes(source: Source, start: int, stop: int) -> bytes:
-    """Read a range, in whatever process."""
+    """Read the bytes of a range; other processes run this too."""
     source.populate(start, stop)
     return source.read(start, stop).tobytes()
 
@@ -67,11 +67,11 @@ class SourceTests:
     """Whether two sources of the same elements are equal."""
 
     def make(self, folder: Path, kind: str, shape: tuple[int, int]) -> contextlib.AbstractContextManager[Stored]:
-        """Store a matrix in a folder, or make a tensor of one, until the end of the block."""
+        """Store a matrix in a folder, or compute a tensor from one, until the end of the block."""
         raise NotImplementedError
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run every test that asks for a source with every kind."""
+        """Run every test that takes a source with every kind."""
         if "kind" in metafunc.fixturenames:
             metafunc.parametrize("kind", self.kinds)
 
@@ -80,7 +80,7 @@ class SourceTests:
     def made(
         cls, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     ) -> Iterator[Callable[[str, tuple[int, int]], Stored]]:
-        """Make each source once."""
+        """Make each source only once."""
         known: dict[tuple[str, tuple[int, int]], Stored] = {}
         with contextlib.ExitStack() as stack:
 
@@ -99,13 +99,13 @@ class SourceTests:
         return made(kind, SMALL)
 
     def test_size(self, stored: Stored) -> None:
-        """Length and size of elements are those of what is read."""
+        """The length and the element size are those of the bytes that are read."""
         source = stored.source
         assert len(stored.expected) == source.length * source.itemsize
         assert stored.expected == read_bytes(source, 0, source.length)
 
     def test_arrays(self, stored: Stored) -> None:
-        """What is read is flat, of bytes, read-only and aligned to the element size, and right; also where empty."""
+        """Reads give flat, read-only arrays of the right bytes, aligned to the element size, even if empty."""
         source, itemsize = stored.source, stored.source.itemsize
         for start, stop in some_ranges(source.length):
             source.populate(start, stop)
@@ -119,7 +119,7 @@ class SourceTests:
     @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
     @given(data=st.data())
     def test_hints_change_nothing(self, stored: Stored, data: st.DataObject) -> None:
-        """Whatever is prefetched, populated and released in between, every range reads right, and stays so."""
+        """Whatever is prefetched, populated and released, every range has the right bytes, and keeps them."""
         source, itemsize = stored.source, stored.source.itemsize
         place = st.integers(0, source.length)
         calls = data.draw(st.lists(st.tuples(st.sampled_from(OPERATIONS), place, place), min_size=1, max_size=8))
@@ -134,7 +134,7 @@ class SourceTests:
             source.release(start, stop)
 
     def test_outside(self, stored: Stored) -> None:
-        """A range that is not within the tensor is refused: it would read a neighbour's bytes."""
+        """A range that is not within the tensor is refused, because it would give a neighbour's bytes."""
         source, length = stored.source, stored.source.length
         for start, stop in ((-1, 1), (2, 1), (0, length + 1), (length + 1, length + 1), (-2, -1)):
             with pytest.raises(IndexError, match=f"elements {start} to {stop} of a tensor of {length}"):
@@ -173,7 +173,7 @@ class SourceTests:
             list(pool.map(work, range(6)))
 
     def test_scratch(self, kind: str, made: Callable[[str, tuple[int, int]], Stored]) -> None:
-        """A read takes what it returns, once more if it copies, and no more than the scratch that it names besides."""
+        """A read takes no more than the array that it returns, a copy of it if it copies, and its scratch memory."""
         source = made(kind, LARGE).source
         with sharing_chunks(ChunkPool(0)):  # what is kept for others is not counted here
             source.read(0, source.length)  # what is compiled or opened once is there afterwards
@@ -182,7 +182,7 @@ class SourceTests:
                 assert traced_peak_bytes(source, stop) <= size_bytes + source.scratch_bytes + SLACK_BYTES
 
     def test_mapped_bytes(self, stored: Stored) -> None:
-        """Where a range is said to be bytes of a file, it is, and the file is as it was when it was opened."""
+        """If a range is said to be bytes of a mapped file, it is, and the file has the expected size and time."""
         for start, stop in some_ranges(stored.source.length):
             found = stored.source.mapped_bytes(start, stop)
             if found is not None:
@@ -192,7 +192,7 @@ class SourceTests:
                 assert content == stored.source.read(start, stop).tobytes()
 
     def test_decoding(self, stored: Stored) -> None:
-        """Either no range is said to be decoded, or every range is, and for the whole tensor some elements are."""
+        """Either no range decodes anything, or every range says what it decodes, and the whole tensor decodes some."""
         source = stored.source
         chunked = source.decoding(0, 0) is not None
         for start, stop in some_ranges(source.length):
@@ -203,7 +203,7 @@ class SourceTests:
                 assert found.elements > 0 or (start, stop) != (0, source.length)
 
     def test_stored_objects(self, stored: Stored) -> None:
-        """Where a tensor has objects to itself, they have names, and what no read needs of them is sound."""
+        """If a tensor has stored objects, they have names, and the padding that no read decodes is sound."""
         found = stored.source.stored_objects()
         if found is not None:
             keys = list(found.object_keys())
@@ -212,7 +212,7 @@ class SourceTests:
             found.check_padding()
 
     def test_changes(self, kind: str, tmp_path: Path, other_process: Executor) -> None:
-        """A process that begins to read after what is stored has changed gets an error rather than other numbers."""
+        """A process that first reads after the stored bytes have changed gets an error and no other numbers."""
         with self.make(tmp_path, kind, SMALL) as stored:
             stored.change()
             found = other_process.submit(read_bytes, stored.source, 0, stored.source.length).exception()
@@ -220,7 +220,7 @@ class SourceTests:
 
 
 def traced_peak_bytes(source: Source, stop: int) -> int:
-    """Give the most memory that Python has while the first elements are read; pages of files are not counted."""
+    """Measure Python's peak memory while the first elements are read; pages of files do not count."""
     source.populate(0, stop)
     tracemalloc.start()
     try:

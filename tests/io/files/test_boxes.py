@@ -1,4 +1,4 @@
-"""Boxes: any run of a flattened array, in as few boxes as can be."""
+"""Boxes cut any run of a flattened array into as few boxes as possible."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SHAPES = st.lists(st.integers(1, 5), max_size=4).map(tuple)
 
 @given(shape=SHAPES, data=st.data())
 def test_boxes_are_the_run(shape: tuple[int, ...], data: st.DataObject) -> None:
-    """Put one after another, the boxes' elements are those of the run, each in its place, in at most 2n - 1 boxes."""
+    """The elements of the boxes, one after another, are those of the run, in at most 2n - 1 boxes."""
     array = np.arange(int(np.prod(shape, dtype=int))).reshape(shape)
     start = data.draw(st.integers(0, array.size))
     stop = data.draw(st.integers(start, array.size))

@@ -1,4 +1,4 @@
-"""Checksums of files' beginnings: every kind of difference has its words, and bytes read are counted."""
+"""Checking the beginnings of files: each kind of difference has its words, and the bytes read are counted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_checksums_are_xxh3_of_64_bits() -> None:
 
 @pytest.mark.parametrize("checked", [0, 1, 999, 1000, 1001, len(CONTENT)])
 def test_a_beginning_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: int) -> None:
-    """As many bytes as asked for are read, in steps, and any later one may differ; one within may not."""
+    """Only the given number of bytes is checked, in steps: a later byte may differ, an earlier one may not."""
     monkeypatch.setattr(checksum, "READ_BYTES", 1000)
     path = tmp_path / "file"
     path.write_bytes(CONTENT)
@@ -37,7 +37,7 @@ def test_a_beginning_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_other_faults(tmp_path: Path) -> None:
-    """A file of another size is not read; one too short for what is to be checked is a fault, as is none at all."""
+    """A file of another size is not read; a file shorter than the bytes to check is a fault, as is a missing file."""
     path = tmp_path / "file"
     assert ("is missing", 0) == check_start(path, 4, 4, hex_checksum(b"abcd"))
     path.write_bytes(b"abcd")

@@ -1,4 +1,4 @@
-"""Neighbouring ranges become one, and what is written together is where it would be if written apart."""
+"""Neighbouring ranges are joined, and joined writes give the same output as separate ones."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_the_same_bytes_in_fewest_ranges(drawn: list[tuple[str, int, int]]) -> N
 
 
 def test_files_that_changed_in_between_are_apart() -> None:
-    """A path with another size or time is another file."""
+    """Ranges of the same path with another size or time are not joined."""
     first, second = source("a", 0, 5), MappedSource("a", 10, 5, 2, 10**9, 8)
     assert 2 == len(join_mapped([first.mapped_bytes(0, 5), second.mapped_bytes(0, 5)]))
 
 
 def test_one_write_for_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts that lie together in buffer and file are written at once; all end up where they belong."""
+    """Parts that are neighbours in both the buffer and the file are written at once, each to its place."""
     shapes = [(f"t{number}", DTYPES["BF16"], (5 + number,)) for number in range(6)]
     layout = plan_layout(shapes, 40)
     calls: list[int] = []
@@ -67,7 +67,7 @@ def test_one_write_for_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_other_slots_are_written_one_by_one() -> None:
-    """A place that is no file receives each part by itself, in order."""
+    """A slot that is not in a file gets each part separately, in order."""
     received: list[tuple[int, bytes]] = []
 
     class Slot:
@@ -75,7 +75,7 @@ def test_other_slots_are_written_one_by_one() -> None:
             received.append((start, data.tobytes()))
 
         def file_place(self, start: int, stop: int) -> None:
-            """Nowhere."""
+            """Give None, because there is no file."""
 
     writer = JoinedWriter(np.arange(10, dtype=np.uint8))
     writer.write(Slot(), 3, 7, 0, 4)

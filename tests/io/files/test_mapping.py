@@ -1,4 +1,4 @@
-"""Mapped sources: the right bytes, without copies, from files that did not change, giving memory back."""
+"""Mapped sources give the right bytes without copies, refuse changed files, and free memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.io.stored import random_bytes, store_mapped, touch
 
 
 def drop_maps() -> None:
-    """Empty the cache of maps, as maps of enough other files would."""
+    """Empty the cache of maps, as maps of many other files would."""
     mapping._open_files.clear()
 
 
@@ -42,7 +42,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def resident_bytes(path: Path) -> int:
-    """Resident bytes of this process's maps of a file, exactly."""
+    """Measure the resident bytes of this process's maps of a file, exactly."""
     total, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if "-" in line.split()[0]:
@@ -53,7 +53,7 @@ def resident_bytes(path: Path) -> int:
 
 
 def test_aligned_ranges_are_views(path: Path) -> None:
-    """Where the file keeps elements aligned, nothing is copied: two reads share their memory."""
+    """If elements are aligned in the file, nothing is copied, and two reads share memory."""
     source = source_of(path, 8, 100, 4)
     assert np.shares_memory(source.read(0, 50), source.read(20, 100))
     unaligned = source_of(path, 9, 100, 4)
@@ -70,7 +70,7 @@ def test_hints_outside_are_refused(path: Path, start: int, stop: int) -> None:
 
 
 def test_populate_makes_resident_and_release_lets_go(tmp_path: Path) -> None:
-    """Populating a range makes it resident; releasing it leaves nothing of it resident."""
+    """Populating a range makes it resident, and after its release none of it is."""
     size = 4 * RELEASE_GRANULE_BYTES
     path = tmp_path / "large"
     path.write_bytes(bytes(size))
@@ -102,7 +102,7 @@ def test_changed_file_is_refused(path: Path) -> None:
 
 
 def test_file_cut_short_under_a_map_is_an_error(tmp_path: Path) -> None:
-    """Populating a part of the file that is gone raises; touching it would kill the process."""
+    """Populating a part that the file has lost is an error; touching it would kill the process."""
     path = tmp_path / "data"
     path.write_bytes(bytes(64 * mmap.PAGESIZE))
     source = source_of(path, 0, 64 * mmap.PAGESIZE, 1)
@@ -114,7 +114,7 @@ def test_file_cut_short_under_a_map_is_an_error(tmp_path: Path) -> None:
 
 
 def test_populate_says_where_it_cannot(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a system without the call, populating does nothing and says so; other hints are silent."""
+    """On a system without the call, populating does nothing and returns False; other hints do nothing."""
     monkeypatch.setattr(system, "_function", lambda *_: None)
     source = source_of(path, 0, 100, 1)
     assert not source.populate(0, 100)
@@ -151,7 +151,7 @@ def test_maps_are_shared_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_views_outlive_their_map(path: Path) -> None:
-    """An array stays valid after its file's map was dropped; the map closes with the last array."""
+    """An array stays valid after its file's map was dropped, and the map closes with the last array."""
     source = source_of(path, 0, 40_000, 1)
     view = source.read(0, 40_000)
     drop_maps()

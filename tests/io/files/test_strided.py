@@ -1,4 +1,4 @@
-"""Views whose elements are out of order in their file: every range reads as numpy has it."""
+"""Tensors with elements out of order in their file: every range reads as numpy orders it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def source_of(path: Path, view: NDArray[np.uint16]) -> StridedSource:
-    """Describe a view of `VALUES`, as it lies in the file."""
+    """Make the source of a view of `VALUES` in the file."""
     first = np.asarray(view).__array_interface__["data"][0] - VALUES.__array_interface__["data"][0]
     status = os.stat(path)
     strides = tuple(step // 2 for step in view.strides)
@@ -51,7 +51,7 @@ def source_of(path: Path, view: NDArray[np.uint16]) -> StridedSource:
 
 @given(st.sampled_from(sorted(VIEWS)), st.integers(0, 420), st.integers(0, 420), st.sampled_from([8, 64, 2**20]))
 def test_every_range_is_right(path: Path, name: str, first: int, second: int, span_bytes: int) -> None:
-    """Whatever is read at once, the elements of a range come in the order of the tensor."""
+    """However large the stretches are that are read, a range has its elements in the order of the tensor."""
     view = VIEWS[name](VALUES)
     if name == "scalar":  # numpy gives a copy; the place is known
         view = np.lib.stride_tricks.as_strided(VALUES[1:, 2:, 3:, 3:], (), ())
@@ -66,7 +66,7 @@ def test_every_range_is_right(path: Path, name: str, first: int, second: int, sp
 
 
 def test_changed_files(tmp_path: Path) -> None:
-    """A file that changed, or is gone, is an error rather than other numbers."""
+    """A file that has changed, or is gone, is an error and gives no other numbers."""
     path = tmp_path / "file"
     path.write_bytes(bytes(6) + VALUES.tobytes())
     source = source_of(path, VIEWS["transposed"](VALUES))
@@ -101,7 +101,7 @@ class TestStridedSource(SourceTests):
 
 
 def test_scratch_is_the_stretch_that_is_held() -> None:
-    """A source names the part of the file that it holds at a time: all of it if that is small, else two stretches."""
+    """The scratch memory is the whole file part if that is small, and else two stretches."""
     known = (2, 10**9, 7)
     assert 2 * (99 + 100 * 9) + 2 == StridedSource("a", 0, (100, 10), (1, 100), *known).scratch_bytes
     assert 2 * strided._SPAN_BYTES == StridedSource("a", 0, (10**4, 10**4), (1, 10**4), *known).scratch_bytes

@@ -1,4 +1,4 @@
-"""A model's config.json: one reader, one limit, one error, wherever the checkpoint is."""
+"""A model's config.json is read with the same limit and the same errors, wherever the checkpoint is."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_missing_configuration_is_none(folder: Path) -> None:
-    """A folder without the file has no configuration, and neither has a single file, whatever lies beside it."""
+    """A folder without the file has no configuration, and neither has a single file, even beside a config.json."""
     assert read_config(folder) is None
     assert config_of(read_checkpoint(folder)) is None
     (folder / "config.json").write_text("{")
@@ -52,7 +52,7 @@ def test_a_missing_configuration_is_none(folder: Path) -> None:
 
 
 def test_a_configuration_is_an_object(folder: Path) -> None:
-    """What the file says is given, infinite limits too, and every time anew."""
+    """The configuration is what the file says, even infinite limits, and each call gives a new object."""
     (folder / "config.json").write_text('{"vocab_size": 5, "limit": Infinity}')
     checkpoint = read_checkpoint(folder)
     first = config_of(checkpoint)
@@ -63,7 +63,7 @@ def test_a_configuration_is_an_object(folder: Path) -> None:
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_defects_are_told_alike_by_all_readers(folder: Path, defect: str) -> None:
-    """Opening a checkpoint and reading the configuration of an open one raise one and the same error."""
+    """Opening a checkpoint and reading the configuration of an open one raise the same error."""
     write, text, kind = DEFECTS[defect]
     write(folder / "config.json")
     open_already = Checkpoint(folder, folder, {}, {}, ())
@@ -79,7 +79,7 @@ def test_defects_are_told_alike_by_all_readers(folder: Path, defect: str) -> Non
 
 
 def test_the_limit_is_the_same_here_and_afar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many bytes as the limit are read, one more is refused: of a folder and of an address."""
+    """In a folder and at an address, as many bytes as the limit are read, and one more is refused."""
     from dovetail.io.remote import reader
 
     monkeypatch.setattr(module, "MAX_CONFIG_BYTES", 100)
@@ -96,7 +96,7 @@ def test_the_limit_is_the_same_here_and_afar(folder: Path, monkeypatch: pytest.M
 
 
 def test_remote_defects_name_the_address(folder: Path) -> None:
-    """A damaged configuration on a server is told in the same words, with its address."""
+    """A damaged configuration on a server raises the same error, with the address."""
     (folder / "config.json").write_text("[1]")
     with pytest.raises(CheckpointError) as here:
         read_checkpoint(folder)

@@ -1,4 +1,4 @@
-"""Headers: every defect is named, what is right is read, and what we build the official library reads."""
+"""Headers: every defect is named, valid headers are read, and the official library reads ours."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_data_order_need_not_be_header_order() -> None:
 
 
 def test_unusual_names_are_kept() -> None:
-    """Names in other scripts, with spaces, dots and emoji are as good as any."""
+    """Names in other scripts, and with spaces, dots or emoji, are kept as they are."""
     names = ["層.0.重み", "a b", "x..y", ".hidden", "🪵", "zarr.json", "non\u00a0breaking", "__x__"]
     raw = build_header([(name, DTYPES["U8"], (0,)) for name in names])
     assert sorted(names) == sorted(entry.name for entry in parse_header(raw, len(raw), "x").entries)
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    """A file that is not there is a missing file, not a bad header."""
+    """A missing file is reported as missing, and not as a bad header."""
     with pytest.raises(MissingFileError, match=r"cannot open .*nothing.safetensors \(No such file"):
         read_header(tmp_path / "nothing.safetensors")
 
@@ -96,13 +96,13 @@ def test_pipe_does_not_hang(tmp_path: Path) -> None:
 
 
 def test_two_tensors_of_one_name_are_not_built() -> None:
-    """Building refuses a name that comes twice rather than lose a tensor."""
+    """A header with the same name twice is refused, because one tensor would be lost."""
     with pytest.raises(HeaderError, match="two tensors are called 'w'"):
         build_header([("w", DTYPES["F32"], (1,)), ("w", DTYPES["F32"], (1,))])
 
 
 def test_header_beyond_the_limit_is_not_built() -> None:
-    """Building refuses a header that no reader would accept, and says what to do."""
+    """A header that no reader would accept is not built, and the error says what to do."""
     name = "x" * (MAX_HEADER_BYTES // 2)
     with pytest.raises(HeaderError, match="use a smaller shard size"):
         build_header([(name + str(number), DTYPES["F32"], (1,)) for number in range(2)])
@@ -149,7 +149,7 @@ _VALID = file_of(
 )
 @settings(max_examples=2000, deadline=None)
 def test_damaged_headers_never_escape(changes: list[tuple[int, int]], size_change: int) -> None:
-    """However bytes change, a header is refused with one of our errors, or valid for the official library too."""
+    """However bytes change, a header is refused with one of our errors, or the official library accepts it too."""
     raw = bytearray(_VALID)
     for position, value in changes:
         raw[position] = value
@@ -182,7 +182,7 @@ JSON_VALUES = st.recursive(
 )
 @settings(max_examples=1000, deadline=None)
 def test_other_json_never_escapes(document: dict[str, object]) -> None:
-    """Whatever JSON a header is, it is refused with one of our errors, or valid for the official library too."""
+    """Whatever JSON is in a header, it is refused with one of our errors, or the official library accepts it too."""
     raw = file_of(document)
     try:
         parse_header(raw, len(raw), "x")
@@ -211,7 +211,7 @@ def test_padding_matches_official_writer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("enabled", [True, False])
 def test_garbage_collector_is_left_as_it_was(enabled: bool) -> None:
-    """Parsing pauses the collector and then leaves it on or off as before, also when the header is refused."""
+    """After parsing, the garbage collector is on or off as before, even if the header was refused."""
     was_enabled = gc.isenabled()
     try:
         gc.enable() if enabled else gc.disable()

@@ -1,4 +1,4 @@
-"""Indexes: every lie is named, and nothing outside the checkpoint is read."""
+"""Indexes: every false statement is named, and no file outside the checkpoint is read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.io.samples import write_index
 
 @pytest.mark.parametrize("attack", INDEX_ATTACKS, ids=lambda attack: attack.id)
 def test_attacks_are_refused(attack: IndexAttack, tmp_path: Path) -> None:
-    """Each lie raises its error, with a text that names file and tensor."""
+    """Each false statement raises its error, with a text that names file and tensor."""
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     save(tmp_path / "outside.safetensors", "w")
@@ -29,13 +29,13 @@ def test_attacks_are_refused(attack: IndexAttack, tmp_path: Path) -> None:
 
 
 def test_good_index_is_read(tmp_path: Path) -> None:
-    """The weight map of a good index is returned as it is."""
+    """The weight map of a valid index is returned unchanged."""
     weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     assert weight_map == read_index(write_index(tmp_path, weight_map))
 
 
 def test_hub_cache_is_followed(tmp_path: Path) -> None:
-    """A snapshot of the hub's cache, a folder of links into ``blobs``, is a checkpoint like any other."""
+    """A snapshot in the hub's cache, a folder of links into ``blobs``, can be read."""
     snapshot = tmp_path / "models--x--y" / "snapshots" / "0123abc"
     blobs = tmp_path / "models--x--y" / "blobs"
     snapshot.mkdir(parents=True)
@@ -54,7 +54,7 @@ def test_hub_cache_is_followed(tmp_path: Path) -> None:
 
 
 def test_blobs_elsewhere_are_no_hub_cache(tmp_path: Path) -> None:
-    """A folder that is not under ``snapshots``, and blobs that are not beside it, get no exception."""
+    """Links are followed only from a folder under ``snapshots`` to the ``blobs`` beside ``snapshots``."""
     blobs = tmp_path / "blobs"
     for folder in (tmp_path / "x" / "snapshots" / "0123", tmp_path / "rev"):
         folder.mkdir(parents=True)
@@ -66,7 +66,7 @@ def test_blobs_elsewhere_are_no_hub_cache(tmp_path: Path) -> None:
 
 
 def test_links_within_the_folder_are_followed(tmp_path: Path) -> None:
-    """A link to another place in the same folder is no escape, also where the folder itself is reached by a link."""
+    """A link to another place in the same folder is followed, even if the folder itself is reached by a link."""
     real = tmp_path / "real"
     (real / "data").mkdir(parents=True)
     save(real / "data" / "weights", "w")

@@ -1,4 +1,4 @@
-"""Layouts: every byte has one place, shards are named and filled as the Hugging Face libraries expect."""
+"""Layouts give every byte one place, and name and fill shards as Hugging Face libraries expect."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def shard_names(layout: SafetensorsLayout) -> list[list[str]]:
 
 
 def test_one_shard() -> None:
-    """What fits one shard is one file of the usual name, without an index."""
+    """Tensors that fit one shard are one file of the usual name, without an index."""
     layout = plan_layout([("b", BF16, (3, 4)), ("a", F32, ())], 1000)
     assert ["model.safetensors"] == [shard.file_name for shard in layout.shards]
     assert layout.index is None
@@ -100,13 +100,13 @@ def test_names_must_differ() -> None:
 
 
 def test_shard_size_must_be_positive() -> None:
-    """A shard size of nothing is refused."""
+    """A shard size of 0 is refused."""
     with pytest.raises(ValueError, match="it must be positive"):
         plan_layout([], 0)
 
 
 def test_layouts_are_pickled() -> None:
-    """A layout crosses to another process whole."""
+    """A pickled layout is the same in another process."""
     layout = plan_layout([("w", F32, (1,)), ("v", F32, (1,))], 4)
     assert layout == pickle.loads(pickle.dumps(layout))
 

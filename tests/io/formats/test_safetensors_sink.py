@@ -1,4 +1,4 @@
-"""The sink: what is written lands at its place, from any thread or process, and the official library reads it."""
+"""The sink writes each range to its place, from any thread or process, and the official library reads the files."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_writing_outside_a_tensor_is_refused(tmp_path: Path, start: int, count: 
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that takes a few bytes at a time gets them all."""
+    """If the system takes only a few bytes at a time, all bytes are written in several calls."""
     pwrite = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda fd, view, offset: pwrite(fd, view[:7], offset))
     tensors = {"w": random_array(0, "F32", (50,))}
@@ -114,7 +114,7 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_full_disk_is_an_oserror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full disk, and a disk that takes nothing, are errors of the system, with their number."""
+    """A full disk, and a disk that takes no data, raise the system's error with its number."""
     with SafetensorsSink.create(plan_layout([("w", F32, (8,))], 100), tmp_path) as sink:
 
         def refuse(*_: object) -> int:
@@ -130,7 +130,7 @@ def test_full_disk_is_an_oserror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_files_of_an_interrupted_output_are_checked(tmp_path: Path) -> None:
-    """A file that is cut short or gone since an earlier sink made it is an error."""
+    """A file that was cut short or removed after an earlier sink made it is an error."""
     layout = plan_layout([("v", F32, (8,)), ("w", F32, (8,))], 32)
     SafetensorsSink.create(layout, tmp_path).close()
     os.truncate(tmp_path / "model-00002-of-00002.safetensors", 50)
@@ -142,7 +142,7 @@ def test_files_of_an_interrupted_output_are_checked(tmp_path: Path) -> None:
 
 
 def test_threads_write_and_commit_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many threads writing and committing, with fewer files open than shards, lose nothing."""
+    """Many threads that write and commit, with fewer files open than shards, lose nothing."""
     monkeypatch.setattr(outfile, "_MAX_OPEN_FILES", 2)
     tensors = {str(number): random_array(number, "F32", (5000,)) for number in range(6)}
     layout = layout_of(tensors, 20_000)
@@ -163,7 +163,7 @@ def test_threads_write_and_commit_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_committed_pages_leave_the_page_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Committing drops each run of written bytes from the page cache once, joined where ranges touch."""
+    """A commit drops each run of written bytes from the page cache once, joined if ranges touch."""
     dropped: list[tuple[int, int]] = []
     monkeypatch.setattr(
         "dovetail.io.formats.safetensors_sink.drop_cached", lambda _, offset, size: dropped.append((offset, size))
@@ -176,7 +176,7 @@ def test_committed_pages_leave_the_page_cache(tmp_path: Path, monkeypatch: pytes
 
 
 def test_hints_where_the_system_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the calls for dropping pages and for flushing data alone, writing works all the same."""
+    """Writing works without the calls that drop pages and flush data alone."""
     monkeypatch.setattr(system, "_function", lambda *_: None)
     monkeypatch.delattr(os, "posix_fadvise")
     monkeypatch.delattr(os, "fdatasync")

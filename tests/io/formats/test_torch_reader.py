@@ -1,4 +1,4 @@
-"""PyTorch files: the tensors are those that PyTorch itself loads, whatever their layout, and nothing else is taken."""
+"""PyTorch files give the tensors that PyTorch itself loads, whatever their layout, and nothing else is read."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from dovetail.io.opening import read_checkpoint
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Let PyTorch look at files in this process, where it is loaded already, unless a test is about the other."""
+    """Let PyTorch list tensors in this process, which has it loaded, unless a test is about the child."""
     if "child" not in request.node.name:
         monkeypatch.setattr(torch_reader, "list_tensors", lambda paths: [torch_catalogue.catalogue(p) for p in paths])
 
 
 def stored(tensor: torch.Tensor) -> bytes:
-    """Give a tensor's bytes in its own order."""
+    """Give a tensor's bytes in row-major order."""
     return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
@@ -78,7 +78,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def test_every_dtype_and_layout(tmp_path: Path) -> None:
-    """Contiguous tensors are mapped, also those that share a storage; others are gathered; all have their values."""
+    """Contiguous tensors are mapped, even if they share a storage; others are gathered; all have the right values."""
     expected = tensors()
     torch.save(expected, tmp_path / "model.pt")
     checkpoint = read_checkpoint(tmp_path / "model.pt")
@@ -97,7 +97,7 @@ def test_every_dtype_and_layout(tmp_path: Path) -> None:
 
 
 def test_a_module_read_in_the_child(tmp_path: Path) -> None:
-    """A module's state dictionary comes through the process of its own as well, `_metadata` and all."""
+    """The child process lists a module's state dictionary, too, which has the attribute `_metadata`."""
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text("{}")
@@ -106,7 +106,7 @@ def test_a_module_read_in_the_child(tmp_path: Path) -> None:
 
 
 def test_older_releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where storages on the device "meta" do not remember their place, those of fake tensors do."""
+    """If storages on the device "meta" do not keep their position, those of fake tensors do."""
     expected = {"a": torch.randn(4, 5), "b": torch.randn(6, 2).T}
     torch.save({"state_dict": expected}, tmp_path / "model.pt")
     load = torch.load
@@ -125,7 +125,7 @@ def test_older_releases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("keys", [("state_dict",), ("model",), ("module",), ("model", "state_dict")])
 def test_nested_state_dictionaries(tmp_path: Path, keys: tuple[str, ...]) -> None:
-    """The tensors are found under the usual keys; what else a training program keeps there is no model."""
+    """The tensors are found under the usual keys, and a training program's other values are ignored."""
     expected = {"w": torch.randn(3)}
     content: Any = expected
     for key in reversed(keys):
@@ -135,13 +135,13 @@ def test_nested_state_dictionaries(tmp_path: Path, keys: tuple[str, ...]) -> Non
 
 
 def test_entries_that_are_no_tensors(tmp_path: Path) -> None:
-    """Numbers and texts among the tensors are left out, and that is told."""
+    """Numbers and texts among the tensors are left out, with a warning."""
     torch.save(OrderedDict(w=torch.randn(3), version=3, note="x"), tmp_path / "model.pt")
     checkpoint = read_checkpoint(tmp_path / "model.pt")
     assert ["w"] == list(checkpoint.tensors)
     (note,) = checkpoint.notes
     assert note.startswith("2 entries of ")
-    assert note.endswith("are no tensors and are left out: 'version', 'note'")
+    assert note.endswith("are not tensors and are left out: 'version', 'note'")
 
 
 def write_shards(folder: Path) -> dict[str, torch.Tensor]:
@@ -183,7 +183,7 @@ def test_an_index_that_lies(tmp_path: Path) -> None:
 
 
 def test_safetensors_are_preferred(tmp_path: Path) -> None:
-    """Where a folder has both, PyTorch's files are not looked at."""
+    """If a folder has both, PyTorch's files are not read."""
     from safetensors.numpy import save_file
 
     (tmp_path / "pytorch_model.bin").write_bytes(b"never looked at")
@@ -192,7 +192,7 @@ def test_safetensors_are_preferred(tmp_path: Path) -> None:
 
 
 def test_several_files_without_an_index(tmp_path: Path) -> None:
-    """Which of several files is meant cannot be guessed; the usual name is no guess."""
+    """Several files without an index are ambiguous, unless one has the usual name."""
     for name in ("a.pt", "b.pth"):
         torch.save({"w": torch.ones(3)}, tmp_path / name)
     with pytest.raises(MissingFileError, match="has 2 PyTorch files and no index"):
@@ -215,7 +215,7 @@ def test_several_files_without_an_index(tmp_path: Path) -> None:
     ],
 )
 def test_contents_that_are_refused(tmp_path: Path, content: Any, text: str) -> None:
-    """What is no set of plain tensors is refused for what it is."""
+    """Contents other than plain tensors are refused, with a message that says what they are."""
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(tmp_path / "model.pt")
@@ -231,7 +231,7 @@ def test_the_old_format(tmp_path: Path) -> None:
 
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line says what to install."""
+    """If torch is not installed, one line says what to install."""
     torch.save({"w": torch.ones(3)}, tmp_path / "model.pt")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(
@@ -241,7 +241,7 @@ def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_child_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the process that reads descriptions dies, that is an error of the file, with the reason."""
+    """If the child process dies, the error names the file and the reason."""
     torch.save({"w": torch.ones(3)}, tmp_path / "model.pt")
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(TorchFileError, match=r"PyTorch could not read .*model\.pt \(exit code 1\)"):

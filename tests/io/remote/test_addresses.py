@@ -1,4 +1,4 @@
-"""Addresses: what they are, and what they must not hold."""
+"""Addresses: their forms, and the secrets that they must not contain."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dovetail.io.remote.addresses import check_address, hub_parts, is_address, j
     ],
 )
 def test_good_addresses(text: str, expected: str) -> None:
-    """Each has one form."""
+    """Each address is returned in its one form."""
     assert is_address(text)
     assert expected == check_address(text)
     assert expected == check_address(expected)
@@ -47,7 +47,7 @@ def test_good_addresses(text: str, expected: str) -> None:
     ],
 )
 def test_bad_addresses(text: str, reason: str) -> None:
-    """Each is refused for what it is, and nothing secret is quoted."""
+    """Each is refused with its reason, and no secret is quoted."""
     with pytest.raises(UnsupportedError) as caught:
         check_address(text)
     assert reason in str(caught.value)
@@ -56,7 +56,7 @@ def test_bad_addresses(text: str, reason: str) -> None:
 
 @given(st.text(), st.sampled_from(["https://", "s3://", "hf://", ""]))
 def test_any_text(text: str, scheme: str) -> None:
-    """Whatever is written, it is an address in its one form or an error of ours."""
+    """Any text is an address in its one form, or raises one of our errors."""
     try:
         checked = check_address(scheme + text)
     except UnsupportedError:
@@ -65,13 +65,13 @@ def test_any_text(text: str, scheme: str) -> None:
 
 
 def test_paths_are_no_addresses() -> None:
-    """A path, also one with a colon, is none."""
+    """A path is no address, even with a colon."""
     for text in ("org/name", "/a/b", "C:/a", "a:b", "./x://y", ""):
         assert not is_address(text)
 
 
 def test_parts() -> None:
-    """Hub addresses come apart, and file names are quoted."""
+    """Addresses of hubs are split into their parts, and file names are quoted."""
     commit = "0" * 40
     assert ("org/name", None, "") == hub_parts("hf://org/name")
     assert ("org/name", "refs/pr/1", "") == hub_parts("hf://org/name@refs/pr/1")

@@ -1,4 +1,4 @@
-"""Range requests against a server on this machine: what goes wrong is tried again, what is wrong is refused."""
+"""Range requests to a server on this machine: failures that may pass are tried again, others are refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA = random.Random(0).randbytes(300_000)
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait long for anything."""
+    """Shorten all pauses and time limits."""
     monkeypatch.setattr(retrying, "FIRST_DELAY_S", 0.001)
 
 
@@ -33,7 +33,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def get(file: RemoteFile, begin: int, end: int) -> bytes:
-    """Read a range, checking that it comes in order and nothing twice."""
+    """Read a range, and check that each byte comes once and in order."""
     got = bytearray()
 
     def write(position: int, data: bytes) -> None:
@@ -50,7 +50,7 @@ def opened(site: Site) -> RemoteFile:
 
 
 def test_open_and_read(site: Site) -> None:
-    """Size, version and first bytes come with one request; ranges are the file's; a whole file is as short as it is."""
+    """One request gives size, version and first bytes; ranges are the file's; a whole file may be short."""
     file, head = open_file(f"{site.address}/file", 1000)
     assert (len(DATA), DATA[:1000]) == (file.size_bytes, head)
     assert 1 == len(site.requests)
@@ -61,7 +61,7 @@ def test_open_and_read(site: Site) -> None:
 
 
 def test_small_files(site: Site) -> None:
-    """Whole files come as they are, cut after one byte too many; None for one that is not there."""
+    """Whole files are read, cut after one byte more than the limit; a missing file gives None."""
     assert DATA == read_small(f"{site.address}/file", len(DATA))
     assert DATA[:11] == read_small(f"{site.address}/file", 10)
     assert read_small(f"{site.address}/other", 10) is None
@@ -84,7 +84,7 @@ def _asked_for(handler: Handler, request: Request) -> tuple[bytes, int, int]:
 
 
 def _cut(handler: Handler, request: Request) -> bool:
-    """Send the head of the right answer and half of its body, then hang up."""
+    """Send the head of the right answer and half of its body, and then close the connection."""
     data, begin, end = _asked_for(handler, request)
     body = data[begin : end + 1]
     handler.send_response(206)
@@ -115,7 +115,7 @@ def _shifted(handler: Handler, request: Request) -> bool:
 
 
 def _short(handler: Handler, request: Request) -> bool:
-    """Announce and send less than was asked for."""
+    """Announce and send fewer bytes than were requested."""
     data, begin, end = _asked_for(handler, request)
     etag = request.headers.get("If-Range", '"x"')
     handler.reply(206, data[begin:end], {"Content-Range": f"bytes {begin}-{end}/{len(data)}", "ETag": etag})
@@ -135,7 +135,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("text", FAULTS)
 def test_failures_that_pass(site: Site, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every second answer fails, in each way; the bytes are right all the same."""
+    """If every second answer fails, in each of the ways, the bytes are still right."""
     if FAULTS[text] is _slow:
         monkeypatch.setattr(http_connection, "READ_TIMEOUT_S", 2.0)
     file, fault = opened(site), FAULTS[text]
@@ -146,7 +146,7 @@ def test_failures_that_pass(site: Site, text: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("text", [text for text in FAULTS if text != "no answer in time"])
 def test_failures_that_stay(site: Site, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure that does not pass is given up after some attempts, by an error that says how to continue."""
+    """A failure that does not pass ends after some attempts, with an error that says how to continue."""
     monkeypatch.setattr(retrying, "ATTEMPTS", 3)
     file = opened(site)
     site.fault = FAULTS[text]
@@ -159,7 +159,7 @@ def test_failures_that_stay(site: Site, text: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_came_is_not_asked_for_again(site: Site) -> None:
-    """After half an answer only the rest is asked for."""
+    """After half an answer, only the rest is requested."""
     file, faults = opened(site), [_cut]
     site.fault = lambda handler, request: bool(faults) and faults.pop()(handler, request)
     assert DATA[100:1100] == get(file, 100, 1100)
@@ -167,7 +167,7 @@ def test_what_came_is_not_asked_for_again(site: Site) -> None:
 
 
 def test_a_long_pause_is_not_waited_for(site: Site) -> None:
-    """A server that asks for an hour is given up at once."""
+    """A server that asks for a pause of an hour is given up at once."""
     file = opened(site)
     site.fault = lambda handler, request: handler.reply(503, b"", {"Retry-After": "3600"}) is None
     with pytest.raises(RemoteError, match=r"status 503\) after 1 attempt, and the server asks for a pause of 3600 s"):
@@ -175,7 +175,7 @@ def test_a_long_pause_is_not_waited_for(site: Site) -> None:
 
 
 def test_a_short_pause_is(site: Site) -> None:
-    """A server that asks for a second gets it."""
+    """A server that asks for a pause of a second gets it."""
     file, faults = opened(site), [1]
 
     def fault(handler: Handler, request: Request) -> bool:
@@ -187,7 +187,7 @@ def test_a_short_pause_is(site: Site) -> None:
 
 
 def test_changed_files(site: Site, tmp_path: Path) -> None:
-    """Another version, a shorter file and none at all are changes; the old one again is none."""
+    """Another version, a shorter file and a missing file are changes; the restored file is not."""
     file = opened(site)
     for change in (DATA[::-1], b"", None):
         (tmp_path / "file").unlink()
@@ -213,12 +213,16 @@ def test_changed_files(site: Site, tmp_path: Path) -> None:
             "tells neither ETag nor Last-Modified",
         ),
         (lambda h, r: h.reply(302, b"", {"Location": r.path}) is None, RemoteError, "redirects more than 5 times"),
-        (lambda h, r: h.reply(302, b"", {"Location": "file:///etc/passwd"}) is None, RemoteError, "redirects to what"),
+        (
+            lambda h, r: h.reply(302, b"", {"Location": "file:///etc/passwd"}) is None,
+            RemoteError,
+            "redirects to a malformed address",
+        ),
         (lambda h, r: h.reply(206, b"x", {"Content-Encoding": "gzip"}) is None, RemoteError, "compresses its answers"),
     ],
 )  # fmt: skip
 def test_servers_that_are_refused(site: Site, fault: Fault, error: type[CheckpointError], text: str) -> None:
-    """What no further attempt can mend is refused at once, by name."""
+    """Failures that no further attempt can change are refused at once, each with its message."""
     site.fault = fault
     with pytest.raises(error) as caught:
         opened(site)
@@ -228,7 +232,7 @@ def test_servers_that_are_refused(site: Site, fault: Fault, error: type[Checkpoi
 
 
 def test_nobody_listens(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A port without a server, and a host without an address, are told in words."""
+    """A port without a server, and a host without an address, are reported in words."""
     monkeypatch.setattr(retrying, "ATTEMPTS", 2)
     with pytest.raises(RemoteError, match=r"cannot be read \(no connection\) after 2 attempts"):
         open_file("http://127.0.0.1:9/file", 10)
@@ -237,7 +241,7 @@ def test_nobody_listens(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_connections_are_kept(site: Site) -> None:
-    """A hundred ranges take no hundred connections, and a failure leaks none."""
+    """A hundred ranges need far fewer connections, and a failure leaks none."""
     file = opened(site)
     ports: set[int] = set()
 
@@ -252,7 +256,7 @@ def test_connections_are_kept(site: Site) -> None:
 
 
 def test_an_answer_without_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a body that never ends no more is read than was asked for; one that trickles is given up."""
+    """Of an endless body only the requested bytes are read; a very slow one is given up."""
 
     def endless(handler: Handler, request: Request) -> bool:
         handler.send_response(206)
@@ -288,8 +292,9 @@ def test_an_answer_without_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_redirects(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A redirect is followed once and remembered; when it has expired, it is asked for anew. The hub's token goes to
-    the hub alone, and a signature is in no message."""
+    """A redirect is remembered, and followed again once it has expired. The hub's token is sent to the hub alone,
+    and no message has a signature.
+    """
     model = tmp_path / "org" / "model"
     model.mkdir(parents=True)
     (model / "file").write_bytes(DATA)
@@ -323,7 +328,7 @@ def test_netrc(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_proxies(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proxy that the environment names is asked, with its password, and NO_PROXY is heeded."""
+    """The proxy in the environment is used, with its password, and NO_PROXY is respected."""
     monkeypatch.setenv("http_proxy", site.address.replace("//", "//me:secret@"))
     monkeypatch.setenv("no_proxy", "")
     seen: list[Request] = []
@@ -343,7 +348,7 @@ def test_proxies(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_redirect_is_followed_anew_when_a_file_is_opened(site: Site) -> None:
-    """An address that leads to another file than before gives that one when it is opened again in the same process."""
+    """If an address leads to another file than before, opening it again in the same process gives the new file."""
     (site.root / "second").write_bytes(DATA[::-1])
     target = ["file"]
 

@@ -1,4 +1,4 @@
-"""Reading ahead: within its limit, by few requests, and what is read is right whoever fetches it."""
+"""Reading ahead stays within its limit, makes few requests, and gives the right bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILE = RemoteFile("test://file", len(DATA), '"x"')
 
 
 class Transport:
-    """Sends parts of `DATA` in pieces, and notes what was asked for."""
+    """Sends parts of `DATA` in pieces, and records the requests."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
@@ -43,7 +43,7 @@ class Transport:
 
 @pytest.fixture
 def transport(monkeypatch: pytest.MonkeyPatch) -> Transport:
-    """Put a transport in the place of the network."""
+    """Replace the network by a transport."""
     made = Transport()
     monkeypatch.setattr(module, "transport_of", lambda address: made)
     return made
@@ -51,7 +51,7 @@ def transport(monkeypatch: pytest.MonkeyPatch) -> Transport:
 
 @pytest.fixture
 def made() -> Iterator[Callable[[int], Pool]]:
-    """Make pools that are closed at the end."""
+    """Make pools that are closed after the test."""
     pools: list[Pool] = []
 
     def make(limit_bytes: int) -> Pool:
@@ -64,7 +64,7 @@ def made() -> Iterator[Callable[[int], Pool]]:
 
 
 def wait_for(condition: Callable[[], Any]) -> None:
-    """Wait until something is so."""
+    """Wait until a condition is true."""
     deadline = time.monotonic() + HANGS_S
     while not condition():
         assert time.monotonic() < deadline
@@ -72,7 +72,7 @@ def wait_for(condition: Callable[[], Any]) -> None:
 
 
 def test_the_limit_holds(transport: Transport, made: Callable[[int], Pool]) -> None:
-    """What does not fit is not fetched ahead; taking makes room, dropping too."""
+    """A range that does not fit is not fetched ahead; taking or dropping another range makes room."""
     ahead = made(250_000)
     for index in range(5):
         ahead.start(FILE, index * 200_000, index * 200_000 + 100_000)
@@ -88,7 +88,7 @@ def test_the_limit_holds(transport: Transport, made: Callable[[int], Pool]) -> N
 
 
 def test_neighbours_come_together(transport: Transport, made: Callable[[int], Pool]) -> None:
-    """Ranges that wait and are close together are one request, each with its own bytes."""
+    """Queued ranges that are close together are fetched by one request, each with its own bytes."""
     ahead, ranges = made(10**6), [(index * 1100, index * 1100 + 1000) for index in range(100)]
     transport.hold.clear()
     for _ in range(module.THREADS):  # keep every thread busy
@@ -105,7 +105,7 @@ def test_neighbours_come_together(transport: Transport, made: Callable[[int], Po
 
 
 def test_an_error_is_told_and_tried_again(transport: Transport, made: Callable[[int], Pool]) -> None:
-    """What goes wrong ahead of need is raised when the range is taken, and is not kept."""
+    """An error while fetching ahead is raised when the range is taken, and another take tries again."""
     ahead, transport.error = made(10**6), RemoteError("broken")
     ahead.start(FILE, 0, 1000)
     with pytest.raises(RemoteError, match="broken"):
@@ -121,7 +121,7 @@ def test_an_error_is_told_and_tried_again(transport: Transport, made: Callable[[
     st.integers(0, 40_000),
 )
 def test_any_order_of_calls(calls: list[tuple[str, int, int]], limit_bytes: int) -> None:
-    """Whatever the order, bytes are right, the count never exceeds the limit, and nothing is left at the end."""
+    """In any order of calls, bytes are right, the count never exceeds the limit, and nothing is left at the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "transport_of", lambda address: Transport())
         ahead = Pool(limit_bytes)

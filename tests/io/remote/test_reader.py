@@ -1,4 +1,4 @@
-"""Remote checkpoints: opened like local ones, checked like local ones, and hostile servers get nowhere."""
+"""Remote checkpoints are opened and checked as local ones are, and hostile servers do no harm."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.server import Site, serve
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait long for anything."""
+    """Shorten all pauses and time limits."""
     monkeypatch.setattr(retrying, "FIRST_DELAY_S", 0.001)
     monkeypatch.setattr(retrying, "ATTEMPTS", 2)
 
@@ -43,7 +43,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 @pytest.mark.parametrize("place", ["one", "three", "one/model.safetensors", "three/"])
 def test_the_same_catalogue(site: Site, tmp_path: Path, place: str) -> None:
-    """Names, dtypes, shapes, order, bytes and header hashes are those of the files; sources travel."""
+    """Names, dtypes, shapes, order, bytes and header hashes are those of the files, and sources can be pickled."""
     local, remote = read_checkpoint(tmp_path / place), read_checkpoint(f"{site.address}/{place}")
     assert list(local.tensors) == list(remote.tensors)
     assert local.metadata == remote.metadata
@@ -60,7 +60,7 @@ def test_the_same_catalogue(site: Site, tmp_path: Path, place: str) -> None:
 
 
 def test_long_headers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A header that is longer than what is asked for first takes one more request, for the rest of it."""
+    """A header that is longer than the first request takes one more request, for its rest."""
     monkeypatch.setattr(remote_reader, "HEAD_BYTES", 64)
     read_checkpoint(f"{site.address}/one/model.safetensors")
     first, second = (request.headers["Range"] for request in site.requests)
@@ -69,7 +69,7 @@ def test_long_headers(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_as_a_zarr_group(site: Site, tmp_path: Path) -> None:
-    """An address opens as a group like a folder does."""
+    """An address can be opened as a Zarr group, as a folder can."""
     group = open_checkpoint(f"{site.address}/three")
     expected = open_checkpoint(tmp_path / "three")
     array = group["model.embed_tokens.weight"]
@@ -80,7 +80,7 @@ def test_as_a_zarr_group(site: Site, tmp_path: Path) -> None:
 
 
 def test_side_files(site: Site, tmp_path: Path) -> None:
-    """The usual small files are brought here when they are asked for, once; pages for people are not files."""
+    """The usual small files are downloaded once, when they are needed; web pages are not taken for files."""
     (tmp_path / "one" / "merges.txt").write_bytes(b"<!DOCTYPE html><html>not found</html>")
     checkpoint = read_checkpoint(f"{site.address}/one")
     assert ["config.json"] == [request.name for request in site.requests if "Range" not in request.headers]
@@ -95,18 +95,18 @@ def test_side_files(site: Site, tmp_path: Path) -> None:
 
 
 def test_side_files_are_small(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A side file without end, or too many together, are refused."""
+    """An endless side file, or side files that are together too large, are refused."""
     from dovetail.io.remote import side_files
 
     monkeypatch.setattr(side_files, "LARGEST_BYTES", 100)
     monkeypatch.setattr(side_files, "LARGEST_TOTAL_BYTES", 150)
     (tmp_path / "three" / "tokenizer.json").write_bytes(bytes(101))
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json in .* is larger than side files are"):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json in .* is too large for a side file"):
         RemoteSideFiles(f"{site.address}/three").fetch()
 
 
 def test_what_is_not_there(site: Site, tmp_path: Path) -> None:
-    """A missing folder, file and shard, and an index that lies, are told like those of folders."""
+    """A missing folder, file or shard, and an index that lies, raise the same errors as in local folders."""
     with pytest.raises(MissingFileError, match="there is no checkpoint at http"):
         read_checkpoint(f"{site.address}/four")
     with pytest.raises(MissingFileError, match="there is no file at http"):
@@ -131,7 +131,7 @@ def test_quantised_checkpoints(site: Site, tmp_path: Path) -> None:
 
 
 def test_without_the_extra(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line says what to install."""
+    """If the extra is not installed, one line says what to install."""
     import sys
 
     monkeypatch.setitem(sys.modules, "urllib3", None)
@@ -141,7 +141,7 @@ def test_without_the_extra(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("attack", SERVER_ATTACKS, ids=lambda attack: attack.id)
 def test_hostile_servers(attack: ServerAttack, site: Site) -> None:
-    """Each defect is named, soon, in bearable memory, with the address."""
+    """Each defect is named soon, in little memory, with the address."""
     site.fault = attack.answer
     address = f"{site.address}/one" + ("" if "index" in attack.id else "/model.safetensors")
     tracemalloc.start()
@@ -159,7 +159,7 @@ def test_hostile_servers(attack: ServerAttack, site: Site) -> None:
 
 
 def test_side_files_are_of_one_opening(site: Site) -> None:
-    """Side files that change on the server are the new ones when the checkpoint is opened again, and go with it."""
+    """If side files change on the server, opening the checkpoint again gives the new ones; they go with it."""
     (site.root / "one" / "config.json").write_text('{"version": 1}')
     first = read_checkpoint(f"{site.address}/one")
     assert first.side_folder is not None

@@ -1,4 +1,4 @@
-"""Trying again: how often, after what pauses, and until the run that waits is given up."""
+"""Requests are repeated with growing pauses, up to a number of attempts or until the run is given up."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dovetail.io.remote.retrying import Patience, TransientError, patient, with_
 
 
 class Pauses(Patience):
-    """A patience that does not pause, and notes for how long it should have."""
+    """A patience that does not pause, and records how long it should have."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Pauses(Patience):
 
 
 def test_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each pause is between half and all of twice the last, up to the longest; then the reason is told."""
+    """Each pause is between half and all of twice the last, up to the longest; then the error has the reason."""
     pauses = Pauses()
     monkeypatch.setattr(retrying, "ATTEMPTS", 10)
 
@@ -57,7 +57,7 @@ def test_what_the_server_asks_for() -> None:
 
 
 def test_other_errors_are_not_tried_again() -> None:
-    """Only what may pass is tried again."""
+    """Only after a `TransientError` is another attempt made."""
     calls = []
 
     def attempt() -> None:
@@ -71,7 +71,7 @@ def test_other_errors_are_not_tried_again() -> None:
 
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_whoever_waits_can_be_stopped(monkeypatch: pytest.MonkeyPatch, elsewhere: bool) -> None:
-    """A pause that would outlast the test ends when the run is given up, of a patience that was pickled too."""
+    """A long pause ends when the run is given up, even if the patience was pickled."""
     monkeypatch.setattr(retrying, "FIRST_DELAY_S", 100_000.0)
     monkeypatch.setattr(retrying, "LONGEST_DELAY_S", 100_000.0)
     patience, failed = Patience(), threading.Event()
@@ -88,7 +88,7 @@ def test_whoever_waits_can_be_stopped(monkeypatch: pytest.MonkeyPatch, elsewhere
         future = pool.submit(work)
         failed.wait()
         patience.give_up()
-        with pytest.raises(RemoteError, match=r"was not tried again; .* run the same command again to continue"):
+        with pytest.raises(RemoteError, match=r"is not asked again, .*; run the same command again to continue"):
             future.result()
     assert elsewhere == patience.flag.exists()
     patience.close()
@@ -96,7 +96,7 @@ def test_whoever_waits_can_be_stopped(monkeypatch: pytest.MonkeyPatch, elsewhere
 
 
 def test_a_run_given_up_before_its_tasks_leave() -> None:
-    """A patience that is pickled after the run was given up knows it where it arrives."""
+    """A patience that is pickled after the run was given up says so where it is unpickled."""
     patience = Patience()
     patience.give_up()
     assert not patience.flag.exists()
@@ -105,7 +105,7 @@ def test_a_run_given_up_before_its_tasks_leave() -> None:
 
 
 def test_one_run_does_not_know_of_another() -> None:
-    """When one run is given up, another still tries again, and so does what belongs to no run."""
+    """When one run is given up, another still tries again, and so do requests that belong to no run."""
     one, other, failures = Patience(), Pauses(), [None, None]
     one.give_up()
 
@@ -118,6 +118,6 @@ def test_one_run_does_not_know_of_another() -> None:
         with patient(other):
             assert "done" == with_retries(attempt, "x://")
         failures.append(None)
-        with pytest.raises(RemoteError, match="was not tried again"):
+        with pytest.raises(RemoteError, match="is not asked again"):
             with_retries(attempt, "x://")
     assert 2 == len(other.seconds)

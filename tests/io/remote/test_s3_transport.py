@@ -20,7 +20,7 @@ from tests.server import Handler, Request, Site, serve
 
 
 def answer(handler: Handler, request: Request) -> bool:
-    """Answer like an object store."""
+    """Answer as an object store does."""
     parts = urlsplit(request.path)
     query, path = parse_qs(parts.query), handler.site.root / unquote(parts.path).lstrip("/")
     if "list-type" in query:
@@ -76,7 +76,7 @@ def store(family: Family, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:  #
 
 
 def test_the_same_bytes(family: Family, store: Site) -> None:  # noqa: F811  a fixture
-    """Models in a bucket give the output of local ones, side files included."""
+    """Models in a bucket give the same output as local ones, side files included."""
     merge(family.recipe_path, family.out)
     recipe = cabs_recipe(
         family.home / "s3.yml",
@@ -90,8 +90,9 @@ def test_the_same_bytes(family: Family, store: Site) -> None:  # noqa: F811  a f
 
 
 def test_zarr_in_a_bucket(family: Family, store: Site) -> None:  # noqa: F811  a fixture
-    """Zarr in a bucket is read without credentials too, with and without consolidated metadata, in spite of a store
-    that is busy at first and of answers that break off, whole objects and parts of shards alike."""
+    """Zarr in a bucket is read without credentials, with and without consolidated metadata, whole objects and parts of
+    shards alike, even from a store that is busy at first and breaks off answers.
+    """
     local = read_checkpoint(family.math)
     write_group(family.home / "whole.zarr", local, target=1 << 12)
     write_group(family.home / "shards.zarr", local, target=1 << 12, sharded=True)
@@ -122,7 +123,7 @@ def test_zarr_in_a_bucket(family: Family, store: Site) -> None:  # noqa: F811  a
 
 
 def test_changes_and_absence(family: Family, store: Site) -> None:  # noqa: F811  a fixture
-    """Another version is an error, and so is what is not there or does not answer."""
+    """Another version, a missing object and a store that does not answer are errors."""
     source = read_checkpoint("s3://models/math").tensors["lm_head.weight"].source
     path = family.math / "model.safetensors"
     good = path.read_bytes()
@@ -145,7 +146,7 @@ def test_changes_and_absence(family: Family, store: Site) -> None:  # noqa: F811
 
 
 def test_a_store_that_does_not_answer(store: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that cannot be reached is told by its address, after some attempts."""
+    """A store that cannot be reached is named by its address, after some attempts."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     s3_transport._store_of.cache_clear()

@@ -1,4 +1,4 @@
-"""Ranges of a remote file as sources, from a server on this machine."""
+"""Sources that read ranges of a remote file, from a server on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.server import serve
 
 
 class TestRemoteSource(SourceTests):
-    """A tensor of a safetensors file, fetched when it is needed or ahead of that."""
+    """A tensor of a safetensors file, fetched when it is needed or ahead of need."""
 
     kinds = ("on demand", "ahead")
 
@@ -53,7 +53,7 @@ ROWS, COLUMNS = 40, 50
 
 
 def wrap(kind: str, source: Source) -> Source:
-    """Wrap a remote matrix of float32 in one way or another."""
+    """Wrap a remote matrix of float32 in one of several ways."""
     ones = Matrix(HeldSource(np.ones(ROWS, np.float32)), DTYPES["F32"], 1, ROWS)
     changed = ChangedSource(source, DTYPES["F32"], Rescaled(COLUMNS, ones, False))
     order = np.random.default_rng(0).permutation(ROWS).astype(np.int32)
@@ -74,7 +74,7 @@ def wrap(kind: str, source: Source) -> Source:
 def test_wrappers_fetch_once_and_keep_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, ahead_bytes: int
 ) -> None:
-    """What a task reads, as tasks do, is fetched once, however it is wrapped, and let go of when it is released."""
+    """However it is wrapped, what a task reads is fetched once, and dropped when it is released."""
     monkeypatch.setattr(adapters, "_STEP_ELEMENTS", 300)
     write_file(tmp_path / "model.safetensors", {"w": random_bytes((ROWS, COLUMNS), "<f4")})
     with serve(tmp_path) as site, reading_through(pool := Pool(ahead_bytes)), contextlib.closing(pool):

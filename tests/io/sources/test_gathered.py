@@ -1,4 +1,4 @@
-"""Gathered rows are what numpy's indexing gives, in any chunk, and never make more than a window resident."""
+"""Gathered rows are those of numpy's indexing, in any range, and only one window is resident at a time."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ F32, BF16, F16 = DTYPES["F32"], DTYPES["BF16"], DTYPES["F16"]
 
 @dataclass(frozen=True, eq=False)
 class Held(HeldSource):
-    """A source over an array, which notes what is asked of it."""
+    """A source with elements in an array, which records the calls."""
 
     resident: list[tuple[int, int]] = field(default_factory=list)
     prefetched: list[tuple[int, int]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Held(HeldSource):
 
 
 def expected_rows(donors: list[NDArray[Any]], found: RowMap, kinds: list[int], rows: list[int]) -> NDArray[np.float32]:
-    """Gather rows the slow way, in float32."""
+    """Gather rows one by one, in float32."""
     width = donors[0].shape[1]
     out = np.zeros((len(kinds), width), np.float32)
     for index, (kind, row) in enumerate(zip(kinds, rows, strict=True)):
@@ -115,7 +115,7 @@ def gathered(donors: list[NDArray[Any]], found: RowMap) -> GatheredSource:
 def test_any_range_is_what_indexing_gives(
     case: tuple[list[NDArray[Any]], RowMap, list[int], list[int]], data: st.DataObject
 ) -> None:
-    """Any cut into ranges gives the bits of the rows gathered one by one; nothing stays resident."""
+    """Any division into ranges gives the bits of the rows gathered one by one, and leaves nothing resident."""
     donors, found, kinds, rows = case
     source = gathered(donors, found)
     expected = expected_rows(donors, found, kinds, rows).astype(to_numpy(source.dtype)).reshape(-1)
@@ -141,7 +141,7 @@ def test_runs_are_found() -> None:
 
 
 def test_first_rows_of_one_donor_need_no_gathering() -> None:
-    """A map that only cuts a tensor short is told apart."""
+    """A map that only cuts a tensor short is recognised."""
     head = row_map(np.zeros(5, np.int16), np.arange(5, dtype=np.int32))
     assert head.is_head_of(0)
     assert not head.is_head_of(1)
@@ -159,7 +159,7 @@ def test_dtype_is_the_donors_own_where_rows_are_only_moved() -> None:
 
 
 def test_scattered_rows_are_read_one_window_at_a_time() -> None:
-    """Rows far apart are let go of one after another; long runs are read in pieces."""
+    """Rows that are far apart are released one after another, and long runs are read in pieces."""
     rows, width = 64, 2**18
     big = Held(np.zeros((rows, width), ml_dtypes.bfloat16))
     order = np.arange(rows, dtype=np.int32)[::-1].copy()
@@ -173,7 +173,7 @@ def test_scattered_rows_are_read_one_window_at_a_time() -> None:
 
 
 def test_what_is_decoded_is_read_in_stretches() -> None:
-    """Rows of a donor that copies are read in the order in which they stand there, gaps included: each chunk once."""
+    """Rows of a donor that copies are read in the donor's order, with the gaps, so that each chunk is read once."""
     rows, width = 96, 2**16
     held = Held(np.zeros((rows, width), np.float32), copies=True)
     order = np.random.default_rng(0).permutation(rows).astype(np.int32)
@@ -186,7 +186,7 @@ def test_what_is_decoded_is_read_in_stretches() -> None:
 
 
 def test_near_ranges_are_prefetched_as_one() -> None:
-    """Rows that are near each other, in whatever order, are asked for at once."""
+    """Rows that are near each other are prefetched together, whatever their order."""
     held = Held(np.zeros((100, 4), np.float32))
     order = np.array([5, 3, 4, 90, 6], np.int32)
     source = GatheredSource((held,), (F32,), 4, row_map(np.zeros(5, np.int16), order), F32)
@@ -230,12 +230,12 @@ class TestGatheredSource(SourceTests):
 
 
 def order_of(*rows: int) -> RowMap:
-    """Take rows of the first donor."""
+    """Make a map of rows of the first donor."""
     return row_map(np.zeros(len(rows), np.int16), np.array(rows, np.int32))
 
 
 def test_scratch_is_a_window_and_what_the_donor_takes() -> None:
-    """Memory to read a donor is handed on, and a window of it, its copy, and made rows, come on top."""
+    """The scratch memory is the donor's, and a window of the donor, its copy, and averaged rows."""
     donor = HeldSource(np.zeros((40, 10), np.float32), scratch_bytes=107_000_000)
     copying = HeldSource(np.zeros((40, 10), np.float32), copies=True, scratch_bytes=107_000_000)
     runs = module._RUN_BYTES * 3
@@ -249,7 +249,7 @@ def test_scratch_is_a_window_and_what_the_donor_takes() -> None:
 
 
 def test_decoding_is_that_of_the_donors() -> None:
-    """What the windows of a range decode is added up; a range without stored rows decodes nothing, but in chunks."""
+    """The decodings of a range's windows are added up; a range without stored rows decodes nothing."""
     chunks = HeldSource(np.zeros((40, 10), np.float32), copies=True, decoded=Decoding(200, 80))
     source = GatheredSource((chunks,), (F32,), 10, order_of(5, 3, 1), F32)
     assert Decoding(400, 160) == source.decoding(0, 30)
@@ -258,7 +258,7 @@ def test_decoding_is_that_of_the_donors() -> None:
 
 
 def test_long_lists_of_runs_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many runs are put in order at a time, the rows are the same."""
+    """However many runs are sorted at a time, the rows are the same."""
     values = np.random.default_rng(0).standard_normal((300, 2), np.float32)
     order = np.random.default_rng(1).permutation(300)
     expected = values[order].reshape(-1)[3:590].tobytes()

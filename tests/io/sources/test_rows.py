@@ -1,4 +1,4 @@
-"""Tensors that are cut to their leading elements, or filled from another."""
+"""Tensors that are cut to their first elements, or filled up from another tensor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.io.stored import random_bytes, store_mapped, store_transposed, store_
 
 @dataclass(frozen=True, eq=False)
 class Recorded(HeldSource):
-    """Elements in memory, of two bytes each; remembers the hints that it was given."""
+    """Elements of two bytes each, in memory; records the hints that it gets."""
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
 
@@ -43,13 +43,13 @@ class Recorded(HeldSource):
 
 
 def recorded(length: int, first: int = 0) -> Recorded:
-    """Make elements that are numbered."""
+    """Make a source of numbered elements."""
     return Recorded(np.arange(first, first + length, dtype=np.uint16))
 
 
 @given(st.data(), st.integers(1, 40), st.integers(0, 40))
 def test_filled(data: st.DataObject, length: int, more: int) -> None:
-    """Elements are the first source's where it has any, and the second's after them; hints go to both."""
+    """Elements are the first source's as far as it has them, then the second's, and both get the hints."""
     short, long = recorded(length, 1000), recorded(length + more)
     source = FilledElements(short, long)
     expected = np.concatenate((short.data, long.data[short.data.size :]))
@@ -68,7 +68,7 @@ def test_filled(data: st.DataObject, length: int, more: int) -> None:
 
 @given(st.data(), st.integers(1, 40), st.integers(0, 40))
 def test_leading(data: st.DataObject, length: int, more: int) -> None:
-    """Elements are the source's, as many as were asked for."""
+    """Elements are the source's first ones, as many as were asked for."""
     whole = recorded(length + more)
     source = LeadingElements(whole, length)
     start = data.draw(st.integers(0, length))
@@ -90,7 +90,7 @@ def test_sources_that_do_not_fit() -> None:
 
 
 def store(folder: Path, name: str, kind: str, values: NDArray[Any]) -> Source:
-    """Store a matrix in one of the ways that a wrapper may meet."""
+    """Store a matrix in one of the ways that a wrapper can meet."""
     if kind == "chunks":
         return store_zarr(folder / name, values, (max(1, values.shape[0] // 3), values.shape[1]))
     if kind == "transposed":
@@ -130,7 +130,7 @@ class TestFilledElements(SourceTests):
 
 
 def test_scratch_is_handed_on() -> None:
-    """A wrapper names the memory that reading what it wraps takes, however often it is wrapped."""
+    """A wrapper has the scratch memory of the source that it wraps, however often it is wrapped."""
     small = HeldSource(np.zeros(10, np.uint16), scratch_bytes=100)
     large = HeldSource(np.zeros(20, np.uint16), scratch_bytes=107_000_000)
     assert 107_000_000 == LeadingElements(large, 5).scratch_bytes
@@ -140,7 +140,7 @@ def test_scratch_is_handed_on() -> None:
 
 
 def test_decoding_is_handed_on() -> None:
-    """A wrapper says what the sources decode that it reads, and nothing where none of them is in chunks."""
+    """A wrapper decodes what its sources decode, and None if none of them is stored in chunks."""
     plain = HeldSource(np.zeros(20, np.uint16))
     chunks = HeldSource(np.zeros(10, np.uint16), decoded=Decoding(30, 40))
     assert Decoding(30, 40) == LeadingElements(chunks, 5).decoding(0, 3)
