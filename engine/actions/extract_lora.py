@@ -9,6 +9,7 @@ factors comes from one computation, between whose passes thin matrices are held 
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Sequence
@@ -73,9 +74,9 @@ class _Adapter:
 
 
 def extract_lora(
-    tuned: str | Path,
-    base: str | Path,
-    output: str | Path,
+    tuned: str | os.PathLike[str],
+    base: str | os.PathLike[str],
+    output: str | os.PathLike[str],
     options: ExtractionOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
@@ -108,9 +109,15 @@ def extract_lora(
     DovetailError
         One of the tree in `dovetail.engine.errors` and `dovetail.io.errors`.
 
+    Examples
+    --------
+    >>> manifest = extract_lora("math", "base", "math-adapter", ExtractionOptions(rank=8))
+    >>> max(found["rank"] for found in manifest["extraction"]["matrices"].values())
+    8
+
     """
     started, output, run = time.monotonic(), Path(output), run or RunOptions()
-    names = (str(tuned), str(base))
+    names = (os.fspath(tuned), os.fspath(base))
     opened = [open_location(find_source(parse_source(name), listen)) for name in names]
     plan = plan_extraction(opened[0], opened[1], names, options or ExtractionOptions())
     folder = stages_path(output)

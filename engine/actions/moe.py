@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ from dovetail.engine.planning.experts.plan import Mixture, plan_mixture, planned
 from dovetail.engine.planning.identity import input_identity
 from dovetail.engine.planning.locations import locate, open_location
 from dovetail.engine.planning.plan import Plan, PlanOptions
-from dovetail.engine.recipe import Recipe
+from dovetail.engine.recipe import Recipe, RecipeSource
 from dovetail.engine.recipe.moe import load_moe_recipe
 from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.run.budget import default_limit_bytes
@@ -51,8 +52,8 @@ _KEY = "dovetail"
 
 
 def make_moe(
-    recipe: str | Path,
-    output: str | Path,
+    recipe: RecipeSource,
+    output: str | os.PathLike[str],
     options: PlanOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
@@ -64,7 +65,7 @@ def make_moe(
     Parameters
     ----------
     recipe
-        A YAML file as mergekit-moe reads it.
+        A recipe as mergekit-moe reads it: a YAML file, its text, or a dict.
     output
         Folder to make; it appears under its name only when it is complete.
     options
@@ -83,6 +84,13 @@ def make_moe(
     ------
     DovetailError
         One of the tree in `dovetail.engine.errors` and `dovetail.io.errors`.
+
+    Examples
+    --------
+    >>> experts = [{"source_model": "math"}, {"source_model": "code"}]
+    >>> manifest = make_moe({"base_model": "base", "gate_mode": "random", "experts": experts}, "mixture")
+    >>> manifest["moe"]["architecture"]
+    'Mixtral'
 
     """
     started, output, run, options = time.monotonic(), Path(output), run or RunOptions(), options or PlanOptions()

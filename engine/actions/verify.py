@@ -23,7 +23,6 @@ from dovetail.engine import events
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.output.manifest import FORMAT_VERSION, MANIFEST_NAME, is_intact
 from dovetail.engine.planning.grid import TASK_BYTES, chunk_count, chunk_range
-from dovetail.io.adapters.reading import WEIGHTS_NAME as ADAPTER_NAME
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError, DovetailError, ZarrError
 from dovetail.io.files.checksum import READ_BYTES, check_start
@@ -163,17 +162,12 @@ class _Verification:
         self.checked_bytes += read_bytes
         if not damage:  # tensors can be found only if the metadata is whole
             try:
-                checkpoint = self.form.open(self._place())
+                checkpoint = self.form.open(self.output)
             except CheckpointError as error:
                 self.damage.append(str(error))
             else:
                 self._check_tensors(checkpoint)
         return Verdict(tuple(self.damage), self._unlisted(), self.checked_bytes)
-
-    def _place(self) -> Path:
-        """Give what holds the tensors: the folder, or the one file of an adapter, which by itself is no checkpoint."""
-        names = [shard["name"] for shard in self.manifest["shards"]]
-        return self.output / ADAPTER_NAME if names == [ADAPTER_NAME] else self.output
 
     def _check_side_files(self) -> None:
         for name, entry in self.manifest["side_files"].items():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, StrictInt, ValidationError, model_validator
 
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.recipe.load import parse_documents, read_origin
+from dovetail.engine.recipe.load import RecipeSource, parse_documents, read_origin
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.problems import Strict, problem, recipe_error
@@ -118,13 +117,13 @@ class MoeRecipe(Strict):
         return tuple(dict.fromkeys([self.base_model, *(expert.source_model for expert in every)]))
 
 
-def load_moe_recipe(path_or_text: str | Path) -> MoeRecipe:
+def load_moe_recipe(source: RecipeSource) -> MoeRecipe:
     """Read the recipe of a mixture of experts.
 
     Parameters
     ----------
-    path_or_text
-        A file, or the YAML itself, as for `dovetail.engine.recipe.load_recipe`.
+    source
+        A file, its text, or a dict, as for `dovetail.engine.recipe.load_recipe`.
 
     Raises
     ------
@@ -132,7 +131,7 @@ def load_moe_recipe(path_or_text: str | Path) -> MoeRecipe:
         Anything is wrong with it. The message names the file, the line, the key path, and the nearest valid name.
 
     """
-    origin = read_origin(path_or_text)
+    origin = read_origin(source)
     documents = parse_documents(origin)
     if len(documents) != 1:
         raise RecipeError(

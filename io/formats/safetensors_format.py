@@ -59,9 +59,11 @@ class SafetensorsFormat(OutputFormat[SafetensorsLayout]):
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
-        """Read the headers of the output's files."""
+        """Read the headers of the output's files; an adapter's one file, by itself no checkpoint, is read alone."""
         from dovetail.io.formats import safetensors_reader
 
+        if safetensors_reader.is_adapter(folder):
+            return safetensors_reader.read_file(folder / safetensors_reader.ADAPTER_NAME)
         return safetensors_reader.read_folder(folder)
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,13 @@ def _convert_all(family: Family, given: As) -> None:
     convert_all([str(family.base), str(family.math)], given(family.home / "all"))
 
 
+def _make_moe(family: Family, given: As) -> None:
+    path = family.home / "moe.yml"
+    experts = [{"source_model": str(family.math)}, {"source_model": str(family.code)}]
+    path.write_text(json.dumps({"base_model": str(family.base), "gate_mode": "random", "experts": experts}))
+    dovetail.engine.make_moe(given(path), given(family.home / "mixture"))
+
+
 def _of_output(function: Callable[..., Any], *arguments: Any) -> Callable[[Family, As], None]:
     def call(family: Family, given: As) -> None:
         dovetail.engine.merge(family.recipe_path, family.out)
@@ -60,6 +68,10 @@ CALLS: dict[str, Callable[[Family, As], object]] = {
     "convert_all": _convert_all,
     "plan_conversion": lambda family, given: plan_conversion(given(family.base)),
     "compare": lambda family, given: dovetail.engine.compare(given(family.base), given(family.math)),
+    "extract_lora": lambda family, given: dovetail.engine.extract_lora(
+        given(family.math), given(family.base), given(family.home / "adapter")
+    ),
+    "make_moe": _make_moe,
     "plan": lambda family, given: dovetail.engine.plan(given(family.recipe_path)),
     "plan_stages": lambda family, given: dovetail.engine.plan_stages(
         given(family.recipe_path), None, given(family.home / "stages")

@@ -73,7 +73,7 @@ from dovetail.io.zarr import dtypes
 home = Path(sys.argv[1])
 (home / "a").mkdir()
 raw = np.arange(256, dtype=np.uint8)
-header = build_header([("scales", DTYPES["F8_E8M0"], (16, 16))])
+header = build_header([("scales", DTYPES["F8_E4M3B11"], (16, 16))])
 (home / "a" / "model.safetensors").write_bytes(header + raw.tobytes())
 convert(home / "a", home / "b", PlanOptions(ZarrFormat()))
 convert(home / "b", home / "c")
@@ -99,7 +99,7 @@ def test_a_storage_only_dtype_is_one_row(tmp_path: Path) -> None:
     for top in ("engine", "io"):
         shutil.copytree(root / top, tmp_path / "dovetail" / top, ignore=shutil.ignore_patterns("__pycache__"))
     table = tmp_path / "dovetail" / "io" / "dtypes.py"
-    row = '    DType("F8_E8M0", 1, "float8_e8m0fnu", "float8_e8m0fnu"),\n'
+    row = '    DType("F8_E4M3B11", 1, "float8_e4m3b11fnuz", "float8_e4m3b11fnuz"),\n'
     text = table.read_text()
     assert 1 == text.count("_TABLE: Final = (\n")
     table.write_text(text.replace("_TABLE: Final = (\n", f"_TABLE: Final = (\n{row}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,10 +81,8 @@ def test_defects_are_told_alike_by_all_readers(folder: Path, defect: str) -> Non
 
 def test_the_limit_is_the_same_here_and_afar(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder and at an address, as many bytes as the limit are read, and one more is refused."""
-    from dovetail.io.remote import reader
-
     monkeypatch.setattr(module, "MAX_CONFIG_BYTES", 100)
-    monkeypatch.setattr(reader, "MAX_CONFIG_BYTES", 100)
+    monkeypatch.setattr(sys.modules["dovetail.io.formats.quantised.dequantise"], "MAX_CONFIG_BYTES", 100)
     fits = json.dumps({"a": "x" * 91})
     assert 100 == len(fits)
     with serve(folder.parent) as site:

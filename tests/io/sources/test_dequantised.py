@@ -17,7 +17,7 @@ from dovetail.io.dtypes import DTYPES, QUANTISED_DTYPES, DType
 from dovetail.io.sources.scale_grid import ScaleGrid
 from dovetail.io.sources.transposed import TransposedSource
 from tests import naive_dequantise as naive
-from tests.io.sources.held import E4M3, E5M2, E8M0, F4, read_all, same_bits, source_of
+from tests.io.sources.codes import E4M3, E5M2, E8M0, F4, read_all, same_bits, source_of
 
 
 @pytest.mark.parametrize(("dtype", "exponent_bits"), [(E4M3, 4), (E5M2, 5)])

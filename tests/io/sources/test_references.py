@@ -12,7 +12,7 @@ from dovetail.io.dtypes import DTYPES
 from dovetail.io.formats.quantised.grids import find_grid
 from dovetail.io.sources.scale_grid import ScaleGrid
 from dovetail.io.sources.transposed import TransposedSource
-from tests.io.sources.held import E8M0, F4, read_all, same_bits, source_of
+from tests.io.sources.codes import E8M0, F4, read_all, same_bits, source_of
 
 
 @pytest.mark.parametrize(("shape", "block"), [((256, 384), (128, 128)), ((64, 96), (64, 96)), ((3, 32, 64), (8, 16))])

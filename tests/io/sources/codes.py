@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,39 +11,10 @@ from dovetail.io.dtypes import DTYPES, QUANTISED_DTYPES, DType
 from dovetail.io.sources.dequantised import DequantisedSource
 from dovetail.io.sources.scale_grid import ScaleGrid
 from dovetail.io.sources.transposed import TransposedSource
+from tests.io.held import HeldSource
 
 E4M3, E5M2, F4 = DTYPES["F8_E4M3"], DTYPES["F8_E5M2"], QUANTISED_DTYPES["F4"]
 E8M0 = QUANTISED_DTYPES["F8_E8M0"]
-
-
-@dataclass(frozen=True)
-class Held:
-    """Elements in memory; checks the ranges that are asked for."""
-
-    data: bytes
-    itemsize: int = 1
-    copies: bool = False
-
-    @property
-    def length(self) -> int:
-        return len(self.data) // self.itemsize
-
-    def _check(self, start: int, stop: int) -> None:
-        assert 0 <= start <= stop <= self.length
-
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        self._check(start, stop)
-        return np.frombuffer(self.data, np.uint8)[start * self.itemsize : stop * self.itemsize]
-
-    def prefetch(self, start: int, stop: int) -> None:
-        self._check(start, stop)
-
-    def populate(self, start: int, stop: int) -> bool:
-        self._check(start, stop)
-        return True
-
-    def release(self, start: int, stop: int) -> None:
-        self._check(start, stop)
 
 
 def source_of(
@@ -56,8 +26,8 @@ def source_of(
 ) -> DequantisedSource:
     """Make a source of codes and scales in memory."""
     length = codes.size * (2 if code_dtype is F4 else 1)
-    stored = Held(scales.tobytes(), scales.itemsize)
-    return DequantisedSource(Held(codes.tobytes()), code_dtype, stored, scale_dtype, grid, length)
+    stored = HeldSource(scales)
+    return DequantisedSource(HeldSource(codes), code_dtype, stored, scale_dtype, grid, length)
 
 
 def read_all(source: DequantisedSource | TransposedSource) -> NDArray[np.float32]:
