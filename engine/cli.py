@@ -24,6 +24,7 @@ from dovetail.engine.cli_options import (
     MemoryOption,
     NonFiniteOption,
     OnNonFinite,
+    PartialOption,
     RecipeArgument,
     SeedOption,
     ShardOption,
@@ -83,6 +84,7 @@ def merge(
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished merge into OUT away.")] = False,
     nonfinite: NonFiniteOption = OnNonFinite.error,
     strict: StrictOption = False,
+    allow_partial: PartialOption = False,
     stages: StagesOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
     as_json: JsonOption = False,
@@ -96,7 +98,9 @@ def merge(
     signal.signal(signal.SIGTERM, _interrupt)
     with choose_display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
-        options = plan_options(shard_size, dtype, seed, nonfinite, format, codec, zarr_shards, strict=strict)
+        options = plan_options(
+            shard_size, dtype, seed, nonfinite, format, codec, zarr_shards, strict=strict, allow_partial=allow_partial
+        )
         run = run_options(memory, workers, overwrite, restart)
         manifest = run_merge(recipe, output, options, run, recorder, stages)
     if not quiet and not as_json:
@@ -162,6 +166,7 @@ def plan(
     dtype: DtypeOption = None,
     seed: SeedOption = 0,
     strict: StrictOption = False,
+    allow_partial: PartialOption = False,
     stages: StagesOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -171,7 +176,10 @@ def plan(
     from dovetail.engine.report.display import NoticeDisplay
     from dovetail.engine.report.tables import print_stages, stages_json
 
-    options = plan_options(shard_size, dtype, seed, OnNonFinite.error, format, codec, zarr_shards, strict=strict)
+    nonfinite = OnNonFinite.error
+    options = plan_options(
+        shard_size, dtype, seed, nonfinite, format, codec, zarr_shards, strict=strict, allow_partial=allow_partial
+    )
     forecasts = plan_stages(recipe, options, stages)
     run = run_options(memory, workers, overwrite=False, restart=False)
     budgets = prepare_stages(forecasts, run, NoticeDisplay())

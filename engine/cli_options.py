@@ -75,6 +75,10 @@ NonFiniteOption = Annotated[OnNonFinite, typer.Option(help="What to do with NaN 
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Refuse checkpoints that do not have the same tensors in the same shapes.")
 ]
+PartialOption = Annotated[
+    bool,
+    typer.Option("--allow-partial", help="Merge what fits of models that give less than half of their elements."),
+]
 StagesOption = Annotated[
     Path | None,
     typer.Option("--stages", metavar="DIR", help="Keep the results of a recipe's stages here. [default: remove them]"),
@@ -93,6 +97,7 @@ def plan_options(
     zarr_shards: str | None,
     *,
     strict: bool = False,
+    allow_partial: bool = False,
 ) -> PlanOptions:
     """Turn the options of a command into those of a plan; raises RecipeError where they do not go together."""
     from dovetail.engine.planning.plan import PlanOptions
@@ -102,7 +107,7 @@ def plan_options(
     zarr_shard_bytes = None if zarr_shards is None else parse_size(zarr_shards)
     given = {"--shard-size": shard_bytes, "--codec": codec, "--zarr-shards": zarr_shard_bytes}
     output, keep = choose_format(format, given), nonfinite is OnNonFinite.keep
-    return PlanOptions(output, dtype=dtype, seed=seed, keep_nonfinite=keep, strict=strict)
+    return PlanOptions(output, dtype=dtype, seed=seed, keep_nonfinite=keep, strict=strict, allow_partial=allow_partial)
 
 
 def run_options(memory: str | None, workers: int | None, overwrite: bool, restart: bool) -> RunOptions:

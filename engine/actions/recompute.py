@@ -209,6 +209,7 @@ def _options(manifest: Mapping[str, Any]) -> PlanOptions:
         dtype=said["dtype"],
         seed=said["seed"],
         keep_nonfinite=said["nonfinite"] == "keep",
+        allow_partial=True,  # whether it should be merged is no question any more
     )
 
 

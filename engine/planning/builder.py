@@ -66,7 +66,7 @@ def make_plan(
     checkpoints = tuple(checkpoints)
     vocabulary = plan_vocabulary(recipe, references, checkpoints)
     configs = [config_of(checkpoint) for checkpoint in checkpoints]
-    expansion = _expand(recipe, method, checkpoints, configs, vocabulary, strict=options.strict)
+    expansion = _expand(recipe, method, checkpoints, configs, vocabulary, options)
     dtype = requested_dtype(options.dtype or recipe.out_dtype or recipe.dtype)
     planner = TensorPlanner(method, checkpoints, expansion, options, dtype, vocabulary)
     tensors = planner.tensors(expansion.tensors)
@@ -105,8 +105,7 @@ def _expand(
     checkpoints: Sequence[Checkpoint],
     configs: Sequence[Mapping[str, Any] | None],
     vocabulary: Vocabulary | None,
-    *,
-    strict: bool,
+    options: PlanOptions,
 ) -> Expansion:
     """Find the output's tensors and what each is merged from."""
     references = recipe.references()
@@ -115,7 +114,7 @@ def _expand(
         shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
         catalogues[ref] = shapes if vocabulary is None else vocabulary.reshaped(shapes)
     tied = {ref: says_tied(config) for ref, config in zip(references, configs, strict=True)}
-    return expand(recipe, method, catalogues, tied, strict=strict)
+    return expand(recipe, method, catalogues, tied, strict=options.strict, allow_partial=options.allow_partial)
 
 
 def requested_dtype(name: str | None) -> DType | None:

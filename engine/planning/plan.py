@@ -45,6 +45,9 @@ class PlanOptions:
     strict: bool = False
     """Whether it is an error if the checkpoints do not have the same tensors in the same shapes. It decides between an
     error and a warning alone, so it is no part of the plan's hash."""
+    allow_partial: bool = False
+    """Whether a model may give less than half of its elements to the merge; else that is an error. Like `strict`, it is
+    no part of the plan's hash."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ class GroupWriter:
         self._reference = indices[group.reference.ref], output.catalogues[group.reference.ref]
         self._sources = [(indices[s.ref], output.catalogues[s.ref].get) for s in group.sources]
         self._seen = {s.ref for s in group.sources} <= output.merged
+        self._refs = tuple(source.ref for source in group.sources)
 
     def add(self, name: str, fraction: float, layer: int | None) -> None:
         """Add a tensor that has the same name in the output and in every source.
@@ -152,6 +153,9 @@ class GroupWriter:
         if not self._seen:
             self._seen = True
             self.output.merged.update(source.ref for source in self.group.sources)
+        self.output.gaps.shares.merged(
+            self._refs, self._reference[1][reference.name], vocabulary=layer is None and is_vocabulary(reference.name)
+        )
         base = sources.pop(0) if self.group.base else None
         self.output.specs[name] = TensorSpec(name, base, tuple(sources), *resolved, layer, reference)
 
@@ -173,6 +177,11 @@ class GroupWriter:
                 models.append(tensor)
                 own.append(parameters)
                 self.output.merged.add(source.ref)
+                self.output.gaps.shares.merged(
+                    (source.ref,),
+                    self.output.catalogues[source.ref][source_name],
+                    vocabulary=layer is None and is_vocabulary(source_name),
+                )
         if len(models) < self._least:
             self.output.gaps.copied(name)
             self.output.copy(name, reference.checkpoint, layer, reference.name)
