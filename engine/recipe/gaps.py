@@ -76,6 +76,7 @@ class Gaps:
         self.shares = Shares()
         self._found: dict[tuple[Kind, ModelRef, ModelRef], dict[str, Shape]] = {}
         self._copied: dict[str, None] = {}
+        self._scaled: dict[str, None] = {}
 
     def missing(self, ref: ModelRef, reference: ModelRef, name: str, shape: Shape) -> None:
         """Note that a model lacks a tensor.
@@ -135,6 +136,10 @@ class Gaps:
         """Note that too few models have a tensor for the method."""
         self._copied[name] = None
 
+    def scaled(self, name: str) -> None:
+        """Note that the weights of the models that have a tensor stand in for those of the models that lack it."""
+        self._scaled[name] = None
+
     def refs(self) -> set[ModelRef]:
         """Give the models without which tensors were merged."""
         return {ref for kind, ref, _ in self._found if kind in ("missing", "shape")}
@@ -152,8 +157,8 @@ class Gaps:
             if share >= LEAST_SHARE or self.allow_partial:
                 continue
             raise TensorMismatchError(
-                f"checkpoint {ref} gives {percent(share)} of its elements, embeddings and heads not counted, to the merge: "
-                f"{self._reasons(ref)}",
+                f"checkpoint {ref} gives {percent(share)} of its elements (embeddings and heads not counted) to the "
+                f"merge: {self._reasons(ref)}",
                 f"at least {percent(LEAST_SHARE)}, as models of one architecture and size give",
                 "merge models of one architecture and size, or pass --allow-partial to merge what fits",
             )
@@ -172,6 +177,11 @@ class Gaps:
             texts.append(
                 f"{count} not merged, as too few models have them, but taken as they are (such as "
                 f"{_example(self._copied)})"
+            )
+        if self._scaled:
+            texts.append(
+                f"{counted(len(self._scaled), 'tensor')} merged with the weights of the models that have them, scaled "
+                f"to the sum of all models' weights (such as {_example(self._scaled)})"
             )
         return texts
 

@@ -197,8 +197,8 @@ def test_overflow_is_a_warning(tmp_path: Path) -> None:
     outcome = dovetail("convert", source, tmp_path / "out", "--dtype", "float16")
     assert 0 == outcome.code
     assert (
-        "warning: 2 values too large for float16: infinite or NaN now.\n"
-        "warning: 1 NaN or infinite value passed through.\n"
+        "warning: 2 values in 1 tensor too large for float16, and infinite or NaN now: 'w' (2)\n"
+        "warning: 1 NaN or infinite input value passed through.\n"
     ) == outcome.err
     assert 2 == read_manifest(tmp_path / "out")["tensors"]["w"]["statistics"]["overflowed"]
 
