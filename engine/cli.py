@@ -26,6 +26,7 @@ from dovetail.engine.cli_options import (
     OnNonFinite,
     PartialOption,
     RecipeArgument,
+    RoundOption,
     SeedOption,
     ShardOption,
     StagesOption,
@@ -85,6 +86,7 @@ def merge(
     nonfinite: NonFiniteOption = OnNonFinite.error,
     strict: StrictOption = False,
     allow_partial: PartialOption = False,
+    round_float32: RoundOption = False,
     stages: StagesOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
     as_json: JsonOption = False,
@@ -99,7 +101,16 @@ def merge(
     with choose_display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
         options = plan_options(
-            shard_size, dtype, seed, nonfinite, format, codec, zarr_shards, strict=strict, allow_partial=allow_partial
+            shard_size,
+            dtype,
+            seed,
+            nonfinite,
+            format,
+            codec,
+            zarr_shards,
+            strict=strict,
+            allow_partial=allow_partial,
+            round_float32=round_float32,
         )
         run = run_options(memory, workers, overwrite, restart)
         manifest = run_merge(recipe, output, options, run, recorder, stages)
@@ -127,6 +138,7 @@ def convert(
         str | None,
         typer.Option(metavar="DTYPE", help="Dtype of floating-point tensors. [default: each keeps its own]"),
     ] = None,
+    round_float32: RoundOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is not empty.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw unfinished conversions away.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
@@ -147,7 +159,9 @@ def convert(
     recorder = Recorder(choose_display(quiet=quiet, as_json=as_json, label="converting"))
     try:
         with recorder.display:
-            options = plan_options(shard_size, dtype, 0, OnNonFinite.keep, format, codec, zarr_shards)
+            options = plan_options(
+                shard_size, dtype, 0, OnNonFinite.keep, format, codec, zarr_shards, round_float32=round_float32
+            )
             convert_all(paths[:-1], paths[-1], options, run_options(memory, workers, overwrite, restart), recorder)
     finally:
         for done in [] if quiet or as_json else recorder.done:
@@ -167,6 +181,7 @@ def plan(
     seed: SeedOption = 0,
     strict: StrictOption = False,
     allow_partial: PartialOption = False,
+    round_float32: RoundOption = False,
     stages: StagesOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -178,7 +193,16 @@ def plan(
 
     nonfinite = OnNonFinite.error
     options = plan_options(
-        shard_size, dtype, seed, nonfinite, format, codec, zarr_shards, strict=strict, allow_partial=allow_partial
+        shard_size,
+        dtype,
+        seed,
+        nonfinite,
+        format,
+        codec,
+        zarr_shards,
+        strict=strict,
+        allow_partial=allow_partial,
+        round_float32=round_float32,
     )
     forecasts = plan_stages(recipe, options, stages)
     run = run_options(memory, workers, overwrite=False, restart=False)

@@ -11,6 +11,7 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.registry import find
 from dovetail.engine.planning.assembly import assemble
+from dovetail.engine.planning.islands import find_islands, spec_sources
 from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.model_config import restack, says_tied
 from dovetail.engine.planning.plan import Plan, PlanOptions
@@ -68,7 +69,9 @@ def make_plan(
     configs = [config_of(checkpoint) for checkpoint in checkpoints]
     expansion = _expand(recipe, method, checkpoints, configs, vocabulary, options)
     dtype = requested_dtype(options.dtype or recipe.out_dtype or recipe.dtype)
-    planner = TensorPlanner(method, checkpoints, expansion, options, dtype, vocabulary)
+    sources = spec_sources(expansion.tensors, checkpoints)
+    islands = find_islands(sources, checkpoints, dtype, rounded=options.round_float32)
+    planner = TensorPlanner(method, checkpoints, expansion, options, dtype, vocabulary, islands)
     tensors = planner.tensors(expansion.tensors)
     return assemble(
         recipe=recipe,
@@ -86,6 +89,7 @@ def make_plan(
             *expansion.warnings,
             *(restack(copy.deepcopy(configs[0]), expansion.stacks, configs, 0) if configs[0] else ()),
             *planner.warnings(),
+            *islands.warnings,
             *(vocabulary.findings() if vocabulary else ()),
         ),
     )

@@ -20,7 +20,7 @@ from dovetail.io.output import SafetensorsFormat
 from dovetail.io.output_format import Layout, OutputFormat
 from dovetail.io.source import Slot
 
-MATHS_VERSION = 2
+MATHS_VERSION = 3
 """Changes whenever the same recipe and inputs give other bits than before."""
 
 READ_AHEAD = 2
@@ -38,6 +38,9 @@ class PlanOptions:
     """The output's format, with its options."""
     dtype: str | None = None
     """Output dtype; None for the recipe's, else the base model's own, tensor by tensor."""
+    round_float32: bool = False
+    """Whether tensors that all models keep in float32 among narrower ones are rounded to `dtype` too; see `islands`.
+    The dtypes of the output's tensors are part of the plan's hash, and so tell."""
     seed: int = 0
     """Seed of random masks."""
     keep_nonfinite: bool = False
