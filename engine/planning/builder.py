@@ -10,6 +10,7 @@ from dovetail.engine import events
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.registry import find
+from dovetail.engine.planning.alike import make_alike
 from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.islands import find_islands, spec_sources
 from dovetail.engine.planning.locations import Location, locate, open_location
@@ -65,8 +66,10 @@ def make_plan(
     if checkpoints is None:
         checkpoints = _open(recipe, locations, download)
     checkpoints = tuple(checkpoints)
-    vocabulary = plan_vocabulary(recipe, references, checkpoints)
     configs = [config_of(checkpoint) for checkpoint in checkpoints]
+    labels = [str(ref) for ref in references]
+    checkpoints, views = make_alike(checkpoints, configs, labels, allow_partial=options.allow_partial)
+    vocabulary = plan_vocabulary(recipe, references, checkpoints)
     expansion = _expand(recipe, method, checkpoints, configs, vocabulary, options)
     dtype = requested_dtype(options.dtype or recipe.out_dtype or recipe.dtype)
     sources = spec_sources(expansion.tensors, checkpoints)
@@ -86,6 +89,7 @@ def make_plan(
         vocabulary=vocabulary,
         warnings=(
             *(note for checkpoint in checkpoints for note in checkpoint.notes),
+            *views,
             *expansion.warnings,
             *(restack(copy.deepcopy(configs[0]), expansion.stacks, configs, 0) if configs[0] else ()),
             *planner.warnings(),
