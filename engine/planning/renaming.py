@@ -2,13 +2,13 @@
 
 ``model.layers.0.mlp.up_proj.weight`` of a language model is ``model.language_model.layers.0.mlp.up_proj.weight`` in a
 model that sees, and ``language_model.model.layers...`` in an older export of that. Nothing here knows these words: a
-stack of layers is another's under a new prefix if it has no tensor that the other lacks. Where two would fit, or names
+stack of layers is another's under a new prefix if it has no tensor that the other lacks, or has in another shape. Where two would fit, or names
 would meet, nothing is renamed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from dovetail.engine.recipe.layers import parse_layer
@@ -50,39 +50,44 @@ def find_renaming(
     rules = dict(_cut_alike(old, new) for old, new in stacks.items())
     if not rules:
         return None
-    ordered = sorted(rules.items(), key=lambda rule: -len(rule[0]))
     names: dict[str, str] = {}
-    free = [name for name in reference if name not in ours and parse_layer(name) is None]
+    loose = []
     for name in ours:
-        if name in reference:
-            continue
         layer = parse_layer(name)
         if layer is None:
-            new = _loose_name(name, ordered, reference, free)
-        else:
-            new = stacks[layer.stack] + name.removeprefix(layer.stack) if layer.stack in stacks else None
-        if new is not None:
-            names[name] = new
+            loose += [] if name in reference else [name]
+        elif layer.stack in stacks:
+            names[name] = stacks[layer.stack] + name.removeprefix(layer.stack)
+    names |= _loose_names(loose, rules, [name for name in reference if name not in ours and not parse_layer(name)])
     taken = [names.get(name, name) for name in ours]
     if len(set(taken)) != len(taken):
         return None
     return Renaming(names, tuple(sorted(rules.items())))
 
 
-def _loose_name(name: str, rules: list[tuple[str, str]], reference: Mapping[str, Shape], free: list[str]) -> str | None:
-    """Name a tensor outside the layers: by the prefix of a stack, else by the only name that ends as it does."""
-    for old, new in rules:
-        if name.startswith(old) and new + name.removeprefix(old) in reference:
-            return new + name.removeprefix(old)
-    ending = [each for each in free if each.endswith(f".{name}") or name.endswith(f".{each}")]
-    return ending[0] if len(ending) == 1 else None
+def _loose_names(loose: Sequence[str], rules: Mapping[str, str], free: Sequence[str]) -> dict[str, str]:
+    """Name tensors outside the layers: by the prefix of a stack, else by the only name left that ends as they do."""
+    names: dict[str, str] = {}
+    left = set(free)
+    for name in loose:
+        for old in sorted(rules, key=len, reverse=True):
+            new = rules[old] + name.removeprefix(old)
+            if name.startswith(old) and new in left:
+                names[name] = new
+                left.remove(new)
+                break
+    for name in loose:
+        ending = [each for each in left if each.endswith(f".{name}") or name.endswith(f".{each}")]
+        if name not in names and len(ending) == 1:
+            names[name] = ending[0]
+    return names
 
 
 def _like_stacks(
     ours: Mapping[str, Shape], reference: Mapping[str, Shape], passed_over: Collection[str]
 ) -> dict[str, str]:
-    """Find for each of a checkpoint's stacks that the other lacks the one of the other's that it is; none if not all
-    are found.
+    """Find for each of a checkpoint's stacks that the other lacks the one of the other's that it is, if it is one of
+    them; none at all where one could be two.
     """
     own, others = _stacks(ours, passed_over), _stacks(reference, passed_over)
     found_stacks: dict[str, str] = {}
@@ -92,13 +97,12 @@ def _like_stacks(
         fitting = [
             other
             for other, found in others.items()
-            if other not in own and _last_word(other) == _last_word(stack) and tensors.keys() <= found.keys()
+            if other not in own and _last_word(other) == _last_word(stack) and tensors.items() <= found.items()
         ]
-        if len(fitting) > 1:  # of a text and a vision model with layers of one kind, the shapes tell
-            fitting = [other for other in fitting if tensors.items() <= others[other].items()]
-        if len(fitting) != 1:
+        if len(fitting) > 1:
             return {}
-        found_stacks[stack] = fitting[0]
+        if fitting:
+            found_stacks[stack] = fitting[0]
     return found_stacks if len(set(found_stacks.values())) == len(found_stacks) else {}
 
 
