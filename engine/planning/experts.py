@@ -120,15 +120,9 @@ def restyled(tensors: Tensors, style: Style, model: str, reference: str) -> dict
     made: dict[str, TensorInfo] = {}
     for block in blocks.values():
         made |= _restyled_block(block, style, model, reference)
-    prefixes = {block.prefix: block for block in blocks.values()}
-    result: dict[str, TensorInfo] = {}
-    for name, info in tensors.items():
-        if is_expert(name):
-            continue
-        block_of = _owner(name, prefixes) if style.block != next(iter(blocks.values())).style.block else None
-        new = name if block_of is None else f"{block_of.place}{style.block}.{name.removeprefix(block_of.prefix)}"
-        result[new] = info
-    return result | made
+    moved = {block.prefix: block for block in blocks.values() if block.style.block != style.block}
+    beside = {name: info for name, info in tensors.items() if not is_expert(name)}
+    return {_moved(name, moved, style): info for name, info in beside.items()} | made
 
 
 def align_routers(tensors: Tensors, reference: Tensors) -> dict[str, TensorInfo]:
@@ -148,14 +142,14 @@ def align_routers(tensors: Tensors, reference: Tensors) -> dict[str, TensorInfo]
     return result
 
 
-def _owner(name: str, prefixes: Mapping[str, _Block]) -> _Block | None:
-    """Find the block that a tensor beside the experts belongs to."""
-    end = name.find(".")
+def _moved(name: str, moved: Mapping[str, _Block], style: Style) -> str:
+    """Name a tensor that stands beside experts, such as the router, where their block has another name."""
+    end = name.find(".") if moved else -1
     while end >= 0:
-        if (block := prefixes.get(name[: end + 1])) is not None:
-            return block
+        if (block := moved.get(name[: end + 1])) is not None:
+            return f"{block.place}{style.block}.{name[end + 1 :]}"
         end = name.find(".", end + 1)
-    return None
+    return name
 
 
 def _blocks(tensors: Tensors) -> dict[str, _Block]:
@@ -253,7 +247,8 @@ def _stacked(infos: list[TensorInfo], shape: tuple[int, ...]) -> TensorInfo:
 def _unfit(name: str, info: TensorInfo | None, model: str, reference: str) -> TensorMismatchError:
     found = "is missing" if info is None else f"has shape {list(info.shape)}"
     return TensorMismatchError(
-        f"tensor {name!r} of checkpoint {model}, whose experts are stored otherwise than in {reference}, {found}",
-        "every expert's gate, up and down, in shapes that are alike",
+        f"tensor {name!r} of checkpoint {model} {found}",
+        f"gate, up and down of every expert, in like shapes, so that they can be matched with those of {reference}, which "
+        "are stored otherwise",
         "complete the checkpoint, or store both models in one way",
     )

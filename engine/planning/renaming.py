@@ -2,8 +2,8 @@
 
 ``model.layers.0.mlp.up_proj.weight`` of a language model is ``model.language_model.layers.0.mlp.up_proj.weight`` in a
 model that sees, and ``language_model.model.layers...`` in an older export of that. Nothing here knows these words: a
-stack of layers is another's under a new prefix if it has no tensor that the other lacks, or has in another shape. Where two would fit, or names
-would meet, nothing is renamed.
+stack of layers is another's under a new prefix if it has no tensor that the other lacks, or has in another shape.
+Where two would fit, or names would meet, nothing is renamed.
 """
 
 from __future__ import annotations
