@@ -248,7 +248,6 @@ def _unfit(name: str, info: TensorInfo | None, model: str, reference: str) -> Te
     found = "is missing" if info is None else f"has shape {list(info.shape)}"
     return TensorMismatchError(
         f"tensor {name!r} of checkpoint {model} {found}",
-        f"gate, up and down of every expert, in like shapes, so that they can be matched with those of {reference}, which "
-        "are stored otherwise",
+        f"gate, up and down of every expert, in like shapes, to be matched with those of {reference}, stored otherwise",
         "complete the checkpoint, or store both models in one way",
     )
