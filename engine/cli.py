@@ -25,7 +25,9 @@ from dovetail.engine.cli_options import (
     MemoryOption,
     NonFiniteOption,
     OnNonFinite,
+    PartialOption,
     RecipeArgument,
+    RoundOption,
     SeedOption,
     ShardOption,
     StagesOption,
@@ -84,6 +86,8 @@ def merge(
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished merge into OUT away.")] = False,
     nonfinite: NonFiniteOption = OnNonFinite.error,
     strict: StrictOption = False,
+    allow_partial: PartialOption = False,
+    round_float32: RoundOption = False,
     stages: StagesOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
     as_json: JsonOption = False,
@@ -97,7 +101,18 @@ def merge(
     signal.signal(signal.SIGTERM, _interrupt)
     with choose_display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
-        options = plan_options(shard_size, dtype, seed, nonfinite, format, codec, zarr_shards, strict=strict)
+        options = plan_options(
+            shard_size,
+            dtype,
+            seed,
+            nonfinite,
+            format,
+            codec,
+            zarr_shards,
+            strict=strict,
+            allow_partial=allow_partial,
+            round_float32=round_float32,
+        )
         run = run_options(memory, workers, overwrite, restart)
         manifest = run_merge(recipe, output, options, run, recorder, stages)
     if not quiet and not as_json:
@@ -124,6 +139,7 @@ def convert(
         str | None,
         typer.Option(metavar="DTYPE", help="Dtype of floating-point tensors. [default: each keeps its own]"),
     ] = None,
+    round_float32: RoundOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is not empty.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw unfinished conversions away.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
@@ -144,7 +160,9 @@ def convert(
     recorder = Recorder(choose_display(quiet=quiet, as_json=as_json, label="converting"))
     try:
         with recorder.display:
-            options = plan_options(shard_size, dtype, 0, OnNonFinite.keep, format, codec, zarr_shards)
+            options = plan_options(
+                shard_size, dtype, 0, OnNonFinite.keep, format, codec, zarr_shards, round_float32=round_float32
+            )
             convert_all(paths[:-1], paths[-1], options, run_options(memory, workers, overwrite, restart), recorder)
     finally:
         for done in [] if quiet or as_json else recorder.done:
@@ -169,6 +187,8 @@ def plan(
     dtype: DtypeOption = None,
     seed: SeedOption = 0,
     strict: StrictOption = False,
+    allow_partial: PartialOption = False,
+    round_float32: RoundOption = False,
     stages: StagesOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -178,7 +198,19 @@ def plan(
     from dovetail.engine.report.display import NoticeDisplay
     from dovetail.engine.report.tables import print_stages, stages_json
 
-    options = plan_options(shard_size, dtype, seed, OnNonFinite.error, format, codec, zarr_shards, strict=strict)
+    nonfinite = OnNonFinite.error
+    options = plan_options(
+        shard_size,
+        dtype,
+        seed,
+        nonfinite,
+        format,
+        codec,
+        zarr_shards,
+        strict=strict,
+        allow_partial=allow_partial,
+        round_float32=round_float32,
+    )
     forecasts = plan_stages(recipe, options, stages)
     run = run_options(memory, workers, overwrite=False, restart=False)
     budgets = prepare_stages(forecasts, run, NoticeDisplay())

@@ -70,10 +70,18 @@ ZarrShardOption = Annotated[
 DtypeOption = Annotated[
     str | None, typer.Option(metavar="DTYPE", help="Output dtype, such as bfloat16. [default: the recipe's]")
 ]
+RoundOption = Annotated[
+    bool,
+    typer.Option("--round-float32", help="Round also what all models keep in float32 among tensors of fewer bits."),
+]
 SeedOption = Annotated[int, typer.Option(help="Seed of random masks.")]
 NonFiniteOption = Annotated[OnNonFinite, typer.Option(help="What to do with NaN and infinity in an input.")]
 StrictOption = Annotated[
     bool, typer.Option("--strict", help="Refuse checkpoints that do not have the same tensors in the same shapes.")
+]
+PartialOption = Annotated[
+    bool,
+    typer.Option("--allow-partial", help="Merge what fits of models that give less than half of their elements."),
 ]
 StagesOption = Annotated[
     Path | None,
@@ -93,6 +101,8 @@ def plan_options(
     zarr_shards: str | None,
     *,
     strict: bool = False,
+    allow_partial: bool = False,
+    round_float32: bool = False,
 ) -> PlanOptions:
     """Turn the options of a command into those of a plan.
 
@@ -111,7 +121,15 @@ def plan_options(
     zarr_shard_bytes = None if zarr_shards is None else parse_size(zarr_shards)
     given = {"--shard-size": shard_bytes, "--codec": codec, "--zarr-shards": zarr_shard_bytes}
     output, keep = choose_format(format, given), nonfinite is OnNonFinite.keep
-    return PlanOptions(output, dtype=dtype, seed=seed, keep_nonfinite=keep, strict=strict)
+    return PlanOptions(
+        output,
+        dtype=dtype,
+        round_float32=round_float32,
+        seed=seed,
+        keep_nonfinite=keep,
+        strict=strict,
+        allow_partial=allow_partial,
+    )
 
 
 def run_options(memory: str | None, workers: int | None, overwrite: bool, restart: bool) -> RunOptions:

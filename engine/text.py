@@ -72,6 +72,15 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
+def percent(share: float) -> str:
+    """Write a share from 0 to 1: ``37.5%``, ``100%``; what is not quite nothing or all is never written as such."""
+    if 0 < share < 0.0005:
+        return "less than 0.1%"
+    if 0.9995 <= share < 1:
+        return "more than 99.9%"
+    return f"{100 * share:.1f}".removesuffix(".0") + "%"
+
+
 def short_name(name: str) -> str:
     """Give the last part of a path or of a hub name."""
     return name.rstrip("/").rsplit("/", 1)[-1]

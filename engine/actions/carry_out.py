@@ -14,6 +14,7 @@ from dovetail.engine import events
 from dovetail.engine.actions.interrupts import interrupts_ignored
 from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.output.card import conversion_card, model_card
+from dovetail.engine.output.findings import findings
 from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts, total_statistics
 from dovetail.engine.output.side_files import side_bytes, write_side_files
 from dovetail.engine.output.staging import check_disk_space, check_target, publish, staging_path, take_back
@@ -24,7 +25,6 @@ from dovetail.engine.run.journal import JOURNAL_NAME, Journal, belongs_to
 from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.engine.run.records import RecordTable
-from dovetail.engine.text import counted
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.files.durable import write_durably
 from dovetail.io.files.machine import peak_resident_bytes
@@ -95,7 +95,7 @@ def carry_out(
             # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
             done_with = (LOCK_NAME,) if keep_journal else (JOURNAL_NAME, LOCK_NAME)
             publish(staging, output, overwrite=run.overwrite, remove=done_with)
-    for warning in _findings(plan, manifest):
+    for warning in findings(plan, table, manifest["totals"]):
         listen(events.Notice("warning", warning))
     listen(_done(output, execution, manifest["totals"], time.monotonic() - started))
     return manifest
@@ -214,27 +214,3 @@ def _done(output: Path, execution: Execution, totals: dict[str, Any], seconds: f
         workers=execution.budget.workers,
         summary=totals,
     )
-
-
-def _findings(plan: Plan, manifest: dict[str, Any]) -> list[str]:
-    """Word the warnings about values that only the data could show."""
-    totals, found = manifest["totals"], []
-    if totals["copied_differing"]:
-        names = ", ".join(totals["copied_differing"][:3])
-        found.append(
-            f"{len(totals['copied_differing'])} integer tensors differ between the models and were taken from the "
-            f"base model: {names}"
-        )
-    if plan.is_conversion:
-        if totals["overflowed"]:
-            found.append(
-                f"{counted(totals['overflowed'], 'value')} too large for {plan.options.dtype}: infinite or NaN now."
-            )
-        if totals["nonfinite"]:
-            found.append(f"{counted(totals['nonfinite'], 'NaN or infinite value')} passed through.")
-        return found
-    if totals["overflowed"] and not totals["nonfinite"]:
-        found.append(f"{totals['overflowed']} values are too large for float32 or for the output dtype, and infinite.")
-    if totals["nonfinite"]:
-        found.append(f"{totals['nonfinite']} NaN or infinite input values were passed through.")
-    return found

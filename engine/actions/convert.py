@@ -30,6 +30,7 @@ from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
 from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.grid import chunk_elements
+from dovetail.engine.planning.islands import Islands, find_islands
 from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
@@ -121,8 +122,10 @@ def plan_from(location: Location, label: str, options: PlanOptions) -> Plan:
     options = replace(options, keep_nonfinite=True)
     dtype = requested_dtype(options.dtype)
     checkpoint = open_location(location)
-    tensors = tuple(_planned(info, label, dtype) for info in checkpoint.tensors.values())
-    warnings = list(checkpoint.notes)
+    stored = ((name, [(0, info)]) for name, info in checkpoint.tensors.items())
+    islands = find_islands(stored, (checkpoint,), dtype, rounded=options.round_float32)
+    tensors = tuple(_planned(info, label, dtype, islands) for info in checkpoint.tensors.values())
+    warnings = [*checkpoint.notes, *islands.warnings]
     narrowed = Counter(
         f"{info.dtype} tensors are stored as {dtype}"
         for info in checkpoint.tensors.values()
@@ -142,9 +145,9 @@ def plan_from(location: Location, label: str, options: PlanOptions) -> Plan:
     )
 
 
-def _planned(info: TensorInfo, label: str, wanted: DType | None) -> PlannedTensor:
-    """Plan one tensor of the output: a copy, or a conversion to another dtype."""
-    dtype = wanted if wanted is not None and info.dtype.mergeable else info.output_dtype
+def _planned(info: TensorInfo, label: str, wanted: DType | None, islands: Islands) -> PlannedTensor:
+    """Plan one tensor: copied, or stored in another dtype."""
+    dtype = islands.dtype(info.name, wanted if info.dtype.mergeable else None, info.output_dtype)
     element_bytes = info.dtype.itemsize + dtype.itemsize
     problem = None
     if dtype != info.dtype:

@@ -215,8 +215,10 @@ def _options(manifest: Mapping[str, Any]) -> PlanOptions:
     return PlanOptions(
         format=written_format(manifest),
         dtype=said["dtype"],
+        round_float32=said.get("round_float32", False),
         seed=said["seed"],
         keep_nonfinite=said["nonfinite"] == "keep",
+        allow_partial=True,  # whether it should be merged is no question any more
     )
 
 

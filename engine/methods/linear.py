@@ -79,5 +79,6 @@ LINEAR = Method(
     ),
     program=make_program,
     by_name=False,
+    divides_weights="normalize",
 )
 """The row of the table of methods."""

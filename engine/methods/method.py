@@ -81,6 +81,9 @@ class Method:
     method whose problems have one output each, with the inputs' name and shape."""
     by_name: bool = True
     """Whether a program depends on the name of its tensor, as random masks do; if not, similar tensors share one."""
+    divides_weights: str | None = None
+    """The switch that divides the models' ``weight`` by their sum, of a method that sums whole models; None for others.
+    Where it is off and a model lacks a tensor, the other models' weights are scaled to the sum of all."""
     plug_in: PlugIn | None = None
     """The distribution that brings the method, set when the method is loaded; None for methods of Dovetail."""
 

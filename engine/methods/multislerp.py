@@ -54,5 +54,6 @@ MULTISLERP = Method(
         Parameter("eps", "float", 1e-8, "added to lengths before dividing by them"),
     ),
     program=make_program,
+    divides_weights="normalize_weights",
 )
 """The row of the table of methods."""

@@ -71,6 +71,7 @@ def build_manifest(
         "options": {
             "dtype": plan.options.dtype,
             "seed": plan.options.seed,
+            **({"round_float32": True} if plan.options.round_float32 else {}),
             "nonfinite": "keep" if plan.options.keep_nonfinite else "error",
             **plan.options.format.to_json(),
         },

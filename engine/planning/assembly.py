@@ -18,8 +18,9 @@ from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.output_format import Layout
 
-_NOT_HASHED = ("format", "strict")
-"""Options that are no part of a plan's hash by themselves: a format has an identity, and strictness changes no byte."""
+_NOT_HASHED = ("format", "strict", "allow_partial", "round_float32")
+"""Options that are no part of a plan's hash by themselves: a format has an identity, what decides between an error and
+a warning changes no byte, and dtypes are in the headers of the output, which are hashed."""
 
 
 def assemble(

@@ -10,7 +10,9 @@ from dovetail.engine import events
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.registry import find
+from dovetail.engine.planning.alike import make_alike
 from dovetail.engine.planning.assembly import assemble
+from dovetail.engine.planning.islands import find_islands, spec_sources
 from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.model_config import restack, says_tied
 from dovetail.engine.planning.plan import Plan, PlanOptions
@@ -64,11 +66,15 @@ def make_plan(
     if checkpoints is None:
         checkpoints = _open(recipe, locations, download)
     checkpoints = tuple(checkpoints)
-    vocabulary = plan_vocabulary(recipe, references, checkpoints)
     configs = [config_of(checkpoint) for checkpoint in checkpoints]
-    expansion = _expand(recipe, method, checkpoints, configs, vocabulary, strict=options.strict)
+    labels = [str(ref) for ref in references]
+    checkpoints, views = make_alike(checkpoints, configs, labels, allow_partial=options.allow_partial)
+    vocabulary = plan_vocabulary(recipe, references, checkpoints)
+    expansion = _expand(recipe, method, checkpoints, configs, vocabulary, options)
     dtype = requested_dtype(options.dtype or recipe.out_dtype or recipe.dtype)
-    planner = TensorPlanner(method, checkpoints, expansion, options, dtype, vocabulary)
+    sources = spec_sources(expansion.tensors, checkpoints)
+    islands = find_islands(sources, checkpoints, dtype, rounded=options.round_float32)
+    planner = TensorPlanner(method, checkpoints, expansion, options, dtype, vocabulary, islands)
     tensors = planner.tensors(expansion.tensors)
     return assemble(
         recipe=recipe,
@@ -83,9 +89,11 @@ def make_plan(
         vocabulary=vocabulary,
         warnings=(
             *(note for checkpoint in checkpoints for note in checkpoint.notes),
+            *views,
             *expansion.warnings,
             *(restack(copy.deepcopy(configs[0]), expansion.stacks, configs, 0) if configs[0] else ()),
             *planner.warnings(),
+            *islands.warnings,
             *(vocabulary.findings() if vocabulary else ()),
         ),
     )
@@ -105,8 +113,7 @@ def _expand(
     checkpoints: Sequence[Checkpoint],
     configs: Sequence[Mapping[str, Any] | None],
     vocabulary: Vocabulary | None,
-    *,
-    strict: bool,
+    options: PlanOptions,
 ) -> Expansion:
     """Find the output's tensors and what each is merged from."""
     references = recipe.references()
@@ -115,7 +122,7 @@ def _expand(
         shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
         catalogues[ref] = shapes if vocabulary is None else vocabulary.reshaped(shapes)
     tied = {ref: says_tied(config) for ref, config in zip(references, configs, strict=True)}
-    return expand(recipe, method, catalogues, tied, strict=strict)
+    return expand(recipe, method, catalogues, tied, strict=options.strict, allow_partial=options.allow_partial)
 
 
 def requested_dtype(name: str | None) -> DType | None:

@@ -21,7 +21,7 @@ from dovetail.io.output import SafetensorsFormat
 from dovetail.io.output_format import Layout, OutputFormat
 from dovetail.io.source import Slot
 
-MATHS_VERSION = 2
+MATHS_VERSION = 3
 """Changes whenever the same recipe and inputs give other bits than before."""
 
 READ_AHEAD = 2
@@ -39,6 +39,9 @@ class PlanOptions:
     """The output's format, with its options."""
     dtype: str | None = None
     """Output dtype; None for the recipe's, else the base model's own, tensor by tensor."""
+    round_float32: bool = False
+    """Whether tensors that all models keep in float32 among narrower ones are rounded to `dtype` too; see `islands`.
+    The dtypes of the output's tensors are part of the plan's hash, and so tell."""
     seed: int = 0
     """Seed of random masks."""
     keep_nonfinite: bool = False
@@ -46,6 +49,9 @@ class PlanOptions:
     strict: bool = False
     """Whether it is an error if the checkpoints do not have the same tensors in the same shapes. It decides between an
     error and a warning alone, so it is no part of the plan's hash."""
+    allow_partial: bool = False
+    """Whether a model may give less than half of its elements to the merge; else that is an error. Like `strict`, it is
+    no part of the plan's hash."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.planning.grid import chunk_elements
+from dovetail.engine.planning.islands import Islands
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.vocabulary import Vocabulary
@@ -36,10 +37,11 @@ class TensorPlanner:
         options: PlanOptions,
         dtype: DType | None,
         vocabulary: Vocabulary | None,
+        islands: Islands,
     ) -> None:
         self._method, self._checkpoints, self._options, self._dtype = method, checkpoints, options, dtype
         self._labels = [str(ref) for ref in expansion.checkpoints]
-        self._vocabulary = vocabulary
+        self._vocabulary, self._islands = vocabulary, islands
         self._gathered: dict[SourceTensor, TensorInfo] = {}
         used = {item.checkpoint for spec in expansion.tensors for item in spec.inputs}
         self.models = sorted(used)
@@ -90,7 +92,7 @@ class TensorPlanner:
         models = tuple([self._input(item, spec.reference) for item in spec.inputs])
         inputs = models if base is None else (base, *models)
         self._double += DTYPES["F64"].kernel_code in [item.code for item in inputs]
-        dtype = self._dtype or reference.output_dtype
+        dtype = self._islands.dtype(spec.name, self._dtype, reference.output_dtype)
         # Of many thousand tensors, most differ from others by their names alone. Parameters are shared between tensors.
         like = (reference.shape, dtype.name, tuple([(item.code, item.checkpoint) for item in inputs]))
         key = (*like, id(spec.parameters), id(spec.model_parameters))
@@ -165,7 +167,7 @@ class TensorPlanner:
 
     def _take(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
         """Plan a tensor that is not merged, but has the output's dtype."""
-        dtype = self._dtype or reference.output_dtype
+        dtype = self._islands.dtype(spec.name, self._dtype, reference.output_dtype)
         if dtype == reference.dtype == DTYPES["F64"]:  # all else is exact by way of float32
             return self._planned(spec, reference, dtype, Copy(), None, self._raw(spec.reference), ())
         problem = conversion(spec.name, reference.shape, reference.dtype.kernel_code, dtype.kernel_code)

@@ -52,6 +52,7 @@ def expand(
     tied: Mapping[ModelRef, bool | None] | None = None,
     *,
     strict: bool = False,
+    allow_partial: bool = False,
 ) -> Expansion:
     """Say for every output tensor what it is merged from, and with which parameters.
 
@@ -67,19 +68,24 @@ def expand(
         Whether a checkpoint's configuration says that its head is its embedding; None where it does not say.
     strict
         Whether it is an error if tensors do not stand alike in all checkpoints; see `gaps`.
+    allow_partial
+        Whether a model may give less than half of its elements; see `gaps`.
 
     Raises
     ------
     RecipeError
         The recipe does not fit the method, or its layers or modules are not there.
     TensorMismatchError
-        A tensor does not stand alike in all checkpoints and `strict` is set, or a model has nothing to merge.
+        A tensor does not stand alike in all checkpoints and `strict` is set, or a model has nothing to merge, or less
+        than half of its elements and `allow_partial` is not set.
 
     """
     parts, warnings = make_parts(recipe, method)
     tied = tied or {}
     heads = find_heads(catalogues, tied)
-    output = Output(recipe.references(), heads.catalogues, Gaps(strict=strict))
+    output = Output(
+        recipe.references(), heads.catalogues, Gaps(heads.catalogues, strict=strict, allow_partial=allow_partial)
+    )
     modules = Modules(parts, heads.catalogues, recipe.origin) if recipe.modules else None
     stacks, layer_count = [], 0
     for part in parts:
@@ -101,6 +107,7 @@ def expand(
     if modules:
         warnings += _copy_the_rest(output, modules)
     _check_merged(output, parts)
+    output.gaps.check_shares()
     warnings += output.gaps.warnings()
     for name in {name for each in heads.stand_ins.values() for name in each} & output.specs.keys():
         output.specs[name] = heads.read_instead(output.specs[name], output.checkpoints)
@@ -129,9 +136,10 @@ def _expand_whole(output: Output, writer: GroupWriter, names: Mapping[ModelRef, 
             writer.add(name, 0.0, None)
         else:
             writer.add(name, layer_fraction(layer.number, stacks.lengths[layer.stack]), layer.number)
-    known = output.catalogues[writer.group.reference.ref]
+    reference = writer.group.reference.ref
+    known = output.catalogues[reference]
     for source in writer.group.models:
-        output.gaps.unused(source.ref, [name for name in names[source.ref] if name not in known])
+        output.gaps.unused(source.ref, [name for name in names[source.ref] if name not in known], reference)
     return stacks.longest
 
 

@@ -9,17 +9,22 @@ configuration. So
 - where too few models are left for the method, the reference's tensor is taken as it is;
 - tensors that the reference lacks are left out.
 
-Each of these is a warning, and an error if so asked for (``--strict``).
+Each of these is a warning, and an error if so asked for (``--strict``). A model that gives less than half of its
+elements is an error, and a warning if so asked for (``--allow-partial``).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Final, Literal
 
+from dovetail.engine.recipe.layers import parse_layer
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.places import shown
+from dovetail.engine.recipe.shares import LEAST_SHARE, Shares, elements_of
+from dovetail.engine.text import counted, percent
 from dovetail.io.errors import TensorMismatchError
 
 Shape = tuple[int, ...]
@@ -30,11 +35,12 @@ _VOCABULARY = re.compile(
 )
 """Names of tensors whose rows stand for tokens or positions."""
 
-_TEXTS: Final[Mapping[str, str]] = {
-    "missing": "missing in {ref}, and merged without it: {names}",
-    "shape": "of another shape in {ref} than in {reference}, and merged without it: {names}",
-    "cut": "of {ref} cut to the rows of {reference}: {names}",
-    "filled": "of {ref} with fewer rows than in {reference}, whose rows stand in for them: {names}",
+_TEXTS: Final[Mapping[Kind, str]] = {
+    "missing": "{of_reference}: missing in {ref}, and merged without it",
+    "shape": "{of_ref}: of another shape than in {reference}, and merged without it",
+    "cut": "{of_ref}: cut to the rows of {reference}",
+    "filled": "{of_ref}: fewer rows than in {reference}, whose rows stand in for them",
+    "unused": "{of_ref}: not in the output, as {reference} lacks them",
 }
 _ACTION = "merge checkpoints of one architecture and vocabulary, or merge without --strict"
 
@@ -54,15 +60,23 @@ class Gaps:
 
     Parameters
     ----------
+    catalogues
+        Every checkpoint's tensors.
     strict
         Whether the first is an error.
+    allow_partial
+        Whether a model may give less than half of its elements.
 
     """
 
-    def __init__(self, *, strict: bool = False) -> None:
-        self.strict = strict
-        self._found: dict[tuple[Kind, ModelRef, ModelRef], dict[str, None]] = {}
+    def __init__(
+        self, catalogues: Mapping[ModelRef, Mapping[str, Shape]], *, strict: bool = False, allow_partial: bool = False
+    ) -> None:
+        self.catalogues, self.strict, self.allow_partial = catalogues, strict, allow_partial
+        self.shares = Shares()
+        self._found: dict[tuple[Kind, ModelRef, ModelRef], dict[str, Shape]] = {}
         self._copied: dict[str, None] = {}
+        self._scaled: dict[str, None] = {}
 
     def missing(self, ref: ModelRef, reference: ModelRef, name: str, shape: Shape) -> None:
         """Note that a model lacks a tensor.
@@ -79,7 +93,7 @@ class Gaps:
                 f"shape {list(shape)}, as in {reference}",
                 _ACTION,
             )
-        self._note("missing", ref, reference, [name])
+        self._note("missing", ref, reference, name, shape)
 
     def unlike(self, kind: Kind, ref: ModelRef, reference: ModelRef, name: str, shape: Shape, found: Shape) -> None:
         """Note that a model has a tensor in another shape; raises as `missing` does."""
@@ -89,10 +103,23 @@ class Gaps:
                 f"{list(shape)}, as in {reference}",
                 _ACTION,
             )
-        self._note(kind, ref, reference, [name])
+        self._note(kind, ref, reference, name, found)
+        if kind == "shape":
+            self.shares.left_out(ref, found, vocabulary=_is_loose_vocabulary(name))
 
-    def unused(self, ref: ModelRef, names: Iterable[str]) -> None:
-        """Note tensors of a checkpoint that are not in the output; raises as `missing` does."""
+    def unused(self, ref: ModelRef, names: Iterable[str], reference: ModelRef | None = None) -> None:
+        """Note tensors of a checkpoint that are not in the output; raises as `missing` does.
+
+        Parameters
+        ----------
+        ref
+            The checkpoint.
+        names
+            The tensors.
+        reference
+            The checkpoint that decides the output's tensors; None for the first one.
+
+        """
         names = list(names)
         if names and self.strict:
             raise TensorMismatchError(
@@ -100,36 +127,94 @@ class Gaps:
                 "the same tensors in all",
                 _ACTION,
             )
-        if names:
-            self._note("unused", ref, ref, names)
+        for name in names:
+            shape = self.catalogues[ref][name]
+            self._note("unused", ref, reference or next(iter(self.catalogues)), name, shape)
+            self.shares.left_out(ref, shape, vocabulary=_is_loose_vocabulary(name))
 
     def copied(self, name: str) -> None:
         """Note that too few models have a tensor for the method."""
         self._copied[name] = None
 
+    def scaled(self, name: str) -> None:
+        """Note that the weights of the models that have a tensor stand in for those of the models that lack it."""
+        self._scaled[name] = None
+
     def refs(self) -> set[ModelRef]:
         """Give the models without which tensors were merged."""
         return {ref for kind, ref, _ in self._found if kind in ("missing", "shape")}
 
+    def check_shares(self) -> None:
+        """Refuse a model that gives less than half of its elements, unless that is asked for.
+
+        Raises
+        ------
+        TensorMismatchError
+            There is one: it has another architecture, size or way of storing its tensors.
+
+        """
+        for ref, share in self.shares.least().items():
+            if share >= LEAST_SHARE or self.allow_partial:
+                continue
+            raise TensorMismatchError(
+                f"checkpoint {ref} gives {percent(share)} of its elements (embeddings and heads not counted) to the "
+                f"merge: {self._reasons(ref)}",
+                f"at least {percent(LEAST_SHARE)}, as models of one architecture and size give",
+                "merge models of one architecture and size, or pass --allow-partial to merge what fits",
+            )
+
     def warnings(self) -> list[str]:
         """Say what was found, in one sentence for each kind and checkpoint."""
         texts = []
-        for (kind, ref, reference), names in self._found.items():
-            count = f"{len(names)} tensor" + "s" * (len(names) > 1)
-            if kind == "unused":
-                texts.append(f"not in the output: {count} of {ref} that the others lack: {_some(names)}")
-            else:
-                texts.append(f"{count} {_TEXTS[kind].format(ref=ref, reference=reference, names=_some(names))}")
+        for (kind, ref, reference), found in self._found.items():
+            of_whom = {
+                "of_ref": self._share_of(ref, found),
+                "of_reference": self._share_of(reference, found),
+            }
+            texts.append(f"{_TEXTS[kind].format(ref=ref, reference=reference, **of_whom)} (such as {_example(found)})")
         if self._copied:
-            count = f"{len(self._copied)} tensor" + "s" * (len(self._copied) > 1)
+            count = counted(len(self._copied), "tensor")
             texts.append(
-                f"{count} not merged, as too few models have them, but taken as they are: {_some(self._copied)}"
+                f"{count} not merged, as too few models have them, but taken as they are (such as "
+                f"{_example(self._copied)})"
+            )
+        if self._scaled:
+            texts.append(
+                f"{counted(len(self._scaled), 'tensor')} merged with the weights of the models that have them, scaled "
+                f"to the sum of all models' weights (such as {_example(self._scaled)})"
             )
         return texts
 
-    def _note(self, kind: Kind, ref: ModelRef, reference: ModelRef, names: Iterable[str]) -> None:
-        self._found.setdefault((kind, ref, reference), {}).update(dict.fromkeys(names))
+    def _share_of(self, ref: ModelRef, found: Mapping[str, Shape]) -> str:
+        """Count tensors, and say which share of a checkpoint's elements they are."""
+        share = elements_of(found) / max(1, elements_of(self.catalogues[ref]))
+        count = counted(len(found), "tensor")
+        return f"{count} with {percent(share)} of the elements of {ref}"
+
+    def _reasons(self, ref: ModelRef) -> str:
+        """Say why a model gives so little, with the largest tensor that is left out as an example."""
+        reasons = []
+        for (kind, other, reference), found in self._found.items():
+            if other != ref or kind not in ("shape", "unused"):
+                continue
+            name = max(found, key=lambda item: prod(found[item]))
+            expected = self.catalogues[reference].get(name)
+            count = counted(len(found), "tensor")
+            if kind == "shape" and expected is not None:
+                like = f"such as {shown(name)} with {list(found[name])} for {list(expected)}"
+                reasons.append(f"{count} of another shape than in {reference}, {like}")
+            else:
+                reasons.append(f"{count} that {reference} lacks, such as {shown(name)}")
+        return "; ".join(reasons)
+
+    def _note(self, kind: Kind, ref: ModelRef, reference: ModelRef, name: str, shape: Shape) -> None:
+        self._found.setdefault((kind, ref, reference), {})[name] = shape
 
 
-def _some(names: Mapping[str, None]) -> str:
-    return ", ".join(shown(name) for name in list(names)[:3]) + (", ..." if len(names) > 3 else "")
+def _is_loose_vocabulary(name: str) -> bool:
+    """Whether a tensor is outside the layers, with rows that stand for tokens or positions."""
+    return is_vocabulary(name) and parse_layer(name) is None
+
+
+def _example(names: Iterable[str]) -> str:
+    return shown(next(iter(names)))

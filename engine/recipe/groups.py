@@ -139,7 +139,10 @@ def _whole_group(
     if sets_base_apart(method, given=base is not None):
         if base is None:
             raise _no_base(method, recipe.origin)
-        return Group(where, base, tuple(s for s in listed if s.ref != base.ref), base, shared)
+        others = [s for s in listed if s.ref != base.ref]
+        if method.base == "pair" and not others:  # a model merged with itself
+            others = [s for s in listed if s is not base]
+        return Group(where, base, tuple(others), base, shared)
     if base is not None and base not in listed:
         ready = all(
             row.name in shared[-1] for row in method.parameters if row.scope == "model" and row.default is REQUIRED
@@ -237,19 +240,21 @@ def _in_order(group: Group, method: Method, origin: Origin) -> Group:
     given = next((scope[row.name] for scope in group.shared if row.name in scope), None) if row else None
     if row is None or given is None:
         return group
-    by_name = {str(source.ref): source for source in group.models}
+    by_name: dict[str, list[Source]] = {}
+    for source in group.models:
+        by_name.setdefault(str(source.ref), []).append(source)
     order: list[Source] = []
     for name in given[0].points:
-        source = by_name.pop(str(name), None)
-        if source is None:
+        found = by_name.get(str(name))
+        if not found:
             again = any(str(name) == str(s.ref) for s in order)
             raise origin.error(
                 ("parameters", row.name),
                 f"{row.name} names {shown(name)}" + (" twice" if again else ", which is not one of the merged models"),
                 f"each of {', '.join(str(s.ref) for s in group.models)} once",
-                nearest(str(name), by_name),
+                nearest(str(name), [each for each, sources in by_name.items() if sources]),
             )
-        order.append(source)
-    if by_name:
-        raise origin.error(("parameters", row.name), f"{row.name} leaves out {one_of(by_name)}", "every model once")
+        order.append(found.pop(0))
+    if left := [name for name, sources in by_name.items() if sources]:
+        raise origin.error(("parameters", row.name), f"{row.name} leaves out {one_of(left)}", "every model once")
     return replace(group, models=tuple(order))

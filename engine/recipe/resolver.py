@@ -35,7 +35,7 @@ class Resolver:
     """
 
     def __init__(self, group: Group, method: Method, origin: Origin) -> None:
-        self._group, self._method, self._origin = group, method, origin
+        self._group, self.method, self._origin = group, method, origin
         filters = (
             candidate.filter
             for scope in (*group.shared, *(source.own for source in group.models))
@@ -98,7 +98,7 @@ class Resolver:
         source: Source | None,
     ) -> dict[str, Any]:
         values = {}
-        for row in self._method.parameters:
+        for row in self.method.parameters:
             if row.scope == level:
                 value = self._find(row, scopes, fraction, fits)
                 if value is REQUIRED:

@@ -83,18 +83,14 @@ class OutputSlice(Strict):
 
     @model_validator(mode="after")
     def _check_sources(self) -> OutputSlice:
-        seen: set[tuple[ModelRef, tuple[int, int]]] = set()
         lengths = [source.layer_range[1] - source.layer_range[0] for source in self.sources]
-        for i, (source, length) in enumerate(zip(self.sources, lengths, strict=True)):
+        for i, length in enumerate(lengths):
             if length != lengths[0]:
                 raise problem(
                     f"has {length} layers",
                     f"{lengths[0]} as in the slice's first source",
                     path=("sources", i, "layer_range"),
                 )
-            if (source.model, source.layer_range) in seen:
-                raise problem("is listed twice", "each source once", path=("sources", i))
-            seen.add((source.model, source.layer_range))
         return self
 
 
@@ -112,7 +108,6 @@ class OutputModule(Strict):
     def _check_one(self) -> OutputModule:
         if bool(self.models) == bool(self.slices):
             raise problem("has both or neither of 'models' and 'slices'", "exactly one of them")
-        _check_models(self.models)
         return self
 
 
@@ -162,7 +157,6 @@ class Recipe(Strict):
             )
         if self.tokenizer and self.tokenizer_source:
             raise problem("has both 'tokenizer' and 'tokenizer_source'", "one of them")
-        _check_models(self.models)
         return self
 
     @property
@@ -209,11 +203,3 @@ class Recipe(Strict):
     def canonical_json(self) -> str:
         """Write what the recipe says, not how it says it: equal for equal recipes, fit for hashing."""
         return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-
-
-def _check_models(models: tuple[InputModel, ...]) -> None:
-    seen = set()
-    for i, entry in enumerate(models):
-        if entry.model in seen:
-            raise problem(f"is {shown(str(entry.model))} again", "each model once", path=("models", i, "model"))
-        seen.add(entry.model)

@@ -134,7 +134,7 @@ def _add_layers(output: Output, writer: GroupWriter, layouts: _Layouts, first: i
             )
         for source in sources:
             others = layouts[source.ref].layers.get(source.start + offset, ())
-            output.gaps.unused(source.ref, [x.at(x.number) for x in others if x.suffix not in suffixes])
+            output.gaps.unused(source.ref, [x.at(x.number) for x in others if x.suffix not in suffixes], reference.ref)
 
 
 def _add_loose(writer: GroupWriter, layouts: _Layouts, *, after: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import fsum
 from typing import Any, NamedTuple
 
 from dovetail.engine.recipe.gaps import Gaps, is_vocabulary, rows_differ
@@ -91,11 +92,12 @@ class GroupWriter:
 
     def __init__(self, output: Output, group: Group, resolver: Resolver, least: int = 1) -> None:
         self.output, self.group = output, group
-        self._resolve, self._least = resolver.resolve, max(1, least)
+        self._resolve, self._least, self._method = resolver.resolve, max(1, least), resolver.method
         indices = {ref: i for i, ref in enumerate(output.checkpoints)}
         self._reference = indices[group.reference.ref], output.catalogues[group.reference.ref]
         self._sources = [(indices[s.ref], output.catalogues[s.ref].get) for s in group.sources]
         self._seen = {s.ref for s in group.sources} <= output.merged
+        self._refs = tuple(source.ref for source in group.sources)
 
     def add(self, name: str, fraction: float, layer: int | None) -> None:
         """Add a tensor that has the same name in the output and in every source.
@@ -152,6 +154,9 @@ class GroupWriter:
         if not self._seen:
             self._seen = True
             self.output.merged.update(source.ref for source in self.group.sources)
+        self.output.gaps.shares.merged(
+            self._refs, self._reference[1][reference.name], vocabulary=layer is None and is_vocabulary(reference.name)
+        )
         base = sources.pop(0) if self.group.base else None
         self.output.specs[name] = TensorSpec(name, base, tuple(sources), *resolved, layer, reference)
 
@@ -173,13 +178,43 @@ class GroupWriter:
                 models.append(tensor)
                 own.append(parameters)
                 self.output.merged.add(source.ref)
-        if len(models) < self._least:
+                self.output.gaps.shares.merged(
+                    (source.ref,),
+                    self.output.catalogues[source.ref][source_name],
+                    vocabulary=layer is None and is_vocabulary(source_name),
+                )
+        weighted = self._weighted(name, resolved, own)
+        if len(models) < self._least or weighted is None:
             self.output.gaps.copied(name)
             self.output.copy(name, reference.checkpoint, layer, reference.name)
             return
         self.output.specs[name] = TensorSpec(
-            name, base, tuple(models), resolved[0], tuple(own), layer, reference, copied=False
+            name, base, tuple(models), resolved[0], tuple(weighted), layer, reference, copied=False
         )
+
+    def _weighted(self, name: str, resolved: Resolved, own: list[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+        """Scale the weights of the models that have a tensor to the sum of all models' weights.
+
+        A sum of whole models would be too small by the share of those that lack it. Task vectors are no such sum, and
+        nothing is to be scaled where the method divides by the weights that there are.
+
+        Returns
+        -------
+        list or None
+            Parameters of the models that have the tensor; None where their weights cannot have that sum.
+
+        """
+        merge, given = resolved
+        switch = self._method.divides_weights
+        if switch is None or self.group.base or merge[switch] or len(own) == len(given):
+            return own
+        total, there = (fsum(float(values["weight"]) for values in each) for each in (given, own))
+        if total == there:
+            return own
+        if total == 0 or there == 0:
+            return None
+        self.output.gaps.scaled(name)
+        return [{**values, "weight": float(values["weight"]) * total / there} for values in own]
 
     def _is_usable(self, tensor: SourceTensor, reference: SourceTensor, layer: int | None) -> bool:
         """Whether a model's tensor can be merged; note what is not as in the reference."""

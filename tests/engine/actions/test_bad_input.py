@@ -325,7 +325,7 @@ def test_nan_passes_through_where_asked_for(family: Family) -> None:
     tensors[_NORM][5] = np.nan
     save_file(tensors, path)
     outcome = dovetail("merge", family.recipe_path, family.out, "--nonfinite", "keep")
-    assert (0, "warning: 1 NaN or infinite input values were passed through.\n") == (outcome.code, outcome.err)
+    assert (0, "warning: 1 NaN or infinite input value passed through.\n") == (outcome.code, outcome.err)
     manifest = json.loads((family.out / "dovetail_manifest.json").read_bytes(), parse_constant=pytest.fail)
     assert [None, None] == manifest["tensors"][_NORM]["statistics"]["task_vector_norm"]
     assert [None, None] == manifest["totals"]["task_vector_norm"]

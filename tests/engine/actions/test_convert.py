@@ -80,7 +80,7 @@ def test_there_and_back(source: Path, tmp_path: Path, zarr: ZarrFormat) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_another_dtype(source: Path, tmp_path: Path, dtype: str) -> None:
     """Floats are rounded as ml_dtypes rounds them, integers stay, and the configuration names the dtype."""
-    convert(source, tmp_path / "out", PlanOptions(dtype=dtype))
+    convert(source, tmp_path / "out", PlanOptions(dtype=dtype, round_float32=True))
     for name, values in read_output(source).items():
         found = read_output(tmp_path / "out")[name]
         if values.dtype.kind in "iub":
@@ -197,8 +197,8 @@ def test_overflow_is_a_warning(tmp_path: Path) -> None:
     outcome = dovetail("convert", source, tmp_path / "out", "--dtype", "float16")
     assert 0 == outcome.code
     assert (
-        "warning: 2 values too large for float16: infinite or NaN now.\n"
-        "warning: 1 NaN or infinite value passed through.\n"
+        "warning: 2 values in 1 tensor too large for float16, and infinite or NaN now: 'w' (2)\n"
+        "warning: 1 NaN or infinite input value passed through.\n"
     ) == outcome.err
     assert 2 == read_manifest(tmp_path / "out")["tensors"]["w"]["statistics"]["overflowed"]
 

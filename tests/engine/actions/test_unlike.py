@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dovetail.engine import PlanOptions, events, merge, plan
 from dovetail.io.errors import NonFiniteError, TensorMismatchError
 from tests.checkpoints import BF16, read_output, write_checkpoint, write_recipe
+from tests.engine.command import dovetail
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -67,14 +68,15 @@ def test_missing_tensor_is_merged_from_the_others(tmp_path: Path) -> None:
     assert np.array_equal(mean(a[PROJ], c[PROJ]), out[PROJ])
     assert np.array_equal(a[NORM], out[NORM])
     assert np.array_equal(mean(a[EMBED], b[EMBED], c[EMBED]), out[EMBED])
-    assert any(f"2 tensors missing in {tmp_path / 'b'}" in text for text in said)
+    assert any(f": missing in {tmp_path / 'b'}" in text and text.startswith("2 tensors with ") for text in said)
 
 
 def test_other_shape_is_left_out(tmp_path: Path) -> None:
     """A task vector of another shape is left out; if none is left, the base's tensor is copied, in the new dtype."""
     base, a, b = tensors(0), tensors(1), tensors(2)
     a[PROJ], a[NORM], b[NORM] = np.ones((4, 5), np.float32), np.ones(5, np.float32), np.ones(6, np.float32)
-    out, said, folder = merged(tmp_path, "task_arithmetic", {"base": base, "a": a, "b": b}, dtype="bfloat16")
+    models, options = {"base": base, "a": a, "b": b}, PlanOptions(allow_partial=True)
+    out, said, folder = merged(tmp_path, "task_arithmetic", models, dtype="bfloat16", options=options)
     assert np.array_equal(((b[PROJ] - base[PROJ]) + base[PROJ]).astype(BF16), out[PROJ])
     assert base[NORM].astype(BF16).tobytes() == out[NORM].tobytes()
     assert any("not merged, as too few models have them" in text and NORM in text for text in said)
@@ -193,3 +195,27 @@ def test_frankenmerge_of_modules(tmp_path: Path) -> None:
     assert np.array_equal(a["shared.weight"], out["shared.weight"])
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (6, 2) == (config["num_layers"], config["num_decoder_layers"])
+
+
+def test_a_model_of_another_size(tmp_path: Path) -> None:
+    """The command refuses it with exit code 3; with --allow-partial what fits is merged, and can be recomputed."""
+    large = {name: np.ones(tuple(2 * side for side in values.shape), np.float32) for name, values in tensors(1).items()}
+    shared = {"model.layers.0.q_norm": np.full(3, 4, np.float32)}
+    for name, found in (("a", tensors(0) | shared), ("b", large | {name: 2 * shared[name] for name in shared})):
+        write_checkpoint(tmp_path / name, found)
+    recipe = write_recipe(
+        tmp_path / "recipe.yml",
+        merge_method="linear",
+        models=[{"model": str(tmp_path / name)} for name in "ab"],
+        parameters={"weight": 1},
+    )
+    refused = dovetail("merge", recipe, tmp_path / "out")
+    assert 3 == refused.code
+    assert "of its elements (embeddings and heads not counted)" in refused.err
+    assert 3 == dovetail("plan", recipe).code
+    assert 0 == dovetail("plan", recipe, "--allow-partial").code
+    assert 0 == dovetail("merge", recipe, tmp_path / "out", "--allow-partial").code
+    out = read_output(tmp_path / "out")
+    assert [6, 6, 6] == list(out["model.layers.0.q_norm"])
+    assert np.array_equal(tensors(0)[PROJ], out[PROJ])
+    assert 0 == dovetail("verify", tmp_path / "out", "--recompute", "1").code

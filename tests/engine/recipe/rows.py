@@ -90,12 +90,15 @@ def read(text: str) -> Recipe:
     return load_recipe(text, TABLE)
 
 
-def expand_text(text: str, shapes: Shapes | Mapping[str, Shapes], *, strict: bool = False) -> Expansion:
+def expand_text(
+    text: str, shapes: Shapes | Mapping[str, Shapes], *, strict: bool = False, allow_partial: bool = False
+) -> Expansion:
     """Expand a recipe whose checkpoints all have the same tensors, or those given by the checkpoints' names."""
     recipe = read(text)
     by_name = all(isinstance(value, Mapping) for value in shapes.values())
     catalogues = {ref: shapes[str(ref)] if by_name else shapes for ref in recipe.references()}
-    return expand(recipe, TABLE[recipe.merge_method], catalogues, strict=strict)  # type: ignore[arg-type]
+    method = TABLE[recipe.merge_method]
+    return expand(recipe, method, catalogues, strict=strict, allow_partial=allow_partial)  # type: ignore[arg-type]
 
 
 def names(expansion: Expansion) -> list[str]:

@@ -208,8 +208,10 @@ def test_missing_tensor() -> None:
     assert list(llama(2)) == names(expansion)
     assert ["model.layers.1.mlp.up_proj.weight"] == [spec.name for spec in expansion.tensors if spec.copied]
     assert (
-        "1 tensor missing in a, and merged without it: 'model.layers.1.mlp.up_proj.weight'",
-        "1 tensor not merged, as too few models have them, but taken as they are: 'model.layers.1.mlp.up_proj.weight'",
+        "1 tensor with 13.9% of the elements of base: missing in a, and merged without it (such as "
+        "'model.layers.1.mlp.up_proj.weight')",
+        "1 tensor not merged, as too few models have them, but taken as they are (such as "
+        "'model.layers.1.mlp.up_proj.weight')",
     ) == expansion.warnings
     with pytest.raises(TensorMismatchError) as caught:
         expand_text(PAIR, {"base": llama(2), "a": short}, strict=True)
@@ -223,9 +225,11 @@ def test_other_shape() -> None:
     text = PAIR.replace("{model: a}", "{model: a}, {model: b}")
     expansion = expand_text(text, shapes)
     assert [2] == [item.checkpoint for item in spec_of(expansion, "model.norm.weight").inputs]
-    assert ("1 tensor of another shape in a than in base, and merged without it: 'model.norm.weight'",) == (
-        expansion.warnings
+    expected = (
+        "1 tensor with 1.2% of the elements of a: of another shape than in base, and merged without it (such as "
+        "'model.norm.weight')"
     )
+    assert (expected,) == expansion.warnings
     with pytest.raises(TensorMismatchError) as caught:
         expand_text(text, shapes, strict=True)
     assert "'model.norm.weight' of checkpoint a has shape [9]; expected [8], as in base" in str(caught.value)
@@ -240,7 +244,7 @@ def test_other_number_of_rows(rows: int) -> None:
     for name in changed:
         assert [1] == [item.checkpoint for item in spec_of(expansion, name).inputs]
     (warning,) = expansion.warnings
-    assert ("of a cut to the rows of base" if rows > 32 else "fewer rows than in base") in warning
+    assert ("of a: cut to the rows of base" if rows > 32 else "fewer rows than in base") in warning
     with pytest.raises(TensorMismatchError, match=rf"has shape \[{rows}, 8\]; expected \[32, 8\], as in base"):
         expand_text(PAIR, shapes, strict=True)
 
@@ -256,7 +260,7 @@ def test_surplus_tensors() -> None:
     expansion = expand_text(PAIR, {"base": llama(1), "a": llama(2)})
     assert list(llama(1)) == names(expansion)
     assert 1 == len(expansion.warnings)
-    assert "3 tensors of a that the others lack: 'model.layers.1.self_attn.q_proj.weight'" in expansion.warnings[0]
+    assert "3 tensors with 21.7% of the elements of a: not in the output, as base lacks them" in expansion.warnings[0]
     with pytest.raises(TensorMismatchError, match="of checkpoint a is missing in the others"):
         expand_text(PAIR, {"base": llama(1), "a": llama(2)}, strict=True)
 

@@ -1,0 +1,139 @@
+"""The same model stored in two ways: every checkpoint is seen with the names and the experts of the first.
+
+The first checkpoint is the base model, or else the first model: the output has its layout, and its configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from dovetail.engine.planning.expert_layouts import (
+    FUSED_BY_ROWS,
+    Style,
+    align_routers,
+    block_prefixes,
+    model_types,
+    restyled,
+    style_of,
+)
+from dovetail.engine.planning.renaming import find_renaming
+from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.errors import TensorMismatchError
+
+_Config = Mapping[str, Any] | None
+
+
+def make_alike(
+    checkpoints: Sequence[Checkpoint], configs: Sequence[_Config], labels: Sequence[str], *, allow_partial: bool
+) -> tuple[tuple[Checkpoint, ...], list[str]]:
+    """Present all checkpoints with the names of the first one's tensors, and with experts stored as there.
+
+    Nothing is read or copied: what is stored otherwise is a view of what is stored.
+
+    Parameters
+    ----------
+    checkpoints
+        Every checkpoint, the base model first.
+    configs
+        Their configurations.
+    labels
+        Their names for people.
+    allow_partial
+        Whether experts that cannot be seen so are left as they are; else that is an error.
+
+    Returns
+    -------
+    tuple
+        The checkpoints, and what a person should know.
+
+    Raises
+    ------
+    TensorMismatchError
+        Experts are fused in one checkpoint and not in the other, of an architecture of which it is not known how; or
+        one of them is not complete.
+
+    """
+    first, made, notes = checkpoints[0], [checkpoints[0]], list[str]()
+    wanted = style_of(first.tensors) if len(checkpoints) > 1 else None
+    for checkpoint, config, label in zip(checkpoints[1:], configs[1:], labels[1:], strict=True):
+        alike = _renamed(checkpoint, first, label, labels[0], notes)
+        if wanted is not None:
+            alike = _with_experts(alike, first, wanted, (config, configs[0]), (label, labels[0]), notes, allow_partial)
+        made.append(alike)
+    return tuple(made), notes
+
+
+def _renamed(checkpoint: Checkpoint, first: Checkpoint, label: str, first_label: str, notes: list[str]) -> Checkpoint:
+    """Present a checkpoint under the first one's names, if one renaming maps all its layers."""
+    tensors, reference = checkpoint.tensors, first.tensors
+    if tensors.keys() <= reference.keys():
+        return checkpoint
+    found = find_renaming(
+        {name: info.shape for name, info in tensors.items()},
+        {name: info.shape for name, info in reference.items()},
+        [*block_prefixes(tensors), *block_prefixes(reference)],
+    )
+    if found is None:
+        return checkpoint
+    rules = ", ".join(f"{old or '(nothing)'} for {new or '(nothing)'}" for old, new in found.prefixes)
+    notes.append(
+        f"names of {len(found.names)} tensors of {label} begin otherwise than in {first_label}, with {rules}, and are "
+        "matched by what follows"
+    )
+    return replace(checkpoint, tensors={found.names.get(name, name): info for name, info in tensors.items()})
+
+
+def _with_experts(
+    checkpoint: Checkpoint,
+    first: Checkpoint,
+    wanted: Style,
+    configs: tuple[_Config, _Config],
+    labels: tuple[str, str],
+    notes: list[str],
+    allow_partial: bool,
+) -> Checkpoint:
+    """Present a checkpoint with experts stored as in the first one."""
+    own = style_of(checkpoint.tensors)
+    if own is None:
+        return checkpoint
+    if not _can_be_seen(own, wanted, configs):
+        if allow_partial:
+            return checkpoint
+        raise _unknown(own, wanted, configs, labels)
+    if own == wanted:
+        return checkpoint
+    tensors = restyled(checkpoint.tensors, wanted, *labels)
+    notes.append(
+        f"experts of {labels[0]} are stored {_manner(own)}, and merged with those of {labels[1]}, stored "
+        f"{_manner(wanted)}, as the output's are"
+    )
+    return replace(checkpoint, tensors=align_routers(tensors, first.tensors))
+
+
+def _can_be_seen(own: Style, wanted: Style, configs: tuple[_Config, _Config]) -> bool:
+    """Whether experts can be seen as in another checkpoint, by what is known of how they are fused."""
+    if own.words is not None and wanted.words is not None:
+        return True
+    theirs, ours = (model_types(config) for config in configs)
+    known = [bool(types & FUSED_BY_ROWS) for types in (theirs or ours, ours or theirs)]
+    if own.words is None and wanted.words is None:
+        return known[0] == known[1]  # of one architecture, or of two that fuse in one way
+    return known[0 if own.words is None else 1]
+
+
+def _unknown(own: Style, wanted: Style, configs: tuple[_Config, _Config], labels: tuple[str, str]) -> Exception:
+    types = [", ".join(sorted(model_types(config))) or "none" for config in configs]
+    return TensorMismatchError(
+        f"experts of checkpoint {labels[0]} (model_type {types[0]}) are stored {_manner(own)}, and those of "
+        f"{labels[1]} (model_type {types[1]}) {_manner(wanted)}",
+        "experts stored in one way, or an architecture of which it is known how experts are fused, such as qwen3_moe",
+        "store both models in one way, or pass --allow-partial to merge the rest",
+    )
+
+
+def _manner(style: Style) -> str:
+    if style.words is None:
+        return f"fused ({style.block}.experts.gate_up_proj)"
+    return f"one by one ({style.block}.experts.0.{style.words[0]})"

@@ -1,0 +1,122 @@
+"""Tensors that stay in float32 although the output is asked for in fewer bits.
+
+Some tensors are stored in float32 among narrower ones because they do not survive rounding: the biases by which a
+router picks its experts differ by less than one step of bfloat16, and the decay of a state is an exponent. They are
+told by the headers alone, as plans read no tensor data: in a model most of whose elements are narrower, whatever is in
+float32 is so on purpose. In a model that is all float32 nothing but the name tells, so the few names are listed of
+which the models' own code says that they are kept in float32.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dovetail.engine.recipe import TensorSpec
+from dovetail.engine.text import counted
+from dovetail.io.checkpoint import Checkpoint, TensorInfo
+from dovetail.io.dtypes import DTYPES, DType
+
+_KEPT: Final = re.compile(r"(?:^|\.)(?:e_score_correction_bias|expert_bias|A_log|dt_bias)$")
+"""Names of router biases, and of decays and time steps of state space models: transformers keeps the biases in float32
+(``_keep_in_fp32_modules_strict``), mamba_ssm and vLLM the others."""
+
+_WIDE_BYTES: Final = 4
+
+Stored = tuple[str, Sequence[tuple[int, TensorInfo]]]
+"""Name of an output tensor, and what it is made from: positions of checkpoints, and their tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Islands:
+    """Tensors that are stored in float32 among narrower ones."""
+
+    kept: frozenset[str] = frozenset()
+    """Names of output tensors that stay in float32."""
+    warnings: tuple[str, ...] = ()
+    """What a person should know of them, and of those that are rounded."""
+
+    def dtype(self, name: str, wanted: DType | None, own: DType) -> DType:
+        """Choose the dtype of an output tensor.
+
+        Parameters
+        ----------
+        name
+            Its name.
+        wanted
+            The dtype asked for, if any.
+        own
+            That of the tensor that it takes after.
+
+        """
+        if wanted is None:
+            return own
+        return DTYPES["F32"] if name in self.kept else wanted
+
+
+def spec_sources(specs: Iterable[TensorSpec], checkpoints: Sequence[Checkpoint]) -> Iterable[Stored]:
+    """Find the stored tensors that each output tensor is made from."""
+    for spec in specs:
+        items = spec.inputs if spec.base is None else (spec.base, *spec.inputs)
+        yield spec.name, [(i.checkpoint, checkpoints[i.checkpoint].tensors[i.name]) for i in items or (spec.reference,)]
+
+
+def find_islands(
+    tensors: Iterable[Stored], checkpoints: Sequence[Checkpoint], wanted: DType | None, *, rounded: bool
+) -> Islands:
+    """Find the tensors that stay in float32.
+
+    Parameters
+    ----------
+    tensors
+        The output's tensors.
+    checkpoints
+        Every checkpoint.
+    wanted
+        The dtype asked for, if any.
+    rounded
+        Whether all are to be rounded: nothing is kept, and nothing said, as that was asked for.
+
+    """
+    if wanted is None or rounded or wanted.itemsize >= _WIDE_BYTES:
+        return Islands()
+    narrow = {index for index, checkpoint in enumerate(checkpoints) if _is_narrow(checkpoint)}
+    kept: list[str] = []
+    lost: list[str] = []
+    for name, found in tensors:
+        wide = [index for index, info in found if info.dtype.mergeable and info.output_dtype.itemsize >= _WIDE_BYTES]
+        if not wide:
+            continue
+        listed = _KEPT.search(name) is not None
+        if len(wide) == len(found) and (listed or narrow.issuperset(wide)):
+            kept.append(name)
+        elif listed or not narrow.isdisjoint(wide):
+            lost.append(name)
+    return Islands(frozenset(kept), tuple(_warnings(kept, lost, wanted)))
+
+
+def _is_narrow(checkpoint: Checkpoint) -> bool:
+    """Whether most elements of a checkpoint have fewer bits than float32."""
+    wide = narrow = 0
+    for info in checkpoint.tensors.values():
+        if info.dtype.mergeable:
+            if info.output_dtype.itemsize >= _WIDE_BYTES:
+                wide += info.length
+            else:
+                narrow += info.length
+    return narrow > wide
+
+
+def _warnings(kept: Sequence[str], lost: Sequence[str], wanted: DType) -> Iterable[str]:
+    if kept:
+        yield (
+            f"{counted(len(kept), 'tensor')} kept in float32 as in all models, not rounded to {wanted} (such as "
+            f"{kept[0]!r}); pass --round-float32 to round them"
+        )
+    if lost:
+        yield (
+            f"{counted(len(lost), 'tensor')} rounded to {wanted} that only some models keep in float32 (such as "
+            f"{lost[0]!r}); ask for dtype float32 to lose nothing"
+        )
