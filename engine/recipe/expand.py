@@ -19,11 +19,12 @@ from dovetail.engine.recipe.layers import find_stacks, layer_fraction
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.modules import Modules
 from dovetail.engine.recipe.places import shown
+from dovetail.engine.recipe.prediction import UNKNOWN, Depth
 from dovetail.engine.recipe.resolver import Resolver
 from dovetail.engine.recipe.schema import Recipe
 from dovetail.engine.recipe.slices import StackedLayers, expand_slices
 from dovetail.engine.recipe.specs import Catalogue, GroupWriter, Output, TensorSpec
-from dovetail.engine.recipe.tied import find_heads
+from dovetail.engine.recipe.tied import HeadComparison, find_heads
 from dovetail.io.errors import TensorMismatchError
 
 
@@ -42,7 +43,9 @@ class Expansion:
     stacks: tuple[StackedLayers, ...] = ()
     """The stacks of layers that were put together from slices."""
     untied: frozenset[ModelRef] = frozenset()
-    """Checkpoints that tie their head to their embedding although the output has a head of its own."""
+    """Checkpoints that tie their head to their embedding, or do not say, although the output has a head of its own."""
+    retied: frozenset[ModelRef] = frozenset()
+    """Checkpoints that store a head and do not say that it is tied, although the output's is."""
 
 
 def expand(
@@ -52,6 +55,8 @@ def expand(
     tied: Mapping[ModelRef, bool | None] | None = None,
     *,
     strict: bool = False,
+    depths: Mapping[ModelRef, Depth] | None = None,
+    is_copy: HeadComparison | None = None,
 ) -> Expansion:
     """Say for every output tensor what it is merged from, and with which parameters.
 
@@ -67,6 +72,10 @@ def expand(
         Whether a checkpoint's configuration says that its head is its embedding; None where it does not say.
     strict
         Whether it is an error if tensors do not stand alike in all checkpoints; see `gaps`.
+    depths
+        What the checkpoints' configurations say of the numbers of layers; checkpoints may be missing.
+    is_copy
+        Compares a checkpoint's stored head with its embedding; asked only where the answer counts.
 
     Raises
     ------
@@ -77,8 +86,8 @@ def expand(
 
     """
     parts, warnings = make_parts(recipe, method)
-    tied = tied or {}
-    heads = find_heads(catalogues, tied)
+    depths = depths or {}
+    heads = find_heads(catalogues, tied or {}, is_copy)
     output = Output(recipe.references(), heads.catalogues, Gaps(strict=strict))
     modules = Modules(parts, heads.catalogues, recipe.origin) if recipe.modules else None
     stacks, layer_count = [], 0
@@ -93,39 +102,38 @@ def expand(
             for ref in refs
         }
         if part.sliced:
-            made = expand_slices(output, writers, names, part.module, recipe.origin)
+            made = expand_slices(output, writers, names, part.module, recipe.origin, depths)
             stacks.append(made)
             layer_count = max(layer_count, len(made.layers))
         else:
-            layer_count = max(layer_count, _expand_whole(output, writers[0], names))
+            layer_count = max(layer_count, _expand_whole(output, writers[0], names, depths))
     if modules:
         warnings += _copy_the_rest(output, modules)
     _check_merged(output, parts)
-    warnings += output.gaps.warnings()
+    warnings += [*heads.notes, *output.notes, *output.gaps.warnings()]
     for name in {name for each in heads.stand_ins.values() for name in each} & output.specs.keys():
         output.specs[name] = heads.read_instead(output.specs[name], output.checkpoints)
-    untied = {
-        ref
-        for ref in output.checkpoints
-        for name in heads.own & output.specs.keys()
-        if tied.get(ref) is True or name in heads.stand_ins.get(ref, {})
-    }
     return Expansion(
         output.checkpoints,
         tuple(output.specs.values()),
         layer_count,
         tuple(warnings),
         tuple(stacks),
-        frozenset(untied),
+        frozenset({ref for name in output.specs.keys() & heads.untied.keys() for ref in heads.untied[name]}),
+        heads.retied,
     )
 
 
-def _expand_whole(output: Output, writer: GroupWriter, names: Mapping[ModelRef, Iterable[str]]) -> int:
+def _expand_whole(
+    output: Output, writer: GroupWriter, names: Mapping[ModelRef, Iterable[str]], depths: Mapping[ModelRef, Depth]
+) -> int:
     ours = names[writer.group.reference.ref]
-    stacks = find_stacks(ours)
+    stacks = find_stacks(ours, depths.get(writer.group.reference.ref, UNKNOWN))
     for name in ours:
         layer = stacks.parsed.get(name)
-        if layer is None:
+        if name in stacks.beyond:
+            writer.add(name, 1.0, None)
+        elif layer is None:
             writer.add(name, 0.0, None)
         else:
             writer.add(name, layer_fraction(layer.number, stacks.lengths[layer.stack]), layer.number)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from dovetail.engine.planning.model_config import restack, says_tied, untie
+from dovetail.engine.planning.layer_config import restack
+from dovetail.engine.planning.model_config import says_tied, set_tie
 from dovetail.engine.recipe import StackedLayers
 
 
@@ -102,5 +103,5 @@ def test_base_model_that_is_in_no_slice() -> None:
 def test_tied(config: dict[str, Any], expected: bool | None) -> None:
     """The key may be nested; afterwards it says no wherever it stood, or at the top."""
     assert says_tied(config) is expected
-    untie(config)
+    set_tie(config, False)
     assert says_tied(config) is False
