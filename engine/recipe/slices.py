@@ -9,9 +9,10 @@ layer, where the last slice ends with the last layer of its models; else they ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dovetail.engine.recipe.groups import Source
 from dovetail.engine.recipe.layers import (
@@ -68,6 +69,9 @@ class _Layout(NamedTuple):
 
 _Layouts = dict[ModelRef, _Layout]
 
+_PER_LAYER: Final = re.compile(r"(?:^|[._])per_(?:layer|block)(?:[._]|$)")
+"""Tensors outside the layers that have rows or columns for each layer, as Gemma 3n's embeddings do."""
+
 
 def expand_slices(
     output: Output,
@@ -122,6 +126,7 @@ def expand_slices(
         index, count = output.checkpoints.index(reference.ref), (reference.stop or 0) - reference.start
         _add_layers(output, writer, layouts, len(layers), count)
         layers += [(index, reference.start + offset) for offset in range(count)]
+    _note_per_layer(output, writers, layouts, layers)
     kept = _add_predictors(output, writers[-1], layouts, len(layers))
     _add_loose(writers[-1], layouts, after=True)
     for ref, layout in layouts.items():
@@ -170,6 +175,21 @@ def _add_layers(output: Output, writer: GroupWriter, layouts: _Layouts, first: i
         for source in sources:
             others = layouts[source.ref].layers.get(source.start + offset, ())
             output.gaps.unused(source.ref, [x.at(x.number) for x in others if x.suffix not in suffixes])
+
+
+def _note_per_layer(
+    output: Output, writers: Sequence[GroupWriter], layouts: _Layouts, layers: Sequence[tuple[int, int]]
+) -> None:
+    """Name the tensors outside the layers that have a part for each layer, where layers move."""
+    ref = writers[0].group.reference.ref
+    if [number for _, number in layers] == list(range(layouts[ref].stacks.longest)):
+        return
+    for name in layouts[ref].stacks.loose:
+        if _PER_LAYER.search(name):
+            output.notes.append(
+                f"{shown(name)} has a part for each layer, and slices move layers: it is merged as it is, and does not "
+                "fit the output's layers"
+            )
 
 
 def _add_predictors(output: Output, writer: GroupWriter, layouts: _Layouts, count: int) -> int:
