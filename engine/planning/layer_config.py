@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dovetail.engine.planning.layer_settings import OF_LAYERS, Setting, first_number, take_apart
-from dovetail.engine.planning.model_config import COUNT, PREDICTORS, TOTALS, Place, part_at, parts
+from dovetail.engine.planning.model_config import COUNT, PREDICTORS, TOTALS, Place, is_model, part_at, parts
 from dovetail.engine.recipe import StackedLayers
 
 _RULE: Final = re.compile(
@@ -109,7 +109,7 @@ def _follow(part: dict[str, Any], place: Place, moved: _Moved, *, nested: bool) 
             if len(ours.entries) > moved.old and moved.stack.kept_predictors:
                 entries += ours.entries[moved.old :]
             part[key] = ours.write(entries)
-        elif isinstance(value, dict) and not nested and not key.endswith(("text_config", "vision_config")):
+        elif isinstance(value, dict) and not nested and not is_model(key, value):
             warnings += _follow(value, (*place, key), moved, nested=True)
         elif not moved.unchanged and _stays_behind(key, value, part, nested=nested):
             warnings.append(
@@ -135,7 +135,7 @@ def _stays_behind(key: str, value: object, part: Mapping[str, Any], *, nested: b
     """Whether a setting that did not follow says by a layer's number of which kind it is."""
     if not value or isinstance(value, (bool, float, dict)) or COUNT.match(key) or PREDICTORS.match(key):
         return False
-    if isinstance(value, list):
+    if isinstance(value, list) or (isinstance(value, str) and "," in value):
         return OF_LAYERS.search(key) is not None and all(isinstance(item, (int, str)) for item in value)
     if nested or _NO_RULE.search(key) or not _RULE.search(key):
         return False

@@ -77,6 +77,11 @@ def parts(config: Mapping[str, Any], place: Place = ()) -> Iterator[tuple[Place,
             yield from parts(value, (*place, key))
 
 
+def is_model(key: str, value: Mapping[str, Any]) -> bool:
+    """Whether what is nested in a configuration is that of another model, with layers of its own."""
+    return bool(set(key.split("_")) & _OTHER_WORDS) or any(COUNT.match(inner) for inner in value)
+
+
 def part_at(config: Mapping[str, Any], place: Place) -> dict[str, Any] | None:
     """Give what is nested in a configuration at a place; None if nothing is."""
     for key in place:
