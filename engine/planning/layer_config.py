@@ -174,13 +174,22 @@ def _places(config: Mapping[str, Any], stack: StackedLayers, old: int) -> list[P
     """Find the parts of a configuration that count the layers of a stack.
 
     If several do, those whose name has a word in common with the stack or its module; else all that are not named.
+    Where none does, a list that says of each layer of which kind it is counts them too.
     """
     found = [place for place, part in parts(config) if _counts(part, stack, old)]
+    found = found or [place for place, part in parts(config) if _has_list_of_layers(part, old)]
     if len(found) < 2:
         return found
     words = _words(f"{stack.stack}.{stack.module or ''}")
     named = [place for place in found if place and words & _words(".".join(place))]
     return named or [place for place in found if not place] or found[:1]
+
+
+def _has_list_of_layers(part: Mapping[str, Any], old: int) -> bool:
+    return any(
+        isinstance(value, list) and len(value) == old > 1 and OF_LAYERS.search(key) and take_apart(key, value, (old,))
+        for key, value in part.items()
+    )
 
 
 def _words(text: str) -> set[str]:

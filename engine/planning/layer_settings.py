@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-_OTHER: Final = re.compile(r"^architectures$|(?<!layer)_ids?$|token|section|label|language")
+_OTHER: Final = re.compile(r"^architectures$|(?<!layer)_ids?$|token|section|label|language|mtp|nextn")
 """Settings that are not of layers, whatever their length."""
 OF_LAYERS: Final = re.compile(r"(?:^|_)(?:layers?|blocks?|idxs?|index|indices|indexes|enum)(?:_|$)")
 """Names of settings that are of layers."""

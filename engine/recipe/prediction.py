@@ -39,9 +39,10 @@ def is_apart(prefix: str) -> bool:
 def stack_ends(layers: Iterable[tuple[str, int, str]], depth: Depth = UNKNOWN) -> dict[str, int]:
     """Find the stacks that prediction layers follow under the same name.
 
-    A layer counts as one if it is among a stack's last and has a component that only such layers have, or if it lies
-    beyond the layers that the configuration counts. The latter is asked only of the one stack of a model, or of the
-    stack that is a language model's by its name in a configuration that counts prediction layers.
+    A layer counts as one if it is among a stack's last and has a component that only such layers have. It also counts
+    if it lies beyond the language model's layers as the configuration counts them, and either the configuration counts
+    prediction layers, or the layer has a tensor that no layer before has, and its stack is the model's only one:
+    a configuration that is merely mistaken makes no layer a prediction layer.
 
     Parameters
     ----------
@@ -56,31 +57,36 @@ def stack_ends(layers: Iterable[tuple[str, int, str]], depth: Depth = UNKNOWN) -
         By stack, the number of its first prediction layer; stacks without any are left out.
 
     """
-    marked: dict[str, set[int]] = {}
-    numbers: dict[str, set[int]] = {}
+    found: dict[str, dict[int, set[str]]] = {}
     for stack, number, suffix in layers:
-        numbers.setdefault(stack, set()).add(number)
-        if _INSIDE.search(suffix):
-            marked.setdefault(stack, set()).add(number)
+        found.setdefault(stack, {}).setdefault(number, set()).add(suffix)
     ends = {}
-    for stack, found in numbers.items():
-        end = _first_marked(found, marked.get(stack, set()))
-        counted = depth.layers if len(numbers) == 1 or (depth.predictors and _is_text(stack, numbers)) else None
-        if counted and (end is None or counted < end):
-            end = counted
-        if end is not None and 0 < end <= max(found):
+    for stack, suffixes in found.items():
+        end = _first_marked(suffixes)
+        if depth.layers is not None and (
+            (depth.predictors and (len(found) == 1 or _is_text(stack, found)))
+            or (len(found) == 1 and _are_unlike(suffixes, depth.layers))
+        ):
+            end = depth.layers if end is None else min(end, depth.layers)
+        if end is not None and 0 < end <= max(suffixes):
             ends[stack] = end
     return ends
 
 
-def _first_marked(numbers: set[int], marked: set[int]) -> int | None:
+def _first_marked(suffixes: Mapping[int, set[str]]) -> int | None:
     """Give the first of a stack's last layers that are all marked; None if the last is not, or all are."""
     first = None
-    for number in sorted(numbers, reverse=True):
-        if number not in marked:
+    for number in sorted(suffixes, reverse=True):
+        if not any(map(_INSIDE.search, suffixes[number])):
             return first
         first = number
     return None
+
+
+def _are_unlike(suffixes: Mapping[int, set[str]], end: int) -> bool:
+    """Whether each layer from `end` on has a tensor that no layer before has."""
+    before = set[str]().union(*(each for number, each in suffixes.items() if number < end))
+    return all(each - before for number, each in suffixes.items() if number >= end)
 
 
 def _is_text(stack: str, stacks: Mapping[str, object]) -> bool:

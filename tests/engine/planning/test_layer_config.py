@@ -86,6 +86,12 @@ def test_no_count() -> None:
     assert ["config.json has no number of layers for model.layers.*, which has 6 now: check it before use"] == warnings
 
 
+def test_count_by_a_list() -> None:
+    """A configuration that has no number of layers, but a list with the kind of each, has that list follow."""
+    config = {"hidden_size": 4, "layers_block_type": ["a", "b", "c", "d"], "mtp_layers_block_type": list("efgh")}
+    assert ({**config, "layers_block_type": list("abbcdd")}, []) == restacked(config, MIXED)
+
+
 def test_base_model_that_is_in_no_slice() -> None:
     """The configuration of a checkpoint whose layers are not used says itself how many it has."""
     config = {"num_hidden_layers": 5, "layer_types": list("abcde")}

@@ -43,7 +43,7 @@ def weights(expansion: Expansion, suffix: str = "input_layernorm.weight") -> lis
         (numbered(3), Depth(None)),
         (numbered(3), Depth(3, 1)),
         (numbered(3, marked=False), Depth(3, 1)),
-        (numbered(3, marked=False), Depth(3)),
+        (numbered(3, marked=False) | {"model.layers.3.join.weight": (8, 16)}, Depth(3)),
         (numbered(3) | {"visual.blocks.0.w": (1,), "visual.blocks.1.w": (1,)}, Depth(3, 1)),
         (numbered(3, marked=False) | {"visual.blocks.5.w": (1,)}, Depth(3, 1)),
     ],
@@ -79,6 +79,8 @@ def test_layers_stored_apart(stack: str) -> None:
         # Only the last layers follow the stack.
         (llama(3) | {"model.layers.1.hnorm.weight": (8,)}, Depth(None), (3,)),
         (llama(3), Depth(5, 1), (3,)),
+        # A configuration with a number that is mistaken.
+        (llama(3), Depth(2), (3,)),
     ],
 )
 def test_layers_that_are_of_the_stack(shapes: Shapes, depth: Depth, lengths: tuple[int, ...]) -> None:
