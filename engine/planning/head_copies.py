@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
+
 from dovetail.io.checkpoint import Checkpoint
 
 _WINDOW_BYTES: Final = 4 * 2**20
@@ -34,7 +36,7 @@ def is_copy(checkpoint: Checkpoint, head: str, embedding: str) -> bool | None:
     window = max(1, _WINDOW_BYTES // ours.dtype.itemsize)
     for start in range(0, ours.length, window):
         stop = min(start + window, ours.length)
-        same = ours.source.read(start, stop).tobytes() == theirs.source.read(start, stop).tobytes()
+        same = np.array_equal(ours.source.read(start, stop), theirs.source.read(start, stop))
         for source in (ours.source, theirs.source):
             source.release(start, stop)
         if not same:

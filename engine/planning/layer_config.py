@@ -74,7 +74,7 @@ def restack(
     """
     warnings: list[str] = []
     for stack in stacks:
-        old, new = stack.lengths[own] or _declared(config), len(stack.layers)
+        old, new = stack.lengths[own] or _declared(config, stack), len(stack.layers)
         moved = _Moved(stack, configs, own, old)
         places = _places(config, stack, old)
         if not places:
@@ -144,12 +144,16 @@ def _stays_behind(key: str, value: object, part: Mapping[str, Any], *, nested: b
     return not ("window" in key and part.get("use_sliding_window") is False)
 
 
-def _declared(config: Mapping[str, Any]) -> int:
-    """Give the number of layers that a configuration itself says; 0 if none."""
-    return next(
-        (value for _, part in parts(config) for key, value in part.items() if COUNT.match(key) and type(value) is int),
-        0,
-    )
+def _declared(config: Mapping[str, Any], stack: StackedLayers) -> int:
+    """Give the number of layers that a configuration itself says a stack has; 0 if none."""
+    words = _words(f"{stack.stack}.{stack.module or ''}")
+    found = [
+        (not words & _words(".".join(place)), value)
+        for place, part in parts(config)
+        for key, value in part.items()
+        if COUNT.match(key) and type(value) is int
+    ]
+    return min(found, key=lambda item: item[0], default=(False, 0))[1]
 
 
 def _counts(part: Mapping[str, Any], stack: StackedLayers, old: int) -> list[str]:

@@ -51,7 +51,8 @@ def set_tie(config: dict[str, Any], tie: bool) -> None:
 def depth_of(config: Mapping[str, Any] | None) -> Depth:
     """Give the numbers of layers that a configuration says its language model has.
 
-    Configurations with numbers for encoder and decoder do not say which of them a stack has.
+    What is nested deeper is said of fewer parts of the model, and so counts more. Configurations with numbers for
+    encoder and decoder do not say which of them a stack has.
     """
     layers: int | None = None
     predictors = 0
@@ -59,8 +60,7 @@ def depth_of(config: Mapping[str, Any] | None) -> Depth:
         counts = {key: value for key, value in part.items() if type(value) is int}
         if any(COUNT.match(key) and re.search("encoder|decoder", key) for key in counts):
             return UNKNOWN
-        if layers is None:
-            layers = next((counts[key] for key in TOTALS if key in counts), None)
+        layers = next((counts[key] for key in TOTALS if key in counts), layers)
         predictors = predictors or max((value for key, value in counts.items() if PREDICTORS.match(key)), default=0)
     return Depth(layers if layers and layers > 0 else None, max(predictors, 0))
 

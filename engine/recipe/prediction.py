@@ -41,8 +41,8 @@ def stack_ends(layers: Iterable[tuple[str, int, str]], depth: Depth = UNKNOWN) -
 
     A layer counts as one if it is among a stack's last and has a component that only such layers have. It also counts
     if it lies beyond the language model's layers as the configuration counts them, and either the configuration counts
-    prediction layers, or the layer has a tensor that no layer before has, and its stack is the model's only one:
-    a configuration that is merely mistaken makes no layer a prediction layer.
+    at least as many prediction layers, or the layer has a tensor that no layer before has, and its stack is the model's
+    only one: a configuration that is merely mistaken makes no layer a prediction layer.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def stack_ends(layers: Iterable[tuple[str, int, str]], depth: Depth = UNKNOWN) -
     for stack, suffixes in found.items():
         end = _first_marked(suffixes)
         if depth.layers is not None and (
-            (depth.predictors and (len(found) == 1 or _is_text(stack, found)))
+            (max(suffixes) < depth.layers + depth.predictors and (len(found) == 1 or _is_text(stack, found)))
             or (len(found) == 1 and _are_unlike(suffixes, depth.layers))
         ):
             end = depth.layers if end is None else min(end, depth.layers)

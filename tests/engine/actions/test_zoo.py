@@ -36,7 +36,8 @@ ZOO: Final[Mapping[str, Mapping[str, Any]]] = {
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": LAYERS}, "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
     "olmo2": {}, "cohere2": {}, "granite": {}, "stablelm": {}, "smollm3": {}, "exaone4": {}, "glm4": {},
     "mixtral": EXPERTS, "qwen2_moe": {**EXPERTS, "mlp_only_layers": [0]}, "qwen3_moe": EXPERTS, "gpt_oss": EXPERTS,
-    "glm4_moe": {**EXPERTS, "first_k_dense_replace": 1}, "deepseek_v2": {**EXPERTS, **LATENT}, "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
+    "glm4_moe": {**EXPERTS, "first_k_dense_replace": 1}, "deepseek_v2": {**EXPERTS, **LATENT},
+    "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "qwen3_next": {
         **EXPERTS, "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8,
         "linear_value_head_dim": 8,

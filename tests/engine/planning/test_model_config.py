@@ -43,6 +43,7 @@ def test_tied(config: dict[str, Any], expected: bool | None, tie: bool) -> None:
         ({"num_hidden_layers": 4}, Depth(4)),
         ({"n_layer": 4, "num_nextn_predict_layers": 2}, Depth(4, 2)),
         ({"text_config": {"num_hidden_layers": 3, "mtp_num_hidden_layers": 1}}, Depth(3, 1)),
+        ({"num_hidden_layers": 2, "text_config": {"num_hidden_layers": 3}}, Depth(3)),
         ({"vision_config": {"num_hidden_layers": 3}}, Depth(None)),
         ({"num_hidden_layers": 2, "encoder_layers": 2, "decoder_layers": 4}, Depth(None)),
         ({"num_hidden_layers": "4", "use_mtp": True, "num_mtp_modules": None}, Depth(None)),

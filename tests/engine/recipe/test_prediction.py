@@ -81,6 +81,7 @@ def test_layers_stored_apart(stack: str) -> None:
         (llama(3), Depth(5, 1), (3,)),
         # A configuration with a number that is mistaken.
         (llama(3), Depth(2), (3,)),
+        (llama(4), Depth(2, 1), (4,)),
     ],
 )
 def test_layers_that_are_of_the_stack(shapes: Shapes, depth: Depth, lengths: tuple[int, ...]) -> None:
