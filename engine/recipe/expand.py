@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from dovetail.engine.methods.method import Method
 from dovetail.engine.recipe.gaps import Gaps
-from dovetail.engine.recipe.groups import Part, make_parts
-from dovetail.engine.recipe.layers import find_stacks, layer_fraction
+from dovetail.engine.recipe.groups import Group, Part, make_parts
+from dovetail.engine.recipe.layers import LayerName, Stacks, find_stacks, layer_fraction
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.modules import Modules
 from dovetail.engine.recipe.places import shown
@@ -127,20 +127,47 @@ def expand(
 def _expand_whole(
     output: Output, writer: GroupWriter, names: Mapping[ModelRef, Iterable[str]], depths: Mapping[ModelRef, Depth]
 ) -> int:
-    ours = names[writer.group.reference.ref]
-    stacks = find_stacks(ours, depths.get(writer.group.reference.ref, UNKNOWN))
+    group = writer.group
+    ours = names[group.reference.ref]
+    stacks = find_stacks(ours, depths.get(group.reference.ref, UNKNOWN))
+    others = _stacks_of_other_lengths(stacks, group, names, depths)
+    taken = set(output.catalogues[group.reference.ref])
     for name in ours:
-        layer = stacks.parsed.get(name)
-        if name in stacks.beyond:
-            writer.add(name, 1.0, None)
-        elif layer is None:
-            writer.add(name, 0.0, None)
+        layer = stacks.parsed.get(name) or stacks.beyond.get(name)
+        beyond = name in stacks.beyond
+        fraction = (
+            float(beyond) if layer is None or beyond else layer_fraction(layer.number, stacks.lengths[layer.stack])
+        )
+        number = None if layer is None or beyond else layer.number
+        if others and layer is not None:
+            theirs = [_same_layer(layer, stacks, other) for other in others]
+            taken.update(theirs)
+            writer.add_renamed(name, name, theirs, fraction, number)
         else:
-            writer.add(name, layer_fraction(layer.number, stacks.lengths[layer.stack]), layer.number)
-    known = output.catalogues[writer.group.reference.ref]
-    for source in writer.group.models:
-        output.gaps.unused(source.ref, [name for name in names[source.ref] if name not in known])
+            writer.add(name, fraction, number)
+    for source in group.models:
+        output.gaps.unused(source.ref, [name for name in names[source.ref] if name not in taken])
     return stacks.longest
+
+
+def _stacks_of_other_lengths(
+    ours: Stacks, group: Group, names: Mapping[ModelRef, Iterable[str]], depths: Mapping[ModelRef, Depth]
+) -> list[Stacks]:
+    """Give the stacks of all sources, if prediction layers follow some that are longer than others; else none."""
+    numbered = any(layer is not None for layer in ours.beyond.values())
+    if not numbered and not any(depths.get(source.ref, UNKNOWN).predictors for source in group.sources):
+        return []
+    found = [find_stacks(names[source.ref], depths.get(source.ref, UNKNOWN)) for source in group.sources]
+    return found if any(stacks.lengths != ours.lengths for stacks in found) else []
+
+
+def _same_layer(layer: LayerName, ours: Stacks, theirs: Stacks) -> str:
+    """Name a layer's tensor in a model of another number of layers, where prediction layers have other numbers."""
+    name, end = layer.at(layer.number), ours.lengths[layer.stack]
+    other = theirs.lengths.get(layer.stack, end)
+    if layer.number >= end:
+        return layer.at(layer.number - end + other)
+    return f"{name} (there for multi-token prediction)" if name in theirs.beyond else name
 
 
 def _copy_the_rest(output: Output, modules: Modules) -> list[str]:

@@ -146,6 +146,22 @@ def test_models_whose_last_layers_have_other_numbers() -> None:
     assert ["model.layers.3.eh_proj.weight", "model.layers.5.eh_proj.weight"] == [item.name for item in spec.inputs]
 
 
+def test_whole_models_of_other_numbers_of_layers() -> None:
+    """A prediction layer is merged with the other model's, never with a layer of a stack, whatever their numbers."""
+    recipe = read("merge_method: average\nmodels: [{model: a}, {model: b}]\nparameters: {weight: 1}")
+    a, b = recipe.references()
+    for ours, theirs in ((3, 5), (5, 3)):
+        expansion = expand(recipe, TABLE["average"], {a: numbered(ours), b: numbered(theirs)})
+        found = {spec.name: [item.name for item in spec.inputs] for spec in expansion.tensors}
+        assert list(numbered(ours)) == list(found)
+        for i in range(ours + 1):
+            name = "model.layers.{}.mlp.up_proj.weight"
+            other = theirs if i == ours else i
+            expected = [name.format(i), name.format(other)] if i == ours or i < theirs else [name.format(i)]
+            assert expected == found[name.format(i)]
+        assert 1 == len(expansion.warnings)
+
+
 def test_prediction_layers_are_in_no_range() -> None:
     """A range that reaches them is refused, and the message says what they are."""
     with pytest.raises(RecipeError, match=r"expected at most 3, .*leave out the layers for multi-token prediction"):
