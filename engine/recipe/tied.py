@@ -1,7 +1,7 @@
 """Output heads that are tied to embeddings, and so are stored in some checkpoints and not in others.
 
 A stored head counts if it differs from the embedding, whatever the configuration says: so transformers reads it. A
-stored head that is a copy of the embedding counts as tied, unless the configuration says that it is not tied.
+stored head that is a copy of the embedding counts as tied, unless the base model says that its own is not tied.
 
 Where a checkpoint has no head because it is tied to the embedding, and another has one that counts, the embedding
 stands in for the head, as it does when the model runs. Where no head counts, the output has none.
@@ -19,7 +19,13 @@ from dovetail.engine.recipe.places import shown
 from dovetail.engine.recipe.prediction import is_apart
 from dovetail.engine.recipe.specs import Catalogue, SourceTensor, TensorSpec
 
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.weight")
+_HEADS = tuple(
+    f"{word}.weight"
+    for word in (
+        "lm_head", "embed_out", "output", "output_layer", "lm_head.linear", "lm_head.decoder", "predictions.decoder",
+        "proj_out",
+    )
+)  # fmt: skip
 _EMBEDDINGS = tuple(
     f"{word}.weight"
     for word in ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared", "embedding", "emb")
@@ -83,8 +89,15 @@ def find_heads(
     for name in names:
         heads = {ref: each for ref, each in catalogues.items() if name in each and _is_head(each, name)}
         lacking = [ref for ref, each in catalogues.items() if name not in each]
-        asked = any(tied.get(ref) is not False for ref in lacking) or any(tied.get(ref) for ref in heads)
-        copies = [ref for ref in heads if asked and _is_tied_copy(ref, heads[ref], name, tied, is_copy, notes)]
+        # A copy adds nothing to a merge with models that do without, though its configuration unties it.
+        some_do_without = any(tied.get(ref) is not False for ref in lacking)
+        headless = some_do_without and tied.get(next(iter(catalogues))) is not False
+        asked = some_do_without or any(tied.get(ref) for ref in heads)
+        copies = [
+            ref
+            for ref in heads
+            if (headless if tied.get(ref) is False else asked) and _is_copy(ref, heads[ref], name, tied, is_copy, notes)
+        ]
         owners = [ref for ref in heads if ref not in copies]
         if owners:
             untied[name] = frozenset(
@@ -104,7 +117,7 @@ def find_heads(
     return Heads(found, stand_ins, untied, frozenset(retied), tuple(notes))
 
 
-def _is_tied_copy(
+def _is_copy(
     ref: ModelRef,
     catalogue: Catalogue,
     name: str,
@@ -113,12 +126,10 @@ def _is_tied_copy(
     notes: list[str],
 ) -> bool:
     """Whether a stored head is one with the embedding; say where the configuration says otherwise, or nothing can."""
-    if tied.get(ref) is False:
-        return False
     embedding = _embedding(catalogue, name, catalogue[name])
     assert embedding is not None  # or it would be no head
     same = None if is_copy is None else is_copy(ref, name, embedding)
-    if same is None and is_copy is not None:
+    if same is None and is_copy is not None and tied.get(ref) is not False:
         notes.append(
             f"{shown(name)} of {ref} is kept as a head of its own: whether it is only a copy of the embedding cannot "
             "be known before it is read. If it is, set tie_word_embeddings in its config.json and remove it"

@@ -54,7 +54,8 @@ def expanded(
 @pytest.mark.parametrize("said", [True, None])
 def test_embedding_stands_in(said: bool | None) -> None:
     """Where another model has a head of its own, a tied model's embedding stands in for its head."""
-    sources, untied = merged({"base": HEADLESS, "a": llama(1), "b": HEADLESS}, {"base": said, "a": False, "b": said})
+    catalogues = {"base": HEADLESS, "a": llama(1), "b": HEADLESS}
+    sources, untied = merged(catalogues, {"base": said, "a": False, "b": said}, {"a": False})
     assert ["base:model.embed_tokens.weight", "a:lm_head.weight", "b:model.embed_tokens.weight"] == sources
     assert {"base", "b"} == untied
 
@@ -120,6 +121,39 @@ def test_copy_beside_a_head_that_counts() -> None:
     sources = ["base:lm_head.weight", "a:lm_head.weight", "b:model.embed_tokens.weight"]
     found = merged(catalogues, {"base": True, "a": None}, {"base": True, "a": False})
     assert (sources, {"base", "a", "b"}) == found
+
+
+def test_copy_that_is_said_to_be_untied() -> None:
+    """A copy makes no tied base model larger, whatever its own configuration says; an untied base model's counts."""
+    catalogues = {"base": HEADLESS, "a": llama(1), "b": llama(1)}
+    assert ([], set()) == merged(catalogues, {"a": False}, {"a": True, "b": True})
+    assert ([], set()) == merged(catalogues, {"base": True, "a": False, "b": None}, {"a": True, "b": True})
+    catalogues = {"base": llama(1), "a": HEADLESS, "b": llama(1)}
+    sources = ["base:lm_head.weight", "a:model.embed_tokens.weight", "b:lm_head.weight"]
+    assert (sources, {"a"}) == merged(catalogues, {"base": False, "b": False})
+
+
+@pytest.mark.parametrize(
+    ("head", "embedding"),
+    [
+        ("transformer.lm_head.weight", "transformer.wte.weight"),
+        ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+        ("lm_head.decoder.weight", "roberta.embeddings.word_embeddings.weight"),
+        ("proj_out.weight", "model.decoder.embed_tokens.weight"),
+        ("lm_head.weight", "shared.weight"),
+        ("embed_out.weight", "gpt_neox.embed_in.weight"),
+        ("language_model.lm_head.weight", "language_model.model.embed_tokens.weight"),
+    ],
+)
+@pytest.mark.parametrize("copy", [True, False])
+def test_names_of_heads(head: str, embedding: str, copy: bool) -> None:
+    """Heads and embeddings are found by the words of many architectures."""
+    recipe = read(RECIPE)
+    catalogues = {
+        ref: {embedding: (8, 4), "w": (4,)} | ({head: (8, 4)} if str(ref) == "a" else {}) for ref in recipe.references()
+    }
+    expansion = expand(recipe, TABLE["sparse"], catalogues, is_copy=lambda *_: copy)
+    assert (head not in names(expansion)) is copy
 
 
 def test_embedding_nearest_to_the_head() -> None:
