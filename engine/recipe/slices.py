@@ -197,6 +197,12 @@ def _add_predictors(output: Output, writer: GroupWriter, layouts: _Layouts, coun
     reference, sources = writer.group.reference, writer.group.sources
     layout = layouts[reference.ref]
     if not layout.stacks.beyond:
+        having = next((ref for ref, other in layouts.items() if other.stacks.beyond), None)
+        if having is not None:
+            output.notes.append(
+                f"the layers of {having} for multi-token prediction are left out: {reference.ref}, the first model of "
+                "the last slice, has none"
+            )
         return 0
     stack, end = next(iter(layout.stacks.lengths.items()))
     names = ", ".join(shown(name) for name in list(layout.stacks.beyond)[:2])

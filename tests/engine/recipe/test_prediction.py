@@ -127,6 +127,17 @@ def test_slices_that_end_earlier() -> None:
         assert "are left out" in warning
 
 
+def test_last_model_without_prediction_layers() -> None:
+    """Prediction layers follow the last slice's first model: where it has none, another's are left out, and named."""
+    recipe = read(sliced([0, 2], [0, 3], last="b"))
+    a, b = recipe.references()
+    expansion = expand(recipe, TABLE["stack"], {a: numbered(3), b: llama(3)})
+    assert not [name for name in names(expansion) if "eh_proj" in name]
+    assert ((1, 0), 0) == (expansion.stacks[0].predictors, expansion.stacks[0].kept_predictors)
+    (warning,) = expansion.warnings
+    assert warning.startswith("the layers of a for multi-token prediction are left out")
+
+
 def test_slices_of_layers_stored_apart() -> None:
     """Prediction layers that have names of their own keep these."""
     expansion = expanded(sliced([0, 2], [0, 3]), apart(3))
