@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine.output.manifest import MANIFEST_NAME
-from dovetail.engine.planning.model_config import restack, untie
+from dovetail.engine.planning.layer_config import restack
+from dovetail.engine.planning.model_config import set_tie
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME
@@ -96,8 +97,8 @@ def output_config(plan: Plan) -> dict[str, Any] | None:
             config[key] = dtype
     if plan.stacks:
         restack(config, plan.stacks, [config_of(each) for each in plan.checkpoints], plan.side_index)
-    if plan.untied:
-        untie(config)
+    if plan.tie is not None:
+        set_tie(config, plan.tie)
     if plan.vocabulary is not None:
         plan.vocabulary.update_config(config)
     return config

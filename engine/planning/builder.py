@@ -1,4 +1,7 @@
-"""Making a plan: recipe and checkpoint headers in, `Plan` out. No tensor data is read."""
+"""Making a plan: recipe and checkpoint headers in, `Plan` out.
+
+No tensor data is read, but for stored heads of which it matters whether they are copies of the embedding.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.registry import find
 from dovetail.engine.planning.alike import make_alike
 from dovetail.engine.planning.assembly import assemble
+from dovetail.engine.planning.head_copies import is_copy
 from dovetail.engine.planning.islands import find_islands, spec_sources
+from dovetail.engine.planning.layer_config import restack
 from dovetail.engine.planning.locations import Location, locate, open_location
-from dovetail.engine.planning.model_config import restack, says_tied
+from dovetail.engine.planning.model_config import depth_of, says_tied
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.tensors import TensorPlanner
 from dovetail.engine.planning.vocabulary import Vocabulary, plan_vocabulary
@@ -85,7 +90,7 @@ def make_plan(
         models=tuple(str(expansion.checkpoints[index]) for index in planner.models),
         tensors=tensors,
         stacks=expansion.stacks,
-        untied=references[0] in expansion.untied,
+        tie=_tie(references[0], expansion),
         vocabulary=vocabulary,
         warnings=(
             *(note for checkpoint in checkpoints for note in checkpoint.notes),
@@ -97,6 +102,13 @@ def make_plan(
             *(vocabulary.findings() if vocabulary else ()),
         ),
     )
+
+
+def _tie(ref: ModelRef, expansion: Expansion) -> bool | None:
+    """Decide what the output's configuration, which is one checkpoint's, has to say of a tied head; None to keep it."""
+    if ref in expansion.untied:
+        return False
+    return True if ref in expansion.retied else None
 
 
 def _open(recipe: Recipe, locations: Sequence[Location] | None, download: events.Listener | None) -> list[Checkpoint]:
@@ -121,8 +133,19 @@ def _expand(
     for ref, checkpoint in zip(references, checkpoints, strict=True):
         shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
         catalogues[ref] = shapes if vocabulary is None else vocabulary.reshaped(shapes)
+    opened = dict(zip(references, checkpoints, strict=True))
     tied = {ref: says_tied(config) for ref, config in zip(references, configs, strict=True)}
-    return expand(recipe, method, catalogues, tied, strict=options.strict, allow_partial=options.allow_partial)
+    depths = {ref: depth_of(config) for ref, config in zip(references, configs, strict=True)}
+    return expand(
+        recipe,
+        method,
+        catalogues,
+        tied,
+        strict=options.strict,
+        allow_partial=options.allow_partial,
+        depths=depths,
+        is_copy=lambda ref, head, embedding: is_copy(opened[ref], head, embedding),
+    )
 
 
 def requested_dtype(name: str | None) -> DType | None:

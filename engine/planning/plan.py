@@ -78,8 +78,8 @@ class Plan:
     """Tasks, grouped."""
     stacks: tuple[StackedLayers, ...]
     """Stacks of layers of the result that slices put together."""
-    untied: bool
-    """Whether the result has a head of its own although the checkpoint of its configuration ties it."""
+    tie: bool | None
+    """What the result's configuration has to say of whether the head is tied; None to leave it as it is."""
     vocabulary: Vocabulary | None
     """The output's tokenizer where it is not simply the base model's."""
     warnings: tuple[str, ...]

@@ -14,16 +14,17 @@ from dataclasses import dataclass
 
 from dovetail.engine.methods.method import Method
 from dovetail.engine.recipe.gaps import Gaps
-from dovetail.engine.recipe.groups import Part, make_parts
-from dovetail.engine.recipe.layers import find_stacks, layer_fraction
+from dovetail.engine.recipe.groups import Group, Part, make_parts
+from dovetail.engine.recipe.layers import LayerName, Stacks, find_stacks, layer_fraction
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.modules import Modules
 from dovetail.engine.recipe.places import shown
+from dovetail.engine.recipe.prediction import UNKNOWN, Depth
 from dovetail.engine.recipe.resolver import Resolver
 from dovetail.engine.recipe.schema import Recipe
 from dovetail.engine.recipe.slices import StackedLayers, expand_slices
 from dovetail.engine.recipe.specs import Catalogue, GroupWriter, Output, TensorSpec
-from dovetail.engine.recipe.tied import find_heads
+from dovetail.engine.recipe.tied import HeadComparison, find_heads
 from dovetail.io.errors import TensorMismatchError
 
 
@@ -42,7 +43,9 @@ class Expansion:
     stacks: tuple[StackedLayers, ...] = ()
     """The stacks of layers that were put together from slices."""
     untied: frozenset[ModelRef] = frozenset()
-    """Checkpoints that tie their head to their embedding although the output has a head of its own."""
+    """Checkpoints that tie their head to their embedding, or do not say, although the output has a head of its own."""
+    retied: frozenset[ModelRef] = frozenset()
+    """Checkpoints that store a head and do not say that it is tied, although the output's is."""
 
 
 def expand(
@@ -53,6 +56,8 @@ def expand(
     *,
     strict: bool = False,
     allow_partial: bool = False,
+    depths: Mapping[ModelRef, Depth] | None = None,
+    is_copy: HeadComparison | None = None,
 ) -> Expansion:
     """Say for every output tensor what it is merged from, and with which parameters.
 
@@ -70,6 +75,10 @@ def expand(
         Whether it is an error if tensors do not stand alike in all checkpoints; see `gaps`.
     allow_partial
         Whether a model may give less than half of its elements; see `gaps`.
+    depths
+        What the checkpoints' configurations say of the numbers of layers; checkpoints may be missing.
+    is_copy
+        Compares a checkpoint's stored head with its embedding; asked only where the answer counts.
 
     Raises
     ------
@@ -81,11 +90,10 @@ def expand(
 
     """
     parts, warnings = make_parts(recipe, method)
-    tied = tied or {}
-    heads = find_heads(catalogues, tied)
-    output = Output(
-        recipe.references(), heads.catalogues, Gaps(heads.catalogues, strict=strict, allow_partial=allow_partial)
-    )
+    depths = depths or {}
+    heads = find_heads(catalogues, tied or {}, is_copy)
+    gaps = Gaps(heads.catalogues, strict=strict, allow_partial=allow_partial)
+    output = Output(recipe.references(), heads.catalogues, gaps)
     modules = Modules(parts, heads.catalogues, recipe.origin) if recipe.modules else None
     stacks, layer_count = [], 0
     for part in parts:
@@ -99,48 +107,74 @@ def expand(
             for ref in refs
         }
         if part.sliced:
-            made = expand_slices(output, writers, names, part.module, recipe.origin)
+            made = expand_slices(output, writers, names, part.module, recipe.origin, depths)
             stacks.append(made)
             layer_count = max(layer_count, len(made.layers))
         else:
-            layer_count = max(layer_count, _expand_whole(output, writers[0], names))
+            layer_count = max(layer_count, _expand_whole(output, writers[0], names, depths))
     if modules:
         warnings += _copy_the_rest(output, modules)
     _check_merged(output, parts)
     output.gaps.check_shares()
-    warnings += output.gaps.warnings()
+    warnings += [*heads.notes, *output.notes, *output.gaps.warnings()]
     for name in {name for each in heads.stand_ins.values() for name in each} & output.specs.keys():
         output.specs[name] = heads.read_instead(output.specs[name], output.checkpoints)
-    untied = {
-        ref
-        for ref in output.checkpoints
-        for name in heads.own & output.specs.keys()
-        if tied.get(ref) is True or name in heads.stand_ins.get(ref, {})
-    }
     return Expansion(
         output.checkpoints,
         tuple(output.specs.values()),
         layer_count,
         tuple(warnings),
         tuple(stacks),
-        frozenset(untied),
+        frozenset({ref for name in output.specs.keys() & heads.untied.keys() for ref in heads.untied[name]}),
+        heads.retied,
     )
 
 
-def _expand_whole(output: Output, writer: GroupWriter, names: Mapping[ModelRef, Iterable[str]]) -> int:
-    ours = names[writer.group.reference.ref]
-    stacks = find_stacks(ours)
+def _expand_whole(
+    output: Output, writer: GroupWriter, names: Mapping[ModelRef, Iterable[str]], depths: Mapping[ModelRef, Depth]
+) -> int:
+    group = writer.group
+    ours = names[group.reference.ref]
+    stacks = find_stacks(ours, depths.get(group.reference.ref, UNKNOWN))
+    others = _stacks_of_other_lengths(stacks, group, names, depths)
+    taken = set(output.catalogues[group.reference.ref])
     for name in ours:
-        layer = stacks.parsed.get(name)
-        if layer is None:
-            writer.add(name, 0.0, None)
+        layer = stacks.parsed.get(name) or stacks.beyond.get(name)
+        beyond = name in stacks.beyond
+        fraction = (
+            float(beyond) if layer is None or beyond else layer_fraction(layer.number, stacks.lengths[layer.stack])
+        )
+        number = None if layer is None or beyond else layer.number
+        if others and layer is not None:
+            theirs = [_same_layer(layer, stacks, other) for other in others]
+            taken.update(theirs)
+            writer.add_renamed(name, name, theirs, fraction, number)
         else:
-            writer.add(name, layer_fraction(layer.number, stacks.lengths[layer.stack]), layer.number)
-    reference = writer.group.reference.ref
-    known = output.catalogues[reference]
-    for source in writer.group.models:
-        output.gaps.unused(source.ref, [name for name in names[source.ref] if name not in known], reference)
+            writer.add(name, fraction, number)
+    for source in group.models:
+        unused = [name for name in names[source.ref] if name not in taken]
+        output.gaps.unused(source.ref, unused, group.reference.ref)
     return stacks.longest
+
+
+def _stacks_of_other_lengths(
+    ours: Stacks, group: Group, names: Mapping[ModelRef, Iterable[str]], depths: Mapping[ModelRef, Depth]
+) -> list[Stacks]:
+    """Give the stacks of all sources, if prediction layers follow some that are longer than others; else none."""
+    numbered = any(layer is not None for layer in ours.beyond.values())
+    if not numbered and not any(depths.get(source.ref, UNKNOWN).predictors for source in group.sources):
+        return []
+    found = [find_stacks(names[source.ref], depths.get(source.ref, UNKNOWN)) for source in group.sources]
+    return found if any(stacks.lengths != ours.lengths for stacks in found) else []
+
+
+def _same_layer(layer: LayerName, ours: Stacks, theirs: Stacks) -> str:
+    """Name a layer's tensor in a model of another number of layers, where prediction layers have other numbers."""
+    name, end = layer.at(layer.number), ours.lengths[layer.stack]
+    other = theirs.lengths.get(layer.stack, end)
+    if layer.number >= end:
+        return layer.at(layer.number - end + other)
+    return f"{name} (there for multi-token prediction)" if name in theirs.beyond else name
 
 
 def _copy_the_rest(output: Output, modules: Modules) -> list[str]:

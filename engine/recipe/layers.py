@@ -4,15 +4,17 @@ A *stack* is a list of like layers. Its name is a word for many layers (``layers
 ``blocks``, ``block``, or a name that ends in one of them, such as ``resblocks``), and the number after it is
 the layer. The first such number in a name counts: ``model.layers.3.mlp.experts.5.w1`` belongs to layer 3, and
 T5's ``encoder.block.0.layer.1.norm`` to layer 0. A model may have several stacks (encoder and decoder, vision
-and text).
+and text). Layers for multi-token prediction are in none: see `prediction`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from dovetail.engine.recipe.prediction import UNKNOWN, Depth, is_apart, stack_ends
 
 # No leading zeros, so that a name can be put together again from its parts.
 _LAYER = re.compile(r"(?:^|\.)(?:[a-z0-9_]*(?:layers?|blocks?)|h)\.(0|[1-9][0-9]{0,8})(?=\.|$)", re.IGNORECASE)
@@ -59,7 +61,15 @@ class Stacks:
     parsed: dict[str, LayerName]
     """Names of the tensors that are in layers, taken apart, in file order."""
     loose: tuple[str, ...]
-    """Names of the others, in file order."""
+    """Names of the tensors outside the layers, in file order."""
+    beyond: dict[str, LayerName | None] = field(default_factory=dict)
+    """Names of the tensors for multi-token prediction, in file order; taken apart if they are numbered as layers of a
+    stack that they follow."""
+
+    def predictors(self, stack: str) -> int:
+        """Number of the prediction layers that are numbered on from a stack's last layer."""
+        numbers = [layer.number + 1 for layer in self.beyond.values() if layer is not None and layer.stack == stack]
+        return max(numbers, default=self.lengths[stack]) - self.lengths[stack]
 
     @property
     def longest(self) -> int:
@@ -74,20 +84,38 @@ class Stacks:
         return layers
 
 
-def find_stacks(names: Iterable[str]) -> Stacks:
-    """Group tensors' names into stacks of layers."""
-    lengths: dict[str, int] = {}
+def find_stacks(names: Iterable[str], depth: Depth = UNKNOWN) -> Stacks:
+    """Group tensors' names into stacks of layers.
+
+    Parameters
+    ----------
+    names
+        The names, in file order.
+    depth
+        What the configuration says of the numbers of layers.
+
+    """
     parsed: dict[str, LayerName] = {}
+    beyond: dict[str, LayerName | None] = {}
     loose = []
     for name in names:
         layer = parse_layer(name)
-        if layer is None:
+        if is_apart(name if layer is None else layer.stack):
+            beyond[name] = None
+        elif layer is None:
             loose.append(name)
         else:
             parsed[name] = layer
-            if layer.number >= lengths.get(layer.stack, 0):
-                lengths[layer.stack] = layer.number + 1
-    return Stacks(lengths, parsed, tuple(loose))
+    ends = stack_ends(parsed.values(), depth)
+    if ends:
+        far = {name: layer for name, layer in parsed.items() if layer.number >= ends.get(layer.stack, layer.number + 1)}
+        beyond |= far
+        parsed = {name: layer for name, layer in parsed.items() if name not in far}
+    lengths: dict[str, int] = {}
+    for layer in parsed.values():
+        if layer.number >= lengths.get(layer.stack, 0):
+            lengths[layer.stack] = layer.number + 1
+    return Stacks(lengths, parsed, tuple(loose), beyond)
 
 
 def layer_fraction(number: int, count: int) -> float:

@@ -7,6 +7,7 @@ furthest to the right has the tensor: of ``visual`` and ``merger``, ``merger`` h
 
 mergekit's recipes name the parts of vision and language models by words of their own. Where no tensor holds such a
 name, its synonyms are tried, and ``default`` and ``text_decoder`` at last have all that no other module has.
+A head, and layers for multi-token prediction, that are stored outside all modules belong to the text decoder.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dovetail.engine.recipe.layers import parse_layer
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import key_path, nearest, shown
+from dovetail.engine.recipe.prediction import is_apart
 
 _SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = {
     "text_decoder": ("language_model", "text_model"),
@@ -30,6 +32,12 @@ _SYNONYMS: Final[Mapping[str, tuple[str, ...]]] = {
 
 _REST: Final = ("default", "text_decoder")
 """Modules that have what no other has, unless a tensor's name holds theirs."""
+
+_TEXT_DECODERS: Final = ("text_decoder", *_SYNONYMS["text_decoder"])
+"""Modules that a head outside all modules belongs to."""
+
+_HEAD: Final = "lm_head"
+"""The component that a head's name begins with."""
 
 _MOST_SHOWN = 12
 """Most names that an error lists."""
@@ -70,6 +78,7 @@ class Modules:
                 self._rest = name
             else:
                 raise _unknown(part, prefixes, origin)
+        self._decoder = next((name for name in map(str, (p.module for p in parts)) if name in _TEXT_DECODERS), None)
         owners = {prefix: self._find_owner(prefix) for prefix in prefixes}
         self._owners = {name: owners[prefix] for name, prefix in by_name.items()}
 
@@ -84,6 +93,8 @@ class Modules:
             found = (_last_end(words, components), len(words))
             if found[0] and found > best:
                 best, owner = found, module
+        if owner is None and (_HEAD in components or is_apart(prefix)):
+            return self._decoder
         return owner
 
 

@@ -67,6 +67,8 @@ class Output:
         self.specs: dict[str, TensorSpec] = {}
         self.merged: set[ModelRef] = set()
         """Checkpoints of which at least one tensor was merged."""
+        self.notes: list[str] = []
+        """What a person should know besides gaps."""
 
     def copy(self, name: str, index: int, layer: int | None, source_name: str | None = None) -> None:
         """Add a tensor that is taken from a checkpoint as it is."""
@@ -129,7 +131,9 @@ class GroupWriter:
             sources.append(SourceTensor(index, name))
         self._append(name, sources, reference, self._resolve(fraction, name), layer)
 
-    def add_renamed(self, name: str, reference_name: str, source_names: list[str], fraction: float, layer: int) -> None:
+    def add_renamed(
+        self, name: str, reference_name: str, source_names: list[str], fraction: float, layer: int | None
+    ) -> None:
         """Add a tensor that has names of its own in its sources: the base model, if any, then the models."""
         index, catalogue = self._reference
         shape = catalogue[reference_name]

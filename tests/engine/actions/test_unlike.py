@@ -143,10 +143,53 @@ def test_tied_head(tmp_path: Path) -> None:
     assert False is json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
 
 
-def test_all_tied(tmp_path: Path) -> None:
-    """If all heads are tied, the output has none, even if a model stores its head, and the configuration stays."""
-    configs = {name: {"tie_word_embeddings": True} for name in ("base", "a")}
-    out, _, folder = merged(tmp_path, "linear", {"base": without(tensors(0), HEAD), "a": tensors(1)}, configs=configs)
+@pytest.mark.parametrize("tied", [{"tie_word_embeddings": True}, {}])
+def test_all_tied(tmp_path: Path, tied: dict[str, Any]) -> None:
+    """Where all are tied, no head is made up; a stored copy of the embedding is left out, and the configuration stays.
+
+    So it is where no configuration says anything, as Gemma's do not.
+    """
+    a = tensors(1)
+    a[HEAD] = a[EMBED].copy()
+    configs = {"base": tied, "a": tied}
+    models = {"base": without(tensors(0), HEAD), "a": a}
+    out, said, folder = merged(tmp_path, "linear", models, configs=configs)
+    assert HEAD not in out
+    assert [repr(HEAD)] == [text.split()[0] for text in said]
+    assert tied.get("tie_word_embeddings") is json.loads((folder / "config.json").read_text()).get(
+        "tie_word_embeddings"
+    )
+
+
+def test_head_trained_apart_from_a_tied_embedding(tmp_path: Path) -> None:
+    """A stored head that differs from the embedding counts though its configuration ties it, and the output's do not.
+
+    The base model's embedding stands in for its head; the flag is set at both levels, whichever a class reads.
+    """
+    base, a = without(tensors(0), HEAD), tensors(1)
+    tied = {"tie_word_embeddings": True, "text_config": {"tie_word_embeddings": True}}
+    configs = {"base": tied, "a": tied}
+    out, said, folder = merged(tmp_path, "linear", {"base": base, "a": a}, configs=configs)
+    assert np.array_equal(mean(base[EMBED], a[HEAD]), out[HEAD])
+    config = json.loads((folder / "config.json").read_text())
+    assert (False, {"tie_word_embeddings": False}) == (config["tie_word_embeddings"], config["text_config"])
+    assert [repr(HEAD)] == [text.split()[0] for text in said]
+
+
+def test_head_that_differs_in_its_last_element(tmp_path: Path) -> None:
+    """Copies are told to the last byte: a head of which one element was trained counts."""
+    base, a = without(tensors(0, 300_000), HEAD), tensors(1, 300_000)
+    a[HEAD] = a[EMBED].copy()
+    a[HEAD][-1, -1] += 1
+    out, _, _ = merged(tmp_path, "linear", {"base": base, "a": a})
+    assert np.array_equal(mean(base[EMBED], a[HEAD]), out[HEAD])
+
+
+def test_copies_that_the_base_model_stores(tmp_path: Path) -> None:
+    """A head that is left out although the configuration says nothing of ties needs one that does."""
+    base, a = tensors(0), without(tensors(1), HEAD)
+    base[HEAD] = base[EMBED].copy()
+    out, _, folder = merged(tmp_path, "linear", {"base": base, "a": a})
     assert HEAD not in out
     assert True is json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
 

@@ -125,7 +125,8 @@ def test_tensors_that_do_not_stand_alike(recipe: RandomRecipe, data: st.DataObje
 
     Strict merges are refused just where there is anything to tell.
     """
-    names = list(recipe.catalogues["base"])
+    # For a head that is missing the embedding may stand in: see test_tied.
+    names = [name for name in recipe.catalogues["base"] if not name.endswith("lm_head.weight")]
     damage = data.draw(st.dictionaries(st.sampled_from(("base", "orca", "math")), st.sampled_from(names), max_size=2))
     shape = data.draw(st.sampled_from([None, (2, 4), (3, 3)]))
     catalogues = recipe.catalogues

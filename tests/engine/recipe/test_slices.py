@@ -185,3 +185,12 @@ def test_slices_of_a_module() -> None:
     indented = FRANKEN.replace("slices:", "modules:\n default:\n  slices:").replace("\n  -", "\n   -")
     indented = indented.replace("\n    -", "\n     -").replace("\n      layer", "\n       layer")
     assert by_output(expand_text(FRANKEN, llama(4))) == by_output(expand_text(indented, llama(4)))
+
+
+def test_tensors_with_a_part_for_each_layer() -> None:
+    """Tensors outside the layers that have columns for each, as Gemma 3n's, are named if layers move."""
+    shapes = llama(4) | {"model.embed_tokens_per_layer.weight": (32, 16)}
+    (warning,) = expand_text(FRANKEN, shapes).warnings
+    assert warning.startswith("'model.embed_tokens_per_layer.weight' has a part for each layer, and slices move layers")
+    still = FRANKEN.replace("[0, 3]", "[0, 2]")
+    assert () == expand_text(still, shapes).warnings
