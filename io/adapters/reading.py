@@ -14,7 +14,8 @@ from typing import Final
 
 from dovetail.io.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
 from dovetail.io.adapters.fitting import Changes
-from dovetail.io.adapters.names import AdapterTensors, find_names, sort_tensors
+from dovetail.io.adapters.names import AdapterTensors, sort_tensors
+from dovetail.io.adapters.renaming import find_names
 from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import AdapterError, MissingFileError
 from dovetail.io.formats import torch_reader
