@@ -16,6 +16,7 @@ from dovetail.io.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter
 from dovetail.io.adapters.fitting import Changes
 from dovetail.io.adapters.names import AdapterTensors, sort_tensors
 from dovetail.io.adapters.renaming import find_names
+from dovetail.io.adapters.ties import settle_ties
 from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import AdapterError, MissingFileError
 from dovetail.io.formats import torch_reader
@@ -26,9 +27,6 @@ WEIGHTS_NAME: Final = "adapter_model.safetensors"
 """File name of the tensors of an adapter."""
 
 _TORCH_NAME: Final = "adapter_model.bin"
-
-_HEADS: Final = ("lm_head.", "embed_out.", "output.")
-"""Beginnings of the names of output layers, which some models share with their embedding."""
 
 _NEW_HEADS: Final = frozenset(("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"))
 """Tasks for which an adapter adds a head that the model lacks."""
@@ -109,17 +107,15 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     """
     if checkpoint.adapter is not None:
         raise AdapterError(f"{checkpoint.path} has an adapter already", "one adapter a model", "apply one of them")
-    label, config, parts = str(adapter.folder), adapter.config, adapter.tensors
+    label, config = str(adapter.folder), adapter.config
+    parts, notes = settle_ties(label, checkpoint, config, adapter.tensors)
     heads = {name for name in parts.whole if config.task in _NEW_HEADS and not config.saved.isdisjoint(name.split("."))}
-    tied = _maybe_tied(config, parts)
     needed = [*(f"{module}.weight" for module in parts.modules), *parts.whole]
-    names = find_names(label, str(checkpoint.path), needed, checkpoint.tensors, heads | tied)
+    names = find_names(label, str(checkpoint.path), needed, checkpoint.tensors, heads)
     tensors = dict(checkpoint.tensors)
     changed: set[str] = set()
     for name, info in parts.whole.items():
         target = names.get(name, name)
-        if name not in names and name in tied:
-            continue
         tensors[target] = _replaced(label, tensors.get(target), replace(info, name=target))
         changed.add(target)
     changes = Changes(
@@ -129,21 +125,7 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
         tensors[info.name] = info
         changed.add(info.name)
     applied = AppliedAdapter(adapter.folder, adapter.files, len(changed))
-    return replace(checkpoint, tensors=tensors, adapter=applied)
-
-
-def _maybe_tied(config: AdapterConfig, parts: AdapterTensors) -> set[str]:
-    """Find the output layers that a model lacks if its output layer and embedding share one matrix.
-
-    Where the vocabulary grew, peft saves both the embedding and the output layer, although neither was trained.
-    """
-    embeddings = {
-        name: info.shape
-        for name, info in parts.whole.items()
-        if len(info.shape) == 2 and name.endswith(".weight") and config.saved.isdisjoint(name.split("."))
-    }
-    shapes = list(embeddings.values())
-    return {name for name, shape in embeddings.items() if shapes.count(shape) == 2 and name.startswith(_HEADS)}
+    return replace(checkpoint, tensors=tensors, adapter=applied, notes=(*checkpoint.notes, *notes))
 
 
 def _replaced(adapter: str, old: TensorInfo | None, new: TensorInfo) -> TensorInfo:

@@ -9,13 +9,14 @@ from typing import Final
 
 from dovetail.io.errors import AdapterError
 
-_WHOLE: Final = frozenset(
+WHOLE_MODEL: Final = frozenset(
     (
         "0", "albert", "auto_model", "base_model", "bert", "biogpt", "camembert", "canine", "convbert",
         "data2vec_text", "deberta", "distilbert", "electra", "ernie", "esm", "fnet", "funnel", "gpt_neox", "gte",
         "ibert", "language_model", "layoutlm", "layoutlmv2", "layoutlmv3", "lilt", "llm", "longformer", "luke",
         "markuplm", "mobilebert", "model", "module", "mpnet", "mra", "nomic_bert", "nystromformer", "prophetnet",
-        "reformer", "rembert", "roberta", "roberta_prelayernorm", "roc_bert", "roformer", "rwkv", "splinter", "switch_transformers", "text_model", "transformer", "xlm", "yoso",
+        "reformer", "rembert", "roberta", "roberta_prelayernorm", "roc_bert", "roformer", "rwkv", "splinter",
+        "switch_transformers", "text_model", "transformer", "xlm", "yoso",
     )
 )  # fmt: skip
 """Components of names that stand for a whole (language) model, so that classes of transformers differ in them alone.
@@ -100,7 +101,7 @@ def find_names(
 def _is_same_part(stripped: str, added: str) -> bool:
     """Tell whether two prefixes differ only in components that stand for a whole model."""
     before, after = Counter(stripped.split(".")[:-1]), Counter(added.split(".")[:-1])
-    return (before - after).keys() | (after - before).keys() <= _WHOLE
+    return (before - after).keys() | (after - before).keys() <= WHOLE_MODEL
 
 
 def _check_lists(adapter: str, model: str, found: Mapping[str, str]) -> None:
@@ -173,10 +174,9 @@ def _ending(name: str) -> str:
 def _not_found(adapter: str, model: str, name: str, available: Collection[str]) -> AdapterError:
     alike = [each for each in available if _ending(each) == _ending(name)][:1000] or list(available)[:1000]
     near = difflib.get_close_matches(name, alike, n=2, cutoff=0.0)
-    tied = ", or the embedding it may be tied to" if name.startswith("lm_head") else ""
     return AdapterError(
         f"{adapter} changes {name!r}, which {model} does not have",
-        f"a tensor of the model{tied}; the nearest are {' and '.join(map(repr, near))}",
+        f"a tensor of the model; the nearest are {' and '.join(map(repr, near))}",
         "use the model that the adapter was trained on; if its names differ only in their beginnings, rename the "
         "adapter's tensors to the model's names",
     )

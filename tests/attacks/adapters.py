@@ -187,7 +187,7 @@ TENSOR_ATTACKS = (
     AdapterAttack("no such layer", "does not have", tensors=lora("model.layers.1.q")),
     AdapterAttack("either of two", "which could be", tensors=lora("layers.0.k")),
     AdapterAttack("the same under two names", "under two names", tensors=lora() | lora("layers.0.q")),
-    AdapterAttack("a tied head", "or the embedding it may be tied to", tensors=lora("lm_head")),
+    AdapterAttack("a tied head", "'lm_head' otherwise than the embedding", tensors=lora("lm_head")),
     AdapterAttack("strange part", "is not understood", tensors=lora() | zeros(lora_C=(1,)), error=UnsupportedError),
     AdapterAttack("kronecker", "is not understood", tensors=zeros(lokr_w1=(2, 2)), error=UnsupportedError),
     AdapterAttack("of another kind", "those of one kind", tensors=zeros(ia3_l=(6, 1))),
