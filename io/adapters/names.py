@@ -10,9 +10,13 @@ from dovetail.io.adapters.config import MERGE_FIRST
 from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.errors import AdapterError, UnsupportedError
 
+LOKR: Final = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+"""Parts of a module that LoKr changes."""
+
 _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
-    "lora_A": {"weight": "A"},
-    "lora_B": {"weight": "B", "bias": "bias"},
+    "lora_A": {"": "A", "weight": "A"},
+    "lora_B": {"": "B", "weight": "B", "bias": "bias"},
+    "lora_E": {"": "singular"},
     "lora_embedding_A": {"": "embedding_A"},
     "lora_embedding_B": {"": "embedding_B"},
     "lora_magnitude_vector": {"": "magnitude", "weight": "magnitude"},
@@ -21,6 +25,7 @@ _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
     "hada_w1_b": {"": "hada_w1_b"},
     "hada_w2_a": {"": "hada_w2_a"},
     "hada_w2_b": {"": "hada_w2_b"},
+    **{part: {"": part} for part in LOKR},
     "trainable_tokens_delta": {"": "tokens"},
 }
 """Part of a module, by the component of the tensor's name that tells it and by the last component of the name."""
@@ -42,7 +47,7 @@ class AdapterTensors:
     """Tensors that replace tensors of the model, by name."""
 
 
-def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo]) -> AdapterTensors:
+def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo], *, nested: bool = False) -> AdapterTensors:
     """Sort the tensors of an adapter by their names.
 
     Parameters
@@ -51,6 +56,9 @@ def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo]) -> AdapterTens
         The adapter, for error messages.
     tensors
         Tensors of the adapter, by the names that peft gives them.
+    nested
+        Whether a module may have several adapters, one around the other, because peft wraps a module once for each
+        parameter that it targets. The names of such modules keep their components ``base_layer``.
 
     Raises
     ------
@@ -81,7 +89,9 @@ def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo]) -> AdapterTens
                 raise AdapterError(f"{adapter} has tensor {whole!r} twice", "each tensor once", "repair the adapter")
             place_of[whole] = info
             continue
-        module = [each for each in components[:place] if each not in ("base_layer", "token_adapter")]
+        inner = nested and components[place] in ("lora_A", "lora_B")
+        plain = ("token_adapter",) if inner else ("base_layer", "token_adapter")
+        module = [each for each in components[:place] if each not in plain]
         part, adapter_name = _part(adapter, stored_name, components[place], components[place + 1 :])
         adapters.update(adapter_name)
         parts = found.modules.setdefault(".".join(module), {})

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from dovetail.io.adapters.changes import Change, Matrix, multiply_lines
+from dovetail.io.adapters.changes import Change
+from dovetail.io.adapters.matrices import Matrix, multiply_lines
 from dovetail.io.dtypes import DType
 from dovetail.io.source import Decoding, Source, checked_source, out_of_range
 from dovetail.io.sources.floats import decode_into
