@@ -136,8 +136,8 @@ class Hadamard:
         left2, right2 = self.second.factors()
         for rows, columns, target in tiles(values, start, width):
             tile, other = np.zeros(target.shape, np.float32), np.zeros(target.shape, np.float32)
-            add_product(left1(rows), right1(columns), one, tile.reshape(-1), 0, tile.shape[1])
-            add_product(left2(rows), right2(columns), one, other.reshape(-1), 0, tile.shape[1])
+            add_product(left1(rows), right1(columns), one, tile.reshape(-1), 0, columns.stop - columns.start)
+            add_product(left2(rows), right2(columns), one, other.reshape(-1), 0, columns.stop - columns.start)
             tile *= other
             tile *= np.float32(self.scale)
             target += tile

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +18,8 @@ from dovetail.io.adapters.config import MERGE_FIRST, AdapterConfig
 from dovetail.io.adapters.kronecker import PARTS as LOKR_PARTS
 from dovetail.io.adapters.kronecker import fit_kronecker
 from dovetail.io.adapters.matrices import Matrix
-from dovetail.io.adapters.source import ChangedSource, DoraSource
+from dovetail.io.adapters.source import ChangedSource, DoraSource, changed_tensor, computed_tensor
 from dovetail.io.checkpoint import TensorInfo
-from dovetail.io.dtypes import DTYPES
 from dovetail.io.errors import AdapterError, UnsupportedError
 from dovetail.io.source import Source
 
@@ -182,22 +180,22 @@ class Changes:
     ) -> Iterator[TensorInfo]:
         """Make the changed tensors of one module: the weight, and the bias if it changes."""
         if "tokens" in parts:
-            yield _with(
-                weight, ChangedSource(weight.source, weight.dtype, self._tokens(module, parts["tokens"], weight))
-            )
+            yield changed_tensor(weight, self._tokens(module, parts["tokens"], weight))
         elif "ia3" in parts:
             yield from self._rescaled(module, parts, weight, tensors)
         elif "singular" in parts and self._is_empty(module, parts):
             return
         elif self._config.kind == "LOKR":
             change = fit_kronecker(self._folder, self._config, module, parts, weight)
-            yield _with(weight, ChangedSource(weight.source, weight.dtype, change))
+            yield changed_tensor(weight, change)
         elif "hada_w1_a" in parts:
-            yield _with(weight, ChangedSource(weight.source, weight.dtype, self._hadamard(module, parts, weight)))
+            yield changed_tensor(weight, self._hadamard(module, parts, weight))
         else:
             low_rank = self._low_rank(module, parts, weight)
             changed = ChangedSource(weight.source, weight.dtype, low_rank)
-            yield _with(weight, self._dora(changed, low_rank, parts["magnitude"]) if "magnitude" in parts else changed)
+            yield computed_tensor(
+                weight, self._dora(changed, low_rank, parts["magnitude"]) if "magnitude" in parts else changed
+            )
             if "bias" in parts:
                 bias = self._bias(weight, tensors)
                 if bias is None or bias.shape != parts["bias"].shape:
@@ -206,7 +204,7 @@ class Changes:
                         f"a bias of the model of that shape beside {weight.name!r}",
                     )
                 scaled = ScaledVector(Matrix.of(parts["bias"]), low_rank.scale)
-                yield _with(bias, ChangedSource(bias.source, bias.dtype, scaled))
+                yield changed_tensor(bias, scaled)
 
     def _low_rank(self, module: str, parts: Mapping[str, TensorInfo], weight: TensorInfo) -> LowRank:
         turned = self._is_turned(module, parts, weight)
@@ -252,12 +250,12 @@ class Changes:
         vector, outputs = parts["ia3"], parts["ia3"].shape[1] == 1
         by_column = outputs == self._is_turned(module, parts, weight)
         change = Rescaled(weight.shape[1], Matrix.of(vector), by_column)
-        yield _with(weight, ChangedSource(weight.source, weight.dtype, change))
+        yield changed_tensor(weight, change)
         bias = self._bias(weight, tensors)
         if outputs and bias is not None:
             if bias.shape != (vector.length,):
                 raise self._misfit(vector, bias)
-            yield _with(bias, ChangedSource(bias.source, bias.dtype, Rescaled(1, Matrix.of(vector), by_column=False)))
+            yield changed_tensor(bias, Rescaled(1, Matrix.of(vector), by_column=False))
 
     def _hadamard(self, module: str, parts: Mapping[str, TensorInfo], weight: TensorInfo) -> Hadamard:
         factors = []
@@ -298,8 +296,3 @@ class Changes:
 
     def _wrong(self, what: str, expected: str) -> AdapterError:
         return AdapterError(f"{self._folder}: {what}", expected, "use the model that the adapter was trained on")
-
-
-def _with(info: TensorInfo, source: Source) -> TensorInfo:
-    """Make the description of a tensor that is read from another source, as float32."""
-    return replace(info, dtype=DTYPES["F32"], source=source, own_dtype=info.output_dtype)

@@ -15,6 +15,7 @@ from typing import Final
 from dovetail.io.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
 from dovetail.io.adapters.fitting import Changes
 from dovetail.io.adapters.names import AdapterTensors, sort_tensors
+from dovetail.io.adapters.parameters import change_parameters, find_places, split_parameters
 from dovetail.io.adapters.renaming import find_names
 from dovetail.io.adapters.ties import settle_ties
 from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo
@@ -69,7 +70,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         raise MissingFileError(f"there is no adapter at {folder}", f"a folder with {CONFIG_NAME}", "check the path")
     config = read_adapter_config(folder)
     weights = _read_weights(folder)
-    tensors = sort_tensors(str(folder), weights.tensors)
+    tensors = sort_tensors(str(folder), weights.tensors, nested=bool(config.parameters))
     if not tensors.modules and not tensors.whole:
         raise AdapterError(f"{folder} has no tensors", "an adapter that changes something", "download it again")
     return Adapter(folder, config, tensors, (config.fingerprint, *weights.files))
@@ -110,7 +111,10 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     label, config = str(adapter.folder), adapter.config
     parts, notes = settle_ties(label, checkpoint, config, adapter.tensors)
     heads = {name for name in parts.whole if config.task in _NEW_HEADS and not config.saved.isdisjoint(name.split("."))}
-    needed = [*(f"{module}.weight" for module in parts.modules), *parts.whole]
+    parts, wrapped = split_parameters(label, config, parts, checkpoint.tensors)
+    places = [(each, find_places(label, each, checkpoint.tensors)) for each in wrapped]
+    pieces = (name for _, found in places for place in found for name, _, _ in place.pieces)
+    needed = [*(f"{module}.weight" for module in parts.modules), *parts.whole, *pieces]
     names = find_names(label, str(checkpoint.path), needed, checkpoint.tensors, heads)
     tensors = dict(checkpoint.tensors)
     changed: set[str] = set()
@@ -121,11 +125,12 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     changes = Changes(
         adapter.folder, config, parts.modules, {module: names[f"{module}.weight"] for module in parts.modules}
     )
-    for info in changes.of(tensors):
+    parameters, more_notes = change_parameters(label, config, places, names, tensors) if places else ([], ())
+    for info in (*changes.of(tensors), *parameters):
         tensors[info.name] = info
         changed.add(info.name)
     applied = AppliedAdapter(adapter.folder, adapter.files, len(changed))
-    return replace(checkpoint, tensors=tensors, adapter=applied, notes=(*checkpoint.notes, *notes))
+    return replace(checkpoint, tensors=tensors, adapter=applied, notes=(*checkpoint.notes, *notes, *more_notes))
 
 
 def _replaced(adapter: str, old: TensorInfo | None, new: TensorInfo) -> TensorInfo:
