@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ _MAX_BYTES: Final = 16 * 2**20  # most have a kilobyte, and those that name ever
 
 _MAX_RANK: Final = 2**20
 
-_KINDS: Final = ("LORA", "IA3", "LOHA", "TRAINABLE_TOKENS")
+_KINDS: Final = ("LORA", "ADALORA", "IA3", "LOHA", "LOKR", "TRAINABLE_TOKENS")
 
 _NO_WEIGHTS: Final = frozenset(
     ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT", "CARTRIDGE")
@@ -44,7 +44,7 @@ _HARMLESS: Final = frozenset(
         "modules_to_save", "init_lora_weights", "init_ia3_weights", "init_weights", "layers_to_transform",
         "layers_pattern", "rank_pattern", "alpha_pattern", "trainable_token_indices", "token_indices", "loftq_config",
         "eva_config", "corda_config", "lora_ga_config", "runtime_config", "qalora_group_size", "ensure_weight_tying",
-        "target_modules_to_tie", "use_effective_conv2d", "megatron_core",
+        "target_modules_to_tie", "use_effective_conv2d", "megatron_core", "decompose_both", "rank_dropout_scale",
     )
 )  # fmt: skip
 """Settings that are either read here or matter only to training."""
@@ -68,6 +68,12 @@ class AdapterConfig:
     """Names of the modules that were trained whole, not by an adapter."""
     ranks: frozenset[int]
     """The ranks that modules may have."""
+    rank: int
+    """The rank of modules that no pattern matches."""
+    rank_patterns: PatternTable
+    """Finds the pattern that matches a module, among those of ranks."""
+    pattern_ranks: Mapping[str, int]
+    """The rank of modules that a pattern matches, by the pattern; of AdaLoRA by the module's name."""
     alpha: float
     """Numerator of the scale, for modules that no pattern matches."""
     alphas: Mapping[str, float]
@@ -82,6 +88,36 @@ class AdapterConfig:
     """Whether square weights are assumed to be stored transposed, where nothing else tells."""
     tokens: tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
     """Trained rows of the only embedding or, as a mapping, of each embedding by name; None without trained rows."""
+    parameters: tuple[str, ...]
+    """Names of parameters, or their last components, to which LoRA is applied although they are no modules' weights."""
+    version: str
+    """The version of peft that wrote the configuration; empty if it does not say, as before 0.18."""
+    unsloth: bool
+    """Whether Unsloth trained the adapter."""
+
+    def rank_of(self, module: str) -> int:
+        """Give the rank that the configuration says a module has.
+
+        Raises
+        ------
+        UnsupportedError
+            Matching the patterns takes too long.
+
+        """
+        if self.kind == "ADALORA":
+            return self.pattern_ranks.get(module, self.rank)
+        try:
+            key = self.rank_patterns.find(module)
+        except PatternError as error:
+            raise _patterns_error(self.path, "rank_pattern", error) from None
+        return self.rank if key is None else self.pattern_ranks[key]
+
+    def adaptive_scale(self, rank: int) -> float:
+        """Compute the factor of the product of a module's matrices in AdaLoRA, where patterns of alpha do not count.
+
+        peft divides by the rank with which training began, whatever rank is left.
+        """
+        return (self.alpha if self.alpha > 0 else rank) / (self.rank + 1e-5)
 
     def scale(self, module: str, rank: int) -> float:
         """Compute the factor of the product of a module's matrices.
@@ -95,7 +131,7 @@ class AdapterConfig:
         try:
             key = self.patterns.find(module)
         except PatternError as error:
-            raise _patterns_error(self.path, error) from None
+            raise _patterns_error(self.path, "alpha_pattern", error) from None
         alpha = self.alpha if key is None else self.alphas[key]
         return alpha / math.sqrt(rank) if self.root else alpha / rank
 
@@ -150,17 +186,15 @@ class _Reader:
 
     def config(self, fingerprint: FileFingerprint) -> AdapterConfig:
         kind = self._kind()
-        if kind == "LORA":
+        lora = kind in ("LORA", "ADALORA")
+        if lora:
             self._refuse_initialisation()
-        self._refuse_unknown()
-        rank = self._rank("r", self._settings.get("r", 8))
-        alpha_key = "lora_alpha" if kind == "LORA" else "alpha"
+        self._refuse_unknown(kind)
+        rank = self._rank("init_r", self._settings.get("init_r", 12)) if kind == "ADALORA" else None
+        rank = self._rank("r", self._settings.get("r", 8)) if rank is None else rank
+        alpha_key = "lora_alpha" if lora else "alpha"
         alphas = self._numbers("alpha_pattern")
-        ranks = [self._rank("rank_pattern", value) for value in self._numbers("rank_pattern").values()]
-        try:
-            patterns = PatternTable(alphas)
-        except PatternError as error:
-            raise _patterns_error(self._path, error) from None
+        ranks = self._kept_ranks() if kind == "ADALORA" else self._pattern_ranks()
         return AdapterConfig(
             path=self._path,
             fingerprint=fingerprint,
@@ -168,15 +202,47 @@ class _Reader:
             base_name=self._text("base_model_name_or_path"),
             task=self._text("task_type"),
             saved=frozenset(self._names("modules_to_save")),
-            ranks=frozenset((rank, *ranks)),
+            ranks=frozenset((rank, *ranks.values())),
+            rank=rank,
+            rank_patterns=self._patterns("rank_pattern", () if kind == "ADALORA" else ranks),
+            pattern_ranks=ranks,
             alpha=self._number(alpha_key, self._settings.get(alpha_key, 8)),
             alphas=alphas,
-            patterns=patterns,
+            patterns=self._patterns("alpha_pattern", alphas),
             root=self._flag("use_rslora"),
             dora=self._flag("use_dora"),
             fan_in_fan_out=self._flag("fan_in_fan_out"),
             tokens=self._tokens("token_indices" if kind == "TRAINABLE_TOKENS" else "trainable_token_indices"),
+            parameters=tuple(self._names("target_parameters")),
+            version=self._text("peft_version"),
+            unsloth=self._is_unsloth(),
         )
+
+    def _patterns(self, key: str, patterns: Iterable[str]) -> PatternTable:
+        try:
+            return PatternTable(patterns)
+        except PatternError as error:
+            raise _patterns_error(self._path, key, error) from None
+
+    def _pattern_ranks(self) -> dict[str, int]:
+        return {name: self._rank("rank_pattern", value) for name, value in self._numbers("rank_pattern").items()}
+
+    def _kept_ranks(self) -> dict[str, int]:
+        """Read how many singular values AdaLoRA has kept of each module."""
+        value = self._settings.get("rank_pattern")
+        if value is not None and type(value) is not dict:
+            raise self._wrong("rank_pattern", value, "an object of lists of true and false by module name")
+        kept: dict[str, int] = {}
+        for name, flags in (value or {}).items():
+            if type(flags) is not list or any(type(flag) is not bool for flag in flags):
+                raise self._wrong("rank_pattern", flags, "a list of true and false for each module")
+            module = name.removeprefix("base_model.model.").partition(".lora_E")[0]
+            kept[module] = sum(flags)
+        return kept
+
+    def _is_unsloth(self) -> bool:
+        mapping = self._settings.get("auto_mapping")
+        return type(mapping) is dict and mapping.get("unsloth_fixed") is True
 
     def _kind(self) -> str:
         kind = self._settings.get("peft_type")
@@ -205,10 +271,11 @@ class _Reader:
                 "save it with path_initial_model_for_weight_conversion of peft, or " + MERGE_FIRST,
             )
 
-    def _refuse_unknown(self) -> None:
+    def _refuse_unknown(self, kind: str) -> None:
         """Refuse unknown settings that are switched on, because only these tell which variant of an adapter it is."""
+        harmless = _HARMLESS | {"target_parameters"} if kind == "LORA" else _HARMLESS
         for key, value in self._settings.items():
-            if key not in _HARMLESS and (value is True or (type(value) in (dict, list) and value)):
+            if key not in harmless and (value is True or (type(value) in (dict, list) and value)):
                 raise UnsupportedError(
                     f"{self._path} sets {brief(key)} to {brief(value)}, which is not understood here",
                     "a plain adapter",
@@ -270,7 +337,7 @@ class _Reader:
         return tuple(value)
 
 
-def _patterns_error(path: Path, error: PatternError) -> UnsupportedError:
+def _patterns_error(path: Path, key: str, error: PatternError) -> UnsupportedError:
     return UnsupportedError(
-        f"a key of alpha_pattern in {path} {error}", "module names or simple regular expressions", MERGE_FIRST
+        f"a key of {key} in {path} {error}", "module names or simple regular expressions", MERGE_FIRST
     )

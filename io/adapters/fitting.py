@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from dovetail.io.adapters.changes import (
     Hadamard,
     LowRank,
-    Matrix,
     ReplacedRows,
     Rescaled,
     ScaledVector,
 )
 from dovetail.io.adapters.config import MERGE_FIRST, AdapterConfig
-from dovetail.io.adapters.source import ChangedSource, DoraSource
+from dovetail.io.adapters.kronecker import PARTS as LOKR_PARTS
+from dovetail.io.adapters.kronecker import fit_kronecker
+from dovetail.io.adapters.matrices import Matrix
+from dovetail.io.adapters.source import ChangedSource, DoraSource, changed_tensor, computed_tensor
 from dovetail.io.checkpoint import TensorInfo
-from dovetail.io.dtypes import DTYPES
 from dovetail.io.errors import AdapterError, UnsupportedError
 from dovetail.io.source import Source
 
@@ -27,12 +27,16 @@ _LOHA: Final = frozenset(("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"))
 
 _LORA: Final = frozenset(("A", "B"))
 
+_ADALORA: Final = frozenset(("A", "B", "singular"))
+
 _EMBEDDING: Final = frozenset(("embedding_A", "embedding_B"))
 
 _PARTS: Final[Mapping[str, tuple[frozenset[str], ...]]] = {
     "LORA": (_LORA, _EMBEDDING, frozenset(("tokens",))),
+    "ADALORA": (_ADALORA,),
     "IA3": (frozenset(("ia3",)),),
     "LOHA": (_LOHA,),
+    "LOKR": LOKR_PARTS,
     "TRAINABLE_TOKENS": (frozenset(("tokens",)),),
 }
 """The sets of parts that a module may have, by kind of adapter; modules of LoRA may have a bias and magnitudes too."""
@@ -100,12 +104,20 @@ class Changes:
         for info in (*parts.values(), weight):
             if not info.dtype.mergeable:
                 raise self._wrong(f"tensor {info.name!r} has dtype {info.dtype}", "a floating-point dtype")
-            if info.length == 0:
+            if info.length == 0 and not (info is not weight and self._is_empty(module, parts)):
                 raise self._wrong(f"tensor {info.name!r} is empty", "at least one element")
+
+    def _is_empty(self, module: str, parts: Mapping[str, TensorInfo]) -> bool:
+        """Tell whether AdaLoRA has left nothing of a module's change."""
+        return "singular" in parts and parts["singular"].shape == (0, 1) and self._config.rank_of(module) == 0
 
     def _orientations(self, parts: Mapping[str, TensorInfo], weight: TensorInfo) -> set[bool]:
         """Find how the shapes allow a module's weight to be stored: false for the usual way, true for transposed."""
         shape = weight.shape
+        if "singular" in parts:  # of convolutions too, AdaLoRA stores matrices
+            shape = (shape[0], weight.length // shape[0]) if shape else shape
+            if parts["singular"].shape != (*parts["A"].shape[:1], 1):
+                raise self._misfit(parts["A"], parts["singular"], weight)
         if "A" in parts:
             a, b = parts["A"].shape, parts["B"].shape
             rank = a[:1]
@@ -168,17 +180,22 @@ class Changes:
     ) -> Iterator[TensorInfo]:
         """Make the changed tensors of one module: the weight, and the bias if it changes."""
         if "tokens" in parts:
-            yield _with(
-                weight, ChangedSource(weight.source, weight.dtype, self._tokens(module, parts["tokens"], weight))
-            )
+            yield changed_tensor(weight, self._tokens(module, parts["tokens"], weight))
         elif "ia3" in parts:
             yield from self._rescaled(module, parts, weight, tensors)
+        elif "singular" in parts and self._is_empty(module, parts):
+            return
+        elif self._config.kind == "LOKR":
+            change = fit_kronecker(self._folder, self._config, module, parts, weight)
+            yield changed_tensor(weight, change)
         elif "hada_w1_a" in parts:
-            yield _with(weight, ChangedSource(weight.source, weight.dtype, self._hadamard(module, parts, weight)))
+            yield changed_tensor(weight, self._hadamard(module, parts, weight))
         else:
             low_rank = self._low_rank(module, parts, weight)
             changed = ChangedSource(weight.source, weight.dtype, low_rank)
-            yield _with(weight, self._dora(changed, low_rank, parts["magnitude"]) if "magnitude" in parts else changed)
+            yield computed_tensor(
+                weight, self._dora(changed, low_rank, parts["magnitude"]) if "magnitude" in parts else changed
+            )
             if "bias" in parts:
                 bias = self._bias(weight, tensors)
                 if bias is None or bias.shape != parts["bias"].shape:
@@ -186,15 +203,21 @@ class Changes:
                         f"module {module!r} adds a bias of shape {list(parts['bias'].shape)}",
                         f"a bias of the model of that shape beside {weight.name!r}",
                     )
-                scaled = ScaledVector(_vector(parts["bias"]), low_rank.scale)
-                yield _with(bias, ChangedSource(bias.source, bias.dtype, scaled))
+                scaled = ScaledVector(Matrix.of(parts["bias"]), low_rank.scale)
+                yield changed_tensor(bias, scaled)
 
     def _low_rank(self, module: str, parts: Mapping[str, TensorInfo], weight: TensorInfo) -> LowRank:
         turned = self._is_turned(module, parts, weight)
         a, b = (parts["A"], parts["B"]) if "A" in parts else (parts["embedding_A"], parts["embedding_B"])
         rank = self._rank(module, a.shape[0])
-        down = _matrix(a, rank, a.length // rank)
-        up = _matrix(b, b.length // rank, rank)
+        singular = parts.get("singular")
+        if singular is not None and rank != self._config.rank_of(module):
+            raise self._wrong(
+                f"module {module!r} has rank {rank}", f"rank {self._config.rank_of(module)}, as its rank_pattern says"
+            )
+        adaptive = singular is not None
+        down = Matrix.of(a, rank)
+        up = Matrix.of(b, b.length // rank)
         return LowRank(
             rows=weight.shape[0],
             columns=weight.length // weight.shape[0],
@@ -202,7 +225,8 @@ class Changes:
             left=down if turned else up,
             right=up if turned else down,
             turned=turned,
-            scale=self._config.scale(module, rank),
+            scale=self._config.adaptive_scale(rank) if adaptive else self._config.scale(module, rank),
+            singular=None if singular is None else Matrix.of(singular),
         )
 
     def _rank(self, module: str, rank: int) -> int:
@@ -217,7 +241,7 @@ class Changes:
         lines = low_rank.columns if low_rank.turned else low_rank.rows
         if magnitude.length != lines or math.prod(magnitude.shape) != max(magnitude.shape, default=1):
             raise self._wrong(f"tensor {magnitude.name!r} has shape {list(magnitude.shape)}", f"{lines} magnitudes")
-        return DoraSource(changed, low_rank.columns, _vector(magnitude), low_rank.turned)
+        return DoraSource(changed, low_rank.columns, Matrix.of(magnitude), low_rank.turned)
 
     def _rescaled(
         self, module: str, parts: Mapping[str, TensorInfo], weight: TensorInfo, tensors: Mapping[str, TensorInfo]
@@ -225,13 +249,13 @@ class Changes:
         """Scale the outputs of a module, and with them its bias, or scale its inputs."""
         vector, outputs = parts["ia3"], parts["ia3"].shape[1] == 1
         by_column = outputs == self._is_turned(module, parts, weight)
-        change = Rescaled(weight.shape[1], _vector(vector), by_column)
-        yield _with(weight, ChangedSource(weight.source, weight.dtype, change))
+        change = Rescaled(weight.shape[1], Matrix.of(vector), by_column)
+        yield changed_tensor(weight, change)
         bias = self._bias(weight, tensors)
         if outputs and bias is not None:
             if bias.shape != (vector.length,):
                 raise self._misfit(vector, bias)
-            yield _with(bias, ChangedSource(bias.source, bias.dtype, Rescaled(1, _vector(vector), by_column=False)))
+            yield changed_tensor(bias, Rescaled(1, Matrix.of(vector), by_column=False))
 
     def _hadamard(self, module: str, parts: Mapping[str, TensorInfo], weight: TensorInfo) -> Hadamard:
         factors = []
@@ -240,7 +264,7 @@ class Changes:
             rank = self._rank(module, right.shape[0] if right.shape else 0)
             if left.shape != (rows, rank) or right.shape != (rank, columns):
                 raise self._misfit(left, right, weight)
-            both = _matrix(left, rows, rank), _matrix(right, rank, columns)
+            both = Matrix.of(left, rows), Matrix.of(right, rank)
             factors.append(LowRank(rows, columns, rank, *both, turned=False, scale=1.0))
         return Hadamard(factors[0], factors[1], self._config.scale(module, factors[0].rank))
 
@@ -260,9 +284,7 @@ class Changes:
                 f"a trained token is number {max(listed)}", f"less than the {weight.shape[0]} of the model"
             )
         order = sorted(range(len(listed)), key=listed.__getitem__)
-        return ReplacedRows(
-            weight.shape[1], tuple(sorted(listed)), tuple(order), _matrix(new, len(listed), weight.shape[1])
-        )
+        return ReplacedRows(weight.shape[1], tuple(sorted(listed)), tuple(order), Matrix.of(new, len(listed)))
 
     def _bias(self, weight: TensorInfo, tensors: Mapping[str, TensorInfo]) -> TensorInfo | None:
         """Find the bias of the module of a weight; None if it has none."""
@@ -274,16 +296,3 @@ class Changes:
 
     def _wrong(self, what: str, expected: str) -> AdapterError:
         return AdapterError(f"{self._folder}: {what}", expected, "use the model that the adapter was trained on")
-
-
-def _with(info: TensorInfo, source: Source) -> TensorInfo:
-    """Make the description of a tensor that is read from another source, as float32."""
-    return replace(info, dtype=DTYPES["F32"], source=source, own_dtype=info.output_dtype)
-
-
-def _matrix(info: TensorInfo, rows: int, columns: int) -> Matrix:
-    return Matrix(info.source, info.dtype, rows, columns)
-
-
-def _vector(info: TensorInfo) -> Matrix:
-    return Matrix(info.source, info.dtype, 1, info.length)

@@ -1,9 +1,8 @@
-"""The names of an adapter's tensors: which part of which module a tensor is, and how the model names that module."""
+"""The names of an adapter's tensors: which part of which module each tensor is."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,9 +10,13 @@ from dovetail.io.adapters.config import MERGE_FIRST
 from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.errors import AdapterError, UnsupportedError
 
+LOKR: Final = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+"""Parts of a module that LoKr changes."""
+
 _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
-    "lora_A": {"weight": "A"},
-    "lora_B": {"weight": "B", "bias": "bias"},
+    "lora_A": {"": "A", "weight": "A"},
+    "lora_B": {"": "B", "weight": "B", "bias": "bias"},
+    "lora_E": {"": "singular"},
     "lora_embedding_A": {"": "embedding_A"},
     "lora_embedding_B": {"": "embedding_B"},
     "lora_magnitude_vector": {"": "magnitude", "weight": "magnitude"},
@@ -22,6 +25,7 @@ _PARTS: Final[Mapping[str, Mapping[str, str]]] = {
     "hada_w1_b": {"": "hada_w1_b"},
     "hada_w2_a": {"": "hada_w2_a"},
     "hada_w2_b": {"": "hada_w2_b"},
+    **{part: {"": part} for part in LOKR},
     "trainable_tokens_delta": {"": "tokens"},
 }
 """Part of a module, by the component of the tensor's name that tells it and by the last component of the name."""
@@ -31,8 +35,6 @@ _STRANGE: Final = ("lora_", "hada_", "lokr_", "ia3_", "trainable_tokens_", "adal
 _WRAPPERS: Final = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
 
 _PREFIXES: Final = ("base_model.model.", "base_model.")
-
-_MOST_CANDIDATES: Final = 1000
 
 
 @dataclass(slots=True)
@@ -45,7 +47,7 @@ class AdapterTensors:
     """Tensors that replace tensors of the model, by name."""
 
 
-def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo]) -> AdapterTensors:
+def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo], *, nested: bool = False) -> AdapterTensors:
     """Sort the tensors of an adapter by their names.
 
     Parameters
@@ -54,6 +56,9 @@ def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo]) -> AdapterTens
         The adapter, for error messages.
     tensors
         Tensors of the adapter, by the names that peft gives them.
+    nested
+        Whether a module may have several adapters, one around the other, because peft wraps a module once for each
+        parameter that it targets. The names of such modules keep their components ``base_layer``.
 
     Raises
     ------
@@ -84,7 +89,9 @@ def sort_tensors(adapter: str, tensors: Mapping[str, TensorInfo]) -> AdapterTens
                 raise AdapterError(f"{adapter} has tensor {whole!r} twice", "each tensor once", "repair the adapter")
             place_of[whole] = info
             continue
-        module = [each for each in components[:place] if each not in ("base_layer", "token_adapter")]
+        inner = nested and components[place] in ("lora_A", "lora_B")
+        plain = ("token_adapter",) if inner else ("base_layer", "token_adapter")
+        module = [each for each in components[:place] if each not in plain]
         part, adapter_name = _part(adapter, stored_name, components[place], components[place + 1 :])
         adapters.update(adapter_name)
         parts = found.modules.setdefault(".".join(module), {})
@@ -132,117 +139,3 @@ def _whole_name(adapter: str, name: str, components: list[str]) -> str | None:
             continue
         plain.append(each)
     return ".".join(plain)
-
-
-def find_names(
-    adapter: str, model: str, needed: Iterable[str], available: Collection[str], optional: Collection[str] = ()
-) -> dict[str, str]:
-    """Find the names that a model gives to the tensors that an adapter changes.
-
-    Checkpoints and adapters differ in the prefix before the layers (``model.``, ``transformer.``,
-    ``model.language_model.``). Names that start with the same two components are handled as a group. A group is found
-    unchanged, or by replacing the prefix of all its names by another. If several other prefixes find all names of the
-    group, the one that keeps the most components is taken; if several keep as many, that is an error.
-
-    Parameters
-    ----------
-    adapter, model
-        The adapter and the model, for error messages.
-    needed
-        Names of the changed tensors in the adapter.
-    available
-        Names of the tensors of the model.
-    optional
-        Names in `needed` that the model may lack.
-
-    Returns
-    -------
-    dict
-        The name in the model by the name in the adapter; without optional names that the model lacks.
-
-    Raises
-    ------
-    AdapterError
-        A required name is not found, or several names of the model fit.
-
-    """
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for name in needed:
-        groups.setdefault(tuple(name.split(".")[:2]), []).append(name)
-    endings: dict[str, list[str]] = {}
-    found: dict[str, str] = {}
-    for names in groups.values():
-        same = [name for name in names if name in available]
-        found.update(zip(same, same, strict=True))
-        missing = [name for name in names if name not in available]
-        required = [name for name in missing if name not in optional]
-        if not missing or (same and not required):
-            continue
-        if not endings:
-            for name in available:
-                endings.setdefault(_ending(name), []).append(name)
-        change = None if same else _common_change(adapter, required or missing, endings, available)
-        if change is None:
-            if required:
-                raise _not_found(adapter, model, required[0], available)
-            continue
-        stripped, added = change
-        for name in missing:
-            other = added + name.removeprefix(stripped)
-            if name.startswith(stripped) and other in available:
-                found[name] = other
-            elif name in required:
-                raise _not_found(adapter, model, name, available)
-    if len(set(found.values())) != len(found):
-        raise AdapterError(
-            f"{adapter} changes a tensor of {model} under two names", "each tensor once", "repair the adapter"
-        )
-    return found
-
-
-def _common_change(
-    adapter: str, names: list[str], endings: Mapping[str, list[str]], available: Collection[str]
-) -> tuple[str, str] | None:
-    """Find the prefix to take away from all names, and the prefix to put in its place; None if no prefix fits."""
-    components = names[0].split(".")
-    for cut in range(len(components) - 1):
-        if any(each.isdecimal() for each in components[:cut]):
-            return None  # layers are never renumbered
-        stripped = "".join(each + "." for each in components[:cut])
-        tail = names[0].removeprefix(stripped)
-        candidates = [name for name in endings.get(_ending(tail), ()) if name == tail or name.endswith("." + tail)]
-        if len(candidates) > _MOST_CANDIDATES:
-            return None
-        changes = [
-            added
-            for added in (name.removesuffix(tail) for name in candidates)
-            if all(name.startswith(stripped) and added + name.removeprefix(stripped) in available for name in names)
-        ]
-        if len(changes) > 1:  # the components of vision models were reordered at some time: prefer those that stay
-            alike = [len(set(added.split(".")[:-1]) & set(components[:cut])) for added in changes]
-            changes = [added for added, count in zip(changes, alike, strict=True) if count == max(alike)]
-        if len(changes) > 1:
-            raise AdapterError(
-                f"{adapter} changes {names[0]!r}, which could be {candidates[0]!r} or {candidates[1]!r}",
-                "names that leave no choice",
-                "rename the adapter's tensors to the model's names",
-            )
-        if changes:
-            return stripped, changes[0]
-    return None
-
-
-def _ending(name: str) -> str:
-    """Cut a name to its last two components."""
-    return ".".join(name.rsplit(".", 2)[-2:])
-
-
-def _not_found(adapter: str, model: str, name: str, available: Collection[str]) -> AdapterError:
-    alike = [each for each in available if _ending(each) == _ending(name)][:1000] or list(available)[:1000]
-    near = difflib.get_close_matches(name, alike, n=2, cutoff=0.0)
-    tied = ", or the embedding it may be tied to" if name.startswith("lm_head") else ""
-    return AdapterError(
-        f"{adapter} changes {name!r}, which {model} does not have",
-        f"a tensor of the model{tied}; the nearest are {' and '.join(map(repr, near))}",
-        "use the model that the adapter was trained on",
-    )

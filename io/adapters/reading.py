@@ -14,7 +14,10 @@ from typing import Final
 
 from dovetail.io.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
 from dovetail.io.adapters.fitting import Changes
-from dovetail.io.adapters.names import AdapterTensors, find_names, sort_tensors
+from dovetail.io.adapters.names import AdapterTensors, sort_tensors
+from dovetail.io.adapters.parameters import change_parameters, find_places, split_parameters
+from dovetail.io.adapters.renaming import find_names
+from dovetail.io.adapters.ties import settle_ties
 from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import AdapterError, MissingFileError
 from dovetail.io.formats import torch_reader
@@ -25,9 +28,6 @@ WEIGHTS_NAME: Final = "adapter_model.safetensors"
 """File name of the tensors of an adapter."""
 
 _TORCH_NAME: Final = "adapter_model.bin"
-
-_HEADS: Final = ("lm_head.", "embed_out.", "output.")
-"""Beginnings of the names of output layers, which some models share with their embedding."""
 
 _NEW_HEADS: Final = frozenset(("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"))
 """Tasks for which an adapter adds a head that the model lacks."""
@@ -70,7 +70,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         raise MissingFileError(f"there is no adapter at {folder}", f"a folder with {CONFIG_NAME}", "check the path")
     config = read_adapter_config(folder)
     weights = _read_weights(folder)
-    tensors = sort_tensors(str(folder), weights.tensors)
+    tensors = sort_tensors(str(folder), weights.tensors, nested=bool(config.parameters))
     if not tensors.modules and not tensors.whole:
         raise AdapterError(f"{folder} has no tensors", "an adapter that changes something", "download it again")
     return Adapter(folder, config, tensors, (config.fingerprint, *weights.files))
@@ -108,41 +108,29 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     """
     if checkpoint.adapter is not None:
         raise AdapterError(f"{checkpoint.path} has an adapter already", "one adapter a model", "apply one of them")
-    label, config, parts = str(adapter.folder), adapter.config, adapter.tensors
+    label, config = str(adapter.folder), adapter.config
+    parts, notes = settle_ties(label, checkpoint, config, adapter.tensors)
     heads = {name for name in parts.whole if config.task in _NEW_HEADS and not config.saved.isdisjoint(name.split("."))}
-    tied = _maybe_tied(config, parts)
-    needed = [*(f"{module}.weight" for module in parts.modules), *parts.whole]
-    names = find_names(label, str(checkpoint.path), needed, checkpoint.tensors, heads | tied)
+    parts, wrapped = split_parameters(label, config, parts, checkpoint.tensors)
+    places = [(each, find_places(label, each, checkpoint.tensors)) for each in wrapped]
+    pieces = (name for _, found in places for place in found for name, _, _ in place.pieces)
+    needed = [*(f"{module}.weight" for module in parts.modules), *parts.whole, *pieces]
+    names = find_names(label, str(checkpoint.path), needed, checkpoint.tensors, heads)
     tensors = dict(checkpoint.tensors)
     changed: set[str] = set()
     for name, info in parts.whole.items():
         target = names.get(name, name)
-        if name not in names and name in tied:
-            continue
         tensors[target] = _replaced(label, tensors.get(target), replace(info, name=target))
         changed.add(target)
     changes = Changes(
         adapter.folder, config, parts.modules, {module: names[f"{module}.weight"] for module in parts.modules}
     )
-    for info in changes.of(tensors):
+    parameters, more_notes = change_parameters(label, config, places, names, tensors) if places else ([], ())
+    for info in (*changes.of(tensors), *parameters):
         tensors[info.name] = info
         changed.add(info.name)
     applied = AppliedAdapter(adapter.folder, adapter.files, len(changed))
-    return replace(checkpoint, tensors=tensors, adapter=applied)
-
-
-def _maybe_tied(config: AdapterConfig, parts: AdapterTensors) -> set[str]:
-    """Find the output layers that a model lacks if its output layer and embedding share one matrix.
-
-    Where the vocabulary grew, peft saves both the embedding and the output layer, although neither was trained.
-    """
-    embeddings = {
-        name: info.shape
-        for name, info in parts.whole.items()
-        if len(info.shape) == 2 and name.endswith(".weight") and config.saved.isdisjoint(name.split("."))
-    }
-    shapes = list(embeddings.values())
-    return {name for name, shape in embeddings.items() if shapes.count(shape) == 2 and name.startswith(_HEADS)}
+    return replace(checkpoint, tensors=tensors, adapter=applied, notes=(*checkpoint.notes, *notes, *more_notes))
 
 
 def _replaced(adapter: str, old: TensorInfo | None, new: TensorInfo) -> TensorInfo:

@@ -11,13 +11,15 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from dovetail.io.adapters.changes import Change, Matrix, multiply_lines
-from dovetail.io.dtypes import DType
+from dovetail.io.adapters.changes import Change
+from dovetail.io.adapters.matrices import Matrix, multiply_lines
+from dovetail.io.checkpoint import TensorInfo
+from dovetail.io.dtypes import DTYPES, DType
 from dovetail.io.source import Decoding, Source, checked_source, out_of_range
 from dovetail.io.sources.floats import decode_into
 
@@ -102,6 +104,16 @@ class ChangedSource:
 
     def stored_objects(self) -> None:
         """Give none: what is stored is the model's tensor and the adapter's."""
+
+
+def changed_tensor(info: TensorInfo, change: Change) -> TensorInfo:
+    """Make the description of a tensor with a change applied."""
+    return computed_tensor(info, ChangedSource(info.source, info.dtype, change))
+
+
+def computed_tensor(info: TensorInfo, source: Source) -> TensorInfo:
+    """Make the description of a tensor that is read from another source, as float32."""
+    return replace(info, dtype=DTYPES["F32"], source=source, own_dtype=info.output_dtype)
 
 
 @checked_source

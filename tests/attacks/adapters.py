@@ -118,11 +118,23 @@ FILE_ATTACKS = (
 )
 """Files that are not what they should be."""
 
+_ADALORA = {"peft_type": "ADALORA", "init_r": 2}
+
 SETTING_ATTACKS = (
     AdapterAttack("no kind", "peft_type in ", settings={"peft_type": None}),
     AdapterAttack("kind is a list", "peft_type in ", settings={"peft_type": ["LORA"]}),
     AdapterAttack("unknown kind", "of kind 'EVIL'", settings={"peft_type": "EVIL"}, error=UnsupportedError),
-    AdapterAttack("adalora", "merge_and_unload() of peft", settings={"peft_type": "ADALORA"}, error=UnsupportedError),
+    AdapterAttack("vera", "merge_and_unload() of peft", settings={"peft_type": "VERA"}, error=UnsupportedError),
+    AdapterAttack("kept ranks are a list", "rank_pattern in ", settings=_ADALORA | {"rank_pattern": [True]}),
+    AdapterAttack("kept ranks are numbers", "a list of true and false", settings=_ADALORA | {"rank_pattern": {Q: [2]}}),
+    AdapterAttack("kept ranks are one", "a list of true and false", settings=_ADALORA | {"rank_pattern": {Q: True}}),
+    AdapterAttack("first rank of adalora", "init_r in ", settings=_ADALORA | {"init_r": -1}),
+    AdapterAttack("a pattern of ranks", "a key of rank_pattern", error=UnsupportedError,
+                  settings={"peft_type": "LOKR", "alpha": 1, "rank_pattern": {"(?=q)": 1}}),
+    AdapterAttack("version is a number", "peft_version in ", settings={"peft_version": 1}),
+    AdapterAttack("parameters are a text", "target_parameters in ", settings={"target_parameters": "w"}),
+    AdapterAttack("parameters of another kind", "sets 'target_p", error=UnsupportedError,
+                  settings={"peft_type": "LOHA", "alpha": 1, "target_parameters": ["w"]}),
     AdapterAttack(
         "prompts", "changes no weights", settings={"peft_type": "PROMPT_TUNING"}, error=UnsupportedError
     ),
@@ -144,7 +156,6 @@ SETTING_ATTACKS = (
     AdapterAttack("olora", "own weights were changed", settings={"init_lora_weights": "olora"}, error=UnsupportedError),
     AdapterAttack("initialisation is a list", "init_lora_weights in ", settings={"init_lora_weights": []}),
     AdapterAttack("more layers", "sets 'layer_rep", settings={"layer_replication": [[0, 4]]}, error=UnsupportedError),
-    AdapterAttack("parameters", "'target_parameters'", settings={"target_parameters": ["w"]}, error=UnsupportedError),
     AdapterAttack("activated", "'alora_inv", settings={"alora_invocation_tokens": [1]}, error=UnsupportedError),
     AdapterAttack("quantised base", "'use_qalora'", settings={"use_qalora": True}, error=UnsupportedError),
     AdapterAttack("a variant of tomorrow", "'use_magic'", settings={"use_magic": True}, error=UnsupportedError),
@@ -159,6 +170,8 @@ SETTING_ATTACKS = (
 _TOKEN = {"model.embed.token_adapter.trainable_tokens_delta": np.zeros((1, 4), np.float32)}
 _AB = {**lora(), f"{Q}.lora_A.other.weight": np.zeros((2, 4), np.float32)}
 _INTEGERS = {key: each.astype(np.int32) for key, each in lora().items()}
+
+_LOKR = {"peft_type": "LOKR", "alpha": 1}
 
 TENSOR_ATTACKS = (
     AdapterAttack("nothing", "has no tensors", tensors={}),
@@ -187,9 +200,49 @@ TENSOR_ATTACKS = (
     AdapterAttack("no such layer", "does not have", tensors=lora("model.layers.1.q")),
     AdapterAttack("either of two", "which could be", tensors=lora("layers.0.k")),
     AdapterAttack("the same under two names", "under two names", tensors=lora() | lora("layers.0.q")),
-    AdapterAttack("a tied head", "or the embedding it may be tied to", tensors=lora("lm_head")),
+    AdapterAttack("a tied head", "'lm_head' otherwise than the embedding", tensors=lora("lm_head")),
     AdapterAttack("strange part", "is not understood", tensors=lora() | zeros(lora_C=(1,)), error=UnsupportedError),
-    AdapterAttack("kronecker", "is not understood", tensors=zeros(lokr_w1=(2, 2)), error=UnsupportedError),
+    AdapterAttack("vera's own", "is not understood", tensors=zeros(vera_lambda_b=(2,)), error=UnsupportedError),
+    AdapterAttack("lokr in a lora", "those of one kind", tensors=zeros(lokr_w1=(2, 2), lokr_w2=(3, 2))),
+    AdapterAttack("lokr without its other half", "those of one kind", tensors=zeros(lokr_w1=(2, 2)), settings=_LOKR),
+    AdapterAttack(
+        "lokr with both", "those of one kind", settings=_LOKR,
+        tensors=zeros(lokr_w1=(2, 2), lokr_w2=(3, 2), lokr_w2_a=(3, 2), lokr_w2_b=(2, 2)),
+    ),
+    AdapterAttack("lokr too wide", "and rank 2", tensors=zeros(lokr_w1=(2, 2), lokr_w2=(3, 3)), settings=_LOKR),
+    AdapterAttack("lokr of vectors", "and rank 2", tensors=zeros(lokr_w1=(4,), lokr_w2=(6,)), settings=_LOKR),
+    AdapterAttack("lokr of many", "and rank 2", tensors=zeros(lokr_w1=(2, 2), lokr_w2=(3, 2, 1, 1, 1)), settings=_LOKR),
+    AdapterAttack(
+        "lokr of one dimension", "one-dimensional convolution", settings=_LOKR, error=UnsupportedError,
+        tensors=zeros(lokr_w1=(2, 2), lokr_w2=(3, 2, 1)),
+    ),
+    AdapterAttack(
+        "lokr of another rank", "and rank 2", settings=_LOKR,
+        tensors=zeros(lokr_w1=(2, 2), lokr_w2_a=(3, 1), lokr_w2_b=(1, 2)),
+    ),
+    AdapterAttack(
+        "lokr with a strange core", "and rank 2", settings=_LOKR,
+        tensors=zeros(lokr_w1=(2, 2), lokr_w2_a=(2, 3), lokr_w2_b=(2, 2), lokr_t2=(2, 2, 2, 1)),
+    ),
+    AdapterAttack("lokr of nothing", "is empty", tensors=zeros(lokr_w1=(0, 2), lokr_w2=(3, 2)), settings=_LOKR),
+    AdapterAttack("lokr on a vector", "and rank 2", settings=_LOKR,
+                  tensors={"model.layers.0.norm.lokr_w1": np.zeros((2, 1), np.float32),
+                           "model.layers.0.norm.lokr_w2": np.zeros((2, 1), np.float32)}),
+    AdapterAttack("adalora without singular values", "those of one kind", settings=_ADALORA),
+    AdapterAttack(
+        "adalora of other ranks", "shapes that fit", settings=_ADALORA, tensors=lora() | zeros(lora_E=(3, 1)),
+    ),
+    AdapterAttack(
+        "adalora with a flat vector", "shapes that fit", settings=_ADALORA, tensors=lora() | zeros(lora_E=(2,)),
+    ),
+    AdapterAttack(
+        "adalora that kept less", "rank 1, as its rank_pattern says", tensors=lora() | zeros(lora_E=(2, 1)),
+        settings=_ADALORA | {"rank_pattern": {f"{Q}.lora_E": [True, False]}},
+    ),
+    AdapterAttack(
+        "adalora of nothing", "is empty", settings=_ADALORA, tensors=lora(rank=0) | zeros(lora_E=(0, 1)),
+    ),
+    AdapterAttack("singular values in a lora", "those of one kind", tensors=lora() | zeros(lora_E=(2, 1))),
     AdapterAttack("of another kind", "those of one kind", tensors=zeros(ia3_l=(6, 1))),
     AdapterAttack("bias of another shape", "a bias of the model", tensors=lora() | zeros(lora_B__bias=(5,))),
     AdapterAttack(

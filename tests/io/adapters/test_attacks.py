@@ -59,6 +59,7 @@ def test_none_of_it_refuses_a_good_one(model: Checkpoint, tmp_path: Path) -> Non
 KEYS = (
     "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "q",
     "modules_to_save", "init_lora_weights", "trainable_token_indices", "task_type", "layer_replication",
+    "init_r", "target_parameters",
 )  # fmt: skip
 PLAIN = st.one_of(
     st.none(),
@@ -66,7 +67,7 @@ PLAIN = st.one_of(
     st.integers(),
     st.floats(allow_nan=False),
     st.text(max_size=4),
-    st.sampled_from(["LORA", "IA3", "LOHA"]),
+    st.sampled_from(["LORA", "IA3", "LOHA", "LOKR", "ADALORA"]),
 )
 VALUES = st.one_of(
     PLAIN, st.lists(PLAIN, max_size=2), st.dictionaries(st.text("q.*([+|\\", max_size=6), PLAIN, max_size=2)
@@ -85,16 +86,17 @@ def test_any_configuration(said: dict[str, Any], model: Checkpoint, tmp_path: Pa
 
 PARTS = (
     "lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector", "ia3_l", "weight", "bias",
-    "default", "base_layer", "modules_to_save", "trainable_tokens_delta", "original_module", Q, "",
+    "default", "lora_E", "lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "base_layer",
+    "modules_to_save", "trainable_tokens_delta", "original_module", Q, "",
 )  # fmt: skip
 NAMES = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map(".".join)
 SHAPES = st.lists(st.sampled_from([1, 2, 4, 6]), max_size=3).map(tuple)
 
 
-@given(st.dictionaries(NAMES, SHAPES, max_size=4), st.sampled_from(["LORA", "IA3"]))
+@given(st.dictionaries(NAMES, SHAPES, max_size=4), st.sampled_from(["LORA", "IA3", "LOKR", "ADALORA"]))
 def test_any_tensors(model: Checkpoint, tmp_path: Path, shapes: dict[str, tuple[int, ...]], kind: str) -> None:
     """Whatever tensors there are, they are applied or refused by an error of ours; what is applied can be read."""
-    attack = AdapterAttack("", "", lora(), {"peft_type": kind, "trainable_token_indices": [0]})
+    attack = AdapterAttack("", "", lora(), {"peft_type": kind, "alpha": 2, "init_r": 2, "trainable_token_indices": [0]})
     write_attack(attack, tmp_path / "adapter")
     tensors = {f"base_model.model.{Q}.{name}": np.ones(shape, np.float32) for name, shape in shapes.items()}
     save_file(tensors, tmp_path / "adapter" / WEIGHTS)

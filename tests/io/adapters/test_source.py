@@ -16,16 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dovetail.io.adapters import changes
+from dovetail.io.adapters import matrices
 from dovetail.io.adapters import source as source_module
 from dovetail.io.adapters.changes import (
     Hadamard,
     LowRank,
-    Matrix,
     ReplacedRows,
     Rescaled,
     ScaledVector,
 )
+from dovetail.io.adapters.experts import Experts
+from dovetail.io.adapters.kronecker import Kronecker, Product, Whole
+from dovetail.io.adapters.matrices import Matrix
 from dovetail.io.adapters.source import ChangedSource, DoraSource
 from dovetail.io.dtypes import DTYPES, DType, to_numpy
 from dovetail.io.source import Decoding, Source
@@ -97,6 +99,9 @@ def sources(
     replaced = weight.copy()
     replaced[list(chosen)] = tokens[list(order)]
     bias = ScaledVector(small(flat.reshape(-1)), 0.7)
+    singular = numbers(6, rank)
+    adaptive = LowRank(rows, columns, rank, small(left), small(right), False, 0.7, small(singular))
+    turned_adaptive = LowRank(rows, columns, rank, small(left.T), small(right.T), True, 0.7, small(singular))
     return {
         "lora": (plain, total),
         "transposed lora": (turned, total),
@@ -106,7 +111,108 @@ def sources(
         "bias": (ChangedSource(base, F32, bias), weight + np.float32(0.7) * flat),
         "ia3 outputs": (ChangedSource(base, F32, Rescaled(columns, small(by_row), False)), weight * by_row[:, None]),
         "ia3 inputs": (ChangedSource(base, F32, Rescaled(columns, small(by_column), True)), weight * by_column),
+        "adalora": (
+            ChangedSource(base, F32, adaptive),
+            plain_sum(weight, left, right * singular[:, np.newaxis], 0.7),
+        ),
+        "transposed adalora": (
+            ChangedSource(base, F32, turned_adaptive),
+            plain_sum(weight, left * singular, right, 0.7),
+        ),
+        **kroneckers(base, weight, rank, small),
+        **experts(base, weight, rank, small),
         "tokens": (ChangedSource(base, F32, ReplacedRows(columns, chosen, order, small(tokens))), replaced),
+    }
+
+
+def divisor(number: int) -> int:
+    """Give the largest divisor that is at most the square root."""
+    return max(each for each in range(1, number + 1) if number % each == 0 and each * each <= number)
+
+
+def plain_product(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute the product of two matrices, one term after another."""
+    return plain_sum(np.zeros((left.shape[0], right.shape[1]), np.float32), left, right, 1.0)
+
+
+def kroneckers(
+    base: Source, weight: NDArray[np.float32], rank: int, small: Callable[[NDArray[Any]], Matrix]
+) -> dict[str, tuple[Any, NDArray[np.float32]]]:
+    """Give changes by Kronecker products, of matrices and of products, and the values that they must give."""
+    rows, columns = weight.shape
+    height, width = divisor(rows), divisor(columns)
+    deep, wide = rows // height, columns // width
+    kernel = divisor(wide)
+    outer, inner = numbers(10, height, width), numbers(11, deep, wide)
+    outer_left, outer_right = numbers(12, height, rank), numbers(13, rank, width)
+    inner_left, inner_right = numbers(14, deep, rank), numbers(15, rank, wide)
+    core, narrow = numbers(16, rank, rank * kernel), numbers(17, rank, wide // kernel)
+    through = np.zeros((rank, wide // kernel, kernel), np.float32)
+    for index in range(rank):
+        through += core.reshape(rank, rank, kernel)[:, index, np.newaxis] * narrow[index][:, np.newaxis]
+
+    def made(
+        one: Whole | Product, other: Whole | Product, left: NDArray[np.float32], right: NDArray[np.float32]
+    ) -> tuple[Any, NDArray[np.float32]]:
+        change = Kronecker(columns, one, other, 0.7)
+        return ChangedSource(base, F32, change), weight + np.kron(left, right) * np.float32(0.7)
+
+    whole, product = Whole(small(inner)), Product(small(inner_left), small(inner_right))
+    cored = Product(small(inner_left.T), small(narrow), small(core))
+    outer_product = Product(small(outer_left), small(outer_right))
+    return {
+        "lokr": made(Whole(small(outer)), product, outer, plain_product(inner_left, inner_right)),
+        "lokr of matrices": made(Whole(small(outer)), whole, outer, inner),
+        "lokr of products": made(outer_product, whole, plain_product(outer_left, outer_right), inner),
+        "lokr with a core": made(
+            Whole(small(outer)), cored, outer, plain_product(inner_left, through.reshape(rank, -1))
+        ),
+    }
+
+
+def experts(
+    base: Source, weight: NDArray[np.float32], rank: int, small: Callable[[NDArray[Any]], Matrix]
+) -> dict[str, tuple[Any, NDArray[np.float32]]]:
+    """Give the change of fused experts stored either way, and that of some rows of one expert."""
+    rows, columns = weight.shape
+    count = divisor(rows)
+    deep = rows // count
+    down, up = numbers(20, count * rank, columns), numbers(21, deep, rank * count)
+    other_down, other_up = numbers(22, count * rank, deep), numbers(23, columns, rank * count)
+    plain, turned = [], []
+    for expert, matrix in enumerate(weight.reshape(count, deep, columns)):
+        part = slice(expert * rank, (expert + 1) * rank)
+        plain.append(plain_sum(matrix, up[:, expert::count], down[part], 0.7))
+        turned.append(plain_sum(matrix, other_down[part].T, other_up[:, expert::count].T, 0.7))
+    long = numbers(24, rows + 3, 2 * rank)
+    single = plain_sum(weight, long[2 : rows + 2, 1::2], numbers(25, 2 * rank, columns)[rank:], 0.7)
+
+    def made(change: Experts) -> Any:
+        return ChangedSource(base, F32, change)
+
+    return {
+        "experts": (made(Experts(deep, columns, rank, count, small(down), small(up), False, 0.7)), np.vstack(plain)),
+        "transposed experts": (
+            made(Experts(deep, columns, rank, count, small(other_down), small(other_up), True, 0.7)),
+            np.vstack(turned),
+        ),
+        "one expert": (
+            made(
+                Experts(
+                    rows,
+                    columns,
+                    rank,
+                    2,
+                    small(numbers(25, 2 * rank, columns)),
+                    small(long),
+                    False,
+                    0.7,
+                    expert=1,
+                    offset=2,
+                )
+            ),
+            single,
+        ),
     }
 
 
@@ -145,8 +251,8 @@ def test_any_cut_gives_the_same_bits(
     source_module._factors.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source_module, "_STEP_ELEMENTS", step)
-        patch.setattr(changes, "_TILE_COLUMNS", tile)
-        patch.setattr(changes, "_LEFT_BYTES", tile)
+        patch.setattr(matrices, "TILE_COLUMNS", tile)
+        patch.setattr(matrices, "_LEFT_BYTES", tile)
         other = pickle.loads(pickle.dumps(source))
         parts = [read(other, low, high) for low, high in itertools.pairwise(ends)]
         assert whole.tobytes() == b"".join(part.tobytes() for part in parts)

@@ -1,10 +1,10 @@
-"""Names of an adapter's tensors, and what models call the same."""
+"""What models call the tensors that an adapter changes."""
 
 from __future__ import annotations
 
 import pytest
 
-from dovetail.io.adapters.names import find_names
+from dovetail.io.adapters.renaming import find_names
 from dovetail.io.errors import AdapterError
 
 LAYERS = [f"layers.{layer}.{part}.weight" for layer in range(11) for part in ("attn.q", "attn.k", "mlp.up")]
@@ -70,3 +70,53 @@ def test_what_may_be_missing() -> None:
     assert "score.weight" == found["score.weight"]
     with pytest.raises(AdapterError, match="does not have"):
         find_names("a", "m", needed, prefixed("model."))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "model"),
+    [
+        ("mtp.", "model."),
+        ("model.", "mtp."),
+        ("model.", "model.mtp."),
+        ("model.vision_tower.encoder.", "model."),
+        ("vision_tower.", ""),
+        ("", "vision_tower."),
+        ("model.visual.", "model.language_model."),
+        ("encoder.", "decoder."),
+        ("model.encoder.", "model.decoder."),
+        ("talker.model.", "thinker.model."),
+        ("model.audio_tower.", "language_model.model."),
+        ("model.mtp_", "model."),
+    ],
+)
+def test_no_part_is_taken_for_another(adapter: str, model: str) -> None:
+    """Layers of a part that the model lacks are not found in another part, though all after the prefix agrees."""
+    needed = prefixed(adapter)[::2]
+    with pytest.raises(AdapterError, match="does not have") as caught:
+        find_names("a", "m", needed, [*prefixed(model), "head.weight"])
+    assert repr(needed[0]) in str(caught.value)
+
+
+def test_a_part_without_layers() -> None:
+    """Tensors of a part that stand outside its layers are no more taken for those of another part."""
+    for name in ("mtp.norm.weight", "model.vision_tower.embed.weight", "visual.norm.weight"):
+        with pytest.raises(AdapterError, match="does not have"):
+            find_names("a", "m", [name], ["model.norm.weight", "model.embed.weight", *prefixed("model.")])
+
+
+def test_the_right_modules_do_not_carry_the_others() -> None:
+    """An adapter is refused for one part that the model lacks, although all its other modules are found."""
+    with pytest.raises(AdapterError, match=r"changes 'mtp\.layers\.0\.attn\.q\.weight'"):
+        find_names("a", "m", [*prefixed("model."), "mtp.layers.0.attn.q.weight"], prefixed("model."))
+
+
+def test_two_lists_do_not_become_one() -> None:
+    """Where two lists of layers of the adapter would land in one of the model, or one in two, that is refused."""
+    two = ["model.layers.0.attn.q.weight", "language_model.layers.0.attn.k.weight"]
+    with pytest.raises(AdapterError, match="under several names"):
+        find_names("a", "m", two, prefixed("model."))
+    with pytest.raises(AdapterError, match="under several names"):
+        find_names(
+            "a", "m", ["layers.0.attn.q.weight", "layers.1.attn.q.weight"],
+            ["model.layers.0.attn.q.weight", "llm.layers.1.attn.q.weight"],
+        )  # fmt: skip
