@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from dovetail.io.adapters.config import named_as_model
+from dovetail.io.adapters.config_reader import named_as_model
 from dovetail.io.checkpoint import Checkpoint, cannot_read
 from dovetail.io.errors import MissingFileError, UnsupportedError
 from dovetail.io.formats import safetensors_reader, torch_reader

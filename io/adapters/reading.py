@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from dovetail.io.adapters.config import CONFIG_NAME, AdapterConfig, read_adapter_config
+from dovetail.io.adapters.config import CONFIG_NAME, AdapterConfig
+from dovetail.io.adapters.config_reader import read_adapter_config
 from dovetail.io.adapters.fitting import Changes
 from dovetail.io.adapters.names import AdapterTensors, sort_tensors
 from dovetail.io.adapters.parameters import change_parameters, find_places, split_parameters

@@ -85,7 +85,7 @@ def settle_ties(
         if not _changed_alike(config, parts, head, embedding):
             raise _differ(label, checkpoint, f"changes {head!r} otherwise than the embedding")
     if not heads and embedding and _is_tied(checkpoint, config):
-        if f"{embedding}.weight" in parts.whole and not config.saved.isdisjoint(embedding.split(".")):
+        if f"{embedding}.weight" in parts.whole and any(embedding.endswith(each) for each in config.saved):
             raise _differ(label, checkpoint, f"replaces {embedding!r} and leaves the head as it was")
         if embedding in parts.modules and "tokens" not in parts.modules[embedding]:
             note = (

@@ -79,7 +79,7 @@ def convolutions() -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.image, self.point = torch.nn.Conv2d(5, 7, (3, 2)), torch.nn.Conv2d(7, 7, 1)
-            self.sound = torch.nn.Conv1d(4, 6, 3)
+            self.sound, self.speech = torch.nn.Conv1d(4, 6, 3), torch.nn.Conv1d(8, 18, 3)
 
         def forward(self, x: Any) -> Any:
             return x
@@ -195,7 +195,7 @@ CASES = [
     Case(
         "convolutions lokr with cores",
         convolutions,
-        {"r": 1, "target_modules": ["image", "point", "sound"], "use_effective_conv2d": True},
+        {"r": 2, "target_modules": ["image", "point", "speech"], "use_effective_conv2d": True},
         "LoKrConfig",
     ),
     Case("adalora", bert, {**ADALORA, "target_modules": ["query", "dense"]}, "AdaLoraConfig"),

@@ -90,6 +90,7 @@ DIFFER: dict[str, dict[str, Any]] = {
     "dora of both": {"target_modules": BOTH, "use_dora": True},
     "rslora of the head": {"target_modules": ["lm_head"], "use_rslora": True},
     "embedding saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "embedding saved by a longer name": {"target_modules": ["q_proj"], "modules_to_save": ["model.embed_tokens"]},
     "head saved": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
     "both saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
     "embedding saved, lora of the head": {"target_modules": ["lm_head"], "modules_to_save": ["embed_tokens"]},
