@@ -34,6 +34,7 @@ from dovetail.engine.cli_options import (
     StrictOption,
     WorkersOption,
     ZarrShardOption,
+    interrupt,
     plan_options,
     run_options,
 )
@@ -98,7 +99,7 @@ def merge(
     from dovetail.engine.report.display import Recorder, choose_display
     from dovetail.engine.report.tables import print_summary
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     with choose_display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
         options = plan_options(
@@ -156,7 +157,7 @@ def convert(
 
     if len(paths) < 2:
         raise typer.BadParameter("give at least one checkpoint and the folder to make", param_hint="SRC... DST")
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     recorder = Recorder(choose_display(quiet=quiet, as_json=as_json, label="converting"))
     try:
         with recorder.display:
@@ -344,11 +345,6 @@ def demo(
     from dovetail.engine.text import parse_size
 
     run_demo(folder, parse_size(memory))
-
-
-def _interrupt(signal_number: int, frame: Any) -> NoReturn:
-    """Treat a request to terminate like Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

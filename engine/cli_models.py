@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from dovetail.engine.cli_options import (
     OnNonFinite,
     ShardOption,
     WorkersOption,
+    interrupt,
     plan_options,
     run_options,
 )
@@ -28,11 +29,6 @@ PatternsOption = Annotated[
         help="Look only at tensors or modules of such names, such as q_proj or 'model.layers.0.*'. Can be repeated.",
     ),
 ]
-
-
-def _interrupt(signal_number: int, frame: Any) -> NoReturn:
-    """Treat a request to terminate like Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def extract_lora(
@@ -81,13 +77,12 @@ def extract_lora(
     Every matrix that changed becomes two thin ones; norms, biases and other tensors that changed are kept whole. The
     same command again continues an interrupted extraction with the next matrix.
     """
-    from dovetail.engine import events
     from dovetail.engine.actions.extract_lora import extract_lora as run_extraction
     from dovetail.engine.planning.extraction.options import ExtractionOptions
-    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.report.display import Recorder, choose_display
     from dovetail.engine.report.extraction import print_extraction
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     options = ExtractionOptions(
         rank=rank,
         energy=energy,
@@ -99,18 +94,12 @@ def extract_lora(
         iterations=iterations,
         seed=seed,
     )
-    finished: list[events.Done] = []
     with choose_display(quiet=quiet, as_json=as_json, label="extracting") as display:
-
-        def listen(event: events.Event) -> None:
-            display(event)
-            if isinstance(event, events.Done):
-                finished.append(event)
-
+        recorder = Recorder(display)
         run = run_options(memory, workers, overwrite, restart)
-        manifest = run_extraction(tuned, base, output, options, run, listen)
+        manifest = run_extraction(tuned, base, output, options, run, recorder)
     if not quiet and not as_json:
-        print_extraction(manifest, finished[-1] if finished else None)
+        print_extraction(manifest, recorder.done[-1] if recorder.done else None)
 
 
 def moe(
@@ -132,21 +121,14 @@ def moe(
     Llama and Mistral models give a Mixtral, Qwen2 models a Qwen2-MoE with one shared expert, Qwen3 models a Qwen3-MoE.
     The same command again continues what was interrupted.
     """
-    from dovetail.engine import events
     from dovetail.engine.actions.moe import make_moe
-    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.report.display import Recorder, choose_display
     from dovetail.engine.report.tables import print_conversion
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    finished: list[events.Done] = []
+    signal.signal(signal.SIGTERM, interrupt)
     with choose_display(quiet=quiet, as_json=as_json) as display:
-
-        def listen(event: events.Event) -> None:
-            display(event)
-            if isinstance(event, events.Done):
-                finished.append(event)
-
+        recorder = Recorder(display)
         options = plan_options(shard_size, dtype, seed, OnNonFinite.keep, DEFAULT_FORMAT, None, None)
-        make_moe(recipe, output, options, run_options(memory, workers, overwrite, restart), listen)
-    for done in [] if quiet or as_json else finished:
+        make_moe(recipe, output, options, run_options(memory, workers, overwrite, restart), recorder)
+    for done in [] if quiet or as_json else recorder.done:
         print_conversion(done)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -145,3 +145,8 @@ def run_options(memory: str | None, workers: int | None, overwrite: bool, restar
     from dovetail.engine.text import parse_size
 
     return RunOptions(None if memory is None else parse_size(memory), workers, overwrite, restart)
+
+
+def interrupt(signal_number: int, frame: Any) -> NoReturn:
+    """Treat a request to terminate like Ctrl-C."""
+    raise KeyboardInterrupt

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,6 @@ from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.files.durable import write_durably
 from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.formats.safetensors_format import SafetensorsFormat
-from dovetail.io.formats.safetensors_layout import SafetensorsLayout
 from dovetail.io.output_format import Chunking
 
 _TIED = (
@@ -272,22 +271,19 @@ def _copying_plan(plan: Extraction, adapter: _Adapter) -> Plan:
     tensors = [(name, info, 2) for name, info in adapter.factors.tensors.items()]
     tensors += [(name, info, 0) for name, info in adapter.kept.tensors.items()]
     labels = (*plan.names, "factors")
-    made = assemble(
+    return assemble(
         recipe=Recipe(
             merge_method=EXTRACT_LORA.name,
             base_model=ModelRef(path=plan.names[1]),
             models=(InputModel(model=ModelRef(path=plan.names[0])),),
         ),
-        options=PlanOptions(SafetensorsFormat(2**62), seed=plan.options.seed, keep_nonfinite=True),
+        options=PlanOptions(SafetensorsFormat(2**62, WEIGHTS_NAME), seed=plan.options.seed, keep_nonfinite=True),
         method=EXTRACT_LORA,
         checkpoints=(plan.tuned, plan.base, adapter.factors),
         base=None,
         models=(plan.names[0],),
         tensors=tuple(_copied(name, info, labels[source]) for name, info, source in tensors),
     )
-    assert isinstance(made.layout, SafetensorsLayout)
-    shard = replace(made.layout.shards[0], file_name=WEIGHTS_NAME)
-    return replace(made, layout=replace(made.layout, shards=(shard,)))
 
 
 def _copied(name: str, info: TensorInfo, label: str) -> PlannedTensor:

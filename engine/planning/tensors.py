@@ -22,6 +22,7 @@ from dovetail.engine.recipe import Expansion, SourceTensor, TensorSpec
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.dtypes import DTYPES, DType
 from dovetail.io.errors import TensorMismatchError
+from dovetail.io.output import FORMATS
 from dovetail.io.output_format import Chunking
 from dovetail.io.sources.rows import FilledElements, LeadingElements
 
@@ -110,10 +111,11 @@ class TensorPlanner:
             return
         if not self._options.format.takes_any_range:
             output_format = self._options.format.name
+            others = [each.name for each in FORMATS.values() if each.takes_any_range]
             raise RecipeError(
                 f"the output of {self._method.name}, which makes several tensors of one, is {output_format}",
-                "safetensors",
-                "merge to safetensors, and convert the result to Zarr",
+                "one of " + ", ".join(others),
+                "merge to one of these, and convert the result",
             )
         assert whole.problem is not None
         outputs = self._method.outputs(replace(whole.problem, name=whole.name))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.formats import shard_check
-from dovetail.io.formats.safetensors_layout import INDEX_NAME, SafetensorsLayout, plan_layout
+from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME, SafetensorsLayout, plan_layout
 from dovetail.io.output_format import Chunking, OutputCheck, OutputFormat, OutputTensor, Sink
 
 
@@ -24,6 +24,8 @@ class SafetensorsFormat(OutputFormat[SafetensorsLayout]):
 
     shard_size_bytes: int = 5 * 10**9
     """Most bytes of tensor data in one file; a larger tensor gets a file that holds nothing else."""
+    single_name: str = SINGLE_NAME
+    """Name of the file if there is only one. A plan's hash depends on it by the names of the output files."""
 
     def to_json(self) -> dict[str, Any]:
         """Give the options, not inside an object with the format's name, because the first manifests had no formats."""
@@ -42,7 +44,8 @@ class SafetensorsFormat(OutputFormat[SafetensorsLayout]):
         self, tensors: Sequence[OutputTensor], metadata: Mapping[str, str] | None = None
     ) -> tuple[SafetensorsLayout, Sequence[Chunking]]:
         """Divide the tensors among files; tasks may write any range of elements."""
-        layout = plan_layout([(item.name, item.dtype, item.shape) for item in tensors], self.shard_size_bytes, metadata)
+        specs = [(item.name, item.dtype, item.shape) for item in tensors]
+        layout = plan_layout(specs, self.shard_size_bytes, metadata, self.single_name)
         return layout, [Chunking(item.chunk_elements) for item in tensors]
 
     def create_sink(self, layout: SafetensorsLayout, folder: Path) -> Sink:

@@ -81,7 +81,10 @@ class SafetensorsLayout:
 
 
 def plan_layout(
-    tensors: Iterable[TensorSpec], shard_size_bytes: int, metadata: Mapping[str, str] | None = None
+    tensors: Iterable[TensorSpec],
+    shard_size_bytes: int,
+    metadata: Mapping[str, str] | None = None,
+    single_name: str = SINGLE_NAME,
 ) -> SafetensorsLayout:
     """Divide tensors among shards.
 
@@ -93,6 +96,8 @@ def plan_layout(
         Most bytes of tensor data in one shard. A larger tensor gets a shard that holds nothing else.
     metadata
         Metadata for the shards' headers; by default ``{"format": "pt"}``.
+    single_name
+        Name of the file if there is only one shard.
 
     Raises
     ------
@@ -110,7 +115,7 @@ def plan_layout(
     weight_map: dict[str, str] = {}
     total = 0
     for number, group in enumerate(groups):
-        file_name = _file_name(number, len(groups))
+        file_name = single_name if len(groups) == 1 else _file_name(number, len(groups))
         header = build_header(group, metadata)
         position = len(header)
         for name, dtype, shape in group:
@@ -157,4 +162,4 @@ def _group(tensors: Iterable[TensorSpec], shard_size_bytes: int) -> Sequence[lis
 
 
 def _file_name(number: int, count: int) -> str:
-    return SINGLE_NAME if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+    return f"model-{number + 1:05d}-of-{count:05d}.safetensors"

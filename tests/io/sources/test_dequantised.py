@@ -161,7 +161,6 @@ def test_sources_travel() -> None:
     )
     for source in (inner, TransposedSource(inner)):
         copy = pickle.loads(pickle.dumps(source))
-        assert source == copy
         assert same_bits(read_all(source), read_all(copy))
         assert (4, True, 64) == (copy.itemsize, copy.copies, copy.length)
 
