@@ -2,9 +2,10 @@
 
 It has two steps. The first factors one matrix after another and keeps the factors in a folder beside the output. The
 second is an ordinary plan that copies them, and what is kept whole, into the adapter: journal, staging, checksums and
-publication are those of every merge. The first is no `Program`, because a plan knows the shape of every output tensor
-before it reads one, and here the rank, and whether a matrix changed at all, follow from the data; and because a pair of
-factors comes from one computation, between whose passes thin matrices are held that no task could carry.
+publication are those of every merge. The first is no `Program`, for two reasons. A plan knows the shape of
+every output tensor before it reads one, but here the rank, and whether a matrix changed at all, follow from the data.
+And both factors of a matrix come from one computation, which holds thin matrices in memory between its passes: they are
+too large for a task to carry.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ _TIED = (
 
 @dataclass(frozen=True, slots=True)
 class _Adapter:
-    """All that the second step puts together."""
+    """Everything from which the second step makes the adapter."""
 
     reports: tuple[MatrixReport, ...]
     """What became of every matrix."""
@@ -172,7 +173,7 @@ class _Reading:
 
 
 def _factor(plan: Extraction, folder: Path, run: RunOptions, listen: events.Listener) -> _Adapter:
-    """Run the first step, or what an earlier run has left of it."""
+    """Run the first step, or the rest of it if an earlier run was interrupted."""
     if run.restart:
         for path in folder.iterdir():
             if path.name != LOCK_NAME:

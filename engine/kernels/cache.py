@@ -50,7 +50,7 @@ class _OurLocator(_numba._SourceFileBackedLocatorMixin, _numba._CacheLocator):  
 
     def __init__(self, function: Callable[..., Any], file: str) -> None:
         self._py_file, self._lineno = file, function.__code__.co_firstlineno
-        # As below NUMBA_CACHE_DIR, by which a child process is told of the folder.
+        # The path that numba itself uses below NUMBA_CACHE_DIR, by which child processes find the folder.
         self._cache_path = str(Path(FOLDER) / self.get_suitable_cache_subpath(file))
 
     def get_cache_path(self) -> str:

@@ -24,7 +24,7 @@ OVERSAMPLING = 16
 """Columns of the basis beyond the wanted rank."""
 
 LEAST_RATIO = 1e-7
-"""Singular values at most this share of the largest one are counted as zero: they cannot be told from rounding."""
+"""Singular values up to this share of the largest one count as zero, because they may be mere rounding errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,12 @@ def basis_width(rows: int, columns: int, rank: int) -> int:
 
 
 def first_basis(name: str, columns: int, width: int, seed: int) -> Matrix:
-    """Give an orthonormal basis to begin with: random, or the whole space where the width allows.
+    """Give the first orthonormal basis: a random one, or one of the whole space if the width suffices for that.
 
     Parameters
     ----------
     name
-        Name of the matrix: each has random numbers of its own.
+        Name of the matrix, so that each matrix gets other random numbers.
     columns, width
         Shape of the basis.
     seed

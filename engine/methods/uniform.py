@@ -13,7 +13,7 @@ def uniform(name: str, count: int, seed: int) -> NDArray[np.float64]:
     Parameters
     ----------
     name
-        What they are for: every name has numbers of its own.
+        What the numbers are for; another name gives other numbers.
     count
         How many.
     seed

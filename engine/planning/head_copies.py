@@ -1,4 +1,4 @@
-"""Whether a stored head is only a copy of the embedding: the one question to a checkpoint's bytes that a plan asks.
+"""Whether a stored head is only a copy of the embedding: the only question for which a plan reads a checkpoint's bytes.
 
 It is asked only where the output depends on it (see `dovetail.engine.recipe.tied`). Heads that differ do so within the
 first window; only a copy is read to its end.

@@ -1,10 +1,10 @@
 """Tensors that stay in float32 although the output is asked for in fewer bits.
 
 Some tensors are stored in float32 among narrower ones because they do not survive rounding: the biases by which a
-router picks its experts differ by less than one step of bfloat16, and the decay of a state is an exponent. They are
-told by the headers alone, as plans read no tensor data: in a model most of whose elements are narrower, whatever is in
-float32 is so on purpose. In a model that is all float32 nothing but the name tells, so the few names are listed of
-which the models' own code says that they are kept in float32.
+router picks its experts differ by less than one step of bfloat16, and the decay of a state is an exponent. A plan
+reads no tensor data for this, so only the headers can show which tensors these are. If most elements of a model are
+narrower, its authors kept whatever is in float32 so on purpose. If all elements are float32, only the names can show
+it, so this module lists the few tensors that the models' own code keeps in float32.
 """
 
 from __future__ import annotations

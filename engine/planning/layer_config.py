@@ -1,7 +1,8 @@
 """Bringing a configuration to the layers that slices have stacked.
 
-Nothing here knows an architecture. Layer counts are told by their keys' names, settings of single layers by their form
-(see `layer_settings`). What says by a rule which layer is of which kind cannot follow, and is named in a warning.
+Nothing here knows an architecture. A key's name shows that it counts layers; the form of a setting shows that
+it describes single layers (see `layer_settings`). A setting that gives the kinds of layers by a rule cannot follow the
+slices, and a warning names it.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def _declared(config: Mapping[str, Any], stack: StackedLayers) -> int:
 
 
 def _counts(part: Mapping[str, Any], stack: StackedLayers, old: int) -> list[str]:
-    """Give the keys that count a stack's layers, those of a decoder and an encoder told apart."""
+    """Give the keys that count a stack's layers: for a decoder's stack without the encoder's, and conversely."""
     keys = [
         key
         for key, value in part.items()
@@ -168,7 +169,7 @@ def _counts(part: Mapping[str, Any], stack: StackedLayers, old: int) -> list[str
         return keys
     others = {"encoder", "decoder"} - words
     named = [key for key in keys if words & _words(key.replace("_", "."))]
-    # Keys that name neither are the encoder's where a decoder has keys of its own: so in T5, BART and Whisper.
+    # Keys that name neither are the encoder's where other keys name the decoder, as in T5, BART and Whisper.
     if "decoder" in words and named:
         return named
     return [key for key in keys if not others & _words(key.replace("_", "."))]

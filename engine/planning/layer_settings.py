@@ -1,8 +1,8 @@
-"""Settings of a configuration that have something to say of each layer, told by their form.
+"""Settings of a configuration that describe single layers, recognised by their form.
 
 A list or a text may have an entry for each layer; a list of numbers, or a text of numbers between commas, may name
-the layers of one kind; a mapping may have layers' numbers as its keys. Which of these a setting is, its length and
-content say, and its name only where they leave a doubt.
+the layers of one kind; a mapping may have layers' numbers as its keys. The length and the content of a setting show
+which of these it is; its name decides only where they leave a doubt.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a merge has to know of a model's config.json: its parts, its numbers of layers, and whether its head is tied.
 
-Nothing here knows an architecture: keys are told by their names, nested configurations by how they are called.
+Nothing here knows an architecture: names show what a key means, and what a nested configuration describes.
 `layer_config` brings a configuration to the layers of slices.
 """
 
@@ -78,7 +78,7 @@ def parts(config: Mapping[str, Any], place: Place = ()) -> Iterator[tuple[Place,
 
 
 def is_model(key: str, value: Mapping[str, Any]) -> bool:
-    """Whether what is nested in a configuration is that of another model, with layers of its own."""
+    """Whether a mapping in a configuration is the configuration of another model, which has its own layers."""
     return bool(set(key.split("_")) & _OTHER_WORDS) or any(COUNT.match(inner) for inner in value)
 
 

@@ -59,7 +59,7 @@ class Plan:
     """A merge, fully decided."""
 
     recipe: Recipe
-    """What was asked for; a conversion is told as a recipe of one model that no file holds."""
+    """What was asked for; a conversion is described as a recipe of one model, which no file holds."""
     options: PlanOptions
     """How it was asked for."""
     method: Method

@@ -1,9 +1,9 @@
-"""Prefixes by which one model calls the same tensors otherwise than another, as exports and versions differ.
+"""Finding the prefixes under which one model stores the tensors of another: exports and versions differ in them.
 
 ``model.layers.0.mlp.up_proj.weight`` of a language model is ``model.language_model.layers.0.mlp.up_proj.weight`` in a
 model that sees, and ``language_model.model.layers...`` in an older export of that. Nothing here knows these words: a
-stack of layers is another's under a new prefix if it has no tensor that the other lacks, or has in another shape.
-Where two would fit, or names would meet, nothing is renamed.
+stack of layers counts as the other model's stack under a new prefix if that has all of its tensors in the same shapes.
+If two stacks would fit, or two tensors would get one name, nothing is renamed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Renaming:
-    """Names of a checkpoint's tensors as another checkpoint has them."""
+    """The names that another checkpoint has for a checkpoint's tensors."""
 
     names: Mapping[str, str]
     """The other's name for every tensor that has another there."""
@@ -86,8 +86,9 @@ def _loose_names(loose: Sequence[str], rules: Mapping[str, str], free: Sequence[
 def _like_stacks(
     ours: Mapping[str, Shape], reference: Mapping[str, Shape], passed_over: Collection[str]
 ) -> dict[str, str]:
-    """Find for each of a checkpoint's stacks that the other lacks the one of the other's that it is, if it is one of
-    them; none at all where one could be two.
+    """Find, for each stack that only this checkpoint has, the other's stack that it equals under a new prefix.
+
+    A stack that equals none is left out; if a stack could be one of two, no stacks are given at all.
     """
     own, others = _stacks(ours, passed_over), _stacks(reference, passed_over)
     found_stacks: dict[str, str] = {}
@@ -126,7 +127,7 @@ def _stacks(names: Mapping[str, Shape], passed_over: Collection[str]) -> dict[st
 
 
 def _cut_alike(one: str, other: str) -> tuple[str, str]:
-    """Leave of two stacks' names what differs: ``model.layers.`` and ``layers.`` give ``model.`` and nothing."""
+    """Cut off the end that two stacks' names share: ``model.layers.`` and ``layers.`` give ``model.`` and nothing."""
     first, second = one.rstrip(".").split("."), other.rstrip(".").split(".")
     while first and second and first[-1] == second[-1]:
         first.pop()

@@ -43,7 +43,7 @@ class Expansion:
     stacks: tuple[StackedLayers, ...] = ()
     """The stacks of layers that were put together from slices."""
     untied: frozenset[ModelRef] = frozenset()
-    """Checkpoints that tie their head to their embedding, or do not say, although the output has a head of its own."""
+    """Checkpoints that tie their head to their embedding, or do not say, although the output has a separate head."""
     retied: frozenset[ModelRef] = frozenset()
     """Checkpoints that store a head and do not say that it is tied, although the output's is."""
 
@@ -72,7 +72,7 @@ def expand(
     tied
         Whether a checkpoint's configuration says that its head is its embedding; None where it does not say.
     strict
-        Whether it is an error if tensors do not stand alike in all checkpoints; see `gaps`.
+        Whether it is an error if some checkpoints lack a tensor or have it in another shape; see `gaps`.
     allow_partial
         Whether a model may give less than half of its elements; see `gaps`.
     depths
@@ -85,7 +85,7 @@ def expand(
     RecipeError
         The recipe does not fit the method, or its layers or modules are not there.
     TensorMismatchError
-        A tensor does not stand alike in all checkpoints and `strict` is set, or a model has nothing to merge, or less
+        A tensor is missing or has another shape and `strict` is set, or a model has nothing to merge, or less
         than half of its elements and `allow_partial` is not set.
 
     """

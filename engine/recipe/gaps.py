@@ -1,4 +1,4 @@
-"""Tensors that do not stand alike in all checkpoints: what is done about them, and what a person is told.
+"""Tensors that some checkpoints lack, or have in other shapes: how they are merged, and what the user is warned of.
 
 The output has the tensors of the reference (the base model, else the first model) in its shapes, and its
 configuration. So
@@ -56,7 +56,7 @@ def rows_differ(shape: Shape, found: Shape) -> bool:
 
 
 class Gaps:
-    """Collects what does not stand alike, for warnings.
+    """Collects the tensors that are missing or have other shapes in some checkpoints, for warnings.
 
     Parameters
     ----------

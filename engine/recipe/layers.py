@@ -19,9 +19,9 @@ from dovetail.engine.recipe.prediction import UNKNOWN, Depth, is_apart, stack_en
 # No leading zeros, so that a name can be put together again from its parts.
 _LAYER = re.compile(r"(?:^|\.)(?:[a-z0-9_]*(?:layers?|blocks?)|h)\.(0|[1-9][0-9]{0,8})(?=\.|$)", re.IGNORECASE)
 
-# Words by which tensors outside the layers are told apart: what comes before the layers ...
+# Words in the names of tensors outside the layers: those of tensors before the layers ...
 _BEFORE = re.compile(r"emb|^w[tp]e$|^shared$|(?:^|_)pre$|^patch_|^conv[0-9]*$", re.IGNORECASE)
-# ... and what comes after them, which wins where a component has both (embed_out).
+# ... and those of tensors after them, which win where a component has both (embed_out).
 _AFTER = re.compile(
     r"^embed_out$|head|^score$|classifier|pooler|^cls$|^output|(?:^|_)out$|(?:^|_)proj_out$|^vocab_|^final",
     re.IGNORECASE,

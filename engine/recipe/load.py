@@ -107,7 +107,7 @@ def build_recipe(data: Any, origin: Origin, methods: Mapping[str, Method] | None
 def _find_method(recipe: Recipe, methods: Mapping[str, Method] | None) -> Method:
     name, where = recipe.merge_method, ("merge_method",)
     if methods is None:
-        # The table imports the kernels, which a recipe with a table of its own does without.
+        # The table imports the kernels, which a caller that passes another table does not need.
         from dovetail.engine.methods.registry import find
 
         try:

@@ -99,7 +99,7 @@ class Modules:
 
 
 def _prefix(name: str) -> str:
-    """Give what comes before a layer's number, or all of the name: the part that modules are told by."""
+    """Give what comes before a layer's number, or the whole name: the part that shows the module of a tensor."""
     layer = parse_layer(name)
     return name if layer is None else layer.stack
 

@@ -21,7 +21,7 @@ Prompts = Annotated[tuple[str, ...], Field()]
 
 
 class Expert(Strict):
-    """One model whose feed-forward layers become an expert."""
+    """One model, of which the feed-forward layers become an expert."""
 
     source_model: ModelRef
     """The checkpoint."""

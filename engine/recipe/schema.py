@@ -95,7 +95,7 @@ class OutputSlice(Strict):
 
 
 class OutputModule(Strict):
-    """A part of the output that has layers of its own, made of models or slices."""
+    """A part of the output with its own layers, which is made of models or slices."""
 
     models: tuple[InputModel, ...] = ()
     """Whole models to merge."""

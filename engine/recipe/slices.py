@@ -108,7 +108,7 @@ def expand_slices(
     RecipeError
         A checkpoint does not have the layers, or has several stacks of them.
     TensorMismatchError
-        A tensor does not stand alike in all checkpoints, and the merge is strict.
+        A checkpoint lacks a tensor or has it in another shape, and the merge is strict.
 
     """
     layouts: _Layouts = {}

@@ -58,7 +58,7 @@ class Output:
     catalogues
         Their tensors.
     gaps
-        Told of tensors that do not stand alike in all checkpoints.
+        Collects the tensors that some checkpoints lack or have in other shapes.
 
     """
 
@@ -116,7 +116,7 @@ class GroupWriter:
         Raises
         ------
         TensorMismatchError
-            It does not stand alike in all sources, and the merge is strict.
+            A source lacks it or has it in another shape, and the merge is strict.
 
         """
         index, catalogue = self._reference
@@ -134,7 +134,7 @@ class GroupWriter:
     def add_renamed(
         self, name: str, reference_name: str, source_names: list[str], fraction: float, layer: int | None
     ) -> None:
-        """Add a tensor that has names of its own in its sources: the base model, if any, then the models."""
+        """Add a tensor under its names in the sources: the base model's name, if there is one, comes first."""
         index, catalogue = self._reference
         shape = catalogue[reference_name]
         reference = SourceTensor(index, reference_name)

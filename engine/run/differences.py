@@ -48,7 +48,7 @@ def rows_of_chunk(pair: TensorPair) -> int:
 
 
 def read_chunk(pair: TensorPair, first: int) -> NDArray[np.float64]:
-    """Give the difference of the chunk of rows that begins with row `first`, in an array of its own."""
+    """Give the difference of the chunk of rows that begins with row `first`, in a new array."""
     assert pair.base is not None
     both, columns, step = (pair.tuned, pair.base), pair.columns, rows_of_chunk(pair)
     start, stop = first * columns, min(pair.rows, first + step) * columns

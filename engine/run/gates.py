@@ -28,7 +28,7 @@ Rows = NDArray[np.float64]
 """One row a layer, or one for all layers."""
 
 SINGULAR = 5.0
-"""Ratio of the largest and the smallest singular value of a router above which experts are hardly told apart."""
+"""Ratio of the largest and the smallest singular value of a router above which it hardly distinguishes experts."""
 
 
 def gate_values(mixture: Mixture, seed: int, allowed_bytes: int) -> dict[str, NDArray[np.float64]]:
@@ -77,7 +77,7 @@ def _random(mixture: Mixture, name: str, shape: tuple[int, ...], seed: int) -> N
 
 
 def hardly_told_apart(gates: dict[str, NDArray[np.float64]], mixture: Mixture) -> list[str]:
-    """Name the layers whose router's rows are nearly dependent."""
+    """Name the layers in which the router's rows are nearly dependent."""
     return [layer for layer in mixture.layers if np.linalg.cond(gates[mixture.architecture.gate(layer)]) > SINGULAR]
 
 

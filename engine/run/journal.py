@@ -4,6 +4,10 @@ The journal is an append-only file in the staging folder. One line of JSON ident
 follow; each has a row number, the row of the `RecordTable`, and a checksum of both. An entry is appended only after
 the bytes of its chunk are durable. When the journal is opened again, a torn or damaged end is cut off, and the chunks
 of the lost entries are computed again.
+
+It is kept by hand, not in SQLite, because SQLite depends on file locks that network file systems often lack or get
+wrong, and an output may be on one of them. Only one process at a time appends to the journal, and the checksums show
+which entries are whole, so nothing has to be locked within the file.
 """
 
 from __future__ import annotations

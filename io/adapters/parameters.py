@@ -1,8 +1,8 @@
-"""LoRA of parameters that are no modules' weights (``target_parameters`` of peft): the fused experts of a layer.
+"""LoRA of parameters that are not weights of modules (``target_parameters`` of peft), such as a layer's fused experts.
 
-peft wraps a module once for each parameter of it that is targeted, one wrapper around the other, and does not store
-which wrapper is for which parameter: the shapes tell. They tell as well how the factors are packed, because peft took
-the matrices of an expert for inputs by outputs until 0.19.0, and takes them for what they are since 0.19.1. A
+peft wraps a module once for each of its targeted parameters, one wrapper around the other, and does not store which
+wrapper is for which parameter: this module finds it from the shapes. The shapes also show how the factors are packed:
+up to 0.19.0 peft took every expert's matrix for inputs by outputs, and since 0.19.1 it packs by how they are stored. A
 checkpoint may store every expert by itself although the model fuses them.
 """
 
@@ -37,7 +37,7 @@ _OWN_PACKING: Final = (0, 19, 1)
 
 @dataclass(frozen=True, slots=True)
 class Wrapped:
-    """A module of which parameters are changed."""
+    """A module that has parameters which the adapter changes."""
 
     module: str
     """Name of the module."""

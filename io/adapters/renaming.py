@@ -1,4 +1,4 @@
-"""What a model calls the tensors that an adapter changes, where the two differ in the beginnings of names."""
+"""Finding the tensors that an adapter changes in a model that gives their names other beginnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Decoding JSON from untrusted files, which is refused if it is not one unambiguous object of bounded size."""
+"""Decoding JSON from untrusted files, which is refused if it is not one unambiguous object of bounded size.
+
+The standard library parses the text, and this module adds the checks that it leaves out: by itself it keeps the last of
+two values under one name in silence, accepts the constants NaN and Infinity, and bounds no number of values.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Finding the storages of a PyTorch file in the zip archive that ``torch.save`` writes.
 
-The standard library reads the archive's directory. This module checks that every storage is stored uncompressed, so
-that its bytes can be mapped.
+The standard library reads the archive's directory. Two things are read by hand, because the standard library does not
+give them: the length of the directory, because it is checked before ``zipfile`` reads all of the directory into memory;
+and the header before each storage, which shows where the bytes of the storage begin in the file. This module also
+checks that every storage is stored uncompressed, so that its bytes can be mapped.
 """
 
 from __future__ import annotations

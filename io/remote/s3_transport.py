@@ -2,6 +2,8 @@
 
 Credentials, region and endpoint are taken from where other tools for such stores look for them, such as
 ``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL`` and ``~/.aws``. If there are no credentials, requests are anonymous.
+obstore was weighed instead of s3fs. s3fs was kept because it looks for credentials along the whole AWS chain
+(environment, profiles, roles), so that whoever can use the AWS tools need set up nothing further.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights that are stored as codes and scales, made float32 while they are read: nothing of full size is ever made.
+"""Weights that are stored as codes and scales, decoded to float32 range by range while they are read.
 
 A weight is ``code * scale``: the code's value and the scale are exact in float32, and their product is rounded once, to
 nearest even. The result does not depend on the range that is read.

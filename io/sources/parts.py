@@ -1,4 +1,4 @@
-"""Tensors that are parts of another tensor, or are put together from several, as experts are that are stored otherwise.
+"""Tensors that are parts of another tensor, or are joined from several, as fused and single experts are.
 
 Elements are stored row by row, so a matrix of a stack of matrices is a run of elements, and the stack is such runs one
 after another.

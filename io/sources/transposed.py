@@ -1,4 +1,4 @@
-"""Quantised matrices whose stored rows are columns of the tensor, decoded while they are read."""
+"""Quantised matrices stored with the columns of the tensor as rows, decoded while they are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STRETCH_BYTES: Final = 2**20  # codes of stored rows that are read at a time, w
 @checked_source
 @dataclass(frozen=True, slots=True)
 class TransposedSource:
-    """Stacked matrices whose stored rows are columns of the tensor, as float32 elements.
+    """Stacked matrices stored with the columns of the tensor as rows, as float32 elements.
 
     A range needs a few elements of every stored row. Codes are read stretch by stretch, and let go of at once.
     """

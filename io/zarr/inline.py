@@ -1,6 +1,6 @@
 """Running zarr-python's coroutines to their end on the thread that calls.
 
-They hand their work to threads. Here each thread has an event loop of its own that runs everything where it is: nothing
+They hand their work to threads. Here each thread has its own event loop, which runs everything where it is: nothing
 waits for another thread, so that there can be no deadlock, and what one chunk takes of memory is known.
 """
 

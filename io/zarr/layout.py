@@ -91,7 +91,7 @@ class ArrayFolder:
     array: PlacedArray
     """The array that the folder holds."""
     codec: str
-    """Compression of the chunks: one of `dovetail.io.output.CODECS`."""
+    """Compression of the chunks: one of `CODECS`."""
 
     @property
     def file_name(self) -> str:

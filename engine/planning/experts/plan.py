@@ -134,7 +134,7 @@ def _choose(recipe: MoeRecipe, configs: Mapping[str, Mapping[str, Any]]) -> Arch
 
 
 def _check(mixture: Mixture) -> None:
-    """Check what the experts have against the base model, and that nothing of it would be lost."""
+    """Check that the mixture has a place for every tensor, and that the experts' matrices fit the base model's."""
     recipe, base = mixture.recipe, mixture.base
     for name in base.tensors:
         lost = ".mlp." in name and not _LAYER.fullmatch(name)
@@ -189,7 +189,7 @@ def planned_tensors(mixture: Mixture, made: Checkpoint) -> tuple[PlannedTensor, 
 
 
 def _of_expert(mixture: Mixture, name: str, source: str, expert: Expert) -> PlannedTensor:
-    """Plan a matrix of an expert; its last one bears the scale of all that it adds."""
+    """Plan a matrix of an expert; the scale of the expert's output is applied to its last matrix."""
     label = str(expert.source_model)
     scale = expert.residual_scale if ".down_proj." in source else None
     return _planned(mixture, name, mixture.checkpoints[label].tensors[source], label, scale)

@@ -1,1 +1,1 @@
-"""What of a fine-tuned model becomes which part of an adapter, known from the headers alone."""
+"""Planning an extraction: which tensors of a fine-tuned model become which part of an adapter, by the headers alone."""

@@ -38,7 +38,7 @@ class Kept:
 
 
 def kept_whole(plan: Extraction, changed: Iterable[TensorPair], factored: Collection[str]) -> Kept:
-    """Decide how the tensors that changed and are not factored stand in the adapter.
+    """Decide how the adapter stores the tensors that changed and are not factored.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def kept_whole(plan: Extraction, changed: Iterable[TensorPair], factored: Collec
     changed
         Of `Extraction.others`, those that changed.
     factored
-        Modules whose weights are factored.
+        Modules of which the weights are factored.
 
     """
     changed = list(changed)
@@ -68,9 +68,9 @@ def kept_whole(plan: Extraction, changed: Iterable[TensorPair], factored: Collec
 
 
 def _told_apart(modules: list[str], everything: Collection[str]) -> list[str]:
-    """Leave out modules that peft cannot save alone: it takes a name for every module that ends in it.
+    """Leave out modules that peft cannot save alone, because it reads a name as all modules with names that end in it.
 
-    Their tensors stand in the adapter for themselves.
+    The adapter stores the tensors of these modules one by one.
     """
     left = [name for name in modules if all(each in modules for each in everything if each.endswith(name))]
     return left if len(left) == len(modules) else _told_apart(left, everything)
@@ -86,7 +86,7 @@ def adapter_config(plan: Extraction, ranks: Mapping[str, int], kept: Kept) -> di
     ranks
         The rank of each factored module.
     kept
-        What else there is.
+        What the adapter has besides factors.
 
     """
     rank, modules = plan.options.most_rank, list(module_contents(plan.base))

@@ -1,4 +1,4 @@
-"""How peft takes part of a model by the names and shapes of tensors: linear, embedding, or whole.
+"""How peft adapts each module of a model (as linear, as an embedding, or whole), by its tensors' names and shapes.
 
 A checkpoint does not say of which kind its modules are. Names and configuration do, for all kinds that peft adapts.
 """
@@ -24,7 +24,7 @@ _ROUTERS: Final = ("gate", "router")
 """What modules are called that choose experts: libraries keep them as parameters, which no adapter can wrap."""
 
 _TRANSPOSED_MODELS: Final = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
-"""Models (``model_type``) whose linear modules store their weights transposed: the Conv1D of transformers."""
+"""Models (``model_type``) that store the weights of linear modules transposed: the Conv1D of transformers."""
 
 _TRANSPOSED: Final = ("c_attn", "c_proj", "c_fc", "q_attn")
 """Names of those modules."""
@@ -57,7 +57,7 @@ def module_of(tensor: str) -> str:
 
 
 def kind_of(tensor: str, shape: Sequence[int], config: Mapping[str, Any] | None) -> Kind:
-    """Tell what the module of a tensor is.
+    """Decide of which kind the module of a tensor is.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def ties_head(config: Mapping[str, Any] | None, said: bool | None) -> bool:
     config
         Its config.json.
     said
-        What that says of it; None if nothing.
+        Whether the configuration says that the head is tied; None if it does not say.
 
     """
     if said is not None:
@@ -115,7 +115,7 @@ def ties_head(config: Mapping[str, Any] | None, said: bool | None) -> bool:
 def matches(patterns: Sequence[str], tensor: str) -> bool:
     """Whether one of some patterns, with ``*`` and ``?``, fits a tensor's name, its module's, or the last part of that.
 
-    So ``q_proj``, ``model.layers.0.*`` and ``model.norm.weight`` all find what they seem to.
+    So ``q_proj``, ``model.layers.0.*`` and ``model.norm.weight`` all match what their form suggests.
     """
     module = module_of(tensor)
     names = (tensor, module, module.rpartition(".")[2])

@@ -17,7 +17,7 @@ DEFAULT_RANK_BY_ENERGY = 256
 
 @dataclass(frozen=True, slots=True)
 class ExtractionOptions:
-    """What, besides the two models, decides the bytes of an adapter."""
+    """The options that, together with the two models, decide the bytes of an adapter."""
 
     rank: int | None = None
     """Greatest rank of a matrix; None for 64, or for 256 where `energy` is given."""
@@ -58,6 +58,6 @@ class ExtractionOptions:
         return self.rank or (DEFAULT_RANK if self.energy is None else DEFAULT_RANK_BY_ENERGY)
 
     def wants(self, tensor: str) -> bool:
-        """Whether a tensor is looked at."""
+        """Whether the extraction compares a tensor in the two models."""
         included = not self.include or matches((*self.include, *self.modules_to_save), tensor)
         return included and not matches(self.exclude, tensor)

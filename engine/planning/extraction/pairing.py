@@ -73,7 +73,7 @@ def pair_up(tuned: Checkpoint, base: Checkpoint, names: tuple[str, str], options
     names
         What the user calls them.
     options
-        Say which tensors are looked at.
+        Options, which say which tensors are compared.
 
     Raises
     ------

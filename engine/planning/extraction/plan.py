@@ -60,7 +60,7 @@ class Extraction:
 def plan_extraction(
     tuned: Checkpoint, base: Checkpoint, names: tuple[str, str], options: ExtractionOptions
 ) -> Extraction:
-    """Decide what is looked at and what may become of it.
+    """Decide which tensors are compared, and what each may become in the adapter.
 
     Parameters
     ----------

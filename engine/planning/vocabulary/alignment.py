@@ -19,7 +19,7 @@ class Alignment:
     """How the models' embeddings are aligned to the output's vocabulary."""
 
     rows: OutputRows
-    """Which rows are whose."""
+    """Which row of which model each row of the output comes from."""
     tensors: frozenset[str]
     """The tensors with a row for every token."""
     bases: frozenset[int]

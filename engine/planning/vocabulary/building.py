@@ -1,4 +1,4 @@
-"""The output's vocabulary: whose tokens it has, and under which numbers.
+"""The output's vocabulary: which models its tokens come from, and which numbers they have.
 
 The rules are mergekit's, whose order of new tokens however changes from run to run; here it is fixed.
 

@@ -64,7 +64,7 @@ def changed_files(
 
 
 def template_files(donor: Checkpoint, files: Mapping[str, bytes | None], template: str) -> dict[str, bytes | None]:
-    """Give what sets the chat template: in a file of its own, and for older readers in the configuration.
+    """Give the files that set the chat template: a separate file, and for older readers the tokenizer's configuration.
 
     Parameters
     ----------

@@ -20,7 +20,7 @@ _MOST_PADDING = 2**20
 def output_rows(
     settings: Tokenizer, references: Sequence[ModelRef], models: Models, out: ModelTokens, sizes: Sequence[int]
 ) -> OutputRows:
-    """Put together whose rows the output's can be.
+    """Collect the models' rows from which the rows of the output can come.
 
     Parameters
     ----------

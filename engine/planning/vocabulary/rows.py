@@ -118,7 +118,7 @@ def _defaults(
     count = present.sum(axis=0)
     donors, rows = np.full(output.size, ZERO, np.int16), np.zeros(output.size, np.int32)
     only = present.argmax(axis=0).astype(np.int16)
-    if base is not None and base in models:  # a row of its own goes before the others'
+    if base is not None and base in models:  # the base model's row goes before the others'
         position = list(models).index(base)
         only = np.where(present[position], np.int16(position), only)
         settled = (count == 1) | present[position]

@@ -1,4 +1,4 @@
-"""The step between a checkpoint as it is stored and one that can be merged: codes become weights, or it is refused."""
+"""Making a quantised checkpoint one that can be merged: its codes become weights, or it is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OWN_DTYPE: Final = DTYPES["BF16"]
 
 
 def dequantise(checkpoint: Checkpoint) -> Checkpoint:
-    """Give a checkpoint whose tensors are all plain weights or buffers.
+    """Give a checkpoint in which all tensors are plain weights or buffers.
 
     Quantised weights become float32 while they are read; `TensorInfo.output_dtype` gives bfloat16 for them. They have
     the names and shapes of the unquantised model, and the tensors of their scales are gone.
@@ -115,7 +115,7 @@ def _weight(checkpoint: Checkpoint, pair: Pair, settings: Settings) -> TensorInf
 
 
 def _packed_grid(shape: tuple[int, ...]) -> ScaleGrid:
-    """Give the grid of 4-bit floats: a scale for every 32 of a row."""
+    """Give the grid of 4-bit floats: a scale for every 32 elements of a row."""
     if 0 in shape:
         raise GridError("a weight or its scales have no elements")
     rows = shape[-2] if len(shape) > 1 else 1
@@ -123,7 +123,7 @@ def _packed_grid(shape: tuple[int, ...]) -> ScaleGrid:
 
 
 def _notes(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], found: Findings) -> list[str]:
-    """Say what was found."""
+    """Say what was found in the checkpoint."""
     forms = Counter(info.stored.text for info in tensors.values() if info.stored is not None)
     notes = [
         f"{checkpoint.path}: weights are stored as {form} ({count} of them); they are dequantised while they are read, "

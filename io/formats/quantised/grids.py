@@ -81,7 +81,7 @@ def describe(grid: ScaleGrid, shape: Sequence[int]) -> str:
 
 
 def _side(length: int, count: int) -> int:
-    """Give the only side of blocks of which so many make up a length."""
+    """Give the only side of blocks with which `count` blocks make up a length."""
     if count in (1, length):
         return length // count
     fitting = {side for side in _USUAL_SIDES if -(-length // side) == count}

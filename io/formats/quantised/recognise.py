@@ -1,6 +1,6 @@
-"""Telling by names, dtypes and shapes which tensors are codes for weights, which are their scales, and which neither.
+"""Finding by names, dtypes and shapes which tensors are codes of weights, which are scales, and which are neither.
 
-Configurations get lost, and weights are then averaged that are none; so what decides is how the tensors are stored. Two
+Configurations get lost, and codes would then be averaged as if they were weights; so only the tensors decide. Two
 kinds are codes: a float8 tensor with a scale beside it, and a matrix of small integers beside float scales. Integer
 tensors alone (positions, masks, indexes) and plain tensors that happen to be called ``scale`` are neither.
 """
@@ -174,7 +174,7 @@ def _float4_pair(name: str, tensors: Mapping[str, TensorInfo], settings: Setting
 
 
 def _are_exponents(scales: TensorInfo, settings: Settings) -> bool:
-    """Whether scales are exponents: by their dtype, or because the configuration names a format of which bytes are."""
+    """Whether scales are exponents: by their dtype, or by a format in the configuration that stores them as bytes."""
     if scales.dtype.name == _EXPONENTS:
         return True
     return scales.dtype.name == "U8" and any("mxfp4" in each for each in settings.formats | settings.methods)

@@ -1,4 +1,4 @@
-"""Formats of quantised checkpoints that are not read: how they are known, and what a person can do."""
+"""Formats of quantised checkpoints that are not read: how they are recognised, and what the user can do instead."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NAME_MXFP4: Final = (
     'if this is a gpt-oss model, add "quantization_config": {"quant_method": "mxfp4"} to its config.json, which says '
     "how the experts are stored"
 )
-"""What makes blocks of 4-bit floats readable whose configuration got lost."""
+"""How the user can make blocks of 4-bit floats readable when their configuration got lost."""
 
 NAME_BLOCKS: Final = (
     'add "quantization_config": {"quant_method": "fp8", "weight_block_size": [ROWS, COLUMNS]} to config.json, which '
@@ -56,7 +56,7 @@ NAME_BLOCKS: Final = (
 
 
 def format_of(last: str) -> str:
-    """Give the format in which codes have such a last part; empty if several or none have."""
+    """Give the one format in which names of codes end in this part; empty if no format, or more than one, has it."""
     return _FORMATS.get(last, "")
 
 

@@ -1,7 +1,8 @@
 """What configurations say of quantisation, wherever they say it.
 
 A model that has several parts has a configuration for each, and ``quantization_config`` may stand in any of them:
-in ``text_config``, ``vision_config``, ``thinker_config.text_config``. NVIDIA's tools write a file beside it.
+in ``text_config``, ``vision_config``, ``thinker_config.text_config``. NVIDIA's tools
+write a separate file beside ``config.json``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ SETTINGS_FILES: Final = frozenset((MODELOPT_NAME, "quantize_config.json", "quant
 READ_METHODS: Final = frozenset(
     ("fp8", "mxfp8", "mxfp4", "fbgemm_fp8", "compressed-tensors", "modelopt", "modelopt_mixed", "torchao")
 )
-"""Methods some of whose formats are read, by ``quant_method``; whether a checkpoint's is one is told by its tensors."""
+"""Methods, by ``quant_method``, of which some formats are read; the tensors show whether a checkpoint has one."""
 
 _KEYS: Final = ("quantization_config", "compression_config", "quantization")
 _DEEPEST: Final = 6
@@ -77,7 +78,7 @@ def find_settings(config: Mapping[str, Any] | None, modelopt: Mapping[str, Any] 
 
 
 def drop_settings(config: dict[str, Any]) -> None:
-    """Take all that is said of quantisation out of a ``config.json``: its weights are plain numbers now."""
+    """Remove everything about quantisation from a ``config.json``, because the output's weights are plain numbers."""
     for place, _ in list(_sections(config)):
         inner = config
         for key in place[:-1]:
