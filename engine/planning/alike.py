@@ -14,6 +14,7 @@ from dovetail.engine.planning.expert_layouts import (
     Style,
     align_routers,
     block_prefixes,
+    first_difference,
     model_types,
     restyled,
     style_of,
@@ -61,6 +62,13 @@ def make_alike(
         alike = _renamed(checkpoint, first, label, labels[0], notes)
         if wanted is not None:
             alike = _with_experts(alike, first, wanted, (config, configs[0]), (label, labels[0]), notes, allow_partial)
+        if not allow_partial and (place := first_difference(first.tensors, alike.tensors)):
+            raise TensorMismatchError(
+                f"checkpoints {labels[0]} and {label} store experts below {place!r} in different ways, and one of them "
+                "does not store all of its experts in one way",
+                "experts stored in one way",
+                "store both models in one way, or pass --allow-partial to merge the rest",
+            )
         made.append(alike)
     return tuple(made), notes
 

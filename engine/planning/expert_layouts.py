@@ -89,6 +89,14 @@ def style_of(tensors: Tensors) -> Style | None:
     return styles.pop() if len(styles) == 1 else None
 
 
+def first_difference(one: Tensors, other: Tensors) -> str:
+    """Give a place where two checkpoints store experts in different ways, if one of them mixes ways; else nothing."""
+    styles = [{block.place: block.style for block in _blocks(tensors).values()} for tensors in (one, other)]
+    if max(len(set(found.values())) for found in styles) < 2:
+        return ""
+    return next((place for place, style in styles[0].items() if styles[1].get(place, style) != style), "")
+
+
 def model_types(config: Mapping[str, Any] | None) -> frozenset[str]:
     """Give the architectures that a configuration names, those of its parts included."""
     found = {str((config or {}).get("model_type", ""))}

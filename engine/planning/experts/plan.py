@@ -158,6 +158,13 @@ def _check(mixture: Mixture) -> None:
                     f"{list(info.shape)} as in {recipe.base_model}",
                     "make experts of models of one size",
                 )
+        for name in tensors:
+            if ".mlp." in name and name not in base.tensors:
+                raise TensorMismatchError(
+                    f"expert {expert.source_model} has tensor {name!r}",
+                    f"no more than {recipe.base_model} has",
+                    "make experts of models of one size",
+                )
 
 
 def planned_tensors(mixture: Mixture, made: Checkpoint) -> tuple[PlannedTensor, ...]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from dovetail.engine.planning.extraction.modules import Kind, has_rows_of_tokens, is_head, kind_of, ties_head
 from dovetail.engine.planning.extraction.options import ExtractionOptions
 from dovetail.engine.planning.model_config import says_tied
+from dovetail.engine.recipe.layers import parse_layer
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.errors import TensorMismatchError
 from dovetail.io.formats.config import config_of
@@ -104,7 +106,21 @@ def pair_up(tuned: Checkpoint, base: Checkpoint, names: tuple[str, str], options
         for name in base.tensors
         if name not in found and name not in ignored and name.rpartition(".")[2] not in _UNTRAINED
     )
+    _refuse_missing_layers([name for name in missing if options.wants(name)], base, names)
     return Counterparts(wanted, _vocabulary(base) if tied else None, tuple(copies), missing)
+
+
+def _refuse_missing_layers(missing: Sequence[str], base: Checkpoint, names: tuple[str, str]) -> None:
+    """Refuse a fine-tuned model that lacks whole layers: with the adapter, the base model would have them still."""
+    lacking = Counter((layer.stack, layer.number) for name in missing if (layer := parse_layer(name)))
+    whole = Counter((layer.stack, layer.number) for name in base.tensors if (layer := parse_layer(name)))
+    for (stack, number), count in lacking.items():
+        if count == whole[stack, number]:
+            raise TensorMismatchError(
+                f"{names[0]} lacks layer {number} of {names[1]}",
+                "a fine-tuned model with all layers of its base model",
+                "give the base model that it was made from",
+            )
 
 
 def _is_tied(checkpoint: Checkpoint) -> bool:

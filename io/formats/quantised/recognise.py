@@ -43,6 +43,12 @@ _QUANTISER: Final = re.compile(r"_(?:q|qdata|data|packed|int8|int4|blocks)$")
 _SCALE: Final = re.compile(r"scal|amax")
 """Part of the name of a tensor of scales, after the name of the codes."""
 
+_AFTER_MODULE: Final = re.compile(r"_(?:weight_)?scales?(?:_inv)?")
+"""What follows the module's name in the name of a tensor that scales the module's weight."""
+
+_MATRICES: Final = frozenset(("weight", "gate_up_proj", "gate_proj", "up_proj", "down_proj", "_packed"))
+"""Last parts of matrices, which no model stores as integers unless they are codes."""
+
 _MODULE_SCALES: Final = ("scale_weight", "scale", "scale_inv", "scales")
 """What scales of ``weight`` are called in the same module, besides ``weight_scale`` and the like."""
 
@@ -206,9 +212,21 @@ def _refusal(
     for other in siblings.get(stem, ()):
         if _scales(tensors[other], other.rpartition(".")[2], info, last):
             return f"tensor {other!r} scales {name!r} of {info.dtype}{_named(last, other.rpartition('.')[2])}"
-    if settings.places and dtype in _INTEGERS and last in ("weight", "W_q", "_packed"):
+    for other in _further_scales(name, siblings):
+        if tensors[other].dtype.mergeable or tensors[other].dtype.name in (*_BYTES, _EXPONENTS):
+            return f"tensor {other!r} scales {name!r} of {info.dtype}"
+    if dtype in _INTEGERS and (last in _MATRICES or last.startswith("qweight") or (settings.places and last == "W_q")):
         return f"tensor {name!r} is of {info.dtype}"
     return ""
+
+
+def _further_scales(name: str, siblings: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Give the tensors that by their names scale codes from below the codes, from a quantiser, or beside the module."""
+    stem, _, last = name.rpartition(".")
+    parent = stem.rpartition(".")[0]
+    below = (*siblings.get(name, ()), *siblings.get(f"{stem}.{last}_quantizer", ()))
+    yield from (other for other in below if _SCALE.search(other.rpartition(".")[2]))
+    yield from (other for other in siblings.get(parent, ()) if _AFTER_MODULE.fullmatch(other.removeprefix(stem)))
 
 
 def _named(last: str, companion: str) -> str:
@@ -225,6 +243,7 @@ def _scales(scales: TensorInfo, companion: str, codes: TensorInfo, last: str) ->
     if companion == last or (companion == "scale" and {scales.dtype.name, codes.dtype.name} <= FLOAT8):
         return False
     own = companion.startswith(_QUANTISER.sub("", last)) and bool(_SCALE.search(companion))
+    own |= codes.dtype.name in _INTEGERS and scales.dtype.mergeable and bool(_SCALE.search(companion))
     if scales.dtype.mergeable:
         return own or (companion.lower() in _COMPANIONS and (codes.dtype.name not in FLOAT8 or last == "weight"))
     exponents = scales.dtype.name == _EXPONENTS or scales.dtype.name in _BYTES

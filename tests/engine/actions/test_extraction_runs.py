@@ -135,6 +135,16 @@ def test_the_same_again(tmp_path: Path) -> None:
     assert 3 == json.loads((out / "adapter_config.json").read_text())["r"]
 
 
+def test_a_model_without_some_layers(tmp_path: Path) -> None:
+    """A fine-tune that lacks whole layers is refused: the adapter would leave them in. What is excluded may lack."""
+    layers = {f"model.layers.{number}.mlp.up_proj.weight": np.ones((8, 4), np.float32) for number in range(2)}
+    base = write_checkpoint(tmp_path / "base", layers)
+    tuned = write_checkpoint(tmp_path / "tuned", {name: 2 * each for name, each in layers.items() if ".0." in name})
+    with pytest.raises(TensorMismatchError, match="lacks layer 1 of"):
+        extract_lora(tuned, base, tmp_path / "out", rank(2))
+    extract_lora(tuned, base, tmp_path / "out", ExtractionOptions(rank=2, exclude=("model.layers.1.*",)))
+
+
 def test_inputs_are_never_written_into(tmp_path: Path) -> None:
     """An output inside or around a model is refused."""
     tuned, base = small_family(tmp_path)

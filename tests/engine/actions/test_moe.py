@@ -288,6 +288,9 @@ def test_models_that_cannot_be_mixed(tmp_path: Path) -> None:
     small = dense(tmp_path / "small", "Llama", intermediate_size=40)
     with pytest.raises(TensorMismatchError, match="models of one size"):
         make_moe(recipe(tmp_path, base, [base, small]), tmp_path / "out")
+    deep = dense(tmp_path / "deep", "Llama", num_hidden_layers=4)
+    with pytest.raises(TensorMismatchError, match=r"has tensor 'model.layers.2.mlp"):
+        make_moe(recipe(tmp_path, base, [base, deep]), tmp_path / "out")
     biased = dense(tmp_path / "biased", "Llama", attention_bias=True)
     with pytest.raises(TensorMismatchError, match="no place for"):
         make_moe(recipe(tmp_path, biased, [biased] * 2), tmp_path / "out")

@@ -130,6 +130,20 @@ def test_two_ways_to_fuse_are_not_mixed(tmp_path: Path) -> None:
         plan(average(tmp_path, a, b))
 
 
+@pytest.mark.parametrize("mixed_first", [True, False])
+def test_a_model_that_mixes_layouts_is_refused(tmp_path: Path, mixed_first: bool) -> None:
+    """Where a model stores the experts of one layer fused and of another one by one, nothing is merged in part."""
+    one, other = parts(0), parts(1)
+    fused, split = stored(one, "fused"), stored(one, "split")
+    mixed = {name: each for name, each in fused.items() if ".0." in name}
+    mixed |= {name: each for name, each in split.items() if ".layers.1." in name}
+    folders = [write(tmp_path, "mixed", mixed), write(tmp_path, "split", stored(other, "split"))]
+    recipe = average(tmp_path, *(folders if mixed_first else reversed(folders)))
+    with pytest.raises(TensorMismatchError, match="in different ways, and one of them"):
+        plan(recipe)
+    assert plan(recipe, PlanOptions(allow_partial=True)).tensors
+
+
 @pytest.mark.parametrize("model_type", ["qwen3_vl_moe", "gpt_oss", None])
 def test_one_layout_needs_no_knowledge(tmp_path: Path, model_type: str | None) -> None:
     """Models of one architecture that store experts alike merge, whatever the architecture, or without a word of it."""

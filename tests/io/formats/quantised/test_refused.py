@@ -25,6 +25,31 @@ REFUSED: dict[str, tuple[dict[str, Stored], str]] = {
         {"l.weight": zeros("U32", 4, 4), "l.scales": zeros("F16", 4, 1), "l.biases": zeros("F16", 4, 1)},
         "'l.scales' scales 'l.weight' of uint32",
     ),
+    "scale below float8": (
+        {"l.weight": zeros("F8_E4M3", 4, 4), "l.weight.scale": zeros("F32", 1)},
+        "'l.weight.scale' scales 'l.weight' of float8",
+    ),
+    "quantiser beside float8": (
+        {"l.weight": zeros("F8_E4M3", 4, 4), "l.weight_quantizer._scale": zeros("F32", 1)},
+        "'l.weight_quantizer._scale' scales 'l.weight' of float8",
+    ),
+    "scale beside the module": (
+        {"m.l.weight": zeros("F8_E4M3", 4, 4), "m.l_scale_inv": zeros("F32", 1)},
+        "'m.l_scale_inv' scales 'm.l.weight' of float8",
+    ),
+    "scale below integers": (
+        {"l.weight": zeros("I8", 4, 4), "l.weight.scale": zeros("F32", 4)},
+        "'l.weight.scale' scales 'l.weight' of int8",
+    ),
+    "another name of scales": (
+        {"l.weight": zeros("I8", 4, 4), "l.w_scale": zeros("F32", 4)},
+        "'l.w_scale' scales 'l.weight' of int8",
+    ),
+    "integers without scales": ({"l.weight": zeros("I8", 4, 4)}, "tensor 'l.weight' is of int8"),
+    "packed integers": (
+        {"l.qweight_packed": zeros("U8", 4, 4), "l.delta": zeros("F32", 4)},
+        "tensor 'l.qweight_packed' is of uint8",
+    ),
     "AQLM": (
         {"l.codes": zeros("I8", 4, 4, 1), "l.codebooks": zeros("F16", 1, 256, 1, 8), "l.scales": zeros("F16", 4, 1)},
         "'l.codebooks' scales 'l.codes' of int8 (AQLM)",
