@@ -46,9 +46,6 @@ _SCALE: Final = re.compile(r"scal|amax")
 _AFTER_MODULE: Final = re.compile(r"_(?:weight_)?scales?(?:_inv)?")
 """What follows the module's name in the name of a tensor that scales the module's weight."""
 
-_MATRICES: Final = frozenset(("weight", "gate_up_proj", "gate_proj", "up_proj", "down_proj", "_packed"))
-"""Last parts of matrices, which no model stores as integers unless they are codes."""
-
 _MODULE_SCALES: Final = ("scale_weight", "scale", "scale_inv", "scales")
 """What scales of ``weight`` are called in the same module, besides ``weight_scale`` and the like."""
 
@@ -215,7 +212,9 @@ def _refusal(
     for other in _further_scales(name, siblings):
         if tensors[other].dtype.mergeable or tensors[other].dtype.name in (*_BYTES, _EXPONENTS):
             return f"tensor {other!r} scales {name!r} of {info.dtype}"
-    if dtype in _INTEGERS and (last in _MATRICES or last.startswith("qweight") or (settings.places and last == "W_q")):
+    if dtype in _INTEGERS and (
+        last.startswith("qweight") or (settings.places and last in ("weight", "W_q", "_packed"))
+    ):
         return f"tensor {name!r} is of {info.dtype}"
     return ""
 

@@ -45,7 +45,6 @@ REFUSED: dict[str, tuple[dict[str, Stored], str]] = {
         {"l.weight": zeros("I8", 4, 4), "l.w_scale": zeros("F32", 4)},
         "'l.w_scale' scales 'l.weight' of int8",
     ),
-    "integers without scales": ({"l.weight": zeros("I8", 4, 4)}, "tensor 'l.weight' is of int8"),
     "packed integers": (
         {"l.qweight_packed": zeros("U8", 4, 4), "l.delta": zeros("F32", 4)},
         "tensor 'l.qweight_packed' is of uint8",
