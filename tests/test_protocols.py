@@ -113,7 +113,7 @@ def test_implementations_are_checked() -> None:
         and f"checked_{implements(node)}" not in map(ast.unparse, node.decorator_list)
     ]
     assert [] == unmarked
-    assert {"MappedSource", "StridedSource", "RemoteSource", "ZarrSource", "LeadingElements"} <= CONCRETE
+    assert {"MappedSource", "StridedSource", "RemoteSource", "ZarrSource", "ElementRun"} <= CONCRETE
     assert {"FilledElements", "GatheredSource", "ChangedSource", "DoraSource"} <= CONCRETE
     assert {"FileSlot", "ArraySlot", "SafetensorsSink", "ZarrSink"} <= CONCRETE
 

@@ -24,7 +24,8 @@ from dovetail.io.dtypes import DTYPES, DType
 from dovetail.io.errors import TensorMismatchError
 from dovetail.io.output import FORMATS
 from dovetail.io.output_format import Chunking
-from dovetail.io.sources.rows import FilledElements, LeadingElements
+from dovetail.io.sources.parts import ElementRun
+from dovetail.io.sources.rows import FilledElements
 
 
 class TensorPlanner:
@@ -218,7 +219,7 @@ class TensorPlanner:
             )
         source = info.source
         if info.length > model.length:
-            source = LeadingElements(source, model.length)
+            source = ElementRun(source, 0, model.length)
         elif info.length < model.length:
             if info.dtype != model.dtype:
                 raise TensorMismatchError(

@@ -39,7 +39,7 @@ _EMBEDDINGS: Final = frozenset(
 _GENERATIVE: Final = frozenset(("CAUSAL_LM", "SEQ_2_SEQ_LM"))
 """Tasks of models that have a head."""
 
-_PIECE_BYTES: Final = 1 << 20  # compared at a time
+_STEP_BYTES: Final = 1 << 20  # compared at a time
 
 _MAX_CONFIG_BYTES: Final = 16 * 2**20
 
@@ -150,7 +150,7 @@ def _same(one: TensorInfo, other: TensorInfo) -> bool:
     """Tell whether two tensors have the same bits."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    step = _PIECE_BYTES // one.dtype.itemsize
+    step = _STEP_BYTES // one.dtype.itemsize
     for low in range(0, one.length, step):
         high = min(one.length, low + step)
         if not np.array_equal(_read(one, low, high), _read(other, low, high)):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FLOAT4_VALUES: Final = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """The value of every 4-bit code (E2M1: a sign, two bits of exponent, one of mantissa)."""
 
-PIECE_ELEMENTS: Final = 1 << 17
+STEP_ELEMENTS: Final = 1 << 17
 """Most elements that are decoded at a time."""
 
 _SHORT_BLOCK: Final = 8  # blocks of fewer columns are multiplied faster if their scales are repeated first
@@ -60,8 +60,8 @@ class DequantisedSource:
 
     @property
     def scratch_bytes(self) -> int:
-        """Most memory of a `read` beyond twice what it returns: what one piece takes while it is decoded."""
-        size = min(self.length, PIECE_ELEMENTS)
+        """Most memory of a `read` beyond twice what it returns: what one step takes while it is decoded."""
+        size = min(self.length, STEP_ELEMENTS)
         rows = max(1, size // self.grid.columns)
         factors = rows * min(self.grid.grid_columns, size)
         stored = self.codes.scratch_bytes + self.scales.scratch_bytes
@@ -77,13 +77,13 @@ class DequantisedSource:
             raw = self.codes.read(*self.code_range(start, stop))
             first_scale, last_scale = self.grid.scale_range(start, stop)
             scales = self.scales.read(first_scale, last_scale)
-            for low, high in self._pieces(start, stop):
-                piece = out[low - start : high - start]
+            for low, high in self._steps(start, stop):
+                target = out[low - start : high - start]
                 codes = raw[low // self.codes_per_byte - first : -(-high // self.codes_per_byte) - first]
-                values = decode_codes(codes, self.code_dtype)[low % self.codes_per_byte :][: piece.size]
-                width = min(self.grid.columns, piece.size)
+                values = decode_codes(codes, self.code_dtype)[low % self.codes_per_byte :][: target.size]
+                width = min(self.grid.columns, target.size)
                 row, column = divmod(low, self.grid.columns)
-                self.multiply(values.reshape(-1, width), row, column, scales, first_scale, piece.reshape(-1, width))
+                self.multiply(values.reshape(-1, width), row, column, scales, first_scale, target.reshape(-1, width))
         raw_out: NDArray[np.uint8] = out.view(np.uint8)
         raw_out.flags.writeable = False
         return raw_out
@@ -172,15 +172,15 @@ class DequantisedSource:
         """Give the bytes that hold the codes of elements ``[start, stop)``."""
         return start // self.codes_per_byte, -(-stop // self.codes_per_byte)
 
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    def _steps(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Cut a range into rectangles: whole rows, or a part of one row."""
         columns = self.grid.columns
         while start < stop:
             column = start % columns
-            if column or stop - start < columns or columns > PIECE_ELEMENTS:
-                end = min(stop, start + min(columns - column, PIECE_ELEMENTS))
+            if column or stop - start < columns or columns > STEP_ELEMENTS:
+                end = min(stop, start + min(columns - column, STEP_ELEMENTS))
             else:
-                end = start + min((stop - start) // columns, PIECE_ELEMENTS // columns) * columns
+                end = start + min((stop - start) // columns, STEP_ELEMENTS // columns) * columns
             yield start, end
             start = end
 

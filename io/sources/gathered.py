@@ -39,7 +39,7 @@ _RUN_BYTES: Final = 512
 _Run = tuple[int, int, int, int]
 """A run of rows: its first element and one past the last, its donor, and the first element in the donor."""
 
-_Piece = tuple[int, int, int, int]
+_Step = tuple[int, int, int, int]
 """A part of a run: a donor, the first element in the donor, the first element in the gathered tensor, and a count."""
 
 
@@ -177,12 +177,12 @@ class GatheredSource:
             del values
             self.donors[donor].release(low, high)
 
-    def _fill_made(self, kind: int, origin: int, piece: NDArray[Any]) -> None:
+    def _fill_made(self, kind: int, origin: int, target: NDArray[Any]) -> None:
         """Write averages, or the mean row; `origin` is the first element, counted from row 0 of `RowMap.rows`."""
         done, size = 0, self.row_length
-        while done < piece.size:
+        while done < target.size:
             row, column = divmod(origin + done, size)
-            part = piece[done : done + size - column]
+            part = target[done : done + size - column]
             if kind == MEAN:
                 part[:] = self._mean_row()[column : column + part.size]
             else:
@@ -257,16 +257,16 @@ class GatheredSource:
         last = int(np.searchsorted(self.map.starts, (stop - 1) // self.row_length, "right"))
         return first, last
 
-    def _windows(self, runs: list[_Run]) -> Iterator[list[_Piece]]:
-        """Cut runs of stored rows into pieces, sort them, and group those that are near each other in their donor.
+    def _windows(self, runs: list[_Run]) -> Iterator[list[_Step]]:
+        """Cut runs of stored rows into steps, sort them, and group those that are near each other in their donor.
 
         However the rows of a donor are strewn over the range, the donor is then read from front to back, so that each
         page or compressed chunk is read only once.
         """
-        window: list[_Piece] = []
+        window: list[_Step] = []
         limit = low = high = gap = 0
-        for piece in sorted(self._pieces(runs)):
-            donor, origin, _, count = piece
+        for step in sorted(self._steps(runs)):
+            donor, origin, _, count = step
             near = bool(window) and donor == window[0][0] and origin - high <= gap and origin + count - low <= limit
             if window and not near:
                 yield window
@@ -276,13 +276,13 @@ class GatheredSource:
                 limit, low, high = WINDOW_BYTES // itemsize, origin, origin
                 # A donor that must be decoded is decoded in long stretches; of a mapped one, gaps are not read.
                 gap = limit if self.donors[donor].copies else _GAP_BYTES // itemsize
-            window.append(piece)
+            window.append(step)
             high = max(high, origin + count)
         if window:
             yield window
 
-    def _pieces(self, runs: list[_Run]) -> Iterator[_Piece]:
-        """Cut runs of stored rows into pieces no larger than a window."""
+    def _steps(self, runs: list[_Run]) -> Iterator[_Step]:
+        """Cut runs of stored rows into steps no larger than a window."""
         for run_start, run_stop, donor, origin in runs:
             if donor >= 0:
                 most = WINDOW_BYTES // self.donor_dtypes[donor].itemsize

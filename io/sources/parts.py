@@ -21,7 +21,7 @@ from dovetail.io.sources.floats import decode_into
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_PIECE_BYTES: Final = 64 * 2**10
+_STEP_BYTES: Final = 64 * 2**10
 """Bytes of a part that are copied, or decoded, at a time."""
 
 
@@ -114,66 +114,66 @@ class JoinedSource:
     @property
     def scratch_bytes(self) -> int:
         """Most memory that a read takes beyond twice what it returns: the parts are read one after another."""
-        return max(part.scratch_bytes for part in self.parts) + 2 * _PIECE_BYTES
+        return max(part.scratch_bytes for part in self.parts) + 2 * _STEP_BYTES
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return a range's bytes; no copy where it is in one part alone, and of its dtype."""
         if not 0 <= start <= stop <= self.length:
             raise out_of_range(start, stop, self.length)
-        pieces = list(self._pieces(start, stop))
-        if len(pieces) == 1 and self.dtypes[pieces[0][0]] == self.dtype:
-            index, low, high = pieces[0]
+        steps = list(self._steps(start, stop))
+        if len(steps) == 1 and self.dtypes[steps[0][0]] == self.dtype:
+            index, low, high = steps[0]
             return self.parts[index].read(low, high)
         joined = np.empty((stop - start) * self.itemsize, np.uint8)
         done = 0
-        for index, first, last in pieces:
+        for index, first, last in steps:
             part, dtype = self.parts[index], self.dtypes[index]
-            step = max(1, _PIECE_BYTES // part.itemsize)
+            step = max(1, _STEP_BYTES // part.itemsize)
             if dtype == self.dtype and part.mapped_bytes(first, last) is None:
                 step = last - first  # what is copied once is best copied as a whole
             for low in range(first, last, step):
                 high = min(last, low + step)
-                piece = joined[done : done + (high - low) * self.itemsize]
+                target = joined[done : done + (high - low) * self.itemsize]
                 if dtype == self.dtype:
-                    piece[:] = part.read(low, high)
+                    target[:] = part.read(low, high)
                 else:
-                    decode_into(part.read(low, high), dtype, piece.view(np.float32))
-                done += piece.size
+                    decode_into(part.read(low, high), dtype, target.view(np.float32))
+                done += target.size
         joined.flags.writeable = False
         return joined
 
     def prefetch(self, start: int, stop: int) -> None:
         """Start reading a range from disk, without waiting for it."""
-        for index, low, high in self._pieces(start, stop):
+        for index, low, high in self._steps(start, stop):
             self.parts[index].prefetch(low, high)
 
     def populate(self, start: int, stop: int) -> bool:
         """Make a range resident now."""
-        done = [self.parts[index].populate(low, high) for index, low, high in self._pieces(start, stop)]
+        done = [self.parts[index].populate(low, high) for index, low, high in self._steps(start, stop)]
         return all(done)  # every part, even where the system cannot for the first
 
     def release(self, start: int, stop: int) -> None:
         """Let go of a range's resident memory."""
-        for index, low, high in self._pieces(start, stop):
+        for index, low, high in self._steps(start, stop):
             self.parts[index].release(low, high)
 
     def mapped_bytes(self, start: int, stop: int) -> MappedBytes | None:
         """Say which bytes of a mapped file a range is, if it is in one part alone, and of its dtype."""
-        pieces = list(self._pieces(start, stop))
-        if len(pieces) != 1 or self.dtypes[pieces[0][0]] != self.dtype:
+        steps = list(self._steps(start, stop))
+        if len(steps) != 1 or self.dtypes[steps[0][0]] != self.dtype:
             return None
-        index, low, high = pieces[0]
+        index, low, high = steps[0]
         return self.parts[index].mapped_bytes(low, high)
 
     def decoding(self, start: int, stop: int) -> Decoding | None:
         """Say what reading a range decodes: in all parts together."""
         stored = [part.decoding(0, 0) for part in self.parts]
-        return combined((*stored, *(self.parts[i].decoding(low, high) for i, low, high in self._pieces(start, stop))))
+        return combined((*stored, *(self.parts[i].decoding(low, high) for i, low, high in self._steps(start, stop))))
 
     def stored_objects(self) -> None:
         """Give none: what is stored are the parts."""
 
-    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+    def _steps(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """Cut a range where parts end: each part's index, and a range of it that is not empty."""
         index = bisect_right(self.starts, start) - 1
         while start < stop:

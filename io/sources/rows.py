@@ -1,6 +1,6 @@
-"""Tensors with fewer or more rows than are stored: only the first rows, or further rows that another tensor has.
+"""Tensors with more rows than are stored: further rows, which another tensor has, follow the stored ones.
 
-Elements are stored row by row, so that in both cases ranges of elements are cut or joined.
+Elements are stored row by row, so that ranges of elements are joined.
 """
 
 from __future__ import annotations
@@ -13,63 +13,8 @@ from numpy.typing import NDArray
 
 from dovetail.io.source import Decoding, MappedBytes, Source, checked_source, combined, out_of_range
 
-_PIECE_BYTES: Final = 64 * 2**10
+_STEP_BYTES: Final = 64 * 2**10
 """Bytes of a mapped file that are copied at a time when a range is joined from two sources."""
-
-
-@checked_source
-@dataclass(frozen=True, slots=True)
-class LeadingElements:
-    """The first elements of a source."""
-
-    source: Source
-    """The source of which only the first elements are given."""
-    length: int
-    """Number of elements that are given, at most the source's length."""
-
-    @property
-    def itemsize(self) -> int:
-        """Size of one element in bytes."""
-        return self.source.itemsize
-
-    @property
-    def copies(self) -> bool:
-        """Whether `read` of the source copies elements."""
-        return self.source.copies
-
-    @property
-    def scratch_bytes(self) -> int:
-        """Most memory that a read of the source takes besides what it returns."""
-        return self.source.scratch_bytes
-
-    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return the bytes of a range; raises as `Source.read` does."""
-        if not 0 <= start <= stop <= self.length:
-            raise out_of_range(start, stop, self.length)
-        return self.source.read(start, stop)
-
-    def prefetch(self, start: int, stop: int) -> None:
-        """Start reading a range from disk, without waiting for it."""
-        self.source.prefetch(start, stop)
-
-    def populate(self, start: int, stop: int) -> bool:
-        """Read a range into memory now."""
-        return self.source.populate(start, stop)
-
-    def release(self, start: int, stop: int) -> None:
-        """Free the memory that a range takes."""
-        self.source.release(start, stop)
-
-    def mapped_bytes(self, start: int, stop: int) -> MappedBytes | None:
-        """Give the bytes of a mapped file that a range consists of, as the source does."""
-        return self.source.mapped_bytes(start, stop)
-
-    def decoding(self, start: int, stop: int) -> Decoding | None:
-        """Say how much reading a range decodes, as the source does."""
-        return self.source.decoding(start, stop)
-
-    def stored_objects(self) -> None:
-        """Give None, because the stored objects hold further elements."""
 
 
 @checked_source
@@ -119,7 +64,7 @@ class FilledElements:
         for source, first, last in self._parts(start, stop):
             # If elements are not aligned in a mapped file, its pages, their copy and this copy are held at once: in
             # small steps, that stays little.
-            step = last - first if source.mapped_bytes(first, last) is None else _PIECE_BYTES // itemsize
+            step = last - first if source.mapped_bytes(first, last) is None else _STEP_BYTES // itemsize
             for low in range(first, last, step):
                 high = min(last, low + step)
                 joined[(low - start) * itemsize : (high - start) * itemsize] = source.read(low, high)

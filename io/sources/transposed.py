@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from dovetail.io.source import Decoding, checked_source, combined, out_of_range
-from dovetail.io.sources.dequantised import PIECE_ELEMENTS, DequantisedSource, decode_codes
+from dovetail.io.sources.dequantised import STEP_ELEMENTS, DequantisedSource, decode_codes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class TransposedSource:
         """Most memory of a `read` beyond twice what it returns: rows that the range cuts, and a stretch's codes."""
         grid, codes = self.inner.grid, self.inner.codes_per_byte
         stretch = max(_STRETCH_BYTES, grid.columns // codes)
-        return self.inner.scratch_bytes + 8 * grid.rows + 3 * stretch + 16 * PIECE_ELEMENTS
+        return self.inner.scratch_bytes + 8 * grid.rows + 3 * stretch + 16 * STEP_ELEMENTS
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Compute elements ``[start, stop)`` and return their bytes, read-only."""
@@ -102,7 +102,7 @@ class TransposedSource:
         raw = inner.codes.read(*inner.code_range(*elements)).reshape(bottom - top, -1)
         first_scale, last_scale = inner.grid.scale_range(*elements)
         scales = inner.scales.read(first_scale, last_scale)
-        step = max(1, PIECE_ELEMENTS // (high - low))
+        step = max(1, STEP_ELEMENTS // (high - low))
         for row in range(0, bottom - top, step):
             part = raw[row : row + step, low // per_byte : -(-high // per_byte)]
             values = decode_codes(np.ascontiguousarray(part).reshape(-1), inner.code_dtype).reshape(len(part), -1)

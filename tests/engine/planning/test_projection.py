@@ -14,7 +14,8 @@ from dovetail.io import read_checkpoint
 from dovetail.io.formats import torch_catalogue, torch_reader
 from dovetail.io.source import Source
 from dovetail.io.sources.gathered import GatheredSource
-from dovetail.io.sources.rows import FilledElements, LeadingElements
+from dovetail.io.sources.parts import ElementRun
+from dovetail.io.sources.rows import FilledElements
 from tests.adapters import lora_tensors, write_adapter
 from tests.checkpoints import write_checkpoint, write_recipe
 from tests.engine.planning.vocabulary.samples import word_level
@@ -65,11 +66,11 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     ("rows", "adapter", "union", "kind"),
     [
         (ROWS, False, False, None),
-        (ROWS + 40, False, False, LeadingElements),
+        (ROWS + 40, False, False, ElementRun),
         (ROWS - 40, False, False, FilledElements),
         (ROWS - 39, False, True, GatheredSource),
         (ROWS, True, False, None),
-        (ROWS + 40, True, False, LeadingElements),
+        (ROWS + 40, True, False, ElementRun),
         (ROWS - 39, True, True, GatheredSource),
     ],
     ids=["bare", "leading", "filled", "gathered", "adapter", "adapter, leading", "adapter, gathered"],

@@ -17,8 +17,9 @@ from dovetail.io.dtypes import DTYPES
 from dovetail.io.remote.read_ahead import Pool, reading_through
 from dovetail.io.source import Source
 from dovetail.io.sources.gathered import GatheredSource
+from dovetail.io.sources.parts import ElementRun
 from dovetail.io.sources.row_map import row_map
-from dovetail.io.sources.rows import FilledElements, LeadingElements
+from dovetail.io.sources.rows import FilledElements
 from tests.io.contracts.sources import SourceTests, Stored
 from tests.io.held import HeldSource
 from tests.io.samples import write_file
@@ -60,8 +61,8 @@ def wrap(kind: str, source: Source) -> Source:
     rows = row_map(np.zeros(ROWS, np.int16), order)
     wrapped: dict[str, Source] = {
         "bare": source,
-        "leading": LeadingElements(source, 1990),
-        "filled": FilledElements(LeadingElements(source, 700), source),
+        "leading": ElementRun(source, 0, 1990),
+        "filled": FilledElements(ElementRun(source, 0, 700), source),
         "gathered": GatheredSource((source,), (DTYPES["F32"],), COLUMNS, rows, DTYPES["F32"]),
         "changed": changed,
         "dora": DoraSource(changed, COLUMNS, ones, False),

@@ -112,8 +112,8 @@ def test_long_rows_and_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     stored = source_of(packed, exponents, ScaleGrid(40, 64, 1, 32), F4, E8M0)
     transposed = read_all(TransposedSource(stored)).copy()
     for size in (7, 64, 300):
-        monkeypatch.setattr("dovetail.io.sources.dequantised.PIECE_ELEMENTS", size)
-        monkeypatch.setattr("dovetail.io.sources.transposed.PIECE_ELEMENTS", size)
+        monkeypatch.setattr("dovetail.io.sources.dequantised.STEP_ELEMENTS", size)
+        monkeypatch.setattr("dovetail.io.sources.transposed.STEP_ELEMENTS", size)
         monkeypatch.setattr("dovetail.io.sources.transposed._STRETCH_BYTES", size)
         assert same_bits(whole, read_all(source_of(codes, scales, ScaleGrid(37, 130, 8, 50))))
         assert same_bits(transposed, read_all(TransposedSource(stored)))

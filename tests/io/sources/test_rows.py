@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dovetail.io.source import Decoding, Source
-from dovetail.io.sources.rows import FilledElements, LeadingElements
+from dovetail.io.sources.parts import ElementRun
+from dovetail.io.sources.rows import FilledElements
 from tests.io.contracts.sources import SourceTests, Stored
 from tests.io.held import HeldSource
 from tests.io.stored import random_bytes, store_mapped, store_transposed, store_zarr, touch
@@ -70,7 +71,7 @@ def test_filled(data: st.DataObject, length: int, more: int) -> None:
 def test_leading(data: st.DataObject, length: int, more: int) -> None:
     """Elements are the source's first ones, as many as were asked for."""
     whole = recorded(length + more)
-    source = LeadingElements(whole, length)
+    source = ElementRun(whole, 0, length)
     start = data.draw(st.integers(0, length))
     stop = data.draw(st.integers(start, length))
     assert (length, 2, False) == (source.length, source.itemsize, source.copies)
@@ -101,7 +102,7 @@ def store(folder: Path, name: str, kind: str, values: NDArray[Any]) -> Source:
 STORED = ("aligned", "unaligned", "transposed", "chunks")
 
 
-class TestLeadingElements(SourceTests):
+class TestFirstRows(SourceTests):
     """The first rows of a tensor that has more."""
 
     kinds = STORED
@@ -109,7 +110,7 @@ class TestLeadingElements(SourceTests):
     @contextlib.contextmanager
     def make(self, folder: Path, kind: str, shape: tuple[int, int]) -> Iterator[Stored]:
         values = random_bytes((shape[0] + 5, shape[1]), "<u2")
-        source = LeadingElements(store(folder, "stored", kind, values), shape[0] * shape[1])
+        source = ElementRun(store(folder, "stored", kind, values), 0, shape[0] * shape[1])
         yield Stored(source, values[: shape[0]].tobytes(), lambda: touch(folder))
 
 
@@ -124,7 +125,7 @@ class TestFilledElements(SourceTests):
         first, rest = random_bytes((rows, shape[1]), "<u2", 1), random_bytes(shape, "<u2", 2)
         source: Source = store(folder, "first", kind, first)
         if kind == "nested":  # rows in front of rows that are themselves cut from more
-            source = LeadingElements(store(folder, "more", "chunks", np.tile(first, (2, 1))), first.size)
+            source = ElementRun(store(folder, "more", "chunks", np.tile(first, (2, 1))), 0, first.size)
         source = FilledElements(source, store(folder, "rest", kind, rest))
         yield Stored(source, first.tobytes() + rest[rows:].tobytes(), lambda: touch(folder))
 
@@ -133,17 +134,17 @@ def test_scratch_is_handed_on() -> None:
     """A wrapper has the scratch memory of the source that it wraps, however often it is wrapped."""
     small = HeldSource(np.zeros(10, np.uint16), scratch_bytes=100)
     large = HeldSource(np.zeros(20, np.uint16), scratch_bytes=107_000_000)
-    assert 107_000_000 == LeadingElements(large, 5).scratch_bytes
+    assert 107_000_000 == ElementRun(large, 0, 5).scratch_bytes
     assert 107_000_000 == FilledElements(small, large).scratch_bytes
     assert 100 == FilledElements(small, HeldSource(np.zeros(20, np.uint16))).scratch_bytes
-    assert 107_000_000 == LeadingElements(FilledElements(LeadingElements(large, 5), small), 8).scratch_bytes
+    assert 107_000_000 == ElementRun(FilledElements(ElementRun(large, 0, 5), small), 0, 8).scratch_bytes
 
 
 def test_decoding_is_handed_on() -> None:
     """A wrapper decodes what its sources decode, and None if none of them is stored in chunks."""
     plain = HeldSource(np.zeros(20, np.uint16))
     chunks = HeldSource(np.zeros(10, np.uint16), decoded=Decoding(30, 40))
-    assert Decoding(30, 40) == LeadingElements(chunks, 5).decoding(0, 3)
+    assert Decoding(30, 40) == ElementRun(chunks, 0, 5).decoding(0, 3)
     assert Decoding(30, 40) == FilledElements(chunks, plain).decoding(5, 15)
     assert Decoding(60, 80) == FilledElements(chunks, chunks).decoding(5, 10)
     assert FilledElements(plain, plain).decoding(0, 20) is None
