@@ -13,6 +13,7 @@ import pytest
 from dovetail.engine.methods.program import Chunk
 from dovetail.engine.methods.registry import METHODS
 from dovetail.engine.methods.threshold import Tally
+from tests.engine.kernels.cases import JITTED
 from tests.engine.methods.probing import describe
 
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -54,6 +55,7 @@ def _split(method: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], 
     )
 
 
+@pytest.mark.skipif(not JITTED, reason="takes minutes as plain Python, and holds the same arrays")
 @pytest.mark.parametrize("case", CASES)
 def test_programs_hold_no_more_than_they_say(case: str) -> None:
     """Over ten chunks, every partial result, and the accumulator with the states around it, is within its bound."""
