@@ -11,16 +11,15 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import mmap
-import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from dovetail.io.files.per_run import PerRun
 from dovetail.io.remote.file import RemoteFile
 from dovetail.io.remote.transports import transport_of
 
@@ -245,32 +244,10 @@ def _buffer(size_bytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(mmap.mmap(-1, size_bytes), np.uint8)
 
 
-_outside = Pool(0)
-"""The pool for reads that belong to no run; it fetches nothing ahead."""
+_pools = PerRun("read ahead", lambda: Pool(0))
 
-_pool: contextvars.ContextVar[Pool | None] = contextvars.ContextVar("pool", default=None)
+pool = _pools.current
+"""Gives the pool that `reading_through` has set for this thread, or else one that fetches nothing ahead."""
 
-
-def pool() -> Pool:
-    """Give the pool that `reading_through` has set for this thread, or else one that fetches nothing ahead."""
-    return _pool.get() or _outside
-
-
-@contextlib.contextmanager
-def reading_through(used: Pool) -> Iterator[None]:
-    """Let this thread read remote tensors through a pool, until the end of the block."""
-    token = _pool.set(used)
-    try:
-        yield
-    finally:
-        _pool.reset(token)
-
-
-def _reset() -> None:
-    """Make a new pool in a forked process: a thread that held the old pool's lock when it forked is not in it."""
-    global _outside
-    _outside = Pool(0)
-    _pool.set(None)
-
-
-os.register_at_fork(after_in_child=_reset)
+reading_through = _pools.using
+"""Lets this thread read remote tensors through a pool, until the end of the block."""

@@ -6,14 +6,13 @@ the rest. A chunk that a read needs whole is not kept, because tasks read a tens
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
+
+from dovetail.io.files.per_run import PerRun
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,30 +107,10 @@ class ChunkPool:
             self._kept_bytes -= dropped.nbytes
 
 
-_outside = ChunkPool(DEFAULT_POOL_BYTES)
-_pool: ContextVar[ChunkPool | None] = ContextVar("chunk_pool", default=None)
+_pools = PerRun("decoded chunks", lambda: ChunkPool(DEFAULT_POOL_BYTES))
 
+pool = _pools.current
+"""Gives the pool of the run that this thread works for, or the one of all reads outside of any run."""
 
-def pool() -> ChunkPool:
-    """Give the pool of the run that this thread works for, or the one of all reads outside of any run."""
-    return _pool.get() or _outside
-
-
-@contextlib.contextmanager
-def sharing_chunks(used: ChunkPool) -> Iterator[None]:
-    """Let Zarr tensors that this thread reads keep their decoded chunks in a pool, until the end of the block."""
-    token = _pool.set(used)
-    try:
-        yield
-    finally:
-        _pool.reset(token)
-
-
-def _reset() -> None:
-    """Begin anew in a process that was forked: the parent's threads, which may hold the pool's lock, are not here."""
-    global _outside
-    _outside = ChunkPool(DEFAULT_POOL_BYTES)
-    _pool.set(None)
-
-
-os.register_at_fork(after_in_child=_reset)
+sharing_chunks = _pools.using
+"""Lets Zarr tensors that this thread reads keep their decoded chunks in a pool, until the end of the block."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dovetail.io.checkpoint import TensorInfo
-from dovetail.io.formats.quantised.refused import LAST_PARTS, NAME_MXFP4, format_of
+from dovetail.io.formats.quantised.refused import LAST_PARTS, NAME_MXFP4, format_of_part
 from dovetail.io.formats.quantised.settings import Settings
 
 FLOAT8: Final = frozenset(("F8_E4M3", "F8_E5M2"))
@@ -202,10 +202,10 @@ def _refusal(
     if dtype in _PACKED or dtype == _EXPONENTS:
         return f"tensor {name!r} of {dtype} is part of no format that is read"
     if last in _INTEGER_NAMES and dtype in (*_INTEGERS, "I64"):
-        return f"it has tensor {name!r} ({format_of(last)})"
+        return f"it has tensor {name!r} ({format_of_part(last)})"
     if dtype not in _INTEGERS | FLOAT8 or (dtype in _INTEGERS and (len(info.shape) < 2 or _BUFFER.search(last))):
         vectors = last == "indices" and {f"{stem}.centroids.weight", f"{stem}.centroids"} & tensors.keys()
-        return f"it has tensor {name!r} ({format_of(last)})" if vectors else ""
+        return f"it has tensor {name!r} ({format_of_part(last)})" if vectors else ""
     for other in siblings.get(stem, ()):
         if _scales(tensors[other], other.rpartition(".")[2], info, last):
             return f"tensor {other!r} scales {name!r} of {info.dtype}{_named(last, other.rpartition('.')[2])}"
@@ -230,7 +230,7 @@ def _further_scales(name: str, siblings: Mapping[str, Sequence[str]]) -> Iterato
 
 def _named(last: str, companion: str) -> str:
     """Name the format, in brackets, if the last parts of codes or scales tell of one."""
-    name = format_of(last) or LAST_PARTS.get(companion, "")
+    name = format_of_part(last) or LAST_PARTS.get(companion, "")
     return f" ({name})" if name else ""
 
 

@@ -55,7 +55,7 @@ NAME_BLOCKS: Final = (
 """What makes a weight readable on which blocks of several sizes fit."""
 
 
-def format_of(last: str) -> str:
+def format_of_part(last: str) -> str:
     """Give the one format in which names of codes end in this part; empty if no format, or more than one, has it."""
     return _FORMATS.get(last, "")
 
