@@ -21,7 +21,7 @@ from pathlib import Path
 from report import print_table
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("engine", "io", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("api", "engine", "io", "pyproject.toml", "README.md", "LICENSE")
 LISTED = ("numpy", "numba", "zarr")
 """Dependencies whose versions the table shows."""
 

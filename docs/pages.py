@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 TOP = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages made of other files beside README.md, where these are there."""
-API = {"api-engine.md": "engine", "api-methods.md": "engine/methods", "api-io.md": "io"}
-"""Pages of the API, and the folders of their packages."""
+API = {"api.md": "api", "api-methods.md": "engine/methods", "api-io.md": "io"}
+"""Pages of the API, and the folders of their packages. A name that the first of them has stands there alone."""
 
 _LINK = re.compile(r"\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s]*)(?P<anchor>#[^)\s]*)?\)")
 _COMMENT = re.compile(r"^<!-- (not run: .*|run) -->\n", re.MULTILINE)
@@ -97,20 +96,22 @@ def _linked(markdown: str, folder: Path, parts: dict[str, str] | None = None) ->
 def _api(folder: str) -> str:
     """Write the page of a package: its own docstring, then every public name, functions first."""
     tree = ast.parse((ROOT / folder / "__init__.py").read_text())
-    names = sorted(_public(tree), key=lambda name: (name[0].isupper(), name in ("errors", "events"), name))
+    there = set() if folder == "api" else _public(ast.parse((ROOT / "api" / "__init__.py").read_text()))
+    names = sorted(_public(tree) - there, key=lambda name: (name[0].isupper(), name in ("errors", "events"), name))
     package = _package(folder)
     intro = f"# {package}\n\n{ast.get_docstring(tree)}\n"
     return "\n".join([intro, *(f"::: {package}.{name}\n" for name in names)])
 
 
 def _package(folder: str) -> str:
-    return f"dovetail.{folder.replace('/', '.')}"
+    return "dovetail" if folder == "api" else f"dovetail.{folder.replace('/', '.')}"
 
 
-def _public(tree: ast.Module) -> Iterator[str]:
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            yield from ast.literal_eval(node.value)
+def _public(tree: ast.Module) -> set[str]:
+    lists = [
+        node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+    ]
+    return {name for names in lists for name in ast.literal_eval(names) if not name.startswith("_")}
 
 
 def _title(path: Path) -> str:

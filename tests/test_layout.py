@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.packaging import ROOT, copy_package
+
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
@@ -22,7 +23,7 @@ def packages(top: str) -> set[str]:
 
 def test_every_folder_is_packaged() -> None:
     """A wheel holds every folder: setuptools is told of each by name."""
-    assert packages("engine") | packages("io") == set(SETTINGS["tool"]["setuptools"]["packages"])
+    assert {"dovetail"} | packages("engine") | packages("io") == set(SETTINGS["tool"]["setuptools"]["packages"])
 
 
 @pytest.mark.parametrize(("top", "most"), [("engine", 8), ("io", 6)])
@@ -45,15 +46,15 @@ def test_modules_are_in_a_layer() -> None:
         ("engine/recipe/layers.py", "import dovetail.engine.planning.grid", "Folders of the engine are layers"),
         ("io/files/boxes.py", "import dovetail.io.zarr.chunking", "Folders of io are layers"),
         ("io/checkpoint.py", "import dovetail.engine.events", "never the other way round"),
+        ("engine/text.py", "from dovetail import merge", "nothing below imports from them"),
         ("engine/text.py", "import dovetail.engine.text_circle", "No circles"),
     ],
-    ids=["kernels", "engine", "io", "io-engine", "circle"],
+    ids=["kernels", "engine", "io", "io-engine", "top", "circle"],
 )
 def test_violation_fails_the_lint(tmp_path: Path, file: str, line: str, contract: str) -> None:
     """An import against the rules is found, and the broken contract is named."""
     home = tmp_path / "dovetail"
-    for top in ("engine", "io"):
-        shutil.copytree(ROOT / top, home / top, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_package(home)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (home / "engine" / "text_circle.py").write_text("import dovetail.engine.text\n" if "circle" in line else "")
     target = home / file

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.packaging import ROOT, build_wheel, install
+from tests.packaging import FOLDERS, ROOT, build_wheel, copy_sources, install
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +26,11 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_holds_the_tree(wheel: Path) -> None:
-    """Every module and data file of the two folders is in the wheel, under ``dovetail/``, and nothing else is."""
+    """Every module and data file of the three folders is in the wheel, under ``dovetail/``, and nothing else is."""
     tree = {
-        f"dovetail/{path.relative_to(ROOT)}"
-        for top in ("engine", "io")
-        for path in (ROOT / top).rglob("*")
+        str(Path("dovetail", name, path.relative_to(ROOT / folder)))
+        for name, folder in FOLDERS.items()
+        for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.suffix not in (".pyc", ".nbi", ".nbc")
     }
     with zipfile.ZipFile(wheel) as archive:
@@ -37,12 +38,36 @@ def test_wheel_holds_the_tree(wheel: Path) -> None:
     assert tree == packed
 
 
+FILES = """\
+import dovetail, dovetail.engine, dovetail.io
+print(dovetail.__file__, dovetail.engine.__file__, dovetail.io.__file__, dovetail.__version__)
+from dovetail import merge, open_checkpoint
+"""
+
+
+def found_files(python: Path, folder: Path) -> list[Path]:
+    """Import the packages by another interpreter, in a folder without sources; give where it finds them."""
+    done = subprocess.run([python, "-P", "-c", FILES], cwd=folder, capture_output=True, text=True, check=True)
+    *files, version = done.stdout.split()
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == version
+    return [Path(file) for file in files]
+
+
+@pytest.mark.slow
+def test_editable_installation_is_the_tree(tmp_path: Path) -> None:
+    """Installed editable, the three packages are those of the tree, and the command runs."""
+    source = copy_sources(tmp_path)
+    python = install(source, tmp_path / "environment", "--editable")
+    folders = [source / folder / "__init__.py" for folder in FOLDERS.values()]
+    assert folders == found_files(python, tmp_path)
+    done = subprocess.run([python.with_name("dovetail"), "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("dovetail ")
+
+
 @pytest.mark.slow
 def test_installed_command_runs_the_demonstration(python: Path, tmp_path: Path) -> None:
     """From elsewhere, with no source tree in sight, ``dovetail demo`` makes, merges and checks its checkpoints."""
-    code = "import dovetail.engine, dovetail.io; print(dovetail.engine.__file__); print(dovetail.io.__file__)"
-    found = subprocess.run([python, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert all(Path(line).is_relative_to(python.parents[1]) for line in found.stdout.splitlines())
+    assert all(path.is_relative_to(python.parents[1]) for path in found_files(python, tmp_path))
     command = python.with_name("dovetail")
     done = subprocess.run(
         [command, "demo"],

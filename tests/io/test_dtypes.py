@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from dovetail.io.dtypes import (
     to_numpy,
 )
 from dovetail.io.errors import DovetailError, DTypeNameError
+from tests.packaging import copy_package
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
@@ -95,9 +95,7 @@ def test_a_storage_only_dtype_is_one_row(tmp_path: Path) -> None:
     """With a row for scales of one byte in the table, and no other change, checkpoints of them are read, converted to
     Zarr and back, verified, opened by zarr and compared.
     """
-    root = Path(__file__).parents[2]
-    for top in ("engine", "io"):
-        shutil.copytree(root / top, tmp_path / "dovetail" / top, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_package(tmp_path / "dovetail")
     table = tmp_path / "dovetail" / "io" / "dtypes.py"
     row = '    DType("F8_E4M3B11", 1, "float8_e4m3b11fnuz", "float8_e4m3b11fnuz"),\n'
     text = table.read_text()
