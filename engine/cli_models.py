@@ -1,4 +1,4 @@
-"""The commands that turn models into something other than a merge: adapters and mixtures of experts."""
+"""The commands that make something of models other than a merge: conversions, adapters, mixtures of experts."""
 
 from __future__ import annotations
 
@@ -10,13 +10,17 @@ import typer
 
 from dovetail.engine.cli_options import (
     DEFAULT_FORMAT,
+    CodecOption,
     DebugOption,
     DtypeOption,
+    FormatOption,
     JsonOption,
     MemoryOption,
     OnNonFinite,
+    RoundOption,
     ShardOption,
     WorkersOption,
+    ZarrShardOption,
     interrupt,
     plan_options,
     run_options,
@@ -29,6 +33,55 @@ PatternsOption = Annotated[
         help="Look only at tensors or modules of such names, such as q_proj or 'model.layers.0.*'. Can be repeated.",
     ),
 ]
+
+
+def convert(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SRC... DST",
+            help="Checkpoints, then the folder to make; each of several checkpoints gets a folder inside it.",
+            show_default=False,
+        ),
+    ],
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    format: FormatOption = DEFAULT_FORMAT,
+    shard_size: ShardOption = None,
+    codec: CodecOption = None,
+    zarr_shards: ZarrShardOption = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="DTYPE", help="Dtype of floating-point tensors. [default: each keeps its own]"),
+    ] = None,
+    round_float32: RoundOption = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is not empty.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw unfinished conversions away.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Convert checkpoints to another format, dtype or number of shards, byte for byte where the dtype stays.
+
+    The same command again continues an interrupted conversion, and leaves complete outputs alone.
+    """
+    from dovetail.engine.actions.convert import convert_all
+    from dovetail.engine.report.display import Recorder, choose_display
+    from dovetail.engine.report.tables import print_conversion
+
+    if len(paths) < 2:
+        raise typer.BadParameter("give at least one checkpoint and the folder to make", param_hint="SRC... DST")
+    signal.signal(signal.SIGTERM, interrupt)
+    recorder = Recorder(choose_display(quiet=quiet, as_json=as_json, label="converting"))
+    try:
+        with recorder.display:
+            options = plan_options(
+                shard_size, dtype, 0, OnNonFinite.keep, format, codec, zarr_shards, round_float32=round_float32
+            )
+            convert_all(paths[:-1], paths[-1], options, run_options(memory, workers, overwrite, restart), recorder)
+    finally:
+        for done in [] if quiet or as_json else recorder.done:
+            print_conversion(done)
 
 
 def extract_lora(

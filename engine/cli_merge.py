@@ -1,0 +1,126 @@
+"""The commands that merge checkpoints as a recipe says, and that say what such a merge would do."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dovetail.engine.cli_options import (
+    DEFAULT_FORMAT,
+    CodecOption,
+    DebugOption,
+    DtypeOption,
+    FormatOption,
+    JsonOption,
+    MemoryOption,
+    NonFiniteOption,
+    OnNonFinite,
+    PartialOption,
+    RecipeArgument,
+    RoundOption,
+    SeedOption,
+    ShardOption,
+    StagesOption,
+    StrictOption,
+    WorkersOption,
+    ZarrShardOption,
+    interrupt,
+    plan_options,
+    run_options,
+)
+
+
+def merge(
+    recipe: RecipeArgument,
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    format: FormatOption = DEFAULT_FORMAT,
+    shard_size: ShardOption = None,
+    codec: CodecOption = None,
+    zarr_shards: ZarrShardOption = None,
+    dtype: DtypeOption = None,
+    seed: SeedOption = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished merge into OUT away.")] = False,
+    nonfinite: NonFiniteOption = OnNonFinite.error,
+    strict: StrictOption = False,
+    allow_partial: PartialOption = False,
+    round_float32: RoundOption = False,
+    stages: StagesOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Merge checkpoints as RECIPE says; the same command again continues an interrupted merge."""
+    from dovetail.engine.actions.merge import merge as run_merge
+    from dovetail.engine.report.display import Recorder, choose_display
+    from dovetail.engine.report.tables import print_summary
+
+    signal.signal(signal.SIGTERM, interrupt)
+    with choose_display(quiet=quiet, as_json=as_json) as display:
+        recorder = Recorder(display)
+        options = plan_options(
+            shard_size,
+            dtype,
+            seed,
+            nonfinite,
+            format,
+            codec,
+            zarr_shards,
+            strict=strict,
+            allow_partial=allow_partial,
+            round_float32=round_float32,
+        )
+        run = run_options(memory, workers, overwrite, restart)
+        manifest = run_merge(recipe, output, options, run, recorder, stages)
+    if not quiet and not as_json:
+        print_summary(manifest, recorder.done[-1])
+
+
+def plan(
+    recipe: RecipeArgument,
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    format: FormatOption = DEFAULT_FORMAT,
+    shard_size: ShardOption = None,
+    codec: CodecOption = None,
+    zarr_shards: ZarrShardOption = None,
+    dtype: DtypeOption = None,
+    seed: SeedOption = 0,
+    strict: StrictOption = False,
+    allow_partial: PartialOption = False,
+    round_float32: RoundOption = False,
+    stages: StagesOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what a merge would read, write and hold in memory; no tensor is read."""
+    from dovetail.engine.actions.forecasts import plan_stages, prepare_stages
+    from dovetail.engine.report.display import NoticeDisplay
+    from dovetail.engine.report.tables import print_stages, stages_json
+
+    nonfinite = OnNonFinite.error
+    options = plan_options(
+        shard_size,
+        dtype,
+        seed,
+        nonfinite,
+        format,
+        codec,
+        zarr_shards,
+        strict=strict,
+        allow_partial=allow_partial,
+        round_float32=round_float32,
+    )
+    forecasts = plan_stages(recipe, options, stages)
+    run = run_options(memory, workers, overwrite=False, restart=False)
+    budgets = prepare_stages(forecasts, run, NoticeDisplay())
+    if as_json:
+        print(json.dumps(stages_json(forecasts, budgets), indent=1))
+    else:
+        print_stages(forecasts, budgets)

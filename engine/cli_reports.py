@@ -1,0 +1,127 @@
+"""The commands that only look: at checkpoints, at outputs, at the table of methods. They write no file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dovetail.engine.cli_options import (
+    DebugOption,
+    JsonOption,
+    MemoryOption,
+    WorkersOption,
+    run_options,
+)
+
+
+def inspect(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A folder, a file, or an address.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List a checkpoint's tensors, shapes, dtypes and sizes."""
+    from dovetail.engine.report.tables import checkpoint_json, print_checkpoint
+    from dovetail.io.opening import read_checkpoint
+
+    opened = read_checkpoint(checkpoint)
+    if as_json:
+        print(json.dumps(checkpoint_json(opened), indent=1))
+    else:
+        print_checkpoint(opened)
+
+
+def verify(
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that dovetail merge has written.")],
+    fraction: Annotated[
+        float,
+        typer.Option(
+            "--recompute",
+            metavar="FRACTION",
+            min=0.0,
+            max=1.0,
+            help="Also compute this share of the chunks again from the inputs, and compare bits.",
+        ),
+    ] = 0.0,
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print damage only.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check every byte of an output against its manifest, and name what is damaged."""
+    from dovetail.engine.actions.recompute import recompute
+    from dovetail.engine.actions.verify import verify as run_verify
+    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.report.tables import conclude_verification, verdict_json
+
+    run = run_options(memory, workers, overwrite=False, restart=False)
+    with choose_display(quiet=quiet, as_json=as_json, label="verifying") as display:
+        verdict = run_verify(output, display)
+    if as_json:
+        print(json.dumps(verdict_json(verdict)))
+    conclude_verification(output, verdict, quiet=quiet or as_json)
+    if fraction:
+        with choose_display(quiet=quiet, as_json=as_json, label="recomputing") as display:
+            compared_bytes = recompute(output, fraction, run, display)
+        if as_json:
+            print(json.dumps({"event": "recomputed", "compared_bytes": compared_bytes}))
+        elif not quiet:
+            print(f"{compared_bytes:,} bytes, computed again from the inputs, are the same as in {output}, bit for bit")
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A checkpoint of any format.", show_default=False)],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
+    max_ulp: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Allow N units in the last place of the coarser dtype."),
+    ] = None,
+    max_abs: Annotated[float | None, typer.Option(min=0, metavar="X", help="Allow |a - b| up to X.")] = None,
+    max_rel: Annotated[
+        float | None, typer.Option(min=0, metavar="X", help="Allow |a - b| / max(|a|, |b|) up to X.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=0, metavar="N", help="Most tensors in the table.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="List every tensor, the equal ones too.")] = False,
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the verdict.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say how far two checkpoints lie apart, tensor by tensor.
+
+    The exit code is 0 if every difference is within the limits, and 6 if not. Without limits, no value and no dtype may
+    differ. A tensor that only one checkpoint has, or that has another shape in each, exceeds any limit.
+    """
+    from dovetail.engine.actions.compare import Limits
+    from dovetail.engine.actions.compare import compare as run_compare
+    from dovetail.engine.report.comparison import comparison_json, conclude_comparison, print_comparison
+    from dovetail.engine.report.display import choose_display
+
+    limits = Limits(max_abs, max_rel, max_ulp)
+    with choose_display(quiet=quiet, as_json=as_json, label="comparing") as display:
+        found = run_compare(first, second, run_options(memory, workers, overwrite=False, restart=False), display)
+    if as_json:
+        for line in comparison_json(found, limits):
+            print(json.dumps(line))
+    elif not quiet:
+        print_comparison(found, None if everything else top)
+    conclude_comparison((first, second), found, limits)
+
+
+def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Show the table of methods: parameters, defaults, papers."""
+    from dovetail.engine.methods.plugins import UPDATE
+    from dovetail.engine.methods.registry import all_methods, plug_ins
+    from dovetail.engine.report.tables import methods_json, print_methods
+
+    if as_json:
+        print(json.dumps(methods_json(all_methods()), indent=1))
+    else:
+        print_methods(all_methods())
+    for fault in plug_ins().faults:
+        print(f"warning: {fault}; {UPDATE}", file=sys.stderr)
