@@ -142,8 +142,8 @@ def test_tensors_that_do_not_stand_alike(recipe: RandomRecipe, data: st.DataObje
         expansion = expand(loaded, method, given_shapes)
     except (TensorMismatchError, RecipeError) as error:
         refused = str(error)
-    if refused:  # a model of a single tensor has nothing left, or a stack of a single one is gone
-        assert any(text in refused for text in ("has no tensor of the name", "layer", "module"))
+    if refused:  # a small model has nothing left, or gives less than half of its elements, or a stack of one is gone
+        assert any(text in refused for text in ("has no tensor of the name", "of its elements", "layer", "module"))
         return
     expected = resolve(recipe)
     for spec in expansion.tensors:
