@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from dovetail.engine.methods.convert import Recode
@@ -26,17 +26,26 @@ def findings(plan: Plan, table: RecordTable, totals: Mapping[str, Any]) -> list[
 
     """
     found = []
-    if totals["copied_differing"]:
-        names = ", ".join(totals["copied_differing"][:3])
-        found.append(
-            f"{len(totals['copied_differing'])} integer tensors differ between the models and were taken from the "
-            f"base model: {names}"
-        )
+    if differing := totals["copied_differing"]:
+        found.append(_differing(plan, differing))
     if overflowed := overflowed_tensors(plan, table):
         found.append(_overflow(plan, overflowed))
     if totals["nonfinite"]:
         found.append(f"{counted(totals['nonfinite'], 'NaN or infinite input value')} passed through.")
     return found
+
+
+def _differing(plan: Plan, differing: Sequence[str]) -> str:
+    """Name the integers that the models do not agree on, and what those of weights may be."""
+    names = ", ".join(map(repr, differing[:_MOST_NAMES])) + (", ..." if len(differing) > _MOST_NAMES else "")
+    text = (
+        f"{counted(len(differing), 'integer tensor')} not alike in all models, and taken from the base model, as "
+        f"integers are not merged: {names}"
+    )
+    shapes = {tensor.name: tensor.shape for tensor in plan.tensors}
+    if any(len(shapes[name]) > 1 and name.endswith("weight") for name in differing):
+        text += "; if these are weights of quantised models, merge the unquantised originals instead"
+    return text
 
 
 def overflowed_tensors(plan: Plan, table: RecordTable) -> dict[str, int]:

@@ -19,6 +19,8 @@ from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.vocabulary import Vocabulary
 from dovetail.engine.planning.work import Input
 from dovetail.engine.recipe import Expansion, SourceTensor, TensorSpec
+from dovetail.engine.recipe.shares import LEAST_SHARE
+from dovetail.engine.text import counted, percent
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.dtypes import DTYPES, DType
 from dovetail.io.errors import TensorMismatchError
@@ -49,7 +51,7 @@ class TensorPlanner:
         self.models = sorted(used)
         self._model_index = {checkpoint: index for index, checkpoint in enumerate(self.models)}
         self._programs: dict[Any, tuple[Problem, Program]] = {}
-        self._double = self._copied = 0
+        self._double = self._copied = self._integers = 0
 
     def warnings(self) -> list[str]:
         """Say what the planned tensors have that a person should know."""
@@ -57,7 +59,7 @@ class TensorPlanner:
         if self._double:
             found.append(f"{self._double} float64 tensors are merged in float32.")
         if self._copied:
-            found.append(f"{self._copied} integer tensors are not merged but taken from the base model.")
+            found.append(f"{counted(self._copied, 'integer tensor')} not merged but taken from the base model.")
         return found
 
     def tensors(self, specs: Sequence[TensorSpec]) -> tuple[PlannedTensor, ...]:
@@ -68,18 +70,30 @@ class TensorPlanner:
         RecipeError
             Two of the method's outputs have one name.
         TensorMismatchError
-            A tensor does not fit the others that it is merged with.
+            A tensor does not fit the others that it is merged with, or most elements are integers.
 
         """
+        whole = [self._tensor(spec) for spec in specs]
+        self._check_integers(sum([each.length for each in whole]))
         if self._method.outputs is None:
-            return tuple([self._tensor(spec) for spec in specs])
-        planned = [each for spec in specs for each in self._group(self._tensor(spec))]
+            return tuple(whole)
+        planned = [each for tensor in whole for each in self._group(tensor)]
         counts = Counter(each.name for each in planned)
         if twice := next((name for name, count in counts.items() if count > 1), None):
             raise RecipeError(
                 f"{self._method.name} gives tensor {twice!r} twice", "names that differ", "leave one of its inputs out"
             )
         return tuple(planned)
+
+    def _check_integers(self, elements: int) -> None:
+        """Refuse a merge in which most is taken from the base model, because it is stored as integers."""
+        if self._integers > (1 - LEAST_SHARE) * elements and not self._options.allow_partial:
+            raise TensorMismatchError(
+                f"{percent(self._integers / elements)} of the elements that would be merged are integers, which are "
+                "taken from the base model",
+                "models whose weights are floating-point numbers",
+                "if these are quantised, merge the unquantised originals, or pass --allow-partial to merge the rest",
+            )
 
     def _tensor(self, spec: TensorSpec) -> PlannedTensor:
         """Plan one output tensor; for a method with several outputs it stands for them all until `_group` parts it."""
@@ -163,6 +177,11 @@ class TensorPlanner:
     def _copy(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
         """Plan a tensor that is taken from the base model, and compared with the others'."""
         self._copied += 1
+        for item in spec.inputs:
+            if self._find(item).dtype.mergeable:
+                raise self._unlike(spec.reference)
+        if len({spec.reference, *spec.inputs}) > 1:
+            self._integers += reference.length
         alike = [item for item in spec.inputs if item != spec.reference and self._find(item).shape == reference.shape]
         base, models = self._raw(spec.reference), tuple(self._raw(item) for item in alike)
         spec = replace(spec, inputs=tuple(alike))
@@ -206,17 +225,21 @@ class TensorPlanner:
     def _find(self, item: SourceTensor) -> TensorInfo:
         return self._gathered.get(item) or self._checkpoints[item.checkpoint].tensors[item.name]
 
+    def _unlike(self, item: SourceTensor) -> TensorMismatchError:
+        """Make the error for a tensor of integers that others have as floating-point numbers."""
+        return TensorMismatchError(
+            f"tensor {item.name!r} of checkpoint {self._labels[item.checkpoint]} has dtype {self._find(item).dtype}",
+            "a floating-point dtype, as in the other checkpoints",
+            "merge checkpoints of one architecture",
+        )
+
     def _raw(self, item: SourceTensor) -> Input:
         return Input(self._find(item).source, -1, self._labels[item.checkpoint], item.name)
 
     def _input(self, item: SourceTensor, reference: SourceTensor) -> Input:
         info, model = self._find(item), self._find(reference)
         if not info.dtype.mergeable:
-            raise TensorMismatchError(
-                f"tensor {item.name!r} of checkpoint {self._labels[item.checkpoint]} has dtype {info.dtype}",
-                "a floating-point dtype, as in the other checkpoints",
-                "merge checkpoints of one architecture",
-            )
+            raise self._unlike(item)
         source = info.source
         if info.length > model.length:
             source = ElementRun(source, 0, model.length)

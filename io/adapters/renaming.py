@@ -36,8 +36,9 @@ def find_names(
     ``model.language_model.``). Names that start with the same two components are handled as a group. A group is found
     unchanged, or by replacing the prefix of all its names by another. If several other prefixes find all names of the
     group, the one that keeps the most components is taken; if several keep as many, that is an error. Two prefixes may
-    differ only in components that stand for a whole model, so that one part of a model is never taken for another,
-    and each list of layers in the adapter belongs to exactly one list in the model.
+    differ only in components that stand for a whole model, so that one part of a model is never taken for another: of
+    a language model and a vision tower with layers of the same names, short names mean the first. Each list of layers
+    in the adapter belongs to exactly one list in the model.
 
     Parameters
     ----------
@@ -77,8 +78,6 @@ def find_names(
             for name in available:
                 endings.setdefault(_ending(name), []).append(name)
         change = None if same else _common_change(adapter, required or missing, endings, available)
-        if change is not None and not _is_same_part(*change):
-            change = None
         if change is None:
             if required:
                 raise _not_found(adapter, model, required[0], available)
@@ -139,31 +138,40 @@ def _common_change(
 ) -> tuple[str, str] | None:
     """Find the prefix to take away from all names, and the prefix to put in its place; None if no prefix fits."""
     components = names[0].split(".")
+    other_parts: list[str] = []
     for cut in range(len(components) - 1):
         if any(each.isdecimal() for each in components[:cut]):
-            return None  # layers are never renumbered
+            break  # layers are never renumbered
         stripped = "".join(each + "." for each in components[:cut])
         tail = names[0].removeprefix(stripped)
         candidates = [name for name in endings.get(_ending(tail), ()) if name == tail or name.endswith("." + tail)]
         if len(candidates) > _MOST_CANDIDATES:
-            return None
-        changes = [
+            break
+        fitting = [
             added
             for added in (name.removesuffix(tail) for name in candidates)
             if all(name.startswith(stripped) and added + name.removeprefix(stripped) in available for name in names)
         ]
+        changes = [added for added in fitting if _is_same_part(stripped, added)]
+        other_parts = other_parts or [added + tail for added in fitting]
         if len(changes) > 1:  # the components of vision models were reordered at some time: prefer those that stay
             alike = [len(set(added.split(".")[:-1]) & set(components[:cut])) for added in changes]
             changes = [added for added, count in zip(changes, alike, strict=True) if count == max(alike)]
         if len(changes) > 1:
-            raise AdapterError(
-                f"{adapter} changes {names[0]!r}, which could be {candidates[0]!r} or {candidates[1]!r}",
-                "names that leave no choice",
-                "rename the adapter's tensors to the model's names",
-            )
+            raise _no_choice(adapter, names[0], [added + tail for added in changes])
         if changes:
             return stripped, changes[0]
+    if len(other_parts) > 1:
+        raise _no_choice(adapter, names[0], other_parts)
     return None
+
+
+def _no_choice(adapter: str, name: str, candidates: list[str]) -> AdapterError:
+    return AdapterError(
+        f"{adapter} changes {name!r}, which could be {candidates[0]!r} or {candidates[1]!r}",
+        "names that leave no choice",
+        "rename the adapter's tensors to the model's names",
+    )
 
 
 def _ending(name: str) -> str:

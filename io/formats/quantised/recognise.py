@@ -1,20 +1,22 @@
 """Finding by names, dtypes and shapes which tensors are codes of weights, which are scales, and which are neither.
 
 Configurations get lost, and codes would then be averaged as if they were weights; so only the tensors decide. Two
-kinds are codes: a float8 tensor with a scale beside it, and a matrix of small integers beside float scales. Integer
-tensors alone (positions, masks, indexes) and plain tensors that happen to be called ``scale`` are neither.
+kinds are codes: a float8 tensor with a scale beside it, and small integers beside float scales, whatever these are
+called. Integer tensors alone (positions, masks, indexes) and plain tensors that happen to be called ``scale`` are
+neither.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
 from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.formats.quantised.refused import LAST_PARTS, NAME_MXFP4, format_of_part
 from dovetail.io.formats.quantised.settings import Settings
+from dovetail.io.formats.quantised.unnamed import is_weight, may_scale
 
 FLOAT8: Final = frozenset(("F8_E4M3", "F8_E5M2"))
 _PACKED: Final = frozenset(("F4", "F6_E2M3", "F6_E3M2"))
@@ -113,7 +115,7 @@ def recognise(tensors: Mapping[str, TensorInfo], settings: Settings) -> Findings
         if found.pairs and _scales_activations(name, tensors[name], modules):
             found.dropped.append(name)
         elif not found.refusal:
-            found.refusal = _refusal(name, tensors, settings, siblings)
+            found.refusal = _refusal(name, tensors, settings, siblings, taken)
             blocks = bool(found.refusal) and name.endswith(("_blocks", ".blocks")) and "mxfp4" not in settings.methods
             found.action = NAME_MXFP4 if blocks else ""
     # Float8 without any scale is stored as it is; among scaled tensors, a scale must have got lost.
@@ -191,7 +193,11 @@ def _scales_activations(name: str, info: TensorInfo, modules: set[str]) -> bool:
 
 
 def _refusal(
-    name: str, tensors: Mapping[str, TensorInfo], settings: Settings, siblings: Mapping[str, Sequence[str]]
+    name: str,
+    tensors: Mapping[str, TensorInfo],
+    settings: Settings,
+    siblings: Mapping[str, Sequence[str]],
+    taken: Set[str],
 ) -> str:
     """Say why a tensor that is no part of a pair shows a checkpoint to be quantised; empty if it does not."""
     info = tensors[name]
@@ -203,20 +209,69 @@ def _refusal(
         return f"tensor {name!r} of {dtype} is part of no format that is read"
     if last in _INTEGER_NAMES and dtype in (*_INTEGERS, "I64"):
         return f"it has tensor {name!r} ({format_of_part(last)})"
-    if dtype not in _INTEGERS | FLOAT8 or (dtype in _INTEGERS and (len(info.shape) < 2 or _BUFFER.search(last))):
-        vectors = last == "indices" and {f"{stem}.centroids.weight", f"{stem}.centroids"} & tensors.keys()
-        return f"it has tensor {name!r} ({format_of_part(last)})" if vectors else ""
-    for other in siblings.get(stem, ()):
-        if _scales(tensors[other], other.rpartition(".")[2], info, last):
-            return f"tensor {other!r} scales {name!r} of {info.dtype}{_named(last, other.rpartition('.')[2])}"
-    for other in _further_scales(name, siblings):
-        if tensors[other].dtype.mergeable or tensors[other].dtype.name in (*_BYTES, _EXPONENTS):
-            return f"tensor {other!r} scales {name!r} of {info.dtype}"
+    if (
+        last == "indices"
+        and dtype in (*_INTEGERS, "I64")
+        and {f"{stem}.centroids.weight", f"{stem}.centroids"} & tensors.keys()
+    ):
+        return f"it has tensor {name!r} ({format_of_part(last)})"
+    if dtype not in _INTEGERS | FLOAT8 or (dtype in _INTEGERS and _BUFFER.search(last)):
+        return ""
+    if other := _scale_of(name, tensors, siblings):
+        return f"tensor {other!r} scales {name!r} of {info.dtype}{_named(last, other.rpartition('.')[2])}"
+    if other := next((each for each in _near(name, siblings) if each not in taken and _fits(tensors[each], info)), ""):
+        return f"tensor {name!r} is of {info.dtype}, and {other!r} beside it has the shape of scales"
     if dtype in _INTEGERS and (
         last.startswith("qweight") or (settings.places and last in ("weight", "W_q", "_packed"))
     ):
         return f"tensor {name!r} is of {info.dtype}"
     return ""
+
+
+def _scale_of(name: str, tensors: Mapping[str, TensorInfo], siblings: Mapping[str, Sequence[str]]) -> str:
+    """Find the scales of a tensor that may have codes, by their names; empty if there are none.
+
+    Flat integers are no codes by the mere name of a scale in their module, unless they are called as weights are.
+    """
+    info = tensors[name]
+    stem, _, last = name.rpartition(".")
+    flat = len(info.shape) < 2 and info.dtype.name in _INTEGERS
+    for other in siblings.get(stem, ()):
+        companion = other.rpartition(".")[2]
+        alike = is_weight(last) or companion.startswith(f"{last}_")
+        if (alike or not flat) and _scales(tensors[other], companion, info, last):
+            return other
+    for other in _further_scales(name, siblings):
+        if tensors[other].dtype.mergeable or tensors[other].dtype.name in (*_BYTES, _EXPONENTS):
+            return other
+    return ""
+
+
+def _fits(scales: TensorInfo, codes: TensorInfo) -> bool:
+    """Whether a tensor of any name may have the scales of codes.
+
+    A plain copy in float8 may have the like beside matrices that are no weights of linear modules.
+    """
+    last, companion = codes.name.rpartition(".")[2], scales.name.rpartition(".")[2]
+    if not scales.dtype.mergeable or scales.dtype.name in FLOAT8:
+        return False
+    if codes.dtype.name in FLOAT8:
+        return last == "weight" and len(codes.shape) > 1 and may_scale(companion, scales.shape, codes.shape, 1)
+    if scales.length == 1 and len(codes.shape) > 1:
+        return is_weight(last) and not companion.endswith(("bias", "logit_scale"))
+    return may_scale(companion, scales.shape, codes.shape, codes.dtype.itemsize)
+
+
+def _near(name: str, siblings: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Give the tensors of the same module, those below a tensor, and those beside the module with its name.
+
+    Tensors without a module are near each other only if one begins as the other does.
+    """
+    stem, _, last = name.rpartition(".")
+    yield from (each for each in siblings.get(stem, ()) if each != name and (stem or each.startswith(last)))
+    yield from siblings.get(name, ())
+    parent = stem.rpartition(".")[0]
+    yield from (each for each in siblings.get(parent, ()) if stem and each.startswith(f"{stem}_"))
 
 
 def _further_scales(name: str, siblings: Mapping[str, Sequence[str]]) -> Iterator[str]:
@@ -239,7 +294,7 @@ def _scales(scales: TensorInfo, companion: str, codes: TensorInfo, last: str) ->
 
     A plain copy in float8 has tensors called ``scale`` in float8 too, which scale no weight.
     """
-    if companion == last or (companion == "scale" and {scales.dtype.name, codes.dtype.name} <= FLOAT8):
+    if companion in (last, "logit_scale") or (companion == "scale" and {scales.dtype.name, codes.dtype.name} <= FLOAT8):
         return False
     own = companion.startswith(_QUANTISER.sub("", last)) and bool(_SCALE.search(companion))
     own |= codes.dtype.name in _INTEGERS and scales.dtype.mergeable and bool(_SCALE.search(companion))

@@ -21,6 +21,7 @@ LAST_PARTS: Final[Mapping[str, str]] = {
     "weight_scale_2": "NVFP4",
     "weight_global_scale": "NVFP4",
     "weight_zero_point": "compressed-tensors, with zero points",
+    "weight_g_idx": "compressed-tensors, with columns in another order",
 }
 """Last parts of tensor names that only quantised checkpoints have."""
 

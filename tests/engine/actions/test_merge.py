@@ -273,8 +273,9 @@ def test_integer_tensors_are_copied(tmp_path: Path) -> None:
     outcome = dovetail("merge", cabs_recipe(tmp_path / "r.yml", folder, folders), tmp_path / "out")
     assert 0 == outcome.code
     assert (
-        "warning: 3 integer tensors are not merged but taken from the base model.\n"
-        "warning: 1 integer tensors differ between the models and were taken from the base model: position_ids\n"
+        "warning: 3 integer tensors not merged but taken from the base model.\n"
+        "warning: 1 integer tensor not alike in all models, and taken from the base model, as integers are not "
+        "merged: 'position_ids'\n"
     ) == outcome.err
     merged = read_output(tmp_path / "out")
     for name in ("position_ids", "mask", "step"):

@@ -84,6 +84,39 @@ def test_other_shape_is_left_out(tmp_path: Path) -> None:
     assert {"copied": True, "differing": False} == entry["statistics"]
 
 
+def test_integer_weights_that_differ_are_named(tmp_path: Path) -> None:
+    """Integers named as weights come from the base model; that models differ in them is said, and what it may mean."""
+    base, a = tensors(0), tensors(1)
+    for seed, each in enumerate((base, a)):
+        each["codes.weight"] = np.arange(seed, seed + 6, dtype=np.int8).reshape(2, 3)
+    out, said, _ = merged(tmp_path, "task_arithmetic", {"base": base, "a": a})
+    assert base["codes.weight"].tobytes() == out["codes.weight"].tobytes()
+    assert (
+        "1 integer tensor not alike in all models, and taken from the base model, as integers are not merged: "
+        "'codes.weight'; if these are weights of quantised models, merge the unquantised originals instead"
+    ) in said
+
+
+@pytest.mark.parametrize("integers", ["base", "a"])
+def test_integers_are_never_merged_with_floats(tmp_path: Path, integers: str) -> None:
+    """Where one model has integers and another floating-point numbers, the error names the tensor of integers."""
+    models = {"base": tensors(0), "a": tensors(1)}
+    models[integers][PROJ] = np.ones((5, 4), np.int8)
+    with pytest.raises(TensorMismatchError, match=rf"'{PROJ}' of checkpoint .*/{integers} has dtype int8; expected a"):
+        merged(tmp_path, "task_arithmetic", models)
+
+
+def test_models_of_integers_are_refused(tmp_path: Path) -> None:
+    """Models most of which is integers would come from the base almost whole; that needs --allow-partial."""
+    models = {"base": tensors(0), "a": tensors(1)}
+    for each in models.values():
+        each["codes.weight"] = np.ones((20, 20), np.int8)
+    with pytest.raises(TensorMismatchError, match=r"^83\.3% of the elements that would be merged are integers"):
+        merged(tmp_path, "task_arithmetic", models)
+    out, _, _ = merged(tmp_path, "task_arithmetic", models, options=PlanOptions(allow_partial=True))
+    assert models["base"]["codes.weight"].tobytes() == out["codes.weight"].tobytes()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, BF16, np.float64])
 def test_taken_as_it_is(tmp_path: Path, dtype: Any) -> None:
     """A tensor that is not merged keeps every bit if its dtype stays, even as float64."""

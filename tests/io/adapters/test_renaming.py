@@ -53,7 +53,18 @@ def test_layers_are_never_renumbered() -> None:
 def test_no_guessing() -> None:
     """Where two prefixes would do, neither is taken."""
     with pytest.raises(AdapterError, match="which could be"):
+        find_names("a", "m", LAYERS, [*prefixed("llm."), *prefixed("model."), *prefixed("vision.")])
+    with pytest.raises(AdapterError, match="which could be"):
         find_names("a", "m", LAYERS, [*prefixed("text."), *prefixed("vision.")])
+
+
+@pytest.mark.parametrize("adapter", ["", "model."])
+@pytest.mark.parametrize("other", ["vision_tower.", "model.visual.", "audio_tower.encoder.", "mtp.", "vision.model."])
+def test_short_names_mean_the_language_model(adapter: str, other: str) -> None:
+    """Names that fit both a language model and another part are the language model's, whichever is listed first."""
+    needed, right, wrong = prefixed(adapter), prefixed("language_model.model."), prefixed(other)
+    for available in (right + wrong, wrong + right):
+        assert dict(zip(needed, right, strict=True)) == find_names("a", "m", needed, available)
 
 
 def test_all_or_none() -> None:

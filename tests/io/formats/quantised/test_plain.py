@@ -49,6 +49,14 @@ WELCOME: dict[str, Stored] = {
     "plain8.logit_scale": zeros("F32"),
     "text_projection": zeros("F8_E4M3", 4, 4),
     "logit_scale": zeros("F32"),
+    "hash.tables": zeros("I32", 64, 3),
+    "hash.weight": zeros("BF16", 64, 3),
+    "hash.bias": zeros("BF16", 64),
+    "hash.temperature": zeros("F32"),
+    "hash.state": zeros("U8", 5056),
+    "ints.weight": zeros("I8", 6, 4),
+    "ints.bias": zeros("F32", 6),
+    "ints.running_mean": zeros("F32", 6),
     "indices": zeros("I32", 4, 4),
     "scale": zeros("F32", 4),
     "scales": zeros("F32", 4),
@@ -80,6 +88,12 @@ def test_plain_tensors_stay_beside_quantised_ones(tmp_path: Path) -> None:
     activations = {"a.input_scale", "a.k_scale"}
     assert (set(plain) | {"q.weight"}) - activations == set(checkpoint.tensors)
     assert "4 scales of activations or caches are left out" in checkpoint.notes[-1]
+
+
+def test_tensors_without_a_module_are_no_neighbours(tmp_path: Path) -> None:
+    """A vector beside integers means nothing where no name of a module binds them."""
+    write_raw(tmp_path, {"numbers": zeros("I32", 6, 4), "gains": zeros("F32", 6)})
+    assert ["I32", "F32"] == [info.dtype.name for info in read_checkpoint(tmp_path).tensors.values()]
 
 
 LEFT_OVER: dict[str, tuple[dict[str, Any], str]] = {

@@ -47,7 +47,7 @@ REFUSED: dict[str, tuple[dict[str, Stored], str]] = {
     ),
     "packed integers": (
         {"l.qweight_packed": zeros("U8", 4, 4), "l.delta": zeros("F32", 4)},
-        "tensor 'l.qweight_packed' is of uint8",
+        "'l.qweight_packed' is of uint8, and 'l.delta' beside it has the shape of scales",
     ),
     "AQLM": (
         {"l.codes": zeros("I8", 4, 4, 1), "l.codebooks": zeros("F16", 1, 256, 1, 8), "l.scales": zeros("F16", 4, 1)},
@@ -154,6 +154,59 @@ REFUSED: dict[str, tuple[dict[str, Stored], str]] = {
             "l.weight_scale": zeros("F8_E8M0", 4, 1),
         },
         "it has two tensors for the weight 'l.weight'",
+    ),
+}
+
+
+REFUSED |= {
+    "reordered columns": (
+        {"l.weight": zeros("F8_E4M3", 4, 64), "l.weight_scale": zeros("F32", 4, 2), "l.weight_g_idx": zeros("I32", 64)},
+        "'l.weight_g_idx' (compressed-tensors, with columns in another order)",
+    ),
+    **{
+        f"{codes[0]} {list(codes[1])} beside {list(scales[1])}": (
+            {"m.l.payload": codes, "m.l.delta": scales},
+            "'m.l.delta' beside it has the shape of scales",
+        )
+        for codes, scales in (
+            (zeros("I8", 6, 4), zeros("F32", 6)),  # a scale for every row
+            (zeros("U8", 6, 8), zeros("BF16", 1, 8)),  # for every column
+            (zeros("U8", 3, 8), zeros("F16", 6, 1)),  # for every row, two codes a byte along columns
+            (zeros("I32", 4, 6), zeros("F16", 2, 6)),  # groups of 16 inputs, eight codes an integer
+            (zeros("I32", 8, 2), zeros("F16", 1, 16)),  # the same along the other side
+            (zeros("U8", 6, 4, 16), zeros("F32", 6, 4)),  # groups as a dimension of their own
+            (zeros("I8", 2, 6, 4), zeros("F32", 2, 6, 1)),  # stacked experts
+            (zeros("U8", 192), zeros("F32", 6)),  # flat: blocks of 64, two a byte
+            (zeros("I8", 192, 1), zeros("F32", 3)),  # blocks of 64
+        )
+    },
+    "scalar beside integers": (
+        {"l.weight": zeros("I8", 4, 4), "l.step_size": zeros("F32")},
+        "'l.step_size' beside it has the shape of scales",
+    ),
+    "below integers": (
+        {"l.weight": zeros("I8", 4, 6), "l.weight.delta": zeros("F32", 4)},
+        "'l.weight.delta' beside it has the shape of scales",
+    ),
+    "beside the module": (
+        {"m.l.weight": zeros("I8", 4, 6), "m.l_delta": zeros("F32", 4)},
+        "'m.l_delta' beside it has the shape of scales",
+    ),
+    "flat integers": (
+        {"l.weight": zeros("U8", 64), "l.absmax": zeros("F32", 2)},
+        "'l.absmax' scales 'l.weight' of uint8",
+    ),
+    "flat integers with one scale": (
+        {"l.weight": zeros("I8", 64), "l.scale": zeros("F32")},
+        "'l.scale' scales 'l.weight' of int8",
+    ),
+    "flat integers by their name": (
+        {"l.w": zeros("I8", 7), "l.w_scale": zeros("F32", 7)},
+        "'l.w_scale' scales 'l.w' of int8",
+    ),
+    "float8 with another name of scales": (
+        {"l.weight": zeros("F8_E4M3", 6, 4), "l.delta": zeros("F32", 6, 1)},
+        "'l.delta' beside it has the shape of scales",
     ),
 }
 
