@@ -122,7 +122,7 @@ def plan_from(location: Location, label: str, options: PlanOptions) -> Plan:
     options = replace(options, keep_nonfinite=True)
     dtype = requested_dtype(options.dtype)
     checkpoint = open_location(location)
-    stored = ((name, [(0, info)]) for name, info in checkpoint.tensors.items())
+    stored = ((info, name, [(0, info)]) for name, info in checkpoint.tensors.items())
     islands = find_islands(stored, (checkpoint,), dtype, rounded=options.round_float32)
     tensors = tuple(_planned(info, label, dtype, islands) for info in checkpoint.tensors.values())
     warnings = [*checkpoint.notes, *islands.warnings]

@@ -2,9 +2,13 @@
 
 Some tensors are stored in float32 among narrower ones because they do not survive rounding: the biases by which a
 router picks its experts differ by less than one step of bfloat16, and the decay of a state is an exponent. A plan
-reads no tensor data for this, so only the headers can show which tensors these are. If most elements of a model are
-narrower, its authors kept whatever is in float32 so on purpose. If all elements are float32, only the names can show
-it, so this module lists the few tensors that the models' own code keeps in float32.
+reads no tensor data for this: whether the inputs survive rounding does not tell whether the merged values do, and
+keeping a tensor that would have survived costs its bytes and nothing else. The headers suffice. If most elements of a
+model are narrower, its authors kept whatever is in float32 so on purpose. If all elements are float32, only the names
+can show it, so this module lists the few tensors that the models' own code keeps in float32.
+
+It is one rule for every dtype of the output, asked for or the base model's: what all models keep stays, and what only
+some keep is rounded, with a warning. Where no dtype is asked for, the base model's tensors say what stays.
 """
 
 from __future__ import annotations
@@ -25,8 +29,9 @@ _KEPT: Final = re.compile(r"(?:^|\.)(?:e_score_correction_bias|expert_bias|A_log
 
 _WIDE_BYTES: Final = 4
 
-Stored = tuple[str, Sequence[tuple[int, TensorInfo]]]
-"""Name of an output tensor, and what it is made from: positions of checkpoints, and their tensors."""
+Stored = tuple[TensorInfo, str, Sequence[tuple[int, TensorInfo]]]
+"""The tensor that an output tensor takes after, its name, and what it is made from: positions of checkpoints, and
+their tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ def spec_sources(specs: Iterable[TensorSpec], checkpoints: Sequence[Checkpoint])
     """Find the stored tensors that each output tensor is made from."""
     for spec in specs:
         items = spec.inputs if spec.base is None else (spec.base, *spec.inputs)
-        yield spec.name, [(i.checkpoint, checkpoints[i.checkpoint].tensors[i.name]) for i in items or (spec.reference,)]
+        found = [(i.checkpoint, checkpoints[i.checkpoint].tensors[i.name]) for i in items or (spec.reference,)]
+        yield checkpoints[spec.reference.checkpoint].tensors[spec.reference.name], spec.name, found
 
 
 def find_islands(
@@ -80,12 +86,16 @@ def find_islands(
         Whether all are to be rounded: nothing is kept, and nothing said, as that was asked for.
 
     """
-    if wanted is None or rounded or wanted.itemsize >= _WIDE_BYTES:
+    if rounded or (wanted is not None and wanted.itemsize >= _WIDE_BYTES):
         return Islands()
     narrow = {index for index, checkpoint in enumerate(checkpoints) if _is_narrow(checkpoint)}
     kept: list[str] = []
     lost: list[str] = []
-    for name, found in tensors:
+    target = wanted
+    for reference, name, found in tensors:
+        own = reference.output_dtype
+        if wanted is None and own.itemsize >= _WIDE_BYTES:
+            continue
         wide = [index for index, info in found if info.dtype.mergeable and info.output_dtype.itemsize >= _WIDE_BYTES]
         if not wide:
             continue
@@ -94,7 +104,8 @@ def find_islands(
             kept.append(name)
         elif listed or not narrow.isdisjoint(wide):
             lost.append(name)
-    return Islands(frozenset(kept), tuple(_warnings(kept, lost, wanted)))
+            target = target or own
+    return Islands(frozenset(kept), tuple(_warnings(kept, lost, target)) if target else ())
 
 
 def _is_narrow(checkpoint: Checkpoint) -> bool:

@@ -84,6 +84,25 @@ def test_what_only_some_keep_is_rounded_and_named(tmp_path: Path) -> None:
     assert f"1 tensor rounded to bfloat16 that only some models keep in float32 (such as {BIAS!r})" in said
 
 
+def test_what_the_base_has_rounded_is_named(tmp_path: Path) -> None:
+    """Where no dtype is asked for, tensors have the first model's; what that rounds of the others' is a warning too."""
+    rounded, exact = model(1) | {BIAS: model(1)[BIAS].astype(BF16)}, model(2)
+    out, said = merged(tmp_path / "a", [rounded, exact], None)
+    assert BF16 == out[BIAS].dtype
+    assert f"1 tensor rounded to bfloat16 that only some models keep in float32 (such as {BIAS!r})" in said
+    out, said = merged(tmp_path / "b", [exact, rounded], None)
+    assert (np.float32, "") == (out[BIAS].dtype, said)
+
+
+def test_fine_tunes_stored_wider_are_no_islands(tmp_path: Path) -> None:
+    """A model that is all float32 keeps nothing among narrower tensors but what is known by its name."""
+    out, said = merged(
+        tmp_path, [{name: each.astype(BF16) for name, each in model(1).items()}, model(2, np.float32)], None
+    )
+    assert {np.dtype(BF16)} == {each.dtype for each in out.values()}
+    assert "3 tensors rounded to bfloat16 that only some models keep in float32" in said
+
+
 @pytest.mark.parametrize("dtype", [None, "float32"])
 def test_nothing_to_keep(tmp_path: Path, dtype: str | None) -> None:
     """Where no dtype is asked for, tensors have the base's; in float32 nothing is lost. Neither is worth a word."""
