@@ -10,6 +10,7 @@ go on.
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def _pause_before(module: str, names: str, count: int) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored where the tests run under nohup
     small_tasks()
     place, *what = sys.argv[1].split(":")
     if place == "commit":
