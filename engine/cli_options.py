@@ -77,7 +77,8 @@ RoundOption = Annotated[
 SeedOption = Annotated[int, typer.Option(help="Seed of random masks.")]
 NonFiniteOption = Annotated[OnNonFinite, typer.Option(help="What to do with NaN and infinity in an input.")]
 StrictOption = Annotated[
-    bool, typer.Option("--strict", help="Refuse checkpoints that do not have the same tensors in the same shapes.")
+    bool,
+    typer.Option("--strict", help="Refuse keys without effect, and models with other tensors or in other shapes."),
 ]
 PartialOption = Annotated[
     bool,

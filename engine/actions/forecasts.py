@@ -116,7 +116,8 @@ def plan_stages(
 
     """
     where = None if folder is None else Path(folder)
-    return tuple(forecast_stages(load_stages(recipe), options or PlanOptions(), where, everything=True))
+    options = options or PlanOptions()
+    return tuple(forecast_stages(load_stages(recipe, strict=options.strict), options, where, everything=True))
 
 
 def prepare_stages(
@@ -208,8 +209,11 @@ def _locate(ref: ModelRef, stage: Stage, stages: Sequence[Stage], download: even
 
 
 def _explain(error: RecipeError | MissingFileError, ref: ModelRef, names: Sequence[str]) -> NoReturn:
-    """Raise the error again with the names of all stages, because the missing model may be a misspelt stage."""
-    hint = f"or {one_of(names)}, which are stages of the recipe; {nearest(ref.path, names)}".rstrip("; ")
+    """Raise the error again with the names of other stages, because the missing model may be a misspelt stage."""
+    if not names:
+        raise error
+    are = "which are stages" if len(names) > 1 else "which is a stage"
+    hint = f"or name {one_of(names)}, {are} of the recipe; {nearest(ref.path, names)}".rstrip("; ")
     raise type(error)(error.what, error.expected, f"{error.action}, {hint}") from None
 
 

@@ -74,7 +74,8 @@ def merge(
     from dovetail.engine.actions.merge_stages import merge_stages  # which merges each stage by the function below
 
     started = time.monotonic()
-    found, output, options, run = load_stages(recipe), Path(output), options or PlanOptions(), run or RunOptions()
+    options, run, output = options or PlanOptions(), run or RunOptions(), Path(output)
+    found = load_stages(recipe, strict=options.strict)
     if len(found) > 1:
         return merge_stages(found, output, options, run, listen, None if stages is None else Path(stages))
     return carry_out(make_plan(found[0].recipe, options, download=listen), output, run, listen, started=started)

@@ -39,6 +39,8 @@ class Parameter:
     """Permitted values of a ``choice``."""
     synonyms: tuple[str, ...] = ()
     """Other keys by which recipes may give the parameter."""
+    inert: bool = False
+    """Whether it never has an effect, and is accepted because other programs have it; recipes that give it are told."""
 
 
 @dataclass(frozen=True, slots=True)

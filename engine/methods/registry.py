@@ -79,10 +79,12 @@ def find(name: str) -> Method:
             raise RecipeError(f"merge_method is {name!r}, but {fault}", "a plug-in that can be used", UPDATE)
     known, quoted = all_methods(), repr(name) if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]!r}..."
     # Similarity takes quadratic time: a name this long is no slip of the finger.
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5) if len(name) <= _LONGEST_SLIP else []
-    hints = [f"did you mean {nearest[0]!r}?"] if nearest else []
+    plain = name.strip().lower().replace("-", "_").replace(" ", "_")
+    nearest = difflib.get_close_matches(plain, known, n=1, cutoff=0.5) if len(name) <= _LONGEST_SLIP else []
+    # Before the names, which fill several lines of a terminal.
+    hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
     raise RecipeError(
-        f"merge_method is {quoted}", f"one of {', '.join(known)}", "; ".join([*hints, *map(str, found.faults)])
+        f"merge_method is {quoted}{hint}", f"one of {', '.join(known)}", "; ".join(map(str, found.faults))
     )
 
 

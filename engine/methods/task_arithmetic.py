@@ -74,6 +74,8 @@ def make_program(problem: Problem) -> TaskArithmetic:
     return TaskArithmetic(task_vector_codes(problem), problem.out_code, weights, divisor, factor)
 
 
+_ACCEPTED = "as nothing is dropped; accepted as mergekit has it"
+
 TASK_ARITHMETIC = Method(
     name="task_arithmetic",
     summary="Add every model's whole change to the base, by weight: use it to combine fine-tunes for "
@@ -85,8 +87,8 @@ TASK_ARITHMETIC = Method(
         LAMBDA,
         normalize(False),
         # mergekit has these for the whole family.
-        Parameter("density", "float", 1.0, "no effect, as nothing is dropped; accepted as mergekit has it", "model"),
-        Parameter("rescale", "bool", False, "no effect, as nothing is dropped; accepted as mergekit has it"),
+        Parameter("density", "float", 1.0, f"no effect, {_ACCEPTED}", "model", inert=True),
+        Parameter("rescale", "bool", False, f"no effect, {_ACCEPTED}", inert=True),
         INT8_MASK,
     ),
     program=make_program,

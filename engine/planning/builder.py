@@ -24,6 +24,7 @@ from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.tensors import TensorPlanner
 from dovetail.engine.planning.vocabulary import Vocabulary, plan_vocabulary
 from dovetail.engine.recipe import Expansion, ModelRef, Recipe, RecipeSource, expand, load_recipe
+from dovetail.engine.recipe.unused import notes, refuse_unused
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.files.collector import collector_paused
@@ -67,6 +68,8 @@ def make_plan(
     """
     options = options or PlanOptions()
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if options.strict:
+        refuse_unused([recipe])
     method, references = find(recipe.merge_method), recipe.references()
     if checkpoints is None:
         checkpoints = _open(recipe, locations, download)
@@ -93,6 +96,7 @@ def make_plan(
         tie=_tie(references[0], expansion),
         vocabulary=vocabulary,
         warnings=(
+            *notes(recipe),
             *(note for checkpoint in checkpoints for note in checkpoint.notes),
             *views,
             *expansion.warnings,

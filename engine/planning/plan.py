@@ -47,8 +47,8 @@ class PlanOptions:
     keep_nonfinite: bool = False
     """Whether NaN and infinity pass through; else they are errors."""
     strict: bool = False
-    """Whether it is an error if the checkpoints do not have the same tensors in the same shapes. It decides between an
-    error and a warning alone, so it is no part of the plan's hash."""
+    """Whether it is an error if the recipe has keys without effect, or if the checkpoints do not have the same tensors
+    in the same shapes. It decides between an error and a warning alone, so it is no part of the plan's hash."""
     allow_partial: bool = False
     """Whether a model may give less than half of its elements to the merge; else that is an error. Like `strict`, it is
     no part of the plan's hash."""

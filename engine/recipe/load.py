@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import recipe_error
 from dovetail.engine.recipe.reader import MAX_TEXT_BYTES, Document, ReadError, read_documents
 from dovetail.engine.recipe.schema import Recipe
+from dovetail.engine.recipe.unused import without_unused
 
 RecipeSource = str | os.PathLike[str] | Mapping[str, Any]
 """A recipe as callers give it: a path, YAML text, or a dict; see `read_origin`."""
@@ -94,18 +97,31 @@ def parse_documents(origin: Origin) -> list[Document]:
 
 def build_recipe(data: Any, origin: Origin, methods: Mapping[str, Method] | None = None) -> Recipe:
     """Make a recipe from plain values; see `load_recipe` for what it raises."""
+    name = data.get("merge_method") if isinstance(data, dict) else None
+    method = None
+    with suppress(RecipeError):  # the recipe's other mistakes come first
+        method = _find_method(name, origin, methods) if isinstance(name, str) else None
+    data, unused = without_unused(data, method, partial(_all_methods, methods))
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         # The chain would show pydantic's own report of the whole recipe.
         raise recipe_error(error, data, origin) from None
-    recipe = recipe.with_origin(origin)
-    make_parts(recipe, _find_method(recipe, methods))
+    recipe = recipe.with_origin(origin, unused)
+    make_parts(recipe, method or _find_method(recipe.merge_method, origin, methods))
     return recipe
 
 
-def _find_method(recipe: Recipe, methods: Mapping[str, Method] | None) -> Method:
-    name, where = recipe.merge_method, ("merge_method",)
+def _all_methods(methods: Mapping[str, Method] | None) -> Collection[Method]:
+    if methods is None:
+        from dovetail.engine.methods.registry import all_methods
+
+        return all_methods().values()
+    return methods.values()
+
+
+def _find_method(name: str, origin: Origin, methods: Mapping[str, Method] | None) -> Method:
+    where = ("merge_method",)
     if methods is None:
         # The table imports the kernels, which a caller that passes another table does not need.
         from dovetail.engine.methods.registry import find
@@ -113,9 +129,10 @@ def _find_method(recipe: Recipe, methods: Mapping[str, Method] | None) -> Method
         try:
             return find(name)
         except RecipeError as error:
-            raise recipe.origin.error(where, error.what, error.expected, error.action) from None
+            raise origin.error(where, error.what, error.expected, error.action) from None
     if name not in methods:
-        raise recipe.origin.error(where, f"merge_method is {shown(name)}", one_of(methods), nearest(name, methods))
+        hint = nearest(name, methods)
+        raise origin.error(where, f"merge_method is {shown(name)}" + (f" ({hint})" if hint else ""), one_of(methods))
     return methods[name]
 
 

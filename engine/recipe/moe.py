@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, StrictInt, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe.load import RecipeSource, parse_documents, read_origin
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.problems import Strict, problem, recipe_error
+from dovetail.engine.recipe.scalars import Whole
 from dovetail.engine.recipe.schema import Dtype
 
 GateMode = Literal["hidden", "hidden_avg", "hidden_last", "cheap_embed", "random", "uniform_random"]
@@ -60,7 +61,7 @@ class MoeRecipe(Strict):
     """How the routers' weights are made."""
     dtype: Dtype | None = None
     """Dtype of the output; None for that of the base model's tensors."""
-    experts_per_token: StrictInt = 2
+    experts_per_token: Whole = 2
     """Experts that each token is sent to."""
     shared_experts: tuple[Expert, ...] = ()
     """Experts that every token is sent to."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe.places import Where
-from dovetail.engine.recipe.reader import find_line
+from dovetail.engine.recipe.reader import find_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,11 @@ class Origin:
 
     def error(self, where: Where, problem: str, expected: str = "", action: str = "") -> RecipeError:
         """Make the error that says what is wrong at `where`; `problem` names the key path itself."""
-        return RecipeError(f"{self.place(find_line(self.text, where, self.document))}: {problem}", expected, action)
+        return RecipeError(f"{self.place(*self.lines([where]))}: {problem}", expected, action)
+
+    def lines(self, places: Sequence[Where]) -> list[int]:
+        """Find the lines, counted from 1, of places in the recipe; 0 where a line is unknown or unseen."""
+        return find_lines(self.text, places, self.document) if self.has_lines else [0] * len(places)
 
     def place(self, line: int) -> str:
         """Name a line, counted from 1, for people; the recipe alone where the line is unknown (0) or unseen."""

@@ -8,7 +8,7 @@ written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import yaml
@@ -91,15 +91,22 @@ def read_documents(text: str) -> list[Document]:
     ]
 
 
-def find_line(text: str, where: Where, document: int = 0) -> int:
-    """Line of the innermost part of `where` that a document has, from 1; 0 if it has none or is not YAML."""
-    if not text or not where:
-        return 0
+def find_lines(text: str, places: Sequence[Where], document: int = 0) -> list[int]:
+    """Find the lines, from 1, of the innermost part of each place that a document has.
+
+    A line is 0 if the document has no part of the place, or if the text is not YAML.
+    """
+    if not text or not any(places):
+        return [0] * len(places)
     try:
         _, nodes = _compose(text)
     except ReadError:
-        return 0
-    node, line = nodes[document] if document < len(nodes) else None, 0
+        return [0] * len(places)
+    return [_find_line(nodes[document] if document < len(nodes) else None, where) for where in places]
+
+
+def _find_line(node: Node | None, where: Where) -> int:
+    line = 0
     for part in where:
         if isinstance(node, MappingNode):
             found = next(((k, v) for k, v in node.value if k.value == part), None)

@@ -12,14 +12,14 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
-    StrictInt,
     model_validator,
 )
 
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.origin import Origin
-from dovetail.engine.recipe.places import nearest, one_of, shown
+from dovetail.engine.recipe.places import Unused, nearest, one_of, shown
 from dovetail.engine.recipe.problems import Strict, problem
+from dovetail.engine.recipe.scalars import Label, Whole
 from dovetail.engine.recipe.settings import Setting
 from dovetail.engine.recipe.tokenizer import Tokenizer, TokenizerSource
 from dovetail.io.dtypes import MERGEABLE
@@ -57,7 +57,7 @@ class SliceSource(Strict):
 
     model: ModelRef
     """The checkpoint."""
-    layer_range: tuple[StrictInt, StrictInt]
+    layer_range: tuple[Whole, Whole]
     """First layer, and one past the last."""
     parameters: Parameters = Field(default_factory=dict)
     """Its own parameters."""
@@ -114,7 +114,7 @@ class OutputModule(Strict):
 class Recipe(Strict):
     """A recipe: what to merge, and how."""
 
-    name: str | None = None
+    name: Label | None = None
     """Name of the result."""
     merge_method: str
     """Name of a method."""
@@ -140,6 +140,7 @@ class Recipe(Strict):
     """How the tokenizer is made, in detail."""
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
+    _unused: tuple[Unused, ...] = PrivateAttr(default=())
 
     @model_validator(mode="before")
     @classmethod
@@ -169,10 +170,16 @@ class Recipe(Strict):
         """The recipe as it was written."""
         return self._origin.text if self._origin.own_text is None else self._origin.own_text
 
-    def with_origin(self, origin: Origin) -> Recipe:
-        """Return the same recipe, said to come from `origin`."""
+    @property
+    def unused(self) -> tuple[Unused, ...]:
+        """Keys that were given and have no effect, in the order of the text."""
+        return self._unused
+
+    def with_origin(self, origin: Origin, unused: tuple[Unused, ...] | None = None) -> Recipe:
+        """Return the same recipe, said to come from `origin`; and if `unused` is given, with these `unused` keys."""
         copy = self.model_copy()
         copy._origin = origin
+        copy._unused = self._unused if unused is None else unused
         return copy
 
     def references(self) -> tuple[ModelRef, ...]:

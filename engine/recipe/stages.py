@@ -19,6 +19,7 @@ from dovetail.engine.recipe.load import RecipeSource, build_recipe, parse_docume
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.places import shown
 from dovetail.engine.recipe.schema import Recipe
+from dovetail.engine.recipe.unused import refuse_unused
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 """Names become names of folders."""
@@ -41,13 +42,17 @@ class Stage:
     """Whether the final merge uses its result, at first or second hand, or is it."""
 
 
-def load_stages(source: RecipeSource, methods: Mapping[str, Method] | None = None) -> tuple[Stage, ...]:
+def load_stages(
+    source: RecipeSource, methods: Mapping[str, Method] | None = None, *, strict: bool = False
+) -> tuple[Stage, ...]:
     """Read a recipe of one or more documents.
 
     Parameters
     ----------
     source, methods
         As for `load_recipe`.
+    strict
+        Whether keys without effect are an error, which then names those of all documents.
 
     Returns
     -------
@@ -65,11 +70,16 @@ def load_stages(source: RecipeSource, methods: Mapping[str, Method] | None = Non
     if len(documents) > MOST_STAGES:
         raise RecipeError(f"{origin.name}: the recipe has {len(documents)} documents", f"at most {MOST_STAGES}")
     if len(documents) < 2:
-        return (Stage(None, parse_recipe(origin, methods), (), needed=True),)
+        recipe = parse_recipe(origin, methods)
+        if strict:
+            refuse_unused([recipe])
+        return (Stage(None, recipe, (), needed=True),)
     recipes = [
         build_recipe(document.value, replace(origin, document=i, own_text=document.text), methods)
         for i, document in enumerate(documents)
     ]
+    if strict:
+        refuse_unused(recipes)
     final = _find_final(recipes)
     names = _check_names(recipes)
     needs = {

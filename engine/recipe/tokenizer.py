@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, StrictBool, StrictInt, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.problems import Strict, problem
+from dovetail.engine.recipe.scalars import Switch, Whole
 
 
 def _word_or_model(value: Any) -> str:
@@ -20,9 +21,15 @@ def _embedding_or_model(value: Any) -> str:
     )
 
 
+def _without_prefix(value: Any) -> Any:
+    """Read ``model:NAME``, mergekit's older form of NAME."""
+    return value.removeprefix("model:") if isinstance(value, str) else value
+
+
 TokenizerSource = Annotated[
     Annotated[Literal["union", "base"], Tag("word")] | Annotated[ModelRef, Tag("model")],
     Discriminator(_word_or_model),
+    BeforeValidator(_without_prefix),
 ]
 """Where the tokenizer comes from."""
 
@@ -36,7 +43,7 @@ class TokenEmbedding(Strict):
     """Model of the other token."""
     token: str | None = None
     """The other token."""
-    token_id: StrictInt | None = None
+    token_id: Whole | None = None
     """The other token's number."""
 
     @model_validator(mode="after")
@@ -59,7 +66,7 @@ class Token(Strict):
         | None
     ) = None
     """Where its embedding comes from."""
-    force: StrictBool = False
+    force: Switch = False
     """Whether models that have the token take this embedding too."""
 
 
@@ -70,7 +77,7 @@ class Tokenizer(Strict):
     """Where its vocabulary comes from."""
     tokens: dict[str, Token] | None = None
     """Single tokens."""
-    pad_to_multiple_of: Annotated[StrictInt, Field(ge=1)] | None = None
+    pad_to_multiple_of: Annotated[Whole, Field(ge=1)] | None = None
     """The vocabulary's size is rounded up to a multiple of this."""
 
     def references(self) -> list[ModelRef]:

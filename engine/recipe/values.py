@@ -9,7 +9,6 @@ the one before, again as in mergekit.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,9 +16,9 @@ from typing import Literal
 from dovetail.engine.methods.method import Method, Parameter
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import Where, key_path, nearest, one_of, shown
+from dovetail.engine.recipe.scalars import read_number, read_switch, read_whole
 from dovetail.engine.recipe.settings import ConditionalValue, Scalar
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 _EXPECTED = {
     "float": "a number that float32 can hold",
     "int": "a whole number below 2^63",
@@ -149,31 +148,18 @@ def _check_scalar(value: Scalar, row: Parameter, where: Where, origin: Origin, *
     """Bring one value to the parameter's kind; the points of an integer gradient need not be whole."""
     checked: Scalar | None = None
     if row.kind == "bool":
-        # mergekit's recipes also say 0 and 1.
-        checked = bool(value) if not isinstance(value, str) and value in (0, 1) else None
+        checked = read_switch(value)
     elif row.kind == "choice":
         checked = value if isinstance(value, str) and value in row.choices else None
     elif row.kind == "models":
         checked = value if isinstance(value, str) else None
+    elif row.kind == "float" or not alone:
+        number = read_number(value)
+        checked = float(number) if number is not None and abs(number) <= _LARGEST else None
     else:
-        number = _number(value)
-        if row.kind == "float" or not alone:
-            checked = float(number) if number is not None and abs(number) <= _LARGEST else None
-        elif number is not None and number == math.floor(number) and abs(number) < 2**63:
-            checked = int(number)
+        checked = read_whole(value)
     if checked is None:
         expected = one_of(row.choices) if row.kind == "choice" else _EXPECTED[row.kind]
         hint = nearest(value, row.choices) if row.kind == "choice" and isinstance(value, str) else ""
         raise origin.error(where, f"{key_path(where)} is {shown(value)}", expected, hint)
     return checked
-
-
-def _number(value: Scalar) -> float | int | None:
-    """Read a finite number; YAML 1.1 takes 1e-5 for a string, as its exponents need a point before them."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        if not _NUMBER.fullmatch(value):
-            return None
-        value = float(value)
-    return value if math.isfinite(value) else None

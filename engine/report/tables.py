@@ -126,7 +126,7 @@ def print_plan(plan: Plan, budget: Budget) -> None:
     rows = {
         "Method": plan.method.name,
         "Base model": "none" if plan.base is None else str(plan.base.path),
-        "Models": ", ".join(plan.models),
+        "Models": ", ".join(plan.models) or "none",
         "Output": f"{counted(len(plan.tensors), 'tensor')}, {elements:,} elements, "
         + ", ".join(f"{count} {name}" for name, count in dtypes.most_common()),
         "Read": f"{format_size(plan.read_bytes)} in {counted(plan.task_count, 'task')}, at most "

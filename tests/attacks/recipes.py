@@ -48,7 +48,7 @@ RECIPE_ATTACKS = (
     RecipeAttack("not UTF-8", b"merge_method: \xff\n", "byte 14 is not UTF-8 text"),
     RecipeAttack("NUL", b'merge_method: "\\0"\n', "has a character that is not text"),
     RecipeAttack("half a character", b'merge_method: "\\ud800"\n', "has a character that is not text"),
-    RecipeAttack("escape sequence", b'"\\e[2J": 1\n', "\\x1b[2J is an unknown key"),
+    RecipeAttack("escape sequence", b'"base_mode\\e": 1\n', "base_mode\\x1b is an unknown key"),
     RecipeAttack(
         "code", b"merge_method: !!python/object/apply:os.system [id]\n", "has the tag 'tag:yaml.org,2002:python"
     ),

@@ -18,13 +18,14 @@ def test_rows_are_found_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("cab", "cabs"), ("task-arithmetic", "task_arithmetic"), ("lineal", "linear")]
+    ("name", "nearest"),
+    [("cab", "cabs"), ("task-arithmetic", "task_arithmetic"), ("lineal", "linear"), ("SLERP", "slerp")],
 )
 def test_unknown_methods_suggest_the_nearest(name: str, nearest: str) -> None:
-    """The error names what was asked for, what there is, and the nearest of it."""
+    """The error names what was asked for, then the nearest of what there is in whatever case, and then all of it."""
     with pytest.raises(RecipeError) as caught:
         find(name)
-    expected = f"merge_method is {name!r}; expected one of {', '.join(METHODS)}; did you mean {nearest!r}?"
+    expected = f"merge_method is {name!r} (did you mean {nearest!r}?); expected one of {', '.join(METHODS)}"
     assert expected == str(caught.value)
 
 

@@ -78,7 +78,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_errors_hide_pydantic() -> None:
     """The message stands alone: no chain of another library's report."""
     with pytest.raises(RecipeError) as caught:
-        load_recipe(TEXT + "x: 1\n", TABLE)
+        load_recipe(TEXT + "modles: 1\n", TABLE)
     assert caught.value.__suppress_context__
 
 

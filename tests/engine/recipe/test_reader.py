@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dovetail.engine.recipe.reader import MAX_DEPTH, MAX_TEXT_BYTES, ReadError, find_line, read_yaml
+from dovetail.engine.recipe.reader import MAX_DEPTH, MAX_TEXT_BYTES, ReadError, find_lines, read_yaml
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,13 @@ def test_limits_are_wide_enough() -> None:
         ((), 0),
     ],
 )
-def test_find_line(where: tuple[str | int, ...], expected: int) -> None:
-    """The line is that of the innermost part of the place that the text has."""
-    assert expected == find_line("a: 1\nb:\n  - 1\n  - c: 2\n", where)
+def test_find_lines(where: tuple[str | int, ...], expected: int) -> None:
+    """The line is that of the innermost part of the place that the text has, and each place gets its own."""
+    text = "a: 1\nb:\n  - 1\n  - c: 2\n"
+    assert [expected, 1] == find_lines(text, [where, ("a",)])
+    assert [0] == find_lines(text, [where], document=1)
 
 
-def test_find_line_of_other_text() -> None:
+def test_find_lines_of_other_text() -> None:
     """A text that is not YAML has no lines to tell."""
-    assert 0 == find_line("a: [", ("a",))
+    assert [0, 0] == find_lines("a: [", [("a",), ("b",)])

@@ -76,8 +76,8 @@ def test_canonical_json_is_a_recipe() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("dtype: torch", "dtyp: torch", "line 10: dtyp is an unknown key; expected one of name, merge_method"),
-        ("dtype: torch", "dtyp: torch", "did you mean 'dtype'?"),
+        ("base_model: a", "base-model: a", "line 3: base-model is an unknown key; expected one of name, merge_method"),
+        ("base_model: a", "base-model: a", "did you mean 'base_model'?"),
         (
             "  - model: b",
             "  - modle: b",
@@ -97,7 +97,7 @@ def test_canonical_json_is_a_recipe() -> None:
         (
             "method: average",
             "method: averge",
-            "merge_method is 'averge'; expected one of sparse, average, blend, stack, turn; did you mean 'average'?",
+            "merge_method is 'averge' (did you mean 'average'?); expected one of sparse, average, blend, stack, turn",
         ),
         ("method: average", "method: 3", "merge_method is 3; expected text"),
         ("merge_method: average", "", "merge_method is missing"),
@@ -119,7 +119,7 @@ def test_canonical_json_is_a_recipe() -> None:
             "tokens.<|c|>.source.tokn is an unknown key; expected one of kind, model, token, token_id",
         ),
         (", token_id: 3", "", "tokens.<|c|>.source does not name one token"),
-        ("force: true", "force: 1", "force is 1; expected a valid boolean"),
+        ("force: true", "force: 2", "force is 2; expected true or false"),
         (
             "pad_to_multiple_of: 64",
             "pad_to_multiple_of: 0",
@@ -174,7 +174,7 @@ slices:
         ("[-1, 2]", "layer_range is [-1, 2]"),
         ("[0]", "slices[0].sources[0].layer_range[1] is missing"),
         ("[0, 1, 2]", "layer_range is [0, 1, 2]; expected fewer items"),
-        ("[0, 1.5]", "layer_range[1] is 1.5; expected a valid integer"),
+        ("[0, 1.5]", "layer_range[1] is 1.5; expected a whole number"),
         ("4", "layer_range is 4; expected a list"),
         ("[0, true]", "layer_range[1] is true"),
         ("[0, 4]\n      - {model: b, layer_range: [0, 3]}", "sources[1].layer_range has 3 layers; expected 4"),

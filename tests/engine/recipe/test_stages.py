@@ -89,7 +89,7 @@ def test_texts() -> None:
         ((document("a", "x"), document("a", "x")), "line 6: name 'a' is given twice; expected each name once"),
         ((document("../a", "x"), document(None, "x")), "line 1: name is '../a'; expected letters, digits"),
         ((document("..", "x"), document(None, "x")), "name is '..'"),
-        ((document("a", "x"), document(None, "x").replace("weight", "wait")), "line 7: parameters.wait is not a"),
+        ((document("a", "x"), document(None, "x").replace("weight", "weigth")), "line 7: parameters.weigth is not a"),
         ((document("a", "x"),) * (MOST_STAGES + 1), "the recipe has 101 documents; expected at most 100"),
         (("", ""), "the recipe has 0 documents"),
         ((document("a", "x"), "- 1\n"), "a mapping with keys among"),

@@ -56,6 +56,7 @@ def at(name: str, value: Any, fraction: float) -> Any:
         (7, 0.9, 7.0),
         ("1e-5", 0.0, 1e-5),
         (".5", 0.0, 0.5),
+        (" 0.5 ", 0.0, 0.5),
         (["1e-1", 0.3], 1.0, 0.3),
     ],
 )
@@ -80,6 +81,8 @@ def test_gradient(points: Any, fraction: float, expected: float) -> None:
         (64, 0.3, 64),
         (64.0, 0.3, 64),
         ("64", 0.3, 64),
+        (" 64.0 ", 0.3, 64),
+        ("9223372036854775807", 0.3, 2**63 - 1),
     ],
 )
 def test_whole_numbers(points: Any, fraction: float, expected: int) -> None:
@@ -96,6 +99,10 @@ def test_whole_numbers(points: Any, fraction: float, expected: int) -> None:
         (False, 1, False),
         (1, 0, True),
         (0.0, 0, False),
+        ("true", 0, True),
+        (" Off ", 0, False),
+        ("Yes", 0, True),
+        (["on", "0"], 1, False),
         ([True, False], 0.5, True),
         ([True, False], 1.0, False),
         ([False, True], 0.0, False),
@@ -105,7 +112,7 @@ def test_whole_numbers(points: Any, fraction: float, expected: int) -> None:
     ],
 )
 def test_switches(points: Any, fraction: float, expected: bool) -> None:
-    """Booleans may be 0 and 1; a gradient has the value of the last point that a layer has reached, as in mergekit."""
+    """Booleans may be 0, 1 and words; a gradient has the value of the last point that a layer has reached, as in mergekit."""
     assert at("flag", points, fraction) is expected
 
 
@@ -142,7 +149,7 @@ def test_words(points: Any, fraction: float, expected: str) -> None:
         ("whole", [1, 1e39], "parameters.whole[1] is 1e+39"),
         ("whole", False, "parameters.whole is false"),
         ("flag", 2, "parameters.flag is 2; expected true or false"),
-        ("flag", "true", "parameters.flag is 'true'"),
+        ("flag", "maybe", "parameters.flag is 'maybe'"),
         ("flag", [1, 0.5], "parameters.flag[1] is 0.5"),
         ("word", "tise", "parameters.word is 'tise'; expected one of sum, ties; did you mean 'ties'?"),
         ("word", 1, "parameters.word is 1; expected one of sum, ties"),

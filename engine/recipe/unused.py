@@ -1,0 +1,274 @@
+"""Keys of a recipe that have no effect: found, said all at once, and left out of what is read further.
+
+A key counts if it is known where it stands. Of the others, those that are plainly something else (a parameter of
+another method, a key of another place, a name that nothing has) have no effect, in mergekit as here. What looks like a
+slip of the finger in a name that would change values is left where it is, for the error that it deserves. Names that
+begin with ``x-``, ``.`` or ``_`` hold YAML anchors, and nothing is said of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic import BaseModel
+
+from dovetail.engine.errors import RecipeError
+from dovetail.engine.methods.method import Method
+from dovetail.engine.recipe.places import Unused, Where, key_path
+from dovetail.engine.recipe.schema import InputModel, OutputModule, OutputSlice, Recipe, SliceSource
+from dovetail.engine.recipe.tokenizer import Token, TokenEmbedding, Tokenizer
+
+Methods = Callable[[], Collection[Method]]
+"""Gives the rows of all methods, when they are needed."""
+
+MOST_SHOWN: Final = 50
+"""Most keys of which a recipe's warnings say something one by one."""
+
+_OURS = ("cabs", "nm_pruning", "magnitude")
+"""Methods that mergekit lacks."""
+_ALIKE = 0.75
+"""Least similarity, from 0 to 1, of a slip of the finger to what was meant."""
+_LONGEST_SLIP = 60
+"""Longest name, in characters, that is compared: similarity takes quadratic time."""
+_HINTS: Final = {
+    "revision": "write model: NAME@REVISION",
+    "lora": "write model: NAME+ADAPTER",
+    "filter": "write NAME: [{filter: PART, value: VALUE}, ...]",
+    "layer_range": "layers are chosen under 'slices'",
+    "sources": "they belong under 'slices'",
+    "tokens": "put it under 'tokenizer'",
+    "pad_to_multiple_of": "put it under 'tokenizer'",
+    "seed": "pass --seed N",
+    "random_seed": "pass --seed N",
+}
+"""What to do instead, by the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A kind of mapping in recipes: its keys, and what stands below them."""
+
+    keys: tuple[str, ...]
+    """Keys that are known here."""
+    inside: Mapping[str, _Place | _Any | _Parameters | None] = field(default_factory=dict)
+    """Mappings below a key, or lists of them; None for a model's name, which may be a mapping."""
+    harmless: tuple[str, ...] = ()
+    """Keys that decide no value of the output: a slip in their names is no error."""
+    inert: tuple[str, ...] = ()
+    """Known keys that never have an effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Any:
+    """A mapping with any keys."""
+
+    each: _Place
+    """What stands below each of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameters:
+    """Parameters of the method."""
+
+    alone: bool
+    """Whether they are given for a single model."""
+
+
+def _keys(model: type[BaseModel]) -> tuple[str, ...]:
+    return tuple(model.model_fields)
+
+
+_SHARED, _OWN = _Parameters(alone=False), _Parameters(alone=True)
+_PATH = _Place(("path", "revision"))
+_PARTS = _Place(("model", "lora", "override_architecture"), {"model": _PATH, "lora": _PATH}, ("override_architecture",))
+_EMBEDDING = _Place(_keys(TokenEmbedding), {"model": None})
+_TOKEN = _Place(_keys(Token), {"source": _EMBEDDING})
+_MODELS = _Place(_keys(InputModel), {"model": None, "parameters": _OWN})
+_SOURCES = _Place(_keys(SliceSource), {"model": None, "parameters": _OWN})
+_SLICES = _Place(
+    _keys(OutputSlice),
+    {"sources": _SOURCES, "base_model": None, "parameters": _SHARED},
+    harmless=("residual_weight",),
+    inert=("residual_weight",),
+)
+_MODULES = _Place(_keys(OutputModule), {"models": _MODELS, "slices": _SLICES, "parameters": _SHARED})
+_TOKENIZER = _Place(_keys(Tokenizer), {"source": None, "tokens": _Any(_TOKEN)})
+_BELOW = {
+    "models": _MODELS,
+    "slices": _SLICES,
+    "parameters": _SHARED,
+    "base_model": None,
+    "tokenizer_source": None,
+    "tokenizer": _TOKENIZER,
+}
+_TOP = _Place(_keys(Recipe), _BELOW | {"modules": _Any(_MODULES)}, ("name", "dtype", "out_dtype", "chat_template"))
+_FILTERED = _Place(("filter", "value"))
+
+
+def without_unused(data: Any, method: Method | None, methods: Methods) -> tuple[Any, tuple[Unused, ...]]:
+    """Leave out the keys of a recipe that have no effect.
+
+    Parameters
+    ----------
+    data
+        The recipe as plain values; whatever is not of a recipe's form is left as it is.
+    method
+        The recipe's method; None if it is not known, and then its parameters are left as they are.
+    methods
+        Gives all methods; asked only where a parameter is not the method's.
+
+    Returns
+    -------
+    tuple
+        The values without these keys, and what is to be said of each, in the order of the recipe.
+
+    """
+    found: list[Unused] = []
+    return _Sweep(method, methods, found).sweep(data, _TOP, ()), tuple(found)
+
+
+def notes(recipe: Recipe) -> tuple[str, ...]:
+    """Write what a person should know of a recipe's keys without effect, one sentence each."""
+    texts = [f"{place}{each.what}; {each.hint or each.fate}" for place, each in _placed(recipe)]
+    more = len(recipe.unused) - len(texts)
+    return (*texts, f"{more:,} more keys have no effect") if more else tuple(texts)
+
+
+def refuse_unused(recipes: Sequence[Recipe]) -> None:
+    """Refuse recipes that have keys without effect, with all of them in one error.
+
+    Raises
+    ------
+    RecipeError
+        There is such a key.
+
+    """
+    placed = [pair for recipe in recipes for pair in _placed(recipe)]
+    if placed:
+        texts = [f"{place}{each.what}" + (f" ({each.hint})" if each.hint else "") for place, each in placed]
+        raise RecipeError(
+            f"{recipes[0].origin.name}: {', '.join(texts)}",
+            "only keys that have an effect",
+            "correct or remove them, or leave --strict out",
+        )
+
+
+def _placed(recipe: Recipe) -> list[tuple[str, Unused]]:
+    """Give the first keys without effect, each with the words that name its line."""
+    shown = recipe.unused[:MOST_SHOWN]
+    lines = recipe.origin.lines([each.where for each in shown])
+    return [(f"line {line}: " if line else "", each) for line, each in zip(lines, shown, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    """One walk through a recipe."""
+
+    method: Method | None
+    methods: Methods
+    found: list[Unused]
+
+    def sweep(self, data: Any, place: _Place | _Any | _Parameters | None, where: Where) -> Any:
+        """Give a value without the keys that have no effect."""
+        if isinstance(data, list):
+            return [self.sweep(item, place, (*where, i)) for i, item in enumerate(data)]
+        if not isinstance(data, dict):
+            return data
+        if place is None:  # canonical recipes have all parts of a model's name in one mapping
+            return data if "path" in data else self.sweep(data, _PARTS, where)
+        if place is _EMBEDDING and "kind" not in data:
+            return self.sweep(data, None, where)
+        if isinstance(place, _Any):
+            return {key: self.sweep(value, place.each, (*where, key)) for key, value in data.items()}
+        if isinstance(place, _Parameters):
+            return self.parameters(data, place, where)
+        kept = {}
+        for key, value in data.items():
+            unused = self.judge(key, place, (*where, key))
+            if unused is not None:
+                self.found.append(unused)
+            if unused is None or unused.stays:
+                kept[key] = self.sweep(value, place.inside[key], (*where, key)) if key in place.inside else value
+        return {key: value for key, value in kept.items() if key in place.keys or not _is_anchor(key)}
+
+    def judge(self, key: str, place: _Place, where: Where) -> Unused | None:
+        """Say what is wrong with a key of a mapping; None if it has an effect, must be an error, or holds an anchor."""
+        path = key_path(where)
+        if key in place.keys:
+            return self.unused(where, f"{path} has no effect", stays=True) if key in place.inert else None
+        if _is_anchor(key):
+            return None
+        if "parameters" in place.keys and self.method is not None and key in _names(self.method):
+            top = place is _TOP
+            what = f"{path} stands at the top and has no effect there" if top else f"{path} has no effect there"
+            return self.unused(where, what, "put it under 'parameters'")
+        if place is not _TOP and key in _TOP.keys:
+            return self.unused(where, f"{path} has no effect there", f"{key!r} belongs to the top of the recipe")
+        if key in _HINTS:
+            return self.unused(where, f"{path} has no effect there", _HINTS[key])
+        if _slip_of(key, [name for name in place.keys if name not in place.harmless]):
+            return None
+        if meant := _slip_of(key, place.harmless):
+            return self.unused(where, f"{path} is unknown and has no effect", f"did you mean {meant!r}?")
+        return self.unused(where, f"{path} is unknown")
+
+    def parameters(self, data: dict[str, Any], place: _Parameters, where: Where) -> dict[str, Any]:
+        """Give parameters without those that have no effect."""
+        kept = {}
+        for key, value in data.items():
+            unused = None if self.method is None else self.judge_parameter(self.method, key, place, (*where, key))
+            if unused is not None:
+                self.found.append(unused)
+            if unused is None or unused.stays:
+                kept[key] = self.sweep(value, _FILTERED, (*where, key))
+        return kept
+
+    def judge_parameter(self, method: Method, key: str, place: _Parameters, where: Where) -> Unused | None:
+        """Say what is wrong with a parameter; None if it has an effect or must be an error."""
+        path = key_path(where)
+        row = next((row for row in method.parameters if key in (row.name, *row.synonyms)), None)
+        if row is not None and place.alone and row.scope == "merge":
+            return self.unused(where, f"{path} has no effect on one model", "put it under the recipe's 'parameters'")
+        if row is not None:
+            what = f"{path} has no effect on {method.name}"
+            return self.unused(where, what, stays=True) if row.inert else None
+        if any(key in _names(other) for other in self.methods()):
+            return self.unused(where, f"{path} has no effect on {method.name}")
+        if key in _TOP.keys:
+            return self.unused(where, f"{path} has no effect there", f"{key!r} belongs to the top of the recipe")
+        if key in _HINTS:
+            return self.unused(where, f"{path} has no effect there", _HINTS[key])
+        if _slip_of(key, [name for row in method.parameters if not row.inert for name in (row.name, *row.synonyms)]):
+            return None
+        return self.unused(where, f"{path} is a parameter of no method")
+
+    def unused(self, where: Where, what: str, hint: str = "", *, stays: bool = False) -> Unused:
+        """Describe a key without effect."""
+        method = self.method
+        ours = method is not None and (method.name in _OURS or method.plug_in is not None)
+        return Unused(where, what, hint, "ignored" if ours else "ignored, as mergekit ignores it", stays)
+
+
+def _names(method: Method) -> Iterator[str]:
+    for row in method.parameters:
+        yield from (row.name, *row.synonyms)
+
+
+def _is_anchor(key: str) -> bool:
+    return key.startswith(("x-", "x_", ".", "_"))
+
+
+def _slip_of(key: str, names: Collection[str]) -> str:
+    """Find the name that a key is a slip of, or an abbreviation; an empty string if it is none."""
+    if len(key) > _LONGEST_SLIP:
+        return ""
+    plain = key.lower().replace("-", "_")
+    words = set(plain.split("_"))
+    for name in names:
+        if plain == name.lower() or words < set(name.lower().split("_")):
+            return name
+    found = difflib.get_close_matches(plain, list(names), n=1, cutoff=_ALIKE)
+    return found[0] if found else ""
