@@ -96,7 +96,7 @@ _SLICES = _Place(
 )
 _MODULES = _Place(_keys(OutputModule), {"models": _MODELS, "slices": _SLICES, "parameters": _SHARED})
 _TOKENIZER = _Place(_keys(Tokenizer), {"source": None, "tokens": _Any(_TOKEN)})
-_BELOW = {
+_BELOW: dict[str, _Place | _Any | _Parameters | None] = {
     "models": _MODELS,
     "slices": _SLICES,
     "parameters": _SHARED,

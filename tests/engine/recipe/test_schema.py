@@ -190,6 +190,26 @@ def test_slices(new: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("layers", ['["0", "4"]', "[0.0, 4.0]", "[' 0 ', 4]"])
+def test_layers_in_quotes(layers: str) -> None:
+    """Numbers of layers may be texts, or have a fraction of zero, as mergekit takes them."""
+    assert read(SLICES).canonical_json() == read(SLICES.replace("[0, 4]", layers)).canonical_json()
+
+
+def test_values_in_quotes() -> None:
+    """So may other numbers and switches, and a name may be a number."""
+    text = WHOLE.replace("force: true", "force: 'yes'").replace("of: 64", "of: '64'").replace("id: 3", "id: 3.0")
+    assert read(WHOLE).canonical_json() == read(text).canonical_json()
+    assert "2024" == read(WHOLE.replace("name: both", "name: 2024")).name
+
+
+def test_older_form_of_a_tokenizer_source() -> None:
+    """`model:NAME` is NAME, as it once was in mergekit."""
+    text = WHOLE[: WHOLE.index("tokenizer")]
+    older, newer = (read(f"{text}tokenizer_source: {name}") for name in ("model:org/a@1", "org/a@1"))
+    assert ModelRef(path="org/a", revision="1") == older.tokenizer_source == newer.tokenizer_source
+
+
 def test_many_sources_are_checked_quickly() -> None:
     """Thousands of sources in one slice are compared without comparing each pair."""
     sources = "\n".join(f"      - {{model: m{i}, layer_range: [0, 4]}}" for i in range(4_000))
