@@ -94,9 +94,7 @@ def test_stages_as_text(family: Family) -> None:
 def test_errors_name_the_recipe(family: Family) -> None:
     """Without a file, errors speak of the recipe, and of lines where a person wrote them."""
     recipe = content(family) | {"merge_method": "cabz"}
-    with pytest.raises(
-        RecipeError, match=r"^recipe: merge_method is 'cabz' \(did you mean 'cabs'\?\); expected "
-    ):
+    with pytest.raises(RecipeError, match=r"^recipe: merge_method is 'cabz' \(did you mean 'cabs'\?\); expected "):
         plan(recipe)
     with pytest.raises(
         RecipeError, match=r"^recipe, line 1: merge_method is 'cabz' \(did you mean 'cabs'\?\); expected "

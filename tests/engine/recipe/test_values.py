@@ -112,7 +112,7 @@ def test_whole_numbers(points: Any, fraction: float, expected: int) -> None:
     ],
 )
 def test_switches(points: Any, fraction: float, expected: bool) -> None:
-    """Booleans may be 0, 1 and words; a gradient has the value of the last point that a layer reached, as in mergekit."""
+    """Booleans may be 0, 1 and words; in a gradient, the last point that a layer reached counts, as in mergekit."""
     assert at("flag", points, fraction) is expected
 
 
