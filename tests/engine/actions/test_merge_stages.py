@@ -183,7 +183,10 @@ def test_stage_that_nothing_uses(family: Family) -> None:
 def test_everything_is_checked_before_the_first_stage(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """A later stage that cannot be merged stops the first: for its models, memory, disk or output."""
     write_stages(family, average("mean", family.math), average(None, "maen", family.base))
-    with pytest.raises(MissingFileError, match=r"which are stages of the recipe; did you mean 'mean'\?"):
+    with pytest.raises(MissingFileError, match=r"or name mean, which is a stage of the recipe; did you mean 'mean'\?"):
+        merge(family.recipe_path, family.out)
+    write_stages(family, average("mean", "gone"), average(None, "mean", family.base))
+    with pytest.raises(MissingFileError, match=r"correct the path in the recipe$"):  # there is no other stage to name
         merge(family.recipe_path, family.out)
     two(family)
     with pytest.raises(MemoryLimitError):
