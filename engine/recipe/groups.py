@@ -119,7 +119,10 @@ def _part_groups(
     else:
         groups = [_whole_group(part.models, recipe, method, (*where, "models"), shared, warnings)]
     for group in groups:
-        _check_count(group, method, recipe.origin)
+        if group.base and not group.models and method.base == "origin" and method.min_models == 1:
+            warnings.append(f"{key_path(group.where)} names only the base model {group.base.ref}, which is not changed")
+        else:
+            _check_count(group, method, recipe.origin)
         _check_required(group, method, recipe.origin)
     return tuple(_in_order(group, method, recipe.origin) for group in groups)
 
@@ -238,7 +241,7 @@ def _in_order(group: Group, method: Method, origin: Origin) -> Group:
     """Put the models into the order that a parameter of kind ``models`` (pruning_order) gives."""
     row = next((row for row in method.parameters if row.kind == "models"), None)
     given = next((scope[row.name] for scope in group.shared if row.name in scope), None) if row else None
-    if row is None or given is None:
+    if row is None or given is None or not group.models:
         return group
     by_name: dict[str, list[Source]] = {}
     for source in group.models:

@@ -162,6 +162,9 @@ class GroupWriter:
             self._refs, self._reference[1][reference.name], vocabulary=layer is None and is_vocabulary(reference.name)
         )
         base = sources.pop(0) if self.group.base else None
+        if not sources:  # nothing changes the base model
+            self.output.copy(name, reference.checkpoint, layer, reference.name)
+            return
         self.output.specs[name] = TensorSpec(name, base, tuple(sources), *resolved, layer, reference)
 
     def _add_unlike(

@@ -64,6 +64,24 @@ def test_adapters_of_pytorch(home: Path) -> None:
     assert (home / "expected/model.safetensors").read_bytes() == (home / "out/model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "cabs"])
+def test_a_base_model_with_an_adapter_alone(home: Path, method: str) -> None:
+    """With nothing that changes the base model, the output is that model with its adapter, and a warning says so."""
+    ref = f"{home}/base+{home}/math"
+    cuts = [{"sources": [{"model": ref, "layer_range": [first, first + 1]}]} for first in (0, 1)]
+    asked = recipe(home, merge_method=method, base_model=ref, slices=cuts, parameters={"weight": 1, "n": 1, "m": 2})
+    assert {f"slices[{cut}].sources names only the base model {ref}, which is not changed" for cut in (0, 1)} <= set(
+        make_plan(asked).warnings
+    )
+    merge(asked, home / "out")
+    merge(linear(home), home / "expected")
+    expected, actual = read_output(home / "expected"), read_output(home / "out")
+    assert set(expected) == set(actual)
+    for name, values in expected.items():
+        assert np.array_equal(values.view(np.uint16), actual[name].view(np.uint16)), name
+    assert [] == read_manifest(home / "out")["models"]
+
+
 def test_one_adapter_alone(home: Path) -> None:
     """A linear merge of one model and its adapter is that model, rounded once to the model's own dtype."""
     merge(linear(home), home / "out")

@@ -82,12 +82,6 @@ MISTAKES = (
         "the recipe has no models to merge; expected exactly one of models, slices, modules",
     ),
     Mistake(
-        "base model only",
-        {"models": [{"model": "{base}"}]},
-        "models has 0 models besides the base model; expected at least 1 for merge_method cabs",
-        3,
-    ),
-    Mistake(
         "no base model",
         {"base_model": None},
         "merge_method cabs has no base_model to compare with; expected the model that the others were made from; add "
@@ -109,10 +103,7 @@ def refused(family: Family, *options: str | Path) -> Outcome:
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.id)
 def test_a_wrong_recipe_is_refused(family: Family, mistake: Mistake) -> None:
     """The error names the file, the line, the key path and the nearest valid name; the exit code is 2."""
-    changes = dict(mistake.changes)
-    if mistake.id == "base model only":
-        changes["models"] = [{"model": str(family.base)}]
-    family.recipe(**changes)
+    family.recipe(**mistake.changes)
     outcome = refused(family)
     place = f"{family.recipe_path}, line {mistake.line}" if mistake.line else str(family.recipe_path)
     assert f"error: {place}: {mistake.text.format(math=family.math, base=family.base)}\n" == outcome.err

@@ -71,8 +71,8 @@ def test_base_model_that_has_no_room() -> None:
     [
         ("sparse\nmodels: [{model: a}]\nparameters: {weight: 1}", "line 1: merge_method sparse has no base_model"),
         (
-            "sparse\nbase_model: a\nmodels: [{model: a}]\nparameters: {weight: 1}",
-            "models has 0 models besides the base model; expected at least 1",
+            "blend\nbase_model: a\nslices: [{sources: [{model: a, layer_range: [0, 1]}]}]\nparameters: {t: 1}",
+            "slices[0].sources has 0 models besides the base model; expected 1",
         ),
         (
             "blend\nbase_model: c\nmodels: [{model: a}, {model: b}]\nparameters: {t: 1}",
@@ -105,6 +105,20 @@ def test_models_that_do_not_fit_the_method(text: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         read(f"merge_method: {text}")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "where"),
+    [
+        ("models: [{model: a}]", "models"),
+        ("slices: [{sources: [{model: a, layer_range: [0, 1]}]}]", "slices[0].sources"),
+    ],
+)
+def test_base_model_alone(part: str, where: str) -> None:
+    """Nothing need change the base model: it is taken as it is, whatever the parameters, with a warning."""
+    made, warnings = groups(f"merge_method: sparse\nbase_model: a\n{part}\nparameters: {{pruning_order: [a]}}")
+    assert [[]] == [merged(group) for group in made]
+    assert [f"{where} names only the base model a, which is not changed"] == warnings
 
 
 def test_base_model_of_a_slice() -> None:
