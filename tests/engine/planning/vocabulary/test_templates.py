@@ -29,7 +29,7 @@ RENDERED = {
     "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nHello"
     "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\n",
-    "mistral": "<s>[INST] Be brief.\n\nHi  [/INST] Hello</s>[INST] Bye [/INST]",
+    "mistral": "<s> [INST] Be brief.\n\nHi  [/INST] Hello</s> [INST] Bye [/INST]",
     "alpaca": "Be brief.\n\n### Instruction:\nHi\n\n### Response:\nHello</s>\n\n### Instruction:\nBye\n\n"
     "### Response:\n",
     "exaone": "[|system|]Be brief.[|endofturn|]\n[|user|]Hi \n[|assistant|]Hello[|endofturn|]\n[|user|]Bye\n"
@@ -60,6 +60,45 @@ def test_templates_by_name(tmp_path: Path, name: str) -> None:
     assert (fitting[0] / "tokenizer.json").read_bytes() == (tmp_path / "out" / "tokenizer.json").read_bytes()
     settings = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == settings["chat_template"]
+
+
+MERGEKIT = {
+    "chatml": RENDERED["chatml"],
+    "mistral": RENDERED["mistral"],
+    "llama3": RENDERED["llama3"].replace("<|eot_id|>", "<|eot_id|>\n"),
+    "alpaca": RENDERED["alpaca"].replace("</s>", "").replace("Bye\n\n", "Bye"),
+    "exaone": "    [|system|]Be brief.\n        [|endofturn|]\n\n    [|user|]Hi \n        \n\n    [|assistant|]Hello\n"
+    "        [|endofturn|]\n\n    [|user|]Bye\n        \n\n    [|assistant|]\n",
+}
+"""The conversation as mergekit 0.1.5 gives it, by its own templates."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_differences_from_mergekit(name: str) -> None:
+    """Two templates give the text of mergekit; the others differ from it as the documentation says."""
+    documented = {
+        "llama3": ("<|eot_id|>\n", "<|eot_id|>"),
+        "alpaca": ("Bye### Response", "Bye\n\n### Response"),
+        "exaone": ("\n        [|endofturn|]", "[|endofturn|]"),
+    }
+    assert (MERGEKIT[name] == RENDERED[name]) == (name not in documented)
+    if name in documented:
+        theirs, ours = documented[name]
+        assert (True, False) == (theirs in MERGEKIT[name], theirs in RENDERED[name])
+        assert ours in RENDERED[name]
+    page = (Path(__file__).parents[4] / "docs" / "vocabularies.md").read_text()
+    assert (f"`{name}`: " in page) == (name in documented)
+
+
+def test_alpaca_answers_instructions_alone(tmp_path: Path) -> None:
+    """After an answer there is none to ask for."""
+    folder = write_model(tmp_path / "one", ["?", "a"])
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "a"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    write_recipe(tmp_path / "recipe.yml", **recipe([folder], chat_template="alpaca"))
+    merge(tmp_path / "recipe.yml", tmp_path / "out")
+    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert "### Instruction:\nHi\n\n### Response:\nHelloa" == rendered(tmp_path / "out", turns)
 
 
 def test_exaone_begins_with_a_system_turn(tmp_path: Path) -> None:
