@@ -132,6 +132,11 @@ def _warnings(mixture: Mixture) -> list[str]:
     count, found = len(mixture.recipe.experts), []
     if count & (count - 1):
         found.append(f"{count} experts are no power of two: llama.cpp cannot run such a model.")
+    if "auto_map" in mixture.config:
+        found.append(
+            f"{mixture.recipe.base_model} names code of its own (auto_map), which the mixture cannot run: what that "
+            f"computes otherwise than a plain {mixture.config.get('model_type')} model is lost."
+        )
     if count > 1 and len({expert.source_model for expert in mixture.recipe.experts}) == 1:
         found.append("All experts are the same model: until it is trained, the mixture computes just what that does.")
     return found

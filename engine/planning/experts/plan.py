@@ -14,7 +14,7 @@ from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.moe import MOE
 from dovetail.engine.methods.program import Problem
 from dovetail.engine.planning.builder import requested_dtype
-from dovetail.engine.planning.experts.architectures import ARCHITECTURES, Architecture
+from dovetail.engine.planning.experts.architectures import ARCHITECTURES, Architecture, moe_config
 from dovetail.engine.planning.grid import chunk_elements
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.work import Input
@@ -29,6 +29,8 @@ _LAYER = re.compile(r"(model\.layers\.\d+)\.mlp\.(gate_proj|up_proj|down_proj)\.
 _PROJECTION = re.compile(r"(model\.layers\.\d+\.self_attn)\.[qkv]_proj\.weight")
 EMBEDDING = "model.embed_tokens.weight"
 """Name of the embedding in every model that can be made an expert."""
+
+_BIAS = re.compile(r"\.(.)_proj\.bias$")
 
 _UNUSED = ".rotary_emb.inv_freq"
 """How buffers end that old checkpoints have and models compute."""
@@ -65,7 +67,7 @@ class Mixture:
             made[self.architecture.gate(layer)] = (len(self.recipe.experts), self.hidden)
             if self.architecture.shared:
                 made[self.architecture.shared_gate(layer)] = (1, self.hidden)
-        if self.architecture.biases:
+        if self.architecture.fills_biases:
             for name, info in self.base.tensors.items():
                 bias = name.removesuffix("weight") + "bias"
                 if _PROJECTION.fullmatch(name) and bias not in self.base.tensors:
@@ -105,6 +107,8 @@ def plan_mixture(recipe: MoeRecipe, checkpoints: Mapping[str, Checkpoint]) -> Mi
     embedding = base.tensors[EMBEDDING]
     dtype = requested_dtype(recipe.dtype) or embedding.output_dtype
     mixture = Mixture(recipe, architecture, checkpoints, config, layers, embedding.shape[1], dtype)
+    moe_config(architecture, config, len(recipe.experts), recipe.experts_per_token)
+    _check_activations(mixture)
     _check(mixture)
     return mixture
 
@@ -133,12 +137,26 @@ def _choose(recipe: MoeRecipe, configs: Mapping[str, Mapping[str, Any]]) -> Arch
     )
 
 
+def _check_activations(mixture: Mixture) -> None:
+    """Check that all feed-forward modules have the activation of the base model, the only one that a mixture has."""
+    wanted = mixture.config.get("hidden_act", "silu")
+    for expert in (*mixture.recipe.experts, *mixture.recipe.shared_experts):
+        found = (config_of(mixture.checkpoints[str(expert.source_model)]) or {}).get("hidden_act", "silu")
+        if found != wanted:
+            raise RecipeError(
+                f"expert {expert.source_model} has hidden_act {found!r}",
+                f"{wanted!r} as in {mixture.recipe.base_model}",
+                "make experts of models with one activation",
+            )
+
+
 def _check(mixture: Mixture) -> None:
     """Check that the mixture has a place for every tensor, and that the experts' matrices fit the base model's."""
     recipe, base = mixture.recipe, mixture.base
     for name in base.tensors:
         lost = ".mlp." in name and not _LAYER.fullmatch(name)
-        lost |= name.endswith("_proj.bias") and not mixture.architecture.biases
+        bias = _BIAS.search(name)
+        lost |= bias is not None and bias.group(1) not in mixture.architecture.biases
         if lost:
             raise TensorMismatchError(
                 f"{recipe.base_model} has tensor {name!r}",

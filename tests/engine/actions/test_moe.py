@@ -34,6 +34,8 @@ SIZES = {
 }  # fmt: skip
 IDS = torch.arange(12)[None]
 
+YARN = {"rope_type": "yarn", "rope_theta": 20000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
@@ -92,7 +94,13 @@ def logits(folder: Path) -> Any:
         ("Llama", {}, "MixtralForCausalLM"),
         ("Llama", {"tie_word_embeddings": True}, "MixtralForCausalLM"),
         ("Mistral", {"sliding_window": None, "head_dim": 16}, "MixtralForCausalLM"),
+        ("Mistral", {"sliding_window": 4}, "MixtralForCausalLM"),
+        ("Llama", {"rope_parameters": YARN}, "MixtralForCausalLM"),
+        ("Llama", {"hidden_act": "gelu"}, "MixtralForCausalLM"),
         ("Qwen3", {"head_dim": 16}, "Qwen3MoeForCausalLM"),
+        ("Qwen3", {"attention_bias": True, "tie_word_embeddings": True}, "Qwen3MoeForCausalLM"),
+        ("Qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}, "Qwen3MoeForCausalLM"),
+        ("Qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}, "Qwen3MoeForCausalLM"),
     ],
 )
 def test_identical_experts_compute_what_the_dense_model_does(
@@ -107,14 +115,51 @@ def test_identical_experts_compute_what_the_dense_model_does(
     assert not verify(out).damage
 
 
-@pytest.mark.parametrize("kind", ["Qwen2", "Llama"])
-def test_a_shared_expert_of_no_weight(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("Qwen2", {}),
+        ("Qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+        ("Llama", {"rope_parameters": YARN, "tie_word_embeddings": True}),
+        ("Mistral", {"sliding_window": 4, "head_dim": 16}),
+    ],
+)
+def test_a_shared_expert_of_no_weight(tmp_path: Path, kind: str, changes: dict[str, Any]) -> None:
     """Where what the shared expert adds is scaled by zero, identical experts compute what the dense model does."""
-    base = dense(tmp_path / "base", kind)
+    base = dense(tmp_path / "base", kind, **changes)
     shared = [{"source_model": str(base), "residual_scale": 0.0}]
     make_moe(recipe(tmp_path, base, [base] * 2, shared_experts=shared), tmp_path / "out")
     assert ["Qwen2MoeForCausalLM"] == json.loads((tmp_path / "out/config.json").read_text())["architectures"]
     torch.testing.assert_close(logits(tmp_path / "out"), logits(base), rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_mixture_cannot_have_is_refused(tmp_path: Path) -> None:
+    """Windows in some layers of a Qwen3, biases without a place and two activations are errors that name them."""
+    some = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
+    base = dense(tmp_path / "windows", "Qwen3", **some)
+    with pytest.raises(RecipeError, match="a sliding window of 4 tokens in 1 of 2 layers; expected one in all layers"):
+        make_moe(recipe(tmp_path, base, [base] * 2), tmp_path / "out")
+    base = dense(tmp_path / "biases", "Llama", attention_bias=True)
+    shared = [{"source_model": str(base)}]
+    for more in ({}, {"shared_experts": shared}):
+        with pytest.raises(
+            TensorMismatchError, match=r"proj\.bias'; expected none that (Mixtral|Qwen MoE) has no place"
+        ):
+            make_moe(recipe(tmp_path, base, [base] * 2, **more), tmp_path / "out")
+    base, other = dense(tmp_path / "silu", "Llama"), dense(tmp_path / "gelu", "Llama", hidden_act="gelu")
+    with pytest.raises(RecipeError, match=r"gelu has hidden_act 'gelu'; expected 'silu' as in .*silu"):
+        make_moe(recipe(tmp_path, base, [base, other]), tmp_path / "out")
+
+
+def test_code_of_the_models_own_is_warned_of(tmp_path: Path) -> None:
+    """A base model that names code of its own may compute otherwise, which no mixture can; that is said."""
+    base = dense(tmp_path / "base", "Llama")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "own.Model"}}))
+    said: list[events.Event] = []
+    make_moe(recipe(tmp_path, base, [base] * 2), tmp_path / "out", listen=said.append)
+    (text,) = [each.text for each in said if isinstance(each, events.Notice) and "auto_map" in each.text]
+    assert text.startswith(f"{base} names code of its own (auto_map), which the mixture cannot run")
 
 
 def test_every_tensor_is_where_it_belongs(tmp_path: Path) -> None:
