@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from dovetail.engine.planning.expert_layouts import (
-    FUSED_BY_ROWS,
     Style,
     align_routers,
     block_prefixes,
@@ -57,11 +56,11 @@ def make_alike(
 
     """
     first, made, notes = checkpoints[0], [checkpoints[0]], list[str]()
-    wanted = style_of(first.tensors) if len(checkpoints) > 1 else None
+    ours = model_types(configs[0])
     for checkpoint, config, label in zip(checkpoints[1:], configs[1:], labels[1:], strict=True):
         alike = _renamed(checkpoint, first, label, labels[0], notes)
-        if wanted is not None:
-            alike = _with_experts(alike, first, wanted, (config, configs[0]), (label, labels[0]), notes, allow_partial)
+        types = model_types(config) or ours, ours or model_types(config)
+        alike = _with_experts(alike, first, types, (label, labels[0]), notes, allow_partial)
         if not allow_partial and (place := first_difference(first.tensors, alike.tensors)):
             raise TensorMismatchError(
                 f"checkpoints {labels[0]} and {label} store experts below {place!r} in different ways, and one of them "
@@ -96,23 +95,22 @@ def _renamed(checkpoint: Checkpoint, first: Checkpoint, label: str, first_label:
 def _with_experts(
     checkpoint: Checkpoint,
     first: Checkpoint,
-    wanted: Style,
-    configs: tuple[_Config, _Config],
+    types: tuple[frozenset[str], frozenset[str]],
     labels: tuple[str, str],
     notes: list[str],
     allow_partial: bool,
 ) -> Checkpoint:
     """Present a checkpoint with experts stored as in the first one."""
-    own = style_of(checkpoint.tensors)
-    if own is None:
+    own, wanted = style_of(checkpoint.tensors, types[0]), style_of(first.tensors, types[1])
+    if own is None or wanted is None:
         return checkpoint
-    if not _can_be_seen(own, wanted, configs):
+    if not _can_be_seen(own, wanted):
         if allow_partial:
             return checkpoint
-        raise _unknown(own, wanted, configs, labels)
+        raise _unknown(own, wanted, types, labels)
     if own == wanted:
         return checkpoint
-    tensors = restyled(checkpoint.tensors, wanted, *labels)
+    tensors = restyled(checkpoint.tensors, own, wanted, *labels)
     notes.append(
         f"experts of {labels[0]} are stored {_manner(own)}, and merged with those of {labels[1]}, stored "
         f"{_manner(wanted)}, as the output's are"
@@ -120,28 +118,29 @@ def _with_experts(
     return replace(checkpoint, tensors=align_routers(tensors, first.tensors))
 
 
-def _can_be_seen(own: Style, wanted: Style, configs: tuple[_Config, _Config]) -> bool:
+def _can_be_seen(own: Style, wanted: Style) -> bool:
     """Whether experts can be seen as in another checkpoint, by what is known of how they are fused."""
-    if own.words is not None and wanted.words is not None:
-        return True
-    theirs, ours = (model_types(config) for config in configs)
-    known = [bool(types & FUSED_BY_ROWS) for types in (theirs or ours, ours or theirs)]
-    if own.words is None and wanted.words is None:
-        return known[0] == known[1]  # of one architecture, or of two that fuse in one way
-    return known[0 if own.words is None else 1]
+    fused = [style.packing for style in (own, wanted) if style.words is None]
+    # Of two that are fused in a way that is not known, it is one way: an architecture is merged with itself.
+    return None not in fused or fused == [None, None]
 
 
-def _unknown(own: Style, wanted: Style, configs: tuple[_Config, _Config], labels: tuple[str, str]) -> Exception:
-    types = [", ".join(sorted(model_types(config))) or "none" for config in configs]
+def _unknown(
+    own: Style, wanted: Style, types: tuple[frozenset[str], frozenset[str]], labels: tuple[str, str]
+) -> Exception:
+    named = [", ".join(sorted(each)) or "none" for each in types]
     return TensorMismatchError(
-        f"experts of checkpoint {labels[0]} (model_type {types[0]}) are stored {_manner(own)}, and those of "
-        f"{labels[1]} (model_type {types[1]}) {_manner(wanted)}",
+        f"experts of checkpoint {labels[0]} (model_type {named[0]}) are stored {_manner(own)}, and those of "
+        f"{labels[1]} (model_type {named[1]}) {_manner(wanted)}",
         "experts stored in one way, or an architecture of which it is known how experts are fused, such as qwen3_moe",
         "store both models in one way, or pass --allow-partial to merge the rest",
     )
 
 
 def _manner(style: Style) -> str:
-    if style.words is None:
-        return f"fused ({style.block}.experts.gate_up_proj)"
-    return f"one by one ({style.block}.experts.0.{style.words[0]})"
+    if style.words is not None:
+        return f"one by one ({style.block}.experts.0.{style.words[0]})"
+    how = ""
+    if style.packing is not None and style.packing.columns:
+        how = ", by columns" + (" that alternate" if style.packing.alternating else "")
+    return f"fused ({style.block}.experts.gate_up_proj{how})"

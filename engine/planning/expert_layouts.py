@@ -1,42 +1,29 @@
 """Experts that some models store one by one and others fused, seen by all in one of the two ways.
 
-A mixture of experts has for each expert the matrices gate, up ``[I, H]`` and down ``[H, I]``. They are stored
+A mixture of experts has for each expert the matrices gate, up ``[I, H]`` and down ``[H, I]``, and seldom biases. They
+are stored
 
 - one by one, as ``mlp.experts.3.gate_proj.weight`` or, by Mixtral's names, ``block_sparse_moe.experts.3.w1.weight``;
-- fused, as ``mlp.experts.gate_up_proj [E, 2I, H]``, each expert's gate above its up, and ``mlp.experts.down_proj
-  [E, H, I]``.
+- fused, as ``mlp.experts.gate_up_proj`` and ``mlp.experts.down_proj``, in one of the ways of `expert_packings`.
 
-That gate comes first and that rows are outputs is known of the architectures in `FUSED_BY_ROWS`. Others transpose or
-interleave them, which no shape tells where a matrix is square: of these, models stored in two ways are refused.
+Models that are stored in two ways, one of which is not known, are refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any, Final, NamedTuple
 
+from dovetail.engine.planning.expert_packings import FUSED_WORDS, ROWS, Packing, cut, find_packing, fits, stack
 from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.errors import TensorMismatchError
-from dovetail.io.sources.parts import ElementRun, joined
-
-FUSED_BY_ROWS: Final = frozenset(
-    (
-        "afmoe", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5_moe", "exaone_moe", "flex_olmo",
-        "glm4_moe", "glm4_moe_lite", "glm4v_moe", "glm_moe_dsa", "hunyuan_v1_moe", "jamba", "lfm2_moe",
-        "longcat_flash", "minimax", "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_5_moe_text",
-        "qwen3_moe", "qwen3_next", "qwen3_omni_moe_text", "solar_open",
-    )
-)  # fmt: skip
-"""Values of ``model_type`` of which transformers' table of conversions says that it stacks experts along the first
-dimension, and puts gate before up along the second."""
 
 _WORDS: Final = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 """What gate, up and down are called where they are stored one by one."""
+_PLAIN: Final = ("gate", "up", "down")
 _WORDS_OF: Final = {word: words for words in _WORDS for word in words}
-_FUSED_WORDS: Final = ("gate_up_proj", "down_proj")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,5}")
 _ROUTERS: Final = (
     ("gate.weight", "router.weight"),
@@ -54,6 +41,8 @@ class Style(NamedTuple):
     """What gate, up and down are called; None where experts are fused."""
     block: str
     """What the part of a layer that has them is called."""
+    packing: Packing | None = None
+    """How they are fused, where that is known."""
 
 
 @dataclass(slots=True)
@@ -65,7 +54,7 @@ class _Block:
     style: Style
     """How they are stored."""
     parts: dict[tuple[str, int], TensorInfo]
-    """By word and expert; by word and -1 where they are fused."""
+    """By word and expert; by word and -1 where they are fused. Words of biases end in ``_bias``."""
 
     @property
     def prefix(self) -> str:
@@ -83,10 +72,31 @@ def block_prefixes(tensors: Tensors) -> list[str]:
     return [block.prefix for block in _blocks(tensors).values()]
 
 
-def style_of(tensors: Tensors) -> Style | None:
-    """Tell how a checkpoint stores its experts; None if it has none, or not all in one way."""
-    styles = {block.style for block in _blocks(tensors).values()}
-    return styles.pop() if len(styles) == 1 else None
+def style_of(tensors: Tensors, types: frozenset[str]) -> Style | None:
+    """Tell how a checkpoint stores its experts; None if it has none, or not all in one way.
+
+    Parameters
+    ----------
+    tensors
+        Its tensors.
+    types
+        Every ``model_type`` of its configuration, which tells how experts are fused.
+
+    """
+    blocks = _blocks(tensors).values()
+    styles = {block.style for block in blocks}
+    if len(styles) != 1:
+        return None
+    style = styles.pop()
+    if style.words is not None:
+        return style
+    packings = {find_packing(types, *_fused_shapes(block)) for block in blocks}
+    return style._replace(packing=packings.pop() if len(packings) == 1 else None)
+
+
+def _fused_shapes(block: _Block) -> tuple[Sequence[int], Sequence[int]]:
+    gate_up, down = block.parts.get(("gate_up_proj", -1)), block.parts.get(("down_proj", -1))
+    return (gate_up.shape if gate_up else ()), (down.shape if down else ())
 
 
 def first_difference(one: Tensors, other: Tensors) -> str:
@@ -106,15 +116,15 @@ def model_types(config: Mapping[str, Any] | None) -> frozenset[str]:
     return frozenset(found - {""})
 
 
-def restyled(tensors: Tensors, style: Style, model: str, reference: str) -> dict[str, TensorInfo]:
+def restyled(tensors: Tensors, own: Style, style: Style, model: str, reference: str) -> dict[str, TensorInfo]:
     """Present a checkpoint's tensors with its experts stored in another way.
 
     Parameters
     ----------
     tensors
         Its tensors.
-    style
-        The other way.
+    own, style
+        How it stores them, and the other way.
     model, reference
         Names of the checkpoint, and of that which stores experts so, for errors.
 
@@ -127,7 +137,7 @@ def restyled(tensors: Tensors, style: Style, model: str, reference: str) -> dict
     blocks = _blocks(tensors)
     made: dict[str, TensorInfo] = {}
     for block in blocks.values():
-        made |= _restyled_block(block, style, model, reference)
+        made |= _restyled_block(block, own.packing or ROWS, style, model, reference)
     moved = {block.prefix: block for block in blocks.values() if block.style.block != style.block}
     beside = {name: info for name, info in tensors.items() if not is_expert(name)}
     return {_moved(name, moved, style): info for name, info in beside.items()} | made
@@ -169,7 +179,9 @@ def _blocks(tensors: Tensors) -> dict[str, _Block]:
             block = found.get(where)
             if block is None:
                 place, point, own = where.rpartition(".")
-                block = found[where] = _Block(place + point, Style(None if expert < 0 else _WORDS_OF[word], own), {})
+                block = found[where] = _Block(
+                    place + point, Style(None if expert < 0 else _WORDS_OF[word.removesuffix("_bias")], own), {}
+                )
             block.parts[word, expert] = info
     return found
 
@@ -179,77 +191,68 @@ def _parse(name: str) -> tuple[str, str, int] | None:
     where, found, rest = name.partition(".experts.")  # no regular expression: there may be 50,000 names
     if not found or not where:
         return None
-    if rest in _FUSED_WORDS:
+    if rest in FUSED_WORDS:
         return where, rest, -1
     number, _, matrix = rest.partition(".")
-    word = matrix.removesuffix(".weight")
-    if word == matrix or word not in _WORDS_OF or not _NUMBER.fullmatch(number):
+    word, _, kind = matrix.partition(".")
+    if kind not in ("weight", "bias") or word not in _WORDS_OF or not _NUMBER.fullmatch(number):
         return None
-    return where, word, int(number)
+    return where, word if kind == "weight" else f"{word}_bias", int(number)
 
 
-def _restyled_block(block: _Block, style: Style, model: str, reference: str) -> dict[str, TensorInfo]:
+def _restyled_block(block: _Block, packing: Packing, style: Style, model: str, reference: str) -> dict[str, TensorInfo]:
     """Present one layer's experts in another way."""
     where = f"{block.place}{style.block}.experts."
-    gates, ups, downs = _matrices(block, model, reference)
+    parts = (
+        _cut(block, packing, model, reference) if block.style.words is None else _one_by_one(block, model, reference)
+    )
     if style.words is None:
-        pairs = [each for pair in zip(gates, ups, strict=True) for each in pair]
-        rows, columns = gates[0].shape
-        return {
-            f"{where}gate_up_proj": _stacked(pairs, (len(gates), 2 * rows, columns)),
-            f"{where}down_proj": _stacked(downs, (len(downs), *downs[0].shape)),
-        }
-    made = {}
-    for expert, matrices in enumerate(zip(gates, ups, downs, strict=True)):
-        for word, info in zip(style.words, matrices, strict=True):
-            made[f"{where}{expert}.{word}.weight"] = info
+        return {f"{where}{word}": info for word, info in stack(parts, style.packing or ROWS).items()}
+    made: dict[str, TensorInfo] = {}
+    for plain, word in zip(_PLAIN, style.words, strict=True):
+        for kind, infos in (("weight", parts[plain]), ("bias", parts.get(f"{plain}_bias", []))):
+            made |= {f"{where}{expert}.{word}.{kind}": info for expert, info in enumerate(infos)}
     return made
 
 
-def _matrices(block: _Block, model: str, reference: str) -> tuple[list[TensorInfo], ...]:
-    """Give every expert's gate, up and down."""
-    if block.style.words is None:
-        return _cut(block, model, reference)
+def _one_by_one(block: _Block, model: str, reference: str) -> dict[str, list[TensorInfo]]:
+    """Give what every expert has, as `expert_packings.cut` does."""
+    assert block.style.words is not None
     count = 1 + max(expert for _, expert in block.parts)
-    for expert in range(count):
-        for word in block.style.words:
-            info = block.parts.get((word, expert))
-            first = block.parts.get((word, 0))
-            if info is None or first is None or info.shape != first.shape or len(info.shape) != 2:
-                raise _unfit(f"{block.prefix}experts.{expert}.{word}.weight", info, model, reference)
-    gate, up, down = ([block.parts[word, expert] for expert in range(count)] for word in block.style.words)
-    if gate[0].shape != up[0].shape:
-        raise _unfit(f"{block.prefix}experts.0.{block.style.words[1]}.weight", up[0], model, reference)
-    return gate, up, down
+    parts: dict[str, list[TensorInfo]] = {}
+    for end, dimensions in (("", 2), ("_bias", 1)):
+        if end and not any(word.endswith(end) for word, _ in block.parts):
+            continue
+        for plain, word in zip(_PLAIN, block.style.words, strict=True):
+            infos = [block.parts.get((word + end, expert)) for expert in range(count)]
+            for expert, info in enumerate(infos):
+                if info is None or infos[0] is None or info.shape != infos[0].shape or len(info.shape) != dimensions:
+                    raise _unfit(
+                        f"{block.prefix}experts.{expert}.{word}.{'bias' if end else 'weight'}", info, model, reference
+                    )
+            parts[plain + end] = [info for info in infos if info is not None]
+    if parts["gate"][0].shape != parts["up"][0].shape:
+        raise _unfit(f"{block.prefix}experts.0.{block.style.words[1]}.weight", parts["up"][0], model, reference)
+    return parts
 
 
-def _cut(block: _Block, model: str, reference: str) -> tuple[list[TensorInfo], ...]:
-    """Cut fused experts into matrices."""
-    fused, down = block.parts.get(("gate_up_proj", -1)), block.parts.get(("down_proj", -1))
-    if fused is None or len(fused.shape) != 3 or fused.shape[1] % 2:
-        raise _unfit(f"{block.prefix}experts.gate_up_proj", fused, model, reference)
-    count, rows, columns = fused.shape
-    if down is None or down.shape != (count, columns, rows // 2):
-        raise _unfit(f"{block.prefix}experts.down_proj", down, model, reference)
-    half = (rows // 2, columns)
-    return (
-        [_part(fused, 2 * expert * prod(half), half) for expert in range(count)],
-        [_part(fused, (2 * expert + 1) * prod(half), half) for expert in range(count)],
-        [_part(down, expert * prod(down.shape[1:]), down.shape[1:]) for expert in range(count)],
-    )
-
-
-def _part(info: TensorInfo, first: int, shape: tuple[int, ...]) -> TensorInfo:
-    """Present a matrix of a stack, from an element on."""
-    return TensorInfo(info.name, info.dtype, shape, ElementRun(info.source, first, prod(shape)), info.own_dtype)
-
-
-def _stacked(infos: list[TensorInfo], shape: tuple[int, ...]) -> TensorInfo:
-    """Present matrices as a stack."""
-    source = joined([(info.source, info.dtype) for info in infos if info.length])
-    same = source.dtype == infos[0].dtype
-    own = infos[0].own_dtype if same else max((info.output_dtype for info in infos), key=lambda dtype: dtype.itemsize)
-    return TensorInfo(infos[0].name, source.dtype, shape, source, own)
+def _cut(block: _Block, packing: Packing, model: str, reference: str) -> dict[str, list[TensorInfo]]:
+    """Cut fused experts into what every expert has."""
+    infos = {word: info for (word, _), info in block.parts.items()}
+    gate_up, down = _fused_shapes(block)
+    if not fits(packing, gate_up, down):
+        word = "gate_up_proj" if len(gate_up) != 3 else "down_proj"
+        raise _unfit(f"{block.prefix}experts.{word}", infos.get(word), model, reference)
+    outputs = 2 if packing.columns else 1
+    biases = {
+        "gate_up_proj_bias": (gate_up[0], gate_up[outputs]),
+        "down_proj_bias": (down[0], down[outputs]),
+    }
+    for word, shape in biases.items():
+        info = infos.get(word)
+        if biases.keys() & infos.keys() and (info is None or info.shape != shape):
+            raise _unfit(f"{block.prefix}experts.{word}", info, model, reference)
+    return cut(infos, packing)
 
 
 def _unfit(name: str, info: TensorInfo | None, model: str, reference: str) -> TensorMismatchError:

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dovetail.engine import PlanOptions, merge, plan
-from dovetail.engine.planning.expert_layouts import FUSED_BY_ROWS, is_expert
+from dovetail.engine import PlanOptions, RunOptions, merge, plan
+from dovetail.engine.planning.expert_layouts import is_expert
+from dovetail.engine.planning.expert_packings import FUSED_BY_ROWS
 from dovetail.io.errors import TensorMismatchError
-from tests.checkpoints import read_output, write_checkpoint, write_recipe
+from tests.checkpoints import BF16, read_output, write_checkpoint, write_recipe
 from tests.engine.command import dovetail, dovetail_process
+from tests.naive_dequantise import MXFP4, unpack4, write_raw
+from tests.naive_dequantise import stored as raw
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -26,8 +29,8 @@ WORDS = {
 }
 
 
-def parts(seed: int, inner: int = INNER, hidden: int = HIDDEN) -> dict[str, NDArray[np.float32]]:
-    """Make every matrix of a model once, by names that no layout has."""
+def parts(seed: int, inner: int = INNER, hidden: int = HIDDEN, *, biases: bool = False) -> dict[str, Any]:
+    """Make every matrix of a model once, by names that no layout has; and biases of experts."""
     random = np.random.default_rng(seed)
     found = {}
     for layer in range(LAYERS):
@@ -37,6 +40,11 @@ def parts(seed: int, inner: int = INNER, hidden: int = HIDDEN) -> dict[str, NDAr
             "gate": (EXPERTS, inner, hidden),
             "up": (EXPERTS, inner, hidden),
             "down": (EXPERTS, hidden, inner),
+            **(
+                {"gate_bias": (EXPERTS, inner), "up_bias": (EXPERTS, inner), "down_bias": (EXPERTS, hidden)}
+                if biases
+                else {}
+            ),
         }.items():
             found[f"{layer}.{word}"] = random.standard_normal(shape).astype(np.float32)
     return found
@@ -51,10 +59,23 @@ def stored(found: dict[str, NDArray[np.float32]], layout: str) -> Tensors:
         tensors[f"{place}.self_attn.q_proj.weight"] = found[f"{layer}.attention"]
         block, *words = WORDS.get(layout, ("mlp",))
         tensors[f"{place}.{block}.gate.weight"] = found[f"{layer}.router"]
+        biases = [found[name] for name in (f"{layer}.{word}_bias" for word in ("gate", "up", "down")) if name in found]
         if layout == "fused":
             tensors[f"{place}.mlp.experts.gate_up_proj"] = np.concatenate((gate, up), axis=1)
             tensors[f"{place}.mlp.experts.down_proj"] = down
+        elif layout in ("columns", "alternating"):
+            gate_up = np.concatenate((gate, up), axis=1)
+            if layout == "alternating":
+                gate_up[:, 0::2], gate_up[:, 1::2] = gate, up
+            tensors[f"{place}.mlp.experts.gate_up_proj"] = np.ascontiguousarray(gate_up.transpose(0, 2, 1))
+            tensors[f"{place}.mlp.experts.down_proj"] = np.ascontiguousarray(down.transpose(0, 2, 1))
+            if biases:
+                tensors[f"{place}.mlp.experts.gate_up_proj_bias"] = np.stack(biases[:2], axis=2).reshape(EXPERTS, -1)
+                tensors[f"{place}.mlp.experts.down_proj_bias"] = biases[2]
         else:
+            for word, each in zip(words, biases, strict=False):
+                for expert in range(EXPERTS):
+                    tensors[f"{place}.{block}.experts.{expert}.{word}.bias"] = each[expert].copy()
             for expert in range(EXPERTS):
                 for word, matrices in zip(words, (gate, up, down), strict=True):
                     tensors[f"{place}.{block}.experts.{expert}.{word}.weight"] = np.ascontiguousarray(matrices[expert])
@@ -75,7 +96,7 @@ def average(home: Path, *folders: Path, **changes: Any) -> Path:
     return write_recipe(home / "recipe.yml", **(content | {"parameters": {"weight": 1}, "dtype": "float32"} | changes))
 
 
-def means(seeds: tuple[int, int], **sizes: int) -> dict[str, NDArray[np.float32]]:
+def means(seeds: tuple[int, int], **sizes: Any) -> dict[str, NDArray[np.float32]]:
     """Average two models matrix by matrix."""
     one, two = (parts(seed, **sizes) for seed in seeds)
     return {name: (one[name] + two[name]) / np.float32(2) for name in one}
@@ -110,7 +131,87 @@ def test_square_matrices(tmp_path: Path) -> None:
     assert all(np.array_equal(values, out[name]) for name, values in expected.items())
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_vl_moe", "llama4", "a_new_one"])
+@pytest.mark.parametrize("inner", [5, INNER, HIDDEN])
+@pytest.mark.parametrize(
+    ("first", "second", "types"),
+    [
+        ("columns", "split", ("llama4", "llama4_text")),
+        ("split", "columns", ("llama4", "llama4")),
+        ("alternating", "split", ("gpt_oss", "gpt_oss")),
+        ("split", "alternating", ("gpt_oss", None)),
+        ("columns", "fused", ("qwen3_vl_moe", "qwen3_vl_moe_text")),
+        ("fused", "columns", ("qwen3_vl_moe", "qwen3_vl_moe")),
+        ("fused", "split", ("qwen3_vl_moe", "qwen3_vl_moe")),
+        ("alternating", "fused", ("gpt_oss", "mixtral")),
+        ("columns", "alternating", ("llama4", "gpt_oss")),
+    ],
+)
+def test_matrices_that_lie_across(
+    tmp_path: Path, first: str, second: str, types: tuple[str, str | None], inner: int
+) -> None:
+    """Experts fused by columns, alternating ones with biases too, are the same matrices, whether square or not."""
+    sizes = {"inner": inner, "biases": {first, second} == {"alternating", "split"}}
+    a = write(tmp_path, "a", stored(parts(1, **sizes), first), types[0])
+    b = write(tmp_path, "b", stored(parts(2, **sizes), second), types[1])
+    recipe = average(tmp_path, a, b)
+    merge(recipe, tmp_path / "out")
+    expected, out = stored(means((1, 2), **sizes), first), read_output(tmp_path / "out")
+    assert sorted(expected) == sorted(out)
+    for name, values in expected.items():
+        assert np.array_equal(values, out[name]), name
+    assert any("experts of" in text and "merged with those of" in text for text in plan(recipe).warnings)
+
+
+def test_a_fused_bias_that_is_missing_is_refused(tmp_path: Path) -> None:
+    """Where only one of the two biases of a layer is stored, the error names the other."""
+    broken = stored(parts(2, biases=True), "alternating")
+    del broken["model.layers.1.mlp.experts.down_proj_bias"]
+    a = write(tmp_path, "a", stored(parts(1, biases=True), "split"), "gpt_oss")
+    b = write(tmp_path, "b", broken, "gpt_oss")
+    with pytest.raises(TensorMismatchError, match=r"layers\.1\.mlp\.experts\.down_proj_bias' .* is missing"):
+        plan(average(tmp_path, a, b))
+
+
+def test_mxfp4_experts_and_single_ones(tmp_path: Path) -> None:
+    """A gpt-oss in MXFP4 merges with one whose experts are stored one by one, to the mean of both, bit for bit."""
+    random = np.random.default_rng(0)
+    blocks = {
+        f"model.layers.0.mlp.experts.{word}_blocks": random.integers(0, 256, (EXPERTS, rows, 1, 16), np.uint8)
+        for word, rows in (("gate_up_proj", 64), ("down_proj", 32))
+    }
+    scales = {
+        name.replace("_blocks", "_scales"): np.full(each.shape[:-1], 126, np.uint8) for name, each in blocks.items()
+    }
+    biases = {"gate_up_proj_bias": np.ones((EXPERTS, 64)), "down_proj_bias": np.ones((EXPERTS, 32))}
+    more = {f"model.layers.0.mlp.experts.{name}": each.astype(BF16) for name, each in biases.items()}
+    quantised = write_raw(
+        tmp_path / "a",
+        {name: raw(each) for name, each in (blocks | scales | more).items()},
+        {"model_type": "gpt_oss", **MXFP4},
+    )
+    weights = {name.rpartition("_")[0]: unpack4(each).reshape(*each.shape[:2], 32) / 2 for name, each in blocks.items()}
+    single, gate_up, down = (
+        {},
+        *(weights[f"model.layers.0.mlp.experts.{word}"] for word in ("gate_up_proj", "down_proj")),
+    )
+    for expert in range(EXPERTS):
+        for word, each in (
+            ("gate_proj", gate_up[expert, 0::2]),
+            ("up_proj", gate_up[expert, 1::2]),
+            ("down_proj", down[expert]),
+        ):
+            single[f"model.layers.0.mlp.experts.{expert}.{word}.weight"] = each.astype(np.float32)
+            single[f"model.layers.0.mlp.experts.{expert}.{word}.bias"] = np.ones(len(each), np.float32)
+    b = write(tmp_path, "b", single, "gpt_oss")
+    for names in ((quantised, b), (b, quantised)):
+        merge(average(tmp_path, *names), tmp_path / f"out-{names[0].name}")
+    fused, split = read_output(tmp_path / "out-a"), read_output(tmp_path / "out-b")
+    assert all(np.array_equal(each, split[name]) for name, each in single.items())
+    for name, each in weights.items():
+        assert np.array_equal(each.transpose(0, 2, 1).astype(np.float32), fused[name])
+
+
+@pytest.mark.parametrize("model_type", ["dbrx", "aria_text", "a_new_one"])
 @pytest.mark.parametrize("layouts", [("fused", "split"), ("split", "fused")])
 def test_an_architecture_that_is_not_known_is_refused(
     tmp_path: Path, model_type: str, layouts: tuple[str, str]
@@ -122,10 +223,10 @@ def test_an_architecture_that_is_not_known_is_refused(
 
 
 def test_two_ways_to_fuse_are_not_mixed(tmp_path: Path) -> None:
-    """Fused experts of an architecture that transposes them are not averaged with others, though names agree."""
+    """Fused experts of an architecture that may transpose them are not averaged with others, though names agree."""
     sizes = {"inner": HIDDEN // 2, "hidden": HIDDEN}  # gate_up_proj is square
     a = write(tmp_path, "a", stored(parts(1, **sizes), "fused"), "qwen3_moe")
-    b = write(tmp_path, "b", stored(parts(2, **sizes), "fused"), "qwen3_vl_moe")
+    b = write(tmp_path, "b", stored(parts(2, **sizes), "fused"), "a_new_one")
     with pytest.raises(TensorMismatchError, match="architecture of which it is known how experts are fused"):
         plan(average(tmp_path, a, b))
 
@@ -223,6 +324,20 @@ def test_chunks_change_nothing(tmp_path: Path) -> None:
         assert all(np.array_equal(plain[name], mixed[name]) for name in plain)
 
 
+def test_chunks_of_columns_change_nothing(tmp_path: Path) -> None:
+    """Views across matrices that are cut into many chunks give the bytes of models that are stored alike."""
+    sizes = {"inner": 384, "hidden": 640}
+    alternating = write(tmp_path, "a", stored(parts(1, **sizes), "alternating"), "gpt_oss")
+    split = write(tmp_path, "b", stored(parts(2, **sizes), "split"), "gpt_oss")
+    for first, second, layout in ((alternating, split, "alternating"), (split, alternating, "split")):
+        recipe = average(tmp_path, first, second)
+        out = tmp_path / f"out-{layout}"
+        merge(recipe, out, run=RunOptions(memory_bytes=512 * 2**20, workers=2))
+        expected, found = stored(means((1, 2), **sizes), layout), read_output(out)
+        assert all(np.array_equal(values, found[name]) for name, values in expected.items())
+    assert 1 < max(tensor.chunk_count for tensor in plan(average(tmp_path, alternating, split)).tensors)
+
+
 def test_the_table_is_that_of_transformers() -> None:
     """Of every architecture in the table, transformers stacks experts first and puts gate before up along rows."""
     from transformers.conversion_mapping import get_checkpoint_conversion_mapping
@@ -246,15 +361,15 @@ def test_the_table_is_that_of_transformers() -> None:
     "name",
     [
         "model.layers.0.mlp.shared_experts.gate_proj.weight",
-        "model.layers.0.mlp.experts.gate_up_proj_bias",
+        "model.layers.0.mlp.experts.gate_up_proj_scale",
         "model.layers.0.mlp.experts.01.gate_proj.weight",
-        "model.layers.0.mlp.experts.0.gate_proj.bias",
+        "model.layers.0.mlp.experts.0.gate_proj.scale",
         "model.layers.0.mlp.experts.0.dense.weight",
         "experts.0.w1.weight",
     ],
 )
 def test_names_that_are_no_experts(name: str) -> None:
-    """Shared experts, biases, and names that cannot be put together again stay as they are."""
+    """Shared experts, scales, and names that cannot be put together again stay as they are."""
     assert not is_expert(name)
 
 

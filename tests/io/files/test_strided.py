@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dovetail.io.errors import ChangedFileError, MissingFileError
-from dovetail.io.files import strided
+from dovetail.io.files import stretches
 from dovetail.io.files.strided import StridedSource
 from tests.io.contracts.sources import SourceTests, Stored
 from tests.io.stored import random_bytes, store_transposed, touch
@@ -58,8 +58,8 @@ def test_every_range_is_right(path: Path, name: str, first: int, second: int, sp
     source = source_of(path, view)
     start, stop = sorted((min(first, source.length), min(second, source.length)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strided, "_SPAN_BYTES", span_bytes)
-        patch.setattr(strided, "_SHORT_SPAN_BYTES", min(span_bytes, 16))
+        patch.setattr(stretches, "SPAN_BYTES", span_bytes)
+        patch.setattr(stretches, "_SHORT_SPAN_BYTES", min(span_bytes, 16))
         got = source.read(start, stop)
     assert view.reshape(-1)[start:stop].tobytes() == got.tobytes()
     assert not got.flags.writeable
@@ -104,6 +104,6 @@ def test_scratch_is_the_stretch_that_is_held() -> None:
     """The scratch memory is the whole file part if that is small, and else two stretches."""
     known = (2, 10**9, 7)
     assert 2 * (99 + 100 * 9) + 2 == StridedSource("a", 0, (100, 10), (1, 100), *known).scratch_bytes
-    assert 2 * strided._SPAN_BYTES == StridedSource("a", 0, (10**4, 10**4), (1, 10**4), *known).scratch_bytes
+    assert 2 * stretches.SPAN_BYTES == StridedSource("a", 0, (10**4, 10**4), (1, 10**4), *known).scratch_bytes
     assert 2 == StridedSource("a", 0, (), (), *known).scratch_bytes
     assert 0 == StridedSource("a", 0, (0, 3), (3, 1), *known).scratch_bytes
