@@ -8,19 +8,21 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from dovetail.engine.cli_merge import merge, plan
 from dovetail.engine.cli_models import convert, extract_lora, moe
-from dovetail.engine.cli_options import DebugOption
+from dovetail.engine.cli_options import DebugOption, size_bytes
+from dovetail.engine.cli_parser import Command, MergingCommand, Program, UsageError
 from dovetail.engine.cli_reports import compare, inspect, methods, verify
 
 app = typer.Typer(
     name="dovetail",
+    cls=Program,
     help="Merge model checkpoints that are bigger than your memory: exact, bounded, resumable.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,10 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-# Some versions of Typer contain a copy of click, and others use the installed click: each has another class.
-_UsageError: Any = typer.BadParameter.__base__
 
 
 def _show_version(value: bool) -> None:
@@ -51,7 +49,7 @@ def _program(
     """Merge model checkpoints that are bigger than your memory: exact, bounded, resumable."""
 
 
-_COMMANDS = (
+_COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("merge", merge, "Merge checkpoints as a recipe says."),
     ("convert", convert, "Convert checkpoints to another format or dtype."),
     ("extract-lora", extract_lora, "Write what a fine-tune changed as an adapter."),
@@ -64,11 +62,14 @@ _COMMANDS = (
 )
 """The commands in the order of the help, each with its line there."""
 
+_OF_MERGEKIT = ("merge", "plan", "moe", "extract-lora")
+"""Commands that read mergekit's flags."""
+
 for _name, _command, _line in _COMMANDS:
-    app.command(_name, short_help=_line)(_command)
+    app.command(_name, cls=MergingCommand if _name in _OF_MERGEKIT else Command, short_help=_line)(_command)
 
 
-@app.command(short_help="Merge small made-up checkpoints and explain.")
+@app.command(cls=Command, short_help="Merge small made-up checkpoints and explain.")
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it.")] = Path("dovetail-demo"),
     memory: Annotated[str, typer.Option(metavar="SIZE", help="Limit on the merging process.")] = "512MiB",
@@ -76,9 +77,8 @@ def demo(
 ) -> None:
     """Make small checkpoints, merge them by CABS, check the result and explain it."""
     from dovetail.engine.demo import run_demo
-    from dovetail.engine.text import parse_size
 
-    run_demo(folder, parse_size(memory))
+    run_demo(folder, size_bytes("--memory", memory))
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         interrupted = app(arguments, standalone_mode=False) == 130
     except (KeyboardInterrupt, typer.Abort):
         interrupted = True
-    except _UsageError as error:
+    except UsageError as error:
         error.show()
         _fail(error.format_message(), error.exit_code, arguments, shown=True)
     except Exception as error:

@@ -17,7 +17,9 @@ from dovetail.engine.cli_options import (
     FormatOption,
     JsonOption,
     MemoryOption,
+    NoCardOption,
     NonFiniteOption,
+    NoTokenizerOption,
     OnNonFinite,
     PartialOption,
     RecipeArgument,
@@ -32,9 +34,11 @@ from dovetail.engine.cli_options import (
     plan_options,
     run_options,
 )
+from dovetail.engine.cli_parser import tell
 
 
 def merge(
+    ctx: typer.Context,
     recipe: RecipeArgument,
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
     memory: MemoryOption = None,
@@ -52,6 +56,8 @@ def merge(
     allow_partial: PartialOption = False,
     round_float32: RoundOption = False,
     stages: StagesOption = None,
+    no_tokenizer: NoTokenizerOption = False,
+    no_card: NoCardOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -64,6 +70,7 @@ def merge(
     signal.signal(signal.SIGTERM, interrupt)
     with choose_display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
+        tell(ctx, recorder)
         options = plan_options(
             shard_size,
             dtype,
@@ -75,6 +82,8 @@ def merge(
             strict=strict,
             allow_partial=allow_partial,
             round_float32=round_float32,
+            copy_tokenizer=not no_tokenizer,
+            model_card=not no_card,
         )
         run = run_options(memory, workers, overwrite, restart)
         manifest = run_merge(recipe, output, options, run, recorder, stages)
@@ -83,6 +92,7 @@ def merge(
 
 
 def plan(
+    ctx: typer.Context,
     recipe: RecipeArgument,
     memory: MemoryOption = None,
     workers: WorkersOption = None,
@@ -96,6 +106,8 @@ def plan(
     allow_partial: PartialOption = False,
     round_float32: RoundOption = False,
     stages: StagesOption = None,
+    no_tokenizer: NoTokenizerOption = False,
+    no_card: NoCardOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -104,7 +116,8 @@ def plan(
     from dovetail.engine.report.display import NoticeDisplay
     from dovetail.engine.report.tables import print_stages, stages_json
 
-    nonfinite = OnNonFinite.error
+    display, nonfinite = NoticeDisplay(), OnNonFinite.error
+    tell(ctx, display)
     options = plan_options(
         shard_size,
         dtype,
@@ -116,10 +129,12 @@ def plan(
         strict=strict,
         allow_partial=allow_partial,
         round_float32=round_float32,
+        copy_tokenizer=not no_tokenizer,
+        model_card=not no_card,
     )
     forecasts = plan_stages(recipe, options, stages)
     run = run_options(memory, workers, overwrite=False, restart=False)
-    budgets = prepare_stages(forecasts, run, NoticeDisplay())
+    budgets = prepare_stages(forecasts, run, display)
     if as_json:
         print(json.dumps(stages_json(forecasts, budgets), indent=1))
     else:

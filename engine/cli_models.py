@@ -16,6 +16,7 @@ from dovetail.engine.cli_options import (
     FormatOption,
     JsonOption,
     MemoryOption,
+    NoCardOption,
     OnNonFinite,
     RoundOption,
     ShardOption,
@@ -25,6 +26,7 @@ from dovetail.engine.cli_options import (
     plan_options,
     run_options,
 )
+from dovetail.engine.cli_parser import tell
 
 PatternsOption = Annotated[
     list[str] | None,
@@ -85,6 +87,7 @@ def convert(
 
 
 def extract_lora(
+    ctx: typer.Context,
     tuned: Annotated[str, typer.Argument(metavar="FINETUNED", help="A fine-tuned model.", show_default=False)],
     base: Annotated[str, typer.Argument(metavar="BASE", help="The model that it was made from.", show_default=False)],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
@@ -149,6 +152,7 @@ def extract_lora(
     )
     with choose_display(quiet=quiet, as_json=as_json, label="extracting") as display:
         recorder = Recorder(display)
+        tell(ctx, recorder)
         run = run_options(memory, workers, overwrite, restart)
         manifest = run_extraction(tuned, base, output, options, run, recorder)
     if not quiet and not as_json:
@@ -156,6 +160,7 @@ def extract_lora(
 
 
 def moe(
+    ctx: typer.Context,
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file as mergekit-moe reads it.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
     memory: MemoryOption = None,
@@ -163,6 +168,10 @@ def moe(
     shard_size: ShardOption = None,
     dtype: DtypeOption = None,
     seed: Annotated[int, typer.Option(help="Seed of random routers.")] = 0,
+    no_tokenizer: Annotated[
+        bool, typer.Option("--no-copy-tokenizer", help="Leave the base model's tokenizer files out.")
+    ] = False,
+    no_card: NoCardOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw unfinished work on OUT away.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
@@ -181,7 +190,18 @@ def moe(
     signal.signal(signal.SIGTERM, interrupt)
     with choose_display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
-        options = plan_options(shard_size, dtype, seed, OnNonFinite.keep, DEFAULT_FORMAT, None, None)
+        tell(ctx, recorder)
+        options = plan_options(
+            shard_size,
+            dtype,
+            seed,
+            OnNonFinite.keep,
+            DEFAULT_FORMAT,
+            None,
+            None,
+            copy_tokenizer=not no_tokenizer,
+            model_card=not no_card,
+        )
         make_moe(recipe, output, options, run_options(memory, workers, overwrite, restart), recorder)
     for done in [] if quiet or as_json else recorder.done:
         print_conversion(done)

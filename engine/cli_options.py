@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, overload
 
 import typer
 
@@ -34,6 +34,9 @@ def _one_of(names: Iterable[str]) -> dict[str, Any]:
 
     return {"metavar": f"<{'|'.join(names)}>", "callback": check}
 
+
+LEAST_BYTES = 2**20
+"""Least size, in bytes, of anything that an option gives the size of."""
 
 DEFAULT_FORMAT = SafetensorsFormat.name
 """Name of the output format that is used unless the user names another."""
@@ -88,6 +91,14 @@ StagesOption = Annotated[
     Path | None,
     typer.Option("--stages", metavar="DIR", help="Keep the results of a recipe's stages here. [default: remove them]"),
 ]
+NoTokenizerOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-copy-tokenizer",
+        help="Leave the tokenizer's files out, unless the recipe asks for a tokenizer.",
+    ),
+]
+NoCardOption = Annotated[bool, typer.Option("--no-write-model-card", help="Write no README.md.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
@@ -104,23 +115,26 @@ def plan_options(
     strict: bool = False,
     allow_partial: bool = False,
     round_float32: bool = False,
+    copy_tokenizer: bool = True,
+    model_card: bool = True,
 ) -> PlanOptions:
     """Turn the options of a command into those of a plan.
 
     Raises
     ------
     RecipeError
-        A size cannot be read.
+        A size cannot be read, or is smaller than any that makes sense.
     OutputFormatError
         An option is for another output format, or its value is wrong.
 
     """
     from dovetail.engine.planning.plan import PlanOptions
-    from dovetail.engine.text import parse_size
 
-    shard_bytes = None if shard_size is None else parse_size(shard_size)
-    zarr_shard_bytes = None if zarr_shards is None else parse_size(zarr_shards)
-    given = {"--shard-size": shard_bytes, "--codec": codec, "--zarr-shards": zarr_shard_bytes}
+    given = {
+        "--shard-size": size_bytes("--shard-size", shard_size),
+        "--codec": codec,
+        "--zarr-shards": size_bytes("--zarr-shards", zarr_shards),
+    }
     output, keep = choose_format(format, given), nonfinite is OnNonFinite.keep
     return PlanOptions(
         output,
@@ -130,6 +144,8 @@ def plan_options(
         keep_nonfinite=keep,
         strict=strict,
         allow_partial=allow_partial,
+        copy_tokenizer=copy_tokenizer,
+        model_card=model_card,
     )
 
 
@@ -139,13 +155,42 @@ def run_options(memory: str | None, workers: int | None, overwrite: bool, restar
     Raises
     ------
     RecipeError
-        A size cannot be read, or a number is not positive.
+        A size cannot be read or is too small, or a number is not positive.
 
     """
     from dovetail.engine.run.prepare import RunOptions
-    from dovetail.engine.text import parse_size
 
-    return RunOptions(None if memory is None else parse_size(memory), workers, overwrite, restart)
+    return RunOptions(size_bytes("--memory", memory), workers, overwrite, restart)
+
+
+@overload
+def size_bytes(option: str, text: str) -> int: ...
+@overload
+def size_bytes(option: str, text: None) -> None: ...
+@overload
+def size_bytes(option: str, text: str | None) -> int | None: ...
+def size_bytes(option: str, text: str | None) -> int | None:
+    """Read the size that an option gives, and refuse those that can only be slips, such as 5B for 5GB; None for None.
+
+    Raises
+    ------
+    RecipeError
+        The size cannot be read, or is smaller than `LEAST_BYTES`.
+
+    """
+    from dovetail.engine.errors import RecipeError
+    from dovetail.engine.text import counted, parse_size
+
+    if text is None:
+        return None
+    found = parse_size(text)
+    if found < LEAST_BYTES:
+        raise RecipeError(
+            f"{option} {text} is {counted(found, 'byte')}",
+            "at least 1MiB",
+            "write the unit, as in 512MiB or 5GB: B, or no unit at all, means single bytes",
+        )
+    return found
 
 
 def interrupt(signal_number: int, frame: Any) -> NoReturn:

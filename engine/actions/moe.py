@@ -123,7 +123,8 @@ def make_moe(
 def _identity(mixture: Mixture, options: PlanOptions) -> str:
     """Hash all that decides the output."""
     inputs = input_identity(mixture.checkpoints.values())
-    content = [mixture.recipe.model_dump(mode="json"), options.seed, options.format.identity(), inputs]
+    format = options.format.identity() | options.left_out()
+    content = [mixture.recipe.model_dump(mode="json"), options.seed, format, inputs]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -178,7 +179,13 @@ def _plan(mixture: Mixture, made: Checkpoint, options: PlanOptions) -> Plan:
     ).with_origin(asked.origin)
     return assemble(
         recipe=recipe,
-        options=PlanOptions(options.format, seed=options.seed, keep_nonfinite=True),
+        options=PlanOptions(
+            options.format,
+            seed=options.seed,
+            keep_nonfinite=True,
+            copy_tokenizer=options.copy_tokenizer,
+            model_card=options.model_card,
+        ),
         method=MOE,
         checkpoints=(*mixture.checkpoints.values(), made),
         base=mixture.base,

@@ -218,6 +218,8 @@ def _options(manifest: Mapping[str, Any]) -> PlanOptions:
         round_float32=said.get("round_float32", False),
         seed=said["seed"],
         keep_nonfinite=said["nonfinite"] == "keep",
+        copy_tokenizer=said.get("copy_tokenizer", True),
+        model_card=said.get("model_card", True),
         allow_partial=True,  # whether it should be merged is no question any more
     )
 

@@ -73,6 +73,7 @@ def build_manifest(
             "seed": plan.options.seed,
             **({"round_float32": True} if plan.options.round_float32 else {}),
             "nonfinite": "keep" if plan.options.keep_nonfinite else "error",
+            **plan.options.left_out(),
             **plan.options.format.to_json(),
         },
         "models": list(plan.models),

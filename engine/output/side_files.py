@@ -15,6 +15,7 @@ from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.planning.layer_config import restack
 from dovetail.engine.planning.model_config import set_tie
 from dovetail.engine.planning.plan import Plan
+from dovetail.engine.planning.vocabulary.files import FILES
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME
 from dovetail.io.errors import CheckpointError
@@ -54,9 +55,19 @@ def copied_files(folder: Path) -> list[Path]:
 
 def side_bytes(plan: Plan) -> int:
     """Count the bytes of the files that are copied from the base model, and of those that are made in their place."""
-    folder, changed = plan.side_checkpoint.side_folder, _changed_files(plan)
-    kept = [] if folder is None else [path for path in copied_files(folder) if path.name not in changed]
-    return sum(path.stat().st_size for path in kept) + sum(len(data) for data in changed.values() if data is not None)
+    made = sum(len(data) for data in _changed_files(plan).values() if data is not None)
+    return made + sum(path.stat().st_size for path in _taken_over(plan))
+
+
+def _taken_over(plan: Plan) -> list[Path]:
+    """List the base model's side files that the output has as they are."""
+    folder = plan.side_checkpoint.side_folder
+    if folder is None:
+        return []
+    others = set(_changed_files(plan))
+    if not plan.options.copy_tokenizer and plan.vocabulary is None:
+        others.update(FILES)
+    return [path for path in copied_files(folder) if path.name not in others]
 
 
 def _changed_files(plan: Plan) -> Mapping[str, bytes | None]:
@@ -145,20 +156,17 @@ def write_side_files(
         write_durably(folder / name, data)
         note(name, data)
 
-    changed = _changed_files(plan)
-    if (home := plan.side_checkpoint.side_folder) is not None:
-        for path in copied_files(home):
-            if path.name in changed:
-                continue
-            write(path.name, path.read_bytes())  # one at a time: together they may be too large for the memory limit
-    for name, data in changed.items():
+    for path in _taken_over(plan):
+        write(path.name, path.read_bytes())  # one at a time: together they may be too large for the memory limit
+    for name, data in _changed_files(plan).items():
         if data is not None:
             write(name, data)
     config = output_config(plan) if config is None else config
     if config is not None:
         # Letters outside ASCII are escaped, because JSON strings can hold lone surrogates, which UTF-8 cannot.
         write(CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
-    write("README.md", card.encode())
+    if plan.options.model_card:
+        write("README.md", card.encode())
     if plan.recipe.text:
         write(RECIPE_NAME, plan.recipe.text.encode())
     for name, content in plan.layout.documents.items():

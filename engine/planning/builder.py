@@ -31,6 +31,8 @@ from dovetail.io.files.collector import collector_paused
 from dovetail.io.formats.config import config_of
 from dovetail.io.formats.header import headers_shared
 
+_NO_PLACE = "chat_template has no effect: it is part of the tokenizer's files, and these are left out."
+
 
 @collector_paused()
 def make_plan(
@@ -77,7 +79,9 @@ def make_plan(
     configs = [config_of(checkpoint) for checkpoint in checkpoints]
     labels = [str(ref) for ref in references]
     checkpoints, views = make_alike(checkpoints, configs, labels, allow_partial=options.allow_partial)
-    vocabulary = plan_vocabulary(recipe, references, checkpoints)
+    # A chat template alone is written into the tokenizer's files, and without these there is no place for it.
+    bare = not options.copy_tokenizer and recipe.tokenizer is None and recipe.tokenizer_source is None
+    vocabulary = None if bare else plan_vocabulary(recipe, references, checkpoints)
     expansion = _expand(recipe, method, checkpoints, configs, vocabulary, options)
     dtype = requested_dtype(options.dtype or recipe.out_dtype or recipe.dtype)
     sources = spec_sources(expansion.tensors, checkpoints)
@@ -104,6 +108,7 @@ def make_plan(
             *planner.warnings(),
             *islands.warnings,
             *(vocabulary.findings() if vocabulary else ()),
+            *([_NO_PLACE] if bare and recipe.chat_template is not None else ()),
         ),
     )
 

@@ -52,6 +52,16 @@ class PlanOptions:
     allow_partial: bool = False
     """Whether a model may give less than half of its elements to the merge; else that is an error. Like `strict`, it is
     no part of the plan's hash."""
+    copy_tokenizer: bool = True
+    """Whether the output takes the base model's tokenizer files over; a tokenizer that the recipe asks for is always
+    written."""
+    model_card: bool = True
+    """Whether the output has a README.md that says how it was made."""
+
+    def left_out(self) -> dict[str, bool]:
+        """Name those of the output's small files that are not wanted; with nothing left out, nothing is said of it."""
+        said = {"copy_tokenizer": self.copy_tokenizer, "model_card": self.model_card}
+        return {name: wanted for name, wanted in said.items() if not wanted}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -43,12 +44,26 @@ class Outcome:
         return [json.loads(line) for line in self.out.splitlines()]
 
 
-def dovetail(*arguments: str | Path) -> Outcome:
-    """Run the command in this process, by the function that the installed script calls."""
+def dovetail(*arguments: str | Path, least_bytes: int = 1) -> Outcome:
+    """Run the command in this process, by the function that the installed script calls.
+
+    Parameters
+    ----------
+    arguments
+        What follows the command's name.
+    least_bytes
+        Takes the place of `cli_options.LEAST_BYTES`, in bytes: shards of the tests' models are smaller.
+
+    """
     out, err = io.StringIO(), io.StringIO()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            patch("dovetail.engine.cli_options.LEAST_BYTES", least_bytes),
+            pytest.raises(SystemExit) as left,
+        ):
             main([str(argument) for argument in arguments])
     finally:
         for number, handler in handlers.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dovetail.engine.cli_options import LEAST_BYTES
 from dovetail.engine.methods.registry import METHODS
 from tests.engine.command import Outcome, dovetail, dovetail_process, snapshot
 from tests.engine.conftest import Family
@@ -94,7 +95,7 @@ MISTAKES = (
 def refused(family: Family, *options: str | Path) -> Outcome:
     """Run a merge that must fail before it makes or changes anything."""
     before = snapshot(family.home)
-    outcome = dovetail("merge", family.recipe_path, family.out, *options)
+    outcome = dovetail("merge", family.recipe_path, family.out, *options, least_bytes=LEAST_BYTES)
     assert before == snapshot(family.home)
     assert "" == outcome.out
     return outcome
@@ -191,6 +192,24 @@ class BadOption:
             "shard size",
             ("--shard-size", "0"),
             "size '0' is not understood; expected a positive number with a unit, such as 512MiB, 2GB or 1.5g",
+        ),
+        BadOption(
+            "shard of single bytes",
+            ("--shard-size", "5B"),
+            "--shard-size 5B is 5 bytes; expected at least 1MiB; write the unit, as in 512MiB or 5GB: B, or no unit at "
+            "all, means single bytes",
+        ),
+        BadOption(
+            "memory of single bytes",
+            ("--memory", "512"),
+            "--memory 512 is 512 bytes; expected at least 1MiB; write the unit, as in 512MiB or 5GB: B, or no unit at "
+            "all, means single bytes",
+        ),
+        BadOption(
+            "zarr shard of single bytes",
+            ("--format", "zarr", "--zarr-shards", "1B"),
+            "--zarr-shards 1B is 1 byte; expected at least 1MiB; write the unit, as in 512MiB or 5GB: B, or no unit at "
+            "all, means single bytes",
         ),
         BadOption(
             "dtype",

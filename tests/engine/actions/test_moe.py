@@ -325,6 +325,21 @@ def test_the_same_again(tmp_path: Path) -> None:
     assert 1 == len(manifest["inputs"])
 
 
+def test_flags_of_mergekit_moe(tmp_path: Path) -> None:
+    """Its flags are read, and files that are not wanted are left out; with them, it is another output."""
+    base = dense(tmp_path / "base", "Llama")
+    path, out = recipe(tmp_path, base, [base, base]), tmp_path / "out"
+    flags = ("--cuda", "--i-understand-this-is-not-useful-without-training", "--clone-tensors", "--quiet")
+    bare = ("--no-copy-tokenizer", "--no-write-model-card", "--random-seed", "5")
+    assert 0 == dovetail("moe", path, out, *flags, *bare).code
+    found = {each.name for each in out.iterdir()}
+    assert {"config.json", "dovetail_recipe.yml"} <= found
+    assert set() == found & {"README.md", "tokenizer.json", "tokenizer_config.json"}
+    assert 5 == json.loads((out / "dovetail_manifest.json").read_bytes())["options"]["seed"]
+    assert 0 == dovetail("moe", path, out, *flags, *bare).code
+    assert 5 == dovetail("moe", path, out, *flags, "--random-seed", "5").code
+
+
 def test_models_that_cannot_be_mixed(tmp_path: Path) -> None:
     """Models of several types or sizes, and biases that would be lost, are errors."""
     base, other = dense(tmp_path / "base", "Llama"), dense(tmp_path / "qwen", "Qwen3", head_dim=8)
