@@ -159,11 +159,13 @@ class MergingCommand(Command):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments without mergekit's flags, and keep for `invoke` and `tell` what these say."""
+        ctx.obj = Translation(list(args))
         try:
             ctx.obj = translate(args, self.spellings())
         except UsageError as error:
-            error.ctx, error.cmd = ctx, self
-            raise
+            if not ctx.resilient_parsing:  # else a shell asks how a line could go on that is not complete yet
+                error.ctx, error.cmd = ctx, self
+                raise
         return super().parse_args(ctx, ctx.obj.arguments)
 
     def invoke(self, ctx: Any) -> Any:
@@ -197,6 +199,6 @@ class Program(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command, or say what to use instead of a program of mergekit's."""
         hint = PROGRAMS.get(args[0]) or PROGRAMS.get(f"mergekit-{args[0]}")
-        if hint and args[0] not in self.commands:
+        if hint and args[0] not in self.commands and not ctx.resilient_parsing:
             ctx.fail(f"No such command {args[0]!r}; {hint}.")
         return super().resolve_command(ctx, args)

@@ -18,8 +18,8 @@ NAMED = re.compile(r"`(?P<file>tests/[\w/]+\.py)(?:::(?P<test>\w+))?`")
 
 
 def sections() -> dict[str, list[str]]:
-    """Give the lines of each section by its title."""
-    _, *parts = PAGE.read_text().split("\n## ")
+    """Give the lines of each section by its title, without those of code."""
+    _, *parts = re.sub(r"^```.*?^```$", "", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE).split("\n## ")
     return {part.partition("\n")[0]: part.partition("\n")[2].splitlines() for part in parts}
 
 

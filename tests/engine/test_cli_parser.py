@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from dovetail.engine.cli import app
 from dovetail.engine.cli_flags import PROGRAMS
-from dovetail.engine.cli_parser import WHOLE, UsageError, closest, translate
+from dovetail.engine.cli_parser import WHOLE, Program, UsageError, closest, translate
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 
@@ -126,6 +128,17 @@ def test_unknown_options_of_every_command() -> None:
     assert "Error: No such option: --memroy (Possible options: --memory)" == outcome.err.splitlines()[-1]
 
 
+def test_lines_that_are_not_complete() -> None:
+    """A shell that asks how a line could go on gets an answer, whatever stands there so far."""
+    program = get_command(app)
+    assert isinstance(program, Program)
+    for line in ("r.yml --out-path", "--device", "r.yml --out-shard-size 5GB", "r.yml --cuda --bogus"):
+        context = program.commands["merge"].make_context("merge", line.split(), resilient_parsing=True)
+        assert "r.yml" == (context.params["recipe"] or Path("r.yml")).name
+    context = program.make_context("dovetail", ["multi"], resilient_parsing=True)
+    assert (None, None) == program.resolve_command(context, ["multi"])[:2]
+
+
 def test_the_note_of_a_merge(family: Family) -> None:
     """A merge says once, on stderr, what has no effect; --quiet leaves it out, and with --json it is an event."""
     flags = ("--cuda", "--lazy-unpickle", "--read-to-gpu")
@@ -134,7 +147,7 @@ def test_the_note_of_a_merge(family: Family) -> None:
     assert "" == dovetail("merge", family.recipe_path, family.out, *flags, "--overwrite", "--quiet").err
     outcome = dovetail("merge", family.recipe_path, family.out, *flags, "--overwrite", "--json")
     assert {"event": "notice", "level": "info", "text": note} == outcome.events[0]
-    assert f"{note}\n" == dovetail("plan", family.recipe_path, *flags).err
+    assert f"{note}\n" == dovetail("plan", family.recipe_path, *flags, "--quiet", "-v").err
 
 
 def test_a_cache_is_set_for_the_time_of_the_command(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
