@@ -187,7 +187,7 @@ def size_bytes(option: str, text: str | None) -> int | None:
     if found < LEAST_BYTES:
         raise RecipeError(
             f"{option} {text} is {counted(found, 'byte')}",
-            "at least 1MiB",
+            "at least 1 MiB",
             "write the unit, as in 512MiB or 5GB: B, or no unit at all, means single bytes",
         )
     return found

@@ -14,8 +14,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from dovetail.engine import cli_options
 from dovetail.engine.cli_flags import BY_NAME, PROGRAMS, Fate, Flag
 from dovetail.engine.events import Listener, Notice
+from dovetail.engine.text import counted
 
 # Some versions of Typer contain a copy of click, and others use the installed click: each has another class.
 UsageError: Any = typer.BadParameter.__base__
@@ -123,7 +125,13 @@ def _shard_size(text: str) -> str:
             f"--out-shard-size {text!r} is not understood; expected a number with K, M or B, where 5B is 5GB; "
             "for other units pass --shard-size."
         )
-    return str(int(match[1]) * _THOUSANDS[match[2].lower()] or WHOLE)
+    size = int(match[1]) * _THOUSANDS[match[2].lower()]
+    if 0 < size < cli_options.LEAST_BYTES:
+        raise UsageError(
+            f"--out-shard-size {text} is {counted(size, 'byte')}; expected at least 1 MiB, or 0 for a single file; "
+            "write the unit, as in 5B, which is 5GB."
+        )
+    return str(size or WHOLE)
 
 
 class Command(TyperCommand):

@@ -44,8 +44,8 @@ class Line:
         Line("r.yml out --random-seed=-7 --num-threads=4", "r.yml out --seed -7 --workers 4"),
         Line("r.yml out --out-shard-size 5B", "r.yml out --shard-size 5000000000"),
         Line("r.yml out --out-shard-size=500m", "r.yml out --shard-size 500000000"),
-        Line("r.yml out --out-shard-size 20k", "r.yml out --shard-size 20000"),
-        Line("r.yml out --out-shard-size 123", "r.yml out --shard-size 123"),
+        Line("r.yml out --out-shard-size 20000k", "r.yml out --shard-size 20000000"),
+        Line("r.yml out --out-shard-size 2000000", "r.yml out --shard-size 2000000"),
         Line("r.yml out --out-shard-size 0", f"r.yml out --shard-size {WHOLE}"),
         Line("--dtype -v out --quiet", "--dtype -v out --quiet"),
         Line("--dtype=float16 -v out", "--dtype=float16 out"),
@@ -89,6 +89,11 @@ def test_a_cache_is_a_variable_of_the_environment() -> None:
             "--out-shard-size 5GB",
             "--out-shard-size '5GB' is not understood; expected a number with K, M or B, where 5B is 5GB; for other "
             "units pass --shard-size.",
+        ),
+        (
+            "--out-shard-size 5",
+            "--out-shard-size 5 is 5 bytes; expected at least 1 MiB, or 0 for a single file; write the unit, as in 5B, "
+            "which is 5GB.",
         ),
         (
             "--out-path x",

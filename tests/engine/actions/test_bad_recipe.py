@@ -196,20 +196,20 @@ class BadOption:
         BadOption(
             "shard of single bytes",
             ("--shard-size", "5B"),
-            "--shard-size 5B is 5 bytes; expected at least 1MiB; write the unit, as in 512MiB or 5GB: B, or no unit at "
-            "all, means single bytes",
+            "--shard-size 5B is 5 bytes; expected at least 1 MiB; write the unit, as in 512MiB or 5GB: B, or no unit "
+            "at all, means single bytes",
         ),
         BadOption(
             "memory of single bytes",
             ("--memory", "512"),
-            "--memory 512 is 512 bytes; expected at least 1MiB; write the unit, as in 512MiB or 5GB: B, or no unit at "
-            "all, means single bytes",
+            "--memory 512 is 512 bytes; expected at least 1 MiB; write the unit, as in 512MiB or 5GB: B, or no unit "
+            "at all, means single bytes",
         ),
         BadOption(
             "zarr shard of single bytes",
             ("--format", "zarr", "--zarr-shards", "1B"),
-            "--zarr-shards 1B is 1 byte; expected at least 1MiB; write the unit, as in 512MiB or 5GB: B, or no unit at "
-            "all, means single bytes",
+            "--zarr-shards 1B is 1 byte; expected at least 1 MiB; write the unit, as in 512MiB or 5GB: B, or no unit "
+            "at all, means single bytes",
         ),
         BadOption(
             "dtype",
