@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
 
@@ -34,6 +34,7 @@ import dovetail.io.zarr.dtypes  # noqa: F401 - registers the data types
 from dovetail.io.errors import CheckpointError, ZarrError
 from dovetail.io.zarr.bounds import bound, bounded
 from dovetail.io.zarr.inline import run_here
+from dovetail.io.zarr.shards import ShardIndexes, chunk_range, load_index
 
 Fetch = Callable[[str, int, int | None], bytes | None]
 """Reads an object by its key, from one byte up to another; a negative first byte is counted from the end."""
@@ -45,10 +46,8 @@ _FAULTS: Final = (ValueError, TypeError, RuntimeError, KeyError, IndexError, Att
 class V2Codecs:
     """How the chunks of an array of version 2 are decoded; none are written."""
 
-    compressor: Any
-    """The compressor of numcodecs, with a limit on what it decompresses to; None if chunks are not compressed."""
-    filters: tuple[Any, ...]
-    """Filters of numcodecs, in the order in which they encode."""
+    stages: tuple[Any, ...]
+    """The filters and the compressor, of numcodecs, in the order in which they encode, with limits on their output."""
     dtype: np.dtype[Any]
     """Dtype of the elements as stored."""
     order: Literal["C", "F"]
@@ -57,9 +56,8 @@ class V2Codecs:
     def decode(self, data: bytes, shape: tuple[int, ...]) -> NDArray[Any]:
         """Decode a chunk; whatever filters and compressors raise is raised."""
         chunk: Any = data
-        for codec in (self.compressor, *reversed(self.filters)):
-            if codec is not None:
-                chunk = codec.decode(chunk)
+        for codec in reversed(self.stages):
+            chunk = codec.decode(chunk)
         stored: NDArray[Any] = ensure_ndarray(chunk).reshape(-1, order="A").view(self.dtype)
         return stored.reshape(shape, order=self.order)
 
@@ -97,7 +95,7 @@ class Codec:
             value = self.spec.dtype.default_scalar()
         return np.broadcast_to(np.asarray(value, dtype), self.chunk_shape)
 
-    def decode(self, position: tuple[int, ...], fetch: Fetch) -> NDArray[Any]:
+    def decode(self, position: tuple[int, ...], fetch: Fetch, indexes: ShardIndexes) -> NDArray[Any]:
         """Read and decode a chunk.
 
         Parameters
@@ -106,6 +104,8 @@ class Codec:
             Position of the chunk in the grid of chunks.
         fetch
             Reads the object that holds the chunk, or a part of it, by its key in the array.
+        indexes
+            Keeps the indexes of shards from one chunk to the next; they are of this array alone.
 
         Raises
         ------
@@ -115,10 +115,11 @@ class Codec:
         """
         key = self.key(position)
         try:
-            if self.shards is None:
-                chunk = self._decode_whole(key, fetch)
-            else:
-                chunk = self._decode_part(self.shards, position, key, fetch)
+            with np.errstate(all="ignore"):  # sums of differences that are damaged may be infinite
+                if self.shards is None:
+                    chunk = self._decode_whole(key, fetch)
+                else:
+                    chunk = self._decode_part(self.shards, position, key, fetch, indexes)
             if chunk is None:
                 return self.fill()
             if chunk.shape != self.chunk_shape or chunk.dtype.itemsize != self.spec.dtype.to_native_dtype().itemsize:
@@ -144,28 +145,31 @@ class Codec:
         codecs = self.codecs
         if isinstance(codecs, V2Codecs):
             return codecs.decode(data, self.chunk_shape)
-        pipeline, buffer = codecs, self.spec.prototype.buffer.from_bytes(data)
-
-        async def decode() -> Any:
-            return next(iter(await pipeline.decode([(buffer, self.spec)])))
-
-        return np.asarray(run_here(decode()).as_numpy_array())
+        return self._run(codecs, data, self.spec)
 
     def _decode_part(
-        self, codec: ShardingCodec, position: tuple[int, ...], key: str, fetch: Fetch
+        self, codec: ShardingCodec, position: tuple[int, ...], key: str, fetch: Fetch, indexes: ShardIndexes
     ) -> NDArray[Any] | None:
-        begins = [
-            index * chunk % whole
-            for index, chunk, whole in zip(position, self.chunk_shape, self.object_shape, strict=True)
-        ]
-        part = tuple(slice(begin, begin + size) for begin, size in zip(begins, self.chunk_shape, strict=True))
-        getter = _Getter(key, fetch)
+        counts = tuple(whole // chunk for whole, chunk in zip(self.object_shape, self.chunk_shape, strict=True))
+        index = indexes.get(key, lambda: run_here(load_index(codec, _Getter(key, fetch), counts)))
+        if index is None:
+            return None
+        found = chunk_range(index, tuple(item % count for item, count in zip(position, counts, strict=True)))
+        if found is None:
+            return None
+        data = fetch(key, *found)
+        if data is None or len(data) != found[1] - found[0]:
+            raise ValueError(f"its shard has no bytes {found[0]} to {found[1]}")
+        return self._run(codec.codec_pipeline, data, replace(self.spec, shape=self.chunk_shape))
+
+    def _run(self, pipeline: CodecPipeline, data: bytes, spec: ArraySpec) -> NDArray[Any]:
+        """Decode a chunk by zarr-python's codecs."""
+        buffer = spec.prototype.buffer.from_bytes(data)
 
         async def decode() -> Any:
-            return next(iter(await codec.decode_partial([(getter, part, self.spec)])))
+            return next(iter(await pipeline.decode([(buffer, spec)])))
 
-        found = run_here(decode())
-        return None if found is None else np.asarray(found.as_numpy_array()).reshape(self.chunk_shape)
+        return np.asarray(run_here(decode()).as_numpy_array())
 
     def encode(self, chunk: NDArray[Any]) -> NDArray[np.uint8]:
         """Encode a whole object: a chunk, or a shard."""
@@ -222,8 +226,9 @@ def open_codec(text: bytes, chunk_shape: tuple[int, ...], object_shape: tuple[in
             if document["zarr_format"] == 2:
                 metadata = ArrayV2Metadata.from_dict(document)
                 dtype = metadata.dtype.to_native_dtype()
-                compressor = bounded(metadata.compressor, chunk_shape, dtype.itemsize)
-                codecs = V2Codecs(compressor, metadata.filters or (), dtype, metadata.order)
+                stages = [*(metadata.filters or ()), *([metadata.compressor] if metadata.compressor else [])]
+                limited = bounded(stages, chunk_shape, dtype.itemsize)
+                codecs = V2Codecs(tuple(limited), dtype, metadata.order)
             else:
                 metadata = ArrayV3Metadata.from_dict(document)
                 codecs = get_pipeline_class().from_codecs(metadata.codecs)

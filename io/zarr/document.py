@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, NoReturn
@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 from dovetail.io.dtypes import DTYPES, DType
 from dovetail.io.errors import UnsupportedError, ZarrError
 from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
+from dovetail.io.zarr.settings import check_settings
 
 MAX_DOCUMENT_BYTES: Final = 16 * 2**20
 """Longest metadata document of one array, in bytes."""
@@ -27,6 +28,7 @@ NAME_ATTRIBUTE: Final = "tensor_name"
 """Attribute of an array that gives the tensor's name where the path of the array cannot."""
 
 _MAX_DIMENSIONS: Final = 32
+_MAX_CODECS: Final = 16
 
 _V2_CODECS: Final = frozenset(
     {"blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd", "shuffle", "delta", "adler32", "crc32", "crc32c"}
@@ -177,6 +179,8 @@ def _check_v2(document: Mapping[str, Any], where: str) -> ArrayDocument:
         name = codec.get("id") if type(codec) is dict else None
         if type(name) is not str or name not in _V2_CODECS:
             _refuse_codec(where, name if type(codec) is dict else codec)
+        check_settings(name, codec, where)
+    _check_count(filters, where)
     if document.get("order", "C") not in ("C", "F"):
         _fail(f"{where} has the order {brief(document['order'])}", "C or F")
     kept = {key: document.get(key) for key in ("zarr_format", "shape", "chunks", "dtype", "compressor", "fill_value")}
@@ -225,8 +229,16 @@ def _check_codecs(found: Any, where: str) -> list[str]:
         name = codec.get("name") if type(codec) is dict else codec
         if type(name) is not str or name not in _V3_CODECS:
             _refuse_codec(where, name)
+        if name.startswith("numcodecs."):
+            check_settings(name.removeprefix("numcodecs."), codec.get("configuration") or {}, where)
         names.append(name)
+    _check_count(names, where)
     return names
+
+
+def _check_count(codecs: Sequence[Any], where: str) -> None:
+    if len(codecs) > _MAX_CODECS:
+        _fail(f"{where} has {len(codecs)} codecs", f"at most {_MAX_CODECS}")
 
 
 def _check_shards(configuration: Any, objects: tuple[int, ...], where: str) -> tuple[int, ...]:

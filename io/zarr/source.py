@@ -15,6 +15,7 @@ from dovetail.io.files.boxes import Box, boxes
 from dovetail.io.source import Decoding, checked_source, out_of_range
 from dovetail.io.zarr.chunk_pool import pool
 from dovetail.io.zarr.place import Place
+from dovetail.io.zarr.shards import ENTRY_BYTES, KEPT_BYTES, ShardIndexes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,13 +76,20 @@ class ZarrSource:
     @property
     def limit_bytes(self) -> int:
         """Most bytes that a stored chunk, or the index of a shard, may have."""
-        index = 16 * math.prod(self.object_shape) // math.prod(self.chunk_shape) if self.sharded else 0
-        return max(self.chunk_bytes + self.chunk_bytes // 4, index) + _SLACK_BYTES
+        return max(self.chunk_bytes + self.chunk_bytes // 4, self._index_bytes) + _SLACK_BYTES
+
+    @property
+    def _index_bytes(self) -> int:
+        return ENTRY_BYTES * (math.prod(self.object_shape) // math.prod(self.chunk_shape)) if self.sharded else 0
 
     @property
     def scratch_bytes(self) -> int:
-        """Most bytes that a read takes beyond its result: one stored chunk, and that chunk decoded, in two copies."""
-        return self.limit_bytes + 2 * self.chunk_bytes
+        """Most bytes that a read takes beyond its result.
+
+        It holds one stored chunk, that chunk decoded, in two copies, and the indexes of shards.
+        """
+        indexes = max(self._index_bytes, KEPT_BYTES) if self.sharded else 0
+        return self.limit_bytes + 2 * self.chunk_bytes + indexes
 
     def decoding(self, start: int, stop: int) -> Decoding:
         """Say how many elements are in the chunks that a range meets, and how much of that its neighbours need too."""
@@ -104,9 +112,9 @@ class ZarrSource:
             raise out_of_range(start, stop, self.length)
         kind = f"u{self.itemsize}"
         out = np.empty(stop - start, f"<{kind}")
-        codec = self._codec()
+        codec, indexes = self._codec(), ShardIndexes()
         for position, parts in self._parts(start, stop).items():
-            chunk = self._chunk(codec, position, keep=self._shared(position, start, stop))
+            chunk = self._chunk(codec, position, indexes, keep=self._shared(position, start, stop))
             stored = chunk.view(f"{'>' if chunk.dtype.byteorder == '>' else '<'}{kind}")
             for box in parts:
                 inside, outside = self._overlap(position, box)
@@ -158,7 +166,7 @@ class ZarrSource:
         """
         if not self.length or not self.sharded:
             return
-        codec = self._codec()
+        codec, indexes = self._codec(), ShardIndexes()
         needed = [-(-size // chunk) for size, chunk in zip(self.shape, self.chunk_shape, strict=True)]
         stored = [
             -(-size // whole) * whole // chunk
@@ -166,20 +174,20 @@ class ZarrSource:
         ]
         for position in itertools.product(*map(range, stored)):
             if any(index >= count for index, count in zip(position, needed, strict=True)):
-                self._chunk(codec, position, keep=False)
+                self._chunk(codec, position, indexes, keep=False)
 
     def _codec(self) -> Codec:
         from dovetail.io.zarr.codecs import open_codec
 
         return open_codec(self.text, self.chunk_shape, self.object_shape, sharded=self.sharded)
 
-    def _chunk(self, codec: Codec, position: Position, *, keep: bool) -> NDArray[Any]:
+    def _chunk(self, codec: Codec, position: Position, indexes: ShardIndexes, *, keep: bool) -> NDArray[Any]:
         def fetch(key: str, begin: int, end: int | None) -> bytes | None:
             return self.place.read(self.prefix + key, (begin, end), self.limit_bytes, self.newest_ns)
 
         def decode() -> NDArray[Any]:
             try:
-                return codec.decode(position, fetch)
+                return codec.decode(position, fetch, indexes)
             except ZarrError as error:
                 where = f"{self.place.label}/{self.prefix}"
                 raise ZarrError(f"{where}: {error.what}", error.expected, error.action) from error

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import zipfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numcodecs
 import numpy as np
 import pytest
 
@@ -218,40 +214,8 @@ def test_pipes(tmp_path: Path, target: str) -> None:
         read_checkpoint(tmp_path)
 
 
-BOMB = bytes(200_000_000)
-BOMBS: dict[str, Callable[[], tuple[str, dict[str, Any], bytes]]] = {
-    "gzip, v2": lambda: (".zarray", V2 | {"compressor": {"id": "gzip"}}, gzip.compress(BOMB, 1)),
-    "zlib, v2": lambda: (".zarray", V2 | {"compressor": {"id": "zlib"}}, zlib.compress(BOMB, 1)),
-    "zstd, v2": lambda: (".zarray", V2 | {"compressor": {"id": "zstd"}}, numcodecs.Zstd(1).encode(BOMB)),
-    "blosc, v2": lambda: (".zarray", V2 | {"compressor": {"id": "blosc"}}, numcodecs.Blosc("lz4").encode(BOMB)),
-    "lz4, v2": lambda: (".zarray", V2 | {"compressor": {"id": "lz4"}}, numcodecs.LZ4().encode(BOMB)),
-    "gzip, v3": lambda: (
-        "zarr.json",
-        V3 | {"codecs": [*V3["codecs"], {"name": "gzip", "configuration": {"level": 1}}]},
-        gzip.compress(BOMB, 1),
-    ),
-    "zstd, v3": lambda: (
-        "zarr.json",
-        V3 | {"codecs": [*V3["codecs"], {"name": "zstd", "configuration": {"level": 1, "checksum": False}}]},
-        numcodecs.Zstd(1).encode(BOMB),
-    ),
-    "raw": lambda: ("zarr.json", V3, BOMB),
-}
-
-
-@pytest.mark.parametrize("case", BOMBS)
-def test_chunks_that_claim_more(tmp_path: Path, case: str) -> None:
-    """A chunk of 24 bytes that decompresses to 200 MB is refused, without taking that much memory."""
-    name, document, content = BOMBS[case]()
-    write(tmp_path, document, name)
-    (tmp_path / "a" / ("0.0" if name == ".zarray" else "c.0.0")).write_bytes(content)
-    source = read_checkpoint(tmp_path).tensors["a"].source
-    with pytest.raises(ZarrError, match="bytes"):
-        source.read(0, 24)
-
-
 def test_zstandard_frames_without_a_size(tmp_path: Path) -> None:
-    """Writers that stream do not know the size beforehand: such frames are taken, if their blocks can be so large."""
+    """Writers that stream do not know the size beforehand: such frames are taken if they fill the chunk."""
     array = np.arange(24, dtype=np.float32).reshape(4, 6)
     write_arrays(tmp_path, {"a": array}, chunks=lambda _: (4, 6), compressors={"name": "zstd", "configuration": {}})
     content = array.tobytes()
@@ -259,8 +223,3 @@ def test_zstandard_frames_without_a_size(tmp_path: Path) -> None:
     (tmp_path / "a" / "c" / "0" / "0").write_bytes(b"\x28\xb5\x2f\xfd\x00\x58" + block)
     pool().clear()
     assert content == read_checkpoint(tmp_path).tensors["a"].source.read(0, 24).tobytes()
-    repeated = b"".join((0x1FFFF << 3 | 2 | (number == 999)).to_bytes(3, "little") + b"\0" for number in range(1000))
-    (tmp_path / "a" / "c" / "0" / "0").write_bytes(b"\x28\xb5\x2f\xfd\x00\x58" + repeated)
-    pool().clear()
-    with pytest.raises(ZarrError, match="claims"):
-        read_checkpoint(tmp_path).tensors["a"].source.read(0, 24)

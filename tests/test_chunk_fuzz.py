@@ -1,0 +1,25 @@
+"""Damaged Zarr chunks of every codec never kill the process, and never take more memory than a good chunk may."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CASES = 1_500
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_damaged_chunks(tmp_path: Path, seed: int) -> None:
+    """Of each comes an error of our tree, or a chunk of the right shape; the case that kills the driver is shown."""
+    case = tmp_path / "case.json"
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.chunk_fuzz", str(seed), str(CASES), str(case)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    told = ended.stderr[-2_000:] + (case.read_text()[:2_000] if case.exists() else "")
+    assert 0 == ended.returncode, told
+    words = ended.stdout.split()
+    assert CASES == int(words[0]) + int(words[2])
+    assert int(words[0]) > CASES // 20, "the damage is such that some chunks still decode"
+    assert int(words[2]) > CASES // 2
