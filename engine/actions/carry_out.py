@@ -166,14 +166,14 @@ def checkpoint_paths(checkpoints: Iterable[Checkpoint]) -> Iterator[Path]:
 
 def _complete(plan: Plan, table: RecordTable, staging: Path, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Write the side files and the manifest into the staging folder, and return the manifest without its tensors."""
-    side_files = write_side_files(plan, staging, _card(plan, table))
+    side_files = write_side_files(plan, staging, _card(plan, table, earlier))
     manifest = build_manifest(plan, table, side_files, earlier)
     write_durably(staging / MANIFEST_NAME, manifest_parts(manifest, plan, table))
     return manifest
 
 
-def _card(plan: Plan, table: RecordTable) -> str:
-    return conversion_card(plan) if plan.is_conversion else model_card(plan, total_statistics(plan, table))
+def _card(plan: Plan, table: RecordTable, earlier: Sequence[Mapping[str, Any]]) -> str:
+    return conversion_card(plan) if plan.is_conversion else model_card(plan, total_statistics(plan, table), earlier)
 
 
 def _clear(staging: Path, keep: frozenset[str] | set[str] = frozenset({LOCK_NAME})) -> None:

@@ -25,6 +25,7 @@ from dovetail.engine.errors import InterruptedMergeError, RecipeError
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.output.adapter_files import adapter_card, summary, write_adapter_files
+from dovetail.engine.output.lineage import hub_names
 from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts
 from dovetail.engine.output.staging import check_disk_space, check_target, stages_path
 from dovetail.engine.planning.assembly import assemble
@@ -247,9 +248,8 @@ def _put_together(
         ranks = {module_of(report.name): report.rank for report in adapter.reports if report.rank}
         config = adapter_config(plan, ranks, adapter.kept)
         whole = list(adapter.kept.tensors)
-        side_files = write_adapter_files(
-            staging, config, adapter_card(plan.names, adapter.reports, whole, adapter.notes)
-        )
+        card = adapter_card(plan.names, hub_names([plan.base]), adapter.reports, whole, adapter.notes)
+        side_files = write_adapter_files(staging, config, card)
         manifest = build_manifest(copying, table, side_files)
         manifest["plan_hash"] = plan.hash
         manifest["inputs"] = manifest["inputs"][:2]  # the factors are there for the time of the work alone

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
 from dovetail.engine.actions.convert import HEADER_METADATA, finished
 from dovetail.engine.methods.moe import MOE
+from dovetail.engine.output.lineage import card_head, hub_names
 from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts
 from dovetail.engine.output.side_files import write_side_files
 from dovetail.engine.output.staging import check_target, stages_path
@@ -221,8 +221,9 @@ def _completion(mixture: Mixture, identity: str) -> Any:
 def _card(mixture: Mixture) -> str:
     """Write the README.md: which models are which experts, and how tokens are sent to them."""
     asked = mixture.recipe
-    front = {"library_name": "transformers", "tags": ["moe", "dovetail"]}
-    lines = ["---", yaml.safe_dump(front, sort_keys=False).strip(), "---", "", "# Mixture of experts", ""]
+    names = hub_names(mixture.checkpoints.values())
+    lines = card_head(names, "merge", {"library_name": "transformers"}, "dovetail", "merge", "moe")
+    lines += ["", "# Mixture of experts", ""]
     lines += [
         f"A {mixture.architecture.name} model made with Dovetail. All but the experts is "
         f"`{short_name(str(asked.base_model))}`; each token is sent to {asked.experts_per_token} of "

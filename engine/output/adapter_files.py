@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
+from dovetail.engine.output.lineage import card_head
 from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.run.factor_store import MatrixReport
 from dovetail.engine.text import short_name
@@ -66,7 +65,11 @@ def worst(reports: Sequence[MatrixReport], count: int) -> list[MatrixReport]:
 
 
 def adapter_card(
-    names: tuple[str, str], reports: Sequence[MatrixReport], whole: Sequence[str], notes: Sequence[str]
+    names: tuple[str, str],
+    bases: Sequence[str],
+    reports: Sequence[MatrixReport],
+    whole: Sequence[str],
+    notes: Sequence[str],
 ) -> str:
     """Write the README.md: what the adapter was made from, how much of it is there, and how to use it.
 
@@ -74,6 +77,8 @@ def adapter_card(
     ----------
     names
         What the user calls the fine-tuned model and the base model.
+    bases
+        The base model as a hub names it; empty if none does.
     reports, whole
         As for `summary`.
     notes
@@ -82,11 +87,8 @@ def adapter_card(
     """
     totals = summary(reports, whole)
     tuned, base = names
-    front = {"base_model": base, "library_name": "peft", "tags": ["lora", "dovetail"]}
     lines = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False).strip(),
-        "---",
+        *card_head(bases, "adapter", {"library_name": "peft"}, "dovetail", "lora"),
         "",
         f"# {short_name(tuned)} as an adapter",
         "",

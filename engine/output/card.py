@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
+from dovetail.engine.output.lineage import card_head, hub_names, library_of
 from dovetail.engine.output.manifest import MANIFEST_NAME, has_task_vectors, norm_text, pair_overlaps
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.text import short_name
@@ -19,7 +19,7 @@ LONGEST_CARD_BYTES = 2**20
 """Largest model card of a source, in bytes, that is taken over into a conversion."""
 
 
-def model_card(plan: Plan, totals: dict[str, Any]) -> str:
+def model_card(plan: Plan, totals: dict[str, Any], earlier: Sequence[Mapping[str, Any]] = ()) -> str:
     """Write the README.md of a merged model: which models were merged, how, and with what statistics.
 
     Parameters
@@ -28,13 +28,12 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
         The merge.
     totals
         Statistics of the whole merge, as in the manifest.
+    earlier
+        Entries of the manifest for the stages whose results were merged.
 
     """
-    front: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "dovetail", plan.method.name]}
     lines = [
-        "---",
-        yaml.safe_dump(front, sort_keys=False).strip(),
-        "---",
+        *card_head(hub_names(plan.checkpoints, earlier), "merge", library_of(plan), "dovetail", "merge"),
         "",
         "# Merged model",
         "",
@@ -43,8 +42,8 @@ def model_card(plan: Plan, totals: dict[str, Any]) -> str:
         + (f" ([paper]({plan.method.paper}))." if plan.method.paper else "."),
         "",
     ]
-    if plan.base is not None:
-        lines += [f"Base model: `{short_name(str(plan.base.path))}`.", ""]
+    if plan.recipe.base_model is not None:
+        lines += [f"Base model: `{short_name(str(plan.recipe.base_model))}`.", ""]
     if has_task_vectors(totals):
         lines += ["| model | density | task vector norm | norm kept |", "|---|---|---|---|"]
     else:
@@ -85,8 +84,8 @@ def conversion_card(plan: Plan) -> str:
     own = _own_card(plan)
     if own is not None:
         return f"{own.rstrip()}\n\n---\n\n{text}\n"
-    front = yaml.safe_dump({"library_name": "transformers", "tags": ["dovetail"]}, sort_keys=False).strip()
-    return f"---\n{front}\n---\n\n# {short_name(plan.models[0])}\n\n{text}\n"
+    head = card_head((), "", library_of(plan), "dovetail")
+    return "\n".join([*head, "", f"# {short_name(plan.models[0])}", "", text, ""])
 
 
 def _own_card(plan: Plan) -> str | None:

@@ -156,7 +156,7 @@ def test_the_model_card(family: Family) -> None:
     manifest = merge(family.recipe_path, family.out)
     text = (family.out / "README.md").read_text()
     _, front, body = text.split("---\n", 2)
-    assert {"library_name": "transformers", "tags": ["merge", "dovetail", "cabs"]} == yaml.safe_load(front)
+    assert {"library_name": "transformers", "tags": ["dovetail", "merge"]} == yaml.safe_load(front)
     assert "by `cabs` ([paper](https://arxiv.org/abs/2503.01874))." in body
     assert "Base model: `base`." in body
     for index, name in enumerate(("math", "code")):
