@@ -33,6 +33,7 @@ from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.recipe import Recipe, RecipeSource
 from dovetail.engine.recipe.moe import load_moe_recipe
 from dovetail.engine.recipe.schema import InputModel
+from dovetail.engine.recipe.unused import notes
 from dovetail.engine.run.budget import default_limit_bytes
 from dovetail.engine.run.gates import gate_values, hardly_told_apart
 from dovetail.engine.run.journal import JOURNAL_NAME
@@ -130,7 +131,7 @@ def _identity(mixture: Mixture, options: PlanOptions) -> str:
 
 def _warnings(mixture: Mixture) -> list[str]:
     """Say what a person should know."""
-    count, found = len(mixture.recipe.experts), []
+    count, found = len(mixture.recipe.experts), [*notes(mixture.recipe.unused, mixture.recipe.origin)]
     if count & (count - 1):
         found.append(f"{count} experts are no power of two: llama.cpp cannot run such a model.")
     if "auto_map" in mixture.config:

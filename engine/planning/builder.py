@@ -100,7 +100,7 @@ def make_plan(
         tie=_tie(references[0], expansion),
         vocabulary=vocabulary,
         warnings=(
-            *notes(recipe),
+            *notes(recipe.unused, recipe.origin),
             *(note for checkpoint in checkpoints for note in checkpoint.notes),
             *views,
             *expansion.warnings,

@@ -1,8 +1,8 @@
-"""The recipe of a mixture of experts: mergekit-moe's YAML, read as strictly as other recipes."""
+"""The recipe of a mixture of experts: mergekit-moe's YAML, read as other recipes are."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
@@ -10,9 +10,11 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe.load import RecipeSource, parse_documents, read_origin
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.origin import Origin
+from dovetail.engine.recipe.places import Unused
 from dovetail.engine.recipe.problems import Strict, problem, recipe_error
 from dovetail.engine.recipe.scalars import Whole
 from dovetail.engine.recipe.schema import Dtype
+from dovetail.engine.recipe.unused import Place, keys_of, without_unused
 
 GateMode = Literal["hidden", "hidden_avg", "hidden_last", "cheap_embed", "random", "uniform_random"]
 """How the routers' weights are made."""
@@ -69,6 +71,7 @@ class MoeRecipe(Strict):
     """Beginning of the name of the architecture to make, where the models leave a choice."""
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
+    _unused: tuple[Unused, ...] = PrivateAttr(default=())
 
     @model_validator(mode="before")
     @classmethod
@@ -106,16 +109,28 @@ class MoeRecipe(Strict):
         """Where the recipe came from, with its text."""
         return self._origin
 
-    def with_origin(self, origin: Origin) -> MoeRecipe:
-        """Return the same recipe, said to come from `origin`."""
+    @property
+    def unused(self) -> tuple[Unused, ...]:
+        """Keys that were given and have no effect, in the order of the text."""
+        return self._unused
+
+    def with_origin(self, origin: Origin, unused: tuple[Unused, ...] | None = None) -> MoeRecipe:
+        """Return the same recipe, said to come from `origin`; and if `unused` is given, with these `unused` keys."""
         copy = self.model_copy()
         copy._origin = origin
+        copy._unused = self._unused if unused is None else unused
         return copy
 
     def references(self) -> tuple[ModelRef, ...]:
         """Give every model, once each, the base model first."""
         every = (*self.experts, *self.shared_experts)
         return tuple(dict.fromkeys([self.base_model, *(expert.source_model for expert in every)]))
+
+
+_EXPERT: Final = Place(keys_of(Expert), {"source_model": None})
+_KEYS: Final = Place(
+    keys_of(MoeRecipe), {"base_model": None, "experts": _EXPERT, "shared_experts": _EXPERT}, harmless=("dtype",)
+)
 
 
 def load_moe_recipe(source: RecipeSource) -> MoeRecipe:
@@ -138,8 +153,8 @@ def load_moe_recipe(source: RecipeSource) -> MoeRecipe:
         raise RecipeError(
             f"{origin.name}: the recipe has {len(documents)} documents", "one", "write one for each model"
         )
-    data = documents[0].value
+    data, unused = without_unused(documents[0].value, top=_KEYS)
     try:
-        return MoeRecipe.model_validate(data).with_origin(origin)
+        return MoeRecipe.model_validate(data).with_origin(origin, unused)
     except ValidationError as error:
         raise recipe_error(error, data, origin) from None

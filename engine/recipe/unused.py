@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
+from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import Unused, Where, key_path
 from dovetail.engine.recipe.schema import InputModel, OutputModule, OutputSlice, Recipe, SliceSource
 from dovetail.engine.recipe.tokenizer import Token, TokenEmbedding, Tokenizer
@@ -48,12 +49,12 @@ _HINTS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """A kind of mapping in recipes: its keys, and what stands below them."""
 
     keys: tuple[str, ...]
     """Keys that are known here."""
-    inside: Mapping[str, _Place | _Any | _Parameters | None] = field(default_factory=dict)
+    inside: Mapping[str, Place | _Any | _Parameters | None] = field(default_factory=dict)
     """Mappings below a key, or lists of them; None for a model's name, which may be a mapping."""
     harmless: tuple[str, ...] = ()
     """Keys that decide no value of the output: a slip in their names is no error."""
@@ -65,7 +66,7 @@ class _Place:
 class _Any:
     """A mapping with any keys."""
 
-    each: _Place
+    each: Place
     """What stands below each of them."""
 
 
@@ -77,26 +78,27 @@ class _Parameters:
     """Whether they are given for a single model."""
 
 
-def _keys(model: type[BaseModel]) -> tuple[str, ...]:
+def keys_of(model: type[BaseModel]) -> tuple[str, ...]:
+    """Give the keys that a part of a recipe has."""
     return tuple(model.model_fields)
 
 
 _SHARED, _OWN = _Parameters(alone=False), _Parameters(alone=True)
-_PATH = _Place(("path", "revision"))
-_PARTS = _Place(("model", "lora", "override_architecture"), {"model": _PATH, "lora": _PATH}, ("override_architecture",))
-_EMBEDDING = _Place(_keys(TokenEmbedding), {"model": None})
-_TOKEN = _Place(_keys(Token), {"source": _EMBEDDING})
-_MODELS = _Place(_keys(InputModel), {"model": None, "parameters": _OWN})
-_SOURCES = _Place(_keys(SliceSource), {"model": None, "parameters": _OWN})
-_SLICES = _Place(
-    _keys(OutputSlice),
+_PATH = Place(("path", "revision"))
+_PARTS = Place(("model", "lora", "override_architecture"), {"model": _PATH, "lora": _PATH}, ("override_architecture",))
+_EMBEDDING = Place(keys_of(TokenEmbedding), {"model": None})
+_TOKEN = Place(keys_of(Token), {"source": _EMBEDDING})
+_MODELS = Place(keys_of(InputModel), {"model": None, "parameters": _OWN})
+_SOURCES = Place(keys_of(SliceSource), {"model": None, "parameters": _OWN})
+_SLICES = Place(
+    keys_of(OutputSlice),
     {"sources": _SOURCES, "base_model": None, "parameters": _SHARED},
     harmless=("residual_weight",),
     inert=("residual_weight",),
 )
-_MODULES = _Place(_keys(OutputModule), {"models": _MODELS, "slices": _SLICES, "parameters": _SHARED})
-_TOKENIZER = _Place(_keys(Tokenizer), {"source": None, "tokens": _Any(_TOKEN)})
-_BELOW: dict[str, _Place | _Any | _Parameters | None] = {
+_MODULES = Place(keys_of(OutputModule), {"models": _MODELS, "slices": _SLICES, "parameters": _SHARED})
+_TOKENIZER = Place(keys_of(Tokenizer), {"source": None, "tokens": _Any(_TOKEN)})
+_BELOW: dict[str, Place | _Any | _Parameters | None] = {
     "models": _MODELS,
     "slices": _SLICES,
     "parameters": _SHARED,
@@ -104,11 +106,14 @@ _BELOW: dict[str, _Place | _Any | _Parameters | None] = {
     "tokenizer_source": None,
     "tokenizer": _TOKENIZER,
 }
-_TOP = _Place(_keys(Recipe), _BELOW | {"modules": _Any(_MODULES)}, ("name", "dtype", "out_dtype", "chat_template"))
-_FILTERED = _Place(("filter", "value"))
+RECIPE = Place(keys_of(Recipe), _BELOW | {"modules": _Any(_MODULES)}, ("name", "dtype", "out_dtype", "chat_template"))
+"""The keys of a recipe."""
+_FILTERED = Place(("filter", "value"))
 
 
-def without_unused(data: Any, method: Method | None, methods: Methods) -> tuple[Any, tuple[Unused, ...]]:
+def without_unused(
+    data: Any, method: Method | None = None, methods: Methods = tuple, top: Place = RECIPE
+) -> tuple[Any, tuple[Unused, ...]]:
     """Leave out the keys of a recipe that have no effect.
 
     Parameters
@@ -119,6 +124,8 @@ def without_unused(data: Any, method: Method | None, methods: Methods) -> tuple[
         The recipe's method; None if it is not known, and then its parameters are left as they are.
     methods
         Gives all methods; asked only where a parameter is not the method's.
+    top
+        The keys of the whole recipe.
 
     Returns
     -------
@@ -127,13 +134,13 @@ def without_unused(data: Any, method: Method | None, methods: Methods) -> tuple[
 
     """
     found: list[Unused] = []
-    return _Sweep(method, methods, found).sweep(data, _TOP, ()), tuple(found)
+    return _Sweep(top, method, methods, found).sweep(data, top, ()), tuple(found)
 
 
-def notes(recipe: Recipe) -> tuple[str, ...]:
+def notes(unused: Sequence[Unused], origin: Origin) -> tuple[str, ...]:
     """Write what a person should know of a recipe's keys without effect, one sentence each."""
-    texts = [f"{place}{each.what}; {each.hint or each.fate}" for place, each in _placed(recipe)]
-    more = len(recipe.unused) - len(texts)
+    texts = [f"{place}{each.what}; {each.hint or each.fate}" for place, each in _placed(unused, origin)]
+    more = len(unused) - len(texts)
     return (*texts, f"{more:,} more keys have no effect") if more else tuple(texts)
 
 
@@ -146,7 +153,7 @@ def refuse_unused(recipes: Sequence[Recipe]) -> None:
         There is such a key.
 
     """
-    placed = [pair for recipe in recipes for pair in _placed(recipe)]
+    placed = [pair for recipe in recipes for pair in _placed(recipe.unused, recipe.origin)]
     if placed:
         texts = [f"{place}{each.what}" + (f" ({each.hint})" if each.hint else "") for place, each in placed]
         raise RecipeError(
@@ -156,10 +163,10 @@ def refuse_unused(recipes: Sequence[Recipe]) -> None:
         )
 
 
-def _placed(recipe: Recipe) -> list[tuple[str, Unused]]:
+def _placed(unused: Sequence[Unused], origin: Origin) -> list[tuple[str, Unused]]:
     """Give the first keys without effect, each with the words that name its line."""
-    shown = recipe.unused[:MOST_SHOWN]
-    lines = recipe.origin.lines([each.where for each in shown])
+    shown = unused[:MOST_SHOWN]
+    lines = origin.lines([each.where for each in shown])
     return [(f"line {line}: " if line else "", each) for line, each in zip(lines, shown, strict=True)]
 
 
@@ -167,11 +174,12 @@ def _placed(recipe: Recipe) -> list[tuple[str, Unused]]:
 class _Sweep:
     """One walk through a recipe."""
 
+    top: Place
     method: Method | None
     methods: Methods
     found: list[Unused]
 
-    def sweep(self, data: Any, place: _Place | _Any | _Parameters | None, where: Where) -> Any:
+    def sweep(self, data: Any, place: Place | _Any | _Parameters | None, where: Where) -> Any:
         """Give a value without the keys that have no effect."""
         if isinstance(data, list):
             return [self.sweep(item, place, (*where, i)) for i, item in enumerate(data)]
@@ -194,7 +202,7 @@ class _Sweep:
                 kept[key] = self.sweep(value, place.inside[key], (*where, key)) if key in place.inside else value
         return {key: value for key, value in kept.items() if key in place.keys or not _is_anchor(key)}
 
-    def judge(self, key: str, place: _Place, where: Where) -> Unused | None:
+    def judge(self, key: str, place: Place, where: Where) -> Unused | None:
         """Say what is wrong with a key of a mapping; None if it has an effect, must be an error, or holds an anchor."""
         path = key_path(where)
         if key in place.keys:
@@ -202,10 +210,10 @@ class _Sweep:
         if _is_anchor(key):
             return None
         if "parameters" in place.keys and self.method is not None and key in _names(self.method):
-            top = place is _TOP
+            top = place is self.top
             what = f"{path} stands at the top and has no effect there" if top else f"{path} has no effect there"
             return self.unused(where, what, "put it under 'parameters'")
-        if place is not _TOP and key in _TOP.keys:
+        if place is not self.top and key in self.top.keys:
             return self.unused(where, f"{path} has no effect there", f"{key!r} belongs to the top of the recipe")
         if key in _HINTS:
             return self.unused(where, f"{path} has no effect there", _HINTS[key])
@@ -237,7 +245,7 @@ class _Sweep:
             return self.unused(where, what, stays=True) if row.inert else None
         if any(key in _names(other) for other in self.methods()):
             return self.unused(where, f"{path} has no effect on {method.name}")
-        if key in _TOP.keys:
+        if key in self.top.keys:
             return self.unused(where, f"{path} has no effect there", f"{key!r} belongs to the top of the recipe")
         if key in _HINTS:
             return self.unused(where, f"{path} has no effect there", _HINTS[key])

@@ -203,7 +203,7 @@ def test_many_keys() -> None:
     """Thousands of unknown keys, models and filters cost no more than reading them."""
     keys = "\n".join(f"key{i}: {i}" for i in range(10_000))
     recipe = load_recipe(f"merge_method: average\nmodels: [{{model: a}}]\nparameters: {{weight: 1}}\n{keys}", TABLE)
-    said = notes(recipe)
+    said = notes(recipe.unused, recipe.origin)
     assert (10_000, "line 4: key0 is unknown; ignored, as mergekit ignores it") == (len(recipe.unused), said[0])
     assert (MOST_SHOWN + 1, "9,950 more keys have no effect") == (len(said), said[-1])
     models = [{"model": f"m{i}"} for i in range(5_000)]

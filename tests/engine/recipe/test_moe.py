@@ -9,6 +9,7 @@ import yaml
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe.moe import load_moe_recipe
+from dovetail.engine.recipe.unused import notes
 
 DOCUMENTED = """
 base_model: path/to/self_attn_donor
@@ -43,6 +44,20 @@ def test_the_documented_form() -> None:
     )  # fmt: skip
     assert ["path/to/self_attn_donor", "expert_model_1", "expert_model_2"] == list(map(str, recipe.references()))
     assert 1 == len(recipe.experts[1].negative_prompts)
+
+
+def test_keys_without_effect() -> None:
+    """They are said, with their lines, and not read; slips in the others' names are errors."""
+    text = DOCUMENTED.replace("dtype: bfloat16", "dype: bfloat16") + "    weight: 1\ntokenizer_source: union\n"
+    recipe = load_moe_recipe(text)
+    assert recipe.dtype is None
+    assert (
+        "line 4: dype is unknown and has no effect; did you mean 'dtype'?",
+        "line 17: experts[1].weight is unknown; ignored, as mergekit ignores it",
+        "line 18: tokenizer_source is unknown; ignored, as mergekit ignores it",
+    ) == notes(recipe.unused, recipe.origin)
+    with pytest.raises(RecipeError, match=r"experts\[0\]\.positive_prompt is an unknown key"):
+        load_moe_recipe(DOCUMENTED.replace("positive_prompts:", "positive_prompt:", 1))
 
 
 @pytest.mark.parametrize(
