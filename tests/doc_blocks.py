@@ -114,7 +114,7 @@ def make_models(recipe: Path, templates: Path) -> None:
     templates
         Folder with the checkpoints ``base``, ``math`` and ``code``, which are copied.
     """
-    stages = load_stages(recipe)
+    stages = load_stages(recipe, strict=True)
     bases = {ref.path for stage in stages for ref in stage.recipe.base_models()}
     fine_tunes = 0
     for stage in stages:

@@ -21,6 +21,7 @@ import yaml
 from dovetail.engine.actions.forecasts import plan_stages
 from dovetail.engine.methods.registry import plug_ins
 from dovetail.engine.recipe import load_recipe
+from dovetail.engine.recipe.unused import refuse_unused
 from dovetail.engine.run import prepare
 from tests.doc_blocks import ROOT, Block, blocks, check_command, documents, make_models, make_templates
 from tests.engine.command import dovetail
@@ -109,7 +110,7 @@ def try_recipe(block: Block, templates: Path) -> None:
     """Plan a recipe, or read what is part of one as if it stood in a small one."""
     if "merge_method" not in block.text:
         models = [{"model": name, "parameters": {"weight": 1}} for name in ("math", "code")]
-        load_recipe({"merge_method": "linear", "models": models} | yaml.safe_load(block.text))
+        refuse_unused([load_recipe({"merge_method": "linear", "models": models} | yaml.safe_load(block.text))])
         return
     path = Path(block.file_name or "recipe.yml")
     path.write_text(block.text)
