@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
@@ -20,7 +21,7 @@ from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import recipe_error
 from dovetail.engine.recipe.reader import MAX_TEXT_BYTES, Document, ReadError, read_documents
 from dovetail.engine.recipe.schema import Recipe
-from dovetail.engine.recipe.unused import without_unused
+from dovetail.engine.recipe.unused import RECIPE, notes, without_unused
 
 RecipeSource = str | os.PathLike[str] | Mapping[str, Any]
 """A recipe as callers give it: a path, YAML text, or a dict; see `read_origin`."""
@@ -84,7 +85,7 @@ def parse_recipe(origin: Origin, methods: Mapping[str, Method] | None = None) ->
         raise RecipeError(
             f"{origin.name}: the recipe has {len(documents)} documents", "one", "plan its stages with plan_stages"
         )
-    return build_recipe(documents[0].value, origin, methods)
+    return build_recipe(documents[0], origin, methods)
 
 
 def parse_documents(origin: Origin) -> list[Document]:
@@ -95,21 +96,34 @@ def parse_documents(origin: Origin) -> list[Document]:
         raise RecipeError(f"{origin.place(error.line)}: {error.problem}", error.expected) from error
 
 
-def build_recipe(data: Any, origin: Origin, methods: Mapping[str, Method] | None = None) -> Recipe:
-    """Make a recipe from plain values; see `load_recipe` for what it raises."""
+def build_recipe(document: Document, origin: Origin, methods: Mapping[str, Method] | None = None) -> Recipe:
+    """Make a recipe from a document; see `load_recipe` for what it raises."""
+    data = document.value
     name = data.get("merge_method") if isinstance(data, dict) else None
     method = None
     with suppress(RecipeError):  # the recipe's other mistakes come first
         method = _find_method(name, origin, methods) if isinstance(name, str) else None
-    data, unused = without_unused(data, method, partial(_all_methods, methods))
+    data, unused = without_unused(document, origin, RECIPE, method, partial(_all_methods, methods))
     try:
         recipe = Recipe.model_validate(data)
     except ValidationError as error:
         # The chain would show pydantic's own report of the whole recipe.
         raise recipe_error(error, data, origin) from None
     recipe = recipe.with_origin(origin, unused)
-    make_parts(recipe, method or _find_method(recipe.merge_method, origin, methods))
+    try:
+        make_parts(recipe, method or _find_method(recipe.merge_method, origin, methods))
+    except RecipeError as error:
+        raise _explained(error, recipe) from None
     return recipe
+
+
+def _explained(error: RecipeError, recipe: Recipe) -> RecipeError:
+    """Add what is said of a key without effect to an error that speaks of such a key: it may just be misplaced."""
+    words = re.split(r"\W+", error.what)
+    about = [each for each in recipe.unused if each.where[-1] in words]
+    if not about:
+        return error
+    return RecipeError(error.what, error.expected, f"{error.action}; but {notes(about[:1], recipe.origin)[0]}")
 
 
 def _all_methods(methods: Mapping[str, Method] | None) -> Collection[Method]:

@@ -153,7 +153,7 @@ def load_moe_recipe(source: RecipeSource) -> MoeRecipe:
         raise RecipeError(
             f"{origin.name}: the recipe has {len(documents)} documents", "one", "write one for each model"
         )
-    data, unused = without_unused(documents[0].value, top=_KEYS)
+    data, unused = without_unused(documents[0], origin, _KEYS)
     try:
         return MoeRecipe.model_validate(data).with_origin(origin, unused)
     except ValidationError as error:

@@ -41,8 +41,14 @@ class _Loader(yaml.SafeLoader):
 
     depth = count = 0
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.anchored: set[int] = set()
+        """The identities of the nodes that have an anchor."""
+
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         """Compose one node, counting it and how deep it is."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         self.depth += 1
         self.count += 1
         if self.count > MAX_VALUES:  # a text of the greatest size can hold half a million, which takes 10 s
@@ -50,9 +56,16 @@ class _Loader(yaml.SafeLoader):
         if self.depth > MAX_DEPTH:
             raise ReadError("the text is nested too deeply", f"at most {MAX_DEPTH} levels", self.line + 1)
         try:
-            return super().compose_node(parent, index)
+            node: Node | None = super().compose_node(parent, index)
         finally:
             self.depth -= 1
+        if not isinstance(event, yaml.AliasEvent) and event.anchor:
+            self.anchored.add(id(node))
+        return node
+
+    def holds_anchor(self, key: Node, value: Node) -> bool:
+        """Whether an anchor stands at a key's value, which is not just an alias of what stands elsewhere."""
+        return id(value) in self.anchored and value.start_mark.index > key.start_mark.index
 
 
 def read_yaml(text: str) -> Any:
@@ -77,6 +90,10 @@ class Document(NamedTuple):
     """What it says."""
     text: str
     """Its own part of the text."""
+    anchored: frozenset[str]
+    """Keys at its top whose values have an anchor."""
+    repeated: frozenset[str]
+    """Of these, the keys that are given several times; the last value counts."""
 
 
 def read_documents(text: str) -> list[Document]:
@@ -85,10 +102,15 @@ def read_documents(text: str) -> list[Document]:
         raise ReadError(f"the recipe is larger than {MAX_TEXT_BYTES:,} bytes", "a smaller recipe")
     loader, nodes = _compose(text)
     builder = _Builder(loader)
-    return [
-        Document(builder.build(node, ()), text[node.start_mark.index : node.end_mark.index].rstrip() + "\n")
-        for node in nodes
-    ]
+    documents = []
+    for node in nodes:
+        builder.repeated = set()
+        value = builder.build(node, ())
+        own_text = text[node.start_mark.index : node.end_mark.index].rstrip() + "\n"
+        pairs = node.value if isinstance(node, MappingNode) else ()
+        anchored = frozenset(key.value for key, inner in pairs if loader.holds_anchor(key, inner))
+        documents.append(Document(value, own_text, anchored, frozenset(builder.repeated)))
+    return documents
 
 
 def find_lines(text: str, places: Sequence[Where], document: int = 0) -> list[int]:
@@ -146,6 +168,8 @@ class _Builder:
 
     def __init__(self, loader: _Loader) -> None:
         self.loader, self.count, self.depth = loader, 0, 0
+        self.repeated: set[str] = set()
+        """Keys at the top of the document that are repeated, where every value has an anchor."""
 
     def build(self, node: Node, where: Where) -> Any:
         self.count += 1
@@ -173,6 +197,7 @@ class _Builder:
         _check_tag(node, "map", where)
         own: dict[str, Any] = {}
         merged: dict[str, Any] = {}
+        anchors: set[str] = set()
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, ScalarNode):
@@ -183,9 +208,13 @@ class _Builder:
                         merged.setdefault(key, value)
                 continue
             key = _checked_text(key_node, where)
-            if key in own:
+            is_anchor = not where and self.loader.holds_anchor(key_node, value_node)
+            if key in own and is_anchor and key in anchors:
+                self.repeated.add(key)
+            elif key in own:
                 raise ReadError(f"{key_path((*where, key))} is given twice", "each key once", line, (*where, key))
             own[key] = self.build(value_node, (*where, key))
+            anchors |= {key} if is_anchor else set()
         return merged | own
 
     def merge_sources(self, node: Node, where: Where) -> Iterator[dict[str, Any]]:

@@ -75,7 +75,7 @@ def load_stages(
             refuse_unused([recipe])
         return (Stage(None, recipe, (), needed=True),)
     recipes = [
-        build_recipe(document.value, replace(origin, document=i, own_text=document.text), methods)
+        build_recipe(document, replace(origin, document=i, own_text=document.text), methods)
         for i, document in enumerate(documents)
     ]
     if strict:

@@ -2,8 +2,9 @@
 
 A key counts if it is known where it stands. Of the others, those that are plainly something else (a parameter of
 another method, a key of another place, a name that nothing has) have no effect, in mergekit as here. What looks like a
-slip of the finger in a name that would change values is left where it is, for the error that it deserves. Names that
-begin with ``x-``, ``.`` or ``_`` hold YAML anchors, and nothing is said of them.
+slip of the finger in a name that would change values is left where it is, for the error that it deserves. Nothing is
+said of names that begin with ``x-``, ``.`` or ``_``, and of keys at the top whose value has an anchor: they are there
+for YAML.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import Unused, Where, key_path
+from dovetail.engine.recipe.reader import Document
 from dovetail.engine.recipe.schema import InputModel, OutputModule, OutputSlice, Recipe, SliceSource
 from dovetail.engine.recipe.tokenizer import Token, TokenEmbedding, Tokenizer
 
@@ -60,6 +62,11 @@ class Place:
     """Keys that decide no value of the output: a slip in their names is no error."""
     inert: tuple[str, ...] = ()
     """Known keys that never have an effect."""
+
+    @property
+    def deciding(self) -> list[str]:
+        """Keys that decide values of the output: a slip in their names is an error."""
+        return [key for key in self.keys if key not in self.harmless]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,29 +119,38 @@ _FILTERED = Place(("filter", "value"))
 
 
 def without_unused(
-    data: Any, method: Method | None = None, methods: Methods = tuple, top: Place = RECIPE
+    document: Document, origin: Origin, top: Place, method: Method | None = None, methods: Methods = tuple
 ) -> tuple[Any, tuple[Unused, ...]]:
     """Leave out the keys of a recipe that have no effect.
 
     Parameters
     ----------
-    data
-        The recipe as plain values; whatever is not of a recipe's form is left as it is.
+    document
+        The recipe; whatever is not of a recipe's form is left as it is.
+    origin
+        Where it comes from, for errors.
+    top
+        The keys of the whole recipe.
     method
         The recipe's method; None if it is not known, and then its parameters are left as they are.
     methods
         Gives all methods; asked only where a parameter is not the method's.
-    top
-        The keys of the whole recipe.
 
     Returns
     -------
     tuple
         The values without these keys, and what is to be said of each, in the order of the recipe.
 
+    Raises
+    ------
+    RecipeError
+        A key that has an effect is given twice.
+
     """
+    for key in document.repeated.intersection(top.keys):
+        raise origin.error((key,), f"{key} is given twice", "each key once")
     found: list[Unused] = []
-    return _Sweep(top, method, methods, found).sweep(data, top, ()), tuple(found)
+    return _Sweep(top, document.anchored, method, methods, found).sweep(document.value, top, ()), tuple(found)
 
 
 def notes(unused: Sequence[Unused], origin: Origin) -> tuple[str, ...]:
@@ -175,6 +191,7 @@ class _Sweep:
     """One walk through a recipe."""
 
     top: Place
+    anchored: frozenset[str]
     method: Method | None
     methods: Methods
     found: list[Unused]
@@ -195,20 +212,20 @@ class _Sweep:
             return self.parameters(data, place, where)
         kept = {}
         for key, value in data.items():
+            if self.is_silent(key, place):
+                continue
             unused = self.judge(key, place, (*where, key))
             if unused is not None:
                 self.found.append(unused)
             if unused is None or unused.stays:
                 kept[key] = self.sweep(value, place.inside[key], (*where, key)) if key in place.inside else value
-        return {key: value for key, value in kept.items() if key in place.keys or not _is_anchor(key)}
+        return kept
 
     def judge(self, key: str, place: Place, where: Where) -> Unused | None:
-        """Say what is wrong with a key of a mapping; None if it has an effect, must be an error, or holds an anchor."""
+        """Say what is wrong with a key of a mapping; None if it has an effect or must be an error."""
         path = key_path(where)
         if key in place.keys:
             return self.unused(where, f"{path} has no effect", stays=True) if key in place.inert else None
-        if _is_anchor(key):
-            return None
         if "parameters" in place.keys and self.method is not None and key in _names(self.method):
             top = place is self.top
             what = f"{path} stands at the top and has no effect there" if top else f"{path} has no effect there"
@@ -217,11 +234,20 @@ class _Sweep:
             return self.unused(where, f"{path} has no effect there", f"{key!r} belongs to the top of the recipe")
         if key in _HINTS:
             return self.unused(where, f"{path} has no effect there", _HINTS[key])
-        if _slip_of(key, [name for name in place.keys if name not in place.harmless]):
+        if _slip_of(key, place.deciding):
             return None
         if meant := _slip_of(key, place.harmless):
             return self.unused(where, f"{path} is unknown and has no effect", f"did you mean {meant!r}?")
+        if any(key in _names(other) for other in self.methods()):
+            return self.unused(where, f"{path} has no effect there")
         return self.unused(where, f"{path} is unknown")
+
+    def is_silent(self, key: str, place: Place) -> bool:
+        """Whether a key is there to hold anchors: by its name, or at the top by an anchor at its value."""
+        if key in place.keys:
+            return False
+        holds = place is self.top and key in self.anchored and not _slip_of(key, place.deciding)
+        return holds or key.startswith(("x-", "x_", ".", "_"))
 
     def parameters(self, data: dict[str, Any], place: _Parameters, where: Where) -> dict[str, Any]:
         """Give parameters without those that have no effect."""
@@ -263,10 +289,6 @@ class _Sweep:
 def _names(method: Method) -> Iterator[str]:
     for row in method.parameters:
         yield from (row.name, *row.synonyms)
-
-
-def _is_anchor(key: str) -> bool:
-    return key.startswith(("x-", "x_", ".", "_"))
 
 
 def _slip_of(key: str, names: Collection[str]) -> str:

@@ -77,7 +77,7 @@ def test_keys_at_the_top_and_parameters(line: str, expected: str) -> None:
         ("lora: x", "models[0].lora has no effect there; write model: NAME+ADAPTER"),
         ("layer_range: [0, 1]", "models[0].layer_range has no effect there; layers are chosen under 'slices'"),
         ("select_topk: 1", "models[0].select_topk has no effect there; put it under 'parameters'"),
-        ("weight: 1", f"models[0].weight is unknown; {IGNORED}"),
+        ("weight: 1", f"models[0].weight has no effect there; {IGNORED}"),
         ("parameters: {weight: 1}", f"models[0].parameters.weight has no effect on sce; {IGNORED}"),
         (
             "parameters: {select_topk: 1}",
@@ -120,7 +120,7 @@ tokenizer:
         f"line 7: modules.default.slices[0].residual_weight has no effect; {IGNORED}",
         f"line 9: modules.default.slices[0].sources[0].model.model.branch is unknown; {IGNORED}",
         f"line 9: modules.default.slices[0].sources[0].model.subfolder is unknown; {IGNORED}",
-        f"line 11: modules.default.slices[0].sources[0].density is unknown; {IGNORED}",
+        f"line 11: modules.default.slices[0].sources[0].density has no effect there; {IGNORED}",
         f"line 13: modules.default.slices[0].sources[0].parameters.weight[0].comment is unknown; {IGNORED}",
         f"line 16: tokenizer.kind is unknown; {IGNORED}",
         f"line 18: tokenizer.tokens.<a>.source.size is unknown; {IGNORED}",
@@ -194,10 +194,33 @@ def test_known_keys_without_effect_are_said_and_kept() -> None:
 
 def test_anchors_are_silent() -> None:
     """Keys that only hold anchors may have names that begin with x-, a point or an underscore."""
-    text = "x-weights: &w {normalize: true}\n.common: &c\n  select_topk: 0.5\n_other: 1\n" + PLAIN.replace(
+    text = "x-weights: &w {normalize: true}\n.common: &c\n  select_topk: 0.5\n_models: 1\n" + PLAIN.replace(
         "  select_topk: 0.5", "  <<: *c"
     )
     assert [] == said(text)
+
+
+def test_anchors_by_any_name() -> None:
+    """So may keys at the top with an anchor at their value, which may even be repeated; what is used twice may not."""
+    text = "const: &b b\nconst: &share 0.5\n" + PLAIN.replace("model: b", "model: *b").replace("0.5", "*share")
+    assert [] == said(text)
+    for lines in ("const: b\n", "const: *b\n", "dtype: &d float16\ndtype: &e float32\n", "one: 1\none: &one 1\n"):
+        with pytest.raises(RecipeError, match=r"\w+ is given twice; expected each key once"):
+            load_recipe(text + lines)
+    with pytest.raises(RecipeError, match=r"parameters\.a is given twice"):
+        load_recipe(PLAIN + "  a: &a 1\n  a: &b 1\n")
+    assert [f"line 10: other is unknown; {IGNORED}"] == said(f"{text}other: *b\n")
+    with pytest.raises(RecipeError, match="base_modle is an unknown key"):
+        load_recipe(f"base_modle: &b b\n{PLAIN}")
+
+
+def test_a_misplaced_parameter_that_is_required() -> None:
+    """The error about the missing parameter says where it stands in vain."""
+    text = "merge_method: linear\nmodels:\n  - model: a\n    weight: 1\n"
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(text)
+    expected = "; but line 4: models[0].weight has no effect there; put it under 'parameters'"
+    assert str(caught.value).endswith(expected)
 
 
 def test_recipes_without_lines() -> None:
