@@ -16,12 +16,13 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
 from dovetail.engine.recipe.dictionary import dictionary_text
 from dovetail.engine.recipe.groups import make_parts
+from dovetail.engine.recipe.keys import RECIPE
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import recipe_error
 from dovetail.engine.recipe.reader import MAX_TEXT_BYTES, Document, ReadError, read_documents
 from dovetail.engine.recipe.schema import Recipe
-from dovetail.engine.recipe.unused import RECIPE, notes, without_unused
+from dovetail.engine.recipe.unused import notes, without_unused
 
 RecipeSource = str | os.PathLike[str] | Mapping[str, Any]
 """A recipe as callers give it: a path, YAML text, or a dict; see `read_origin`."""
@@ -123,7 +124,8 @@ def _explained(error: RecipeError, recipe: Recipe) -> RecipeError:
     about = [each for each in recipe.unused if each.where[-1] in words]
     if not about:
         return error
-    return RecipeError(error.what, error.expected, f"{error.action}; but {notes(about[:1], recipe.origin)[0]}")
+    said = notes(about[:1], recipe.origin)[0]
+    return RecipeError(error.what, error.expected, f"{error.action}; but {said}" if error.action else said)
 
 
 def _all_methods(methods: Mapping[str, Method] | None) -> Collection[Method]:

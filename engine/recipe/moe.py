@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
 from dovetail.engine.errors import RecipeError
+from dovetail.engine.recipe.keys import Place, keys_of
 from dovetail.engine.recipe.load import RecipeSource, parse_documents, read_origin
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.origin import Origin
@@ -14,7 +15,7 @@ from dovetail.engine.recipe.places import Unused
 from dovetail.engine.recipe.problems import Strict, problem, recipe_error
 from dovetail.engine.recipe.scalars import Whole
 from dovetail.engine.recipe.schema import Dtype
-from dovetail.engine.recipe.unused import Place, keys_of, without_unused
+from dovetail.engine.recipe.unused import without_unused
 
 GateMode = Literal["hidden", "hidden_avg", "hidden_last", "cheap_embed", "random", "uniform_random"]
 """How the routers' weights are made."""

@@ -10,19 +10,17 @@ for YAML.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
-
-from pydantic import BaseModel
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
+from dovetail.engine.recipe.keys import EMBEDDING, FILTERED, MODEL_PARTS, AnyKeys, ParameterKeys, Place
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import Unused, Where, key_path
 from dovetail.engine.recipe.reader import Document
-from dovetail.engine.recipe.schema import InputModel, OutputModule, OutputSlice, Recipe, SliceSource
-from dovetail.engine.recipe.tokenizer import Token, TokenEmbedding, Tokenizer
+from dovetail.engine.recipe.schema import Recipe
 
 Methods = Callable[[], Collection[Method]]
 """Gives the rows of all methods, when they are needed."""
@@ -48,74 +46,6 @@ _HINTS: Final = {
     "random_seed": "pass --seed N",
 }
 """What to do instead, by the key."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A kind of mapping in recipes: its keys, and what stands below them."""
-
-    keys: tuple[str, ...]
-    """Keys that are known here."""
-    inside: Mapping[str, Place | _Any | _Parameters | None] = field(default_factory=dict)
-    """Mappings below a key, or lists of them; None for a model's name, which may be a mapping."""
-    harmless: tuple[str, ...] = ()
-    """Keys that decide no value of the output: a slip in their names is no error."""
-    inert: tuple[str, ...] = ()
-    """Known keys that never have an effect."""
-
-    @property
-    def deciding(self) -> list[str]:
-        """Keys that decide values of the output: a slip in their names is an error."""
-        return [key for key in self.keys if key not in self.harmless]
-
-
-@dataclass(frozen=True, slots=True)
-class _Any:
-    """A mapping with any keys."""
-
-    each: Place
-    """What stands below each of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Parameters:
-    """Parameters of the method."""
-
-    alone: bool
-    """Whether they are given for a single model."""
-
-
-def keys_of(model: type[BaseModel]) -> tuple[str, ...]:
-    """Give the keys that a part of a recipe has."""
-    return tuple(model.model_fields)
-
-
-_SHARED, _OWN = _Parameters(alone=False), _Parameters(alone=True)
-_PATH = Place(("path", "revision"))
-_PARTS = Place(("model", "lora", "override_architecture"), {"model": _PATH, "lora": _PATH}, ("override_architecture",))
-_EMBEDDING = Place(keys_of(TokenEmbedding), {"model": None})
-_TOKEN = Place(keys_of(Token), {"source": _EMBEDDING})
-_MODELS = Place(keys_of(InputModel), {"model": None, "parameters": _OWN})
-_SOURCES = Place(keys_of(SliceSource), {"model": None, "parameters": _OWN})
-_SLICES = Place(
-    keys_of(OutputSlice),
-    {"sources": _SOURCES, "base_model": None, "parameters": _SHARED},
-    harmless=("residual_weight",),
-    inert=("residual_weight",),
-)
-_MODULES = Place(keys_of(OutputModule), {"models": _MODELS, "slices": _SLICES, "parameters": _SHARED})
-_TOKENIZER = Place(keys_of(Tokenizer), {"source": None, "tokens": _Any(_TOKEN)})
-_BELOW: dict[str, Place | _Any | _Parameters | None] = {
-    "models": _MODELS,
-    "slices": _SLICES,
-    "parameters": _SHARED,
-    "base_model": None,
-    "tokenizer_source": None,
-    "tokenizer": _TOKENIZER,
-}
-RECIPE = Place(keys_of(Recipe), _BELOW | {"modules": _Any(_MODULES)}, ("name", "dtype", "out_dtype", "chat_template"))
-"""The keys of a recipe."""
-_FILTERED = Place(("filter", "value"))
 
 
 def without_unused(
@@ -196,19 +126,19 @@ class _Sweep:
     methods: Methods
     found: list[Unused]
 
-    def sweep(self, data: Any, place: Place | _Any | _Parameters | None, where: Where) -> Any:
+    def sweep(self, data: Any, place: Place | AnyKeys | ParameterKeys | None, where: Where) -> Any:
         """Give a value without the keys that have no effect."""
         if isinstance(data, list):
             return [self.sweep(item, place, (*where, i)) for i, item in enumerate(data)]
         if not isinstance(data, dict):
             return data
         if place is None:  # canonical recipes have all parts of a model's name in one mapping
-            return data if "path" in data else self.sweep(data, _PARTS, where)
-        if place is _EMBEDDING and "kind" not in data:
+            return data if "path" in data else self.sweep(data, MODEL_PARTS, where)
+        if place is EMBEDDING and "kind" not in data:
             return self.sweep(data, None, where)
-        if isinstance(place, _Any):
+        if isinstance(place, AnyKeys):
             return {key: self.sweep(value, place.each, (*where, key)) for key, value in data.items()}
-        if isinstance(place, _Parameters):
+        if isinstance(place, ParameterKeys):
             return self.parameters(data, place, where)
         kept = {}
         for key, value in data.items():
@@ -249,7 +179,7 @@ class _Sweep:
         holds = place is self.top and key in self.anchored and not _slip_of(key, place.deciding)
         return holds or key.startswith(("x-", "x_", ".", "_"))
 
-    def parameters(self, data: dict[str, Any], place: _Parameters, where: Where) -> dict[str, Any]:
+    def parameters(self, data: dict[str, Any], place: ParameterKeys, where: Where) -> dict[str, Any]:
         """Give parameters without those that have no effect."""
         kept = {}
         for key, value in data.items():
@@ -257,10 +187,10 @@ class _Sweep:
             if unused is not None:
                 self.found.append(unused)
             if unused is None or unused.stays:
-                kept[key] = self.sweep(value, _FILTERED, (*where, key))
+                kept[key] = self.sweep(value, FILTERED, (*where, key))
         return kept
 
-    def judge_parameter(self, method: Method, key: str, place: _Parameters, where: Where) -> Unused | None:
+    def judge_parameter(self, method: Method, key: str, place: ParameterKeys, where: Where) -> Unused | None:
         """Say what is wrong with a parameter; None if it has an effect or must be an error."""
         path = key_path(where)
         row = next((row for row in method.parameters if key in (row.name, *row.synonyms)), None)
