@@ -4,8 +4,8 @@ The modules in the order of the data: `reader` (text to plain values), `unused` 
 out), `schema` with `model_ref`, `settings` and `scalars` (typed recipe), `values` (parameters checked against the
 method), `groups` (which models go where), `layers` and `modules` (layers and parts from names), `tied` (heads that are
 embeddings), `resolver` (parameters of a tensor), `specs` with `gaps` (tensors that some checkpoints lack or have in
-other shapes), `slices` and `expand` (every tensor). `load` does the first five, `stages` does it for recipes of several documents, and `origin`, `places` and
-`problems` serve the error messages.
+other shapes), `slices` and `expand` (every tensor). `load` does the first five, `stages` does it for recipes of several
+documents, and `origin`, `places` and `problems` serve the error messages.
 """
 
 from __future__ import annotations
