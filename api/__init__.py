@@ -30,13 +30,14 @@ if TYPE_CHECKING:
         extract_lora,
         make_moe,
         merge,
+        merge_tensors,
         plan,
         plan_stages,
         read_manifest,
         recompute,
         verify,
     )
-    from dovetail.io import DovetailError, open_checkpoint, read_checkpoint
+    from dovetail.io import DovetailError, load_state_dict, open_checkpoint, read_checkpoint
 
     __version__: str
 
@@ -59,8 +60,10 @@ __all__ = [
     "errors",
     "events",
     "extract_lora",
+    "load_state_dict",
     "make_moe",
     "merge",
+    "merge_tensors",
     "open_checkpoint",
     "plan",
     "plan_stages",
@@ -70,7 +73,7 @@ __all__ = [
     "verify",
 ]
 
-_OF_IO = ("DovetailError", "open_checkpoint", "read_checkpoint")
+_OF_IO = ("DovetailError", "load_state_dict", "open_checkpoint", "read_checkpoint")
 """The public names that come from `dovetail.io`; all others come from `dovetail.engine`."""
 
 

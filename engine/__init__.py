@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dovetail.engine.actions.extract_lora import extract_lora
     from dovetail.engine.actions.forecasts import Forecast, plan_stages
     from dovetail.engine.actions.merge import merge
+    from dovetail.engine.actions.merge_tensors import merge_tensors
     from dovetail.engine.actions.moe import make_moe
     from dovetail.engine.actions.plan import plan
     from dovetail.engine.actions.recompute import recompute
@@ -46,6 +47,7 @@ __all__ = [
     "extract_lora",
     "make_moe",
     "merge",
+    "merge_tensors",
     "plan",
     "plan_stages",
     "read_manifest",
@@ -59,6 +61,7 @@ _HOMES = {
     "dovetail.engine.actions.extract_lora": ("extract_lora",),
     "dovetail.engine.actions.forecasts": ("Forecast", "plan_stages"),
     "dovetail.engine.actions.merge": ("merge",),
+    "dovetail.engine.actions.merge_tensors": ("merge_tensors",),
     "dovetail.engine.actions.moe": ("make_moe",),
     "dovetail.engine.actions.plan": ("plan",),
     "dovetail.engine.actions.recompute": ("recompute",),

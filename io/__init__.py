@@ -6,7 +6,8 @@ Importing this package imports neither numpy nor zarr; the functions import what
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dovetail.io.errors import (
     AdapterError,
@@ -47,6 +48,7 @@ __all__ = [
     "TorchFileError",
     "UnsupportedError",
     "ZarrError",
+    "load_state_dict",
     "open_checkpoint",
     "read_checkpoint",
 ]
@@ -116,9 +118,59 @@ def read_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str
     """
     from dovetail.io import opening
 
-    checkpoint = opening.read_checkpoint(path)
+    checkpoint = opening.read_checkpoint(_expanded(path))
     if adapter is None:
         return checkpoint
     from dovetail.io.adapters import apply_adapter, read_adapter
 
-    return apply_adapter(checkpoint, read_adapter(adapter))
+    return apply_adapter(checkpoint, read_adapter(_expanded(adapter)))
+
+
+def load_state_dict(
+    path: str | os.PathLike[str], adapter: str | os.PathLike[str] | None = None, *, copy: bool = False
+) -> dict[str, Any]:
+    """Load a checkpoint of any format as torch tensors, with their dtypes: bfloat16 and float8 too.
+
+    Tensors of local safetensors and PyTorch files are mapped: a page is read when it is first used, changing a tensor
+    never changes the file, and nothing is copied. Do not change the files while the tensors are in use. All others are
+    read at once into memory, one copy of each: those of Zarr and of addresses, those that are dequantised or changed by
+    an adapter, and those that lie unaligned or transposed in their file.
+
+    Parameters
+    ----------
+    path, adapter
+        As for `open_checkpoint`.
+    copy
+        Whether every tensor is read into memory at once, so that files may be changed or deleted afterwards.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        Every tensor on the CPU, with its name and shape, in the checkpoint's order; ``model.load_state_dict`` takes it.
+
+    Raises
+    ------
+    CheckpointError
+        There is no checkpoint at `path`, it is damaged, or Dovetail does not read its format.
+    UnsupportedError
+        torch is not installed; the message says how to install it.
+
+    Examples
+    --------
+    >>> tensors = load_state_dict("base")
+    >>> tensors["model.norm.weight"].dtype, tuple(tensors["model.norm.weight"].shape)
+    (torch.bfloat16, (64,))
+
+    """
+    from dovetail.io.extras import require
+
+    require("torch", "torch", "torch tensors")
+    from dovetail.io.state_dict import load_tensors
+
+    return load_tensors(read_checkpoint(path, adapter), copy=copy)
+
+
+def _expanded(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Put the home folder for a ``~`` at the beginning."""
+    found = os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser raises for unknown users
+    return found if isinstance(path, str) else Path(found)  # text alone can be an address
