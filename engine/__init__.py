@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dovetail.engine import errors, events
 
 if TYPE_CHECKING:
-    from dovetail.engine.actions.compare import Comparison, Difference, Limits, compare
+    from dovetail.engine.actions.compare import compare
+    from dovetail.engine.actions.comparison import Comparison, Difference, Limits
     from dovetail.engine.actions.convert import convert
     from dovetail.engine.actions.extract_lora import extract_lora
     from dovetail.engine.actions.forecasts import Forecast, plan_stages
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dovetail.engine.actions.plan import plan
     from dovetail.engine.actions.recompute import recompute
     from dovetail.engine.actions.verify import Verdict, read_manifest, verify
+    from dovetail.engine.output.document import Manifest
     from dovetail.engine.planning.extraction.options import ExtractionOptions
     from dovetail.engine.planning.plan import Plan, PlanOptions
     from dovetail.engine.run.prepare import RunOptions
@@ -34,6 +36,7 @@ __all__ = [
     "ExtractionOptions",
     "Forecast",
     "Limits",
+    "Manifest",
     "Plan",
     "PlanOptions",
     "RunOptions",
@@ -56,7 +59,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "dovetail.engine.actions.compare": ("Comparison", "Difference", "Limits", "compare"),
+    "dovetail.engine.actions.compare": ("compare",),
+    "dovetail.engine.actions.comparison": ("Comparison", "Difference", "Limits"),
     "dovetail.engine.actions.convert": ("convert",),
     "dovetail.engine.actions.extract_lora": ("extract_lora",),
     "dovetail.engine.actions.forecasts": ("Forecast", "plan_stages"),
@@ -66,6 +70,7 @@ _HOMES = {
     "dovetail.engine.actions.plan": ("plan",),
     "dovetail.engine.actions.recompute": ("recompute",),
     "dovetail.engine.actions.verify": ("Verdict", "read_manifest", "verify"),
+    "dovetail.engine.output.document": ("Manifest",),
     "dovetail.engine.planning.extraction.options": ("ExtractionOptions",),
     "dovetail.engine.planning.plan": ("Plan", "PlanOptions"),
     "dovetail.engine.run.prepare": ("RunOptions",),

@@ -97,8 +97,8 @@ def compare(
     The exit code is 0 if every difference is within the limits, and 6 if not. Without limits, no value and no dtype may
     differ. A tensor that only one checkpoint has, or that has another shape in each, exceeds any limit.
     """
-    from dovetail.engine.actions.compare import Limits
     from dovetail.engine.actions.compare import compare as run_compare
+    from dovetail.engine.actions.comparison import Limits
     from dovetail.engine.report.comparison import comparison_json, conclude_comparison, print_comparison
     from dovetail.engine.report.display import choose_display
 

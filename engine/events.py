@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 
@@ -92,7 +92,7 @@ class ShardFinished(Event):
     """File name inside the staging folder."""
     bytes: int
     """Size of the file."""
-    checksums: dict[str, list[str]]
+    checksums: dict[str, list[str]] = field(repr=False)
     """For each tensor of the file, the XXH3-64 of every chunk, written as in the manifest."""
 
 

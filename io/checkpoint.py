@@ -153,6 +153,10 @@ class Checkpoint:
     side_files: SideFiles | None = None
     """The small files beside remote weights; ``None`` if they are in `folder`, or if there are none."""
 
+    def __repr__(self) -> str:
+        adapter = "" if self.adapter is None else f" with {self.adapter.folder}"
+        return f"Checkpoint({str(self.path)!r}{adapter}, tensors: {len(self.tensors):,}, bytes: {self.nbytes:,})"
+
     @property
     def remote(self) -> bool:
         """Whether the tensors are read over the network."""

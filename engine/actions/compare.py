@@ -7,25 +7,26 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine import events
+from dovetail.engine.actions.comparison import Comparison, Difference
 from dovetail.engine.actions.convert import find_source, parse_source
-from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels import compare as kernel
 from dovetail.engine.methods.decoding import read_only
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES, Piece, chunk_elements, make_jobs
 from dovetail.engine.planning.locations import open_location
 from dovetail.engine.planning.plan import READ_AHEAD
+from dovetail.engine.progress import shows_progress
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.warm import warm_up
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
-from dovetail.io.dtypes import DTYPES, to_numpy
+from dovetail.io.dtypes import to_numpy
 from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.remote.retrying import Patience, patient
 
@@ -33,111 +34,14 @@ _TILE = 1 << 14
 """Number of integers that are compared at a time."""
 
 
-@dataclass(slots=True)
-class Difference:
-    """How far two tensors with the same name and shape lie apart."""
-
-    name: str
-    """Name of both tensors."""
-    dtypes: tuple[str, str]
-    """Dtypes of the two tensors, by the names that safetensors uses."""
-    elements: int
-    """Number of elements of each tensor."""
-    changed: int = 0
-    """Number of elements that differ. Zeros of both signs are equal, and so are two NaN."""
-    unmatched: int = 0
-    """How many of these are not finite in at least one tensor: no distance is measured, and any limit is exceeded."""
-    max_abs: float = 0.0
-    """The greatest ``|a - b|``."""
-    max_rel: float = 0.0
-    """The greatest ``|a - b| / max(|a|, |b|)``."""
-    max_ulp: int = 0
-    """The greatest distance in units in the last place of the coarser dtype; see `dovetail.engine.kernels.compare`.
-    For integers, the greatest ``|a - b|``."""
-    same_bits: bool = True
-    """Whether the two tensors have the same dtype and the same bytes."""
-
-    def add(self, other: Difference) -> None:
-        """Add the difference of another chunk of the same two tensors."""
-        self.changed += other.changed
-        self.unmatched += other.unmatched
-        self.max_abs, self.max_rel = max(self.max_abs, other.max_abs), max(self.max_rel, other.max_rel)
-        self.max_ulp = max(self.max_ulp, other.max_ulp)
-        self.same_bits &= other.same_bits
-
-    def to_json(self) -> dict[str, Any]:
-        """Give the difference as a JSON object, with the fraction of elements that differ."""
-        return asdict(self) | {"changed_fraction": self.changed / max(1, self.elements)}
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How far apart two tensors may lie; if no limit is given, they may not differ at all, not even in dtype."""
-
-    max_abs: float | None = None
-    """Greatest ``|a - b|``; None for any."""
-    max_rel: float | None = None
-    """Greatest ``|a - b| / max(|a|, |b|)``; None for any."""
-    max_ulp: int | None = None
-    """Greatest distance in units in the last place of the coarser dtype; None for any."""
-
-    def __post_init__(self) -> None:
-        for name, limit in (("max_abs", self.max_abs), ("max_rel", self.max_rel), ("max_ulp", self.max_ulp)):
-            if limit is not None and not limit >= 0:  # this refuses NaN too, which no distance would exceed
-                raise RecipeError(f"{name} is {limit}", "a number that is not negative", f"correct {name}")
-
-    @property
-    def given(self) -> bool:
-        """Whether any limit is given."""
-        return (self.max_abs, self.max_rel, self.max_ulp) != (None, None, None)
-
-    def exceeded_by(self, difference: Difference) -> bool:
-        """Whether two tensors with this difference lie farther apart than is allowed."""
-        if not self.given:
-            return difference.changed > 0 or difference.dtypes[0] != difference.dtypes[1]
-        found = (
-            (self.max_abs, difference.max_abs),
-            (self.max_rel, difference.max_rel),
-            (self.max_ulp, difference.max_ulp),
-        )
-        return difference.unmatched > 0 or any(limit is not None and value > limit for limit, value in found)
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """What a comparison of two checkpoints found."""
-
-    differences: tuple[Difference, ...]
-    """The difference of every pair of tensors that was compared, in the first checkpoint's order."""
-    only_first: tuple[str, ...]
-    """Tensors that only the first checkpoint has."""
-    only_second: tuple[str, ...]
-    """Tensors that only the second has."""
-    unlike: tuple[tuple[str, str, str], ...]
-    """Tensors that cannot be compared, because their shapes differ or only one of them has floating-point elements.
-
-    Each has its name, and its dtype and shape in the first and in the second checkpoint."""
-    budget: Budget
-    """The memory and the workers of the comparison."""
-    seconds: float
-    """Time that the comparison took, in seconds."""
-
-    @property
-    def read_bytes(self) -> int:
-        """Bytes of both checkpoints that were compared."""
-        return sum(sum(DTYPES[name].itemsize for name in each.dtypes) * each.elements for each in self.differences)
-
-    def beyond(self, limits: Limits) -> tuple[str, ...]:
-        """Name the tensors that exceed the limits, that cannot be compared, or that only one checkpoint has."""
-        apart = [each.name for each in self.differences if limits.exceeded_by(each)]
-        return (*apart, *(name for name, _, _ in self.unlike), *self.only_first, *self.only_second)
-
-
+@shows_progress("comparing")
 def compare(
     first: str | os.PathLike[str],
     second: str | os.PathLike[str],
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
+    *,
+    progress: bool | events.Listener = False,
 ) -> Comparison:
     """Compare two checkpoints, which may be of different formats, within a memory limit.
 
@@ -149,6 +53,9 @@ def compare(
         Memory limit and workers.
     listen
         Receives progress, and warnings about the checkpoints, on the calling thread.
+    progress
+        True shows a bar with bytes done, rate and time left, in a terminal or a notebook. A function receives every
+        event, as `listen` does.
 
     Returns
     -------

@@ -16,6 +16,7 @@ from typing import Any
 
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out import carry_out
+from dovetail.engine.actions.given_manifest import gives_manifest
 from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.errors import (
     ConversionsFailedError,
@@ -26,6 +27,7 @@ from dovetail.engine.errors import (
 )
 from dovetail.engine.methods.convert import CONVERT, conversion
 from dovetail.engine.methods.copy import Copy
+from dovetail.engine.output.document import Manifest
 from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
 from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.builder import requested_dtype
@@ -35,6 +37,7 @@ from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.work import Input
+from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.run.journal import JOURNAL_NAME
@@ -167,12 +170,16 @@ def _planned(info: TensorInfo, label: str, wanted: DType | None, islands: Island
     )
 
 
+@gives_manifest
+@shows_progress("converting")
 def convert(
     source: str | os.PathLike[str],
     output: str | os.PathLike[str],
     options: PlanOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
+    *,
+    progress: bool | events.Listener = False,
 ) -> dict[str, Any]:
     """Convert one checkpoint to another format, dtype or number of shards.
 
@@ -184,13 +191,13 @@ def convert(
         The checkpoint: anything that a recipe can name as a model.
     output
         Folder to make; it appears under its name only when it is complete.
-    options, run, listen
+    options, run, listen, progress
         As for `dovetail.engine.merge`; without a dtype every tensor keeps its dtype.
 
     Returns
     -------
-    dict
-        The manifest without its ``tensors``.
+    Manifest
+        A dict: the manifest without its ``tensors``.
 
     Raises
     ------
@@ -265,7 +272,7 @@ def convert_all(
     options: PlanOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Manifest]:
     """Convert checkpoints one after another; after one has failed, the others are still converted.
 
     Parameters

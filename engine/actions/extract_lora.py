@@ -21,6 +21,7 @@ from typing import Any
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
 from dovetail.engine.actions.convert import find_source, finished, parse_source
+from dovetail.engine.actions.given_manifest import gives_manifest
 from dovetail.engine.errors import InterruptedMergeError, RecipeError
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.extract_lora import EXTRACT_LORA
@@ -38,6 +39,7 @@ from dovetail.engine.planning.locations import open_location
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.work import Input
+from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.run import factoring
@@ -74,6 +76,8 @@ class _Adapter:
     """What a person should know."""
 
 
+@gives_manifest
+@shows_progress("extracting")
 def extract_lora(
     tuned: str | os.PathLike[str],
     base: str | os.PathLike[str],
@@ -81,6 +85,8 @@ def extract_lora(
     options: ExtractionOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
+    *,
+    progress: bool | events.Listener = False,
 ) -> dict[str, Any]:
     """Write what a fine-tuned model changed in its base model as a low-rank adapter that peft loads.
 
@@ -99,11 +105,14 @@ def extract_lora(
         How the work is done; no effect on the output's bytes.
     listen
         Receives events, on the calling thread.
+    progress
+        True shows a bar with bytes done, rate and time left, in a terminal or a notebook. A function receives every
+        event, as `listen` does.
 
     Returns
     -------
-    dict
-        The manifest but for its ``tensors``; ``extraction`` in it has the report on every matrix.
+    Manifest
+        A dict: the manifest but for its ``tensors``; ``extraction`` in it has the report on every matrix.
 
     Raises
     ------

@@ -39,6 +39,10 @@ class Forecast:
     complete: bool
     """Whether its result exists already."""
 
+    def __repr__(self) -> str:
+        method, state = self.stage.recipe.merge_method, "complete" if self.complete else "to be merged"
+        return f"Forecast({self.title}: {method}, {state})"
+
     @property
     def title(self) -> str:
         """The stage's name, as it is shown to people."""

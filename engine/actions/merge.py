@@ -9,13 +9,17 @@ from typing import Any
 
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out import carry_out
+from dovetail.engine.actions.given_manifest import gives_manifest
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import PlanOptions
+from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import RecipeSource
 from dovetail.engine.recipe.stages import load_stages
 from dovetail.engine.run.prepare import RunOptions
 
 
+@gives_manifest
+@shows_progress("merging")
 def merge(
     recipe: RecipeSource,
     output: str | os.PathLike[str],
@@ -23,6 +27,8 @@ def merge(
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
     stages: str | os.PathLike[str] | None = None,
+    *,
+    progress: bool | events.Listener = False,
 ) -> dict[str, Any]:
     """Merge checkpoints as a recipe says, and write the result into a folder.
 
@@ -44,11 +50,14 @@ def merge(
         Receives events while the merge goes on, on the calling thread.
     stages
         Folder in which the results of stages are kept, each under its name; None to remove them at the end.
+    progress
+        True shows a bar with bytes done, rate and time left, in a terminal or a notebook. A function receives every
+        event, as `listen` does.
 
     Returns
     -------
-    dict
-        The manifest without its ``tensors``, which can be many; `dovetail.engine.read_manifest` reads them too.
+    Manifest
+        A dict: the manifest without its ``tensors``, which can be many; `dovetail.engine.read_manifest` reads them too.
 
     Raises
     ------

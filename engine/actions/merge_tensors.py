@@ -24,6 +24,7 @@ from dovetail.engine.output.manifest import total_statistics
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
+from dovetail.engine.progress import followed
 from dovetail.engine.recipe import load_recipe
 from dovetail.engine.recipe.tensors import recipe_of
 from dovetail.engine.run.executors import open_executor
@@ -67,6 +68,7 @@ def merge_tensors(
     options: PlanOptions | None = None,
     workers: int | None = None,
     listen: events.Listener | None = None,
+    progress: bool | events.Listener = False,
     **named: Any,
 ) -> Any:
     """Merge models that are in memory: state dicts, or single arrays.
@@ -94,6 +96,8 @@ def merge_tensors(
         Most threads that compute at once; None for one on each core.
     listen
         Receives events while the merge goes on; None to show warnings as Python's own.
+    progress
+        As for `merge`; warnings are then part of what is shown or received.
 
     Returns
     -------
@@ -124,7 +128,8 @@ def merge_tensors(
     recipe = load_recipe(recipe_of(find(method), names, base_name, given))
     checkpoints = [checkpoint_of(ref.path, named_models[ref.path]) for ref in recipe.references()]
     plan = make_plan(recipe, options, checkpoints=checkpoints)
-    merged = _carry_out(plan, workers, listen or _warn)
+    with followed(progress, listen or (events.ignore if progress else _warn), "merging") as hear:
+        merged = _carry_out(plan, workers, hear)
     like = named_models[names[0] if base_name is None else base_name]
     result = {tensor.name: _as_in(like, tensor, data) for tensor, data in zip(plan.tensors, merged, strict=True)}
     return result[_ALONE] if alone else result

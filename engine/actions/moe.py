@@ -19,6 +19,7 @@ import numpy as np
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
 from dovetail.engine.actions.convert import HEADER_METADATA, finished
+from dovetail.engine.actions.given_manifest import gives_manifest
 from dovetail.engine.methods.moe import MOE
 from dovetail.engine.output.lineage import card_head, hub_names
 from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts
@@ -30,6 +31,7 @@ from dovetail.engine.planning.experts.plan import Mixture, plan_mixture, planned
 from dovetail.engine.planning.identity import input_identity
 from dovetail.engine.planning.locations import locate, open_location
 from dovetail.engine.planning.plan import Plan, PlanOptions
+from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import Recipe, RecipeSource
 from dovetail.engine.recipe.moe import load_moe_recipe
 from dovetail.engine.recipe.schema import InputModel
@@ -52,12 +54,16 @@ _GATES = "gates.safetensors"
 _KEY = "dovetail"
 
 
+@gives_manifest
+@shows_progress("making experts")
 def make_moe(
     recipe: RecipeSource,
     output: str | os.PathLike[str],
     options: PlanOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
+    *,
+    progress: bool | events.Listener = False,
 ) -> dict[str, Any]:
     """Make one mixture of experts of dense models, as a recipe says, and write it into a folder.
 
@@ -75,11 +81,14 @@ def make_moe(
         How the work is done; no effect on the output's bytes.
     listen
         Receives events, on the calling thread.
+    progress
+        True shows a bar with bytes done, rate and time left, in a terminal or a notebook. A function receives every
+        event, as `listen` does.
 
     Returns
     -------
-    dict
-        The manifest but for its ``tensors``; ``moe`` in it says which model became which expert.
+    Manifest
+        A dict: the manifest but for its ``tensors``; ``moe`` in it says which model became which expert.
 
     Raises
     ------

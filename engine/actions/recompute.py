@@ -9,7 +9,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.grid import Job
 from dovetail.engine.planning.locations import Location
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlanOptions
+from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe.stages import load_stages
 from dovetail.engine.run.executors import open_executor
 from dovetail.engine.run.prepare import RunOptions, prepare
@@ -79,12 +80,15 @@ class ComparingSlot:
         """Give None, because nothing is written to a file."""
 
 
+@shows_progress("computing again")
 def recompute(
     output: str | os.PathLike[str],
     fraction: float,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
     seed: int = 0,
+    *,
+    progress: bool | events.Listener = False,
 ) -> int:
     """Compute a random sample of an output's tasks again from its inputs, and compare every bit with the output.
 
@@ -100,6 +104,9 @@ def recompute(
         Receives progress, on the calling thread.
     seed
         Seed of the sample.
+    progress
+        True shows a bar with bytes done, rate and time left, in a terminal or a notebook. A function receives every
+        event, as `listen` does.
 
     Returns
     -------
@@ -130,18 +137,22 @@ def recompute(
     slots = _slots(plan, plan.options.format.open(output))
     todo = _sample(plan, fraction, seed)
     budget, _ = prepare(plan, run, listen)
-    compared, tasks = 0, sum(len(positions) for _, positions in todo)
+    compared, total_bytes = 0, _output_bytes(plan, todo)
     ahead_bytes = plan.read_ahead_bytes if run.executor is None else 0
     with open_session(budget, ahead_bytes) as session, open_executor(run.executor, budget.workers) as pool:
         scheduler = Scheduler(pool, session, plan, lambda tensor: slots[tensor])
         with contextlib.closing(scheduler.run(todo)) as finished:
-            done = 0
             for record in finished:
                 compared += record.written_bytes
-                done += bool(record.pieces)
                 seconds = time.monotonic() - began
-                listen(events.Progress(done, tasks, seconds, resident_bytes()))
+                listen(events.Progress(compared, total_bytes, seconds, resident_bytes()))
     return compared
+
+
+def _output_bytes(plan: Plan, todo: Sequence[tuple[Job, list[int]]]) -> int:
+    """Count the bytes of output that chosen tasks compute."""
+    pieces = (piece for job, positions in todo for position in positions for piece in job.tasks[position])
+    return sum(plan.output_bytes(piece) for piece in pieces)
 
 
 def _slots(plan: Plan, written: Checkpoint) -> list[ComparingSlot]:

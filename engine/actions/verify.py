@@ -21,8 +21,12 @@ import xxhash
 
 from dovetail.engine import events
 from dovetail.engine.errors import VerificationError
+from dovetail.engine.facts import cut, listed
+from dovetail.engine.output.document import Manifest
 from dovetail.engine.output.manifest import FORMAT_VERSION, MANIFEST_NAME, is_intact
 from dovetail.engine.planning.grid import TASK_BYTES, chunk_count, chunk_range
+from dovetail.engine.progress import shows_progress
+from dovetail.engine.text import counted
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError, DovetailError, ZarrError
 from dovetail.io.files.checksum import READ_BYTES, check_start
@@ -47,8 +51,12 @@ class Verdict:
     checked_bytes: int
     """Bytes that were read and checked."""
 
+    def __repr__(self) -> str:
+        found = f"damaged in {counted(len(self.damage), 'place')}: {cut(self.damage[0])}" if self.damage else "whole"
+        return f"Verdict({found}, unlisted: {listed(self.unlisted) or 'none'}, checked_bytes={self.checked_bytes:,})"
 
-def read_manifest(output: str | os.PathLike[str]) -> dict[str, Any]:
+
+def read_manifest(output: str | os.PathLike[str]) -> Manifest:
     """Read an output's manifest.
 
     Parameters
@@ -58,8 +66,9 @@ def read_manifest(output: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns
     -------
-    dict
-        The inputs, options and output files, and under ``tensors`` the statistics and checksums of every tensor.
+    Manifest
+        A dict: the inputs, options and output files, and under ``tensors`` the statistics and checksums of every
+        tensor.
 
     Raises
     ------
@@ -81,7 +90,7 @@ def read_manifest(output: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"format {manifest['format']!r} version {manifest['format_version']!r}")
         if not is_intact(text):
             raise ValueError("the checksum at its end does not match")
-        return dict(manifest)
+        return Manifest(manifest, Path(output), read_manifest)
     except FileNotFoundError:
         raise VerificationError(
             f"there is no {MANIFEST_NAME} in {output}", "a folder that dovetail has written", "check the path"
@@ -94,7 +103,13 @@ def read_manifest(output: str | os.PathLike[str]) -> dict[str, Any]:
         ) from None
 
 
-def verify(output: str | os.PathLike[str], listen: events.Listener = events.ignore) -> Verdict:
+@shows_progress("verifying")
+def verify(
+    output: str | os.PathLike[str],
+    listen: events.Listener = events.ignore,
+    *,
+    progress: bool | events.Listener = False,
+) -> Verdict:
     """Compare every byte of an output with its manifest.
 
     Parameters
@@ -103,6 +118,9 @@ def verify(output: str | os.PathLike[str], listen: events.Listener = events.igno
         A folder that `merge` or `convert` has written.
     listen
         Receives progress, on the calling thread.
+    progress
+        True shows a bar with bytes done, rate and time left, in a terminal or a notebook. A function receives every
+        event, as `listen` does.
 
     Returns
     -------

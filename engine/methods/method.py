@@ -70,7 +70,7 @@ class Method:
     """The role of the base model. ``origin``: it is required, and task vectors are differences from it. ``pair``: it is
     required, and merged with exactly one other model. ``optional``: if there is one, task vectors are differences from
     it. ``member``: it is merged like any other model."""
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[Parameter, ...] = field(repr=False)
     """Parameters of the method."""
     program: Callable[[Problem], Program] = field(repr=False)
     """Makes the program of one tensor; raises RecipeError if parameters cannot be used."""

@@ -54,6 +54,10 @@ class Job:
     tasks: tuple[tuple[Piece, ...], ...]
     """The pieces of each task."""
 
+    def __repr__(self) -> str:
+        pieces = sum(map(len, self.tasks))
+        return f"Job(first_task={self.first_task}, tasks: {len(self.tasks)}, pieces: {pieces})"
+
 
 def chunk_elements(element_bytes: int, inputs: int = 3) -> int:
     """Give the number of elements in a chunk of a tensor.

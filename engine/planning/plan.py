@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from dovetail.engine.facts import cut, facts_html, facts_text, listed
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.methods.method import Method
@@ -16,6 +18,7 @@ from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
 from dovetail.engine.planning.work import OutputRange, PieceWork, Work
 from dovetail.engine.recipe import Recipe, StackedLayers
+from dovetail.engine.text import counted, format_size, short_name
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.output import SafetensorsFormat
 from dovetail.io.output_format import Layout, OutputFormat
@@ -96,6 +99,30 @@ class Plan:
     """What a person should know before running it."""
     hash: str
     """Changes whenever the output would change."""
+
+    def __repr__(self) -> str:
+        return facts_text("Plan", self._facts())
+
+    def _repr_html_(self) -> str:
+        """Show it as a table in notebooks."""
+        return facts_html("Plan", self._facts())
+
+    def _facts(self) -> dict[str, str]:
+        """Give what a person wants to know, in at most eight lines."""
+        dtypes, form = Counter(tensor.dtype.torch_name for tensor in self.tensors), self.options.format
+        elements = sum(tensor.length for tensor in self.tensors)
+        rows = {
+            self.noun: self.method.name,
+            "base model": cut(short_name(str(self.base.path))) if self.base else "none",
+            "models": listed([short_name(name) for name in self.models]),
+            "output": f"{counted(len(self.tensors), 'tensor')}, {elements:,} elements, "
+            + ", ".join(f"{count} {name}" for name, count in dtypes.most_common()),
+            "reads": f"{format_size(self.read_bytes)} in {counted(self.task_count, 'task')}",
+            "writes": ("at most " if form.sizes_are_limits else "")
+            + f"{format_size(self.write_bytes)} in {counted(len(self.layout.shards), form.part_noun)}",
+            "hash": self.hash[:16],
+        }
+        return rows | ({"warnings": f"{len(self.warnings)}: {cut(self.warnings[0])}"} if self.warnings else {})
 
     @property
     def is_conversion(self) -> bool:

@@ -46,6 +46,11 @@ class PlannedTensor:
     output: int = 0
     """Which of its problem's outputs it is. Further ones have no inputs: the first one's pieces write them."""
 
+    def __repr__(self) -> str:
+        how = "copy" if self.problem is None else type(self.program).__name__
+        made = f"{how}, inputs: {len(self.inputs)}, chunks: {self.chunk_count}"
+        return f"PlannedTensor({self.name!r}, {self.dtype} {list(self.shape)}, {made})"
+
     @property
     def domain(self) -> int:
         """Elements that chunks are cut from: the inputs', which for a problem with one output are the output's."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dovetail.engine.errors import RecipeError
@@ -17,13 +17,13 @@ class Origin:
 
     name: str = "recipe"
     """File name for people; "recipe" for text that came from no file."""
-    text: str = ""
+    text: str = field(default="", repr=False)
     """The text as it was read."""
     path: Path | None = None
     """The file; None for text that came from no file."""
     document: int = 0
     """Which document of the text it is."""
-    own_text: str | None = None
+    own_text: str | None = field(default=None, repr=False)
     """The part of the text that is this recipe alone; None where it is all of it."""
     has_lines: bool = True
     """Whether errors name lines of the text: nobody has seen the text of a recipe that was given as a dict."""

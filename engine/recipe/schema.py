@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from dovetail.engine.facts import listed
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import Unused, nearest, one_of, shown
@@ -22,6 +23,7 @@ from dovetail.engine.recipe.problems import Strict, problem
 from dovetail.engine.recipe.scalars import Label, Whole
 from dovetail.engine.recipe.settings import Setting
 from dovetail.engine.recipe.tokenizer import Tokenizer, TokenizerSource
+from dovetail.engine.text import short_name
 from dovetail.io.dtypes import MERGEABLE
 
 DTYPES = tuple(dtype.torch_name for dtype in MERGEABLE)
@@ -159,6 +161,12 @@ class Recipe(Strict):
         if self.tokenizer and self.tokenizer_source:
             raise problem("has both 'tokenizer' and 'tokenizer_source'", "one of them")
         return self
+
+    def __repr__(self) -> str:
+        names = [short_name(str(ref)) for ref in self.references()]
+        return f"Recipe({self.merge_method} of {listed(names)})"
+
+    __str__ = __repr__
 
     @property
     def origin(self) -> Origin:

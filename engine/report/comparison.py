@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from dovetail.engine.actions.compare import Comparison, Difference, Limits
+from dovetail.engine.actions.comparison import Comparison, Difference, Limits
 from dovetail.engine.errors import DifferenceError
 from dovetail.engine.report.console import show
 from dovetail.engine.text import counted, format_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 
 from dovetail.engine import events
 from dovetail.engine.errors import MemoryLimitError, RecipeError
@@ -14,7 +14,7 @@ from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes
 from dovetail.engine.run.chunk_sharing import share_memory
 from dovetail.engine.run.records import RecordTable
 from dovetail.engine.run.warm import Trial, trials, warm_up
-from dovetail.engine.text import format_size
+from dovetail.engine.text import format_size, parse_size
 from dovetail.io.files.machine import resident_bytes, usable_cores
 
 
@@ -33,8 +33,16 @@ class RunOptions:
     executor: Executor | None = None
     """Runs the tasks; None for a pool of threads. Its workers must see the same files. The memory limit bounds this
     process alone, and not the processes in which an executor runs tasks."""
+    memory: InitVar[int | str | None] = None
+    """Another way to give `memory_bytes`: as people write sizes, ``"512MiB"``."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, memory: int | str | None) -> None:
+        if memory is not None:
+            if self.memory_bytes is not None:
+                raise RecipeError("both memory and memory_bytes are given", "one of them", "leave out memory_bytes")
+            object.__setattr__(self, "memory_bytes", parse_size(memory))
+        elif isinstance(self.memory_bytes, str):
+            object.__setattr__(self, "memory_bytes", parse_size(self.memory_bytes))
         for name, value in (("memory_bytes", self.memory_bytes), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise RecipeError(f"{name} is {value}", "a positive number, or None", f"correct {name}")

@@ -70,6 +70,9 @@ class SafetensorsLayout:
     total_size_bytes: int
     """Size of all tensor data, without headers."""
 
+    def __repr__(self) -> str:
+        return f"SafetensorsLayout(tensors: {len(self.tensors):,}, files: {len(self.shards):,})"
+
     @property
     def documents(self) -> dict[str, bytes]:
         """Content of the index by its file name; empty if there is none."""

@@ -125,6 +125,9 @@ class ZarrLayout:
     codec: str
     """Compression of the chunks: one of `CODECS`."""
 
+    def __repr__(self) -> str:
+        return f"ZarrLayout(tensors: {len(self.tensors):,}, codec={self.codec!r})"
+
     @property
     def documents(self) -> dict[str, bytes]:
         """The group's metadata document, by its file name; it includes those of all arrays (consolidated metadata)."""

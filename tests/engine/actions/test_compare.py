@@ -10,7 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dovetail.engine.actions.compare import Difference, Limits, compare
+from dovetail.engine.actions.compare import compare
+from dovetail.engine.actions.comparison import Difference, Limits
 from dovetail.engine.actions.convert import convert
 from dovetail.engine.errors import MemoryLimitError, RecipeError
 from dovetail.engine.planning import grid
