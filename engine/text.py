@@ -2,30 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from dovetail.engine.errors import RecipeError
-
-LARGEST_BYTES = 2**63 - 1
-"""The largest byte size that `parse_size` accepts."""
-
-_UNITS = {
-    "": 1,
-    "b": 1,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-    "k": 2**10,
-    "m": 2**20,
-    "g": 2**30,
-    "t": 2**40,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?|\.\d+)\s*([a-zA-Z]*)\s*")
+from dovetail.io.sizes import LARGEST_BYTES as LARGEST_BYTES
+from dovetail.io.sizes import size_bytes_of
 
 
 def parse_size(text: str | int) -> int:
@@ -44,11 +23,8 @@ def parse_size(text: str | int) -> int:
         The text is not a positive size.
 
     """
-    match = _SIZE.fullmatch(str(text))
-    unit = _UNITS.get(match[2].lower()) if match else None
-    number = float(match[1]) if match else 0.0
-    size = round(number * unit) if unit and number < LARGEST_BYTES else 0
-    if not 1 <= size <= LARGEST_BYTES:
+    size = size_bytes_of(text)
+    if size is None:
         raise RecipeError(
             f"size {str(text)!r} is not understood",
             "a positive number with a unit, such as 512MiB, 2GB or 1.5g",

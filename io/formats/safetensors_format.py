@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,6 +11,7 @@ from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.formats import shard_check
 from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME, SafetensorsLayout, plan_layout
 from dovetail.io.output_format import Chunking, OutputCheck, OutputFormat, OutputTensor, Sink
+from dovetail.io.sizes import part_size_bytes
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class SafetensorsFormat(OutputFormat[SafetensorsLayout]):
     """Most bytes of tensor data in one file; a larger tensor gets a file that holds nothing else."""
     single_name: str = SINGLE_NAME
     """Name of the file if there is only one. A plan's hash depends on it by the names of the output files."""
+    shard_size: InitVar[str | int | None] = None
+    """Another way to give `shard_size_bytes`: as people write sizes, ``"5GB"``."""
+
+    def __post_init__(self, shard_size: str | int | None) -> None:
+        if shard_size is not None:
+            object.__setattr__(self, "shard_size_bytes", part_size_bytes(shard_size))
 
     def to_json(self) -> dict[str, Any]:
         """Give the options, not inside an object with the format's name, because the first manifests had no formats."""

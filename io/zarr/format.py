@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import InitVar, asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -11,6 +11,7 @@ from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import OutputFormatError
 from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.output_format import Chunking, OutputCheck, OutputFormat, OutputTensor, Sink
+from dovetail.io.sizes import part_size_bytes
 from dovetail.io.zarr.layout import CODECS, GROUP_NAME, ArrayGrid, ZarrLayout, array_grid, plan_zarr
 
 _ENCODED_BYTES: Final = 2**20
@@ -36,8 +37,12 @@ class ZarrFormat(OutputFormat[ZarrLayout]):
     """How chunks are compressed: one of `CODECS`."""
     shard_bytes: int | None = None
     """About how large the objects shall be, each a shard of chunks; None for one chunk an object."""
+    shards: InitVar[str | int | None] = None
+    """Another way to give `shard_bytes`: as people write sizes, ``"256MiB"``."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, shards: str | int | None) -> None:
+        if shards is not None:
+            object.__setattr__(self, "shard_bytes", part_size_bytes(shards))
         if self.codec not in CODECS:
             raise OutputFormatError(f"codec is {self.codec!r}", "one of " + ", ".join(CODECS), "choose one of these")
         if self.shard_bytes is not None and self.shard_bytes < 1:

@@ -151,6 +151,27 @@ def test_torch_tensors_give_torch_tensors() -> None:
     assert (torch.bfloat16, [2.0, 2.0]) == (single.dtype, single.tolist())
 
 
+def test_results_are_on_the_device_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors that are elsewhere are fetched, and the result is sent to where the model's tensor is."""
+    moved: list[str] = []
+
+    class Elsewhere(torch.Tensor):
+        """A tensor that says to be on another device."""
+
+        device = torch.device("cuda:1")
+
+        def cpu(self) -> torch.Tensor:  # type: ignore[override]
+            moved.append("fetched")
+            return self.as_subclass(torch.Tensor)
+
+        def detach(self) -> torch.Tensor:
+            return self
+
+    monkeypatch.setattr(torch.Tensor, "to", lambda tensor, device: moved.append(f"sent to {device}") or tensor)
+    merge_tensors("linear", [torch.ones(2).as_subclass(Elsewhere), torch.ones(2)], weight=1)
+    assert ["fetched", "sent to cuda:1"] == moved
+
+
 def test_arrays_of_any_layout_are_read() -> None:
     """Transposed, strided, big-endian, read-only and unaligned arrays count by their values, and stay as they are."""
     matrix = np.arange(12, dtype=np.float32).reshape(3, 4)
