@@ -74,7 +74,8 @@ def merge_tensors(
     """Merge models that are in memory: state dicts, or single arrays.
 
     The result is that of `merge` for files of the same tensors, bit for bit. Nothing is written to the disk, and no
-    input is changed. Contiguous arrays, and torch tensors on the CPU, are used where they are.
+    input is changed. Contiguous arrays, and torch tensors on the CPU, are used where they are. State dicts have no
+    ``config.json``, so that what it would decide, such as whether a head is tied, is decided by the tensors.
 
     Parameters
     ----------
@@ -140,7 +141,7 @@ def _models(method: str, models: Any, base: Any) -> tuple[dict[str, Any], str | 
     if not isinstance(method, str):
         raise _wrong(f"the method is of type {type(method).__name__}", "its name, such as 'ties', before the models")
     if isinstance(models, Mapping):
-        found = {str(name): _model(model) for name, model in models.items()}
+        found = {_name(name): _model(model) for name, model in models.items()}
         if any(is_array(model) for model in found.values()):
             raise _wrong("models is a mapping of arrays", "a list of models, or a mapping of names to state dicts")
         objects = list(models.values())
@@ -159,6 +160,13 @@ def _models(method: str, models: Any, base: Any) -> tuple[dict[str, Any], str | 
     if kinds == {True}:
         return {name: {_ALONE: model} for name, model in found.items()}, base_name, True
     return found, base_name, False
+
+
+def _name(value: Any) -> str:
+    """Check the name of a model."""
+    if isinstance(value, str) and value:
+        return value
+    raise _wrong(f"the name of a model is {value!r}, of type {type(value).__name__}", "text")
 
 
 def _model(value: Any) -> Any:

@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 from rich import console as rich_console
 
-from dovetail.engine import compare, convert, events, merge, merge_tensors, progress, recompute, verify
+from dovetail.engine import (
+    ExtractionOptions,
+    compare,
+    convert,
+    events,
+    extract_lora,
+    make_moe,
+    merge,
+    merge_tensors,
+    progress,
+    recompute,
+    verify,
+)
 from tests.engine.conftest import Family
 
 RICH = rich_console.Console
@@ -91,6 +103,11 @@ def test_every_function_reports(family: Family, monkeypatch: pytest.MonkeyPatch)
         lambda **how: verify("merged", **how),
         lambda **how: recompute("merged", 0.5, **how),
         lambda **how: merge_tensors("linear", [np.ones(64, np.float32)] * 2, weight=1, **how),
+    ]
+    experts = {"base_model": "base", "gate_mode": "random", "experts": [{"source_model": "math"}]}
+    calls += [
+        lambda **how: extract_lora("math", "base", "adapter", ExtractionOptions(rank=2), **how),
+        lambda **how: make_moe({**experts, "experts": experts["experts"] * 2}, "mixture", **how),
     ]
     for call in calls:
         heard: list[events.Event] = []

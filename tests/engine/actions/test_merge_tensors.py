@@ -89,7 +89,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@settings(derandomize=True, max_examples=3)
+@settings(derandomize=True, max_examples=2)
 @given(data=st.data())
 def test_gives_the_bits_of_files(method: str, data: st.DataObject) -> None:
     """Whatever the method, parameters, dtypes and seed, each tensor has a file's name, dtype, shape and bytes."""
@@ -233,6 +233,7 @@ def test_base_among_the_models() -> None:
         (("ties", [TUNED], BASE), {"weight": 1, "density": "much"}, RecipeError, "density is 'much'; expected a"),
         (("linear", [BASE, 3]), {"weight": 1}, RecipeError, "a model is of type int; expected a state dict"),
         (("linear", [BASE, BASE["norm.weight"]]), {"weight": 1}, RecipeError, "some models are arrays and others are"),
+        (("linear", {1: BASE}), {"weight": 1}, RecipeError, "the name of a model is 1, of type int; expected text"),
         (("linear", []), {}, RecipeError, "no models to merge"),
         (("linear", [{"a": np.zeros(2, complex)}]), {"weight": 1}, UnsupportedError, "'a' is complex128; expected"),
         (("linear", [{"a": 3}]), {"weight": 1}, UnsupportedError, "models\\[0\\]: entry 'a' is of type int; expected"),
