@@ -42,7 +42,7 @@ def _rows(fate: Fate, program: str, *rows: tuple[str, ...]) -> tuple[Flag, ...]:
     return tuple(Flag(fate, program, tuple(names.split()), *others) for names, *others in rows)
 
 
-_RECIPE = "leave it out: what it asks for is done by a recipe, and 'dovetail merge RECIPE OUT'"
+_RECIPE = "write a recipe that has it, and run 'dovetail merge RECIPE OUT'"
 _SLICES = "write the layers into a recipe, as slices with merge_method: passthrough"
 _SURGERY = "align vocabularies by 'tokenizer' in a recipe; to transplant one, run mergekit-tokensurgeon first"
 _SEARCH = "let a search of your own call dovetail.engine.merge with each recipe that it tries"
@@ -58,11 +58,11 @@ FLAGS = (
         ("--write-threads", "chunks are always written while others are computed", "N"),
         ("--lora-merge-cache", "adapters are applied while models are read, and no model is stored for it", "DIR"),
         ("--copy-tokenizer --write-model-card --safe-serialization", "this is the default"),
-        ("-v --verbose", "the manifest has everything that could be said"),
-        ("--quiet --no-quiet", "this is the default; commands with a display of their own have --quiet too"),
+        ("-v --verbose", "warnings are always shown, and the manifest has the rest"),
+        ("--quiet", "commands that show their progress have it too, and the others show none"),
         (
             "--no-cuda --no-multi-gpu --no-read-to-gpu --no-low-cpu-memory --no-allow-crimes --no-trust-remote-code "
-            "--no-unsafe-truncate-embeddings",
+            "--no-unsafe-truncate-embeddings --no-quiet",
             "this is the default",
         ),
     ),
@@ -132,8 +132,7 @@ FLAGS = (
     *_rows(
         Fate.refused,
         "mergekit-extract-lora",
-        ("--model", "name the models in order: 'dovetail extract-lora FINETUNED BASE OUT'"),
-        ("--base-model", "name the models in order, 'dovetail extract-lora FINETUNED BASE OUT', or in the recipe"),
+        ("--model --base-model", "name them in order, 'dovetail extract-lora FINETUNED BASE OUT', or in a recipe"),
         ("--max-rank", "pass --rank to 'dovetail extract-lora'"),
         ("--distribute-scale --no-distribute-scale", "leave it out: the factors' product is what counts"),
         ("--embed-lora --no-embed-lora --skip-undecomposable", _WHOLE),
@@ -154,14 +153,14 @@ FLAGS = (
         ("-m -w --full-random --no-full-random", _SLICES),
         ("--print-yaml --no-print-yaml --write-yaml", "leave it out: the output has the recipe, dovetail_recipe.yml"),
         ("--dry-run", "use 'dovetail plan RECIPE', which says what a merge would do"),
-        ("--fp16 --no-fp16", "pass --dtype float16, or write dtype into the recipe"),
+        ("--fp16 --no-fp16", "pass '--dtype float16', or write dtype into the recipe"),
     ),
     *_rows(
         Fate.refused,
         "mergekit-legacy",
         ("--merge --density --weight --method --normalize --no-normalize", _RECIPE),
         ("--int8-mask --no-int8-mask", "leave it out: masks are not stored"),
-        ("--bf16 --no-bf16", "pass --dtype bfloat16, or write dtype into the recipe"),
+        ("--bf16 --no-bf16", "pass '--dtype bfloat16', or write dtype into the recipe"),
         ("--naive-count --no-naive-count", "leave it out: signs are elected by weight"),
     ),
     *_rows(

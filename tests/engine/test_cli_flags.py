@@ -123,7 +123,7 @@ def shown_programs() -> Iterator[str]:
 
 def marked(text: str) -> str:
     """Mark commands and options in a text as Markdown does."""
-    quoted = re.sub(r"'((?:dovetail|tokenizer)[^']*)'", r"`\1`", text).split("`")
+    quoted = re.sub(r"'((?:dovetail|tokenizer|--)[^']*)'", r"`\1`", text).split("`")
     return "`".join(part if place % 2 else re.sub(r"--[a-z-]+", r"`\g<0>`", part) for place, part in enumerate(quoted))
 
 
