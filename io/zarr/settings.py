@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import numpy as np
-
 from dovetail.io.errors import ZarrError
 from dovetail.io.files.strict_json import brief
 
@@ -52,6 +50,8 @@ def _number_bytes(kind: Any) -> int:
     """Give the size of a number by the name of its dtype in numpy; 0 if that is no plain number."""
     if type(kind) is not str or len(kind) > _LONGEST_NAME:
         return 0
+    import numpy as np  # not for the command's help, which knows the formats
+
     try:
         dtype = np.dtype(kind)
     except (TypeError, ValueError, SyntaxError):
