@@ -12,12 +12,13 @@ from dovetail.io.checkpoint import Checkpoint, StoredForm, TensorInfo
 from dovetail.io.dtypes import DTYPES, QUANTISED_DTYPES
 from dovetail.io.formats.config import CONFIG_NAME, MAX_CONFIG_BYTES, parse_config, read_config
 from dovetail.io.formats.quantised.grids import GridError, SeveralGridsError, describe, find_grid
-from dovetail.io.formats.quantised.recognise import CODE_DTYPES, Findings, Pair, recognise
+from dovetail.io.formats.quantised.recognise import CODE_DTYPES, NVFP4_GROUP, Findings, Pair, recognise
 from dovetail.io.formats.quantised.refused import NAME_BLOCKS, refuse
 from dovetail.io.formats.quantised.settings import MODELOPT_NAME, READ_METHODS, Settings, find_settings
 from dovetail.io.source import Source
 from dovetail.io.sources.dequantised import DequantisedSource
 from dovetail.io.sources.scale_grid import ScaleGrid
+from dovetail.io.sources.scaled_scales import ScaledScales
 from dovetail.io.sources.transposed import TransposedSource
 
 OWN_DTYPE: Final = DTYPES["BF16"]
@@ -76,7 +77,7 @@ def _read_config(checkpoint: Checkpoint, name: str) -> Mapping[str, Any] | None:
 def _dequantised(checkpoint: Checkpoint, found: Findings, settings: Settings) -> Checkpoint:
     """Put weights in the place of codes, and leave scales out."""
     by_codes = {pair.codes: pair for pair in found.pairs}
-    gone = {pair.scales for pair in found.pairs}.union(found.dropped)
+    gone = {name for pair in found.pairs for name in (pair.scales, pair.whole)}.union(found.dropped)
     tensors: dict[str, TensorInfo] = {}
     for name, info in checkpoint.tensors.items():
         if name in gone:
@@ -101,25 +102,34 @@ def _weight(checkpoint: Checkpoint, pair: Pair, settings: Settings) -> TensorInf
     elif pair.packed and codes.dtype.name != "F4":
         shape = (*shape[:-1], 2 * shape[-1])
     try:
-        grid = _packed_grid(shape) if pair.packed else find_grid(shape, scales.shape, settings.blocks)
+        grid = (
+            _packed_grid(shape, NVFP4_GROUP if pair.whole else 32)
+            if pair.packed
+            else find_grid(shape, scales.shape, settings.blocks)
+        )
     except GridError as error:
         shapes = f"{list(scales.shape)} scales {pair.codes!r} of shape {list(codes.shape)}"
         action = NAME_BLOCKS if isinstance(error, SeveralGridsError) else ""
         refuse(checkpoint.path, f"tensor {pair.scales!r} of shape {shapes}, and {error}", settings.methods, action)
-    rows = DequantisedSource(codes.source, code_dtype, scales.source, scale_dtype, grid, math.prod(shape))
-    stored = StoredForm(f"{code_dtype} with {describe(grid, shape)}", codes.nbytes + scales.nbytes)
+    factors, form, stored_bytes = scales.source, describe(grid, shape), codes.nbytes + scales.nbytes
+    if pair.whole:
+        whole = checkpoint.tensors[pair.whole]
+        factors, scale_dtype = ScaledScales(factors, scale_dtype, whole.source, pair.divides), DTYPES["F32"]
+        form, stored_bytes = f"{form}, and one for all", stored_bytes + whole.nbytes
+    rows = DequantisedSource(codes.source, code_dtype, factors, scale_dtype, grid, math.prod(shape))
+    stored = StoredForm(f"{code_dtype} with {form}", stored_bytes)
     source: Source = TransposedSource(rows) if pair.transposed else rows
     if pair.transposed:
         shape = (shape[0], shape[2], shape[1])
     return TensorInfo(pair.name, DTYPES["F32"], shape, source, own_dtype=OWN_DTYPE, stored=stored)
 
 
-def _packed_grid(shape: tuple[int, ...]) -> ScaleGrid:
-    """Give the grid of 4-bit floats: a scale for every 32 elements of a row."""
+def _packed_grid(shape: tuple[int, ...], group: int) -> ScaleGrid:
+    """Give the grid of 4-bit floats: a scale for every few elements of a row."""
     if 0 in shape:
         raise GridError("a weight or its scales have no elements")
     rows = shape[-2] if len(shape) > 1 else 1
-    return ScaleGrid(rows, shape[-1], 1, 32)
+    return ScaleGrid(rows, shape[-1], 1, group)
 
 
 def _notes(checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], found: Findings) -> list[str]:

@@ -52,10 +52,17 @@ _MODULE_SCALES: Final = ("scale_weight", "scale", "scale_inv", "scales")
 """What scales of ``weight`` are called in the same module, besides ``weight_scale`` and the like."""
 
 _ACTIVATIONS: Final = re.compile(
-    r"(?:^|_)(?:input_scale|activation_scale|act_scale|scale_input|output_scale|input_scale_ub|weight_scale_ub"
+    r"(?:^|_)(?:input_scale|input_global_scale|activation_scale|act_scale|scale_input|output_scale|input_scale_ub|weight_scale_ub"
     r"|[kvq]_scale|prob_output_scale|scaled_fp8)$"
 )
 """Last parts of tensors that scale activations and caches, which mean nothing beside plain weights."""
+
+
+NVFP4_GROUP: Final = 16
+"""Elements that share a scale in NVFP4."""
+
+_NVFP4: Final = {"weight_packed": ("weight_global_scale", True), "weight": ("weight_scale_2", False)}
+"""What the scale of a whole tensor is called, and whether it divides, by the last part of the codes' name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,10 @@ class Pair:
     """Whether packed rows are cut into groups, one dimension more, each of which has a scale."""
     transposed: bool = False
     """Whether rows of the codes are columns of the weight."""
+    whole: str = ""
+    """Name of the scale of the whole tensor, beside those of its groups (NVFP4); empty if there is none."""
+    divides: bool = False
+    """Whether that scale divides the others, and does not multiply them."""
 
 
 @dataclass(slots=True)
@@ -95,19 +106,19 @@ def recognise(tensors: Mapping[str, TensorInfo], settings: Settings) -> Findings
     found = Findings()
     siblings = _siblings(tensors)
     taken: set[str] = set()
-    unscaled = ""
+    unscaled: list[str] = []
     for name, info in tensors.items():
         if info.dtype.name not in CODE_DTYPES:
             continue
         if info.dtype.name in FLOAT8:
             pair = _float8_pair(name, tensors, settings)
         else:
-            pair = _float4_pair(name, tensors, settings)
+            pair = _float4_pair(name, tensors, settings) or _nvfp4_pair(name, tensors)
         if pair is not None:
             found.pairs.append(pair)
-            taken |= {pair.codes, pair.scales}
+            taken |= {pair.codes, pair.scales, pair.whole}
         elif info.dtype.name in FLOAT8 and len(info.shape) > 1:
-            unscaled = unscaled or name
+            unscaled.append(name)
     modules = {pair.codes.rpartition(".")[0] for pair in found.pairs}
     for name in tensors:
         if name in taken:
@@ -119,8 +130,9 @@ def recognise(tensors: Mapping[str, TensorInfo], settings: Settings) -> Findings
             blocks = bool(found.refusal) and name.endswith(("_blocks", ".blocks")) and "mxfp4" not in settings.methods
             found.action = NAME_MXFP4 if blocks else ""
     # Float8 without any scale is stored as it is; among scaled tensors, a scale must have got lost.
-    if unscaled and not found.refusal and unscaled not in taken and (found.pairs or settings.places):
-        found.refusal = f"tensor {unscaled!r} of {tensors[unscaled].dtype} has no scale"
+    lost = next((name for name in unscaled if name not in taken), "")
+    if lost and not found.refusal and (found.pairs or settings.places):
+        found.refusal = f"tensor {lost!r} of {tensors[lost].dtype} has no scale"
     return found
 
 
@@ -176,6 +188,26 @@ def _float4_pair(name: str, tensors: Mapping[str, TensorInfo], settings: Setting
             weight = name.removesuffix(end)
             return Pair(name, weight + scales_end, weight, packed=True, grouped=True, transposed=transposed)
     return None
+
+
+def _nvfp4_pair(name: str, tensors: Mapping[str, TensorInfo]) -> Pair | None:
+    """Find the scales of 4-bit floats, two a byte, with a float8 for every 16 and a float32 for the tensor.
+
+    compressed-tensors divides by the latter, Model Optimizer multiplies by it.
+    """
+    info = tensors[name]
+    stem, dot, last = name.rpartition(".")
+    if last not in _NVFP4 or not (info.dtype.name in ("F4", "U8") and info.shape):
+        return None
+    whole_last, divides = _NVFP4[last]
+    scales, whole = f"{stem}{dot}weight_scale", f"{stem}{dot}{whole_last}"
+    groups, one = tensors.get(scales), tensors.get(whole)
+    if groups is None or one is None or groups.dtype.name != "F8_E4M3" or one.dtype.name != "F32" or one.length != 1:
+        return None
+    width = info.shape[-1] if info.dtype.name == "F4" else 2 * info.shape[-1]
+    if not groups.shape or (*groups.shape[:-1], NVFP4_GROUP * groups.shape[-1]) != (*info.shape[:-1], width):
+        return None
+    return Pair(name, scales, f"{stem}{dot}weight", packed=True, whole=whole, divides=divides)
 
 
 def _are_exponents(scales: TensorInfo, settings: Settings) -> bool:

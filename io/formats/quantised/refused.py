@@ -87,6 +87,6 @@ def refuse(path: Path | str, evidence: str, methods: frozenset[str] = frozenset(
         action = f"{_DO} (in transformers: model.dequantize(), then model.save_pretrained())"
     raise UnsupportedError(
         f"{path} is quantised: {evidence}",
-        "a checkpoint in bfloat16, float16 or float32, or in scaled float8 or MXFP4",
+        "a checkpoint in bfloat16, float16 or float32, or in scaled float8, MXFP4 or NVFP4",
         action or _DO,
     )

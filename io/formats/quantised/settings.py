@@ -18,7 +18,17 @@ SETTINGS_FILES: Final = frozenset((MODELOPT_NAME, "quantize_config.json", "quant
 """Files that describe nothing but quantisation, which a folder of plain weights must not have."""
 
 READ_METHODS: Final = frozenset(
-    ("fp8", "mxfp8", "mxfp4", "fbgemm_fp8", "compressed-tensors", "modelopt", "modelopt_mixed", "torchao")
+    (
+        "fp8",
+        "mxfp8",
+        "mxfp4",
+        "fbgemm_fp8",
+        "compressed-tensors",
+        "modelopt",
+        "modelopt_fp4",
+        "modelopt_mixed",
+        "torchao",
+    )
 )
 """Methods, by ``quant_method``, of which some formats are read; the tensors show whether a checkpoint has one."""
 

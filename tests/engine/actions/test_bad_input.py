@@ -223,14 +223,15 @@ DAMAGES = (
         "quantised by its configuration",
         _quantise,
         "{math} is quantised: config.json has a quantization_config (gptq); expected a checkpoint in bfloat16, float16 "
-        "or float32, or in scaled float8 or MXFP4; use the unquantised original, or convert this one to bfloat16 first",
+        "or float32, or in scaled float8, MXFP4 or NVFP4; use the unquantised original, or convert this one to "
+        "bfloat16 first",
     ),
     Damage(
         "quantised by its tensors",
         edit_tensors(lambda tensors: tensors.update({"model.layers.0.mlp.up_proj.qweight": np.zeros(8, np.int32)})),
         "{math} is quantised: it has tensor 'model.layers.0.mlp.up_proj.qweight' (GPTQ or AWQ); expected a checkpoint "
-        "in bfloat16, float16 or float32, or in scaled float8 or MXFP4; use the unquantised original, or convert this "
-        "one to bfloat16 first",
+        "in bfloat16, float16 or float32, or in scaled float8, MXFP4 or NVFP4; use the unquantised original, or "
+        "convert this one to bfloat16 first",
     ),
     Damage(
         "configuration not JSON",

@@ -99,9 +99,21 @@ REFUSED: dict[str, tuple[dict[str, Stored], str]] = {
         "'l.weight_packed' (compressed-tensors)",
     ),
     "sparse": ({"l.bitmask": zeros("U8", 4, 1), "l.compressed": zeros("BF16", 16)}, "(sparse compressed-tensors)"),
-    "NVFP4": (
-        {"l.weight": zeros("U8", 4, 8), "l.weight_scale": zeros("F8_E4M3", 4, 1), "l.weight_scale_2": zeros("F32")},
+    "NVFP4 without the scale of the tensor": (
+        {"l.weight": zeros("U8", 4, 8), "l.weight_scale": zeros("F8_E4M3", 4, 1)},
+        "'l.weight_scale' scales 'l.weight' of uint8",
+    ),
+    "NVFP4 with scales of another number": (
+        {"l.weight": zeros("U8", 4, 16), "l.weight_scale": zeros("F8_E4M3", 4, 1), "l.weight_scale_2": zeros("F32")},
         "scales 'l.weight' of uint8",
+    ),
+    "NVFP4 with scales of experts": (
+        {
+            "l.weight_packed": zeros("U8", 2, 4, 8),
+            "l.weight_scale": zeros("F8_E4M3", 2, 4, 1),
+            "l.weight_global_scale": zeros("F32", 2),
+        },
+        "'l.weight_packed' (compressed-tensors)",
     ),
     "NVFP4 as F4": ({"l.weight": zeros("F4", 4, 16), "l.weight_scale": zeros("F8_E4M3", 4, 1)}, "of F4 is part of no"),
     "BitNet": ({"l.weight": zeros("U8", 4, 4), "l.weight_scale": zeros("BF16", 1)}, "scales 'l.weight' of uint8"),
