@@ -36,7 +36,7 @@ from dovetail.engine.planning.islands import Islands, find_islands
 from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
-from dovetail.engine.planning.work import Input
+from dovetail.engine.planning.work import Input, stored_bytes
 from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.schema import InputModel
@@ -155,6 +155,7 @@ def _planned(info: TensorInfo, label: str, wanted: DType | None, islands: Island
     problem = None
     if dtype != info.dtype:
         problem = conversion(info.name, info.shape, info.dtype.kernel_code, dtype.kernel_code)
+    code = -1 if problem is None else info.dtype.kernel_code
     return PlannedTensor(
         name=info.name,
         shape=info.shape,
@@ -163,7 +164,7 @@ def _planned(info: TensorInfo, label: str, wanted: DType | None, islands: Island
         program=Copy(compared=False) if problem is None else CONVERT.program(problem),
         problem=problem,
         base=None,
-        models=(Input(info.source, -1 if problem is None else info.dtype.kernel_code, label, info.name),),
+        models=(Input(info.source, code, label, info.name, stored_bytes(info, info.length)),),
         order=(0,),
         element_bytes=element_bytes,
         chunking=Chunking(chunk_elements(element_bytes, 1)),

@@ -87,8 +87,13 @@ class PlannedTensor:
 
     @property
     def input_bytes(self) -> int:
-        """Bytes of all inputs, read once."""
-        return self.domain * (self.element_bytes - self.dtype.itemsize)
+        """Bytes of all inputs as they are stored, read once."""
+        return self.read_bytes(0, self.domain)
+
+    def read_bytes(self, start: int, stop: int) -> int:
+        """Bytes of elements ``start:stop`` of all inputs as they are stored."""
+        saved = sum([item.saved_bytes(start, stop) for item in self.inputs])
+        return (stop - start) * (self.element_bytes - self.dtype.itemsize) - saved
 
     @property
     def passes(self) -> int:

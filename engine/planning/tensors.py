@@ -17,7 +17,7 @@ from dovetail.engine.planning.islands import Islands
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.vocabulary import Vocabulary
-from dovetail.engine.planning.work import Input
+from dovetail.engine.planning.work import Input, stored_bytes
 from dovetail.engine.recipe import Expansion, SourceTensor, TensorSpec
 from dovetail.engine.recipe.shares import LEAST_SHARE
 from dovetail.engine.text import counted, percent
@@ -253,7 +253,8 @@ class TensorPlanner:
                     "bring the models to one dtype or one vocabulary first",
                 )
             source = FilledElements(source, model.source)
-        return Input(source, info.dtype.kernel_code, self._labels[item.checkpoint], item.name)
+        stored = stored_bytes(info, source.length)
+        return Input(source, info.dtype.kernel_code, self._labels[item.checkpoint], item.name, stored)
 
 
 def problems(plan: Plan) -> Iterator[Problem]:

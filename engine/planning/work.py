@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dovetail.engine.methods.program import Program, State
+from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.source import Slot, Source
 
 
@@ -20,6 +21,21 @@ class Input:
     """Name of its checkpoint, for people."""
     tensor: str
     """Its name in that checkpoint."""
+    stored_bytes: int | None = None
+    """Bytes of the whole tensor as it is stored, where fewer are stored than read; else None."""
+
+    def saved_bytes(self, start: int, stop: int) -> int:
+        """Count the bytes by which elements ``[start, stop)`` are larger than what is stored of them."""
+        if self.stored_bytes is None:
+            return 0
+        length = max(1, self.source.length)
+        stored = stop * self.stored_bytes // length - start * self.stored_bytes // length
+        return (stop - start) * self.source.itemsize - stored
+
+
+def stored_bytes(info: TensorInfo, length: int) -> int | None:
+    """Give `Input.stored_bytes` of so many elements of a tensor."""
+    return None if info.stored is None else info.stored.nbytes * length // max(1, info.length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ class Execution:
         for position, pieces in enumerate(job.tasks):
             for piece in pieces:
                 tensor = self.plan.tensors[piece.tensor]
-                read = (piece.stop - piece.start) * (tensor.element_bytes - tensor.dtype.itemsize)
+                read = tensor.read_bytes(piece.start, piece.stop)
                 total += passes * read
                 if position in wanted:
                     total += read + self.plan.output_bytes(piece)

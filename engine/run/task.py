@@ -96,7 +96,7 @@ def execute(work: Work) -> TaskRecord:
         with _resident(_ranges(work.pieces)):
             chunk = _read(first)
             partial = first.program.reduce(work.step, chunk, first.state)
-            read_bytes = _chunk_bytes(chunk)
+            read_bytes = _chunk_bytes(first, chunk)
             del chunk
         return TaskRecord(work.task, work.step, partial, (), read_bytes, 0)
     records: list[PieceRecord] = []
@@ -220,11 +220,14 @@ def _apply(piece: PieceWork, outs: Sequence[Bytes], *, keep_nonfinite: bool) -> 
             statistics = plain_statistics(0, 0, np.zeros(0, np.int64))
         checksum = xxhash.xxh3_64_intdigest(out.data)
         records.append(PieceRecord(output.tensor, piece.chunk, checksum, statistics))
-    return records, _chunk_bytes(chunk)
+    return records, _chunk_bytes(piece, chunk)
 
 
-def _chunk_bytes(chunk: Chunk) -> int:
-    return sum([view.nbytes for view in chunk.models]) + (0 if chunk.base is None else chunk.base.nbytes)
+def _chunk_bytes(piece: PieceWork, chunk: Chunk) -> int:
+    """Count the bytes that were read for a chunk, as they are stored."""
+    inputs = piece.models if piece.base is None else (piece.base, *piece.models)
+    read = sum([view.nbytes for view in chunk.models]) + (0 if chunk.base is None else chunk.base.nbytes)
+    return read - sum([item.saved_bytes(piece.start, piece.stop) for item in inputs])
 
 
 def _read(piece: PieceWork) -> Chunk:

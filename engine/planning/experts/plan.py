@@ -17,7 +17,7 @@ from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.experts.architectures import ARCHITECTURES, Architecture, moe_config
 from dovetail.engine.planning.grid import chunk_elements
 from dovetail.engine.planning.planned_tensor import PlannedTensor
-from dovetail.engine.planning.work import Input
+from dovetail.engine.planning.work import Input, stored_bytes
 from dovetail.engine.recipe.moe import Expert, MoeRecipe
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.dtypes import DType
@@ -252,7 +252,7 @@ def _planned(mixture: Mixture, name: str, info: TensorInfo, label: str, scale: f
         program=program,
         problem=problem,
         base=None,
-        models=(Input(info.source, code, label, info.name),),
+        models=(Input(info.source, code, label, info.name, stored_bytes(info, info.length)),),
         order=(list(mixture.checkpoints).index(label) if label in mixture.checkpoints else 0,),
         element_bytes=element_bytes,
         chunking=Chunking(chunk_elements(element_bytes, 1)),

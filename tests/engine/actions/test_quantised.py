@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dovetail.engine import events
 from dovetail.engine.actions.convert import convert
 from dovetail.engine.actions.merge import merge
+from dovetail.engine.planning import grid
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import PlanOptions
 from tests.adapters import write_adapter
@@ -110,6 +112,31 @@ def test_the_output_is_not_quantised(models: Path) -> None:
     assert ("bfloat16", False) == (config["torch_dtype"], "quantization_config" in config)
     assert not (models / "out" / "hf_quant_config.json").exists()
     assert 0 == dovetail("verify", models / "out", "--recompute", "1.0").code
+
+
+def test_what_is_read_is_counted_as_it_is_stored(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan counts bytes of codes and scales, and so do progress and the end, chunk by chunk."""
+    monkeypatch.setattr(grid, "CHUNK_STEP", 1024)
+    monkeypatch.setattr(grid, "TASK_BYTES", 1)
+    recipe = cabs_recipe(models / "r.yml", models / "quantised", [models / "math"], dtype=None)
+    expected = sum(
+        (models / name / "model.safetensors").stat().st_size - 8 - header_bytes(models / name)
+        for name in ("quantised", "math")
+    )
+    said: list[events.Event] = []
+    merge(recipe, models / "out", listen=said.append)
+    planned = make_plan(recipe)
+    assert 1 < max(tensor.chunk_count for tensor in planned.tensors)
+    (done,) = (each for each in said if isinstance(each, events.Done))
+    last = [each for each in said if isinstance(each, events.Progress)][-1]
+    assert (last.total_bytes, last.total_bytes) == (last.done_bytes, done.read_bytes + done.written_bytes)
+    assert planned.read_bytes == done.read_bytes
+    assert expected == sum(tensor.input_bytes for tensor in planned.tensors)
+
+
+def header_bytes(folder: Path) -> int:
+    """Give the size of the header of the only file of a checkpoint."""
+    return int.from_bytes((folder / "model.safetensors").read_bytes()[:8], "little")
 
 
 def test_a_conversion_dequantises(models: Path) -> None:
