@@ -125,6 +125,8 @@ class AppliedAdapter:
     """The adapter's configuration and tensor files."""
     tensor_count: int
     """Number of the checkpoint's tensors that the adapter changes."""
+    unties: bool = False
+    """Whether the model stored its head as its embedding, and the adapter makes the two differ."""
 
     @property
     def paths(self) -> tuple[Path, ...]:

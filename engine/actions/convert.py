@@ -34,6 +34,7 @@ from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.grid import chunk_elements
 from dovetail.engine.planning.islands import Islands, find_islands
 from dovetail.engine.planning.locations import Location, locate, open_location
+from dovetail.engine.planning.model_config import is_untied
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.work import Input, stored_bytes
@@ -143,6 +144,7 @@ def plan_from(location: Location, label: str, options: PlanOptions) -> Plan:
         base=None,
         models=(label,),
         tensors=tensors,
+        tie=False if is_untied(checkpoint) else None,
         warnings=tuple(warnings),
         metadata={**HEADER_METADATA, **checkpoint.metadata},
     )

@@ -30,6 +30,7 @@ from dovetail.engine.planning.experts.architectures import moe_config
 from dovetail.engine.planning.experts.plan import Mixture, plan_mixture, planned_tensors
 from dovetail.engine.planning.identity import input_identity
 from dovetail.engine.planning.locations import locate, open_location
+from dovetail.engine.planning.model_config import is_untied, set_tie
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import Recipe, RecipeSource
@@ -212,6 +213,8 @@ def _completion(mixture: Mixture, identity: str) -> Any:
 
     def complete(plan: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:
         config = moe_config(mixture.architecture, mixture.config, len(asked.experts), asked.experts_per_token)
+        if is_untied(mixture.base):
+            set_tie(config, tie=False)
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
             config[key] = mixture.dtype.torch_name
         manifest = build_manifest(plan, table, write_side_files(plan, staging, _card(mixture), config))

@@ -19,7 +19,7 @@ from dovetail.engine.planning.head_copies import is_copy
 from dovetail.engine.planning.islands import find_islands, spec_sources
 from dovetail.engine.planning.layer_config import restack
 from dovetail.engine.planning.locations import Location, locate, open_location
-from dovetail.engine.planning.model_config import depth_of, says_tied
+from dovetail.engine.planning.model_config import depth_of, is_untied, says_tied
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.tensors import TensorPlanner
 from dovetail.engine.planning.vocabulary import Vocabulary, plan_vocabulary
@@ -97,7 +97,7 @@ def make_plan(
         models=tuple(str(expansion.checkpoints[index]) for index in planner.models),
         tensors=tensors,
         stacks=expansion.stacks,
-        tie=_tie(references[0], expansion),
+        tie=_tie(references[0], expansion, checkpoints[0]),
         vocabulary=vocabulary,
         warnings=(
             *notes(recipe.unused, recipe.origin),
@@ -113,9 +113,9 @@ def make_plan(
     )
 
 
-def _tie(ref: ModelRef, expansion: Expansion) -> bool | None:
+def _tie(ref: ModelRef, expansion: Expansion, checkpoint: Checkpoint) -> bool | None:
     """Decide what the output's configuration, which is one checkpoint's, has to say of a tied head; None to keep it."""
-    if ref in expansion.untied:
+    if ref in expansion.untied or is_untied(checkpoint):
         return False
     return True if ref in expansion.retied else None
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from dovetail.engine.recipe.prediction import UNKNOWN, Depth
+from dovetail.io.checkpoint import Checkpoint
 
 COUNT: Final = re.compile(r"^(?:(?:num_|n_)?(?:hidden_|encoder_|decoder_)?layers?|n_layer|depth)$")
 """Keys that count layers."""
@@ -37,6 +38,11 @@ def says_tied(config: Mapping[str, Any] | None) -> bool | None:
     """
     found = [part[_TIE] for _, part in _language_parts(config or {}) if isinstance(part.get(_TIE), bool)]
     return found[0] if found else None
+
+
+def is_untied(checkpoint: Checkpoint) -> bool:
+    """Whether a model has a head of its own only since an adapter was applied, whatever its configuration says."""
+    return checkpoint.adapter is not None and checkpoint.adapter.unties
 
 
 def set_tie(config: dict[str, Any], tie: bool) -> None:

@@ -110,7 +110,9 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     if checkpoint.adapter is not None:
         raise AdapterError(f"{checkpoint.path} has an adapter already", "one adapter a model", "apply one of them")
     label, config = str(adapter.folder), adapter.config
-    parts, notes = settle_ties(label, checkpoint, config, adapter.tensors)
+    parts, head, notes = settle_ties(label, checkpoint, config, adapter.tensors)
+    if head is not None:
+        checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, head.name: head})
     heads = {name for name in parts.whole if config.task in _NEW_HEADS and not config.saved.isdisjoint(name.split("."))}
     parts, wrapped = split_parameters(label, config, parts, checkpoint.tensors)
     places = [(each, find_places(label, each, checkpoint.tensors)) for each in wrapped]
@@ -130,7 +132,7 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     for info in (*changes.of(tensors), *parameters):
         tensors[info.name] = info
         changed.add(info.name)
-    applied = AppliedAdapter(adapter.folder, adapter.files, len(changed))
+    applied = AppliedAdapter(adapter.folder, adapter.files, len(changed), unties=head is not None)
     return replace(checkpoint, tensors=tensors, adapter=applied, notes=(*checkpoint.notes, *notes, *more_notes))
 
 

@@ -1,8 +1,10 @@
 """Adapters of models that store one matrix as both their embedding and their head.
 
 Such a model stays tied only where an adapter makes the same change to both, as peft does with ``ensure_weight_tying``.
-An adapter that makes the two differ is refused: it needs a model that stores both. (``merge_and_unload`` of peft adds
-the changes of both to the one matrix, and says in a warning that this is not what was trained.)
+Where an adapter makes the two differ, the head is read from the embedding under a name of its own, so that each gets
+its own change, as in training. (``merge_and_unload`` of peft adds the changes of both to the one matrix, and says in a
+warning that this is not what was trained.) Where it is not known how a model would have to store its head, or whether
+it computes otherwise without a tie, as T5 does, the adapter is refused.
 """
 
 from __future__ import annotations
@@ -43,6 +45,9 @@ _STEP_BYTES: Final = 1 << 20  # compared at a time
 
 _MAX_CONFIG_BYTES: Final = 16 * 2**20
 
+_PLAIN_HEADS: Final = frozenset(("lm_head", "embed_out", "output", "output_layer"))
+"""Names of heads that are a matrix and nothing else."""
+
 UNTIE: Final = (
     "load the model in transformers with tie_word_embeddings=False, copy the embedding's weight into the head's, "
     "save the model, and apply the adapter to what was saved"
@@ -52,8 +57,10 @@ UNTIE: Final = (
 
 def settle_ties(
     label: str, checkpoint: Checkpoint, config: AdapterConfig, parts: AdapterTensors
-) -> tuple[AdapterTensors, tuple[str, ...]]:
-    """Leave out an adapter's changes of a head that the model stores as its embedding, if the embedding's are the same.
+) -> tuple[AdapterTensors, TensorInfo | None, tuple[str, ...]]:
+    """Decide what becomes of the head of a model that stores it as its embedding.
+
+    Changes of the head that are those of the embedding are left out. Else the head is a tensor of its own from now on.
 
     Parameters
     ----------
@@ -67,35 +74,66 @@ def settle_ties(
     Returns
     -------
     tuple
-        The tensors to apply, and what a person should know of them, one sentence each.
+        The tensors to apply, the head that the model has to store from now on (None if it stores one, or stays tied),
+        and what a person should know, one sentence each.
 
     Raises
     ------
     AdapterError
-        The adapter makes the head and the embedding differ.
+        The adapter makes the head and the embedding differ, and how the model would store both is not known.
 
     """
     if any(_is_head(name.removesuffix(".weight")) for name in checkpoint.tensors):
-        return parts, ()
+        return parts, None, ()
     changed = {**parts.modules, **{name.removesuffix(".weight"): {} for name in parts.whole}}
     heads = [module for module in changed if _is_head(module)]
     embeddings = [module for module in changed if module.rpartition(".")[2] in _EMBEDDINGS]
     embedding = embeddings[0] if len(embeddings) == 1 else ""
     for head in heads:
         if not _changed_alike(config, parts, head, embedding):
-            raise _differ(label, checkpoint, f"changes {head!r} otherwise than the embedding")
+            return _untied(label, checkpoint, config, parts, heads, f"changes {head!r} otherwise than the embedding")
     if not heads and embedding and _is_tied(checkpoint, config):
         if f"{embedding}.weight" in parts.whole and any(embedding.endswith(each) for each in config.saved):
-            raise _differ(label, checkpoint, f"replaces {embedding!r} and leaves the head as it was")
+            does = f"replaces {embedding!r} and leaves the head as it was"
+            return _untied(label, checkpoint, config, parts, heads, does)
         if embedding in parts.modules and "tokens" not in parts.modules[embedding]:
             note = (
                 f"{label} changes the embedding of {checkpoint.path}, which is the head as well: both change, as with "
                 "merge_and_unload() of peft, although the head was left as it was in training"
             )
-            return parts, (note,)
+            return parts, None, (note,)
     modules = {module: each for module, each in parts.modules.items() if module not in heads}
     whole = {name: info for name, info in parts.whole.items() if name.removesuffix(".weight") not in heads}
-    return replace(parts, modules=modules, whole=whole), ()
+    return replace(parts, modules=modules, whole=whole), None, ()
+
+
+def _untied(
+    label: str, checkpoint: Checkpoint, config: AdapterConfig, parts: AdapterTensors, heads: list[str], does: str
+) -> tuple[AdapterTensors, TensorInfo, tuple[str, ...]]:
+    """Let the model store its head beside its embedding, as large and as it was until now."""
+    found = [
+        name
+        for name in checkpoint.tensors
+        if name.removesuffix(".weight").rpartition(".")[2] in _EMBEDDINGS
+        and name.endswith(".weight")
+        and not any(each.isdecimal() for each in name.split("."))
+    ]
+    words = {head.rpartition(".")[2] for head in heads} or {"lm_head"}
+    known = len(found) == len(words) == 1 and words <= _PLAIN_HEADS and not found[0].endswith("shared.weight")
+    if not known or not _is_tied(checkpoint, config):
+        raise _differ(label, checkpoint, does)
+    head = f"{_body_prefix(found[0])}{words.pop()}.weight"
+    note = (
+        f"{label} {does}, which {checkpoint.path} stores as one matrix: both are stored from now on, the head as "
+        f"{head!r}"
+    )
+    return parts, replace(checkpoint.tensors[found[0]], name=head), (note,)
+
+
+def _body_prefix(embedding: str) -> str:
+    """Give what stands before the names of a language model's body and of its head, which are beside each other."""
+    components = embedding.split(".")[:-2]
+    return "".join(f"{each}." for each in components[:-1]) if components[-1:] == ["model"] else ""
 
 
 def _differ(label: str, checkpoint: Checkpoint, does: str) -> AdapterError:
