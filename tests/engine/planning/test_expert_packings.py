@@ -104,7 +104,7 @@ def test_chunks_of_columns_change_nothing(tmp_path: Path) -> None:
     for first, second, layout in ((alternating, split, "alternating"), (split, alternating, "split")):
         recipe = average(tmp_path, first, second)
         out = tmp_path / f"out-{layout}"
-        merge(recipe, out, run=RunOptions(memory_bytes=512 * 2**20, workers=2))
+        merge(recipe, out, run=RunOptions(workers=2))
         expected, found = stored(means((1, 2), **sizes), layout), read_output(out)
         assert all(np.array_equal(values, found[name]) for name, values in expected.items())
     assert 1 < max(tensor.chunk_count for tensor in plan(average(tmp_path, alternating, split)).tensors)
