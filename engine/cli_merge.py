@@ -87,7 +87,7 @@ def merge(
         )
         run = run_options(memory, workers, overwrite, restart)
         manifest = run_merge(recipe, output, options, run, recorder, stages)
-    if not quiet and not as_json:
+    if not quiet and not as_json and not recorder.done[-1].already:
         print_summary(manifest, recorder.done[-1])
 
 

@@ -82,7 +82,7 @@ def convert(
             )
             convert_all(paths[:-1], paths[-1], options, run_options(memory, workers, overwrite, restart), recorder)
     finally:
-        for done in [] if quiet or as_json else recorder.done:
+        for done in [] if quiet or as_json else recorder.made:
             print_conversion(done)
 
 
@@ -156,7 +156,7 @@ def extract_lora(
         run = run_options(memory, workers, overwrite, restart)
         manifest = run_extraction(tuned, base, output, options, run, recorder)
     if not quiet and not as_json:
-        print_extraction(manifest, recorder.done[-1] if recorder.done else None)
+        print_extraction(manifest, recorder.done[-1] if recorder.made else None)
 
 
 def moe(
@@ -203,5 +203,5 @@ def moe(
             model_card=not no_card,
         )
         make_moe(recipe, output, options, run_options(memory, workers, overwrite, restart), recorder)
-    for done in [] if quiet or as_json else recorder.done:
+    for done in [] if quiet or as_json else recorder.made:
         print_conversion(done)

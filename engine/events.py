@@ -119,6 +119,8 @@ class Done(Event):
     """Tasks that ran at once."""
     summary: dict[str, Any]
     """Statistics of the whole merge, as in the manifest under ``totals``."""
+    already: bool = False
+    """Whether an earlier run had made the output, so that this one had nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)

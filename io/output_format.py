@@ -142,6 +142,9 @@ class OutputCheck(Protocol):
 
         """
 
+    def check_objects(self, name: str, source: Source) -> list[str]:
+        """Check which objects a tensor is stored in, reading none; return a sentence for each one missing or extra."""
+
     def check_tensor(self, name: str, source: Source) -> list[str]:
         """Check the objects in which a tensor is stored, but not its elements; return a sentence for each damage."""
 

@@ -17,11 +17,11 @@ from dovetail.engine.output.card import conversion_card, model_card
 from dovetail.engine.output.findings import findings
 from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts, total_statistics
 from dovetail.engine.output.side_files import side_bytes, write_side_files
-from dovetail.engine.output.staging import check_disk_space, check_target, publish, staging_path, take_back
+from dovetail.engine.output.staging import check_disk_space, check_empty, check_target, publish, staging_path
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.run.execution import Execution
-from dovetail.engine.run.journal import JOURNAL_NAME, Journal, belongs_to
+from dovetail.engine.run.journal import JOURNAL_NAME, Journal
 from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.engine.run.records import RecordTable
@@ -42,7 +42,7 @@ def carry_out(
     earlier: Sequence[Mapping[str, Any]] = (),
     *,
     started: float | None = None,
-    keep_journal: bool = False,
+    known_by: str | None = None,
     complete: Complete | None = None,
 ) -> dict[str, Any]:
     """Run those tasks of a plan that no earlier run has done, and publish the output.
@@ -57,8 +57,8 @@ def carry_out(
         The manifest's entries for the stages of which the plan uses results.
     started
         When the work began, planning included, by the monotonic clock; None for now.
-    keep_journal
-        Whether the journal stays in the output, so that a later run can see that it is the result of this plan.
+    known_by
+        Hash by which the output is known again; None for the plan's.
     complete
         Writes the small files and the manifest into the staging folder; None for those of a model.
 
@@ -75,9 +75,6 @@ def carry_out(
     """
     started = time.monotonic() if started is None else started
     staging = staging_path(output)
-    if not run.restart and not staging.exists() and belongs_to(output / JOURNAL_NAME, plan):
-        with locked(output):  # an earlier run was killed after it renamed its output and before it tidied up
-            take_back(output, staging)
     check_target(output, input_paths(plan), overwrite=run.overwrite)
     for warning in plan.warnings:
         listen(events.Notice("warning", warning))
@@ -85,20 +82,34 @@ def carry_out(
     if not staging.exists():
         check_disk_space(staging, plan.write_bytes + side_bytes(plan))
     with locked(staging):
+        if not run.overwrite:
+            _check_still_empty(output, staging)
         if run.restart:
             _clear(staging)
         execution = _execute(plan, budget, table, staging, listen, run.executor)
         for checkpoint in plan.checkpoints:
             checkpoint.check_unchanged()
         with interrupts_ignored():  # from here on it is faster to finish than to stop
-            manifest = complete(plan, table, staging) if complete else _complete(plan, table, staging, earlier)
+            if complete is None:
+                manifest = _complete(plan, table, staging, earlier, known_by or plan.hash)
+            else:
+                manifest = complete(plan, table, staging)
             # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
-            done_with = (LOCK_NAME,) if keep_journal else (JOURNAL_NAME, LOCK_NAME)
-            publish(staging, output, overwrite=run.overwrite, remove=done_with)
+            publish(staging, output, overwrite=run.overwrite)
     for warning in findings(plan, table, manifest["totals"]):
         listen(events.Notice("warning", warning))
     listen(_done(output, execution, manifest["totals"], time.monotonic() - started))
     return manifest
+
+
+def _check_still_empty(output: Path, staging: Path) -> None:
+    """Refuse an output that another process has made while this one was waiting or planning."""
+    try:
+        check_empty(output)
+    except OutputError:
+        if [LOCK_NAME] == [path.name for path in staging.iterdir()]:
+            shutil.rmtree(staging)
+        raise
 
 
 def _execute(
@@ -164,10 +175,12 @@ def checkpoint_paths(checkpoints: Iterable[Checkpoint]) -> Iterator[Path]:
             yield from (checkpoint.adapter.folder, *checkpoint.adapter.paths)
 
 
-def _complete(plan: Plan, table: RecordTable, staging: Path, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _complete(
+    plan: Plan, table: RecordTable, staging: Path, earlier: Sequence[Mapping[str, Any]], known_by: str
+) -> dict[str, Any]:
     """Write the side files and the manifest into the staging folder, and return the manifest without its tensors."""
     side_files = write_side_files(plan, staging, _card(plan, table, earlier))
-    manifest = build_manifest(plan, table, side_files, earlier)
+    manifest = {**build_manifest(plan, table, side_files, earlier), "plan_hash": known_by}
     write_durably(staging / MANIFEST_NAME, manifest_parts(manifest, plan, table))
     return manifest
 

@@ -15,20 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import carry_out
+from dovetail.engine.actions.carry_out import carry_out, input_paths
+from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.given_manifest import gives_manifest
-from dovetail.engine.actions.verify import read_manifest
-from dovetail.engine.errors import (
-    ConversionsFailedError,
-    InterruptedMergeError,
-    RecipeError,
-    VerificationError,
-    describe,
-)
+from dovetail.engine.errors import ConversionsFailedError, InterruptedMergeError, RecipeError, describe
 from dovetail.engine.methods.convert import CONVERT, conversion
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.output.document import Manifest
-from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
+from dovetail.engine.output.request import plan_request
 from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.grid import chunk_elements
@@ -41,7 +35,6 @@ from dovetail.engine.planning.work import Input, stored_bytes
 from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.schema import InputModel
-from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.text import short_name
 from dovetail.io.checkpoint import TensorInfo
@@ -224,23 +217,10 @@ def convert(
     """
     started, output, run = time.monotonic(), Path(output), run or RunOptions()
     plan = plan_conversion(source, options, listen)
-    if not (run.overwrite or run.restart) and (manifest := finished(output, plan.hash)):
-        listen(events.Notice("info", f"{output} is this conversion already; nothing to do."))
+    if (manifest := find_finished(output, plan_request(plan), input_paths(plan), run)) is not None:
+        tell_finished(output, plan.noun, manifest, run, listen, started)
         return manifest
     return carry_out(plan, output, run, listen, started=started)
-
-
-def finished(output: Path, plan_hash: str) -> dict[str, Any] | None:
-    """Give the manifest of an output if the manifest says that this plan made it, else None; no tensor is read."""
-    if not (output / MANIFEST_NAME).is_file() or (output / JOURNAL_NAME).exists():
-        return None
-    try:
-        manifest = read_manifest(output)
-    except VerificationError:
-        return None
-    if manifest.get("plan_hash") != plan_hash:
-        return None
-    return {key: value for key, value in manifest.items() if key not in ("tensors", SELF_CHECKSUM)}
 
 
 def outputs(sources: Sequence[str], target: Path) -> dict[str, Path]:

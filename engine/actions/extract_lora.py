@@ -20,7 +20,8 @@ from typing import Any
 
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
-from dovetail.engine.actions.convert import find_source, finished, parse_source
+from dovetail.engine.actions.convert import find_source, parse_source
+from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.given_manifest import gives_manifest
 from dovetail.engine.errors import InterruptedMergeError, RecipeError
 from dovetail.engine.methods.copy import Copy
@@ -28,7 +29,8 @@ from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.output.adapter_files import adapter_card, summary, write_adapter_files
 from dovetail.engine.output.lineage import hub_names
 from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts
-from dovetail.engine.output.staging import check_disk_space, check_target, stages_path
+from dovetail.engine.output.request import Part, Request
+from dovetail.engine.output.staging import check_disk_space, check_target, discard, stages_path
 from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.extraction.adapter import Kept, adapter_config, kept_whole
 from dovetail.engine.planning.extraction.modules import module_of
@@ -45,8 +47,7 @@ from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.run import factoring
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
 from dovetail.engine.run.differences import COMPARING_BYTES, equal
-from dovetail.engine.run.factor_store import FactorStore, MatrixReport, has_factors
-from dovetail.engine.run.journal import JOURNAL_NAME
+from dovetail.engine.run.factor_store import FactorStore, MatrixReport, has_factors, is_store_of
 from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.records import RecordTable
@@ -131,12 +132,13 @@ def extract_lora(
     opened = [open_location(find_source(parse_source(name), listen)) for name in names]
     plan = plan_extraction(opened[0], opened[1], names, options or ExtractionOptions())
     folder = stages_path(output)
-    if not (run.overwrite or run.restart) and (manifest := finished(output, plan.hash)):
-        shutil.rmtree(folder, ignore_errors=True)
-        listen(events.Notice("info", f"{output} is this adapter already; nothing to do."))
+    request, spared = _request(plan), list(checkpoint_paths((plan.tuned, plan.base)))
+    if (manifest := find_finished(output, request, spared, run)) is not None:
+        if is_store_of(folder, plan.hash):
+            discard(folder)
+        tell_finished(output, request.noun, manifest, run, listen, started)
         return manifest
-    if not (output / JOURNAL_NAME).exists():  # else it may have been published by a run that was killed since
-        check_target(output, checkpoint_paths((plan.tuned, plan.base)), overwrite=run.overwrite)
+    check_target(output, spared, overwrite=run.overwrite)
     with locked(folder):
         try:
             adapter = _factor(plan, folder, run, listen)
@@ -155,6 +157,25 @@ def extract_lora(
             raise
         shutil.rmtree(folder)
     return manifest
+
+
+def _request(plan: Extraction) -> Request:
+    """Give what is asked for, so that it can be compared with an adapter that is there."""
+    return Request(
+        noun="adapter",
+        hash=plan.hash,
+        parts=(
+            Part("the models", ("recipe",), _recipe(plan).to_json()),
+            Part("the options", ("extraction", "options"), asdict(plan.options)),
+        ),
+        checkpoints=(plan.tuned, plan.base),
+    )
+
+
+def _recipe(plan: Extraction) -> Recipe:
+    """Describe the extraction as a recipe, for the manifest."""
+    tuned, base = [ModelRef(path=name) for name in plan.names]
+    return Recipe(merge_method=EXTRACT_LORA.name, base_model=base, models=(InputModel(model=tuned),))
 
 
 def _budget(plan: Extraction, run: RunOptions) -> Budget:
@@ -282,11 +303,7 @@ def _copying_plan(plan: Extraction, adapter: _Adapter) -> Plan:
     tensors += [(name, info, 0) for name, info in adapter.kept.tensors.items()]
     labels = (*plan.names, "factors")
     return assemble(
-        recipe=Recipe(
-            merge_method=EXTRACT_LORA.name,
-            base_model=ModelRef(path=plan.names[1]),
-            models=(InputModel(model=ModelRef(path=plan.names[0])),),
-        ),
+        recipe=_recipe(plan),
         options=PlanOptions(SafetensorsFormat(2**62, WEIGHTS_NAME), seed=plan.options.seed, keep_nonfinite=True),
         method=EXTRACT_LORA,
         checkpoints=(plan.tuned, plan.base, adapter.factors),

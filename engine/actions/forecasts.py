@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from dovetail.engine import events
+from dovetail.engine.actions.finished import is_made_by
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.program import Bytes
 from dovetail.engine.planning.builder import make_plan
@@ -21,7 +22,6 @@ from dovetail.engine.recipe import ModelRef, RecipeSource
 from dovetail.engine.recipe.places import nearest, one_of
 from dovetail.engine.recipe.stages import Stage, load_stages
 from dovetail.engine.run.budget import Budget
-from dovetail.engine.run.journal import JOURNAL_NAME, belongs_to
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.errors import MissingFileError
@@ -132,7 +132,7 @@ def prepare_stages(
 
 
 def forecast_stages(
-    stages: Sequence[Stage], options: PlanOptions, folder: Path | None, *, everything: bool
+    stages: Sequence[Stage], options: PlanOptions, folder: Path | None, *, everything: bool, results: bool = True
 ) -> Iterator[Forecast]:
     """Plan the stages one after another, each from the results of others, or from their plans if there is no result.
 
@@ -146,6 +146,8 @@ def forecast_stages(
         Folder of the stages' results; None if there is none.
     everything
         Whether stages that nothing uses are planned too.
+    results
+        Whether results that exist already are read; else every stage is planned from the plans of others.
 
     """
     expected: dict[str, Checkpoint | None] = {}
@@ -154,7 +156,7 @@ def forecast_stages(
             continue
         checkpoints = _checkpoints(stage, stages, expected)
         plan = None if checkpoints is None else make_plan(stage.recipe, options, checkpoints=checkpoints)
-        result = None if folder is None or stage.name is None else folder / stage.name
+        result = None if folder is None or stage.name is None or not results else folder / stage.name
         complete = plan is not None and result is not None and stage is not stages[-1] and is_complete(result, plan)
         if stage.name is not None:
             if complete:
@@ -163,6 +165,15 @@ def forecast_stages(
                 path = (folder or Path()) / stage.name
                 expected[stage.name] = None if plan is None else _planned_checkpoint(plan, path.absolute())
         yield Forecast(stage, plan, complete)
+
+
+def real_checkpoints(forecast: Forecast, stages: Sequence[Stage]) -> list[Checkpoint]:
+    """Give the checkpoints of a stage that are no results of other stages."""
+    if forecast.plan is not None:
+        return [each for each in forecast.plan.checkpoints if each.files]
+    stage = forecast.stage
+    refs = [ref for ref in stage.recipe.references() if not _is_stage(ref, stage)]
+    return [open_location(_locate(ref, stage, stages)) for ref in refs]
 
 
 def _checkpoints(
@@ -227,4 +238,4 @@ def _is_stage(ref: ModelRef, stage: Stage) -> bool:
 
 def is_complete(result: Path, plan: Plan) -> bool:
     """Whether a folder holds the result of a plan."""
-    return belongs_to(result / JOURNAL_NAME, plan)
+    return is_made_by(result, plan.hash)

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import carry_out
+from dovetail.engine.actions.carry_out import carry_out, input_paths
+from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.given_manifest import gives_manifest
+from dovetail.engine.output.request import plan_request
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.progress import shows_progress
@@ -32,7 +34,8 @@ def merge(
 ) -> dict[str, Any]:
     """Merge checkpoints as a recipe says, and write the result into a folder.
 
-    After an interruption, the same call continues the merge from its journal.
+    After an interruption, the same call continues the merge from its journal. If the output is complete and was made by
+    the same recipe, options and inputs, the call does nothing.
 
     Parameters
     ----------
@@ -87,4 +90,8 @@ def merge(
     found = load_stages(recipe, strict=options.strict)
     if len(found) > 1:
         return merge_stages(found, output, options, run, listen, None if stages is None else Path(stages))
-    return carry_out(make_plan(found[0].recipe, options, download=listen), output, run, listen, started=started)
+    plan = make_plan(found[0].recipe, options, download=listen)
+    if (manifest := find_finished(output, plan_request(plan), input_paths(plan), run)) is not None:
+        tell_finished(output, plan.noun, manifest, run, listen, started)
+        return manifest
+    return carry_out(plan, output, run, listen, started=started)

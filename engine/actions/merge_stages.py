@@ -1,30 +1,45 @@
 """Merging a recipe of several documents: each stage in turn is merged as a recipe of one document is.
 
-The results of the stages lie in one folder, each in a folder with the name of its stage. Each result keeps its
-journal, from which a later run sees whether it is the result of the same plan and need not be merged again. All stages
-are planned before the first is merged.
+The results of the stages lie in one folder, each in a folder with the name of its stage. From the manifest of a result,
+a later run sees whether it is the result of the same plan and need not be merged again. All stages are planned before
+the first is merged.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import carry_out, input_paths
+from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths, input_paths
+from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.forecasts import forecast_stages, is_complete, stage_locations
+from dovetail.engine.actions.staged_request import staged_request
 from dovetail.engine.errors import OutputError
 from dovetail.engine.output.manifest import stage_entry
 from dovetail.engine.output.side_files import side_bytes
-from dovetail.engine.output.staging import check_disk_space, check_target, stages_path, staging_path
+from dovetail.engine.output.staging import (
+    check_disk_space,
+    check_target,
+    discard,
+    stages_path,
+    staging_path,
+    tidy_up,
+)
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.recipe.stages import Stage
-from dovetail.engine.run.journal import JOURNAL_NAME, belongs_to
+from dovetail.engine.run.lock import locked
 from dovetail.engine.run.prepare import RunOptions, prepare
+from dovetail.io.files.durable import write_durably
+
+_IDENTITY: Final = "dovetail_stages"
+"""Name of the file, in a folder of stages that is removed at the end, that says which merge the folder is for."""
 
 
 def merge_stages(
@@ -52,9 +67,39 @@ def merge_stages(
         The manifest of the final merge.
 
     """
+    started = time.monotonic()
     folder = kept or stages_path(output)
     _make_way(folder, output, run, ours=kept is None)
-    _check(stages, output, folder, options, run, everything=kept is not None)
+    request = staged_request(stages, options)
+    finished = find_finished(output, request, _existing(checkpoint_paths(request.checkpoints)), run)
+    if finished is not None and kept is None:
+        if _is_folder_of(folder, request.hash):
+            discard(folder)
+        tell_finished(output, request.noun, finished, run, listen, started)
+        return finished
+    _check(stages, output, folder, options, run, everything=kept is not None, finished=finished is not None)
+    with locked(folder) if kept is None else contextlib.nullcontext():
+        if kept is None:
+            write_durably(folder / _IDENTITY, request.hash.encode())
+        manifest = _merge_each(stages, output, options, run, listen, kept, finished)
+        if kept is None:
+            _remove(folder)
+    if finished is not None:
+        tell_finished(output, request.noun, finished, run, listen, started)
+    return manifest
+
+
+def _merge_each(
+    stages: Sequence[Stage],
+    output: Path,
+    options: PlanOptions,
+    run: RunOptions,
+    listen: events.Listener,
+    kept: Path | None,
+    finished: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Merge every stage that is not merged yet, and then the final one unless that is finished; give its manifest."""
+    folder = kept or stages_path(output)
     for stage in stages:
         if not stage.needed and kept is None:
             listen(events.Notice("warning", f"Nothing uses the stage {stage.name}: it is not merged."))
@@ -71,17 +116,32 @@ def merge_stages(
         assert stage.name is not None
         plan, earlier = plan_next(stage)
         entries[stage.name], result = stage_entry(stage.name, plan), folder / stage.name
-        done = is_complete(result, plan)
+        if done := is_complete(result, plan):
+            tidy_up(result)
         said = f"{stage.name} is merged already." if done else f"{stage.name}."
         listen(events.Notice("info", f"Stage {number} of {len(todo) + 1}: {said}"))
         if not done:
-            carry_out(plan, result, stage_run, listen, earlier, keep_journal=True)
+            carry_out(plan, result, stage_run, listen, earlier)
+    if finished is not None:
+        return finished
     plan, earlier = plan_next(final)
     listen(events.Notice("info", f"Stage {len(todo) + 1} of {len(todo) + 1}: the final merge."))
-    manifest = carry_out(plan, output, run, listen, earlier)
-    if kept is None:
-        shutil.rmtree(folder, ignore_errors=True)
-    return manifest
+    # Models of a hub are downloaded by now, and no longer what they were before the first stage.
+    return carry_out(plan, output, run, listen, earlier, known_by=staged_request(stages, options).hash)
+
+
+def _is_folder_of(folder: Path, identity: str) -> bool:
+    """Whether a folder of stages is that of a certain merge."""
+    path = folder / _IDENTITY
+    return path.is_file() and path.read_bytes() == identity.encode()
+
+
+def _remove(folder: Path) -> None:
+    """Remove the folder of the stages, and last of all what says whose it is, so that nothing else is ever left."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    shutil.rmtree(folder)
 
 
 def _make_way(folder: Path, output: Path, run: RunOptions, *, ours: bool) -> None:
@@ -113,6 +173,7 @@ def _check(
     run: RunOptions,
     *,
     everything: bool,
+    finished: bool,
 ) -> None:
     """Check, before the first stage is merged, that every stage fits into memory and onto the disk and may be written.
 
@@ -130,7 +191,7 @@ def _check(
             continue
         final = forecast.stage is stages[-1]
         target = output if final else folder / str(forecast.stage.name)
-        if final and belongs_to(output / JOURNAL_NAME, forecast.plan):
+        if final and finished:
             continue
         if final or everything:
             check_target(target, _existing(input_paths(forecast.plan)), overwrite=run.overwrite)

@@ -18,13 +18,15 @@ import numpy as np
 
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
-from dovetail.engine.actions.convert import HEADER_METADATA, finished
+from dovetail.engine.actions.convert import HEADER_METADATA
+from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.given_manifest import gives_manifest
 from dovetail.engine.methods.moe import MOE
 from dovetail.engine.output.lineage import card_head, hub_names
-from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts
-from dovetail.engine.output.side_files import write_side_files
-from dovetail.engine.output.staging import check_target, stages_path
+from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts, options_entry
+from dovetail.engine.output.request import Part, Request
+from dovetail.engine.output.side_files import inherited_files, side_files_left, write_side_files
+from dovetail.engine.output.staging import check_target, discard, stages_path
 from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.experts.architectures import moe_config
 from dovetail.engine.planning.experts.plan import Mixture, plan_mixture, planned_tensors
@@ -39,7 +41,6 @@ from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.recipe.unused import notes
 from dovetail.engine.run.budget import default_limit_bytes
 from dovetail.engine.run.gates import gate_values, hardly_told_apart
-from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import locked
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.records import RecordTable
@@ -47,6 +48,7 @@ from dovetail.engine.text import short_name
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import to_numpy
 from dovetail.io.errors import CheckpointError
+from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.files.durable import sync_folder, write_durably
 from dovetail.io.formats.header import build_header
 from dovetail.io.formats.safetensors_reader import read_file
@@ -111,12 +113,13 @@ def make_moe(
     checkpoints = {str(ref): open_location(locate(ref, asked.origin.folder, listen)) for ref in asked.references()}
     mixture = plan_mixture(asked, checkpoints)
     identity, folder = _identity(mixture, options), stages_path(output)
-    if not (run.overwrite or run.restart) and (manifest := finished(output, identity)):
-        shutil.rmtree(folder, ignore_errors=True)
-        listen(events.Notice("info", f"{output} is this mixture already; nothing to do."))
+    request, spared = _request(mixture, identity, options), list(checkpoint_paths(checkpoints.values()))
+    if (manifest := find_finished(output, request, spared, run)) is not None:
+        if _stored_gates(folder, identity) is not None:
+            discard(folder)
+        tell_finished(output, request.noun, manifest, run, listen, started)
         return manifest
-    if not (output / JOURNAL_NAME).exists():  # else it may have been published by a run that was killed since
-        check_target(output, checkpoint_paths(checkpoints.values()), overwrite=run.overwrite)
+    check_target(output, spared, overwrite=run.overwrite)
     with locked(folder):
         for warning in _warnings(mixture):
             listen(events.Notice("warning", warning))
@@ -139,6 +142,32 @@ def _identity(mixture: Mixture, options: PlanOptions) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _request(mixture: Mixture, identity: str, options: PlanOptions) -> Request:
+    """Give what is asked for, so that it can be compared with a mixture that is there."""
+    asked, leave = mixture.recipe.model_dump(mode="json", exclude_defaults=True), side_files_left(options)
+    return Request(
+        noun="mixture",
+        hash=identity,
+        parts=(
+            Part("the recipe", ("moe", "recipe"), asked),
+            Part("the options", ("options",), options_entry(_plan_options(options))),
+        ),
+        checkpoints=tuple(mixture.checkpoints.values()),
+        side_files=lambda: {name: hex_checksum(data) for name, data in inherited_files(mixture.base, leave)},
+    )
+
+
+def _plan_options(options: PlanOptions) -> PlanOptions:
+    """Give the options of the plan that puts the mixture together."""
+    return PlanOptions(
+        options.format,
+        seed=options.seed,
+        keep_nonfinite=True,
+        copy_tokenizer=options.copy_tokenizer,
+        model_card=options.model_card,
+    )
+
+
 def _warnings(mixture: Mixture) -> list[str]:
     """Say what a person should know."""
     count, found = len(mixture.recipe.experts), [*notes(mixture.recipe.unused, mixture.recipe.origin)]
@@ -158,14 +187,9 @@ def _gates(
     mixture: Mixture, folder: Path, identity: str, options: PlanOptions, run: RunOptions, listen: events.Listener
 ) -> Checkpoint:
     """Give the routers that an earlier run has left, or compute them and store them durably."""
+    if (found := _stored_gates(folder, identity)) is not None:
+        return found
     path = folder / _GATES
-    if path.exists():
-        try:
-            found = read_file(path)
-        except CheckpointError:
-            found = None
-        if found is not None and found.metadata.get(_KEY) == identity:
-            return found
     values = gate_values(mixture, options.seed, run.memory_bytes or default_limit_bytes())
     if (alike := hardly_told_apart(values, mixture)) and mixture.recipe.needs_prompts:
         text = f"The routers of {len(alike)} layers, such as {alike[0]}, hardly tell the experts apart: use prompts "
@@ -176,6 +200,17 @@ def _gates(
     path.with_suffix(".partial").replace(path)
     sync_folder(folder)
     return read_file(path)
+
+
+def _stored_gates(folder: Path, identity: str) -> Checkpoint | None:
+    """Give the routers of this mixture that an earlier run has left; None if there are none."""
+    if not (folder / _GATES).exists():
+        return None
+    try:
+        found = read_file(folder / _GATES)
+    except CheckpointError:
+        return None
+    return found if found.metadata.get(_KEY) == identity else None
 
 
 def _plan(mixture: Mixture, made: Checkpoint, options: PlanOptions) -> Plan:
@@ -190,13 +225,7 @@ def _plan(mixture: Mixture, made: Checkpoint, options: PlanOptions) -> Plan:
     ).with_origin(asked.origin)
     return assemble(
         recipe=recipe,
-        options=PlanOptions(
-            options.format,
-            seed=options.seed,
-            keep_nonfinite=True,
-            copy_tokenizer=options.copy_tokenizer,
-            model_card=options.model_card,
-        ),
+        options=_plan_options(options),
         method=MOE,
         checkpoints=(*mixture.checkpoints.values(), made),
         base=mixture.base,

@@ -148,6 +148,35 @@ def verify(
         raise manifest_error(output, error) from None
 
 
+def check_files(output: Path, manifest: dict[str, Any]) -> tuple[str, ...]:
+    """Compare the files of an output with its manifest, but read none of its tensors.
+
+    Parameters
+    ----------
+    output
+        A folder that `merge` or `convert` has written.
+    manifest
+        Its manifest, as `read_manifest` gives it.
+
+    Returns
+    -------
+    tuple of str
+        One sentence for each file that is missing, has another size or, if it is a side file or a header, other bytes.
+
+    Raises
+    ------
+    VerificationError
+        The manifest is damaged.
+
+    """
+    try:
+        return _Verification(output, manifest, events.ignore, time.monotonic()).check_files()
+    except DovetailError:
+        raise
+    except DEFECTS as error:
+        raise manifest_error(output, error) from None
+
+
 def manifest_error(output: Path, error: Exception) -> VerificationError:
     """Make the error that reports one of `DEFECTS` as damage to the manifest."""
     return VerificationError(
@@ -174,18 +203,37 @@ class _Verification:
 
     def run(self) -> Verdict:
         """Check the side files and the metadata, and then the tensors on all cores."""
+        if (checkpoint := self._check_metadata()) is not None:
+            self._check_tensors(checkpoint)
+        return Verdict(tuple(self.damage), self._unlisted(), self.checked_bytes)
+
+    def check_files(self) -> tuple[str, ...]:
+        """Check all that `run` checks but the elements of tensors."""
+        if (checkpoint := self._check_metadata()) is not None:
+            self._check_names(checkpoint)
+            for name, info in checkpoint.tensors.items():
+                if name in self.manifest["tensors"]:
+                    self.damage += self.check.check_objects(name, info.source)
+        return tuple(self.damage)
+
+    def _check_metadata(self) -> Checkpoint | None:
+        """Check the side files and the metadata; give the catalogue if that is whole enough to find tensors by."""
         self._check_side_files()
         damage, read_bytes = self.check.check_metadata()
         self.damage += damage
         self.checked_bytes += read_bytes
-        if not damage:  # tensors can be found only if the metadata is whole
-            try:
-                checkpoint = self.form.open(self.output)
-            except CheckpointError as error:
-                self.damage.append(str(error))
-            else:
-                self._check_tensors(checkpoint)
-        return Verdict(tuple(self.damage), self._unlisted(), self.checked_bytes)
+        if damage:
+            return None
+        try:
+            return self.form.open(self.output)
+        except CheckpointError as error:
+            self.damage.append(str(error))
+            return None
+
+    def _check_names(self, checkpoint: Checkpoint) -> None:
+        names = set(self.manifest["tensors"])
+        for name in sorted(names ^ set(checkpoint.tensors)):
+            self.damage.append(f"tensor {name!r} is {'missing' if name in names else 'not in the manifest'}")
 
     def _check_side_files(self) -> None:
         for name, entry in self.manifest["side_files"].items():
@@ -201,9 +249,8 @@ class _Verification:
         yield from self.check.file_names
 
     def _check_tensors(self, checkpoint: Checkpoint) -> None:
+        self._check_names(checkpoint)
         names = set(self.manifest["tensors"])
-        for name in sorted(names ^ set(checkpoint.tensors)):
-            self.damage.append(f"tensor {name!r} is {'missing' if name in names else 'not in the manifest'}")
         # Each core reads an object of a Zarr output in several steps, for which the pool keeps it decoded.
         chunks = ChunkPool(max(DEFAULT_POOL_BYTES, usable_cores() * TASK_BYTES))
 

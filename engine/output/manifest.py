@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine.methods.method import plug_in_entry
 from dovetail.engine.planning.locations import hub_model
-from dovetail.engine.planning.plan import MATHS_VERSION, Plan
+from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.run.records import RecordTable, chunk_checksums
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint
@@ -68,14 +68,7 @@ def build_manifest(
         "plan_hash": plan.hash,
         **plug_in_entry(plan.method),
         "recipe": plan.recipe.to_json(),
-        "options": {
-            "dtype": plan.options.dtype,
-            "seed": plan.options.seed,
-            **({"round_float32": True} if plan.options.round_float32 else {}),
-            "nonfinite": "keep" if plan.options.keep_nonfinite else "error",
-            **plan.options.left_out(),
-            **plan.options.format.to_json(),
-        },
+        "options": options_entry(plan.options),
         "models": list(plan.models),
         "inputs": _inputs(plan),
         **({"stages": list(earlier)} if earlier else {}),
@@ -85,6 +78,18 @@ def build_manifest(
         "shards": plan.options.format.shard_entries(plan.layout),
         "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
         "totals": total_statistics(plan, table),
+    }
+
+
+def options_entry(options: PlanOptions) -> dict[str, Any]:
+    """Give the options that decide the output's bytes."""
+    return {
+        "dtype": options.dtype,
+        "seed": options.seed,
+        **({"round_float32": True} if options.round_float32 else {}),
+        "nonfinite": "keep" if options.keep_nonfinite else "error",
+        **options.left_out(),
+        **options.format.to_json(),
     }
 
 
@@ -101,10 +106,10 @@ def stage_entry(name: str, plan: Plan) -> dict[str, Any]:
 
 
 def _inputs(plan: Plan) -> list[dict[str, Any]]:
-    return [_input_entry(checkpoint) for checkpoint in plan.checkpoints]
+    return [input_entry(checkpoint) for checkpoint in plan.checkpoints]
 
 
-def _input_entry(checkpoint: Checkpoint) -> dict[str, Any]:
+def input_entry(checkpoint: Checkpoint) -> dict[str, Any]:
     """Describe a checkpoint so that it can be found again, and seen to be the same."""
     entry: dict[str, Any] = {"checkpoint": str(checkpoint.path)}
     if hub := hub_model(checkpoint.path):

@@ -7,17 +7,18 @@ configuration are set to those of the output. A model card and the recipe are ad
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.planning.layer_config import restack
 from dovetail.engine.planning.model_config import set_tie
-from dovetail.engine.planning.plan import Plan
+from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.vocabulary.files import FILES
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME
+from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError
 from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.files.durable import write_durably
@@ -64,10 +65,18 @@ def _taken_over(plan: Plan) -> list[Path]:
     folder = plan.side_checkpoint.side_folder
     if folder is None:
         return []
-    others = set(_changed_files(plan))
-    if not plan.options.copy_tokenizer and plan.vocabulary is None:
-        others.update(FILES)
-    return [path for path in copied_files(folder) if path.name not in others]
+    leave = _names_left(plan)
+    return [path for path in copied_files(folder) if path.name not in leave]
+
+
+def side_files_left(options: PlanOptions) -> Collection[str]:
+    """Name the side files that an output is asked not to take over."""
+    return () if options.copy_tokenizer else FILES
+
+
+def _names_left(plan: Plan) -> Collection[str]:
+    """Name the side files that an output does not take over, because they are not wanted or made anew."""
+    return [*_changed_files(plan), *(side_files_left(plan.options) if plan.vocabulary is None else ())]
 
 
 def _changed_files(plan: Plan) -> Mapping[str, bytes | None]:
@@ -156,15 +165,11 @@ def write_side_files(
         write_durably(folder / name, data)
         note(name, data)
 
-    for path in _taken_over(plan):
-        write(path.name, path.read_bytes())  # one at a time: together they may be too large for the memory limit
-    for name, data in _changed_files(plan).items():
-        if data is not None:
-            write(name, data)
+    for name, data in _files_beside(plan):
+        write(name, data)
     config = output_config(plan) if config is None else config
     if config is not None:
-        # Letters outside ASCII are escaped, because JSON strings can hold lone surrogates, which UTF-8 cannot.
-        write(CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
+        write(CONFIG_NAME, _config_text(config))
     if plan.options.model_card:
         write("README.md", card.encode())
     if plan.recipe.text:
@@ -172,3 +177,33 @@ def write_side_files(
     for name, content in plan.layout.documents.items():
         note(name, content)
     return written
+
+
+def inherited_files(source: Checkpoint, leave: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
+    """Give name and content of each side file of a checkpoint that an output takes over, but for those to leave.
+
+    One file at a time: together they may be too large for the memory limit.
+    """
+    if (home := source.side_folder) is not None:
+        yield from ((path.name, path.read_bytes()) for path in copied_files(home) if path.name not in leave)
+
+
+def _files_beside(plan: Plan) -> Iterator[tuple[str, bytes]]:
+    """Give name and content of each side file that is taken over, and of each that is made in the place of one."""
+    yield from inherited_files(plan.side_checkpoint, _names_left(plan))
+    yield from ((name, data) for name, data in _changed_files(plan).items() if data is not None)
+
+
+def expected_side_files(plan: Plan) -> dict[str, str]:
+    """Give the checksum of each side file that `write_side_files` would make of the inputs, by name.
+
+    The model card and the recipe's copy are left out: these say how the merge was asked for and what it found.
+    """
+    found = {name: hex_checksum(data) for name, data in _files_beside(plan)}
+    config = output_config(plan)
+    return found if config is None else {**found, CONFIG_NAME: hex_checksum(_config_text(config))}
+
+
+def _config_text(config: Mapping[str, Any]) -> bytes:
+    # Letters outside ASCII are escaped, because JSON strings can hold lone surrogates, which UTF-8 cannot.
+    return (json.dumps(config, indent=2) + "\n").encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -9,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dovetail.engine.errors import DiskSpaceError, OutputError
+from dovetail.engine.run.journal import JOURNAL_NAME
+from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.text import format_size
 from dovetail.io.files.durable import sync_folder
 
@@ -84,7 +87,13 @@ def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> No
         )
     if output.exists() and not output.is_dir():
         raise OutputError(f"output {output} is a file", "a folder", "choose another name")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
+    if not overwrite:
+        check_empty(output)
+
+
+def check_empty(output: Path) -> None:
+    """Refuse an output folder that is not empty; raises an OutputError."""
+    if output.is_dir() and any(output.iterdir()):
         raise OutputError(
             f"output folder {output} is not empty",
             "a new or empty folder",
@@ -119,7 +128,7 @@ def check_disk_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def publish(staging: Path, output: Path, *, overwrite: bool, remove: Iterable[str] = ()) -> None:
+def publish(staging: Path, output: Path, *, overwrite: bool) -> None:
     """Rename the complete staging folder to `output`, durably.
 
     A former output is first moved aside and removed last, so that at every instant either the former or the new output
@@ -133,8 +142,6 @@ def publish(staging: Path, output: Path, *, overwrite: bool, remove: Iterable[st
         The name that it gets.
     overwrite
         Whether a former output that is not empty is replaced.
-    remove
-        Names of files in the staging folder that are removed after it has been renamed.
 
     Raises
     ------
@@ -160,24 +167,37 @@ def publish(staging: Path, output: Path, *, overwrite: bool, remove: Iterable[st
         place.rename(old)
         staging.rename(place)
     sync_folder(place.parent)
-    _tidy(place, old, remove)
+    _tidy(place, old)
 
 
-def _tidy(place: Path, old: Path, names: Iterable[str]) -> None:
-    """Remove the former output, and then the files that only the merge needed.
+def _tidy(place: Path, old: Path) -> None:
+    """Remove the former output, and then the files that only the work needed.
 
-    The journal is among these. If the process is killed before it is removed, the next run sees that it has to tidy up.
+    The journal goes before the lock. If the process is killed before both are gone, the next run sees that it has to
+    tidy up.
     """
     if old.exists():
         shutil.rmtree(old)
-    for name in names:
-        (place / name).unlink()
+    for name in (JOURNAL_NAME, LOCK_NAME):
+        (place / name).unlink(missing_ok=True)
 
 
-def take_back(output: Path, staging: Path) -> None:
-    """Rename an output back to its staging folder, after a run was killed between renaming it and tidying up.
+def is_untidied(output: Path) -> bool:
+    """Whether a run that published this output was killed before it had tidied up, or is about to tidy up."""
+    return (_place(output) / JOURNAL_NAME).exists()
 
-    The next run can then complete and publish it as usual.
-    """
-    _place(output).rename(staging)
-    sync_folder(staging.parent)
+
+def tidy_up(output: Path) -> None:
+    """Do what is left to do for an output whose run was killed after publishing it; leave that to a run that lives."""
+    place = _place(output)
+    journal, lock = place / JOURNAL_NAME, place / LOCK_NAME
+    if journal.exists() or lock.exists():
+        with contextlib.suppress(OSError), locked(place):
+            _tidy(place, _old_path(output))
+
+
+def discard(folder: Path) -> None:
+    """Remove a working folder, unless another process works in it."""
+    if folder.is_dir() and not folder.is_symlink():
+        with contextlib.suppress(OSError), locked(folder):
+            shutil.rmtree(folder)

@@ -153,6 +153,11 @@ class Recorder:
         self.display = display
         self.done: list[events.Done] = []
 
+    @property
+    def made(self) -> list[events.Done]:
+        """The outputs that were made now, and not by an earlier run."""
+        return [done for done in self.done if not done.already]
+
     def __call__(self, event: events.Event) -> None:
         """Show one event, and keep it if it reports a finished output."""
         self.display(event)

@@ -50,6 +50,20 @@ class MatrixReport:
         return {"shape": list(self.shape), "rank": self.rank, "norm": self.norm, "kept": self.kept, "error": self.error}
 
 
+def _stored_identity(folder: Path) -> str | None:
+    """Give the identity of the extraction that a folder is for: None if it says nothing, "" if that is damaged."""
+    path = folder / _IDENTITY
+    try:
+        return str(json.loads(path.read_bytes())["hash"]) if path.exists() else None
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def is_store_of(folder: Path, identity: str) -> bool:
+    """Whether a folder is a store of factors of a certain extraction."""
+    return _stored_identity(folder) == identity
+
+
 def has_factors(folder: Path) -> bool:
     """Whether a folder holds anything that would be lost with it."""
     return any(folder.glob("*.safetensors"))
@@ -74,11 +88,7 @@ class FactorStore:
 
     def __init__(self, folder: Path, identity: str) -> None:
         self._folder, self._identity = folder, identity
-        path = folder / _IDENTITY
-        try:
-            found = json.loads(path.read_bytes()).get("hash") if path.exists() else None
-        except (ValueError, AttributeError):
-            found = ""
+        path, found = folder / _IDENTITY, _stored_identity(folder)
         if found is None or (found != identity and not has_factors(folder)):
             write_durably(path, json.dumps({"hash": identity}).encode())
             sync_folder(folder)

@@ -31,7 +31,6 @@ from dovetail.io.files.outfile import naming
 JOURNAL_NAME = "dovetail_journal"
 """File name of the journal in the staging folder."""
 
-_LONGEST_LINE_BYTES = 64 * 2**20
 _NUMBER_BYTES = 8
 _CHECKSUM_BYTES = 8
 
@@ -113,15 +112,6 @@ class Journal:
             self._table.rows[number] = np.frombuffer(row, self._table.rows.dtype)[0]
             count += 1
         return count
-
-
-def belongs_to(path: Path, plan: Plan) -> bool:
-    """Whether a file is the journal of a plan."""
-    try:
-        with path.open("rb") as file:
-            return file.readline(_LONGEST_LINE_BYTES) == json.dumps(identity(plan)).encode() + b"\n"
-    except OSError:
-        return False
 
 
 def identity(plan: Plan) -> dict[str, Any]:

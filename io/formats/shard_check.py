@@ -56,6 +56,10 @@ class ShardCheck:
                 damaged.append(f"shard {shard['name']} {damage}")
         return damaged, read
 
+    def check_objects(self, name: str, source: Source) -> list[str]:
+        """Return no damage, because a tensor is stored in a file that `check_metadata` checks."""
+        return []
+
     def check_tensor(self, name: str, source: Source) -> list[str]:
         """Return no damage, because nothing is stored for a tensor besides its elements."""
         return []

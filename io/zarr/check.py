@@ -10,7 +10,7 @@ from typing import Any
 from dovetail.io.dtypes import DTYPES
 from dovetail.io.errors import CheckpointError
 from dovetail.io.files.checksum import hex_checksum
-from dovetail.io.source import Source
+from dovetail.io.source import Source, StoredObjects
 from dovetail.io.zarr.document import MAX_DOCUMENT_BYTES
 from dovetail.io.zarr.layout import GROUP_NAME
 
@@ -40,26 +40,34 @@ class ZarrCheck:
             damaged += _check_document(self._folder / entry["file"], entry["document_checksum"])
         return damaged, 0
 
-    def check_tensor(self, name: str, source: Source) -> list[str]:
-        """Compare the objects of an array with those that its metadata asks for; give what is damaged.
+    def check_objects(self, name: str, source: Source) -> list[str]:
+        """Compare the objects of an array with those that its metadata asks for; give what is missing or too much.
 
         A chunk that is missing would be read as zeros, by any library, and one too many not at all.
         """
-        objects = source.stored_objects()
-        assert objects is not None, "what `ZarrFormat.open` gives"
         folder = self._folder / self._tensors[name]["file"]
-        expected = {*objects.object_keys(), GROUP_NAME}
-        found = {path.name for path in folder.iterdir()}
+        expected = {*_objects(source).object_keys(), GROUP_NAME}
+        found = {path.name: path.stat().st_size for path in folder.iterdir()}
+        return [
+            *[f"file {folder.name}/{name} is missing" for name in sorted(expected - found.keys())],
+            *[f"file {folder.name}/{name} is not in the manifest" for name in sorted(found.keys() - expected)],
+            *[f"file {folder.name}/{name} is empty" for name in sorted(expected & found.keys()) if not found[name]],
+        ]
+
+    def check_tensor(self, name: str, source: Source) -> list[str]:
+        """Check the objects of an array, and the chunks in them that hold no element; give what is damaged."""
         damage = []
         try:
-            objects.check_padding()
+            _objects(source).check_padding()
         except CheckpointError as error:
-            damage.append(f"a shard of {folder.name} is damaged beyond its tensor ({error.what})")
-        return (
-            damage
-            + [f"file {folder.name}/{name} is missing" for name in sorted(expected - found)]
-            + [f"file {folder.name}/{name} is not in the manifest" for name in sorted(found - expected)]
-        )
+            damage.append(f"a shard of {self._tensors[name]['file']} is damaged beyond its tensor ({error.what})")
+        return damage + self.check_objects(name, source)
+
+
+def _objects(source: Source) -> StoredObjects:
+    objects = source.stored_objects()
+    assert objects is not None, "what `ZarrFormat.open` gives"
+    return objects
 
 
 def _tensor_bytes(entry: Mapping[str, Any]) -> int:

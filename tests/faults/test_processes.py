@@ -186,7 +186,9 @@ def test_an_untidied_output_of_another_merge(family: Family) -> None:
     family.recipe(parameters={"n": 5, "m": 16, "weight": 0.8})
     outcome = again(family)
     assert 5 == outcome.code
-    assert f"output folder {family.out} is not empty" in outcome.err
+    assert (
+        f"output folder {family.out} is not empty and holds another output: parameters.n of the recipe" in outcome.err
+    )
     assert before == folder_bytes(family.out)
 
 

@@ -93,6 +93,7 @@ def test_a_check_knows_every_file(output: OutputFormat[Any], tmp_path: Path) -> 
     assert [] == check.check_metadata()[0]
     assert check.size_bytes >= sum(map(len, VALUES))
     for name, info in output.open(tmp_path).tensors.items():
+        assert [] == check.check_objects(name, info.source)
         assert [] == check.check_tensor(name, info.source)
     path = tmp_path / check.file_names[0]
     path = path / "zarr.json" if path.is_dir() else path

@@ -301,5 +301,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert 0 == run.code, run.err
     assert f"{MATRICES} matrices are low-rank (ranks 2 to 2)" in run.out
     again = dovetail("extract-lora", tuned, base, tmp_path / "out", "--rank", "2", "--json")
-    assert ["notice"] == [event["event"] for event in again.events]
+    assert ["notice", "done"] == [event["event"] for event in again.events]
     assert 2 == dovetail("extract-lora", tuned, base, tmp_path / "other", "--energy", "1.5").code
