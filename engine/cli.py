@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import signal
 import sys
@@ -19,6 +17,13 @@ from dovetail.engine.cli_models import convert, extract_lora, moe
 from dovetail.engine.cli_options import DebugOption, size_bytes
 from dovetail.engine.cli_parser import Command, MergingCommand, Program, UsageError
 from dovetail.engine.cli_reports import compare, inspect, methods, verify
+from dovetail.engine.report.streams import (
+    LostOutputError,
+    end_without_output,
+    finish_output,
+    lasting_streams,
+    outlast_reader,
+)
 
 app = typer.Typer(
     name="dovetail",
@@ -78,19 +83,28 @@ def demo(
     """Make small checkpoints, merge them by CABS, check the result and explain it."""
     from dovetail.engine.demo import run_demo
 
+    outlast_reader()
     run_demo(folder, size_bytes("--memory", memory))
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit; ``dovetail.io.errors`` and ``dovetail.engine.errors`` list the exit codes."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # for names with letters that the terminal's encoding lacks
+    with lasting_streams():
+        try:
+            _run(sys.argv[1:] if arguments is None else arguments)
+        except LostOutputError as error:
+            end_without_output(error.error)
+
+
+def _run(arguments: list[str]) -> NoReturn:
     try:
         # Typer swallows Ctrl-C: some versions return this code, others raise Abort.
-        interrupted = app(arguments, standalone_mode=False) == 130
+        interrupted = app(arguments, prog_name="dovetail", standalone_mode=False) == 130
+        finish_output()
     except (KeyboardInterrupt, typer.Abort):
         interrupted = True
+    except LostOutputError:
+        raise
     except UsageError as error:
         error.show()
         _fail(error.format_message(), error.exit_code, arguments, shown=True)
@@ -108,6 +122,7 @@ def _fail(text: str, code: int, arguments: Sequence[str], *, shown: bool = False
 
     The arguments are searched for ``--debug`` and ``--json`` as they stand, because parsing them may have failed.
     """
+    outlast_reader()  # an error has its own exit code, whoever reads the text
     if code == 130:  # the request to stop is being followed: further ones must not disturb that
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -116,8 +131,8 @@ def _fail(text: str, code: int, arguments: Sequence[str], *, shown: bool = False
     if not shown:
         print(f"error: {text}", file=sys.stderr)
     if "--json" in arguments:
-        with contextlib.suppress(OSError):  # the error may be that nothing can be written to stdout
-            print(json.dumps({"event": "error", "text": text, "exit_code": code}), flush=True)
+        print(json.dumps({"event": "error", "text": text, "exit_code": code}))
+    finish_output()
     sys.exit(code)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +29,7 @@ from dovetail.engine.cli_options import (
     StrictOption,
     WorkersOption,
     ZarrShardOption,
-    interrupt,
+    begin_work,
     plan_options,
     run_options,
 )
@@ -67,7 +66,7 @@ def merge(
     from dovetail.engine.report.display import Recorder, choose_display
     from dovetail.engine.report.tables import print_summary
 
-    signal.signal(signal.SIGTERM, interrupt)
+    begin_work()
     with choose_display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
         tell(ctx, recorder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +21,7 @@ from dovetail.engine.cli_options import (
     ShardOption,
     WorkersOption,
     ZarrShardOption,
-    interrupt,
+    begin_work,
     plan_options,
     run_options,
 )
@@ -73,7 +72,7 @@ def convert(
 
     if len(paths) < 2:
         raise typer.BadParameter("give at least one checkpoint and the folder to make", param_hint="SRC... DST")
-    signal.signal(signal.SIGTERM, interrupt)
+    begin_work()
     recorder = Recorder(choose_display(quiet=quiet, as_json=as_json, label="converting"))
     try:
         with recorder.display:
@@ -138,7 +137,7 @@ def extract_lora(
     from dovetail.engine.report.display import Recorder, choose_display
     from dovetail.engine.report.extraction import print_extraction
 
-    signal.signal(signal.SIGTERM, interrupt)
+    begin_work()
     options = ExtractionOptions(
         rank=rank,
         energy=energy,
@@ -187,7 +186,7 @@ def moe(
     from dovetail.engine.report.display import Recorder, choose_display
     from dovetail.engine.report.tables import print_conversion
 
-    signal.signal(signal.SIGTERM, interrupt)
+    begin_work()
     with choose_display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
         tell(ctx, recorder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, overload
 
 import typer
 
+from dovetail.engine.report.streams import outlast_reader
 from dovetail.io.output import FORMATS, SafetensorsFormat, choose_format
 from dovetail.io.zarr.layout import CODECS
 
@@ -193,6 +195,11 @@ def size_bytes(option: str, text: str | None) -> int | None:
     return found
 
 
-def interrupt(signal_number: int, frame: Any) -> NoReturn:
-    """Treat a request to terminate like Ctrl-C."""
+def begin_work() -> None:
+    """Let the command that makes something go on without its reader, and treat a request to terminate like Ctrl-C."""
+    outlast_reader()
+    signal.signal(signal.SIGTERM, _interrupt)
+
+
+def _interrupt(signal_number: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt

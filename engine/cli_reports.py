@@ -16,6 +16,7 @@ from dovetail.engine.cli_options import (
     WorkersOption,
     run_options,
 )
+from dovetail.engine.report.streams import outlast_reader
 
 
 def inspect(
@@ -57,6 +58,8 @@ def verify(
     from dovetail.engine.actions.verify import verify as run_verify
     from dovetail.engine.report.display import choose_display
     from dovetail.engine.report.tables import conclude_verification, verdict_json
+
+    outlast_reader()  # the exit code tells what was found
 
     run = run_options(memory, workers, overwrite=False, restart=False)
     with choose_display(quiet=quiet, as_json=as_json, label="verifying") as display:
