@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -30,7 +31,6 @@ app = typer.Typer(
     cls=Program,
     help="Merge model checkpoints that are bigger than your memory: exact, bounded, resumable.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,7 +48,7 @@ def _show_version(value: bool) -> None:
 @app.callback()
 def _program(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Merge model checkpoints that are bigger than your memory: exact, bounded, resumable."""
@@ -74,7 +74,34 @@ for _name, _command, _line in _COMMANDS:
     app.command(_name, cls=MergingCommand if _name in _OF_MERGEKIT else Command, short_help=_line)(_command)
 
 
-@app.command(cls=Command, short_help="Merge small made-up checkpoints and explain.")
+def _command_names() -> list[str]:
+    return [command.name for command in app.registered_commands if command.name and not command.hidden]
+
+
+@app.command("help", cls=Command, short_help="Show the help of a command.")
+def show_help(
+    context: typer.Context,
+    command: Annotated[
+        str | None,
+        typer.Argument(metavar="COMMAND", help="One of the commands.", autocompletion=_command_names),
+    ] = None,
+) -> None:
+    """Show the help of a command, or that of dovetail itself."""
+    whole = context.find_root()
+    if command is None:
+        print(whole.get_help())
+        return
+    group: Any = whole.command
+    if (found := group.get_command(whole, command)) is None:
+        from dovetail.engine.errors import RecipeError
+
+        near = difflib.get_close_matches(command, _command_names(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"there is no command {command!r}", f"one of {', '.join(_command_names())}", hint)
+    print(found.get_help(found.make_context(command, [], whole, resilient_parsing=True)))
+
+
+@app.command("demo", cls=Command, short_help="Merge small made-up checkpoints and explain.")
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it.")] = Path("dovetail-demo"),
     memory: Annotated[str, typer.Option(metavar="SIZE", help="Limit on the merging process.")] = "512MiB",
@@ -82,9 +109,10 @@ def demo(
 ) -> None:
     """Make small checkpoints, merge them by CABS, check the result and explain it."""
     from dovetail.engine.demo import run_demo
+    from dovetail.io.files.home import expand_home
 
     outlast_reader()
-    run_demo(folder, size_bytes("--memory", memory))
+    run_demo(expand_home(folder), size_bytes("--memory", memory))
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -31,6 +31,7 @@ from dovetail.engine.cli_options import (
     ZarrShardOption,
     begin_work,
     plan_options,
+    recipe_source,
     run_options,
 )
 from dovetail.engine.cli_parser import tell
@@ -85,7 +86,7 @@ def merge(
             model_card=not no_card,
         )
         run = run_options(memory, workers, overwrite, restart)
-        manifest = run_merge(recipe, output, options, run, recorder, stages)
+        manifest = run_merge(recipe_source(recipe), output, options, run, recorder, stages)
     if not quiet and not as_json and not recorder.done[-1].already:
         print_summary(manifest, recorder.done[-1])
 
@@ -131,7 +132,7 @@ def plan(
         copy_tokenizer=not no_tokenizer,
         model_card=not no_card,
     )
-    forecasts = plan_stages(recipe, options, stages)
+    forecasts = plan_stages(recipe_source(recipe), options, stages)
     run = run_options(memory, workers, overwrite=False, restart=False)
     budgets = prepare_stages(forecasts, run, display)
     if as_json:

@@ -22,7 +22,9 @@ from dovetail.engine.cli_options import (
     WorkersOption,
     ZarrShardOption,
     begin_work,
+    dtype_names,
     plan_options,
+    recipe_source,
     run_options,
 )
 from dovetail.engine.cli_parser import tell
@@ -53,7 +55,11 @@ def convert(
     zarr_shards: ZarrShardOption = None,
     dtype: Annotated[
         str | None,
-        typer.Option(metavar="DTYPE", help="Dtype of floating-point tensors. [default: each keeps its own]"),
+        typer.Option(
+            metavar="DTYPE",
+            help="Dtype of floating-point tensors. [default: each keeps its own]",
+            autocompletion=dtype_names,
+        ),
     ] = None,
     round_float32: RoundOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that is not empty.")] = False,
@@ -105,7 +111,12 @@ def extract_lora(
         float | None, typer.Option(metavar="X", help="lora_alpha of the adapter. [default: its rank]")
     ] = None,
     dtype: Annotated[
-        str | None, typer.Option(metavar="DTYPE", help="Dtype of the low-rank factors. [default: the base model's]")
+        str | None,
+        typer.Option(
+            metavar="DTYPE",
+            help="Dtype of the low-rank factors. [default: the base model's]",
+            autocompletion=dtype_names,
+        ),
     ] = None,
     include: PatternsOption = None,
     exclude: Annotated[
@@ -160,7 +171,9 @@ def extract_lora(
 
 def moe(
     ctx: typer.Context,
-    recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="A YAML file as mergekit-moe reads it.")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="A YAML file as mergekit-moe reads it; - for standard input.")
+    ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
     memory: MemoryOption = None,
     workers: WorkersOption = None,
@@ -201,6 +214,6 @@ def moe(
             copy_tokenizer=not no_tokenizer,
             model_card=not no_card,
         )
-        make_moe(recipe, output, options, run_options(memory, workers, overwrite, restart), recorder)
+        make_moe(recipe_source(recipe), output, options, run_options(memory, workers, overwrite, restart), recorder)
     for done in [] if quiet or as_json else recorder.made:
         print_conversion(done)

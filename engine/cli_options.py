@@ -16,6 +16,7 @@ from dovetail.io.zarr.layout import CODECS
 
 if TYPE_CHECKING:
     from dovetail.engine.planning.plan import PlanOptions
+    from dovetail.engine.recipe.load import RecipeSource
     from dovetail.engine.run.prepare import RunOptions
 
 
@@ -34,7 +35,14 @@ def _one_of(names: Iterable[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"{value!r} is not one of {', '.join(map(repr, names))}.")
         return value
 
-    return {"metavar": f"<{'|'.join(names)}>", "callback": check}
+    return {"metavar": f"<{'|'.join(names)}>", "callback": check, "autocompletion": lambda: list(names)}
+
+
+def dtype_names() -> list[str]:
+    """Give the names of the dtypes that an output can have, for completion."""
+    from dovetail.io.dtypes import DTYPES
+
+    return [dtype.torch_name for dtype in DTYPES.values() if dtype.mergeable]
 
 
 LEAST_BYTES = 2**20
@@ -43,7 +51,9 @@ LEAST_BYTES = 2**20
 DEFAULT_FORMAT = SafetensorsFormat.name
 """Name of the output format that is used unless the user names another."""
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="A mergekit YAML file.")]
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A mergekit YAML file; - for standard input.", show_default=False)
+]
 MemoryOption = Annotated[
     str | None,
     typer.Option(
@@ -73,7 +83,10 @@ ZarrShardOption = Annotated[
     ),
 ]
 DtypeOption = Annotated[
-    str | None, typer.Option(metavar="DTYPE", help="Output dtype, such as bfloat16. [default: the recipe's]")
+    str | None,
+    typer.Option(
+        metavar="DTYPE", help="Output dtype, such as bfloat16. [default: the recipe's]", autocompletion=dtype_names
+    ),
 ]
 RoundOption = Annotated[
     bool,
@@ -193,6 +206,13 @@ def size_bytes(option: str, text: str | None) -> int | None:
             "write the unit, as in 512MiB or 5GB: B, or no unit at all, means single bytes",
         )
     return found
+
+
+def recipe_source(recipe: Path) -> RecipeSource:
+    """Give what the user names as the recipe; raises a RecipeError if that is standard input and holds no text."""
+    from dovetail.engine.recipe.load import read_standard_input
+
+    return read_standard_input() if str(recipe) == "-" else recipe
 
 
 def begin_work() -> None:

@@ -116,15 +116,35 @@ def compare(
     conclude_comparison((first, second), found, limits)
 
 
-def methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+def _method_names() -> list[str]:
+    from dovetail.engine.methods.registry import all_methods
+
+    return list(all_methods())
+
+
+def methods(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="METHOD", help="Show only these. [default: all]", autocompletion=_method_names),
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
     """Show the table of methods: parameters, defaults, papers."""
+    from dovetail.engine.errors import RecipeError
     from dovetail.engine.methods.plugins import UPDATE
-    from dovetail.engine.methods.registry import all_methods, plug_ins
+    from dovetail.engine.methods.registry import all_methods, find, plug_ins
     from dovetail.engine.report.tables import methods_json, print_methods
 
+    try:
+        shown = {name: find(name) for name in names} if names else all_methods()
+    except RecipeError as error:
+        raise RecipeError(
+            error.what.replace("merge_method is", "there is no method"), error.expected, error.action
+        ) from None
     if as_json:
-        print(json.dumps(methods_json(all_methods()), indent=1))
+        print(json.dumps(methods_json(shown), indent=1))
     else:
-        print_methods(all_methods())
+        print_methods(shown)
     for fault in plug_ins().faults:
         print(f"warning: {fault}; {UPDATE}", file=sys.stderr)

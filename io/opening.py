@@ -10,6 +10,7 @@ from typing import Final
 from dovetail.io.adapters.config_reader import named_as_model
 from dovetail.io.checkpoint import Checkpoint, cannot_read
 from dovetail.io.errors import MissingFileError, UnsupportedError
+from dovetail.io.files.home import expand_home
 from dovetail.io.formats import safetensors_reader, torch_reader
 from dovetail.io.formats.quantised import dequantise
 from dovetail.io.remote import reader as remote_reader
@@ -72,7 +73,7 @@ def _read_stored(path: str | os.PathLike[str]) -> Checkpoint:
         return zarr_reader.read_address(os.fspath(path))
     if isinstance(path, str) and is_address(path):
         return remote_reader.read_remote(path)
-    absolute = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() would lose the folder of a linked file
+    absolute = Path(os.path.abspath(expand_home(path)))  # noqa: PTH100 - resolve() would lose the folder of a linked file
     try:
         return _read_path(absolute)
     except OSError as error:

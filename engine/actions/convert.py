@@ -41,6 +41,7 @@ from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import MissingFileError
 from dovetail.io.files.collector import collector_paused
+from dovetail.io.files.home import expand_home
 from dovetail.io.output_format import Chunking
 from dovetail.io.remote.addresses import refuse_secrets
 
@@ -58,7 +59,7 @@ def parse_source(source: str | os.PathLike[str]) -> ModelRef:
 
     """
     text = os.fspath(source)
-    path = os.path.abspath(os.path.expanduser(text))  # noqa: PTH100, PTH111  # Path.expanduser raises for unknown users
+    path = os.path.abspath(expand_home(text))  # noqa: PTH100
     if os.path.lexists(path):
         return ModelRef(path=path)
     for part in (text, *text.split("+")):
@@ -215,7 +216,7 @@ def convert(
     'zarr'
 
     """
-    started, output, run = time.monotonic(), Path(output), run or RunOptions()
+    started, output, run = time.monotonic(), expand_home(output), run or RunOptions()
     plan = plan_conversion(source, options, listen)
     if (manifest := find_finished(output, plan_request(plan), input_paths(plan), run)) is not None:
         tell_finished(output, plan.noun, manifest, run, listen, started)
@@ -280,7 +281,7 @@ def convert_all(
         As `convert` raises it, if there is a single source.
 
     """
-    places = outputs(sources, Path(target))
+    places = outputs(sources, expand_home(target))
     if len(places) == 1:
         return {source: convert(source, place, options, run, listen) for source, place in places.items()}
     manifests, failed, code = {}, [], 0

@@ -54,6 +54,7 @@ from dovetail.engine.run.records import RecordTable
 from dovetail.io.adapters.reading import WEIGHTS_NAME
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.files.durable import write_durably
+from dovetail.io.files.home import expand_home
 from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.formats.safetensors_format import SafetensorsFormat
 from dovetail.io.output_format import Chunking
@@ -127,7 +128,7 @@ def extract_lora(
     8
 
     """
-    started, output, run = time.monotonic(), Path(output), run or RunOptions()
+    started, output, run = time.monotonic(), expand_home(output), run or RunOptions()
     names = (os.fspath(tuned), os.fspath(base))
     opened = [open_location(find_source(parse_source(name), listen)) for name in names]
     plan = plan_extraction(opened[0], opened[1], names, options or ExtractionOptions())

@@ -25,6 +25,7 @@ from dovetail.engine.run.budget import Budget
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.errors import MissingFileError
+from dovetail.io.files.home import expand_home
 from dovetail.io.source import checked_source
 
 
@@ -119,7 +120,7 @@ def plan_stages(
     ['average', 'the final merge']
 
     """
-    where = None if folder is None else Path(folder)
+    where = None if folder is None else expand_home(folder)
     options = options or PlanOptions()
     return tuple(forecast_stages(load_stages(recipe, strict=options.strict), options, where, everything=True))
 

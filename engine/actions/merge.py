@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
@@ -18,6 +17,7 @@ from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import RecipeSource
 from dovetail.engine.recipe.stages import load_stages
 from dovetail.engine.run.prepare import RunOptions
+from dovetail.io.files.home import expand_home
 
 
 @gives_manifest
@@ -86,10 +86,10 @@ def merge(
     from dovetail.engine.actions.merge_stages import merge_stages  # which merges each stage by the function below
 
     started = time.monotonic()
-    options, run, output = options or PlanOptions(), run or RunOptions(), Path(output)
+    options, run, output = options or PlanOptions(), run or RunOptions(), expand_home(output)
     found = load_stages(recipe, strict=options.strict)
     if len(found) > 1:
-        return merge_stages(found, output, options, run, listen, None if stages is None else Path(stages))
+        return merge_stages(found, output, options, run, listen, None if stages is None else expand_home(stages))
     plan = make_plan(found[0].recipe, options, download=listen)
     if (manifest := find_finished(output, plan_request(plan), input_paths(plan), run)) is not None:
         tell_finished(output, plan.noun, manifest, run, listen, started)

@@ -50,6 +50,7 @@ from dovetail.io.dtypes import to_numpy
 from dovetail.io.errors import CheckpointError
 from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.files.durable import sync_folder, write_durably
+from dovetail.io.files.home import expand_home
 from dovetail.io.formats.header import build_header
 from dovetail.io.formats.safetensors_reader import read_file
 
@@ -106,7 +107,7 @@ def make_moe(
     'Mixtral'
 
     """
-    started, output, run, options = time.monotonic(), Path(output), run or RunOptions(), options or PlanOptions()
+    started, output, run, options = time.monotonic(), expand_home(output), run or RunOptions(), options or PlanOptions()
     asked = load_moe_recipe(recipe)
     if options.dtype is not None:
         asked = asked.model_copy(update={"dtype": options.dtype}).with_origin(asked.origin)

@@ -30,6 +30,7 @@ from dovetail.engine.text import counted
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError, DovetailError, ZarrError
 from dovetail.io.files.checksum import READ_BYTES, check_start
+from dovetail.io.files.home import expand_home
 from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.files.strict_json import brief
 from dovetail.io.output import format_of
@@ -82,7 +83,7 @@ def read_manifest(output: str | os.PathLike[str]) -> Manifest:
     ('cabs', 9)
 
     """
-    path = Path(output) / MANIFEST_NAME
+    path = expand_home(output) / MANIFEST_NAME
     try:
         text = path.read_bytes()
         manifest = json.loads(text)
@@ -138,7 +139,7 @@ def verify(
     ()
 
     """
-    output, started = Path(output), time.monotonic()
+    output, started = expand_home(output), time.monotonic()
     manifest = read_manifest(output)
     try:
         return _Verification(output, manifest, listen, started).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
@@ -23,9 +24,10 @@ from dovetail.engine.recipe.problems import recipe_error
 from dovetail.engine.recipe.reader import MAX_TEXT_BYTES, Document, ReadError, read_documents
 from dovetail.engine.recipe.schema import Recipe
 from dovetail.engine.recipe.unused import notes, without_unused
+from dovetail.io.files.home import expand_home
 
-RecipeSource = str | os.PathLike[str] | Mapping[str, Any]
-"""A recipe as callers give it: a path, YAML text, or a dict; see `read_origin`."""
+RecipeSource = str | os.PathLike[str] | Mapping[str, Any] | Origin
+"""A recipe as callers give it: a path, YAML text, a dict, or a text that has been read; see `read_origin`."""
 
 
 def load_recipe(source: RecipeSource, methods: Mapping[str, Method] | None = None) -> Recipe:
@@ -66,11 +68,13 @@ def read_origin(source: RecipeSource) -> Origin:
         There is no such file, it is not text, or the mapping holds what YAML has not.
 
     """
+    if isinstance(source, Origin):
+        return source
     if isinstance(source, Mapping):
         return Origin(text=dictionary_text(source), has_lines=False)
     if isinstance(source, str) and _is_text(source):
         return Origin(text=source)
-    return _read_file(Path(source))
+    return _read_file(expand_home(source))
 
 
 def _is_text(source: str) -> bool:
@@ -161,12 +165,31 @@ def _read_file(path: Path) -> Origin:
         raise RecipeError(
             f"recipe {shown(str(path))} cannot be read: {reason}", "a readable YAML file", "correct its path"
         ) from error
+    return Origin(str(path), _decode(raw, str(path)), path)
+
+
+def read_standard_input() -> Origin:
+    """Read a recipe from standard input; relative paths of its models start from the current folder.
+
+    Raises
+    ------
+    RecipeError
+        There is nothing, or it is not text.
+
+    """
+    raw = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_TEXT_BYTES + 1)
+    if not raw.strip():
+        raise RecipeError("there is no recipe on standard input", "YAML text", "pipe it in, or name a file")
+    return Origin("standard input", _decode(raw, "standard input"))
+
+
+def _decode(raw: bytes, name: str) -> str:
+    """Turn a recipe's bytes into text; raise a RecipeError if they are too many or no text."""
     if len(raw) > MAX_TEXT_BYTES:
-        raise RecipeError(f"{path}: the recipe is too large", f"at most {MAX_TEXT_BYTES:,} bytes")
+        raise RecipeError(f"{name}: the recipe is too large", f"at most {MAX_TEXT_BYTES:,} bytes")
     try:
-        text = raw.decode("utf-8-sig")
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecipeError(
-            f"{path}: byte {error.start} is not UTF-8 text", "text in UTF-8", "save it in that encoding"
+            f"{name}: byte {error.start} is not UTF-8 text", "text in UTF-8", "save it in that encoding"
         ) from error
-    return Origin(str(path), text, path)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import problem
 from dovetail.io.errors import MissingFileError
+from dovetail.io.files.home import expand_home
 from dovetail.io.remote.addresses import is_address, without_secrets
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -108,7 +109,7 @@ def resolve_adapter_path(ref: ModelRef, recipe_folder: Path | None = None) -> Pa
 
 
 def _resolve(kind: str, path: str, recipe_folder: Path | None) -> Path | None:
-    wanted = os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser raises for unknown users
+    wanted = expand_home(path)
     for folder in (Path(), *([recipe_folder] if recipe_folder else [])):
         # os.path.exists answers False where Path.exists raises, for instance for names that are too long.
         if os.path.exists(folder / wanted):  # noqa: PTH110

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from dovetail.engine.actions.comparison import Comparison, Difference, Limits
 from dovetail.engine.errors import DifferenceError
-from dovetail.engine.report.console import show
+from dovetail.engine.report.console import new_table, show
 from dovetail.engine.text import counted, format_size
 from dovetail.io.dtypes import DTYPES
 
@@ -90,12 +90,9 @@ def _distance(difference: Difference) -> tuple[bool, float, float]:
 
 
 def _table(differences: list[Difference]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("Tensor", no_wrap=True)
-    table.add_column("dtype", no_wrap=True)
     unmatched = any(each.unmatched for each in differences)
-    for title in ("changed", "max abs", "max rel", "max ulp", *(["not finite in one"] if unmatched else [])):
-        table.add_column(title, justify="right", no_wrap=True)
+    titles = ("Tensor", "dtype", "changed", "max abs", "max rel", "max ulp")
+    table = new_table(*titles, *(["not finite in one"] if unmatched else []), texts=2)
     for each in differences:
         names = list(dict.fromkeys(DTYPES[name].torch_name for name in each.dtypes))
         cells = [each.name, " / ".join(names), _share(each.changed, each.elements)]

@@ -17,6 +17,9 @@ from dovetail.engine.text import counted, format_size
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines where there is no terminal."""
 
+_ROOM_COLUMNS = (40, 60, 80)
+"""Columns that a terminal must have for bytes done, speed and memory to stand beside the bar."""
+
 
 class Display(Protocol):
     """A context manager that is called with each event, and shows it."""
@@ -136,7 +139,9 @@ class LiveDisplay:
         elif isinstance(event, events.Progress):
             if self._task is None:
                 self._task = self._progress.add_task("", total=event.total_bytes, rate="")
-            self._progress.update(self._task, total=event.total_bytes, completed=event.done_bytes, rate=_rate(event))
+            room = sum(self._console.width >= columns for columns in _ROOM_COLUMNS)
+            rate = _rate(event, room)
+            self._progress.update(self._task, total=event.total_bytes, completed=event.done_bytes, rate=rate)
 
 
 class Recorder:
@@ -183,7 +188,8 @@ def choose_display(*, quiet: bool, as_json: bool, label: str = "merging") -> Dis
     if quiet:
         return QuietDisplay()
     console = Console()
-    return LiveDisplay(console, label) if console.is_terminal else PlainDisplay()
+    movable = console.is_terminal and not console.is_dumb_terminal
+    return LiveDisplay(console, label) if movable else PlainDisplay()
 
 
 def _notice(event: events.Notice | events.Failed) -> str:
@@ -200,7 +206,9 @@ def _started(event: events.Started) -> str:
     )
 
 
-def _rate(event: events.Progress) -> str:
+def _rate(event: events.Progress, most: int = 3) -> str:
+    """Give bytes, speed and memory, or only the first of these if there is no room for more."""
     speed = event.done_bytes / max(event.seconds, 1e-9) / 1e9
     done, total = format_size(event.done_bytes), format_size(event.total_bytes)
-    return f"{done} of {total}  {speed:.2f} GB/s  {format_size(event.resident_bytes)} resident"
+    parts = [f"{done} of {total}", f"{speed:.2f} GB/s", f"{format_size(event.resident_bytes)} resident"]
+    return "  ".join(parts[:most])

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.table import Table
-
 from dovetail.engine import events
-from dovetail.engine.report.console import show
+from dovetail.engine.report.console import new_table, show
 from dovetail.engine.text import counted, format_size
 
 
@@ -29,10 +27,7 @@ def print_extraction(manifest: Mapping[str, Any], done: events.Done | None, top:
     totals = found["totals"]
     changed = {name: each for name, each in found["matrices"].items() if each["rank"]}
     if changed:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("Least is kept of")
-        for title in ("shape", "rank", "energy kept", "relative error"):
-            table.add_column(title, justify="right")
+        table = new_table("Least is kept of", "shape", "rank", "energy kept", "relative error")
         for name, each in sorted(changed.items(), key=lambda item: item[1]["kept"])[:top]:
             shape = " x ".join(map(str, each["shape"]))
             table.add_row(name, shape, str(each["rank"]), f"{each['kept']:.4%}", f"{each['error']:.3g}")

@@ -16,7 +16,7 @@ from dovetail.engine.errors import VerificationError
 from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.output.manifest import MANIFEST_NAME, has_task_vectors, norm_text, pair_overlaps
 from dovetail.engine.planning.plan import Plan
-from dovetail.engine.report.console import show
+from dovetail.engine.report.console import line_width, new_grid, new_table, show
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.text import counted, format_size, short_name
 from dovetail.io.checkpoint import Checkpoint
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def _facts(rows: Mapping[str, str]) -> Table:
-    table = Table.grid(padding=(0, 2))
+    table = new_grid(None, None)
     for name, value in rows.items():
         table.add_row(name, value)
     return table
@@ -77,10 +77,7 @@ def print_conversion(done: events.Done) -> None:
 
 
 def _model_table(models: list[str], totals: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("Model")
-    for title in ("density", "task vector norm", "norm kept"):
-        table.add_column(title, justify="right")
+    table = new_table("Model", "density", "task vector norm", "norm kept")
     for index, name in enumerate(models):
         table.add_row(
             short_name(name),
@@ -208,9 +205,7 @@ def checkpoint_json(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def print_checkpoint(checkpoint: Checkpoint) -> None:
     """Print a checkpoint's tensors, then its totals, then warnings about it."""
-    table = Table(box=None, pad_edge=False)
-    for title, justify in (("Tensor", "left"), ("dtype", "left"), ("shape", "left"), ("size", "right")):
-        table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # both are permitted
+    table = new_table("Tensor", "dtype", "shape", "size", texts=3)
     for name, info in checkpoint.tensors.items():
         table.add_row(
             name,
@@ -300,10 +295,11 @@ def print_methods(methods: Mapping[str, Method]) -> None:
         if method.plug_in:
             show(f"  plug-in     {method.plug_in}")
         show(f"  base model  {BASE_MODELS[method.base]}")
-        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2))
+        width = line_width()
+        table = new_grid(None, None if width is None else width // 4, None)
         for parameter in method.parameters:
-            table.add_row("", parameter.name, _default(parameter), parameter.help)
-        show(table)
+            table.add_row(parameter.name, _default(parameter), parameter.help)
+        show(table, indent=4)
         show("")
 
 
