@@ -105,7 +105,7 @@ def test_its_document_is_never_taken_from_a_base_model(family: Family) -> None:
 
 def test_the_command_offers_it(family: Family) -> None:
     """The command accepts the format's name, and the plan and the summary use its nouns."""
-    assert " in 9 NumPy files " in dovetail("plan", family.recipe_path, "--format", "npy").out
+    assert " in 9 NumPy files\n" in dovetail("plan", family.recipe_path, "--format", "npy").out
     outcome = dovetail("merge", family.recipe_path, family.out, "--format", "npy")
     assert 0 == outcome.code
     assert " in 9 NumPy files)" in outcome.out
