@@ -131,17 +131,22 @@ def _merge_each(
 
 
 def _is_folder_of(folder: Path, identity: str) -> bool:
-    """Whether a folder of stages is that of a certain merge."""
+    """Whether a folder of stages is that of a certain merge, or what is left of one that was being removed."""
     path = folder / _IDENTITY
-    return path.is_file() and path.read_bytes() == identity.encode()
+    if path.is_file():
+        return path.read_bytes() == identity.encode()
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _remove(folder: Path) -> None:
-    """Remove the folder of the stages, and last of all what says whose it is, so that nothing else is ever left."""
+    """Remove the folder of the stages; what says whose it is goes last, so that the next run knows what is left."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-    shutil.rmtree(folder)
+        elif path.name != _IDENTITY:
+            path.unlink()
+    (folder / _IDENTITY).unlink()
+    folder.rmdir()
 
 
 def _make_way(folder: Path, output: Path, run: RunOptions, *, ours: bool) -> None:

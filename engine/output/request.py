@@ -55,7 +55,7 @@ def plan_request(plan: Plan) -> Request:
         parts=(
             Part("the recipe", ("recipe",), plan.recipe.to_json()),
             Part("the options", ("options",), options_entry(plan.options)),
-            *version_parts(plan),
+            *_version_parts(plan),
             Part("the tokenizers", ("vocabulary", "inputs"), vocabulary),
         ),
         checkpoints=plan.checkpoints,
@@ -63,7 +63,7 @@ def plan_request(plan: Plan) -> Request:
     )
 
 
-def version_parts(plan: Plan) -> tuple[Part, ...]:
+def _version_parts(plan: Plan) -> tuple[Part, ...]:
     """Give what an output owes to Dovetail and to a plug-in."""
     return (
         Part("the maths", ("maths_version",), MATHS_VERSION),

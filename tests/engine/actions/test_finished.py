@@ -1,130 +1,23 @@
-"""A finished output asked for again: nothing to do for the same command, and any other is told what differs."""
+"""A finished output asked for again: there is nothing to do, at whatever instant its run was killed."""
 
 from __future__ import annotations
 
 import fcntl
-import itertools
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from dovetail.engine import ExtractionOptions, RunOptions, convert, events, extract_lora, make_moe, merge, read_manifest
+from dovetail.engine import RunOptions, events, merge
 from dovetail.engine.output import staging
-from dovetail.engine.planning.plan import PlanOptions
-from dovetail.io.files.mapping import MappedSource
-from dovetail.io.output import ZarrFormat
-from dovetail.io.remote.source import RemoteSource
-from tests.adapters import lora_tensors, write_adapter
-from tests.checkpoints import llama_tensors
 from tests.engine.command import dovetail, snapshot
 from tests.engine.conftest import Family
-from tests.server import serve
+from tests.engine.outputs import KINDS, Killed, Kind, Make, contents, empty, merged, staged, unreadable
 
-AVERAGE = {"merge_method": "linear", "parameters": {"weight": 1}, "dtype": "float32"}
-"""A recipe without its models."""
+SHARD = "model.safetensors"
 
-Make = Callable[..., dict[str, Any]]
-"""Makes the family's output: takes options of the run and a listener, and gives the manifest."""
-
-
-class Killed(BaseException):
-    """Ends a run at once, as a kill does."""
-
-
-def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make every access to the elements of a tensor an error, be it in a file here or on a server."""
-
-    def refuse(*_: Any) -> None:
-        raise AssertionError("a tensor is read")
-
-    for kind, name in itertools.product((MappedSource, RemoteSource), ("read", "populate", "prefetch")):
-        monkeypatch.setattr(kind, name, refuse)
-
-
-def empty(folder: Path) -> None:
-    """Put a hole in the place of all tensors of a folder's files; headers, sizes and times stay."""
-    for path in folder.glob("*.safetensors"):
-        status, raw = path.stat(), path.read_bytes()
-        header = raw[: 8 + int.from_bytes(raw[:8], "little")]
-        path.write_bytes(header)
-        os.truncate(path, len(raw))
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    """Read every file below a folder."""
-    return {name: found and found[0] for name, found in snapshot(folder).items()}
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One way to make an output."""
-
-    id: str
-    """Its name."""
-    make: Callable[[Family], Make]
-    """Writes what is needed, and gives the function that makes the output."""
-    noun: str = "merge"
-    """What the output is called."""
-
-
-def _merge(family: Family, options: PlanOptions | None = None) -> Make:
-    return lambda run=None, listen=events.ignore: merge(family.recipe_path, family.out, options, run, listen)
-
-
-def _staged(family: Family) -> Make:
-    models = [{"model": str(path)} for path in (family.math, family.code)]
-    documents = [
-        {"name": "mean", **AVERAGE, "models": models},
-        {"name": "again", **AVERAGE, "models": [{"model": "mean"}, models[0]]},
-        {**AVERAGE, "models": [{"model": "again"}, {"model": str(family.base)}]},
-    ]
-    family.recipe_path.write_text(yaml.safe_dump_all(documents, sort_keys=False))
-    return _merge(family)
-
-
-def _adapted(family: Family) -> Make:
-    write_adapter(family.home / "lora", lora_tensors(1, llama_tensors(0), ("model.layers.1.mlp.up_proj",)))
-    models = [{"model": f"{family.math}+{family.home}/lora"}, {"model": str(family.code)}]
-    family.recipe_path.write_text(yaml.safe_dump({**AVERAGE, "models": models}))
-    return _merge(family)
-
-
-def _converted(family: Family) -> Make:
-    return lambda run=None, listen=events.ignore: convert(
-        family.math, family.out, PlanOptions(dtype="float32"), run, listen
-    )
-
-
-def _extracted(family: Family) -> Make:
-    asked = ExtractionOptions(rank=2, dtype="float32")
-    return lambda run=None, listen=events.ignore: extract_lora(family.math, family.base, family.out, asked, run, listen)
-
-
-def _mixed(family: Family) -> Make:
-    config = json.loads((family.base / "config.json").read_text())
-    for folder in (family.base, family.math, family.code):
-        (folder / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
-    experts = [{"source_model": str(each)} for each in (family.math, family.code)]
-    asked = {"base_model": str(family.base), "gate_mode": "random", "experts": experts}
-    return lambda run=None, listen=events.ignore: make_moe(asked, family.out, None, run, listen)
-
-
-KINDS = (
-    Kind("safetensors", _merge),
-    Kind("zarr", lambda family: _merge(family, PlanOptions(ZarrFormat()))),
-    Kind("stages", _staged),
-    Kind("adapter in a recipe", _adapted),
-    Kind("conversion", _converted, "conversion"),
-    Kind("extraction", _extracted, "adapter"),
-    Kind("mixture", _mixed, "mixture"),
-)
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.id)
 
 
@@ -181,7 +74,7 @@ def test_killed_after_the_last_renaming(
 @every_instant
 def test_killed_after_an_output_was_replaced(family: Family, instant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same holds where another output was replaced; --overwrite again ends what is left as long as that is all."""
-    make, run = _merge(family), RunOptions(overwrite=True)
+    make, run = merged(family), RunOptions(overwrite=True)
     family.out.mkdir()
     (family.out / "old").write_text("old")
     _killed(make, run, instant, family, monkeypatch)
@@ -261,198 +154,9 @@ def test_an_output_that_another_process_makes_meanwhile(family: Family, monkeypa
     assert 0 == dovetail("merge", family.recipe_path, family.out).code
 
 
-EXPECTED = (
-    "; expected a new or empty folder, or an output of the same recipe, options and inputs; choose another folder, "
-    "or pass --overwrite to make the output again\n"
-)
-
-
-@dataclass(frozen=True)
-class Other:
-    """Another command for the same output."""
-
-    id: str
-    """What is other about it."""
-    change: Callable[[Family], object]
-    """Makes it so."""
-    text: str
-    """What the error says; ``{home}`` is the family's folder."""
-    options: tuple[str, ...] = ()
-    """Options of the command."""
-
-
-def _written_to(family: Family) -> None:
-    path = family.code / "model-00002-of-00003.safetensors"
-    path.write_bytes(path.read_bytes())
-
-
-OTHERS = (
-    Other(
-        "a parameter",
-        lambda family: family.recipe(parameters={"n": 5, "m": 16, "weight": 0.8}),
-        "parameters.n of the recipe was 4 and is 5",
-    ),
-    Other(
-        "a model",
-        lambda family: family.recipe(models=[{"model": str(family.math)}]),
-        "models of the recipe was ",
-    ),
-    Other("a dtype", lambda _: None, "dtype of the options was not given and is 'float16'", ("--dtype", "float16")),
-    Other("a seed", lambda _: None, "seed of the options was 0 and is 7", ("--seed", "7")),
-    Other("a format", lambda _: None, "zarr of the options was not given and is {{'codec'", ("--format", "zarr")),
-    Other(
-        "an input of another size",
-        lambda family: (family.math / "model.safetensors").write_bytes(
-            (family.base / "model-00001-of-00002.safetensors").read_bytes()
-        ),
-        "the input {home}/math/model.safetensors has changed since",
-    ),
-    Other(
-        "an input that was written to",
-        _written_to,
-        "the input {home}/code/model-00002-of-00003.safetensors was written to after it",
-    ),
-    Other(
-        "an input with another time",
-        lambda family: os.utime(family.math / "model.safetensors", ns=(1, 1)),
-        "its inputs had other times of modification",
-    ),
-)
-
-
-@pytest.mark.parametrize("other", OTHERS, ids=lambda other: other.id)
-def test_another_output_is_told_what_differs(family: Family, other: Other) -> None:
-    """Another recipe, option or input for the same folder is an error that names it, and the output stays."""
-    family.recipe(parameters={"n": 4, "m": 16, "weight": 0.8})
-    merge(family.recipe_path, family.out)
-    before = snapshot(family.out)
-    other.change(family)
-    outcome = dovetail("merge", family.recipe_path, family.out, "--allow-partial", *other.options)
-    text = f"error: output folder {family.out} is not empty and holds another output: "
-    assert (5, text) == (outcome.code, outcome.err[: len(text)])
-    assert outcome.err.startswith(text + other.text.format(home=family.home)), outcome.err
-    assert outcome.err.endswith(EXPECTED)
-    assert before == snapshot(family.out)
-
-
-def test_what_differs_in_a_stage(family: Family) -> None:
-    """An error about stages names the stage whose recipe differs, or the input, though the results are gone."""
-    make = _staged(family)
-    make()
-    text = family.recipe_path.read_text()
-    family.recipe_path.write_text(text.replace("weight: 1", "weight: 2", 1))
-    assert "weight of the recipe of stage mean was 1" in dovetail("merge", family.recipe_path, family.out).err
-    family.recipe_path.write_text(text)
-    assert 0 == dovetail("merge", family.recipe_path, family.out).code
-    _written_to(family)
-    error = dovetail("merge", family.recipe_path, family.out).err
-    assert f"the input {family.code}/model-00002-of-00003.safetensors was written to after it" in error
-
-
-def test_other_adapters_and_mixtures(family: Family) -> None:
-    """Errors about an adapter or a mixture name the option that differs."""
-    make = _extracted(family)
-    make()
-    asked = ("extract-lora", family.math, family.base, family.out, "--dtype", "float32")
-    assert "rank of the options was 2 and is 3" in dovetail(*asked, "--rank", "3").err
-    make = _mixed(family)
-    make(RunOptions(overwrite=True))
-    with pytest.raises(OSError, match="seed of the options was 0 and is 1"):
-        make_moe(read_manifest(family.out)["moe"]["recipe"], family.out, PlanOptions(seed=1))
-
-
-@dataclass(frozen=True)
-class Damage:
-    """Damage to a finished output."""
-
-    id: str
-    """What it is."""
-    inflict: Callable[[Path], object]
-    """Damages the folder."""
-    text: str
-    """What the error says of it."""
-    zarr: bool = False
-    """Whether the output is Zarr."""
-
-
-SHARD = "model.safetensors"
-ARRAY = "model.norm.weight"
-DAMAGES = (
-    Damage("a shard that is gone", lambda out: (out / SHARD).unlink(), f"shard {SHARD} is missing"),
-    Damage("a shard cut short", lambda out: os.truncate(out / SHARD, 4000), f"shard {SHARD} has 4000 bytes instead of"),
-    Damage("a changed side file", lambda out: (out / "config.json").write_text("{}"), "file config.json has changed"),
-    Damage("a side file that is gone", lambda out: (out / "README.md").unlink(), "file README.md is missing"),
-    Damage("a chunk that is gone", lambda out: (out / ARRAY / "c.0").unlink(), f"file {ARRAY}/c.0 is m", zarr=True),
-    Damage("an empty chunk", lambda out: os.truncate(out / ARRAY / "c.0", 0), f"file {ARRAY}/c.0 is empty", zarr=True),
-    Damage(
-        "an array's document", lambda out: (out / ARRAY / "zarr.json").unlink(), f"file {ARRAY}/zarr.json", zarr=True
-    ),
-)
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.id)
-def test_a_damaged_output_is_not_finished(family: Family, damage: Damage) -> None:
-    """The error says what differs and what to do, and --overwrite makes the output again."""
-    options = ("--format", "zarr") if damage.zarr else ()
-    command = ("merge", family.recipe_path, family.out, *options)
-    assert 0 == dovetail(*command).code
-    before = contents(family.out)
-    damage.inflict(family.out)
-    outcome = dovetail(*command)
-    text = f"error: output folder {family.out} holds this merge, but {damage.text}"
-    assert (5, text) == (outcome.code, outcome.err[: len(text)])
-    assert outcome.err.endswith(
-        "; expected the files that its manifest lists; restore them, or pass --overwrite to make the output again\n"
-    )
-    assert 0 == dovetail(*command, "--overwrite").code
-    assert before == contents(family.out)
-
-
-def test_a_damaged_manifest(family: Family) -> None:
-    """Where the manifest itself is damaged, the error says so."""
-    merge(family.recipe_path, family.out)
-    path = family.out / "dovetail_manifest.json"
-    path.write_bytes(path.read_bytes().replace(b"cabs", b"ties", 1))
-    outcome = dovetail("merge", family.recipe_path, family.out)
-    assert (5, True) == (outcome.code, f"is not empty: {path} is damaged (ValueError: the checksum" in outcome.err)
-
-
-def test_side_files_of_the_base_model_count(family: Family) -> None:
-    """The output is not this merge any more when the base model's tokenizer or configuration is another."""
-    (family.base / "tokenizer_config.json").write_text("{}")
-    merge(family.recipe_path, family.out)
-    for name in ("tokenizer_config.json", "config.json"):
-        path = family.base / name
-        text = path.read_text()
-        path.write_text(json.dumps({**json.loads(text), "bos_token_id": 5}))
-        outcome = dovetail("merge", family.recipe_path, family.out)
-        assert (5, True) == (
-            outcome.code,
-            f"holds this merge, but its {name} is not what the base model's files give now" in outcome.err,
-        )
-        path.write_text(text)
-    assert 0 == dovetail("merge", family.recipe_path, family.out).code
-
-
-def test_what_does_not_count(family: Family) -> None:
-    """Comments in the recipe, memory, workers, --restart and a file that somebody added change no output."""
-    merge(family.recipe_path, family.out)
-    family.recipe_path.write_text("# a comment\n" + family.recipe_path.read_text())
-    (family.out / "notes.txt").write_text("mine")
-    before = snapshot(family.out)
-    outcome = dovetail("merge", family.recipe_path, family.out, "--memory", "4GiB", "--workers", "1", "--restart")
-    text = f"{family.out} is this merge already, verified by its plan; nothing to do.\n"
-    assert (0, "", text) == (outcome.code, outcome.out, outcome.err)
-    assert before == snapshot(family.out)
-    outcome = dovetail("merge", family.recipe_path, family.out, "--quiet")
-    assert (0, "", "") == (outcome.code, outcome.out, outcome.err)
-    *_, done = dovetail("merge", family.recipe_path, family.out, "--json").events
-    assert ("done", True) == (done["event"], done["already"])
-
-
 def test_stages_that_are_kept_are_made_again(family: Family) -> None:
     """Where --stages asks for results that are gone, they are made again, and the output stays."""
-    make, kept = _staged(family), family.home / "kept"
+    make, kept = staged(family), family.home / "kept"
     make()
     before = snapshot(family.out)
     for _ in range(2):
@@ -461,9 +165,41 @@ def test_stages_that_are_kept_are_made_again(family: Family) -> None:
     assert before == snapshot(family.out)
 
 
+@pytest.mark.parametrize("name", ["dovetail_lock", "dovetail_stages", "", "."])
+def test_killed_while_the_stages_are_removed(family: Family, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is left of the stages when the output is complete, the same command removes it."""
+    make, folder, unlink, rmdir = staged(family), family.home / ".out.dovetail-stages", Path.unlink, Path.rmdir
+
+    def unlink_or_die(path: Path, missing_ok: bool = False) -> None:
+        if path == folder / name:
+            raise Killed
+        unlink(path, missing_ok)
+
+    def rmdir_or_die(path: Path) -> None:
+        if path == folder and name == ".":
+            raise Killed
+        rmdir(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", unlink_or_die)
+        patched.setattr(Path, "rmdir", rmdir_or_die)
+        if name == "":
+            patched.setattr("dovetail.engine.actions.merge_stages._remove", _die)
+        with pytest.raises(Killed):
+            make()
+    assert folder.is_dir()
+    unreadable(monkeypatch)
+    make()
+    _is_tidy(family)
+
+
+def _die(*_: object) -> None:
+    raise Killed
+
+
 def test_a_stages_folder_of_another_merge_stays(family: Family) -> None:
     """What an interrupted --overwrite of another recipe has made is kept by a command that has nothing to do."""
-    make = _staged(family)
+    make = staged(family)
     make()
     text = family.recipe_path.read_text()
     family.recipe_path.write_text(text.replace("weight: 1", "weight: 2"))
@@ -477,21 +213,3 @@ def test_a_stages_folder_of_another_merge_stays(family: Family) -> None:
     family.recipe_path.write_text(text)
     make()
     assert (family.home / ".out.dovetail-stages" / "mean" / SHARD).exists()
-
-
-def test_models_at_an_address(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of remote models only headers and side files are asked for again; a new version of a file is another input."""
-    with serve(family.home) as site:
-        family.recipe_path.write_text(
-            yaml.safe_dump({**AVERAGE, "models": [{"model": f"{site.address}/{name}"} for name in ("math", "code")]})
-        )
-        command = ("merge", family.recipe_path, family.out)
-        assert 0 == dovetail(*command).code
-        unreadable(monkeypatch)
-        assert 0 == dovetail(*command).code
-        path = family.math / "model.safetensors"
-        raw = bytearray(path.read_bytes())
-        raw[-1] ^= 1
-        path.write_bytes(raw)
-        outcome = dovetail(*command)
-    assert (5, True) == (outcome.code, "/math/model.safetensors has changed since" in outcome.err)
