@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ParamSpec
 
 from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.output.document import Manifest
+from dovetail.io.files.home import expand_home
 
 P = ParamSpec("P")
 
@@ -21,6 +21,6 @@ def gives_manifest(function: Callable[P, dict[str, Any]]) -> Callable[P, Manifes
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Manifest:
         output = signature.bind(*args, **kwargs).arguments["output"]
-        return Manifest(function(*args, **kwargs), Path(output), read_manifest)
+        return Manifest(function(*args, **kwargs), expand_home(output), read_manifest)
 
     return call

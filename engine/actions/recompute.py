@@ -39,6 +39,7 @@ from dovetail.engine.run.scheduler import Scheduler
 from dovetail.engine.run.session import open_session
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import DovetailError
+from dovetail.io.files.home import expand_home
 from dovetail.io.files.machine import resident_bytes
 from dovetail.io.output import written_format
 from dovetail.io.source import Source, checked_slot
@@ -126,7 +127,7 @@ def recompute(
     74880
 
     """
-    output, run, began = Path(output), run or RunOptions(), time.monotonic()
+    output, run, began = expand_home(output), run or RunOptions(), time.monotonic()
     manifest = read_manifest(output)
     try:
         plan = _plan_again(output, manifest)

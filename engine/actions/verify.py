@@ -91,7 +91,7 @@ def read_manifest(output: str | os.PathLike[str]) -> Manifest:
             raise ValueError(f"format {manifest['format']!r} version {manifest['format_version']!r}")
         if not is_intact(text):
             raise ValueError("the checksum at its end does not match")
-        return Manifest(manifest, Path(output), read_manifest)
+        return Manifest(manifest, path.parent, read_manifest)
     except FileNotFoundError:
         raise VerificationError(
             f"there is no {MANIFEST_NAME} in {output}", "a folder that dovetail has written", "check the path"
