@@ -48,8 +48,6 @@ def check_settings(name: str, settings: Any, where: str) -> None:
 
 def _number_bytes(kind: Any) -> int:
     """Give the size of a number by the name of its dtype in numpy; 0 if that is no plain number."""
-    import numpy as np  # not at the top: the help of the command imports this file
-
     if type(kind) is not str or len(kind) > _LONGEST_NAME:
         return 0
     import numpy as np  # not for the command's help, which knows the formats
