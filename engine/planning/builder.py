@@ -1,6 +1,6 @@
 """Making a plan: recipe and checkpoint headers in, `Plan` out.
 
-No tensor data is read, but for stored heads of which it matters whether they are copies of the embedding.
+No tensor data is read, but of tensors of which it matters whether they are copies of others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.registry import find
 from dovetail.engine.planning.alike import make_alike
 from dovetail.engine.planning.assembly import assemble
-from dovetail.engine.planning.head_copies import is_copy
+from dovetail.engine.planning.copies import is_copy
 from dovetail.engine.planning.islands import find_islands, spec_sources
 from dovetail.engine.planning.layer_config import restack
 from dovetail.engine.planning.locations import Location, locate, open_location
@@ -153,7 +153,7 @@ def _expand(
         strict=options.strict,
         allow_partial=options.allow_partial,
         depths=depths,
-        is_copy=lambda ref, head, embedding: is_copy(opened[ref], head, embedding),
+        is_copy=lambda ref, one, other: is_copy(opened[ref], one, other),
     )
 
 

@@ -162,7 +162,7 @@ class TensorPlanner:
     ) -> Problem:
         """Describe a tensor to the method."""
         return Problem(
-            name=spec.name,
+            name=spec.like or spec.name,
             shape=reference.shape,
             length=reference.length,
             base_code=None if base is None else base.code,

@@ -10,7 +10,7 @@ they are. No tensor data is needed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dovetail.engine.methods.method import Method
 from dovetail.engine.recipe.gaps import Gaps
@@ -22,9 +22,10 @@ from dovetail.engine.recipe.places import shown
 from dovetail.engine.recipe.prediction import UNKNOWN, Depth
 from dovetail.engine.recipe.resolver import Resolver
 from dovetail.engine.recipe.schema import Recipe
+from dovetail.engine.recipe.shared import Shared, find_shared
 from dovetail.engine.recipe.slices import StackedLayers, expand_slices
 from dovetail.engine.recipe.specs import Catalogue, GroupWriter, Output, TensorSpec
-from dovetail.engine.recipe.tied import HeadComparison, find_heads
+from dovetail.engine.recipe.tied import HeadComparison, Heads, find_heads
 from dovetail.io.errors import TensorMismatchError
 
 
@@ -78,7 +79,7 @@ def expand(
     depths
         What the checkpoints' configurations say of the numbers of layers; checkpoints may be missing.
     is_copy
-        Compares a checkpoint's stored head with its embedding; asked only where the answer counts.
+        Compares two tensors of a checkpoint, such as a head and its embedding; asked only where the answer counts.
 
     Raises
     ------
@@ -92,9 +93,10 @@ def expand(
     parts, warnings = make_parts(recipe, method)
     depths = depths or {}
     heads = find_heads(catalogues, tied or {}, is_copy)
-    gaps = Gaps(heads.catalogues, strict=strict, allow_partial=allow_partial)
-    output = Output(recipe.references(), heads.catalogues, gaps)
-    modules = Modules(parts, heads.catalogues, recipe.origin) if recipe.modules else None
+    shared = find_shared(catalogues, heads, is_copy)
+    gaps = Gaps(shared.catalogues, strict=strict, allow_partial=allow_partial)
+    output = Output(recipe.references(), shared.catalogues, gaps)
+    modules = Modules(parts, shared.catalogues, recipe.origin) if recipe.modules else None
     stacks, layer_count = [], 0
     for part in parts:
         writers = [
@@ -116,9 +118,8 @@ def expand(
         warnings += _copy_the_rest(output, modules)
     _check_merged(output, parts)
     output.gaps.check_shares()
-    warnings += [*heads.notes, *output.notes, *output.gaps.warnings()]
-    for name in {name for each in heads.stand_ins.values() for name in each} & output.specs.keys():
-        output.specs[name] = heads.read_instead(output.specs[name], output.checkpoints)
+    warnings += [*heads.notes, *shared.notes, *output.notes, *output.gaps.warnings()]
+    _read_instead(output, heads, shared)
     return Expansion(
         output.checkpoints,
         tuple(output.specs.values()),
@@ -128,6 +129,20 @@ def expand(
         frozenset({ref for name in output.specs.keys() & heads.untied.keys() for ref in heads.untied[name]}),
         heads.retied,
     )
+
+
+def _read_instead(output: Output, heads: Heads, shared: Shared) -> None:
+    """Let stored tensors be read in the place of those that are not, and let copies be merged as what they copy."""
+    for made in (heads, shared):
+        names = {name for each in made.stand_ins.values() for name in each}
+        for name, spec in output.specs.items() if names else ():
+            if spec.reference.name in names:
+                output.specs[name] = spec.read_instead(made.stand_ins, output.checkpoints)
+    for name, original in shared.copies.items():
+        copied, kept = output.specs.get(name), output.specs.get(original)
+        # Slices may have moved another layer to either name.
+        if copied and kept and (copied.reference.name, kept.reference.name) == (name, original):
+            output.specs[name] = replace(kept, name=name, layer=copied.layer, like=kept.name)
 
 
 def _expand_whole(

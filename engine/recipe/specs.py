@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any, NamedTuple
 
@@ -46,6 +46,19 @@ class TensorSpec:
     if there is one, even where it is not the origin of task vectors, else the first model's."""
     copied: bool = False
     """Whether the reference is taken as it is."""
+    like: str = ""
+    """Name of the output tensor of which this is a copy, to have the same random masks; empty if it is none."""
+
+    def read_instead(
+        self, stand_ins: Mapping[ModelRef, Mapping[str, str]], checkpoints: tuple[ModelRef, ...]
+    ) -> TensorSpec:
+        """Give the tensor sources that are stored, by checkpoint and name that are not."""
+
+        def stored(item: SourceTensor) -> SourceTensor:
+            return item._replace(name=stand_ins.get(checkpoints[item.checkpoint], {}).get(item.name, item.name))
+
+        base = None if self.base is None else stored(self.base)
+        return replace(self, base=base, inputs=tuple(map(stored, self.inputs)), reference=stored(self.reference))
 
 
 class Output:

@@ -9,27 +9,30 @@ stands in for the head, as it does when the model runs. Where no head counts, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 
 from dovetail.engine.recipe.layers import parse_layer
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.places import shown
 from dovetail.engine.recipe.prediction import is_apart
-from dovetail.engine.recipe.specs import Catalogue, SourceTensor, TensorSpec
+from dovetail.engine.recipe.specs import Catalogue
 
 _HEADS = tuple(
     f"{word}.weight"
     for word in (
-        "lm_head", "embed_out", "output", "output_layer", "lm_head.linear", "lm_head.decoder", "predictions.decoder",
-        "proj_out",
+        "lm_head", "embed_out", "output", "output_layer", "lm_head.linear", "decoder", "proj_out", "head",
+        "vocab_projector", "generator_lm_head", "pred_layer.proj",
     )
 )  # fmt: skip
 _EMBEDDINGS = tuple(
     f"{word}.weight"
-    for word in ("embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared", "embedding", "emb")
-)
+    for word in (
+        "embed_tokens", "wte", "word_embeddings", "tok_embeddings", "embed_in", "shared", "embedding", "embeddings",
+        "emb", "transformer.w",
+    )
+)  # fmt: skip
 """How names of heads and embeddings end."""
 
 
@@ -51,15 +54,6 @@ class Heads:
     """Checkpoints that store a head that is left out as a copy, and do not say that it is tied."""
     notes: tuple[str, ...] = ()
     """What a person should know."""
-
-    def read_instead(self, spec: TensorSpec, checkpoints: tuple[ModelRef, ...]) -> TensorSpec:
-        """Give a tensor the sources that are stored."""
-
-        def stored(item: SourceTensor) -> SourceTensor:
-            return item._replace(name=self.stand_ins.get(checkpoints[item.checkpoint], {}).get(item.name, item.name))
-
-        base = None if spec.base is None else stored(spec.base)
-        return replace(spec, base=base, inputs=tuple(map(stored, spec.inputs)), reference=stored(spec.reference))
 
 
 def find_heads(
@@ -109,7 +103,8 @@ def find_heads(
             for ref in copies:
                 found[ref] = {key: shape for key, shape in found[ref].items() if key != name}
         for ref in lacking if owners else ():
-            embedding = _embedding(catalogues[ref], name, catalogues[owners[0]][name])
+            like = _pairs(catalogues[owners[0]], name, catalogues[owners[0]][name])
+            embedding = _embedding(catalogues[ref], name, catalogues[owners[0]][name], like)
             if embedding is not None and tied.get(ref) is not False:
                 stand_ins.setdefault(ref, {})[name] = embedding
                 found[ref] = {**found[ref], name: catalogues[ref][embedding]}
@@ -161,14 +156,28 @@ def _is_head(catalogue: Catalogue, name: str) -> bool:
     return any(catalogue[item] == catalogue[name] for item in _loose(catalogue, _EMBEDDINGS))
 
 
-def _embedding(catalogue: Catalogue, name: str, head: tuple[int, ...]) -> str | None:
+def _embedding(
+    catalogue: Catalogue, name: str, head: tuple[int, ...], among: Collection[str] | None = None
+) -> str | None:
     """Name the embedding that has a head's columns, if possible its rows too.
 
-    Of several, that is the one whose name has most in common with the head's, else the first in the file.
+    Of several, that is the one whose name has most in common with the head's, else the first in the file. A model that
+    does not store the head has no embedding for it but among those that a model with the head has for it: another
+    part's head is not made up for it.
     """
     found = [item for item in _loose(catalogue, _EMBEDDINGS) if len(head) == 2 and catalogue[item][1:] == head[1:]]
     alike = [item for item in found if catalogue[item] == head] or found
-    return max(alike, key=lambda item: _common(item, name), default=None)
+    return max((item for item in alike if among is None or item in among), key=lambda x: _common(x, name), default=None)
+
+
+def _pairs(catalogue: Catalogue, name: str, head: tuple[int, ...]) -> list[str]:
+    """Name the embeddings that can be a head's in its own checkpoint: those whose names have most in common with its.
+
+    Several may have, as T5's `shared` and its two copies.
+    """
+    found = [item for item in _loose(catalogue, _EMBEDDINGS) if len(head) == 2 and catalogue[item][1:] == head[1:]]
+    most = max((_common(item, name) for item in found), default=0)
+    return [item for item in found if _common(item, name) == most]
 
 
 def _common(one: str, other: str) -> int:
