@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from dovetail.io.formats.config import config_of
 
 _UNTRAINED: Final = ("inv_freq", "position_ids", "masked_bias")
 """Last parts of the names of buffers that old checkpoints store and newer ones do not."""
+
+_OF_PLACES: Final = re.compile(r"pos(?:ition)?|wpe|(?:^|[._])(?:token_)?types?[._]|segment", re.IGNORECASE)
+"""Names of embeddings of positions, and of the parts of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +135,12 @@ def _is_tied(checkpoint: Checkpoint) -> bool:
 
 
 def _vocabulary(checkpoint: Checkpoint) -> str | None:
-    """Find the embedding of tokens: the embedding with most rows."""
+    """Find the embedding of tokens: the embedding with most rows among those that are not of positions or types.
+
+    Models of bytes, notes or amino acids have more positions than tokens.
+    """
     rows = {
-        name: info.shape[0]
+        name: (_OF_PLACES.search(name) is None, info.shape[0])
         for name, info in checkpoint.tensors.items()
         if kind_of(name, info.shape, None) is Kind.EMBEDDING
     }

@@ -303,3 +303,18 @@ def test_the_command(tmp_path: Path) -> None:
     again = dovetail("extract-lora", tuned, base, tmp_path / "out", "--rank", "2", "--json")
     assert ["notice", "done"] == [event["event"] for event in again.events]
     assert 2 == dovetail("extract-lora", tuned, base, tmp_path / "other", "--energy", "1.5").code
+
+
+def test_more_positions_than_tokens(tmp_path: Path) -> None:
+    """The head of a fine-tune that ties it is its embedding of tokens, though there are more positions than tokens."""
+    random = np.random.default_rng(0)
+    shapes = {"transformer.wpe.weight": (30, 4), "transformer.wte.weight": (10, 4), "transformer.h.0.ln_1.weight": (4,)}
+    base = {name: random.standard_normal(shape).astype(F32) for name, shape in shapes.items()}
+    tuned = {name: random.standard_normal(shape).astype(F32) for name, shape in shapes.items()}
+    base[HEAD] = random.standard_normal((10, 4)).astype(F32)
+    write_checkpoint(tmp_path / "base", base, config={"tie_word_embeddings": False})
+    write_checkpoint(tmp_path / "tuned", tuned, config={"tie_word_embeddings": True})
+    extract_lora(tmp_path / "tuned", tmp_path / "base", tmp_path / "adapter", rank(4))
+    found = as_read(read_checkpoint(tmp_path / "base", tmp_path / "adapter").tensors)
+    assert np.allclose(tuned["transformer.wte.weight"], found[HEAD], atol=1e-5)
+    assert np.allclose(tuned["transformer.wpe.weight"], found["transformer.wpe.weight"], atol=1e-5)
