@@ -15,6 +15,7 @@ from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.registry import find
 from dovetail.engine.planning.alike import make_alike
 from dovetail.engine.planning.assembly import assemble
+from dovetail.engine.planning.config_differences import config_differences
 from dovetail.engine.planning.copies import is_copy
 from dovetail.engine.planning.islands import find_islands, spec_sources
 from dovetail.engine.planning.layer_config import restack
@@ -103,6 +104,7 @@ def make_plan(
             *notes(recipe.unused, recipe.origin),
             *(note for checkpoint in checkpoints for note in checkpoint.notes),
             *views,
+            *config_differences(configs, labels),
             *expansion.warnings,
             *(restack(copy.deepcopy(configs[0]), expansion.stacks, configs, 0) if configs[0] else ()),
             *planner.warnings(),

@@ -36,7 +36,7 @@ def says_tied(config: Mapping[str, Any] | None) -> bool | None:
     The top decides, as it does for transformers; the language model's own configuration is asked after it. What other
     parts say is of no account.
     """
-    found = [part[_TIE] for _, part in _language_parts(config or {}) if isinstance(part.get(_TIE), bool)]
+    found = [part[_TIE] for _, part in language_parts(config or {}) if isinstance(part.get(_TIE), bool)]
     return found[0] if found else None
 
 
@@ -50,7 +50,7 @@ def set_tie(config: dict[str, Any], tie: bool) -> None:
 
     Either decides, depending on the class that loads the model, and neither may be left to a class's default.
     """
-    for _, part in _language_parts(config):
+    for _, part in language_parts(config):
         part[_TIE] = tie
 
 
@@ -62,7 +62,7 @@ def depth_of(config: Mapping[str, Any] | None) -> Depth:
     """
     layers: int | None = None
     predictors = 0
-    for _, part in _language_parts(config or {}):
+    for _, part in language_parts(config or {}):
         counts = {key: value for key, value in part.items() if type(value) is int}
         if any(COUNT.match(key) and re.search("encoder|decoder", key) for key in counts):
             return UNKNOWN
@@ -98,7 +98,7 @@ def part_at(config: Mapping[str, Any], place: Place) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def _language_parts(config: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
+def language_parts(config: Mapping[str, Any]) -> Iterator[tuple[Place, Any]]:
     """Give a configuration, and those nested in it that are a language model's."""
     for place, part in parts(config):
         words = {word for key in place for word in key.split("_")}
