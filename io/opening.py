@@ -39,7 +39,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         One of these:
 
         - a folder in the Hugging Face layout: ``model.safetensors``, or shards with an index, or a single
-          ``.safetensors`` file of any name; or, if there are none of these, the corresponding files of PyTorch;
+          ``.safetensors`` file of any name (but not beside ``pytorch_model.bin``); or, if there are none of these, the
+          corresponding files of PyTorch;
         - one ``.safetensors``, ``.bin``, ``.pt`` or ``.pth`` file;
         - the address of a remote folder or ``.safetensors`` file: see `dovetail.io.remote.addresses`;
         - a Zarr group or tree of arrays: a folder, a ``.zip`` file, or an address such as ``s3://bucket/model.zarr``.
@@ -93,8 +94,17 @@ def _read_path(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise MissingFileError(f"there is no checkpoint at {path}", "a folder or a file", "check the path")
     if safetensors_reader.is_there(path):
+        odd, usual = safetensors_reader.odd_file(path), torch_reader.usual_file(path)
+        if odd == safetensors_reader.ADAPTER_NAME and usual is not None:
+            return torch_reader.read_folder(path)
         if safetensors_reader.is_adapter(path):
             raise named_as_model(path)
+        if odd is not None and usual is not None:
+            raise MissingFileError(
+                f"{path} has {odd} and {usual}, and nothing shows which is the model",
+                safetensors_reader.LOOKED_FOR,
+                "give the path of one file, or remove the other",
+            )
         return safetensors_reader.read_folder(path)
     if zarr_reader.is_there(path):
         return zarr_reader.read_folder(path)

@@ -16,6 +16,8 @@ MAX_INDEX_BYTES: Final = 100_000_000
 """Longest index that is read, in bytes, which is the length of the longest header."""
 
 _PLAIN_FILE_NAME: Final = re.compile(r"[^/\\\x00-\x1f\x7f\ud800-\udfff]{1,255}")
+_PART: Final = re.compile(r"[-_.]0*[0-9]{1,6}-of-0*([0-9]{1,6})(?=\.)")
+"""What names of files say that are one of several."""
 _REDOWNLOAD: Final = "download or export the checkpoint again"
 
 
@@ -131,6 +133,24 @@ def resolve_in_folder(folder: Path, file_name: str, named_by: str) -> Path:
             "copy the file into the folder",
         )
     return path
+
+
+def refuse_part(folder: Path | str, file_name: str) -> None:
+    """Refuse the only file of a folder without index, if its name says that it is one of several.
+
+    Raises
+    ------
+    MissingFileError
+        The file is ``model-00001-of-00002.safetensors`` or named alike: a download is not complete.
+
+    """
+    match = _PART.search(file_name)
+    if match is not None and int(match[1]) > 1:
+        raise MissingFileError(
+            f"{folder} has no files of weights but {file_name}, and no index",
+            f"all {int(match[1])} files, with an index",
+            "finish the download, or give the path of the file if its tensors are all that you mean",
+        )
 
 
 def check_index(path: Path | str, weight_map: Mapping[str, str], found_in: Mapping[str, str]) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import xxhash
 
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
-from dovetail.io.errors import IndexFileError, MissingFileError
+from dovetail.io.errors import CheckpointError, IndexFileError, MissingFileError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.mapping import MappedSource
 from dovetail.io.formats.header import read_header
-from dovetail.io.formats.index import check_index, read_index, resolve_in_folder
+from dovetail.io.formats.index import check_index, read_index, refuse_part, resolve_in_folder
 from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
 
 LOOKED_FOR: Final = f"{SINGLE_NAME}, {INDEX_NAME} with its shards, or exactly one .safetensors file"
@@ -42,8 +43,36 @@ def read_folder(path: Path) -> Checkpoint:
         checkpoint = _read_files(path, path, shards)
         check_index(index, weight_map, _file_names(checkpoint))
         return checkpoint
-    name = SINGLE_NAME if os.path.lexists(single) else _find_single(path)
-    return _read_files(path, path, [resolve_in_folder(path, name, "its folder")])
+    if not os.path.lexists(single):
+        name = _find_single(path)
+        refuse_part(path, name)
+        return _read_files(path, path, [resolve_in_folder(path, name, "its folder")])
+    checkpoint = _read_files(path, path, [resolve_in_folder(path, SINGLE_NAME, "its folder")])
+    return replace(checkpoint, notes=_passed_over(path))
+
+
+def _passed_over(folder: Path) -> tuple[str, ...]:
+    """Say that a folder has the files of an index too, if it has, which are not read: one of the two may be stale."""
+    index = folder / INDEX_NAME
+    try:
+        names = set(read_index(index).values()) - {SINGLE_NAME} if os.path.lexists(index) else set()
+    except CheckpointError:
+        return ()  # which is of no account, as the index is not needed
+    there = sorted(name for name in names if os.path.lexists(folder / name))
+    if not there:
+        return ()
+    return (
+        f"{folder} has {SINGLE_NAME} as well as {INDEX_NAME} with {there[0]}: {SINGLE_NAME} is read, as transformers "
+        "does. Remove the one that is out of date",
+    )
+
+
+def odd_file(folder: Path) -> str | None:
+    """Name the only safetensors file of a folder without index where it is not called as models are; else None."""
+    if os.path.lexists(folder / SINGLE_NAME) or _find_index(folder) is not None:
+        return None
+    found = [entry.name for entry in folder.iterdir() if entry.name.endswith(".safetensors")]
+    return found[0] if len(found) == 1 else None
 
 
 def is_adapter(folder: Path) -> bool:

@@ -27,7 +27,7 @@ from dovetail.io.files.mapping import MappedSource
 from dovetail.io.files.strict_json import brief
 from dovetail.io.files.strided import StridedSource
 from dovetail.io.formats.header import check_name, open_regular
-from dovetail.io.formats.index import check_index, read_index, resolve_in_folder
+from dovetail.io.formats.index import check_index, read_index, refuse_part, resolve_in_folder
 from dovetail.io.formats.torch_zip import TorchArchive, read_archive
 from dovetail.io.source import Source
 
@@ -53,6 +53,11 @@ def is_there(folder: Path) -> bool:
     return os.path.lexists(folder / INDEX_NAME) or bool(_candidates(folder))
 
 
+def usual_file(folder: Path) -> str | None:
+    """Name the file that makes a folder a PyTorch checkpoint by its usual name; None if there is none."""
+    return next((name for name in (SINGLE_NAME, INDEX_NAME) if os.path.lexists(folder / name)), None)
+
+
 def read_file(path: Path) -> Checkpoint:
     """Read one PyTorch file; raises as `dovetail.io.read_checkpoint` does."""
     return _read_files(path, None, [path])
@@ -75,6 +80,7 @@ def read_folder(path: Path) -> Checkpoint:
             "add the index, or give the path of one file",
         )
     name = SINGLE_NAME if SINGLE_NAME in found else found[0]
+    refuse_part(path, name)
     return _read_files(path, path, [resolve_in_folder(path, name, "its folder")])
 
 

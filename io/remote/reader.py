@@ -12,7 +12,7 @@ from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import IndexFileError, MissingFileError, RemoteError, UnsupportedError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.formats.header import LENGTH_BYTES, Header, check_length, parse_header
-from dovetail.io.formats.index import MAX_INDEX_BYTES, check_index, parse_index
+from dovetail.io.formats.index import MAX_INDEX_BYTES, check_index, parse_index, refuse_part
 from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
 from dovetail.io.remote.addresses import check_address, hub_parts, join, last_name
 from dovetail.io.remote.file import RemoteFile
@@ -103,6 +103,7 @@ def _read_folder(folder: str) -> Checkpoint:
 def _only_file(folder: str, listed: Iterable[str]) -> str:
     names = sorted(name for name in listed if name.endswith(_SUFFIX))
     if len(names) == 1:
+        refuse_part(folder, names[0])
         return names[0]
     others = any(name.endswith((".bin", ".pt", ".pth")) for name in listed)
     if others and not names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 from pathlib import Path
@@ -119,6 +120,48 @@ def test_several_files_without_index(tmp_path: Path) -> None:
     write_file(tmp_path / "a.safetensors", ONE)
     write_file(tmp_path / "b.safetensors", ONE)
     with pytest.raises(MissingFileError, match=r"has 2 .safetensors files and no index \(a.safetensors, b.safetensors"):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model-00001-of-00002.safetensors", "part.3-of-12.safetensors"])
+def test_one_of_several_files(tmp_path: Path, name: str) -> None:
+    """The one file that has arrived of several, without the index, is no model; given by its path, it is what it is."""
+    write_file(tmp_path / name, ONE)
+    with pytest.raises(MissingFileError, match=f"has no files of weights but {name}, and no index"):
+        read_checkpoint(tmp_path)
+    assert ONE.keys() == read_checkpoint(tmp_path / name).tensors.keys()
+    (tmp_path / name).rename(tmp_path / "model-00001-of-00001.safetensors")
+    assert ONE.keys() == read_checkpoint(tmp_path).tensors.keys()
+
+
+def test_a_single_file_beside_shards(tmp_path: Path) -> None:
+    """`model.safetensors` is read, as transformers does, and a note says that there are shards too."""
+    write_file(tmp_path / "model.safetensors", ONE)
+    write_file(tmp_path / "s.safetensors", ONE)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(ONE, "s.safetensors")}))
+    (note,) = read_checkpoint(tmp_path).notes
+    assert "has model.safetensors as well as model.safetensors.index.json with s.safetensors" in note
+    for text in (json.dumps({"weight_map": dict.fromkeys(ONE, "model.safetensors")}), "{"):
+        index.write_text(text)
+        assert () == read_checkpoint(tmp_path).notes
+
+
+def test_another_file_beside_a_model_of_pytorch(tmp_path: Path) -> None:
+    """A safetensors file of some name is not taken for the model where there is one of PyTorch; an adapter never is."""
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch.zeros(3)}, tmp_path / "pytorch_model.bin")
+    write_file(tmp_path / "adapter_model.safetensors", ONE)
+    assert ["w"] == list(read_checkpoint(tmp_path).tensors)
+    (tmp_path / "adapter_model.safetensors").rename(tmp_path / "extra.safetensors")
+    with pytest.raises(MissingFileError, match=r"has extra.safetensors and pytorch_model.bin, and nothing shows"):
+        read_checkpoint(tmp_path)
+
+
+def test_one_of_several_files_of_pytorch(tmp_path: Path) -> None:
+    """So it is with the files of PyTorch."""
+    (tmp_path / "pytorch_model-00002-of-00003.bin").write_bytes(b"x")
+    with pytest.raises(MissingFileError, match="has no files of weights but pytorch_model-00002"):
         read_checkpoint(tmp_path)
 
 
