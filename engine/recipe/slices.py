@@ -126,6 +126,18 @@ def expand_slices(
         index, count = output.checkpoints.index(reference.ref), (reference.stop or 0) - reference.start
         _add_layers(output, writer, layouts, len(layers), count)
         layers += [(index, reference.start + offset) for offset in range(count)]
+        if not count:
+            output.notes.append(
+                f"{key_path(reference.where)} takes no layer: its range is [{reference.start}, {reference.stop}], of "
+                "which the second number is the first layer that is left out"
+            )
+    if not layers:
+        raise origin.error(
+            writers[0].group.where,
+            f"the slices{f' of module {module}' if module else ''} take no layers at all",
+            "at least one layer, as a range ends before its second number",
+            "correct layer_range",
+        )
     _note_per_layer(output, writers, layouts, layers)
     kept = _add_predictors(output, writers[-1], layouts, len(layers))
     _add_loose(writers[-1], layouts, after=True)

@@ -194,3 +194,13 @@ def test_tensors_with_a_part_for_each_layer() -> None:
     assert warning.startswith("'model.embed_tokens_per_layer.weight' has a part for each layer, and slices move layers")
     still = FRANKEN.replace("[0, 3]", "[0, 2]")
     assert () == expand_text(still, shapes).warnings
+
+
+def test_slices_of_no_layers() -> None:
+    """A range that takes no layer is named in a warning, and a model without any layer is an error."""
+    expansion = expand_text(FRANKEN.replace("[2, 4]", "[2, 2]"), llama(4))
+    assert 3 == expansion.layer_count
+    (warning,) = [text for text in expansion.warnings if "takes no layer" in text]
+    assert warning.startswith("slices[1].sources[0] takes no layer: its range is [2, 2]")
+    with pytest.raises(RecipeError, match="the slices take no layers at all; expected at least one layer"):
+        expand_text(FRANKEN.replace("[2, 4]", "[2, 2]").replace("[0, 3]", "[3, 3]"), llama(4))
