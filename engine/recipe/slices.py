@@ -28,6 +28,7 @@ from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import key_path, shown
 from dovetail.engine.recipe.prediction import UNKNOWN, Depth
 from dovetail.engine.recipe.specs import GroupWriter, Output
+from dovetail.engine.recipe.stacking import check_stacked
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,7 @@ def expand_slices(
             "at least one layer, as a range ends before its second number",
             "correct layer_range",
         )
+    _check_stacked(output, writers, layouts)
     _note_per_layer(output, writers, layouts, layers)
     kept = _add_predictors(output, writers[-1], layouts, len(layers))
     _add_loose(writers[-1], layouts, after=True)
@@ -187,6 +189,22 @@ def _add_layers(output: Output, writer: GroupWriter, layouts: _Layouts, first: i
         for source in sources:
             others = layouts[source.ref].layers.get(source.start + offset, ())
             output.gaps.unused(source.ref, [x.at(x.number) for x in others if x.suffix not in suffixes], reference.ref)
+
+
+def _check_stacked(output: Output, writers: Sequence[GroupWriter], layouts: _Layouts) -> None:
+    """Compare the layers of all models with those of the model whose configuration the output has."""
+    taken: dict[ModelRef, list[int]] = {}
+    for writer in writers:
+        reference = writer.group.reference
+        taken.setdefault(reference.ref, []).extend(range(reference.start, reference.stop or 0))
+    first = output.checkpoints[0]
+    own = first if first in layouts else writers[0].group.reference.ref
+    others = {
+        ref: (numbers, layouts[ref].layers, output.catalogues[ref]) for ref, numbers in taken.items() if ref != own
+    }
+    if others:
+        compared = own, layouts[own].layers, output.catalogues[own]
+        output.notes += check_stacked(compared, others, allow_partial=output.gaps.allow_partial)
 
 
 def _note_per_layer(

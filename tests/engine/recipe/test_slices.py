@@ -204,3 +204,34 @@ def test_slices_of_no_layers() -> None:
     assert warning.startswith("slices[1].sources[0] takes no layer: its range is [2, 2]")
     with pytest.raises(RecipeError, match="the slices take no layers at all; expected at least one layer"):
         expand_text(FRANKEN.replace("[2, 4]", "[2, 2]").replace("[0, 3]", "[3, 3]"), llama(4))
+
+
+SHORT = """\
+merge_method: stack
+slices:
+  - sources: [{model: orca, layer_range: [0, 2]}]
+  - sources: [{model: b, layer_range: [1, 2]}]
+"""
+
+
+def test_layers_of_another_width() -> None:
+    """Layers that do not fit the model whose configuration the output has are an error, or a warning if asked for."""
+    wide = {name: tuple(2 * size for size in shape) for name, shape in llama(2).items()}
+    with pytest.raises(TensorMismatchError, match=r"of b, in a layer that slices take, has shape .* of one size"):
+        expand_text(SHORT, {"orca": llama(2), "b": wide})
+    expansion = expand_text(SHORT, {"orca": llama(2), "b": wide}, allow_partial=True)
+    assert any("of b, in a layer that slices take, has shape" in text for text in expansion.warnings)
+
+
+def test_layers_with_other_tensors() -> None:
+    """Tensors that a model's layers have or lack beside those of the model with the configuration are named."""
+    biased = {**llama(2), **{f"model.layers.{i}.self_attn.q_proj.bias": (8,) for i in range(2)}}
+    (warning,) = expand_text(SHORT, {"orca": llama(2), "b": biased}).warnings
+    assert warning.startswith("1 tensor in layers of b that no layer of orca has, whose config.json the output has")
+    (warning,) = expand_text(SHORT, {"orca": biased, "b": llama(2)}).warnings
+    assert warning.startswith(
+        "1 tensor that all layers of orca have, whose config.json the output has, and layers of b"
+    )
+    hybrid = {name: shape for name, shape in biased.items() if "layers.0.self_attn.q_proj.bias" not in name}
+    assert () == expand_text(SHORT, {"orca": hybrid, "b": biased}).warnings
+    assert () == expand_text(SHORT, {"orca": hybrid, "b": llama(2)}).warnings
