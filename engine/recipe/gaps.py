@@ -22,6 +22,7 @@ from typing import Final, Literal
 
 from dovetail.engine.recipe.layers import parse_layer
 from dovetail.engine.recipe.model_ref import ModelRef
+from dovetail.engine.recipe.otherwise import find_otherwise
 from dovetail.engine.recipe.places import shown
 from dovetail.engine.recipe.shares import LEAST_SHARE, Shares, elements_of
 from dovetail.engine.text import counted, percent
@@ -145,7 +146,7 @@ class Gaps:
         return {ref for kind, ref, _ in self._found if kind in ("missing", "shape")}
 
     def check_shares(self) -> None:
-        """Refuse a model that gives less than half of its elements, unless that is asked for.
+        """Refuse a model that gives less than half of its elements or stores some otherwise, unless that is asked for.
 
         Raises
         ------
@@ -153,6 +154,7 @@ class Gaps:
             There is one: it has another architecture, size or way of storing its tensors.
 
         """
+        self._check_otherwise()
         for ref, share in self.shares.least().items():
             if share >= LEAST_SHARE or self.allow_partial:
                 continue
@@ -161,6 +163,19 @@ class Gaps:
                 f"merge: {self._reasons(ref)}",
                 f"at least {percent(LEAST_SHARE)}, as models of one architecture and size give",
                 "merge models of one architecture and size, or pass --allow-partial to merge what fits",
+            )
+
+    def _check_otherwise(self) -> None:
+        """Refuse a model that stores weights of a layer under other names, or cut otherwise."""
+        for (kind, ref, reference), unused in self._found.items():
+            missing = self._found.get(("missing", ref, reference), {})
+            if kind != "unused" or self.allow_partial or not (found := find_otherwise(missing, unused)):
+                continue
+            lacking, there = (", ".join(map(shown, names[:3])) + ", ..." * (len(names) > 3) for names in found)
+            raise TensorMismatchError(
+                f"checkpoint {ref} has {there} where {reference} has {lacking}, with as many elements",
+                "weights under the same names, and cut in the same way",
+                "store both models in one way, or pass --allow-partial to merge each without the other",
             )
 
     def warnings(self) -> list[str]:
