@@ -15,7 +15,7 @@ from dovetail.engine.text import counted
 
 _DECIDES: Final = re.compile(
     r"^model_type$|rope|rotary|alibi|^position_embedding_type$|"
-    r"heads?$|^head_dim$|^(?!.*loss).*(?:softcap|soft_cap|multiplier$|scal(?:e|ing|ar|ing_factor)$)|eps(?:ilon)?$|"
+    r"heads?$|^head_dim$|^(?!.*loss).*(?:softcap|soft_cap|multiplier$|scal(?:e|ing|ar|ing_factor)$)|(?:^|_)eps(?:ilon)?$|"
     r"^(?:hidden_)?act(?:ivation)?(?:_function|_fn)?$|parallel_(?:attn|residual)$|^qk_norm$|sliding_window|"
     r"attention_(?:window|chunk)|^window_size$|^layer_types$|^no_rope_layers$|"
     r"^num_experts_per_tok$|^moe_k$|^top_?k(?:_group|_method)?$|^n_group$|^norm_topk_prob$|^scoring_func$|^id2label$"

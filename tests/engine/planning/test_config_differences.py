@@ -57,7 +57,7 @@ def test_named(ours: dict[str, Any], theirs: dict[str, Any], named: str) -> None
             {"attention_dropout": 0.0, "router_aux_loss_coef": 0.1},
             {"attention_dropout": 0.1, "router_aux_loss_coef": 0},
         ),
-        ({"rope_theta": 10000}, {"rope_theta": 10000.0, "rms_norm_eps": 1e-5}),
+        ({"rope_theta": 10000, "warmup_steps": 1}, {"rope_theta": 10000.0, "rms_norm_eps": 1e-5, "warmup_steps": 2}),
         ({"rope_theta": 1e4, "rope_scaling": None}, {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}),
         ({"model_type": "qwen2"}, {"model_type": "qwen2_vl", "text_config": {"model_type": "qwen2_vl_text"}}),
         ({"layer_types": ["a", "b"]}, {"layer_types": ["a", "b", "a"]}),
