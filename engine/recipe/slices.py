@@ -204,7 +204,8 @@ def _check_stacked(output: Output, writers: Sequence[GroupWriter], layouts: _Lay
     }
     if others:
         compared = own, layouts[own].layers, output.catalogues[own]
-        output.notes += check_stacked(compared, others, allow_partial=output.gaps.allow_partial)
+        gaps = output.gaps
+        output.notes += check_stacked(compared, others, allow_partial=gaps.allow_partial, strict=gaps.strict)
 
 
 def _note_per_layer(

@@ -25,6 +25,7 @@ def check_stacked(
     others: Mapping[ModelRef, tuple[Iterable[int], Layers, Shapes]],
     *,
     allow_partial: bool,
+    strict: bool,
 ) -> list[str]:
     """Compare the layers that are taken from other models with those of the model whose configuration the output has.
 
@@ -36,6 +37,8 @@ def check_stacked(
         Other models, with the numbers of the layers that are taken, all of their layers, and their tensors.
     allow_partial
         Whether layers of other shapes are only warned of.
+    strict
+        Whether layers with other tensors are an error too.
 
     Returns
     -------
@@ -45,7 +48,8 @@ def check_stacked(
     Raises
     ------
     TensorMismatchError
-        A tensor of a layer has a shape that it has in none of the model's own layers.
+        A tensor of a layer has a shape that it has in none of the model's own layers, or `strict` is set and a layer
+        has other tensors.
 
     """
     reference, layers, shapes = own
@@ -72,6 +76,10 @@ def check_stacked(
         unknown = [layer for layer in tensors if layer.suffix not in known]
         lacking = [(x, suffix) for x in numbers for suffix in sorted(everywhere - {y.suffix for y in theirs[x]})]
         said += _said(reference, ref, [layer.at(layer.number) for layer in unknown], lacking)
+    if strict and said:
+        raise TensorMismatchError(
+            said[0].rpartition(": check")[0] or said[0], "layers with the same tensors", "merge without --strict"
+        )
     return said
 
 

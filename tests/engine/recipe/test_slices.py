@@ -224,7 +224,7 @@ def test_layers_of_another_width() -> None:
 
 
 def test_layers_with_other_tensors() -> None:
-    """Tensors that a model's layers have or lack beside those of the model with the configuration are named."""
+    """Tensors that layers have or lack beside the first model's are named, and refused in a strict merge."""
     biased = {**llama(2), **{f"model.layers.{i}.self_attn.q_proj.bias": (8,) for i in range(2)}}
     (warning,) = expand_text(SHORT, {"orca": llama(2), "b": biased}).warnings
     assert warning.startswith("1 tensor in layers of b that no layer of orca has, whose config.json the output has")
@@ -233,5 +233,7 @@ def test_layers_with_other_tensors() -> None:
         "1 tensor that all layers of orca have, whose config.json the output has, and layers of b"
     )
     hybrid = {name: shape for name, shape in biased.items() if "layers.0.self_attn.q_proj.bias" not in name}
+    with pytest.raises(TensorMismatchError, match=r"has, whose config.json the output has .*; expected layers with"):
+        expand_text(SHORT, {"orca": llama(2), "b": biased}, strict=True)
     assert () == expand_text(SHORT, {"orca": hybrid, "b": biased}).warnings
     assert () == expand_text(SHORT, {"orca": hybrid, "b": llama(2)}).warnings
