@@ -1,7 +1,7 @@
 """Making single requests to HTTP servers, with redirects, proxies and credentials, and naming what goes wrong.
 
-This module uses urllib3, which keeps connections open, can be shared by threads, drops credentials when a redirect
-leads to another host, and takes little memory.
+This module uses urllib3, which keeps connections open, can be shared by threads, and takes little memory. Redirects are
+followed here, because urllib3 reads their bodies to the end, and a body may have none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from dovetail.io.errors import RemoteError
 from dovetail.io.extras import require
@@ -32,7 +32,10 @@ CONNECT_TIMEOUT_S = 15.0
 """Longest wait for a connection, in seconds."""
 
 READ_TIMEOUT_S = 30.0
-"""Longest wait for the next bytes of an answer, in seconds."""
+"""Longest wait for an answer, in seconds: connecting, redirects, headers and body together."""
+
+LEAST_BYTES_PER_S = 16 * 2**10
+"""An answer may take longer by a second for each so many bytes that come; a request that takes longer is given up."""
 
 POOL_TIMEOUT_S = 3_600.0
 """Longest wait, in seconds, for one of the connections that all workers share; one mostly becomes free much sooner."""
@@ -40,6 +43,9 @@ POOL_TIMEOUT_S = 3_600.0
 MAX_REDIRECTS: Final = 5
 CONNECTIONS: Final = 8
 """Most connections to one host."""
+
+REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
+"""Statuses of an answer which say that the file is elsewhere."""
 
 ABSENT: Final = frozenset((404, 410))
 """Statuses of an answer which say that a file is missing."""
@@ -86,7 +92,7 @@ def request(
     Raises
     ------
     TransientError
-        No answer came, or its status is one of `TRANSIENT`.
+        No answer came in time, or its status is one of `TRANSIENT`.
     RemoteError
         The certificate is not trusted, there are too many redirects, or one leads from ``https`` to ``http``.
 
@@ -94,29 +100,15 @@ def request(
     require("urllib3", "remote", "addresses")
     import urllib3
 
+    from dovetail.io.remote import paced
+
     url = (None if anew else _final.get(address)) or url_of(address)
-    headers = {
-        "Accept-Encoding": "identity",
-        "User-Agent": f"dovetail/{importlib.metadata.version('dovetail')}",
-        **credentials.headers_for(url),
-        **asked,
-    }
-    retries = urllib3.Retry(total=None, connect=0, read=0, redirect=MAX_REDIRECTS, status=0, other=0)
-    timeout = urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=READ_TIMEOUT_S)
+    token = paced.allowance.set(paced.Allowance(READ_TIMEOUT_S, LEAST_BYTES_PER_S))
     response = None
     try:
         with logged_without_secrets():
-            response = _pool(url).request(
-                "GET",
-                url,
-                headers=headers,
-                retries=retries,
-                timeout=timeout,
-                pool_timeout=POOL_TIMEOUT_S,
-                preload_content=False,
-                decode_content=False,
-            )
-        _follow(address, url, response, anew=anew, remember=remember)
+            response, final = _redirected(address, url, asked)
+        _follow(address, url, final, response.status, anew=anew, remember=remember)
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise RemoteError(f"the server of {address} compresses its answers", "the file as it is")
         if response.status in TRANSIENT:
@@ -125,22 +117,78 @@ def request(
     except urllib3.exceptions.HTTPError as error:
         raise _translated(error, address) from None  # the original text can contain a signed address
     finally:
+        paced.allowance.reset(token)
         if response is not None:
             _give_back(response)
 
 
-def _follow(address: str, url: str, response: urllib3.BaseHTTPResponse, *, anew: bool, remember: bool) -> None:
-    """Remember the URL to which redirects led, for the next request, and forget it when the server refuses it."""
-    final = response.url or url
-    if url.startswith("https:") and not final.startswith(("https:", "/")):
+def _redirected(address: str, url: str, asked: Mapping[str, str]) -> tuple[urllib3.BaseHTTPResponse, str]:
+    """Make a request, and again where redirects lead; give the answer that is no redirect, and its URL.
+
+    Credentials are sent on only to the same server.
+    """
+    own = credentials.headers_for(url)
+    for _ in range(MAX_REDIRECTS + 1):
+        response = _single(url, {**own, **asked})
+        place = response.headers.get("Location")
+        if response.status not in REDIRECTS or not place:
+            return response, url
+        response.close()  # its body may be long
+        response.release_conn()
+        target = _target(address, url, place)
+        if urlsplit(target)[:2] != urlsplit(url)[:2]:
+            own = {}
+        url = target
+    raise RemoteError(f"{address} redirects more than {MAX_REDIRECTS} times", "a file", "check the address")
+
+
+def _single(url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+    import urllib3
+
+    from dovetail.io.remote import paced
+
+    allowed = paced.allowance.get()
+    return _pool(url).request(
+        "GET",
+        url,
+        headers={
+            "Accept-Encoding": "identity",
+            "User-Agent": f"dovetail/{importlib.metadata.version('dovetail')}",
+            **headers,
+        },
+        redirect=False,
+        retries=urllib3.Retry(total=None, connect=0, read=0, redirect=0, status=0, other=0),
+        timeout=urllib3.Timeout(connect=min(CONNECT_TIMEOUT_S, max(0.001, allowed.left_s)), read=READ_TIMEOUT_S),
+        pool_timeout=POOL_TIMEOUT_S,
+        preload_content=False,
+        decode_content=False,
+    )
+
+
+def _target(address: str, url: str, place: str) -> str:
+    """Compute where a redirect leads."""
+    try:
+        target = urljoin(url, place)
+        parts = urlsplit(target)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        raise RemoteError(f"{address} is malformed, or redirects to a malformed address", "a server's address")
+    if url.startswith("https:") and parts.scheme != "https":
         raise RemoteError(f"{address} redirects to an address that is not encrypted", "https")
-    if not anew and address in _final and response.status in ABSENT | FORBIDDEN | {400}:
+    return target
+
+
+def _follow(address: str, url: str, final: str, status: int, *, anew: bool, remember: bool) -> None:
+    """Remember the URL to which redirects led, for the next request, and forget it when the server refuses it."""
+    if not anew and address in _final and status in ABSENT | FORBIDDEN | {400}:
         with _lock:
             _final.pop(address, None)
-        raise TransientError(f"status {response.status} from where the file was before")
-    if remember and response.status in (200, 206):
+        raise TransientError(f"status {status} from where the file was before")
+    if remember and status in (200, 206):
         with _lock:
-            if final != url and final.startswith("http"):
+            if final != url:
                 _final[address] = final
             elif url == url_of(address):  # the address is not redirected any more
                 _final.pop(address, None)
@@ -156,6 +204,8 @@ def _give_back(response: urllib3.BaseHTTPResponse) -> None:
 def _pool(url: str) -> urllib3.PoolManager:
     """Give this process's connections for a URL: direct ones, or those through the proxy that the environment names."""
     import urllib3
+
+    from dovetail.io.remote import paced
 
     parts = urlsplit(url)
     bypassed = urllib.request.proxy_bypass(parts.netloc)
@@ -176,6 +226,7 @@ def _pool(url: str) -> urllib3.PoolManager:
                     proxy_headers=urllib3.make_headers(proxy_basic_auth=user) if user else None,
                 )
         pool: urllib3.PoolManager = _pools[proxy]
+        pool.pool_classes_by_scheme = paced.POOLS
         return pool
 
 
@@ -190,15 +241,13 @@ def _translated(error: urllib3.exceptions.HTTPError, address: str) -> Exception:
             "a valid certificate",
             "set SSL_CERT_FILE to the certificates of your network, if it has its own",
         )
-    if isinstance(error, exceptions.MaxRetryError) and isinstance(cause, exceptions.ResponseError):
-        return RemoteError(f"{address} redirects more than {MAX_REDIRECTS} times", "a file", "check the address")
     if isinstance(error, exceptions.LocationValueError):
         return RemoteError(f"{address} is malformed, or redirects to a malformed address", "a server's address")
     words = {
         exceptions.NameResolutionError: "no such host",
         exceptions.NewConnectionError: "no connection",
         exceptions.ConnectTimeoutError: "no connection in time",
-        exceptions.ReadTimeoutError: "no answer in time",
+        exceptions.ReadTimeoutError: f"no answer in time, or less than {LEAST_BYTES_PER_S >> 10} KiB/s",
         exceptions.IncompleteRead: "the answer broke off",
         exceptions.ProtocolError: "the connection broke",
         exceptions.ProxyError: "the proxy does not answer",

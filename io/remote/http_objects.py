@@ -6,10 +6,11 @@ Whole objects are requested without a range, because small servers do not suppor
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dovetail.io.errors import RemoteError
-from dovetail.io.remote.fsspec_objects import list_below  # from the pages that servers make of their folders
+from dovetail.io.remote import http_pages
 from dovetail.io.remote.http_connection import ABSENT, request
 from dovetail.io.remote.http_transport import (
     check_partial,
@@ -68,6 +69,11 @@ def read_part(address: str, begin: int, end: int | None) -> bytes | None:
         return b""
     found = with_retries(attempt, address)
     return read_part(address, max(0, found + begin), found) if isinstance(found, int) else found
+
+
+def list_below(folder: str) -> Iterable[str]:
+    """List the paths of all objects below a folder; see `dovetail.io.remote.objects.Objects`."""
+    return http_pages.list_below(folder, read_object)
 
 
 def look_at(address: str) -> tuple[int, tuple[str, ...]]:

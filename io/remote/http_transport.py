@@ -7,21 +7,17 @@ exactly the range, the size and the version that were requested.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from dovetail.io.errors import ChangedFileError, HeaderError, MissingFileError, RemoteError, UnsupportedError
-from dovetail.io.remote import credentials, http_connection
+from dovetail.io.remote import credentials
 from dovetail.io.remote.file import RemoteFile, Write
 from dovetail.io.remote.http_connection import ABSENT, FORBIDDEN, read, request
 from dovetail.io.remote.retrying import TransientError, with_retries
 
 if TYPE_CHECKING:
     import urllib3
-
-LEAST_BYTES_PER_S = 16 * 2**10
-"""A request that is slower than this for longer than `READ_TIMEOUT_S` is given up, and made again."""
 
 _STEP_BYTES: Final = 2**18
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
@@ -98,11 +94,10 @@ def list_files(folder: str) -> Mapping[str, int] | None:
 def read_up_to(response: urllib3.BaseHTTPResponse, most_bytes: int) -> bytes:
     """Read a body to its end, but no more than `most_bytes` of it."""
     parts: list[bytes] = []
-    left, deadline = most_bytes, _deadline(most_bytes)
+    left = most_bytes
     while left > 0 and (data := read(response, min(left, _STEP_BYTES))):
         parts.append(data)
         left -= len(data)
-        _check_pace(deadline)
     return b"".join(parts)
 
 
@@ -112,29 +107,18 @@ def read_exactly(response: urllib3.BaseHTTPResponse, position: int, end: int, wr
     Raises
     ------
     TransientError
-        The answer has another length, breaks off, or comes too slowly.
+        The answer has another length, or breaks off.
 
     """
     length = response.headers.get("Content-Length")
     if length is not None and length != str(end - position):
         raise TransientError(f"the server announced {length[:20]} bytes instead of {end - position}")
-    deadline = _deadline(end - position)
     while position < end:
         data = read(response, min(_STEP_BYTES, end - position))
         if not data:
             raise TransientError("the answer broke off")
         write(position, data)
         position += len(data)
-        _check_pace(deadline)
-
-
-def _deadline(size_bytes: int) -> float:
-    return time.monotonic() + http_connection.READ_TIMEOUT_S + size_bytes / LEAST_BYTES_PER_S
-
-
-def _check_pace(deadline: float) -> None:
-    if time.monotonic() > deadline:
-        raise TransientError(f"less than {LEAST_BYTES_PER_S >> 10} KiB/s came")
 
 
 def check_partial(status: int, address: str) -> None:
