@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from dovetail.io.dtypes import DType
-from dovetail.io.errors import ChangedFileError, MissingFileError
+from dovetail.io.errors import ChangedFileError, DovetailError, MissingFileError
 from dovetail.io.source import Source
 
 
@@ -203,3 +205,23 @@ def cannot_read(path: Path, error: OSError) -> MissingFileError:
     return MissingFileError(
         f"cannot read {path} ({error.strerror})", "a readable folder or file", "check its permissions"
     )
+
+
+@contextlib.contextmanager
+def only_inputs() -> Iterator[None]:
+    """Take every error of the operating system for that of an input, where nothing is written.
+
+    Raises
+    ------
+    MissingFileError
+        Such an error came.
+
+    """
+    try:
+        yield
+    except DovetailError:
+        raise
+    except OSError as error:
+        if error.filename is None or error.errno in (errno.ENOSPC, errno.EDQUOT):  # of a download, for instance
+            raise
+        raise cannot_read(Path(os.fsdecode(error.filename)), error) from error

@@ -9,8 +9,7 @@ from dovetail.engine.output.lineage import card_head, hub_names, library_of
 from dovetail.engine.output.manifest import MANIFEST_NAME, has_task_vectors, norm_text, pair_overlaps
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.text import short_name
-from dovetail.io.errors import CheckpointError
-from dovetail.io.formats.index import resolve_in_folder
+from dovetail.io.formats.side_files import is_side_file, read_side_file
 
 CARD_NAME = "README.md"
 """File name of a model card."""
@@ -91,12 +90,10 @@ def conversion_card(plan: Plan) -> str:
 def _own_card(plan: Plan) -> str | None:
     """Read the source's card; None if its folder has none, or if it is too large, no text, or a link to elsewhere."""
     folder = plan.side_checkpoint.side_folder
-    if folder is None or not (folder / CARD_NAME).is_file():
+    if folder is None or not is_side_file(folder, CARD_NAME):
         return None
     try:
-        path = resolve_in_folder(folder, CARD_NAME, "its folder")
-        if path.stat().st_size > LONGEST_CARD_BYTES:
-            return None
-        return path.read_bytes().decode()
-    except (CheckpointError, UnicodeDecodeError):
+        data = read_side_file(folder / CARD_NAME)
+        return data.decode() if len(data) <= LONGEST_CARD_BYTES else None
+    except UnicodeDecodeError:
         return None

@@ -18,14 +18,12 @@ from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.vocabulary.files import FILES
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME
-from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.errors import CheckpointError
+from dovetail.io.checkpoint import Checkpoint, only_inputs
 from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.files.durable import write_durably
 from dovetail.io.formats.config import CONFIG_NAME, config_of
-from dovetail.io.formats.index import resolve_in_folder
 from dovetail.io.formats.quantised import SETTINGS_FILES, drop_settings
-from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name
+from dovetail.io.formats.side_files import find_side_files, read_side_file
 from dovetail.io.output import FORMATS
 
 RECIPE_NAME = "dovetail_recipe.yml"
@@ -41,19 +39,18 @@ def copied_files(folder: Path) -> list[Path]:
     """List the side files of a checkpoint folder that an output takes over, sorted by name.
 
     Links that lead out of the folder are left out, because a checkpoint must not bring a private file into the output.
+
+    Raises
+    ------
+    CheckpointError
+        The system cannot tell what a file is.
+
     """
     replaced = _REPLACED.union(*[each.document_names for each in FORMATS.values()])
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file()
-        and is_side_name(path.name)
-        and path.name.lower() not in replaced
-        and path.stat().st_size <= LARGEST_BYTES
-        and _stays_inside(folder, path.name)
-    )
+    return find_side_files(folder, replaced)
 
 
+@only_inputs()
 def side_bytes(plan: Plan) -> int:
     """Count the bytes of the files that are copied from the base model, and of those that are made in their place."""
     made = sum(len(data) for data in _changed_files(plan).values() if data is not None)
@@ -81,14 +78,6 @@ def _names_left(plan: Plan) -> Collection[str]:
 
 def _changed_files(plan: Plan) -> Mapping[str, bytes | None]:
     return {} if plan.vocabulary is None else plan.vocabulary.side_files
-
-
-def _stays_inside(folder: Path, name: str) -> bool:
-    try:
-        resolve_in_folder(folder, name, "its folder")
-    except CheckpointError:
-        return False
-    return True
 
 
 def output_config(plan: Plan) -> dict[str, Any] | None:
@@ -185,7 +174,7 @@ def inherited_files(source: Checkpoint, leave: Collection[str] = ()) -> Iterator
     One file at a time: together they may be too large for the memory limit.
     """
     if (home := source.side_folder) is not None:
-        yield from ((path.name, path.read_bytes()) for path in copied_files(home) if path.name not in leave)
+        yield from ((path.name, read_side_file(path)) for path in copied_files(home) if path.name not in leave)
 
 
 def _files_beside(plan: Plan) -> Iterator[tuple[str, bytes]]:

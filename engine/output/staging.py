@@ -13,6 +13,7 @@ from dovetail.engine.errors import DiskSpaceError, OutputError
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.text import format_size
+from dovetail.io.checkpoint import only_inputs
 from dovetail.io.files.durable import sync_folder
 
 DISK_MARGIN_BYTES = 16 * 2**20
@@ -62,16 +63,17 @@ def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> No
 
     """
     target = _place(output)
-    for path in inputs:
-        source = _place(path)
-        for place in (target, staging_path(output), _old_path(output)):
-            if source == place or place in source.parents or (source.is_dir() and source in place.parents):
-                name = f"output folder {output}" if place == target else f"working folder {place}"
-                raise OutputError(
-                    f"{name} holds, is or lies inside the input {path}",
-                    "a folder apart from every input",
-                    "choose another output folder",
-                )
+    with only_inputs():
+        for path in inputs:
+            source = _place(path)
+            for place in (target, staging_path(output), _old_path(output)):
+                if source == place or place in source.parents or (source.is_dir() and source in place.parents):
+                    name = f"output folder {output}" if place == target else f"working folder {place}"
+                    raise OutputError(
+                        f"{name} holds, is or lies inside the input {path}",
+                        "a folder apart from every input",
+                        "choose another output folder",
+                    )
     if os.path.ismount(target):
         raise OutputError(
             f"output folder {output} is a mount point",

@@ -26,7 +26,7 @@ from dovetail.engine.planning.tensors import TensorPlanner
 from dovetail.engine.planning.vocabulary import Vocabulary, plan_vocabulary
 from dovetail.engine.recipe import Expansion, ModelRef, Recipe, RecipeSource, expand, load_recipe
 from dovetail.engine.recipe.unused import notes, refuse_unused
-from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.checkpoint import Checkpoint, only_inputs
 from dovetail.io.dtypes import DType, parse_dtype
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.formats.config import config_of
@@ -36,6 +36,7 @@ _NO_PLACE = "chat_template has no effect: it is part of the tokenizer's files, a
 
 
 @collector_paused()
+@only_inputs()
 def make_plan(
     recipe: RecipeSource | Recipe,
     options: PlanOptions | None = None,

@@ -21,6 +21,7 @@ from dovetail.io.adapters.renaming import find_names
 from dovetail.io.adapters.ties import settle_ties
 from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import AdapterError, MissingFileError
+from dovetail.io.files.smallfile import is_named
 from dovetail.io.formats import torch_reader
 from dovetail.io.formats.index import resolve_in_folder
 from dovetail.io.formats.safetensors_reader import read_file
@@ -79,9 +80,9 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
 
 def _read_weights(folder: Path) -> Checkpoint:
     """Read the names, dtypes and shapes of the adapter's tensors."""
-    if os.path.lexists(folder / WEIGHTS_NAME):
+    if is_named(folder / WEIGHTS_NAME):
         return read_file(resolve_in_folder(folder, WEIGHTS_NAME, "its folder"))
-    if os.path.lexists(folder / _TORCH_NAME):
+    if is_named(folder / _TORCH_NAME):
         return torch_reader.read_file(resolve_in_folder(folder, _TORCH_NAME, "its folder"))
     raise MissingFileError(f"{folder} has no {WEIGHTS_NAME}", "the adapter's tensors", "download the adapter again")
 

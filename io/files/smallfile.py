@@ -24,5 +24,25 @@ def read_at_most(path: Path, limit_bytes: int) -> bytes:
             raise OSError(errno.EINVAL, "not a regular file", str(path))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             return file.read(limit_bytes)
+    except OSError as error:  # errors of reading do not say of which file
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(descriptor)
+
+
+def is_named(path: Path | str) -> bool:
+    """Whether there is anything of a name: a file, a folder, or a link, even one that leads nowhere.
+
+    `os.path.lexists` answers no, too, where the system cannot tell, so that a failing disk would make files disappear.
+
+    Raises
+    ------
+    OSError
+        The system cannot tell.
+
+    """
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no file can have such a name
+        return False
+    return True

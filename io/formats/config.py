@@ -7,13 +7,12 @@ with the same message everywhere.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any, Final
 
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError
-from dovetail.io.files.smallfile import read_at_most
+from dovetail.io.files.smallfile import is_named, read_at_most
 from dovetail.io.files.strict_json import JsonDefectError, decode_json
 from dovetail.io.formats.index import resolve_in_folder
 
@@ -57,10 +56,10 @@ def read_config(folder: Path, name: str = CONFIG_NAME) -> dict[str, Any] | None:
 
     """
     path = folder / name
-    if not os.path.lexists(path):
-        return None
-    resolve_in_folder(folder, name, "its folder")
     try:
+        if not is_named(path):
+            return None
+        resolve_in_folder(folder, name, "its folder")
         raw = read_at_most(path, MAX_CONFIG_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}", _OBJECT, _REPAIR) from error

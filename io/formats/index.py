@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -119,6 +120,10 @@ def resolve_in_folder(folder: Path, file_name: str, named_by: str) -> Path:
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links
+        if isinstance(error, OSError) and error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise MissingFileError(
+                f"cannot read {path} ({error.strerror})", "a readable file", "check its permissions and the disk"
+            ) from error
         raise MissingFileError(
             f"{file_name}, named by {named_by}, is not in {folder}",
             "every file of the checkpoint in its folder",

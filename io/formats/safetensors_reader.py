@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import CheckpointError, IndexFileError, MissingFileError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.mapping import MappedSource
+from dovetail.io.files.smallfile import is_named
 from dovetail.io.formats.header import read_header
 from dovetail.io.formats.index import check_index, read_index, refuse_part, resolve_in_folder
 from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
@@ -37,13 +37,13 @@ def read_file(path: Path) -> Checkpoint:
 def read_folder(path: Path) -> Checkpoint:
     """Read a folder in the Hugging Face layout; raises as `dovetail.io.read_checkpoint` does."""
     single = path / SINGLE_NAME
-    if not os.path.lexists(single) and (index := _find_index(path)):
+    if not is_named(single) and (index := _find_index(path)):
         weight_map = read_index(index)
         shards = [resolve_in_folder(path, name, index.name) for name in sorted(set(weight_map.values()))]
         checkpoint = _read_files(path, path, shards)
         check_index(index, weight_map, _file_names(checkpoint))
         return checkpoint
-    if not os.path.lexists(single):
+    if not is_named(single):
         name = _find_single(path)
         refuse_part(path, name)
         return _read_files(path, path, [resolve_in_folder(path, name, "its folder")])
@@ -55,10 +55,10 @@ def _passed_over(folder: Path) -> tuple[str, ...]:
     """Say that a folder has the files of an index too, if it has, which are not read: one of the two may be stale."""
     index = folder / INDEX_NAME
     try:
-        names = set(read_index(index).values()) - {SINGLE_NAME} if os.path.lexists(index) else set()
+        names = set(read_index(index).values()) - {SINGLE_NAME} if is_named(index) else set()
     except CheckpointError:
         return ()  # which is of no account, as the index is not needed
-    there = sorted(name for name in names if os.path.lexists(folder / name))
+    there = sorted(name for name in names if is_named(folder / name))
     if not there:
         return ()
     return (
@@ -69,7 +69,7 @@ def _passed_over(folder: Path) -> tuple[str, ...]:
 
 def odd_file(folder: Path) -> str | None:
     """Name the only safetensors file of a folder without index where it is not called as models are; else None."""
-    if os.path.lexists(folder / SINGLE_NAME) or _find_index(folder) is not None:
+    if is_named(folder / SINGLE_NAME) or _find_index(folder) is not None:
         return None
     found = [entry.name for entry in folder.iterdir() if entry.name.endswith(".safetensors")]
     return found[0] if len(found) == 1 else None
@@ -84,7 +84,7 @@ def is_adapter(folder: Path) -> bool:
 
 def _find_index(folder: Path) -> Path | None:
     """Find the shard index: the file with the usual name, or else the only index with another name."""
-    if os.path.lexists(folder / INDEX_NAME):
+    if is_named(folder / INDEX_NAME):
         return folder / INDEX_NAME
     found = sorted(folder.glob("*.safetensors.index.json"))
     return found[0] if len(found) == 1 else None

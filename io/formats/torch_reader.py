@@ -24,6 +24,7 @@ from dovetail.io.errors import IndexFileError, MissingFileError, TorchFileError,
 from dovetail.io.extras import require
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.mapping import MappedSource
+from dovetail.io.files.smallfile import is_named
 from dovetail.io.files.strict_json import brief
 from dovetail.io.files.strided import StridedSource
 from dovetail.io.formats.header import check_name, open_regular
@@ -50,7 +51,7 @@ _CHILD_SECONDS: Final = 3_600
 
 def is_there(folder: Path) -> bool:
     """Whether a folder holds PyTorch weights or an index of such files."""
-    return os.path.lexists(folder / INDEX_NAME) or bool(_candidates(folder))
+    return is_named(folder / INDEX_NAME) or bool(_candidates(folder))
 
 
 def usual_file(folder: Path) -> str | None:
@@ -65,7 +66,7 @@ def read_file(path: Path) -> Checkpoint:
 
 def read_folder(path: Path) -> Checkpoint:
     """Read a folder in the Hugging Face layout; raises as `dovetail.io.read_checkpoint` does."""
-    if not os.path.lexists(path / SINGLE_NAME) and os.path.lexists(path / INDEX_NAME):
+    if not is_named(path / SINGLE_NAME) and is_named(path / INDEX_NAME):
         index = path / INDEX_NAME
         weight_map = read_index(index, ".bin")
         shards = [resolve_in_folder(path, name, index.name) for name in sorted(set(weight_map.values()))]

@@ -8,7 +8,6 @@ have none.
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import xxhash
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import MissingFileError, UnsupportedError, ZarrError
 from dovetail.io.files.collector import collector_paused
+from dovetail.io.files.smallfile import is_named
 from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
 from dovetail.io.formats.header import MAX_NAME_LENGTH
 from dovetail.io.zarr.chunk_pool import pool
@@ -63,7 +63,7 @@ class _Found:
 
 def is_there(folder: Path) -> bool:
     """Tell whether a folder is a Zarr group or array, or holds arrays."""
-    if any(os.path.lexists(folder / name) for name in _GROUP_NAMES):
+    if any(is_named(folder / name) for name in _GROUP_NAMES):
         return True
     return next(find_arrays(folder, _MOST_SEARCHED), None) is not None
 

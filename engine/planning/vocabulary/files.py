@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -11,7 +10,7 @@ import xxhash
 
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError
-from dovetail.io.files.smallfile import read_at_most
+from dovetail.io.files.smallfile import is_named, read_at_most
 from dovetail.io.files.strict_json import JsonDefectError, decode_json
 from dovetail.io.formats.index import resolve_in_folder
 from dovetail.io.formats.side_names import LARGEST_BYTES
@@ -63,10 +62,13 @@ def read_side_file(checkpoint: Checkpoint, name: str) -> bytes | None:
 
     """
     folder = checkpoint.side_folder
-    if folder is None or not os.path.lexists(path := folder / name):
+    if folder is None:
         return None
-    resolve_in_folder(folder, name, "its folder")
+    path = folder / name
     try:
+        if not is_named(path):
+            return None
+        resolve_in_folder(folder, name, "its folder")
         data = read_at_most(path, LARGEST_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"cannot read {path} ({error.strerror})", "a readable file", "check it") from error
