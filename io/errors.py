@@ -44,7 +44,7 @@ class DovetailError(Exception):
     def __init__(self, what: str, expected: str = "", action: str = "") -> None:
         self.what, self.expected, self.action = what, expected, action
         parts = [what, f"expected {expected}" if expected else "", action]
-        super().__init__("; ".join(_readable(part) for part in parts if part))
+        super().__init__("; ".join(readable(part) for part in parts if part))
 
     def __reduce__(self) -> tuple[type[DovetailError], tuple[str, str, str]]:
         """Pickle by the three parts, so that an error crosses process boundaries whole."""
@@ -54,7 +54,7 @@ class DovetailError(Exception):
 _LONGEST_PART = 2_000
 
 
-def _readable(text: str) -> str:
+def readable(text: str) -> str:
     """Shorten a text that is too long to read, and escape characters that could control a terminal.
 
     The text may quote names from untrusted files.

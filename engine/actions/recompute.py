@@ -40,6 +40,7 @@ from dovetail.engine.run.session import open_session
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import DovetailError
 from dovetail.io.files.home import expand_home
+from dovetail.io.files.kinds import unlike_a_file
 from dovetail.io.files.machine import resident_bytes
 from dovetail.io.output import written_format
 from dovetail.io.source import Source, checked_slot
@@ -216,6 +217,10 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
     if manifest["recipe"]["merge_method"] == CONVERT.name:
         plan = plan_from(locations[0], manifest["models"][0], options)
     else:
+        if fault := unlike_a_file(output / RECIPE_NAME):
+            raise VerificationError(
+                f"{output / RECIPE_NAME} {fault}", "the recipe of the output", "make the output again"
+            )
         plan = make_plan(load_stages(output / RECIPE_NAME)[-1].recipe, options, locations)
     _check_inputs(plan, manifest)
     return plan

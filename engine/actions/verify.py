@@ -31,11 +31,16 @@ from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError, DovetailError, ZarrError
 from dovetail.io.files.checksum import READ_BYTES, check_start
 from dovetail.io.files.home import expand_home
+from dovetail.io.files.kinds import MISSING, unlike_a_file
 from dovetail.io.files.machine import resident_bytes, usable_cores
+from dovetail.io.files.smallfile import read_at_most
 from dovetail.io.files.strict_json import brief
 from dovetail.io.output import format_of
 from dovetail.io.source import Source
 from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES, ChunkPool, sharing_chunks
+
+MAX_MANIFEST_BYTES = 2**29
+"""Longest manifest that is read: one of a hundred thousand tensors has about a fifth of it."""
 
 DEFECTS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """Errors that Python raises when a manifest is valid JSON, but lacks a key or has a value of the wrong type."""
@@ -48,7 +53,10 @@ class Verdict:
     damage: tuple[str, ...]
     """One sentence for each part of the output that is not as the manifest says; empty if nothing is damaged."""
     unlisted: tuple[str, ...]
-    """Names of files in the folder that the manifest does not list, and which therefore are not checked."""
+    """Names of files in the folder that the manifest does not list, and which therefore are not checked.
+
+    Where one is no regular file, what it is follows in brackets.
+    """
     checked_bytes: int
     """Bytes that were read and checked."""
 
@@ -85,17 +93,25 @@ def read_manifest(output: str | os.PathLike[str]) -> Manifest:
     """
     path = expand_home(output) / MANIFEST_NAME
     try:
-        text = path.read_bytes()
+        if (fault := unlike_a_file(path)) not in ("", MISSING):
+            raise ValueError(f"it {fault}")
+        text = read_at_most(path, MAX_MANIFEST_BYTES + 1)
+        if len(text) > MAX_MANIFEST_BYTES:
+            raise ValueError(f"it has more than {MAX_MANIFEST_BYTES} bytes")
         manifest = json.loads(text)
         if manifest["format"] != "dovetail-manifest" or manifest["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {manifest['format']!r} version {manifest['format_version']!r}")
         if not is_intact(text):
             raise ValueError("the checksum at its end does not match")
         return Manifest(manifest, path.parent, read_manifest)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise VerificationError(
             f"there is no {MANIFEST_NAME} in {output}", "a folder that dovetail has written", "check the path"
         ) from None
+    except OSError as error:
+        raise VerificationError(
+            f"{path} cannot be read ({error.strerror})", "a manifest", "check its permissions and the disk"
+        ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise VerificationError(
             f"{path} is damaged ({type(error).__name__}: {error})",
@@ -296,7 +312,14 @@ class _Verification:
 
     def _unlisted(self) -> tuple[str, ...]:
         known = {MANIFEST_NAME, *self._names()}
-        return tuple(sorted(path.name for path in self.output.iterdir() if path.name not in known))
+        others = sorted(path for path in self.output.iterdir() if path.name not in known)
+        return tuple(_described(path) for path in others)
+
+
+def _described(path: Path) -> str:
+    """Name a file that does not belong to an output, and say what it is if it is no regular file."""
+    fault = unlike_a_file(path)
+    return f"{path.name} ({fault.removeprefix('is ')})" if fault else path.name
 
 
 def _chunk_ranges(name: str, length: int, entry: dict[str, Any]) -> tuple[int, Iterator[tuple[int, int]]]:

@@ -20,6 +20,7 @@ from dovetail.engine.report.console import line_width, new_grid, new_table, show
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.text import counted, format_size, short_name
 from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.errors import readable
 from dovetail.io.output import format_of
 
 if TYPE_CHECKING:
@@ -245,9 +246,9 @@ def conclude_verification(output: Path, verdict: Verdict, *, quiet: bool) -> Non
     """
     if not quiet:
         for line in verdict.damage:
-            show(line)
+            show(readable(line))
         for name in verdict.unlisted:
-            show(f"not in the manifest, not checked: {name}")
+            show(readable(f"not in the manifest, not checked: {name}"))
     if verdict.damage:
         raise VerificationError(
             f"{output} is damaged: {verdict.damage[0]}"

@@ -21,10 +21,12 @@ from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import CheckpointError
 from dovetail.io.files.durable import sync_folder, write_durably
+from dovetail.io.files.smallfile import read_at_most
 from dovetail.io.formats.header import build_header
 from dovetail.io.formats.safetensors_reader import read_file
 
 _IDENTITY: Final = "dovetail_extraction.json"
+_LONGEST_BYTES: Final = 4096
 _KEY: Final = "dovetail"
 
 
@@ -54,7 +56,7 @@ def _stored_identity(folder: Path) -> str | None:
     """Give the identity of the extraction that a folder is for: None if it says nothing, "" if that is damaged."""
     path = folder / _IDENTITY
     try:
-        return str(json.loads(path.read_bytes())["hash"]) if path.exists() else None
+        return str(json.loads(read_at_most(path, _LONGEST_BYTES))["hash"]) if path.exists() else None
     except (ValueError, KeyError, TypeError):
         return ""
 

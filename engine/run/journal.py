@@ -26,11 +26,13 @@ from dovetail.engine.errors import OutputError
 from dovetail.engine.methods.method import plug_in_entry
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan
 from dovetail.engine.run.records import RecordTable
+from dovetail.io.files.kinds import MISSING, unlike_a_file
 from dovetail.io.files.outfile import naming
 
 JOURNAL_NAME = "dovetail_journal"
 """File name of the journal in the staging folder."""
 
+_LONGEST_LINE_BYTES = 64 * 2**20
 _NUMBER_BYTES = 8
 _CHECKSUM_BYTES = 8
 
@@ -57,6 +59,8 @@ class Journal:
     def __init__(self, path: Path, plan: Plan, table: RecordTable) -> None:
         self._table, self._path = table, path
         self._entry_bytes = _NUMBER_BYTES + table.rows.dtype.itemsize + _CHECKSUM_BYTES
+        if (fault := unlike_a_file(path)) not in ("", MISSING):
+            raise OutputError(f"the journal {path} {fault}", "the journal of an unfinished output", "pass --restart")
         self._file = open(path, "a+b")  # noqa: SIM115, PTH123  stays open for the merge
         try:
             self.resumed_rows = self._load(path, plan)
@@ -83,7 +87,7 @@ class Journal:
     def _load(self, path: Path, plan: Plan) -> int:
         """Read the entries of an earlier run, or begin a new journal; return the number of entries found."""
         self._file.seek(0)
-        content = self._file.read()
+        content = self._file.read(_LONGEST_LINE_BYTES + len(self._table.rows) * self._entry_bytes)
         line, newline, body = content.partition(b"\n")
         header = identity(plan)
         if not newline or (not body and line != json.dumps(header).encode()):

@@ -8,6 +8,8 @@ from typing import Final
 
 import xxhash
 
+from dovetail.io.files.kinds import unlike_a_file
+
 READ_BYTES: Final = 4 * 2**20
 """Bytes read at a time, so that no size in a manifest decides how much memory the check takes."""
 
@@ -43,8 +45,8 @@ def check_start(path: Path, size_bytes: int, checked_bytes: int, checksum: str) 
 
     """
     digest, left = xxhash.xxh3_64(), checked_bytes
-    if not path.is_file():
-        return "is missing", 0
+    if fault := unlike_a_file(path):
+        return fault, 0
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size != size_bytes:

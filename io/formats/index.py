@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from dovetail.io.errors import IndexFileError, MissingFileError
+from dovetail.io.files.kinds import stays_inside
 from dovetail.io.files.smallfile import read_at_most
 from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
 from dovetail.io.formats.header import MAX_NAME_LENGTH
@@ -129,9 +130,7 @@ def resolve_in_folder(folder: Path, file_name: str, named_by: str) -> Path:
             "every file of the checkpoint in its folder",
             "finish the download, or copy the file there",
         ) from error
-    home = folder.resolve()
-    blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else None
-    if home not in target.parents and target.parent != blobs:
+    if not stays_inside(folder, target):
         _fail(
             f"{path} is a link that leads outside its folder, to {target}",
             "a file in the folder, or a link into the blobs of a hub cache",

@@ -10,6 +10,8 @@ from typing import Any
 from dovetail.io.dtypes import DTYPES
 from dovetail.io.errors import CheckpointError
 from dovetail.io.files.checksum import hex_checksum
+from dovetail.io.files.kinds import unlike_a_file
+from dovetail.io.files.smallfile import read_at_most
 from dovetail.io.source import Source, StoredObjects
 from dovetail.io.zarr.document import MAX_DOCUMENT_BYTES
 from dovetail.io.zarr.layout import GROUP_NAME
@@ -79,10 +81,9 @@ def _check_document(folder: Path, checksum: str) -> list[str]:
     """Compare an array's metadata document with its checksum; give what is damaged."""
     path = folder / GROUP_NAME
     try:
-        if not path.is_file():
-            return [f"file {folder.name}/{GROUP_NAME} is missing"]
-        with path.open("rb") as file:
-            content = file.read(MAX_DOCUMENT_BYTES)
+        if fault := unlike_a_file(path):
+            return [f"file {folder.name}/{GROUP_NAME} {fault}"]
+        content = read_at_most(path, MAX_DOCUMENT_BYTES)
     except OSError as error:
         return [f"file {folder.name}/{GROUP_NAME} cannot be read ({error.strerror})"]
     return [] if hex_checksum(content) == checksum else [f"file {folder.name}/{GROUP_NAME} has changed"]

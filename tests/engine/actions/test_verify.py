@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.actions.verify import read_manifest, verify
+from dovetail.engine.errors import VerificationError
 from dovetail.engine.output.manifest import is_intact
 from dovetail.engine.planning import grid
 from dovetail.engine.planning.plan import PlanOptions
@@ -154,3 +157,79 @@ def test_a_copy_is_as_good(out: Path, tmp_path: Path) -> None:
     shutil.copytree(out, tmp_path / "copy")
     assert () == verify(tmp_path / "copy").damage
     assert read_manifest(out) == read_manifest(str(tmp_path / "copy"))
+
+
+def _instead(make: Callable[[Path], object], name: str = "config.json") -> Callable[[Path], None]:
+    def change(out: Path) -> None:
+        (out / name).unlink(missing_ok=True)
+        make(out / name)
+
+    return change
+
+
+def _elsewhere(path: Path) -> None:
+    other = path.parent.parent / "elsewhere"
+    other.write_bytes(b"x")
+    path.symlink_to(other)
+
+
+NO_FILES = {
+    "pipe": (os.mkfifo, "is a named pipe"),
+    "folder": (Path.mkdir, "is a folder"),
+    "device": (lambda path: path.symlink_to("/dev/zero"), "is a link that leads out of its folder"),
+    "link": (_elsewhere, "is a link that leads out of its folder"),
+    "link to nowhere": (lambda path: path.symlink_to("nowhere"), "is a link that leads nowhere"),
+    "link to itself": (lambda path: path.symlink_to(path.name), "is a link that leads nowhere"),
+    "socket": (lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path)), "is a socket"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("case", NO_FILES)
+def test_what_is_no_file(out: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file is, is found out before it is opened: in the place of a side file, a shard, the manifest or none."""
+    make, words = NO_FILES[case]
+    monkeypatch.chdir(out)
+    shard = sorted(out.glob("*.safetensors"))[0].name
+    _instead(make, "stray")(out)
+    _instead(make)(out)
+    _instead(make, shard)(out)
+    verdict = verify(out)
+    assert (f"file config.json {words}", f"shard {shard} {words}") == verdict.damage
+    assert (f"stray ({words.removeprefix('is ')})",) == verdict.unlisted
+    _instead(make, "dovetail_manifest.json")(out)
+    with pytest.raises(VerificationError, match=words):
+        verify(out)
+
+
+def test_pipes_in_the_place_of_what_a_command_would_continue(out: Path, family: Family) -> None:
+    """Neither a journal nor the manifest of an output that is to be replaced is waited for."""
+    os.mkfifo(out / "dovetail_journal")
+    outcome = dovetail("merge", family.recipe_path, out)
+    assert (5, True) == (outcome.code, "is not empty" in outcome.err)
+    (out / "dovetail_manifest.json").unlink()
+    os.mkfifo(out / "dovetail_manifest.json")
+    assert 5 == dovetail("convert", family.math, out).code
+    family.staging.mkdir()
+    os.mkfifo(family.staging / "dovetail_journal")
+    shutil.rmtree(out)
+    outcome = dovetail("merge", family.recipe_path, out)
+    assert (5, True) == (outcome.code, "dovetail_journal is a named pipe" in outcome.err)
+    assert 0 == dovetail("merge", family.recipe_path, out, "--restart").code
+
+
+def test_names_that_would_steer_a_terminal(out: Path) -> None:
+    """Control characters in the names of files that do not belong are shown, not obeyed."""
+    (out / "\x1b[2Jx").write_text("")
+    outcome = dovetail("verify", out)
+    assert "not checked: \\x1b[2Jx\n" in outcome.out
+
+
+def test_a_copy_in_the_cache_of_a_hub(out: Path, tmp_path: Path) -> None:
+    """Links from a snapshot to the blobs of the same cache are files of the output."""
+    blobs, snapshot = tmp_path / "hub" / "blobs", tmp_path / "hub" / "snapshots" / "1"
+    snapshot.mkdir(parents=True)
+    shutil.copytree(out, blobs)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(path)
+    assert ((), ()) == (verify(snapshot).damage, verify(snapshot).unlisted)
