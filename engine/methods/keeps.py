@@ -6,6 +6,7 @@ plan; a marker made from it marks the kept elements of one chunk, in order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -98,24 +99,41 @@ Keep = KeepEverything | KeepBand | KeepAtRandom | KeepByRank
 """What one model keeps of one tensor."""
 
 
-def make_marker(keep: Keep, size: int) -> Marker:
-    """Make a marker for up to `size` elements; a band needs none, because only the fused kernels serve bands."""
+def make_markers(keeps: Sequence[Keep], size: int) -> list[Marker]:
+    """Make a marker for each model and up to `size` elements; a mask is valid until any of them marks again.
+
+    They share their working memory, which for long rows is large. A band needs no marker, because only the fused
+    kernels serve bands.
+    """
+    scratch = _Scratch(size)
+    return [_make_marker(keep, scratch) for keep in keeps]
+
+
+def _make_marker(keep: Keep, scratch: _Scratch) -> Marker:
     if isinstance(keep, KeepEverything):
-        return _EverythingMarker(size)
+        return _EverythingMarker(scratch)
     if isinstance(keep, KeepAtRandom):
-        return _RandomMarker(keep, size)
+        return _RandomMarker(keep, scratch)
     assert isinstance(keep, KeepByRank)
-    return _RankMarker(keep, size)
+    return _RankMarker(keep, scratch)
 
 
 def marker_scratch_bytes(size: int) -> int:
-    """Compute the bytes of any marker for `size` elements: masks, random words, bins, and sort keys of a long row."""
+    """Compute the bytes of all markers for `size` elements: mask, random words, bins, and sort keys of a long row."""
     return (1 + 4 + 4 + 8 + 1) * size + 8 * BINS
 
 
-class _EverythingMarker:
+class _Scratch:
+    """What markers work in, one after another."""
+
     def __init__(self, size: int) -> None:
-        self._mask = np.empty(size, np.uint8)
+        self.mask, self.words = np.empty(size, np.uint8), np.empty(size, np.uint32)
+        self.bins = np.zeros((2, BINS), np.uint32)
+
+
+class _EverythingMarker:
+    def __init__(self, scratch: _Scratch) -> None:
+        self._mask = scratch.mask
 
     def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
         mask = self._mask[: stop - start]
@@ -124,30 +142,27 @@ class _EverythingMarker:
 
 
 class _RandomMarker:
-    def __init__(self, keep: KeepAtRandom, size: int) -> None:
-        self._keep, self._key = keep, _words_of(keep.key)
-        self._mask, self._words = np.empty(size, np.uint8), np.empty(size, np.uint32)
+    def __init__(self, keep: KeepAtRandom, scratch: _Scratch) -> None:
+        self._keep, self._key, self._scratch = keep, _words_of(keep.key), scratch
 
     def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
-        mask, words = self._mask[: stop - start], self._words[: stop - start]
+        mask, words = self._scratch.mask[: stop - start], self._scratch.words[: stop - start]
         random_words(self._key, self._keep.stream, start, words)
         mark_random(words, self._keep.density * 2.0**32, tau[start - low : stop - low], mask)
         return mask
 
 
 class _RankMarker:
-    def __init__(self, keep: KeepByRank, size: int) -> None:
-        self._keep, self._key = keep, _words_of(keep.key)
-        self._mask, self._words = np.empty(size, np.uint8), np.empty(size, np.uint32)
-        self._bins = np.zeros((2, BINS), np.uint32)
+    def __init__(self, keep: KeepByRank, scratch: _Scratch) -> None:
+        self._keep, self._key, self._scratch = keep, _words_of(keep.key), scratch
 
     def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
-        keep, row = self._keep, self._keep.row_length
+        keep, row, scratch = self._keep, self._keep.row_length, self._scratch
         first, last = start // row * row, -(-stop // row) * row
-        words, mask = self._words[: last - first], self._mask[: last - first]
+        words, mask = scratch.words[: last - first], scratch.mask[: last - first]
         random_words(self._key, keep.stream, first, words)
         rows = tau[first - low : last - low]
-        mark_by_rank(rows, row, (keep.density, keep.epsilon), words, mask, self._bins)
+        mark_by_rank(rows, row, (keep.density, keep.epsilon), words, mask, scratch.bins)
         return mask[start - first : stop - first]
 
 

@@ -36,7 +36,7 @@ from dovetail.engine.methods.keeps import (
     KeepByRank,
     KeepEverything,
     Marker,
-    make_marker,
+    make_markers,
     marker_scratch_bytes,
 )
 from dovetail.engine.methods.masked import NO_LEAST, StretchSum
@@ -140,8 +140,11 @@ class SparsifiedSum:
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of working memory for a window of `elements`."""
         size, models = min(elements, self._block + 2 * self._row), len(self.weights)
-        lines = 5 if self.voting else 0
-        return TaskVectors.scratch_bytes(size) + size * (models + 8 + 4 * lines) + models * marker_scratch_bytes(size)
+        adding = models + 8 + (20 if self.voting else 0)
+        held = TaskVectors.scratch_bytes(size) + marker_scratch_bytes(size)
+        if self._row <= STRETCH:
+            return held + adding * size
+        return held + adding * STRETCH + max(models, 4) * size  # masks or, in the reduce pass, the kept part
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
         """Count a digit of a chunk's magnitudes or, in the last pass, sum the magnitudes."""
@@ -220,15 +223,14 @@ class SparsifiedSum:
     def _begin(self, chunk: Chunk) -> tuple[TaskVectors, list[Marker], int]:
         """Make a chunk's task vectors, a marker for each model, and the most elements of a stretch with whole rows."""
         size = min(self.length, self._block + 2 * self._row)
-        markers = [make_marker(keep, size) for keep in self.keeps]
-        return TaskVectors(chunk, self.codes, size), markers, size
+        return TaskVectors(chunk, self.codes, size), make_markers(self.keeps, size), size
 
     def _mark(
-        self, vectors: TaskVectors, markers: Sequence[Marker], start: int, stop: int
+        self, vectors: TaskVectors, markers: Sequence[Marker], start: int, stop: int, *, counted: bool = True
     ) -> Iterator[tuple[int, Floats, Marks]]:
-        """Yield the index, task vector and mask of every model for elements ``start:stop``."""
+        """Yield the index, task vector and mask of every model for elements ``start:stop``; count NaN, if `counted`."""
         low, high = start // self._row * self._row, -(-stop // self._row) * self._row
-        vectors.begin(low, high, (start, stop))
+        vectors.begin(low, high, (start, stop if counted else start))
         for model, marker in enumerate(markers):
             tau = vectors.tau(model, low, high)
             mask = marker.mark(tau, low, start, stop)
@@ -236,7 +238,8 @@ class SparsifiedSum:
 
     def apply(self, chunk: Chunk, state: Found | None, out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""
-        return (self._apply_fused if self._fused else self._apply)(chunk, state or self._nothing, out)
+        apply = self._apply_fused if self._fused else self._apply_long if self._row > STRETCH else self._apply
+        return apply(chunk, state or self._nothing, out)
 
     def _apply_fused(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
         """Merge a chunk in one call."""
@@ -312,6 +315,23 @@ class SparsifiedSum:
             for model, tau, mask in self._mark(vectors, markers, start, stop):
                 merged.add(model, tau, mask)
             merged.finish(vectors.base(start, stop), out, self.out_code, start - chunk.start)
+        return merged.statistics
+
+    def _apply_long(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
+        """Merge a chunk of long rows: mark a row for every model, and then add the models up, stretch by stretch."""
+        vectors, markers, size = self._begin(chunk)
+        masks = np.empty((len(self.keeps), size), np.uint8)
+        merged = _Sum(self, state.scales, vectors, STRETCH)
+        for first, last in stretches(chunk.start, chunk.stop, self._row):
+            for model, _, mask in self._mark(vectors, markers, first, last, counted=False):
+                masks[model, : last - first] = mask
+            for start, stop in stretches(first, last, STRETCH):
+                merged.begin(stop - start)
+                vectors.begin(start, stop, (start, stop))
+                for model in range(len(self.keeps)):
+                    tau = vectors.tau(model, start, stop)
+                    merged.add(model, tau, masks[model, start - first : stop - first])
+                merged.finish(vectors.base(start, stop), out, self.out_code, start - chunk.start)
         return merged.statistics
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.convert import CONVERT, Recode, conversion
@@ -28,6 +28,9 @@ from dovetail.io.output import FORMATS
 from dovetail.io.output_format import Chunking
 from dovetail.io.sources.parts import ElementRun
 from dovetail.io.sources.rows import FilledElements
+
+_MOST_WIDENED: Final = 1.5
+"""How much wider than a chunk what it needs of its inputs may be, before the chunk grows to that."""
 
 
 class TensorPlanner:
@@ -219,7 +222,7 @@ class TensorPlanner:
             models=models,
             order=tuple([self._model_index[item.checkpoint] for item in spec.inputs]),
             element_bytes=element_bytes,
-            chunking=Chunking(chunk_elements(element_bytes, len(inputs))),
+            chunking=Chunking(_chunk(program, element_bytes, len(inputs), reference.length)),
         )
 
     def _find(self, item: SourceTensor) -> TensorInfo:
@@ -255,6 +258,16 @@ class TensorPlanner:
             source = FilledElements(source, model.source)
         stored = stored_bytes(info, source.length)
         return Input(source, info.dtype.kernel_code, self._labels[item.checkpoint], item.name, stored)
+
+
+def _chunk(program: Program, element_bytes: int, inputs: int, length: int) -> int:
+    """Choose the elements of a chunk: those of the grid or, where a chunk needs far more of its inputs, all of those.
+
+    A method that looks at whole rows would otherwise read a long row once for each of its many chunks.
+    """
+    usual = chunk_elements(element_bytes, inputs)
+    start, stop = program.window(0, min(usual, length))
+    return stop - start if stop - start > _MOST_WIDENED * usual else usual
 
 
 def problems(plan: Plan) -> Iterator[Problem]:

@@ -1,0 +1,103 @@
+"""Rows that are longer than a stretch: the same bits as of short ones, in memory that hardly grows with the models."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dovetail.engine import plan
+from dovetail.engine.methods.decoding import STRETCH
+from dovetail.engine.methods.registry import METHODS
+from dovetail.engine.methods.sparsified import SparsifiedSum
+from dovetail.engine.planning.grid import chunk_elements
+from tests.engine.kernels.cases import JITTED
+from tests.engine.kernels.drive import add_up, run_program
+from tests.engine.methods.probing import describe
+
+SHAPE = (2, STRETCH + 4_321)
+
+
+def sources(count: int) -> tuple[Any, list[Any]]:
+    chance = np.random.default_rng(0)
+    base = chance.normal(size=SHAPE).astype(np.float32)
+    base[0, :9] = np.nan
+    return base, [base + chance.normal(size=SHAPE).astype(np.float32) for _ in range(count)]
+
+
+def problem(method: str, base: Any, models: list[Any]) -> Any:
+    each = [{"weight": 1.0 + index, "density": 0.5, "epsilon": 0.2} for index in range(len(models))]
+    return describe(method, base, models, {}, each)
+
+
+@pytest.mark.skipif(not JITTED, reason="hundreds of thousands of elements take minutes in plain Python")
+@pytest.mark.parametrize("method", ["della", "della_linear"])
+@pytest.mark.parametrize("cuts", [(), (SHAPE[1],), (1_000, SHAPE[1] + 70_000)], ids=["whole", "rows", "anywhere"])
+def test_the_same_bits(method: str, cuts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are marked first and added up later give the bits, and the counts, of rows handled at once."""
+    base, models = sources(3)
+    described = problem(method, base, models)
+    program = METHODS[method].program(described)
+    found, statistics = run_program(described, program, base, models, cuts)
+    monkeypatch.setattr(SparsifiedSum, "_apply_long", SparsifiedSum._apply)
+    expected, others = run_program(described, program, base, models)
+    assert expected.tobytes() == found.tobytes()
+    one, other = add_up(others), add_up(statistics)
+    assert one.kept.tolist() == other.kept.tolist()
+    assert one.nonfinite.tolist() == other.nonfinite.tolist()
+    assert one.overflowed == other.overflowed
+    np.testing.assert_allclose(one.kept_square, other.kept_square, rtol=1e-12)
+
+
+@pytest.mark.skipif(not JITTED, reason="hundreds of thousands of elements take minutes in plain Python")
+def test_memory_of_many_models() -> None:
+    """What a chunk of a long row takes is within its projection, for 2 models and for 12."""
+    for count in (2, 12):
+        base, models = sources(count)
+        described = problem("della", base, models)
+        program: Any = METHODS["della"].program(described)
+        run_program(described, program, base, models)  # compiled from now on
+        tracemalloc.start()
+        try:
+            run_program(described, program, base, models)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        copies = 4 * base.size * (count + 2)  # those of `run_program` itself, the output among them
+        assert peak - copies < program.scratch_bytes(base.size) + 2**20
+
+
+def headers_only(folder: Path, shape: tuple[int, ...], count: int) -> list[str]:
+    """Write checkpoints that have a header, and a hole in the place of elements."""
+    size = 2 * int(np.prod(shape))
+    header = json.dumps({"w": {"dtype": "BF16", "shape": shape, "data_offsets": [0, size]}}).encode()
+    paths = [folder / f"{index}.safetensors" for index in range(count)]
+    for path in paths:
+        with path.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(8 + len(header) + size)
+    return [str(path) for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("columns", "elements"),
+    [(4_096, None), (11_008, None), (65_536, None), (300_000, 300_000), (4_194_304, 4_194_304)],
+)
+def test_a_long_row_is_read_once(tmp_path: Path, columns: int, elements: int | None) -> None:
+    """A chunk is a whole row where the row is longer than a chunk would be; other chunks stay as they were."""
+    base, *models = headers_only(tmp_path, (2**24 // columns, columns), 13)
+    recipe = {
+        "merge_method": "della", "base_model": base, "dtype": "bfloat16",
+        "models": [{"model": model, "parameters": {"weight": 1}} for model in models],
+        "parameters": {"density": 0.5, "epsilon": 0.2},
+    }  # fmt: skip
+    [tensor] = plan(recipe).tensors
+    usual = chunk_elements(tensor.element_bytes, 13)
+    assert (elements or usual) == tensor.chunking.chunk_elements
+    windows = [tensor.program.window(*tensor.input_range(index)) for index in range(tensor.chunk_count)]
+    read = sum(stop - start for start, stop in windows)
+    assert read < 2.1 * tensor.length
