@@ -42,6 +42,9 @@ from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES, ChunkPool, sharing_c
 MAX_MANIFEST_BYTES = 2**29
 """Longest manifest that is read: one of a hundred thousand tensors has about a fifth of it."""
 
+MAX_MANIFEST_VALUES = 10_000_000
+"""Most values in a manifest that is read; one of a hundred thousand tensors has about a third of them."""
+
 DEFECTS = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 """Errors that Python raises when a manifest is valid JSON, but lacks a key or has a value of the wrong type."""
 
@@ -98,11 +101,14 @@ def read_manifest(output: str | os.PathLike[str]) -> Manifest:
         text = read_at_most(path, MAX_MANIFEST_BYTES + 1)
         if len(text) > MAX_MANIFEST_BYTES:
             raise ValueError(f"it has more than {MAX_MANIFEST_BYTES} bytes")
+        # Before it is decoded, which would take gigabytes where a hostile one consists of small values.
+        if not is_intact(text):
+            raise ValueError("the checksum at its end does not match")
+        if (count := sum(map(text.count, (b",", b"[", b"{")))) > MAX_MANIFEST_VALUES:
+            raise ValueError(f"it has {count} values, and at most {MAX_MANIFEST_VALUES} are read")
         manifest = json.loads(text)
         if manifest["format"] != "dovetail-manifest" or manifest["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format {manifest['format']!r} version {manifest['format_version']!r}")
-        if not is_intact(text):
-            raise ValueError("the checksum at its end does not match")
         return Manifest(manifest, path.parent, read_manifest)
     except (FileNotFoundError, NotADirectoryError):
         raise VerificationError(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import dovetail.engine.actions.verify as verifying
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.actions.verify import read_manifest, verify
 from dovetail.engine.errors import VerificationError
@@ -233,3 +234,16 @@ def test_a_copy_in_the_cache_of_a_hub(out: Path, tmp_path: Path) -> None:
     for path in blobs.iterdir():
         (snapshot / path.name).symlink_to(path)
     assert ((), ()) == (verify(snapshot).damage, verify(snapshot).unlisted)
+
+
+def test_a_manifest_of_very_many_values(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest that would take gigabytes as objects is refused before it is decoded, even with a right checksum."""
+    count = sum(map((out / "dovetail_manifest.json").read_bytes().count, (b",", b"[", b"{")))
+    monkeypatch.setattr(verifying, "MAX_MANIFEST_VALUES", count)
+    assert () == verify(out).damage
+    monkeypatch.setattr(verifying, "MAX_MANIFEST_VALUES", count - 1)
+    with pytest.raises(VerificationError, match=f"it has {count} values, and at most {count - 1} are read"):
+        verify(out)
+    monkeypatch.setattr(verifying, "MAX_MANIFEST_BYTES", 1000)
+    with pytest.raises(VerificationError, match="it has more than 1000 bytes"):
+        verify(out)
