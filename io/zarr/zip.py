@@ -13,6 +13,7 @@ from dovetail.io.errors import ChangedFileError, MissingFileError, UnsupportedEr
 from dovetail.io.zarr.place import ObjectPart, check_limit, resolve
 
 _MAX_OPEN_ZIPS: Final = 16
+_MOST_SKIPPED_BYTES: Final = 2**28
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,12 @@ class ZipPlace:
             check_limit(f"{self.path}/{key}", end - begin, limit_bytes)
             if info.flag_bits & 1:
                 raise UnsupportedError(f"{self.path}/{key} is encrypted", "a zip file without a password", "unpack it")
+            if begin > _MOST_SKIPPED_BYTES and info.compress_type != zipfile.ZIP_STORED:
+                raise UnsupportedError(
+                    f"{self.path}/{key} is compressed, and what is wanted of it begins at byte {begin}",
+                    f"at most {_MOST_SKIPPED_BYTES}, because all bytes before are decompressed each time",
+                    "make the zip file without compression, as the chunks have their own",
+                )
             try:
                 with archive.open(info) as member:
                     member.seek(begin)

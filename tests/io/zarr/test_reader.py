@@ -26,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, TransposeCodec, ZstdCodec
 
+import dovetail.io.zarr.zip as zarr_zip
 from dovetail.io import open_checkpoint, read_checkpoint
 from dovetail.io.errors import ChangedFileError, MissingFileError, UnsupportedError, ZarrError
 from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
@@ -276,3 +277,21 @@ def test_damaged_chunks(tmp_path: Path) -> None:
             chunk.write_bytes(sound[:size])
             with pytest.raises(ZarrError):
                 read_checkpoint(folder).tensors["a"].source.read(0, 64)
+
+
+def test_shards_that_lie_compressed_in_a_zip_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all before a chunk would be decompressed for each chunk, the file is refused, and one without is read."""
+    monkeypatch.setattr(zarr_zip, "_MOST_SKIPPED_BYTES", 10)
+    array = random_array(0, "F32", (256,))
+    folder = write_arrays(tmp_path / "shards", {"a": array}, chunks=lambda _: (16,), shards=(128,))
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        path = tmp_path / f"{method}.zip"
+        with zipfile.ZipFile(path, "w", method) as archive:
+            for file in sorted(folder.rglob("*")):
+                archive.write(file, file.relative_to(folder))
+        source = read_checkpoint(path).tensors["a"].source
+        if method == zipfile.ZIP_STORED:
+            assert 1024 == source.read(0, 256).size
+        else:
+            with pytest.raises(UnsupportedError, match="is compressed, and what is wanted of it begins at byte"):
+                source.read(0, 256)
