@@ -1,0 +1,78 @@
+"""Public recipes merged by Dovetail alone, against what mergekit 0.1.5 makes of them.
+
+``bench/switching.py`` has written what is expected. Each recipe is merged as it is written, for names, shapes, dtypes,
+configuration and tokenizer, and in float32, for the values.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dovetail.engine import merge
+from dovetail.engine.errors import DovetailError
+from tests.checkpoints import read_output
+from tests.switching.comparing import described, is_by_token, projections, tolerances
+from tests.switching.corpus import CORPUS, Entry
+from tests.switching.exceptions import DTYPES, REFUSED, ROUNDING
+from tests.switching.expected import UNITS, differences, read_expected, values_differ
+from tests.switching.making import make_models
+
+EXPECTED, VALUES = read_expected()
+ACCEPTED = [name for name in CORPUS if "error" not in EXPECTED[name]]
+OTHERS = [name for name in CORPUS if "error" in EXPECTED[name]]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give one folder for the models of all recipes, many of which share them."""
+    return tmp_path_factory.mktemp("switching")
+
+
+def merged(entry: Entry, root: Path, out: Path, text: str | None = None) -> dict[str, Any]:
+    """Merge a recipe, or another text in its place, among its models; give the tensors."""
+    place = make_models(entry, root)
+    recipe = place / f"{entry.name}.yml"
+    recipe.write_text(entry.text if text is None else text)
+    merge(recipe, out)
+    return read_output(out)
+
+
+def test_the_corpus_is_large_and_of_many_kinds() -> None:
+    """There are at least 100 recipes that mergekit accepts, no two the same, of every kind of source and method."""
+    assert 100 <= len(ACCEPTED)
+    assert len(CORPUS) == len({entry.text for entry in CORPUS.values()})
+    assert {"card", "doc", "example", "issue", "tutorial"} == {entry.source for entry in CORPUS.values()}
+    methods = Counter(method for name in ACCEPTED for method in CORPUS[name].methods)
+    assert 18 <= len(methods)
+    assert set(CORPUS) == set(EXPECTED)
+    assert set(ACCEPTED) == set(VALUES)
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_mergekit_accepts_gives_what_mergekit_gives(name: str, root: Path, tmp_path: Path) -> None:
+    """The output has mergekit's names, shapes, dtype, configuration, tokens and chat template, and in float32 its
+    values."""
+    entry = CORPUS[name]
+    merged(entry, root, tmp_path / "out")
+    expected = EXPECTED[name] | ({"dtypes": DTYPES[name]} if name in DTYPES else {})
+    assert [] == differences(expected, described(entry, tmp_path / "out", root / entry.place / "model-a"))
+    values = merged(entry, root, tmp_path / "values", entry.in_float32())
+    units = ROUNDING.get(name, UNITS)
+    assert [] == values_differ(values, tmp_path / "values", VALUES[name], units)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_mergekit_refuses_is_refused_or_merged_on_purpose(name: str, root: Path, tmp_path: Path) -> None:
+    """A recipe that mergekit refuses is refused in one line, or merged if `exceptions.REFUSED` says why."""
+    entry = CORPUS[name]
+    if name in REFUSED:
+        assert merged(entry, root, tmp_path / "out")
+    else:
+        with pytest.raises(DovetailError) as caught:
+            merged(entry, root, tmp_path / "out")
+        assert 1 == len(str(caught.value).splitlines())
