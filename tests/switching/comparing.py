@@ -1,7 +1,7 @@
 """What a merge has written, described so that two programs' outputs can be compared without keeping either.
 
 Values are kept as one number for each tensor: the sum of all elements, each times a coefficient of its own. An element
-that is wrong by more than `tolerance` changes that number, wherever it is.
+that is wrong by more than `tolerances` changes that number, wherever it is.
 """
 
 from __future__ import annotations
@@ -91,8 +91,11 @@ def prompt_of(folder: Path) -> str | None:
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     beside = folder / "chat_template.jinja"
     template = beside.read_text() if beside.exists() else settings.get("chat_template")
-    if template is None:
-        return None
+    return None if template is None else rendered(template)
+
+
+def rendered(template: str) -> str:
+    """Give what a chat template makes of `MESSAGES`."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.globals["raise_exception"] = str
     return environment.from_string(template).render(
@@ -130,21 +133,22 @@ def is_by_token(name: str) -> bool:
     return name.startswith("lm_head.") or name in ("model.embed_tokens.weight", *EMBEDDINGS.values())
 
 
-def tolerances(tensors: Tensors, units: float, greatest: float = 1.0) -> NDArray[np.float64]:
+def tolerances(tensors: Tensors, units: float) -> NDArray[np.float64]:
     """Give how far the `projections` of two float32 results may lie apart, tensor by tensor.
+
+    Roundings of different elements are independent, so that their sum grows with the square root of their number.
 
     Parameters
     ----------
     tensors
         One of the results.
     units
-        Units in the last place by which each element may differ.
-    greatest
-        The least magnitude to count units at: the sums on the way to an element can be larger than it is.
+        Units in the last place by which each element may differ, counted at a quarter at least: the operands of an
+        element can be larger than it is.
 
     """
     found = []
     for name in sorted(tensors):
-        magnitude = np.maximum(np.abs(tensors[name].astype(np.float32)).reshape(-1), np.float32(greatest))
-        found.append(units * float(np.spacing(magnitude) @ np.abs(COEFFICIENTS[: magnitude.size])))
+        magnitudes = np.maximum(np.abs(tensors[name].astype(np.float32)).reshape(-1), np.float32(0.25))
+        found.append(units * float(np.linalg.norm(np.spacing(magnitudes) * COEFFICIENTS[: magnitudes.size])))
     return np.array(found)

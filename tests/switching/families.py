@@ -92,7 +92,9 @@ def _gemma2() -> Shapes:
 
 def _phi() -> Shapes:
     names = [*(f"self_attn.{name}_proj" for name in "qkv"), "self_attn.dense"]
-    made: Shapes = {f"{name}.weight": (HIDDEN, HIDDEN) for name in names} | {f"{name}.bias": (HIDDEN,) for name in names}
+    made: Shapes = {f"{name}.weight": (HIDDEN, HIDDEN) for name in names} | {
+        f"{name}.bias": (HIDDEN,) for name in names
+    }
     made |= {"mlp.fc1.weight": (INNER, HIDDEN), "mlp.fc1.bias": (INNER,)}
     made |= {"mlp.fc2.weight": (HIDDEN, INNER), "mlp.fc2.bias": (HIDDEN,)}
     return made | {f"input_layernorm.{part}": (HIDDEN,) for part in ("weight", "bias")}

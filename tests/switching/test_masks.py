@@ -29,7 +29,7 @@ def densities(entry: Entry) -> dict[str, float]:
     Returns
     -------
     dict
-        By model; empty if the recipe is of another kind, or if a model is left out by its weight.
+        By model; empty if the recipe is of another kind, or if a weight is 0 anywhere.
 
     """
     (document,) = entry.documents if len(entry.documents) == 1 else ({},)
@@ -39,10 +39,17 @@ def densities(entry: Entry) -> dict[str, float]:
         values = {key: own.get(key, (document.get("parameters") or {}).get(key, 1.0)) for key in ("density", "weight")}
         if each["model"] == document.get("base_model"):
             continue
-        if not isinstance(values["density"], (int, float)) or values["weight"] == 0 or each["model"] in found:
+        if not isinstance(values["density"], (int, float)) or 0 in numbers(values["weight"]) or each["model"] in found:
             return {}
         found[each["model"]] = float(values["density"])
     return found
+
+
+def numbers(value: Any) -> list[float]:
+    """List the numbers in a setting: a number, a gradient, or filters with either."""
+    if isinstance(value, dict):
+        return numbers(value["value"])
+    return [number for each in value for number in numbers(each)] if isinstance(value, list) else [value]
 
 
 MASKED = [

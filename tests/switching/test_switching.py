@@ -16,9 +16,9 @@ import pytest
 from dovetail.engine import merge
 from dovetail.engine.errors import DovetailError
 from tests.checkpoints import read_output
-from tests.switching.comparing import described, is_by_token, projections, tolerances
+from tests.switching.comparing import described, projections, rendered, tolerances
 from tests.switching.corpus import CORPUS, Entry
-from tests.switching.exceptions import DTYPES, REFUSED, ROUNDING
+from tests.switching.exceptions import ANY_TOKENIZER, DTYPES, MERGED, OWN_TEMPLATES
 from tests.switching.expected import UNITS, differences, read_expected, values_differ
 from tests.switching.making import make_models
 
@@ -57,22 +57,43 @@ def test_the_corpus_is_large_and_of_many_kinds() -> None:
 def test_what_mergekit_accepts_gives_what_mergekit_gives(name: str, root: Path, tmp_path: Path) -> None:
     """The output has mergekit's names, shapes, dtype, configuration, tokens and chat template, and in float32 its
     values."""
-    entry = CORPUS[name]
+    entry, expected = CORPUS[name], dict(EXPECTED[name])
     merged(entry, root, tmp_path / "out")
-    expected = EXPECTED[name] | ({"dtypes": DTYPES[name]} if name in DTYPES else {})
-    assert [] == differences(expected, described(entry, tmp_path / "out", root / entry.place / "model-a"))
+    made = described(entry, tmp_path / "out", root / entry.place / "model-a")
+    assert "generation_config.json" in made["files"]
+    if name in DTYPES:
+        assert expected["dtypes"] != DTYPES[name]
+        expected["dtypes"] = DTYPES[name]
+    if name in OWN_TEMPLATES:
+        assert expected.pop("prompt") != made.pop("prompt")
+    if name in ANY_TOKENIZER:
+        expected["prompt"] = rendered(ANY_TOKENIZER[name])
+    assert [] == differences(expected, made)
     values = merged(entry, root, tmp_path / "values", entry.in_float32())
-    units = ROUNDING.get(name, UNITS)
-    assert [] == values_differ(values, tmp_path / "values", VALUES[name], units)
+    assert [] == values_differ(values, tmp_path / "values", VALUES[name])
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_mergekit_refuses_is_refused_or_merged_on_purpose(name: str, root: Path, tmp_path: Path) -> None:
-    """A recipe that mergekit refuses is refused in one line, or merged if `exceptions.REFUSED` says why."""
+    """A recipe that mergekit refuses is refused in one line, or merged if `exceptions.MERGED` says why."""
     entry = CORPUS[name]
-    if name in REFUSED:
+    if name in MERGED:
         assert merged(entry, root, tmp_path / "out")
     else:
         with pytest.raises(DovetailError) as caught:
             merged(entry, root, tmp_path / "out")
         assert 1 == len(str(caught.value).splitlines())
+
+
+def test_a_wrong_element_is_seen_wherever_it_is(root: Path, tmp_path: Path) -> None:
+    """The comparison fails for every element of every tensor, if it is wrong by a ten-thousandth of the largest."""
+    tensors = merged(CORPUS["ties"], root, tmp_path / "out", CORPUS["ties"].in_float32())
+    tokens = EXPECTED["ties"]["tokens"]
+    right, allowed = projections(tensors, tokens), tolerances(tensors, UNITS)
+    for number, name in enumerate(sorted(tensors)):
+        wrong = np.abs(tensors[name]).max() * 1e-4
+        for element in range(tensors[name].size):
+            changed = tensors[name].copy()
+            changed.reshape(-1)[element] += wrong
+            (moved,) = projections({name: changed}, tokens)
+            assert allowed[number] < abs(moved - right[number]), (name, element)
