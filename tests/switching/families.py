@@ -1,4 +1,4 @@
-"""Tiny models of the families that public recipes merge: the names and shapes of their tensors, their configurations."""
+"""Tiny models of the families that public recipes merge: names and shapes of tensors, and configurations."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import pytest
 from dovetail.engine import merge
 from dovetail.engine.errors import DovetailError
 from tests.checkpoints import read_output
+from tests.doc_blocks import ROOT
 from tests.switching.comparing import described, projections, rendered, tolerances
 from tests.switching.corpus import CORPUS, Entry
 from tests.switching.exceptions import ANY_TOKENIZER, DTYPES, MERGED, OWN_TEMPLATES
@@ -51,6 +52,15 @@ def test_the_corpus_is_large_and_of_many_kinds() -> None:
     assert 18 <= len(methods)
     assert set(CORPUS) == set(EXPECTED)
     assert set(ACCEPTED) == set(VALUES)
+
+
+def test_the_page_for_switching_users_counts_right() -> None:
+    """It says how many recipes there are, how many mergekit accepts, and how many Dovetail merges beside these."""
+    page = (ROOT / "docs" / "switching.md").read_text()
+    assert f"by {len(CORPUS)} public recipes" in page
+    assert f"Dovetail accepts all {len(ACCEPTED)} that mergekit accepts, and {len(MERGED)} more." in page
+    accepts = f"Of {len(CORPUS)} public recipes, Dovetail accepts the {len(ACCEPTED)} that mergekit accepts"
+    assert accepts in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
