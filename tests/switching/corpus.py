@@ -69,6 +69,17 @@ class Entry:
         return sorted(set(_MODEL.findall(self.text)))
 
     @property
+    def first_model(self) -> str | None:
+        """The model that is named first, if the last merge has no base model and says nothing of templates.
+
+        mergekit takes configuration and tokenizer from any of the models then, another in every run.
+        """
+        last = self.documents[-1]
+        if not last.keys().isdisjoint({"base_model", "chat_template", "tokenizer", "tokenizer_source"}):
+            return None
+        return next(str(each["model"]).partition("+")[0] for each in _mappings(last) if "model" in each)
+
+    @property
     def place(self) -> str:
         """Name of the folder that holds the models, which recipes of the same family and size share."""
         return f"{self.family}-{self.layers}{'-tokens' if self.has_tokenizer else ''}"

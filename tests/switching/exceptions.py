@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from tests.switching.making import TEMPLATE
-
 DTYPES = {"arcee_fusion": ["bfloat16"]}
 """Recipes of which mergekit does not store the dtype that they ask for: what Dovetail stores."""
 
 OWN_TEMPLATES = ("breadcrumbs-alpaca", "multislerp-keys-at-top")
 """Recipes with a template's name by which Dovetail gives the text of the format's makers."""
-
-ANY_TOKENIZER = {"staged-nuslerp-passthrough": TEMPLATE}
-"""Recipes without a base model, where mergekit takes configuration and tokenizer from any of the models: the chat
-template of the first one, which Dovetail takes."""
 
 _TWICE = "A model may be listed twice."
 _BERT = "mergekit 0.1.5 fails on every BERT."

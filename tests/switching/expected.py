@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.switching.comparing import Tensors, projections, tokens_of, tolerances
+from tests.switching.comparing import Tensors, projections, rendered, tokens_of, tolerances
+from tests.switching.corpus import Entry
+from tests.switching.exceptions import DTYPES, OWN_TEMPLATES
+from tests.switching.making import template_of
 
 EXPECTED = Path(__file__).parent / "expected.json"
 """By recipe, what `comparing.described` says of mergekit's output, or its error."""
@@ -31,6 +34,20 @@ def differences(expected: dict[str, Any], actual: dict[str, Any]) -> list[str]:
         if one != other:
             found.append(f"{key} {other!r}; mergekit's is {one!r}")
     return found
+
+
+def but_for_documented(entry: Entry, expected: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+    """Give what is expected of a recipe where Dovetail differs on purpose, and make sure that it does."""
+    expected, name = dict(expected), entry.name
+    if name in DTYPES:
+        assert expected["dtypes"] != DTYPES[name]
+        expected["dtypes"] = DTYPES[name]
+    if name in OWN_TEMPLATES:
+        assert expected["prompt"] != made["prompt"]
+        expected["prompt"] = made["prompt"]
+    if entry.first_model is not None:
+        expected["prompt"] = rendered(template_of(entry.first_model))
+    return expected
 
 
 def read_expected() -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:

@@ -23,6 +23,11 @@ TEMPLATE = "{% for message in messages %}[{{ message['role'] }}] {{ message['con
 """The chat template of all other models."""
 
 
+def template_of(model: str) -> str:
+    """Give the chat template of a model."""
+    return OWN_TEMPLATE if model == "model-a" else TEMPLATE
+
+
 def make_models(entry: Entry, root: Path) -> Path:
     """Write the models of a recipe, but for those that are there already; give the folder that they lie in."""
     place = root / entry.place
@@ -81,7 +86,7 @@ def make_model(folder: Path, entry: Entry) -> None:
         "unk_token": "<unk>",
         "bos_token": "<s>",
         "eos_token": "</s>",
-        "chat_template": OWN_TEMPLATE if folder.name == "model-a" else TEMPLATE,
+        "chat_template": template_of(folder.name),
     }
     write_json(folder / "config.json", config_of(entry.family, entry.layers, rows))
     write_json(folder / "tokenizer.json", tokenizer)
