@@ -282,7 +282,8 @@ def _scale_of(name: str, tensors: Mapping[str, TensorInfo], siblings: Mapping[st
 def _fits(scales: TensorInfo, codes: TensorInfo) -> bool:
     """Whether a tensor of any name may have the scales of codes.
 
-    A plain copy in float8 may have the like beside matrices that are no weights of linear modules.
+    A plain copy in float8 may have the like beside matrices that are no weights of linear modules, and so may numbers
+    beside counts or indexes of the same shape.
     """
     last, companion = codes.name.rpartition(".")[2], scales.name.rpartition(".")[2]
     if not scales.dtype.mergeable or scales.dtype.name in FLOAT8:
@@ -291,6 +292,8 @@ def _fits(scales: TensorInfo, codes: TensorInfo) -> bool:
         return last == "weight" and len(codes.shape) > 1 and may_scale(companion, scales.shape, codes.shape, 1)
     if scales.length == 1 and len(codes.shape) > 1:
         return is_weight(last) and not companion.endswith(("bias", "logit_scale"))
+    if scales.shape == codes.shape and not is_weight(last):
+        return False
     return may_scale(companion, scales.shape, codes.shape, codes.dtype.itemsize)
 
 

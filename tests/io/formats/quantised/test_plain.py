@@ -96,6 +96,12 @@ def test_tensors_without_a_module_are_no_neighbours(tmp_path: Path) -> None:
     assert ["I32", "F32"] == [info.dtype.name for info in read_checkpoint(tmp_path).tensors.values()]
 
 
+def test_counts_beside_numbers_of_their_shape(tmp_path: Path) -> None:
+    """Counts and values that lie beside each other in a module, of one shape, are plain tensors of it."""
+    write_raw(tmp_path, {"table.counts": zeros("I32", 16, 4), "table.values": zeros("F32", 16, 4)})
+    assert ["I32", "F32"] == [info.dtype.name for info in read_checkpoint(tmp_path).tensors.values()]
+
+
 LEFT_OVER: dict[str, tuple[dict[str, Any], str]] = {
     "bitsandbytes": ({"quantization_config": {"load_in_4bit": True}}, "quantization_config (bitsandbytes)"),
     "GPTQ": ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config (gptq)"),
