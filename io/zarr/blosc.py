@@ -13,17 +13,14 @@ are 32-bit, little endian.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from collections.abc import Sequence
+from typing import Final
 
 MAX_FRAME_BYTES: Final = 2**31 - 1 - 16
 """Most bytes to which a frame can decompress, as c-blosc counts in signed 32-bit numbers."""
 
 _HEADER: Final = struct.Struct("<BBBBIII")
+_NUMBER: Final = struct.Struct("<i")
 _FORMAT_VERSION: Final = 2
 _BLOSCLZ: Final = 0
 _STREAM_FORMATS: Final = (_BLOSCLZ, 1, 3, 4)  # BloscLZ, LZ4, zlib and Zstandard; 2 was Snappy
@@ -36,6 +33,10 @@ _LEAST_STREAM_BYTES: Final = 128
 _FEW_BLOCKS: Final = 256
 _LEAST_BLOCK_BYTES: Final = 64
 """c-blosc makes no smaller blocks, but where an element is larger than all the data, which then has few blocks."""
+
+_MANY_BLOCKS: Final = 2**16
+_SMALL_BLOCK_BYTES: Final = 4096
+"""More and smaller blocks than these would take long to check; those that c-blosc makes of itself are larger."""
 
 _MAX_BLOSCLZ_BYTES: Final = 2**23
 """The decoder of BloscLZ adds up to 255 for each byte of a stream to a signed 32-bit number: more would overflow it."""
@@ -72,7 +73,7 @@ def frame_bytes(data: memoryview) -> int:
     if flags & _RESERVED or (flags & _SHUFFLE and flags & _BITSHUFFLE):
         raise ValueError(f"its Blosc header has the flags {flags:#04x}")
     count = -(-size // block)
-    if count > max(_FEW_BLOCKS, size // _LEAST_BLOCK_BYTES):
+    if count > max(_MANY_BLOCKS, size // _SMALL_BLOCK_BYTES) or (block < _LEAST_BLOCK_BYTES and count > _FEW_BLOCKS):
         raise ValueError(f"it has {count} blocks of {block} bytes")
     if flags & _COPIED:
         if length != size + _HEADER.size:
@@ -80,41 +81,41 @@ def frame_bytes(data: memoryview) -> int:
         return int(size)
     if (compressor := flags >> 5) not in _STREAM_FORMATS or stream_version != _STREAM_VERSION:
         raise ValueError(f"it is compressed in the way {compressor}, version {stream_version}, unknown to c-blosc")
-    _check_blocks(np.frombuffer(data[:length], np.uint8), flags, itemsize, size, block)
+    _check_blocks(data[:length], flags, itemsize, size, block)
     return int(size)
 
 
-def _check_blocks(frame: NDArray[np.uint8], flags: int, itemsize: int, size: int, block: int) -> None:
+def _check_blocks(frame: memoryview, flags: int, itemsize: int, size: int, block: int) -> None:
     """Check the lengths of all streams, those of whole blocks and that of a shorter last block."""
     count, rest = -(-size // block), size % block
     first = _HEADER.size + 4 * count
-    if frame.size < first:
+    if frame.nbytes < first:
         raise ValueError(f"it ends before the positions of its {count} blocks")
-    starts = frame[_HEADER.size : first].view("<i4").astype(np.int64)
     split = not flags & _WHOLE_BLOCKS and itemsize <= _MAX_STREAMS and block // itemsize >= _LEAST_STREAM_BYTES
     streams = itemsize if split else 1
     if block % streams:
         raise ValueError(f"its {streams} streams do not divide a block of {block} bytes")
+    longest = _MAX_BLOSCLZ_BYTES if flags >> 5 == _BLOSCLZ else size
+    starts = struct.unpack_from(f"<{count}i", frame, _HEADER.size)
     whole = starts[:-1] if rest else starts
-    used = _stream_bytes(frame, whole, streams, block // streams, flags)
+    used = _stream_bytes(frame, whole, streams, min(longest, block // streams))
     if rest:
-        used += _stream_bytes(frame, starts[-1:], 1, rest, flags)
-    if used > frame.size - first:
+        used += _stream_bytes(frame, starts[-1:], 1, min(longest, rest))
+    if used > frame.nbytes - first:
         raise ValueError("its blocks overlap")
 
 
-def _stream_bytes(frame: NDArray[np.uint8], starts: NDArray[Any], streams: int, stream_bytes: int, flags: int) -> int:
-    """Follow blocks from stream to stream, all blocks at once; give the bytes that they take in the frame."""
-    most = min(stream_bytes, _MAX_BLOSCLZ_BYTES) if flags >> 5 == _BLOSCLZ else stream_bytes
-    places, used = starts, 0
-    for _ in range(streams):
-        if places.size and not (0 <= places.min() and places.max() <= frame.size - 4):
-            raise ValueError("a block lies outside it")
-        lengths = np.zeros(places.size, np.int64)
-        for byte in range(4):
-            lengths |= frame[places + byte].astype(np.int64) << (8 * byte)
-        places = places + 4 + lengths
-        if places.size and (lengths.min() < 1 or lengths.max() > most or places.max() > frame.size):
-            raise ValueError(f"a stream has a length that is not from 1 to {most}, or ends outside it")
-        used += int(lengths.sum()) + 4 * lengths.size
+def _stream_bytes(frame: memoryview, starts: Sequence[int], streams: int, most: int) -> int:
+    """Follow blocks from stream to stream; give the bytes that they take in the frame."""
+    used, last, read = 0, frame.nbytes - 4, _NUMBER.unpack_from
+    for place in starts:
+        begin = place
+        for _ in range(streams):
+            if not 0 <= place <= last:
+                raise ValueError("a block lies outside it")
+            (length,) = read(frame, place)
+            place += 4 + length
+            if not 1 <= length <= most or place > frame.nbytes:
+                raise ValueError(f"a stream has a length that is not from 1 to {most}, or ends outside it")
+        used += place - begin
     return used
