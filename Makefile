@@ -26,14 +26,15 @@ demo: $(BIN)/dovetail
 	$(BIN)/dovetail demo
 
 # mypy looks the packages up by their import names, which the folders alone do not have.
-.typecheck/dovetail/__init__.py:
+.typecheck/dovetail/__main__.py:
 	@mkdir -p .typecheck/dovetail
 	@ln -sfn ../../api/__init__.py .typecheck/dovetail/__init__.py
+	@ln -sfn ../../api/__main__.py .typecheck/dovetail/__main__.py
 	@ln -sfn ../../api/py.typed .typecheck/dovetail/py.typed
 	@ln -sfn ../../engine .typecheck/dovetail/engine
 	@ln -sfn ../../io .typecheck/dovetail/io
 
-lint: $(VENV)/.test .typecheck/dovetail/__init__.py
+lint: $(VENV)/.test .typecheck/dovetail/__main__.py
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	cd .typecheck && ../$(BIN)/mypy --config-file ../pyproject.toml -p dovetail
@@ -48,7 +49,7 @@ $(VENV)/.docs: pyproject.toml $(BIN)/dovetail
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	@touch $(VENV)/.docs
 
-docs: $(VENV)/.docs .typecheck/dovetail/__init__.py
+docs: $(VENV)/.docs .typecheck/dovetail/__main__.py
 	$(BIN)/python -m mkdocs build --strict
 
 clean:

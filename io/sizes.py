@@ -9,6 +9,8 @@ from dovetail.io.errors import OutputFormatError
 
 LARGEST_BYTES: Final = 2**63 - 1
 """The largest byte size that is understood."""
+LEAST_WRITTEN_BYTES: Final = 2**20
+"""The smallest byte size that people write as text: less is a slip, such as 5B for 5GB."""
 
 _UNITS = {
     "": 1,
@@ -53,10 +55,16 @@ def part_size_bytes(text: str | int) -> int:
     Raises
     ------
     OutputFormatError
-        The text is not a positive size.
+        It is not a positive size, or it is text and smaller than `LEAST_WRITTEN_BYTES`; a number may be smaller.
 
     """
     size = size_bytes_of(text)
     if size is None:
         raise OutputFormatError(f"size of shards is {text!r}", "a positive size, such as 5GB or 256MiB", "correct it")
+    if isinstance(text, str) and size < LEAST_WRITTEN_BYTES:
+        raise OutputFormatError(
+            f"size of shards {text!r} is {size:,} bytes",
+            "at least 1 MiB",
+            "write the unit, as in 512MiB or 5GB, or give a number of bytes",
+        )
     return size

@@ -26,6 +26,7 @@ from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.progress import followed
 from dovetail.engine.recipe import load_recipe
+from dovetail.engine.recipe.groups import sets_base_apart
 from dovetail.engine.recipe.tensors import recipe_of
 from dovetail.engine.run.executors import open_executor
 from dovetail.engine.run.prepare import RunOptions, prepare
@@ -126,6 +127,8 @@ def merge_tensors(
     given = {**(parameters or {}), **{name.removesuffix("_"): value for name, value in named.items()}}
     named_models, base_name, alone = _models(method, models, base)
     names = list(named_models)[: len(models)]
+    if base is None and sets_base_apart(find(method), given=False):
+        raise RecipeError(f"{method} has no base model to compare with", "a model", "pass it as base")
     recipe = load_recipe(recipe_of(find(method), names, base_name, given))
     checkpoints = [checkpoint_of(ref.path, named_models[ref.path]) for ref in recipe.references()]
     plan = make_plan(recipe, options, checkpoints=checkpoints)

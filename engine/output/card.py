@@ -45,7 +45,7 @@ def model_card(plan: Plan, totals: dict[str, Any], earlier: Sequence[Mapping[str
         lines += [f"Base model: `{short_name(str(plan.recipe.base_model))}`.", ""]
     if has_task_vectors(totals):
         lines += ["| model | density | task vector norm | norm kept |", "|---|---|---|---|"]
-    else:
+    elif plan.models:
         lines += ["| model |", "|---|"]
     for index, name in enumerate(plan.models):
         cells = [f"`{short_name(name)}`"]

@@ -96,9 +96,12 @@ def parse_recipe(origin: Origin, methods: Mapping[str, Method] | None = None) ->
 def parse_documents(origin: Origin) -> list[Document]:
     """Read the documents of a recipe's text as plain values; see `load_recipe` for what it raises."""
     try:
-        return read_documents(origin.text)
+        documents = read_documents(origin.text)
     except ReadError as error:
         raise RecipeError(f"{origin.place(error.line)}: {error.problem}", error.expected) from error
+    if not documents:
+        raise RecipeError(f"{origin.name}: the recipe is empty", "a recipe as YAML", "write one, or name another file")
+    return documents
 
 
 def build_recipe(document: Document, origin: Origin, methods: Mapping[str, Method] | None = None) -> Recipe:

@@ -23,7 +23,7 @@ def _embedding_or_model(value: Any) -> str:
 
 def _without_prefix(value: Any) -> Any:
     """Read ``model:NAME``, mergekit's older form of NAME."""
-    return value.removeprefix("model:") if isinstance(value, str) else value
+    return value.removeprefix("model:").strip() if isinstance(value, str) else value
 
 
 TokenizerSource = Annotated[

@@ -6,6 +6,7 @@ import importlib.metadata
 import io
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from dovetail.engine.report import display
 from tests.engine.command import COMMAND, Outcome, dovetail
 from tests.engine.conftest import Family
 from tests.pace import HANGS_S
+from tests.packaging import ROOT
 
 
 def piped(monkeypatch: pytest.MonkeyPatch, data: bytes, *arguments: str | Path) -> Outcome:
@@ -54,6 +56,19 @@ def test_the_package_runs_as_a_module() -> None:
     )
     assert (0, "") == (done.returncode, done.stderr)
     assert done.stdout.startswith("Usage: dovetail merge ")
+
+
+def test_the_whole_package_runs_as_a_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``python -m dovetail`` is the command too."""
+    monkeypatch.setattr(sys, "argv", ["dovetail", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "api" / "__main__.py"), run_name="__main__")
+    assert (0, f"dovetail {importlib.metadata.version('dovetail')}\n") == (
+        ended.value.code or 0,
+        capsys.readouterr().out,
+    )
 
 
 def test_a_recipe_on_standard_input(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,21 @@ def test_formats_take_sizes_as_text() -> None:
     assert SafetensorsFormat(5 * 10**9) == SafetensorsFormat(shard_size="5GB")
     assert ZarrFormat("zstd", 2**28) == ZarrFormat("zstd", shards="256MiB")
     assert "single" == replace(SafetensorsFormat(shard_size="5GB"), single_name="single").single_name
-    assert 10**6 == PlanOptions(format=SafetensorsFormat(shard_size="1MB")).format.shard_size_bytes
+    assert 2 * 10**6 == PlanOptions(format=SafetensorsFormat(shard_size="2MB")).format.shard_size_bytes
     for make in (lambda: SafetensorsFormat(shard_size="many"), lambda: ZarrFormat(shards="0")):
         with pytest.raises(OutputFormatError, match=r"size of shards is '.*'; expected a positive size"):
             make()
+
+
+def test_text_of_a_few_bytes_is_a_slip() -> None:
+    """Text such as 5B, which means five bytes, is refused below 1 MiB, as on the command line; a number is meant."""
+    for make in (lambda: SafetensorsFormat(shard_size="5B"), lambda: ZarrFormat(shards="1MB")):
+        with pytest.raises(
+            OutputFormatError, match=r"size of shards '\w+' is [\d,]+ bytes; expected at least 1 MiB; wri"
+        ):
+            make()
+    assert 2**20 == SafetensorsFormat(shard_size="1MiB").shard_size_bytes
+    assert 5 == SafetensorsFormat(shard_size=5).shard_size_bytes
 
 
 def test_memory_is_a_size_as_text() -> None:

@@ -80,6 +80,7 @@ def test_a_base_model_with_an_adapter_alone(home: Path, method: str) -> None:
     for name, values in expected.items():
         assert np.array_equal(values.view(np.uint16), actual[name].view(np.uint16)), name
     assert [] == read_manifest(home / "out")["models"]
+    assert "|" not in (home / "out" / "README.md").read_text(), "a table of no models"
 
 
 def test_one_adapter_alone(home: Path) -> None:

@@ -225,7 +225,7 @@ def test_base_among_the_models() -> None:
         (([BASE], "ties"), {}, RecipeError, "the method is of type list; expected its name"),
         (("ties", BASE), {"weight": 1}, RecipeError, "models is a mapping of arrays; expected a list"),
         (("ties", BASE["norm.weight"]), {"weight": 1}, RecipeError, "models is of type ndarray; expected a list"),
-        (("ties", [BASE]), {"weight": 1}, RecipeError, "ties has no base_model"),
+        (("ties", [BASE]), {"weight": 1}, RecipeError, "^ties has no base model to compare with; .*; pass it as base$"),
         (("ties", [TUNED], BASE), {}, RecipeError, "weight is missing for model models\\[0\\]"),
         (("ties", [TUNED], BASE), {"weigth": 1}, RecipeError, "weigth .*did you mean 'weight'"),
         (("ties", [TUNED], BASE), {"weight": [1, 2]}, RecipeError, "weight has 2 values; expected one for each of 1 m"),

@@ -206,8 +206,8 @@ def test_values_in_quotes() -> None:
 def test_older_form_of_a_tokenizer_source() -> None:
     """`model:NAME` is NAME, as it once was in mergekit."""
     text = WHOLE[: WHOLE.index("tokenizer")]
-    older, newer = (read(f"{text}tokenizer_source: {name}") for name in ("model:org/a@1", "org/a@1"))
-    assert ModelRef(path="org/a", revision="1") == older.tokenizer_source == newer.tokenizer_source
+    for name in ("model:org/a@1", "'model: org/a@1'", "org/a@1"):
+        assert ModelRef(path="org/a", revision="1") == read(f"{text}tokenizer_source: {name}").tokenizer_source
 
 
 def test_many_sources_are_checked_quickly() -> None:

@@ -91,7 +91,7 @@ def test_texts() -> None:
         ((document("..", "x"), document(None, "x")), "name is '..'"),
         ((document("a", "x"), document(None, "x").replace("weight", "weigth")), "line 7: parameters.weigth is not a"),
         ((document("a", "x"),) * (MOST_STAGES + 1), "the recipe has 101 documents; expected at most 100"),
-        (("", ""), "the recipe has 0 documents"),
+        (("", ""), "the recipe is empty; expected a recipe as YAML; write one, or name another file"),
         ((document("a", "x"), "- 1\n"), "a mapping with keys among"),
         ((document("a", "x"), "a: [\n"), "is not valid YAML"),
     ],

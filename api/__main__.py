@@ -1,0 +1,8 @@
+"""Lets ``python -m dovetail`` run the command ``dovetail``."""
+
+from __future__ import annotations
+
+from dovetail.engine.cli import main
+
+if __name__ == "__main__":
+    main()
