@@ -186,6 +186,7 @@ def moe(
     no_card: NoCardOption = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw unfinished work on OUT away.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse keys of RECIPE without effect.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -211,6 +212,7 @@ def moe(
             DEFAULT_FORMAT,
             None,
             None,
+            strict=strict,
             copy_tokenizer=not no_tokenizer,
             model_card=not no_card,
         )

@@ -38,7 +38,7 @@ from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import Recipe, RecipeSource
 from dovetail.engine.recipe.moe import load_moe_recipe
 from dovetail.engine.recipe.schema import InputModel
-from dovetail.engine.recipe.unused import notes
+from dovetail.engine.recipe.unused import notes, refuse_unused
 from dovetail.engine.run.budget import default_limit_bytes
 from dovetail.engine.run.gates import gate_values, hardly_told_apart
 from dovetail.engine.run.lock import locked
@@ -80,7 +80,8 @@ def make_moe(
     output
         Folder to make; it appears under its name only when it is complete.
     options
-        Shard size and seed of random routers; a dtype counts for that of the recipe.
+        Shard size and seed of random routers; a dtype counts for that of the recipe; `strict` refuses keys without
+        effect.
     run
         How the work is done; no effect on the output's bytes.
     listen
@@ -109,6 +110,8 @@ def make_moe(
     """
     started, output, run, options = time.monotonic(), expand_home(output), run or RunOptions(), options or PlanOptions()
     asked = load_moe_recipe(recipe)
+    if options.strict:
+        refuse_unused([asked])
     if options.dtype is not None:
         asked = asked.model_copy(update={"dtype": options.dtype}).with_origin(asked.origin)
     checkpoints = {str(ref): open_location(locate(ref, asked.origin.folder, listen)) for ref in asked.references()}

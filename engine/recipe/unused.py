@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
@@ -20,7 +20,6 @@ from dovetail.engine.recipe.keys import EMBEDDING, FILTERED, MODEL_PARTS, AnyKey
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import Unused, Where, key_path
 from dovetail.engine.recipe.reader import Document
-from dovetail.engine.recipe.schema import Recipe
 
 Methods = Callable[[], Collection[Method]]
 """Gives the rows of all methods, when they are needed."""
@@ -90,7 +89,19 @@ def notes(unused: Sequence[Unused], origin: Origin) -> tuple[str, ...]:
     return (*texts, f"{more:,} more keys have no effect") if more else tuple(texts)
 
 
-def refuse_unused(recipes: Sequence[Recipe]) -> None:
+class ReadRecipe(Protocol):
+    """A recipe of a merge or of a mixture, as far as its keys without effect go."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where it comes from."""
+
+    @property
+    def unused(self) -> tuple[Unused, ...]:
+        """What is to be said of its keys that have no effect."""
+
+
+def refuse_unused(recipes: Sequence[ReadRecipe]) -> None:
     """Refuse recipes that have keys without effect, with all of them in one error.
 
     Raises

@@ -325,6 +325,18 @@ def test_the_same_again(tmp_path: Path) -> None:
     assert 1 == len(manifest["inputs"])
 
 
+def test_strict_refuses_keys_without_effect(tmp_path: Path) -> None:
+    """All of them are one error, from the command line and from Python, before any model is looked for."""
+    text = "base_model: a\ngate_mode: random\nname: x\nexperts: [{source_model: a, weight: 1}, {source_model: b}]\n"
+    (tmp_path / "moe.yml").write_text(text)
+    said = "line 3: name is unknown, line 4: experts[0].weight is unknown; expected only keys that have an effect"
+    outcome = dovetail("moe", tmp_path / "moe.yml", tmp_path / "out", "--strict")
+    assert (2, 1) == (outcome.code, outcome.err.count(said))
+    with pytest.raises(RecipeError) as caught:
+        make_moe(text, tmp_path / "out", PlanOptions(strict=True))
+    assert said in str(caught.value)
+
+
 def test_flags_of_mergekit_moe(tmp_path: Path) -> None:
     """Its flags are read, and files that are not wanted are left out; with them, it is another output."""
     base = dense(tmp_path / "base", "Llama")
