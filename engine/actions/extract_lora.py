@@ -33,6 +33,7 @@ from dovetail.engine.output.request import Part, Request
 from dovetail.engine.output.staging import check_disk_space, check_target, discard, stages_path
 from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.extraction.adapter import Kept, adapter_config, kept_whole
+from dovetail.engine.planning.extraction.experts import unapplied
 from dovetail.engine.planning.extraction.modules import module_of
 from dovetail.engine.planning.extraction.options import ExtractionOptions
 from dovetail.engine.planning.extraction.plan import Extraction, plan_extraction
@@ -230,6 +231,12 @@ def _factor(plan: Extraction, folder: Path, run: RunOptions, listen: events.List
                 stored = store.add(index, pair, factors, factoring.factor_dtype(pair, options))
             found.append(stored)
     reports = [report for report, _ in found]
+    _fill_packs(plan, store, found)
+    thin = [pair for pair, report in zip(plan.matrices, reports, strict=True) if report.rank]
+    lost = unapplied([(pair.name, pair.packed is not None) for pair in (*thin, *changed)], plan.config, plan.names[1])
+    for note in lost:
+        listen(events.Notice("warning", note))
+    notes += lost
     factored = {module_of(report.name) for report in reports if report.rank}
     kept = kept_whole(plan, changed, factored)
     if not factored and not kept.tensors:
@@ -241,10 +248,21 @@ def _factor(plan: Extraction, folder: Path, run: RunOptions, listen: events.List
     return _Adapter(tuple(reports), _joined(folder, [part for _, part in found]), kept, tuple(notes))
 
 
+def _fill_packs(plan: Extraction, store: FactorStore, found: list[tuple[MatrixReport, Checkpoint]]) -> None:
+    """Give experts that did not change factors of nothing, where peft packs them with others that did."""
+    pairs = [(index, pair, found[index][0].rank) for index, pair in enumerate(plan.matrices)]
+    changed = {pair.packed for _, pair, rank in pairs if rank}
+    for index, pair, rank in pairs:
+        if pair.packed is not None and pair.packed in changed and not rank:
+            nothing = factoring.no_change(pair, plan.options)
+            found[index] = store.add(index, pair, nothing, factoring.factor_dtype(pair, plan.options))
+
+
 def _most_bytes(plan: Extraction) -> int:
     """Give the most that the factors can take on the disk."""
     rank = plan.options.most_rank
-    return sum(4 * min(rank, pair.rows, pair.columns) * (pair.rows + pair.columns) for pair in plan.matrices)
+    ranks = ((pair, rank if pair.packed else min(rank, pair.rows, pair.columns)) for pair in plan.matrices)
+    return sum(4 * each * (pair.rows + pair.columns) for pair, each in ranks)
 
 
 def _check_copies(plan: Extraction, reading: _Reading) -> None:
@@ -276,7 +294,8 @@ def _put_together(
     """Run the second step."""
 
     def complete(copying: Plan, table: RecordTable, staging: Path) -> dict[str, Any]:
-        ranks = {module_of(report.name): report.rank for report in adapter.reports if report.rank}
+        pairs = zip(plan.matrices, adapter.reports, strict=True)
+        ranks = {module_of(pair.loaded): report.rank for pair, report in pairs if report.rank}
         config = adapter_config(plan, ranks, adapter.kept)
         whole = list(adapter.kept.tensors)
         card = adapter_card(plan.names, hub_names([plan.base]), adapter.reports, whole, adapter.notes)

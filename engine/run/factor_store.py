@@ -142,7 +142,7 @@ class FactorStore:
 
 
 def _report(pair: TensorPair, factors: Factors | None) -> MatrixReport:
-    if factors is None:
+    if factors is None or factors.energy == 0.0:
         return MatrixReport(pair.name, pair.tuned.shape, 0, 0.0, 1.0, 0.0)
     share = factors.residual / factors.energy
     norm = float(np.sqrt(factors.energy))
@@ -151,7 +151,7 @@ def _report(pair: TensorPair, factors: Factors | None) -> MatrixReport:
 
 def tensors_of(pair: TensorPair, factors: Factors) -> Mapping[str, np.ndarray[Any, Any]]:
     """Give the tensors of an adapter that stand for a matrix, by the names that peft has for them."""
-    module = PREFIX + module_of(pair.name)
+    module = PREFIX + module_of(pair.loaded)
     left, right = factors.left, factors.right
     if pair.kind is Kind.EMBEDDING:
         return {f"{module}.lora_embedding_A": left.T, f"{module}.lora_embedding_B": right.T}

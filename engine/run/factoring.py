@@ -57,6 +57,13 @@ class Factors:
         return int(self.right.shape[0])
 
 
+def no_change(pair: TensorPair, options: ExtractionOptions) -> Factors:
+    """Give factors of nothing, for an expert that did not change beside others that did."""
+    rank, dtype = options.most_rank, to_numpy(factor_dtype(pair, options))
+    scale = (options.alpha or rank) / rank
+    return Factors(np.zeros((pair.rows, rank), dtype), np.zeros((rank, pair.columns), dtype), scale, 0.0, 0.0)
+
+
 def factor_dtype(pair: TensorPair, options: ExtractionOptions) -> DType:
     """Give the dtype of a pair's factors: the one asked for, else the base model's, of 16 or 32 bits."""
     assert pair.base is not None
@@ -78,7 +85,8 @@ def _rounded(pair: TensorPair, values: low_rank.Matrix, dtype: np.dtype[Any]) ->
 def thin_bytes(pair: TensorPair, options: ExtractionOptions) -> int:
     """Most memory that a pair's thin matrices take, however many workers there are."""
     width = _width(pair, options)
-    return _THIN_MATRICES * pair.columns * width * 8 + 4 * width * width * 8 + 2 * pair.rows * width * 8
+    padded = 2 * options.most_rank * (pair.rows + pair.columns) * 4 if pair.packed else 0
+    return padded + _THIN_MATRICES * pair.columns * width * 8 + 4 * width * width * 8 + 2 * pair.rows * width * 8
 
 
 def task_bytes(pair: TensorPair, options: ExtractionOptions) -> int:
@@ -177,7 +185,8 @@ class Factoring:
         """Round the right factor, find the left one that goes best with it, and measure what both leave."""
         options, dtype = self._options, to_numpy(factor_dtype(pair, self._options))
         rank = low_rank.needed_rank(found.values, energy, options.most_rank, options.energy)
-        scale = (options.alpha or options.most_rank) / rank
+        stored_rank = options.most_rank if pair.packed else rank
+        scale = (options.alpha or options.most_rank) / stored_rank
         right = _rounded(pair, low_rank.right_factor(found, rank), dtype)
         stored = right.astype(np.float64)
         inverse = low_rank.right_inverse(stored) / scale
@@ -193,6 +202,9 @@ class Factoring:
         for first, (part, square) in self._in_order(pair, rows):
             left[first : first + len(part)] = part
             residual += square
+        if rank < stored_rank:
+            added = (0, stored_rank - rank)
+            left, right = np.pad(left, ((0, 0), added)), np.pad(right, (added, (0, 0)))
         return Factors(left, right, scale, energy, residual)
 
     def _in_order(self, pair: TensorPair, work: Callable[[int], _Found]) -> Iterator[tuple[int, _Found]]:

@@ -15,6 +15,7 @@ from typing import Final
 from dovetail.io.adapters.config import CONFIG_NAME, AdapterConfig
 from dovetail.io.adapters.config_reader import read_adapter_config
 from dovetail.io.adapters.fitting import Changes
+from dovetail.io.adapters.memory_names import with_file_names
 from dovetail.io.adapters.names import AdapterTensors, sort_tensors
 from dovetail.io.adapters.parameters import change_parameters, find_places, split_parameters
 from dovetail.io.adapters.renaming import find_names
@@ -23,6 +24,7 @@ from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, 
 from dovetail.io.errors import AdapterError, MissingFileError
 from dovetail.io.files.smallfile import is_named
 from dovetail.io.formats import torch_reader
+from dovetail.io.formats.config import config_of
 from dovetail.io.formats.index import resolve_in_folder
 from dovetail.io.formats.safetensors_reader import read_file
 
@@ -111,7 +113,8 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     if checkpoint.adapter is not None:
         raise AdapterError(f"{checkpoint.path} has an adapter already", "one adapter a model", "apply one of them")
     label, config = str(adapter.folder), adapter.config
-    parts, head, notes = settle_ties(label, checkpoint, config, adapter.tensors)
+    parts = with_file_names(adapter.tensors, config_of(checkpoint), checkpoint.tensors)
+    parts, head, notes = settle_ties(label, checkpoint, config, parts)
     if head is not None:
         checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, head.name: head})
     heads = {name for name in parts.whole if config.task in _NEW_HEADS and not config.saved.isdisjoint(name.split("."))}

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dovetail.engine.planning.extraction.experts import fused_parameters, is_taken_for_experts
 from dovetail.engine.planning.extraction.modules import PREFIX, Kind, module_of
 from dovetail.engine.planning.extraction.pairing import TensorPair
 from dovetail.engine.planning.extraction.plan import Extraction, module_contents
@@ -62,7 +63,7 @@ def kept_whole(plan: Extraction, changed: Iterable[TensorPair], factored: Collec
     plain = [pair for pair in changed if module_of(pair.name) not in modules]
     for pair in plain:
         module, _, leaf = pair.name.rpartition(".")
-        inside = f"{module}.base_layer.{leaf}" if module in factored else pair.name
+        inside = f"{module}.base_layer.{leaf}" if module in factored else pair.loaded
         tensors[PREFIX + inside] = pair.tuned
     return Kept(tuple(modules), tensors, any(pair.name.endswith(".bias") for pair in plain))
 
@@ -90,17 +91,23 @@ def adapter_config(plan: Extraction, ranks: Mapping[str, int], kept: Kept) -> di
 
     """
     rank, modules = plan.options.most_rank, list(module_contents(plan.base))
-    kinds = {module_of(pair.name): pair.kind for pair in plan.matrices}
+    alpha = plan.options.alpha or rank
+    targets, parameters = _targets(plan, ranks)
+    patterns = {module: found for module, found in ranks.items() if found != rank}
+    patterns |= {f"{each}.weight": patterns[each] for each in patterns if f"{each}.weight" in parameters}
+    fused = {"experts.gate_up_proj": 2} if any(each.endswith("experts.gate_up_proj") for each in parameters) else {}
+    kinds = {module_of(pair.loaded): pair.kind for pair in plan.matrices}
     return {
         "peft_type": "LORA",
         "task_type": task_of(plan.config),
         "base_model_name_or_path": plan.names[1],
         "r": rank,
-        "lora_alpha": plan.options.alpha or rank,
+        "lora_alpha": alpha,
         "lora_dropout": 0.0,
-        "rank_pattern": {module: found for module, found in ranks.items() if found != rank},
-        "alpha_pattern": {},
-        "target_modules": _shortened(list(ranks), modules, ".") or _NO_TARGET,
+        "rank_pattern": {**patterns, **{name: times * rank for name, times in fused.items()}},
+        "alpha_pattern": {name: times * alpha for name, times in fused.items()},
+        "target_modules": _shortened(targets, modules, ".") or ([] if parameters else _NO_TARGET),
+        **({"target_parameters": parameters} if parameters else {}),
         "modules_to_save": _shortened(kept.modules, modules, "") or None,
         "bias": "all" if kept.biases else "none",
         "fan_in_fan_out": any(kinds[module] is Kind.TRANSPOSED for module in ranks),
@@ -109,6 +116,17 @@ def adapter_config(plan: Extraction, ranks: Mapping[str, int], kept: Kept) -> di
         "use_dora": False,
         "inference_mode": True,
     }
+
+
+def _targets(plan: Extraction, ranks: Mapping[str, int]) -> tuple[list[str], list[str]]:
+    """Give the modules that peft wraps, and the parameters: fused experts, and weights that it takes for those."""
+    changed = [pair for pair in plan.matrices if module_of(pair.loaded) in ranks]
+    experts = dict.fromkeys(pair.packed for pair in changed if pair.packed)
+    single = {module_of(pair.loaded) for pair in changed if pair.packed}
+    others = [module for module in ranks if module not in single]
+    taken = [module for module in others if is_taken_for_experts(module, plan.config)]
+    fused = [name for each in experts for name in fused_parameters(each)]
+    return [each for each in others if each not in taken], [*fused, *(f"{module}.weight" for module in taken)]
 
 
 def task_of(config: Mapping[str, Any] | None) -> str | None:

@@ -29,6 +29,16 @@ _TRANSPOSED_MODELS: Final = ("gpt2", "openai-gpt", "imagegpt", "decision_transfo
 _TRANSPOSED: Final = ("c_attn", "c_proj", "c_fc", "q_attn")
 """Names of those modules."""
 
+_UNWRAPPED: Final = ("embed_positions", "dt_proj")
+"""Modules that peft cannot wrap, all of them small: embeddings that are not called with indices, so that the wrapper
+fails, and a projection of state-space models whose weight is read without calling it."""
+
+_MAMBA: Final = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""Models (``model_type``) whose ``out_proj`` peft refuses to wrap, as their kernels read its weight directly."""
+
+_SHARED: Final[Mapping[str, str]] = {"zamba": "shared_transf", "zamba2": "shared_transformer"}
+"""The module that several layers share and one of them stores, by ``model_type``: peft would change that one alone."""
+
 _TIED_TASKS = re.compile(r"(ForCausalLM|LMHeadModel|ForMaskedLM|ForConditionalGeneration|ForPreTraining)$")
 """Architectures that have an output layer, stored or not."""
 
@@ -69,7 +79,9 @@ def kind_of(tensor: str, shape: Sequence[int], config: Mapping[str, Any] | None)
     """
     module, _, leaf = tensor.rpartition(".")
     name = module.rpartition(".")[2]
-    if leaf != "weight" or not module or not 2 <= len(shape) <= 5 or min(shape) == 0 or name in _ROUTERS:
+    if leaf != "weight" or not module or not 2 <= len(shape) <= 5 or min(shape) == 0 or is_router(tensor):
+        return Kind.WHOLE
+    if name in _UNWRAPPED or (name == "out_proj" and (config or {}).get("model_type") in _MAMBA):
         return Kind.WHOLE
     if len(shape) > 2:
         return Kind.WHOLE if shape[1] == 1 else Kind.LINEAR  # with one channel a group, nothing is left to factor
@@ -78,6 +90,18 @@ def kind_of(tensor: str, shape: Sequence[int], config: Mapping[str, Any] | None)
     if name in _TRANSPOSED and (config or {}).get("model_type") in _TRANSPOSED_MODELS:
         return Kind.TRANSPOSED
     return Kind.LINEAR
+
+
+def is_router(tensor: str) -> bool:
+    """Whether a tensor is the weight of a router or of a part of one, which may have other parts in memory."""
+    *_, above, name, leaf = ("", "", *tensor.split("."))
+    return leaf == "weight" and (name in _ROUTERS or above == "router")
+
+
+def is_shared(tensor: str, config: Mapping[str, Any] | None) -> bool:
+    """Whether a tensor belongs to several layers, of which one stores it."""
+    part = _SHARED.get(str((config or {}).get("model_type")))
+    return part is not None and part in tensor.split(".")
 
 
 def is_head(tensor: str) -> bool:

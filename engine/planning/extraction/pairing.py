@@ -36,6 +36,10 @@ class TensorPair:
     """The fine-tuned model's."""
     base: TensorInfo | None
     """The base model's; None where its shape differs, so that it is kept whole in any case."""
+    loaded: str
+    """Its name in memory, which the adapter has."""
+    packed: str | None = None
+    """The module of experts of which peft packs the factors, this one's among them, so that all need one rank."""
 
     @property
     def rows(self) -> int:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from dovetail.engine.planning.extraction.modules import Kind, kind_of, matches, module_of
+from dovetail.engine.planning.extraction.experts import whole_packs
+from dovetail.engine.planning.extraction.modules import Kind, is_router, is_shared, kind_of, matches, module_of
 from dovetail.engine.planning.extraction.options import ExtractionOptions
 from dovetail.engine.planning.extraction.pairing import TensorPair, pair_up
 from dovetail.engine.planning.identity import input_identity
+from dovetail.io.adapters.memory_names import memory_name
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.formats.config import config_of
 
-VERSION = 1
+VERSION = 2
 """Changes whenever the same models and options give other bits than before."""
 
 
@@ -85,15 +87,23 @@ def plan_extraction(
     contents = module_contents(base)
     for name, new in found.tuned.items():
         old = base.tensors[name]
-        kind = kind_of(name, old.shape, config) if new.dtype.mergeable and old.dtype.mergeable else Kind.WHOLE
+        loaded, mergeable = memory_name(name, config), new.dtype.mergeable and old.dtype.mergeable
+        shared = is_shared(name, config)
+        kind = kind_of(loaded, old.shape, config) if mergeable and not shared else Kind.WHOLE
         same, tied = new.shape == old.shape, name == found.tied
         if not same:
             notes.append(_resized(name, new, old))
-        if not same or tied or name.endswith(".bias") or not contents.get(module_of(name), {""}) <= {"weight", "bias"}:
+        alone = (
+            shared or is_router(name) or loaded != name or not contents.get(module_of(name), {""}) <= {"weight", "bias"}
+        )
+        if not same or tied or name.endswith(".bias") or alone:
             by_name.add(name)
-        pair = TensorPair(name, kind, new, old if same else None)
+        pair = TensorPair(name, kind, new, old if same else None, loaded)
         factored = kind is not Kind.WHOLE and same and not tied and not matches(options.modules_to_save, name)
         (matrices if factored else others).append(pair)
+    if options.energy is None:
+        packs = whole_packs(base.tensors, {pair.name for pair in matrices}, config)
+        matrices = [replace(pair, packed=packs.get(pair.name)) for pair in matrices]
     if found.missing:
         notes.append(f"{names[0]} lacks {len(found.missing)} tensors, such as {found.missing[0]}: taken as unchanged.")
     return Extraction(

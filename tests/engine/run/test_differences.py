@@ -29,7 +29,7 @@ def test_chunks_are_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     random = np.random.default_rng(0)
     new, old = random.standard_normal((7, 3, 2)), random.standard_normal((7, 3, 2)).astype(BF16)
     tensors = read_checkpoint(write_checkpoint(tmp_path / "a", {"new": new, "old": old})).tensors
-    pair = TensorPair("w", Kind.LINEAR, tensors["new"], tensors["old"])
+    pair = TensorPair("w", Kind.LINEAR, tensors["new"], tensors["old"], "w")
     expected = (new - old.astype(np.float64)).reshape(7, 6)
     for elements, rows in ((1, 1), (13, 2), (1000, 7)):
         monkeypatch.setattr(differences, "CHUNK_ELEMENTS", elements)

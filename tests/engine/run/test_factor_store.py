@@ -28,7 +28,7 @@ def made(tmp_path: Path, *shape: int, kind: Kind = Kind.LINEAR) -> tuple[TensorP
     random = np.random.default_rng(0)
     left = random.standard_normal((shape[0], 2)).astype(np.float32)
     right = random.standard_normal((2, int(np.prod(shape[1:])))).astype(np.float32)
-    return TensorPair("a.weight", kind, info, info), Factors(left, right, 1.0, 100.0, 1.0)
+    return TensorPair("a.weight", kind, info, info, "a.weight"), Factors(left, right, 1.0, 100.0, 1.0)
 
 
 def test_what_was_added_is_found(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ def store(folder: Path, **tensors: NDArray[Any]) -> dict[str, TensorInfo]:
 
 def pair_of(folder: Path, old: NDArray[Any], new: NDArray[Any]) -> TensorPair:
     """Store both matrices."""
-    return TensorPair("w.weight", Kind.LINEAR, store(folder / "new", w=new)["w"], store(folder / "old", w=old)["w"])
+    return TensorPair(
+        "w.weight", Kind.LINEAR, store(folder / "new", w=new)["w"], store(folder / "old", w=old)["w"], "w.weight"
+    )
 
 
 def ignore(read_bytes: int) -> None:
