@@ -16,10 +16,10 @@ from measure import Run, alternate, median, ratios, run, warm
 from report import print_table, spread, write_results
 
 WITHOUT = (
-    "from dovetail.engine.run.journal import Journal; from dovetail.engine.cli import main; "
+    "from dovetail.engine.run.journal import Journal; from dovetail.engine.cli.main import main; "
     "Journal.append = lambda self, numbers: None; main()"
 )
-WITH = "from dovetail.engine.run.journal import Journal; from dovetail.engine.cli import main; main()"
+WITH = "from dovetail.engine.run.journal import Journal; from dovetail.engine.cli.main import main; main()"
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 from typer.main import get_command
 
-from dovetail.engine.cli import app
+from dovetail.engine.cli.main import app
 from dovetail.engine.recipe.stages import load_stages
 from dovetail.engine.synthetic import SIZES, make_checkpoint
 

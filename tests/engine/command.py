@@ -16,10 +16,10 @@ from unittest.mock import patch
 
 import pytest
 
-from dovetail.engine.cli import main
+from dovetail.engine.cli.main import main
 from tests.pace import HANGS_S
 
-COMMAND = (sys.executable, "-m", "dovetail.engine.cli")
+COMMAND = (sys.executable, "-m", "dovetail.engine")
 """What starts the command in a process of its own."""
 
 
@@ -52,7 +52,7 @@ def dovetail(*arguments: str | Path, least_bytes: int = 1) -> Outcome:
     arguments
         What follows the command's name.
     least_bytes
-        Takes the place of `cli_options.LEAST_BYTES`, in bytes: shards of the tests' models are smaller.
+        Takes the place of `cli.options.LEAST_BYTES`, in bytes: shards of the tests' models are smaller.
 
     """
     out, err = io.StringIO(), io.StringIO()
@@ -61,7 +61,7 @@ def dovetail(*arguments: str | Path, least_bytes: int = 1) -> Outcome:
         with (
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
-            patch("dovetail.engine.cli_options.LEAST_BYTES", least_bytes),
+            patch("dovetail.engine.cli.options.LEAST_BYTES", least_bytes),
             pytest.raises(SystemExit) as left,
         ):
             main([str(argument) for argument in arguments])

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dovetail.engine import cli, cli_options
+from dovetail.engine.cli import main, options
 from dovetail.engine.planning import grid
 from dovetail.engine.run import budget, commit, execution
 
@@ -28,7 +28,7 @@ HOME = Path(__file__).parents[2]
 
 def small_tasks() -> None:
     """Cut tensors into chunks of 1,000 elements, let no more than three wait to be committed, and permit any shards."""
-    cli_options.LEAST_BYTES = 1
+    options.LEAST_BYTES = 1
     grid.CHUNK_STEP, grid.TASK_BYTES, commit.GROUP_BYTES = 1000, 1, 1
     budget.Budget.unwritten_bytes = 4000  # type: ignore[assignment, method-assign]  # a property otherwise
 
@@ -74,4 +74,4 @@ if __name__ == "__main__":
         _pause_after_commits(int(what[0]))
     elif place:
         _pause_before(place, what[0], int(what[1]) if len(what) > 1 else 1)
-    cli.main(sys.argv[2:])
+    main.main(sys.argv[2:])

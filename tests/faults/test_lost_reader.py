@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import pytest
 
-from dovetail.engine.cli import main
+from dovetail.engine.cli.main import main
 from tests.checkpoints import folder_bytes
 from tests.engine.command import COMMAND, COMPILING, dovetail
 from tests.engine.conftest import Family
@@ -45,7 +45,7 @@ every_sink = pytest.mark.parametrize(
 def run_into(out: TextIO, err: TextIO | None, *arguments: object) -> int:
     """Run the command in this process with other standard streams; give its exit code."""
     handler = signal.getsignal(signal.SIGTERM)
-    small = patch("dovetail.engine.cli_options.LEAST_BYTES", 1)
+    small = patch("dovetail.engine.cli.options.LEAST_BYTES", 1)
     with _replaced(out, err), small, pytest.raises(SystemExit) as left:
         main([str(argument) for argument in arguments])
     signal.signal(signal.SIGTERM, handler)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dovetail.engine.cli_options import LEAST_BYTES
+from dovetail.engine.cli.options import LEAST_BYTES
 from dovetail.engine.methods.registry import METHODS
 from tests.engine.command import Outcome, dovetail, dovetail_process, snapshot
 from tests.engine.conftest import Family

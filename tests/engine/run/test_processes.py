@@ -61,10 +61,10 @@ def test_two_merges_into_one_output_in_one_process(family: Family) -> None:
 
 SLOW = """
 import sys, time
-from dovetail.engine import cli, cli_options
+from dovetail.engine.cli import main, options
 from dovetail.engine.planning import grid
 from dovetail.engine.run import budget, commit, execution
-cli_options.LEAST_BYTES = 1
+options.LEAST_BYTES = 1
 grid.CHUNK_STEP, grid.TASK_BYTES, commit.GROUP_BYTES, budget.Budget.unwritten_bytes = 1000, 1, 1, 4000
 report = execution.Execution._report_progress
 def slowly(self, started):
@@ -72,7 +72,7 @@ def slowly(self, started):
     if self._durable_tasks:
         time.sleep(3600)
 execution.Execution._report_progress = slowly
-cli.main(sys.argv[1:])
+main.main(sys.argv[1:])
 """
 """The command, cut into small tasks, that waits to be stopped once some of them are done."""
 

@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from dovetail.engine.cli_options import (
+from dovetail.engine.cli.options import (
     DebugOption,
     JsonOption,
     MemoryOption,
     WorkersOption,
     run_options,
 )
-from dovetail.engine.report.streams import outlast_reader
+from dovetail.engine.cli.report.streams import outlast_reader
 
 
 def inspect(
@@ -25,7 +25,7 @@ def inspect(
     debug: DebugOption = False,
 ) -> None:
     """List a checkpoint's tensors, shapes, dtypes and sizes."""
-    from dovetail.engine.report.tables import checkpoint_json, print_checkpoint
+    from dovetail.engine.cli.report.tables import checkpoint_json, print_checkpoint
     from dovetail.io.opening import read_checkpoint
 
     opened = read_checkpoint(checkpoint)
@@ -56,8 +56,8 @@ def verify(
     """Check every byte of an output against its manifest, and name what is damaged."""
     from dovetail.engine.actions.recompute import recompute
     from dovetail.engine.actions.verify import verify as run_verify
-    from dovetail.engine.report.display import choose_display
-    from dovetail.engine.report.tables import conclude_verification, verdict_json
+    from dovetail.engine.cli.report.display import choose_display
+    from dovetail.engine.cli.report.tables import conclude_verification, verdict_json
 
     outlast_reader()  # the exit code tells what was found
 
@@ -102,8 +102,8 @@ def compare(
     """
     from dovetail.engine.actions.compare import compare as run_compare
     from dovetail.engine.actions.comparison import Limits
-    from dovetail.engine.report.comparison import comparison_json, conclude_comparison, print_comparison
-    from dovetail.engine.report.display import choose_display
+    from dovetail.engine.cli.report.comparison import comparison_json, conclude_comparison, print_comparison
+    from dovetail.engine.cli.report.display import choose_display
 
     limits = Limits(max_abs, max_rel, max_ulp)
     with choose_display(quiet=quiet, as_json=as_json, label="comparing") as display:
@@ -131,10 +131,10 @@ def methods(
     debug: DebugOption = False,
 ) -> None:
     """Show the table of methods: parameters, defaults, papers."""
+    from dovetail.engine.cli.report.tables import methods_json, print_methods
     from dovetail.engine.errors import RecipeError
     from dovetail.engine.methods.plugins import UPDATE
     from dovetail.engine.methods.registry import all_methods, find, plug_ins
-    from dovetail.engine.report.tables import methods_json, print_methods
 
     try:
         shown = {name: find(name) for name in names} if names else all_methods()

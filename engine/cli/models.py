@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dovetail.engine.cli_options import (
+from dovetail.engine.cli.options import (
     DEFAULT_FORMAT,
     CodecOption,
     DebugOption,
@@ -27,7 +27,7 @@ from dovetail.engine.cli_options import (
     recipe_source,
     run_options,
 )
-from dovetail.engine.cli_parser import tell
+from dovetail.engine.cli.parser import tell
 
 PatternsOption = Annotated[
     list[str] | None,
@@ -73,8 +73,8 @@ def convert(
     The same command again continues an interrupted conversion, and leaves complete outputs alone.
     """
     from dovetail.engine.actions.convert import convert_all
-    from dovetail.engine.report.display import Recorder, choose_display
-    from dovetail.engine.report.tables import print_conversion
+    from dovetail.engine.cli.report.display import Recorder, choose_display
+    from dovetail.engine.cli.report.tables import print_conversion
 
     if len(paths) < 2:
         raise typer.BadParameter("give at least one checkpoint and the folder to make", param_hint="SRC... DST")
@@ -144,9 +144,9 @@ def extract_lora(
     same command again continues an interrupted extraction with the next matrix.
     """
     from dovetail.engine.actions.extract_lora import extract_lora as run_extraction
+    from dovetail.engine.cli.report.display import Recorder, choose_display
+    from dovetail.engine.cli.report.extraction import print_extraction
     from dovetail.engine.planning.extraction.options import ExtractionOptions
-    from dovetail.engine.report.display import Recorder, choose_display
-    from dovetail.engine.report.extraction import print_extraction
 
     begin_work()
     options = ExtractionOptions(
@@ -197,8 +197,8 @@ def moe(
     The same command again continues what was interrupted.
     """
     from dovetail.engine.actions.moe import make_moe
-    from dovetail.engine.report.display import Recorder, choose_display
-    from dovetail.engine.report.tables import print_conversion
+    from dovetail.engine.cli.report.display import Recorder, choose_display
+    from dovetail.engine.cli.report.tables import print_conversion
 
     begin_work()
     with choose_display(quiet=quiet, as_json=as_json) as display:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dovetail.engine.cli.report.tables import BASE_MODELS
 from dovetail.engine.methods.registry import METHODS
-from dovetail.engine.report.tables import BASE_MODELS
 from tests.checkpoints import cabs_recipe, read_output
 from tests.engine.awkward import base_tensors, tuned_tensors, write_family
 from tests.engine.command import dovetail, dovetail_process
@@ -25,7 +25,7 @@ def test_help_waits_for_no_heavy_import() -> None:
     heavy = {"numpy", "numba", "llvmlite", "zarr", "torch", "ml_dtypes", "rich", "safetensors", "psutil"}
     code = (
         "import sys\n"
-        "from dovetail.engine.cli import main\n"
+        "from dovetail.engine.cli.main import main\n"
         "try:\n    main(['merge', '--help'])\n"
         f"except SystemExit:\n    print(sorted({heavy!r} & set(sys.modules)))\n"
     )

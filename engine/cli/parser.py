@@ -14,8 +14,8 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from dovetail.engine import cli_options
-from dovetail.engine.cli_flags import BY_NAME, PROGRAMS, Fate, Flag
+from dovetail.engine.cli import options as cli_options
+from dovetail.engine.cli.flags import BY_NAME, PROGRAMS, Fate, Flag
 from dovetail.engine.events import Listener, Notice
 from dovetail.engine.text import counted
 
@@ -163,7 +163,7 @@ def closest(option: str, options: Collection[str]) -> list[str]:
 
 
 class MergingCommand(Command):
-    """A command that mergekit has too, and that reads mergekit's flags: those of `cli_flags`."""
+    """A command that mergekit has too, and that reads mergekit's flags: those of `flags`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments without mergekit's flags, and keep for `invoke` and `tell` what these say."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dovetail.engine.cli_options import (
+from dovetail.engine.cli.options import (
     DEFAULT_FORMAT,
     CodecOption,
     DebugOption,
@@ -34,7 +34,7 @@ from dovetail.engine.cli_options import (
     recipe_source,
     run_options,
 )
-from dovetail.engine.cli_parser import tell
+from dovetail.engine.cli.parser import tell
 
 
 def merge(
@@ -64,8 +64,8 @@ def merge(
 ) -> None:
     """Merge checkpoints as RECIPE says; the same command again continues an interrupted merge."""
     from dovetail.engine.actions.merge import merge as run_merge
-    from dovetail.engine.report.display import Recorder, choose_display
-    from dovetail.engine.report.tables import print_summary
+    from dovetail.engine.cli.report.display import Recorder, choose_display
+    from dovetail.engine.cli.report.tables import print_summary
 
     begin_work()
     with choose_display(quiet=quiet, as_json=as_json) as display:
@@ -113,8 +113,8 @@ def plan(
 ) -> None:
     """Say what a merge would read, write and hold in memory; no tensor is read."""
     from dovetail.engine.actions.forecasts import plan_stages, prepare_stages
-    from dovetail.engine.report.display import NoticeDisplay
-    from dovetail.engine.report.tables import print_stages, stages_json
+    from dovetail.engine.cli.report.display import NoticeDisplay
+    from dovetail.engine.cli.report.tables import print_stages, stages_json
 
     display, nonfinite = NoticeDisplay(), OnNonFinite.error
     tell(ctx, display)

@@ -13,18 +13,18 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dovetail.engine.cli_merge import merge, plan
-from dovetail.engine.cli_models import convert, extract_lora, moe
-from dovetail.engine.cli_options import DebugOption, size_bytes
-from dovetail.engine.cli_parser import Command, MergingCommand, Program, UsageError
-from dovetail.engine.cli_reports import compare, inspect, methods, verify
-from dovetail.engine.report.streams import (
+from dovetail.engine.cli.merge import merge, plan
+from dovetail.engine.cli.models import convert, extract_lora, moe
+from dovetail.engine.cli.options import DebugOption, size_bytes
+from dovetail.engine.cli.parser import Command, MergingCommand, Program, UsageError
+from dovetail.engine.cli.report.streams import (
     LostOutputError,
     end_without_output,
     finish_output,
     lasting_streams,
     outlast_reader,
 )
+from dovetail.engine.cli.reports import compare, inspect, methods, verify
 
 app = typer.Typer(
     name="dovetail",
@@ -108,7 +108,7 @@ def demo(
     debug: DebugOption = False,
 ) -> None:
     """Make small checkpoints, merge them by CABS, check the result and explain it."""
-    from dovetail.engine.demo import run_demo
+    from dovetail.engine.cli.demo import run_demo
     from dovetail.io.files.home import expand_home
 
     outlast_reader()

@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from dovetail.engine.actions.comparison import Comparison, Difference, Limits
+from dovetail.engine.cli.report.console import new_table, show
 from dovetail.engine.errors import DifferenceError
-from dovetail.engine.report.console import new_table, show
 from dovetail.engine.text import counted, format_size
 from dovetail.io.dtypes import DTYPES
 

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from dovetail.engine import events
 from dovetail.engine.actions.verify import Verdict
+from dovetail.engine.cli.report.console import line_width, new_grid, new_table, show
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.output.manifest import MANIFEST_NAME, has_task_vectors, norm_text, pair_overlaps
 from dovetail.engine.planning.plan import Plan
-from dovetail.engine.report.console import line_width, new_grid, new_table, show
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.text import counted, format_size, short_name
 from dovetail.io.checkpoint import Checkpoint

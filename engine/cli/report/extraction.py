@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.report.console import new_table, show
+from dovetail.engine.cli.report.console import new_table, show
 from dovetail.engine.text import counted, format_size
 
 

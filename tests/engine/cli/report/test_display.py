@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from dovetail.engine import events
-from dovetail.engine.report import display
-from dovetail.engine.report.display import JsonDisplay, LiveDisplay, PlainDisplay, QuietDisplay, choose_display
+from dovetail.engine.cli.report import display
+from dovetail.engine.cli.report.display import JsonDisplay, LiveDisplay, PlainDisplay, QuietDisplay, choose_display
 
 STARTED = events.Started(
     method="cabs",

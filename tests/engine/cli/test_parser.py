@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from dovetail.engine.cli import app
-from dovetail.engine.cli_flags import PROGRAMS
-from dovetail.engine.cli_parser import WHOLE, Program, UsageError, closest, translate
+from dovetail.engine.cli.flags import PROGRAMS
+from dovetail.engine.cli.main import app
+from dovetail.engine.cli.parser import WHOLE, Program, UsageError, closest, translate
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dovetail.engine.report import display
+from dovetail.engine.cli.report import display
 from tests.engine.command import COMMAND, Outcome, dovetail
 from tests.engine.conftest import Family
 from tests.pace import HANGS_S

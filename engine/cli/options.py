@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, overload
 
 import typer
 
-from dovetail.engine.report.streams import outlast_reader
+from dovetail.engine.cli.report.streams import outlast_reader
 from dovetail.io.output import FORMATS, SafetensorsFormat, choose_format
 from dovetail.io.zarr.layout import CODECS
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.actions.verify import read_manifest
+from dovetail.engine.cli.report.display import Recorder, choose_display
+from dovetail.engine.cli.report.tables import print_summary
 from dovetail.engine.errors import OutputError
 from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.planning.plan import PlanOptions
-from dovetail.engine.report.display import Recorder, choose_display
-from dovetail.engine.report.tables import print_summary
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.synthetic import SIZES, make_checkpoint
 from dovetail.engine.text import format_size

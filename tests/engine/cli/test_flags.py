@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from typer.main import get_command
 
-from dovetail.engine.cli import app
-from dovetail.engine.cli_flags import BY_NAME, FLAGS, PROGRAMS, Fate, Flag
+from dovetail.engine.cli.flags import BY_NAME, FLAGS, PROGRAMS, Fate, Flag
+from dovetail.engine.cli.main import app
 from tests.doc_blocks import ROOT
 from tests.engine.command import dovetail
 

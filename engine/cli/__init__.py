@@ -1,0 +1,1 @@
+"""The command ``dovetail``: its commands and options, mergekit's flags, and what people see while it works."""
