@@ -32,6 +32,9 @@ from dovetail.io.sources.rows import FilledElements
 _MOST_WIDENED: Final = 1.5
 """How much wider than a chunk what it needs of its inputs may be, before the chunk grows to that."""
 
+LONG_ELEMENTS = 2**17
+"""Least elements of what a chunk needs that make it grow: less than the smallest chunk of a real model has."""
+
 
 class TensorPlanner:
     """Turns the recipe's tensors into planned ones, collecting what a person should know."""
@@ -267,7 +270,7 @@ def _chunk(program: Program, element_bytes: int, inputs: int, length: int) -> in
     """
     usual = chunk_elements(element_bytes, inputs)
     start, stop = program.window(0, min(usual, length))
-    return stop - start if stop - start > _MOST_WIDENED * usual else usual
+    return stop - start if stop - start > max(_MOST_WIDENED * usual, LONG_ELEMENTS) else usual
 
 
 def problems(plan: Plan) -> Iterator[Problem]:
