@@ -18,8 +18,9 @@ from math import prod
 from typing import Final, NamedTuple
 
 from dovetail.io.checkpoint import TensorInfo
+from dovetail.io.source import Source
 from dovetail.io.sources.parts import ElementRun, joined
-from dovetail.io.sources.transposed import TransposedSource
+from dovetail.io.sources.transposed import stored_across
 from dovetail.io.sources.views import ViewedSource
 
 FUSED_BY_ROWS: Final = frozenset(
@@ -158,8 +159,8 @@ def _half(info: TensorInfo, expert: int, half: int, packing: Packing) -> TensorI
     _, rows, columns = info.shape
     inner, hidden = (columns // 2, rows) if packing.columns else (rows // 2, columns)
     by_rows = not packing.columns
-    if isinstance(info.source, TransposedSource):  # what it transposes lies the other way
-        info, by_rows = _inner(info), not by_rows
+    if (stored := stored_across(info.source)) is not None:  # what it transposes lies the other way
+        info, by_rows = _with_source(info, stored), not by_rows
     across = hidden if by_rows else 1
     step, first = (2 * across, across) if packing.alternating else (across, inner * across)
     strides = (step, 1) if by_rows else (step, 2 * inner)
@@ -169,16 +170,15 @@ def _half(info: TensorInfo, expert: int, half: int, packing: Packing) -> TensorI
 def _matrix(info: TensorInfo, expert: int, columns: bool) -> TensorInfo:
     """Present one matrix of a stack, transposed if it is stored by columns."""
     size, shape = prod(info.shape[1:]), info.shape[1:]
-    if isinstance(info.source, TransposedSource):
-        info, columns, shape = _inner(info), not columns, shape[::-1]
+    if (stored := stored_across(info.source)) is not None:
+        info, columns, shape = _with_source(info, stored), not columns, shape[::-1]
     if columns:
         return _view(info, shape[::-1], size * expert, (1, shape[1]))
     return _view(info, shape, size * expert, (shape[1], 1))
 
 
-def _inner(info: TensorInfo) -> TensorInfo:
-    assert isinstance(info.source, TransposedSource)
-    return TensorInfo(info.name, info.dtype, info.shape, info.source.inner, info.own_dtype)
+def _with_source(info: TensorInfo, source: Source) -> TensorInfo:
+    return TensorInfo(info.name, info.dtype, info.shape, source, info.own_dtype)
 
 
 def _view(info: TensorInfo, shape: tuple[int, ...], first: int, strides: tuple[int, ...]) -> TensorInfo:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from dovetail.io.source import Decoding, checked_source, combined, out_of_range
+from dovetail.io.source import Decoding, Source, checked_source, combined, out_of_range
 from dovetail.io.sources.dequantised import STEP_ELEMENTS, DequantisedSource, decode_codes
 
 if TYPE_CHECKING:
@@ -133,3 +133,8 @@ class TransposedSource:
         """Give the stored elements of some rows of a matrix."""
         grid = self.inner.grid
         return (matrix * grid.rows + top) * grid.columns, (matrix * grid.rows + bottom) * grid.columns
+
+
+def stored_across(source: Source) -> Source | None:
+    """Give the matrices as they are stored if a source transposes them; None if it does not."""
+    return source.inner if isinstance(source, TransposedSource) else None

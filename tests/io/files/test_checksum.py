@@ -37,7 +37,7 @@ def test_a_beginning_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_other_faults(tmp_path: Path) -> None:
-    """A file of another size is not read; a file shorter than the bytes to check is a fault, as is a missing file."""
+    """A file of another size is not read; one shorter than the bytes to check is a fault, as none or a folder is."""
     path = tmp_path / "file"
     assert ("is missing", 0) == check_start(path, 4, 4, hex_checksum(b"abcd"))
     path.write_bytes(b"abcd")
@@ -45,4 +45,4 @@ def test_other_faults(tmp_path: Path) -> None:
     assert (CHANGED, 4) == check_start(path, 4, 9, hex_checksum(b"abcd"))
     path.unlink()
     path.mkdir()
-    assert ("is missing", 0) == check_start(path, 4, 4, hex_checksum(b"abcd"))
+    assert ("is a folder", 0) == check_start(path, 4, 4, hex_checksum(b"abcd"))
