@@ -89,7 +89,9 @@ class _Answer(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_Waiting(raw, sock, allowance.get()))
 
 
-class _Connection(urllib3.connection.HTTPConnection):
+class _Paced(urllib3.connection.HTTPConnection):
+    """A connection whose making and answers spend the allowance of the request."""
+
     response_class: Any = _Answer
 
     def connect(self) -> None:
@@ -100,19 +102,12 @@ class _Connection(urllib3.connection.HTTPConnection):
             allowance.get().spend(began)
 
 
-class _EncryptedConnection(urllib3.connection.HTTPSConnection):
-    response_class: Any = _Answer
-
-    def connect(self) -> None:
-        began = time.monotonic()
-        try:
-            super().connect()
-        finally:
-            allowance.get().spend(began)
+class _EncryptedConnection(_Paced, urllib3.connection.HTTPSConnection):
+    pass
 
 
 class _Pool(urllib3.connectionpool.HTTPConnectionPool):
-    ConnectionCls: Any = _Connection
+    ConnectionCls: Any = _Paced
 
 
 class _EncryptedPool(urllib3.connectionpool.HTTPSConnectionPool):
