@@ -21,7 +21,7 @@ from dovetail.io.adapters.matrices import Matrix, multiply_lines
 from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.dtypes import DTYPES, DType
 from dovetail.io.source import Decoding, Source, checked_source, out_of_range
-from dovetail.io.sources.floats import decode_into
+from dovetail.io.sources.floats import ComputedFloats, decode_into, read_only_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,7 @@ _KEPT_NORMS: Final = 32  # tensors for which a process keeps column factors; the
 
 @checked_source
 @dataclass(frozen=True, slots=True)
-class ChangedSource:
+class ChangedSource(ComputedFloats):
     """A tensor with a change applied, as float32 elements."""
 
     base: Source
@@ -47,16 +47,6 @@ class ChangedSource:
     def length(self) -> int:
         """Number of elements."""
         return self.base.length
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of an element, a float32."""
-        return 4
-
-    @property
-    def copies(self) -> bool:
-        """True: `read` always makes a new array."""
-        return True
 
     @property
     def scratch_bytes(self) -> int:
@@ -79,7 +69,7 @@ class ChangedSource:
         """Compute elements ``[start, stop)`` and return their bytes, read-only."""
         if not 0 <= start <= stop <= self.length:
             raise out_of_range(start, stop, self.length)
-        return _read_only(self.values(start, stop))
+        return read_only_bytes(self.values(start, stop))
 
     def prefetch(self, start: int, stop: int) -> None:
         """Start reading the model's part of a range, in the steps in which `read` will want it."""
@@ -94,9 +84,6 @@ class ChangedSource:
         """Let go of steps that were prefetched and not read; `read` has let go of the others."""
         for low, high in _steps(start, stop):
             self.base.release(low, high)
-
-    def mapped_bytes(self, start: int, stop: int) -> None:
-        """Give none: elements are computed."""
 
     def decoding(self, start: int, stop: int) -> Decoding | None:
         """Say what reading the model's part of a range decodes."""
@@ -118,7 +105,7 @@ def computed_tensor(info: TensorInfo, source: Source) -> TensorInfo:
 
 @checked_source
 @dataclass(frozen=True, slots=True)
-class DoraSource:
+class DoraSource(ComputedFloats):
     """DoRA: ``magnitude / norm * (W + scale * (left @ right))``, with the norms of the lines of that sum.
 
     https://arxiv.org/abs/2402.09353, equation 5. Usually the lines are rows, and every read computes whole rows. Where
@@ -141,16 +128,6 @@ class DoraSource:
         return self.inner.length
 
     @property
-    def itemsize(self) -> int:
-        """Bytes of an element, a float32."""
-        return 4
-
-    @property
-    def copies(self) -> bool:
-        """True: `read` always makes a new array."""
-        return True
-
-    @property
     def scratch_bytes(self) -> int:
         """Most bytes of memory that `read` takes beyond twice its result."""
         lines = 24 * self.magnitude.columns  # totals, norms, factors
@@ -162,18 +139,18 @@ class DoraSource:
         if not 0 <= start <= stop <= self.length:
             raise out_of_range(start, stop, self.length)
         if start == stop:
-            return _read_only(np.empty(0, np.float32))
+            return read_only_bytes(np.empty(0, np.float32))
         if self.by_column:
             values, factors = self.inner.values(start, stop), _column_factors(self)
             with np.errstate(all="ignore"):  # as in `ChangedSource`
                 multiply_lines(values, start, self.columns, factors, by_column=True)
-            return _read_only(values)
+            return read_only_bytes(values)
         low, high = self._needed(start, stop)
         values = self.inner.values(low, high)
         factors = self._row_factors(values, low // self.columns, high // self.columns)
         with np.errstate(all="ignore"):
             multiply_lines(values, 0, self.columns, factors, by_column=False)
-        return _read_only(values[start - low : stop - low])
+        return read_only_bytes(values[start - low : stop - low])
 
     def _row_factors(self, values: NDArray[np.float32], low: int, high: int) -> NDArray[np.float32]:
         from dovetail.io.adapters.kernels import row_norms
@@ -195,9 +172,6 @@ class DoraSource:
     def release(self, start: int, stop: int) -> None:
         """Let go of steps that were prefetched and not read; `read` has let go of the others."""
         self.inner.release(*self._needed(start, stop))
-
-    def mapped_bytes(self, start: int, stop: int) -> None:
-        """Give none: elements are computed."""
 
     def decoding(self, start: int, stop: int) -> Decoding | None:
         """Say what reading the model's part of a range decodes."""
@@ -256,9 +230,3 @@ def _quotients(magnitudes: NDArray[np.float32], norms: NDArray[np.float32]) -> N
     """Divide magnitudes by norms; a line of zeros gives NaN or infinity, as in peft, which are counted later."""
     with np.errstate(all="ignore"):
         return magnitudes / norms
-
-
-def _read_only(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    raw = values.view(np.uint8)
-    raw.flags.writeable = False
-    return raw

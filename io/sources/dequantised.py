@@ -15,7 +15,7 @@ import numpy as np
 
 from dovetail.io.dtypes import DType
 from dovetail.io.source import Decoding, Source, checked_source, combined, out_of_range
-from dovetail.io.sources.floats import decode_into
+from dovetail.io.sources.floats import ComputedFloats, decode_into, read_only_bytes
 from dovetail.io.sources.scale_grid import ScaleGrid
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _SHORT_BLOCK: Final = 8  # blocks of fewer columns are multiplied faster if thei
 
 @checked_source
 @dataclass(frozen=True, slots=True)
-class DequantisedSource:
+class DequantisedSource(ComputedFloats):
     """A tensor of codes times its scales, as float32 elements."""
 
     codes: Source
@@ -47,16 +47,6 @@ class DequantisedSource:
     """Which scale belongs to which element."""
     length: int
     """Number of elements."""
-
-    @property
-    def itemsize(self) -> int:
-        """Size of a float32."""
-        return 4
-
-    @property
-    def copies(self) -> bool:
-        """Whether `read` makes a new array: always. The second half of its size covers codes and stored scales."""
-        return True
 
     @property
     def scratch_bytes(self) -> int:
@@ -84,9 +74,7 @@ class DequantisedSource:
                 width = min(self.grid.columns, target.size)
                 row, column = divmod(low, self.grid.columns)
                 self.multiply(values.reshape(-1, width), row, column, scales, first_scale, target.reshape(-1, width))
-        raw_out: NDArray[np.uint8] = out.view(np.uint8)
-        raw_out.flags.writeable = False
-        return raw_out
+        return read_only_bytes(out)
 
     def multiply(
         self,
@@ -149,9 +137,6 @@ class DequantisedSource:
         if start < stop:
             self.codes.release(*self.code_range(start, stop))
             self.scales.release(*self.grid.scale_range(start, stop))
-
-    def mapped_bytes(self, start: int, stop: int) -> None:
-        """Give none: elements are computed."""
 
     def decoding(self, start: int, stop: int) -> Decoding | None:
         """Say what reading a range's codes and scales decodes."""

@@ -17,6 +17,32 @@ _STEP: Final = 2**13
 """Elements of one byte that are decoded at a time."""
 
 
+class ComputedFloats:
+    """What all sources have in common that compute float32 elements while they are read: members of `Source`."""
+
+    __slots__ = ()
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of an element, a float32."""
+        return 4
+
+    @property
+    def copies(self) -> bool:
+        """True: `read` always makes a new array."""
+        return True
+
+    def mapped_bytes(self, start: int, stop: int) -> None:
+        """Give none: elements are computed."""
+
+
+def read_only_bytes(values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Give the bytes of computed elements, which nobody may change."""
+    raw: NDArray[np.uint8] = values.view(np.uint8)
+    raw.flags.writeable = False
+    return raw
+
+
 def decode_into(raw: NDArray[np.uint8], dtype: DType, out: NDArray[np.float32]) -> None:
     """Decode stored elements of a floating-point dtype to float32.
 

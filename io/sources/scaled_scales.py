@@ -9,7 +9,7 @@ import numpy as np
 
 from dovetail.io.dtypes import DType
 from dovetail.io.source import Decoding, Source, checked_source, out_of_range
-from dovetail.io.sources.floats import decode_into
+from dovetail.io.sources.floats import ComputedFloats, decode_into, read_only_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @checked_source
 @dataclass(frozen=True, slots=True)
-class ScaledScales:
+class ScaledScales(ComputedFloats):
     """Scales of groups times, or divided by, the scale of the tensor: float32, each rounded once."""
 
     scales: Source
@@ -35,16 +35,6 @@ class ScaledScales:
         return self.scales.length
 
     @property
-    def itemsize(self) -> int:
-        """Size of a float32."""
-        return 4
-
-    @property
-    def copies(self) -> bool:
-        """True: elements are computed."""
-        return True
-
-    @property
     def scratch_bytes(self) -> int:
         """Most memory of a read beyond twice its result, which covers the stored scales."""
         return self.scales.scratch_bytes + self.whole.scratch_bytes + 8
@@ -58,9 +48,7 @@ class ScaledScales:
         whole = self.whole.read(0, 1).view(np.float32)
         with np.errstate(all="ignore"):  # NaN and infinity are found later, as in any input
             (np.divide if self.divides else np.multiply)(out, whole, out=out)
-        raw: NDArray[np.uint8] = out.view(np.uint8)
-        raw.flags.writeable = False
-        return raw
+        return read_only_bytes(out)
 
     def prefetch(self, start: int, stop: int) -> None:
         """Start reading a range's scales from disk, without waiting for them."""
@@ -75,9 +63,6 @@ class ScaledScales:
         """Let go of a range's scales."""
         self.scales.release(start, stop)
         self.whole.release(0, 1)
-
-    def mapped_bytes(self, start: int, stop: int) -> None:
-        """Give none: elements are computed."""
 
     def decoding(self, start: int, stop: int) -> Decoding | None:
         """Say what reading a range's scales decodes."""

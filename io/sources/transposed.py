@@ -10,6 +10,7 @@ import numpy as np
 
 from dovetail.io.source import Decoding, Source, checked_source, combined, out_of_range
 from dovetail.io.sources.dequantised import STEP_ELEMENTS, DequantisedSource, decode_codes
+from dovetail.io.sources.floats import ComputedFloats, read_only_bytes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +20,7 @@ _STRETCH_BYTES: Final = 2**20  # codes of stored rows that are read at a time, w
 
 @checked_source
 @dataclass(frozen=True, slots=True)
-class TransposedSource:
+class TransposedSource(ComputedFloats):
     """Stacked matrices stored with the columns of the tensor as rows, as float32 elements.
 
     A range needs a few elements of every stored row. Codes are read stretch by stretch, and let go of at once.
@@ -32,16 +33,6 @@ class TransposedSource:
     def length(self) -> int:
         """Number of elements."""
         return self.inner.length
-
-    @property
-    def itemsize(self) -> int:
-        """Size of a float32."""
-        return 4
-
-    @property
-    def copies(self) -> bool:
-        """Whether `read` makes a new array: always."""
-        return True
 
     @property
     def scratch_bytes(self) -> int:
@@ -62,9 +53,7 @@ class TransposedSource:
             for top, bottom in self._stretches():
                 self._fill(matrix, (top, bottom), (low, high), lines[begin : begin + high - low, top:bottom])
         flat = lines.reshape(-1)[start - first * rows : stop - first * rows]
-        raw: NDArray[np.uint8] = flat.view(np.uint8)
-        raw.flags.writeable = False
-        return raw
+        return read_only_bytes(flat)
 
     def prefetch(self, start: int, stop: int) -> None:
         """Start reading the matrices that a range is part of, without waiting for them."""
@@ -78,9 +67,6 @@ class TransposedSource:
 
     def release(self, start: int, stop: int) -> None:
         """Do nothing: `read` has let go of what it decoded."""
-
-    def mapped_bytes(self, start: int, stop: int) -> None:
-        """Give none: elements are computed."""
 
     def decoding(self, start: int, stop: int) -> Decoding | None:
         """Say what reading the matrices that a range is part of decodes."""
