@@ -6,7 +6,6 @@ Importing this package imports neither numpy nor zarr; the functions import what
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dovetail.io.errors import (
@@ -118,12 +117,12 @@ def read_checkpoint(path: str | os.PathLike[str], adapter: str | os.PathLike[str
     """
     from dovetail.io import opening
 
-    checkpoint = opening.read_checkpoint(_expanded(path))
+    checkpoint = opening.read_checkpoint(path)
     if adapter is None:
         return checkpoint
     from dovetail.io.adapters import apply_adapter, read_adapter
 
-    return apply_adapter(checkpoint, read_adapter(_expanded(adapter)))
+    return apply_adapter(checkpoint, read_adapter(adapter))
 
 
 def load_state_dict(
@@ -168,9 +167,3 @@ def load_state_dict(
     from dovetail.io.state_dict import load_tensors
 
     return load_tensors(read_checkpoint(path, adapter), copy=copy)
-
-
-def _expanded(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Put the home folder for a ``~`` at the beginning."""
-    found = os.path.expanduser(path)  # noqa: PTH111  # Path.expanduser raises for unknown users
-    return found if isinstance(path, str) else Path(found)  # text alone can be an address

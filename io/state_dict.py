@@ -11,7 +11,6 @@ import numpy as np
 from dovetail.io.arrays import to_torch
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.errors import ChangedFileError
-from dovetail.io.extras import require
 from dovetail.io.source import MappedBytes
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ _NO_RESERVE: Final = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 def load_tensors(checkpoint: Checkpoint, *, copy: bool = False) -> dict[str, Any]:
     """Give every tensor of an open checkpoint as a torch tensor; see `dovetail.io.load_state_dict`."""
-    require("torch", "torch", "torch tensors")
     files: dict[str, NDArray[np.uint8]] = {}
     found = {name: _load(info, files, copy=copy) for name, info in checkpoint.tensors.items()}
     checkpoint.check_unchanged()

@@ -12,6 +12,7 @@ import typer
 
 from dovetail.engine.cli.report.streams import outlast_reader
 from dovetail.io.output import FORMATS, SafetensorsFormat, choose_format
+from dovetail.io.sizes import LEAST_WRITTEN_BYTES
 from dovetail.io.zarr.layout import CODECS
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def dtype_names() -> list[str]:
     return [dtype.torch_name for dtype in DTYPES.values() if dtype.mergeable]
 
 
-LEAST_BYTES = 2**20
+LEAST_BYTES = LEAST_WRITTEN_BYTES
 """Least size, in bytes, of anything that an option gives the size of."""
 
 DEFAULT_FORMAT = SafetensorsFormat.name

@@ -22,6 +22,7 @@ from dovetail.io.adapters.renaming import find_names
 from dovetail.io.adapters.ties import settle_ties
 from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import AdapterError, MissingFileError
+from dovetail.io.files.home import expand_home
 from dovetail.io.files.smallfile import is_named
 from dovetail.io.formats import torch_reader
 from dovetail.io.formats.config import config_of
@@ -69,7 +70,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         The adapter is of a kind that cannot be applied.
 
     """
-    folder = Path(os.path.abspath(path))  # noqa: PTH100 - as for checkpoints
+    folder = Path(os.path.abspath(expand_home(path)))  # noqa: PTH100 - as for checkpoints
     if not folder.is_dir():
         raise MissingFileError(f"there is no adapter at {folder}", f"a folder with {CONFIG_NAME}", "check the path")
     config = read_adapter_config(folder)
@@ -113,8 +114,9 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     if checkpoint.adapter is not None:
         raise AdapterError(f"{checkpoint.path} has an adapter already", "one adapter a model", "apply one of them")
     label, config = str(adapter.folder), adapter.config
-    parts = with_file_names(adapter.tensors, config_of(checkpoint), checkpoint.tensors)
-    parts, head, notes = settle_ties(label, checkpoint, config, parts)
+    model = config_of(checkpoint) or {}
+    parts = with_file_names(adapter.tensors, model, checkpoint.tensors)
+    parts, head, notes = settle_ties(label, checkpoint, model, config, parts)
     if head is not None:
         checkpoint = replace(checkpoint, tensors={**checkpoint.tensors, head.name: head})
     heads = {name for name in parts.whole if config.task in _NEW_HEADS and not config.saved.isdisjoint(name.split("."))}

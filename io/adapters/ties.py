@@ -9,6 +9,7 @@ it computes otherwise without a tie, as T5 does, the adapter is refused.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,8 +20,6 @@ from dovetail.io.adapters.names import AdapterTensors
 from dovetail.io.adapters.renaming import WHOLE_MODEL
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.errors import AdapterError
-from dovetail.io.files.smallfile import read_at_most
-from dovetail.io.files.strict_json import JsonDefectError, decode_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,12 +42,10 @@ _GENERATIVE: Final = frozenset(("CAUSAL_LM", "SEQ_2_SEQ_LM"))
 
 _STEP_BYTES: Final = 1 << 20  # compared at a time
 
-_MAX_CONFIG_BYTES: Final = 16 * 2**20
-
 _PLAIN_HEADS: Final = frozenset(("lm_head", "embed_out", "output", "output_layer"))
 """Names of heads that are a matrix and nothing else."""
 
-UNTIE: Final = (
+_UNTIE: Final = (
     "load the model in transformers with tie_word_embeddings=False, copy the embedding's weight into the head's, "
     "save the model, and apply the adapter to what was saved"
 )
@@ -56,7 +53,7 @@ UNTIE: Final = (
 
 
 def settle_ties(
-    label: str, checkpoint: Checkpoint, config: AdapterConfig, parts: AdapterTensors
+    label: str, checkpoint: Checkpoint, model: Mapping[str, Any], config: AdapterConfig, parts: AdapterTensors
 ) -> tuple[AdapterTensors, TensorInfo | None, tuple[str, ...]]:
     """Decide what becomes of the head of a model that stores it as its embedding.
 
@@ -66,8 +63,8 @@ def settle_ties(
     ----------
     label
         The adapter, for error messages.
-    checkpoint
-        The model.
+    checkpoint, model
+        The model, and its ``config.json``.
     config, parts
         The adapter's configuration and tensors.
 
@@ -89,13 +86,14 @@ def settle_ties(
     heads = [module for module in changed if _is_head(module)]
     embeddings = [module for module in changed if module.rpartition(".")[2] in _EMBEDDINGS]
     embedding = embeddings[0] if len(embeddings) == 1 else ""
+    tied = _is_tied(model, config)
     for head in heads:
         if not _changed_alike(config, parts, head, embedding):
-            return _untied(label, checkpoint, config, parts, heads, f"changes {head!r} otherwise than the embedding")
-    if not heads and embedding and _is_tied(checkpoint, config):
+            return _untied(label, checkpoint, tied, parts, heads, f"changes {head!r} otherwise than the embedding")
+    if not heads and embedding and tied:
         if f"{embedding}.weight" in parts.whole and any(embedding.endswith(each) for each in config.saved):
             does = f"replaces {embedding!r} and leaves the head as it was"
-            return _untied(label, checkpoint, config, parts, heads, does)
+            return _untied(label, checkpoint, tied, parts, heads, does)
         if embedding in parts.modules and "tokens" not in parts.modules[embedding]:
             note = (
                 f"{label} changes the embedding of {checkpoint.path}, which is the head as well: both change, as with "
@@ -108,7 +106,7 @@ def settle_ties(
 
 
 def _untied(
-    label: str, checkpoint: Checkpoint, config: AdapterConfig, parts: AdapterTensors, heads: list[str], does: str
+    label: str, checkpoint: Checkpoint, tied: bool, parts: AdapterTensors, heads: list[str], does: str
 ) -> tuple[AdapterTensors, TensorInfo, tuple[str, ...]]:
     """Let the model store its head beside its embedding, as large and as it was until now."""
     found = [
@@ -120,7 +118,7 @@ def _untied(
     ]
     words = {head.rpartition(".")[2] for head in heads} or {"lm_head"}
     known = len(found) == len(words) == 1 and words <= _PLAIN_HEADS and not found[0].endswith("shared.weight")
-    if not known or not _is_tied(checkpoint, config):
+    if not known or not tied:
         raise _differ(label, checkpoint, does)
     head = f"{_body_prefix(found[0])}{words.pop()}.weight"
     note = (
@@ -140,7 +138,7 @@ def _differ(label: str, checkpoint: Checkpoint, does: str) -> AdapterError:
     return AdapterError(
         f"{label} {does}, and {checkpoint.path} stores one matrix as both",
         "a model that stores its head beside its embedding",
-        UNTIE,
+        _UNTIE,
     )
 
 
@@ -149,15 +147,10 @@ def _is_head(module: str) -> bool:
     return ".".join(each for each in module.split(".") if each not in WHOLE_MODEL) in _HEADS
 
 
-def _is_tied(checkpoint: Checkpoint, config: AdapterConfig) -> bool:
+def _is_tied(model: Mapping[str, Any], config: AdapterConfig) -> bool:
     """Tell whether a model without a stored head has one, which then is its embedding."""
     if config.task in _GENERATIVE:
         return True
-    folder = checkpoint.side_folder
-    try:
-        model = {} if folder is None else decode_json(read_at_most(folder / "config.json", _MAX_CONFIG_BYTES))
-    except (OSError, JsonDefectError):
-        return False
     architectures = model.get("architectures")
     names = [each for each in architectures if type(each) is str] if type(architectures) is list else []
     if names and all(name.endswith("Model") for name in names):

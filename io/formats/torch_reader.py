@@ -56,7 +56,7 @@ def is_there(folder: Path) -> bool:
 
 def usual_file(folder: Path) -> str | None:
     """Name the file that makes a folder a PyTorch checkpoint by its usual name; None if there is none."""
-    return next((name for name in (SINGLE_NAME, INDEX_NAME) if os.path.lexists(folder / name)), None)
+    return next((name for name in (SINGLE_NAME, INDEX_NAME) if is_named(folder / name)), None)
 
 
 def read_file(path: Path) -> Checkpoint:

@@ -26,7 +26,6 @@ from dovetail.io.remote.credentials import hub_endpoint
 from dovetail.io.remote.library_logs import logged_without_secrets
 
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_CONFIGS: Final = ("config.json", "adapter_config.json")
 _SIGNS: Final = (
     SINGLE_NAME,
     INDEX_NAME,

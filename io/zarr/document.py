@@ -174,13 +174,13 @@ def _check_v2(document: Mapping[str, Any], where: str) -> ArrayDocument:
     filters = document.get("filters") or []
     if type(filters) is not list:
         _fail(f"{where} has the filters {brief(filters)}", "a list or null")
+    _check_count(filters, where)
     compressor = document.get("compressor")
     for codec in (*filters, *(() if compressor is None else (compressor,))):
         name = codec.get("id") if type(codec) is dict else None
         if type(name) is not str or name not in _V2_CODECS:
             _refuse_codec(where, name if type(codec) is dict else codec)
         check_settings(name, codec, where)
-    _check_count(filters, where)
     if document.get("order", "C") not in ("C", "F"):
         _fail(f"{where} has the order {brief(document['order'])}", "C or F")
     kept = {key: document.get(key) for key in ("zarr_format", "shape", "chunks", "dtype", "compressor", "fill_value")}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from dovetail.engine import PlanOptions, ZarrFormat, convert
-from dovetail.io import CheckpointError, UnsupportedError, load_state_dict, read_checkpoint
+from dovetail.io import CheckpointError, MissingFileError, UnsupportedError, load_state_dict, read_checkpoint
 from dovetail.io.dtypes import DTYPES, to_numpy
 from dovetail.io.files.mapping import MappedSource
 from dovetail.io.state_dict import load_tensors
@@ -125,6 +125,8 @@ def test_paths_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """A ``~`` stands for the home folder."""
     monkeypatch.setenv("HOME", str(tmp_path))
     write_checkpoint(tmp_path / "model", {"weight": np.ones(2, ml_dtypes.bfloat16)})
+    with pytest.raises(MissingFileError, match=f"there is no adapter at {tmp_path}/adapter"):
+        read_checkpoint("~/model", "~/adapter")
     assert (
         [1, 1] == load_state_dict("~/model")["weight"].tolist() == load_state_dict(Path("~/model"))["weight"].tolist()
     )

@@ -54,11 +54,6 @@ class Entry:
         return {str(document.get("merge_method")) for document in self.documents}
 
     @property
-    def is_random(self) -> bool:
-        """Whether a random mask decides values."""
-        return bool(self.methods & RANDOM)
-
-    @property
     def has_tokenizer(self) -> bool:
         """Whether the last merge says anything of tokenizers."""
         return not self.documents[-1].keys().isdisjoint({"tokenizer", "tokenizer_source"})

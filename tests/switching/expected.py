@@ -17,7 +17,7 @@ from tests.switching.making import template_of
 EXPECTED = Path(__file__).parent / "expected.json"
 """By recipe, what `comparing.described` says of mergekit's output, or its error."""
 VALUES = Path(__file__).parent / "values.npz"
-"""By recipe, `comparing.projections` of mergekit's output in float32, for methods without random masks."""
+"""By recipe, `comparing.projections` of mergekit's output in float32, where random masks keep everything."""
 UNITS = 8.0
 """Units in the last place by which elements may differ from mergekit's; those of the corpus do by 3.3."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -231,9 +231,6 @@ def test_a_bad_value_of_an_option_is_refused(family: Family, bad: BadOption) -> 
     assert (2, f"error: {bad.text}\n") == (outcome.code, outcome.err)
 
 
-USAGE = "Usage: dovetail merge [OPTIONS] {RECIPE} {OUT}\nTry 'dovetail merge -h' for help.\n\nError: "
-
-
 @dataclass(frozen=True)
 class Misuse:
     """One wrong command line."""
@@ -242,8 +239,6 @@ class Misuse:
     """What follows the command's name."""
     says: str
     """Part of standard error."""
-    json_text: str = field(default="")
-    """Text of the JSON error event."""
 
 
 MISUSES = (

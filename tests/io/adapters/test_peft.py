@@ -124,7 +124,6 @@ KEPT = {
     f"encoder.layer.{layer}.attention.self.query.lora_E": flags
     for layer, flags in enumerate(([True, False, True, False], [False] * 4, [True] * 4, [False, False, False, True]))
 }
-FEEDFORWARD = {"target_modules": ["c_attn", "mlp.c_proj"], "feedforward_modules": ["mlp.c_proj"]}
 CASES = [
     Case("lora", minilm, QUERY, changed=12),
     Case("every linear module", bert, {"r": 3, "target_modules": "all-linear"}),
