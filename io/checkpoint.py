@@ -156,6 +156,8 @@ class Checkpoint:
     """Warnings about the checkpoint for its user, one sentence each."""
     side_files: SideFiles | None = None
     """The small files beside remote weights; ``None`` if they are in `folder`, or if there are none."""
+    planned: bool = False
+    """Whether it is only planned as yet, so that its tensors cannot be read."""
 
     def __repr__(self) -> str:
         adapter = "" if self.adapter is None else f" with {self.adapter.folder}"

@@ -171,7 +171,7 @@ def forecast_stages(
 def real_checkpoints(forecast: Forecast, stages: Sequence[Stage]) -> list[Checkpoint]:
     """Give the checkpoints of a stage that are no results of other stages."""
     if forecast.plan is not None:
-        return [each for each in forecast.plan.checkpoints if each.files]
+        return [each for each in forecast.plan.checkpoints if not each.planned]
     stage = forecast.stage
     refs = [ref for ref in stage.recipe.references() if not _is_stage(ref, stage)]
     return [open_location(_locate(ref, stage, stages)) for ref in refs]
@@ -181,7 +181,7 @@ def _checkpoints(
     stage: Stage, stages: Sequence[Stage], expected: Mapping[str, Checkpoint | None]
 ) -> list[Checkpoint] | None:
     """Open a stage's checkpoints, or take planned ones; None if a planned one does not say enough to plan the stage."""
-    unread = [name for name in stage.needs if (found := expected[name]) is None or not found.files]
+    unread = [name for name in stage.needs if (found := expected[name]) is None or found.planned]
     recipe = stage.recipe
     if unread and (recipe.tokenizer is not None or recipe.tokenizer_source not in (None, "base")):
         return None  # a vocabulary is read from a result, and not planned
@@ -191,7 +191,7 @@ def _checkpoints(
             checkpoints.append(open_location(_locate(ref, stage, stages)))
             continue
         found = expected[ref.path]
-        if found is None or (ref.lora and not found.files):
+        if found is None or (ref.lora and found.planned):
             return None
         checkpoints.append(found)
     return checkpoints
@@ -204,7 +204,7 @@ def _planned_checkpoint(plan: Plan, path: Path) -> Checkpoint:
         scratch_bytes = tensor.chunking.write_scratch_bytes
         source = PlannedSource(tensor.length, tensor.dtype.itemsize, scratch_bytes > 0, scratch_bytes)
         tensors[tensor.name] = TensorInfo(tensor.name, tensor.dtype, tensor.shape, source)
-    return Checkpoint(path, None, tensors, {}, ())
+    return Checkpoint(path, None, tensors, {}, (), planned=True)
 
 
 def stage_locations(stage: Stage, stages: Sequence[Stage], folder: Path, listen: events.Listener) -> list[Location]:

@@ -22,6 +22,7 @@ from dovetail.engine.actions.forecasts import forecast_stages, is_complete, stag
 from dovetail.engine.actions.staged_request import staged_request
 from dovetail.engine.errors import OutputError
 from dovetail.engine.output.manifest import stage_entry
+from dovetail.engine.output.request import Request
 from dovetail.engine.output.side_files import side_bytes
 from dovetail.engine.output.staging import (
     check_disk_space,
@@ -81,7 +82,7 @@ def merge_stages(
     with locked(folder) if kept is None else contextlib.nullcontext():
         if kept is None:
             write_durably(folder / _IDENTITY, request.hash.encode())
-        manifest = _merge_each(stages, output, options, run, listen, kept, finished)
+        manifest = _merge_each(stages, request, output, options, run, listen, kept, finished)
         if kept is None:
             _remove(folder)
     if finished is not None:
@@ -91,6 +92,7 @@ def merge_stages(
 
 def _merge_each(
     stages: Sequence[Stage],
+    request: Request,
     output: Path,
     options: PlanOptions,
     run: RunOptions,
@@ -126,8 +128,11 @@ def _merge_each(
         return finished
     plan, earlier = plan_next(final)
     listen(events.Notice("info", f"Stage {len(todo) + 1} of {len(todo) + 1}: the final merge."))
-    # Models of a hub are downloaded by now, and no longer what they were before the first stage.
-    return carry_out(plan, output, run, listen, earlier, known_by=staged_request(stages, options).hash)
+    for checkpoint in request.checkpoints:  # what a stage has read is what the output will be known by
+        checkpoint.check_unchanged()
+    if any(checkpoint.remote for checkpoint in request.checkpoints):  # models of a hub are downloaded by now
+        request = staged_request(stages, options)
+    return carry_out(plan, output, run, listen, earlier, known_by=request.hash)
 
 
 def _is_folder_of(folder: Path, identity: str) -> bool:

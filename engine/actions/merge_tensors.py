@@ -209,8 +209,8 @@ def _carry_out(plan: Plan, workers: int | None, listen: events.Listener) -> list
 
 def _as_in(model: Mapping[str, Any], tensor: PlannedTensor, data: Bytes) -> Any:
     """Give an output tensor by the library that a model's tensors are of."""
-    own = model.get(tensor.name)
-    if own is None or not is_torch(own):
+    own = model.get(tensor.name, next(iter(model.values()), None))  # an output may have tensors that the model lacks
+    if not is_torch(own):
         return to_array(data, tensor.dtype, tensor.shape)
     return to_torch(data, tensor.dtype, tensor.shape).to(own.device)
 

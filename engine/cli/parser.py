@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,6 +17,7 @@ from dovetail.engine.cli import options as cli_options
 from dovetail.engine.cli.flags import BY_NAME, PROGRAMS, Fate, Flag
 from dovetail.engine.events import Listener, Notice
 from dovetail.engine.text import counted
+from dovetail.io.files.home import expand_home
 
 # Some versions of Typer contain a copy of click, and others use the installed click: each has another class.
 UsageError: Any = typer.BadParameter.__base__
@@ -102,7 +102,7 @@ def _apply(flag: Flag, name: str, value: str | None, options: Mapping[str, bool]
         found.arguments += [flag.option, _shard_size(value or "") if name == "--out-shard-size" else value or ""]
     elif flag.fate is Fate.same and flag.option.isupper():
         if value:  # scripts pass an empty one for the default
-            found.environment[flag.option] = str(Path(value).expanduser())
+            found.environment[flag.option] = str(expand_home(value))
     elif flag.fate is Fate.same:
         raise UsageError(f"{name} is not for this command, which has no {flag.option}; leave it out.")
 

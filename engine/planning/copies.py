@@ -34,7 +34,7 @@ def is_copy(checkpoint: Checkpoint, one: str, other: str) -> bool | None:
     ours, theirs = checkpoint.tensors[one], checkpoint.tensors[other]
     if (ours.dtype, ours.shape) != (theirs.dtype, theirs.shape):
         return False
-    if checkpoint.remote or not checkpoint.files:
+    if checkpoint.remote or checkpoint.planned:
         return None
     start, size, varied = 0, _FIRST_BYTES, False
     first = ours.source.read(0, min(1, ours.length)).copy()

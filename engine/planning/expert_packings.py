@@ -81,11 +81,6 @@ def find_packing(types: frozenset[str], gate_up: Sequence[int], down: Sequence[i
     return None
 
 
-def is_known(types: frozenset[str]) -> bool:
-    """Whether it is known how an architecture fuses experts."""
-    return bool(types & (_EITHER | _BY_TYPE.keys()))
-
-
 def fits(packing: Packing, gate_up: Sequence[int], down: Sequence[int]) -> bool:
     """Whether two fused matrices have shapes of a packing."""
     if len(gate_up) != 3 or len(down) != 3 or 0 in gate_up:

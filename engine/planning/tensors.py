@@ -32,8 +32,8 @@ from dovetail.io.sources.rows import FilledElements
 _MOST_WIDENED: Final = 1.5
 """How much wider than a chunk what it needs of its inputs may be, before the chunk grows to that."""
 
-LONG_ELEMENTS = 2**17
-"""Least elements of what a chunk needs that make it grow: less than the smallest chunk of a real model has."""
+_LONG_ELEMENTS: Final = 2**16
+"""The least chunk of the grid, in elements: where tests cut tensors finer, windows round to blocks, not to rows."""
 
 
 class TensorPlanner:
@@ -270,7 +270,7 @@ def _chunk(program: Program, element_bytes: int, inputs: int, length: int) -> in
     """
     usual = chunk_elements(element_bytes, inputs)
     start, stop = program.window(0, min(usual, length))
-    return stop - start if stop - start > max(_MOST_WIDENED * usual, LONG_ELEMENTS) else usual
+    return stop - start if stop - start > max(_MOST_WIDENED * usual, _LONG_ELEMENTS) else usual
 
 
 def problems(plan: Plan) -> Iterator[Problem]:

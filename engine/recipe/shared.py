@@ -10,7 +10,7 @@ Heads that are copies of embeddings may also be left out of the output: see `tie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dovetail.engine.recipe.layers import parse_layer
@@ -56,7 +56,8 @@ def find_shared(stored: Mapping[ModelRef, Catalogue], heads: Heads, is_copy: Hea
             lacking.setdefault(name, []).append(ref)
     if not lacking or is_copy is None:
         return Shared(catalogues)
-    candidates = _by_form({name: shape for name, shape in first[1].items() if name in stored[first[0]]})
+    everywhere = set.intersection(*(set(catalogue) for catalogue in stored.values()))
+    candidates = _by_form({name: shape for name, shape in first[1].items() if name in everywhere})
     layers = {ref: _layers(catalogues[ref]) for ref in {ref for refs in lacking.values() for ref in refs}}
     found = dict(catalogues)
     stand_ins: dict[ModelRef, dict[str, str]] = {}
@@ -67,7 +68,7 @@ def find_shared(stored: Mapping[ModelRef, Catalogue], heads: Heads, is_copy: Hea
         # A model without the whole layer is a shorter model, not one that stores a layer's tensors once.
         if layer is not None and any((layer.stack, layer.number) not in layers[ref] for ref in lacking[name]):
             continue
-        original = _original(name, candidates[_form(name, first[1])], stored, is_copy)
+        original = _original(name, candidates.get(_form(name, first[1]), ()), stored, is_copy)
         if original is None:
             continue
         copies[name] = original
@@ -85,11 +86,15 @@ def find_shared(stored: Mapping[ModelRef, Catalogue], heads: Heads, is_copy: Hea
 
 
 def _original(
-    name: str, candidates: list[str], stored: Mapping[ModelRef, Catalogue], is_copy: HeadComparison
+    name: str, candidates: Sequence[str], stored: Mapping[ModelRef, Catalogue], is_copy: HeadComparison
 ) -> str | None:
-    """Name the tensor of which another is a copy wherever it is stored; None if there is none that all store."""
+    """Name the tensor of which another is a copy wherever it is stored; None if there is none.
+
+    Layers share what has the same name in both, so that no tensor is compared with those of all other layers.
+    """
+    layer = parse_layer(name)
     for other in candidates:
-        if other == name or any(other not in catalogue for catalogue in stored.values()):
+        if layer is not None and (found := parse_layer(other)) is not None and found.suffix != layer.suffix:
             continue
         if all(is_copy(ref, name, other) for ref, catalogue in stored.items() if name in catalogue):
             return other

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
 from dovetail.engine.recipe.places import shown
@@ -53,7 +51,7 @@ def recipe_of(method: Method, names: Sequence[str], base: str | None, parameters
 
 def _plain(value: Any) -> Any:
     """Give arrays of numbers as lists and numbers."""
-    if isinstance(value, np.ndarray | np.generic) or hasattr(value, "tolist"):
+    if hasattr(value, "tolist"):
         return value.tolist()
     return list(value) if isinstance(value, tuple) else value
 

@@ -227,7 +227,7 @@ def _chunk_bytes(piece: PieceWork, chunk: Chunk) -> int:
     """Count the bytes that were read for a chunk, as they are stored."""
     inputs = piece.models if piece.base is None else (piece.base, *piece.models)
     read = sum([view.nbytes for view in chunk.models]) + (0 if chunk.base is None else chunk.base.nbytes)
-    return read - sum([item.saved_bytes(piece.start, piece.stop) for item in inputs])
+    return read - sum([item.saved_bytes(*piece.window) for item in inputs])
 
 
 def _read(piece: PieceWork) -> Chunk:

@@ -17,7 +17,7 @@ from dovetail.engine.actions.forecasts import prepare_stages
 from dovetail.engine.actions.recompute import recompute
 from dovetail.engine.actions.verify import read_manifest, verify
 from dovetail.engine.errors import DiskSpaceError, MemoryLimitError, OutputError, RecipeError, VerificationError
-from dovetail.io.errors import MissingFileError
+from dovetail.io.errors import ChangedFileError, MissingFileError
 from tests.checkpoints import folder_bytes, read_output, write_recipe
 from tests.engine.command import COMMAND, dovetail
 from tests.engine.conftest import Family
@@ -146,6 +146,24 @@ def test_changed_stage_is_merged_again(family: Family) -> None:
     with pytest.raises(OutputError, match="kept/mean is not empty"):
         merge(two(family), family.home / "third", stages=kept)
     assert not (family.home / "third").exists()
+
+
+def test_an_input_that_changes_after_its_stage(family: Family) -> None:
+    """An input that changes once its stage has read it ends the merge, so that no output is known by what it became."""
+    recipe, path = two(family), next(family.math.glob("*.safetensors"))
+
+    def change(event: events.Event) -> None:
+        if isinstance(event, events.Notice) and event.text.endswith("the final merge."):
+            path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+
+    with pytest.raises(ChangedFileError, match=f"{path} changed while it was in use"):
+        merge(recipe, family.out, listen=change)
+    assert not family.out.exists()
+    merge(recipe, family.out)
+    merge(recipe, family.home / "anew")
+    assert read_output(family.home / "anew").keys() == read_output(family.out).keys()
+    for name, tensor in read_output(family.home / "anew").items():
+        assert tensor.tobytes() == read_output(family.out)[name].tobytes()
 
 
 def test_chain_and_layers(family: Family) -> None:

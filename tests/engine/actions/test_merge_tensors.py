@@ -151,6 +151,30 @@ def test_torch_tensors_give_torch_tensors() -> None:
     assert (torch.bfloat16, [2.0, 2.0]) == (single.dtype, single.tolist())
 
 
+def test_what_the_first_model_lacks_is_torch_too() -> None:
+    """A head that only the second model stores comes out as a torch tensor, as everything else does."""
+    embedding = torch.arange(12.0).reshape(4, 3)
+    tied, untied = (
+        {"embed_tokens.weight": embedding},
+        {"embed_tokens.weight": embedding, "lm_head.weight": embedding + 1},
+    )
+    found = merge_tensors("linear", [tied, untied], weight=0.5, listen=events.ignore)
+    assert dict.fromkeys(untied, torch.Tensor) == {name: type(each) for name, each in found.items()}
+
+
+def test_copies_are_known_in_memory_too(tmp_path: Path) -> None:
+    """Tensors that one model stores under several names and another once stay copies, as in files."""
+    first, second = np.float32([[1, 2], [3, 5]]), np.float32([[2, 2], [4, 4]])
+    names = ("shared.weight", "encoder.embed_tokens.weight")
+    models = {"a": dict.fromkeys(names, first), "b": {names[0]: second}}
+    recipe = {"merge_method": "linear", "models": [{"model": name, "parameters": {"weight": 0.5}} for name in models]}
+    expected = on_disk(tmp_path, recipe, PlanOptions(), models)
+    actual = merge_tensors("linear", models, weight=0.5, listen=events.ignore)
+    assert expected.keys() == actual.keys()
+    for name, tensor in expected.items():
+        assert tensor.tobytes() == actual[name].tobytes()
+
+
 def test_results_are_on_the_device_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors that are elsewhere are fetched, and the result is sent to where the model's tensor is."""
     moved: list[str] = []

@@ -11,6 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from dovetail.engine import events, merge
+from dovetail.engine.recipe.model_ref import ModelRef
+from dovetail.engine.recipe.shared import find_shared
+from dovetail.engine.recipe.tied import Heads
 from tests.checkpoints import read_output, write_checkpoint, write_recipe
 
 Tensors = dict[str, NDArray[Any]]
@@ -93,6 +96,22 @@ def test_tensors_that_are_alike_by_chance(tmp_path: Path) -> None:
     out, _ = merged(tmp_path, {"a": a, "b": b})
     for name in ("model.layers.1.norm.weight", "model.layers.3.norm.weight", "model.layers.3.w.weight"):
         assert np.array_equal(a[name], out[name]), name
+
+
+def test_few_tensors_are_compared() -> None:
+    """Experts that a model lacks are not compared with all others, as one that stores its tensors once has them."""
+    names = [f"model.layers.{layer}.experts.{expert}.up.weight" for layer in range(6) for expert in range(8)]
+    every = dict.fromkeys(names, (4, 4))
+    few = {name: shape for name, shape in every.items() if ".experts.7." not in name}
+    asked: list[tuple[str, str]] = []
+
+    def is_copy(ref: ModelRef, one: str, other: str) -> bool:
+        asked.append((one, other))
+        return False
+
+    catalogues = {ModelRef(path="a"): every, ModelRef(path="b"): few}
+    assert {} == find_shared(catalogues, Heads(catalogues), is_copy).stand_ins
+    assert [] == asked
 
 
 @pytest.mark.parametrize(

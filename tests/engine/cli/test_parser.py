@@ -77,6 +77,8 @@ def test_a_cache_is_a_variable_of_the_environment() -> None:
     """The folder of downloads is where the hub's library looks; an empty one, as scripts pass, is the default."""
     assert {"HF_HUB_CACHE": str(Path.home() / "c")} == translate(["--transformers-cache", "~/c"], OPTIONS).environment
     assert {} == translate(["--transformers-cache", ""], OPTIONS).environment
+    unknown = translate(["--transformers-cache", "~nobody-here/x"], OPTIONS).environment
+    assert {"HF_HUB_CACHE": "~nobody-here/x"} == unknown
 
 
 @pytest.mark.parametrize(
