@@ -4,6 +4,7 @@
 
     DovetailError
     ├── CheckpointError ...            exit code 3, see dovetail.io.errors
+    │   └── ArchitectureError          a network, or what describes one, that cannot be used
     ├── RecipeError (ValueError)       exit code 2: the recipe or an option is wrong
     ├── DoesNotFitError                exit code 4
     │   ├── MemoryLimitError           the plan's projection exceeds the memory limit
@@ -21,7 +22,12 @@ from __future__ import annotations
 import errno
 from typing import Any
 
+from dovetail.io.errors import CheckpointError
 from dovetail.io.errors import DovetailError as DovetailError  # the root of the tree, which callers catch
+
+
+class ArchitectureError(CheckpointError):
+    """A network has a layer that is not supported, or what describes it is damaged or does not fit its tensors."""
 
 
 class RecipeError(DovetailError, ValueError):
