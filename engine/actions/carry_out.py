@@ -15,7 +15,7 @@ from dovetail.engine.actions.interrupts import interrupts_ignored
 from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.output.card import conversion_card, model_card
 from dovetail.engine.output.findings import findings
-from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts, total_statistics
+from dovetail.engine.output.manifest import build_manifest, total_statistics, write_manifest
 from dovetail.engine.output.side_files import side_bytes, write_side_files
 from dovetail.engine.output.staging import check_disk_space, check_empty, check_target, publish, staging_path
 from dovetail.engine.planning.plan import Plan
@@ -26,7 +26,6 @@ from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.engine.run.records import RecordTable
 from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.files.durable import write_durably
 from dovetail.io.files.machine import peak_resident_bytes
 from dovetail.io.output_format import Sink
 
@@ -180,8 +179,8 @@ def _complete(
 ) -> dict[str, Any]:
     """Write the side files and the manifest into the staging folder, and return the manifest without its tensors."""
     side_files = write_side_files(plan, staging, _card(plan, table, earlier))
-    manifest = {**build_manifest(plan, table, side_files, earlier), "plan_hash": known_by}
-    write_durably(staging / MANIFEST_NAME, manifest_parts(manifest, plan, table))
+    manifest = build_manifest(plan, table, side_files, earlier)
+    write_manifest(staging, manifest, plan, table, known_by, earlier)
     return manifest
 
 

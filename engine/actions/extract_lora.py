@@ -28,7 +28,7 @@ from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.output.adapter_files import adapter_card, summary, write_adapter_files
 from dovetail.engine.output.lineage import hub_names
-from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts
+from dovetail.engine.output.manifest import build_manifest, write_manifest
 from dovetail.engine.output.request import Part, Request
 from dovetail.engine.output.staging import check_disk_space, check_target, discard, stages_path
 from dovetail.engine.planning.assembly import assemble
@@ -54,7 +54,6 @@ from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.records import RecordTable
 from dovetail.io.adapters.reading import WEIGHTS_NAME
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
-from dovetail.io.files.durable import write_durably
 from dovetail.io.files.home import expand_home
 from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.formats.safetensors_format import SafetensorsFormat
@@ -300,9 +299,7 @@ def _put_together(
         whole = list(adapter.kept.tensors)
         card = adapter_card(plan.names, hub_names([plan.base]), adapter.reports, whole, adapter.notes)
         side_files = write_adapter_files(staging, config, card)
-        manifest = build_manifest(copying, table, side_files)
-        manifest["plan_hash"] = plan.hash
-        manifest["inputs"] = manifest["inputs"][:2]  # the factors are there for the time of the work alone
+        manifest = build_manifest(copying, table, side_files, inputs=2)  # the third are the factors
         manifest["extraction"] = {
             "options": asdict(plan.options),
             "totals": summary(adapter.reports, whole),
@@ -311,7 +308,7 @@ def _put_together(
             "left_out": list(plan.left_out),
             "notes": list(adapter.notes),
         }
-        write_durably(staging / MANIFEST_NAME, manifest_parts(manifest, copying, table))
+        write_manifest(staging, manifest, copying, table, plan.hash)
         return manifest
 
     return carry_out(_copying_plan(plan, adapter), output, run, listen, started=started, complete=complete)

@@ -1,7 +1,7 @@
 """An output that is there already: by the same command there is nothing to do, and any other is told what differs.
 
-An output is known again by the hash in its manifest, which covers the recipe, the options and the fingerprints of the
-inputs. No tensor is read.
+An output is known again by the hash in the record of its inputs, which covers the recipe, the options and the
+fingerprints of the inputs. No tensor is read.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 from dovetail.engine import events
 from dovetail.engine.actions.verify import DEFECTS, check_files, manifest_error, read_manifest
 from dovetail.engine.errors import OutputError, VerificationError
+from dovetail.engine.output.inputs import read_record
 from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
-from dovetail.engine.output.request import Request, difference
+from dovetail.engine.output.request import Request, difference, known_by
 from dovetail.engine.output.staging import check_target, is_untidied, tidy_up
 from dovetail.engine.run.budget import default_limit_bytes
 from dovetail.engine.run.prepare import RunOptions
@@ -67,7 +68,8 @@ def find_finished(output: Path, request: Request, spared: Iterable[Path], run: R
 def is_made_by(output: Path, plan_hash: str) -> bool:
     """Whether an output's manifest says that a certain plan has made it."""
     try:
-        return bool(read_manifest(output).get("plan_hash") == plan_hash)
+        manifest = read_manifest(output)
+        return known_by(manifest, read_record(output, manifest[SELF_CHECKSUM])) == plan_hash
     except VerificationError:
         return False
 
@@ -115,10 +117,11 @@ def _manifest_of(output: Path, request: Request) -> dict[str, Any]:
     """Give the manifest of an output that is just what is asked for; raise an OutputError for any other."""
     try:
         manifest = read_manifest(output)
-        if manifest["plan_hash"] != request.hash:
+        record = read_record(output, manifest[SELF_CHECKSUM])
+        if known_by(manifest, record) != request.hash:
             raise OutputError(
                 f"output folder {output} is not empty and holds another output: "
-                f"{difference(request, manifest, output)}",
+                f"{difference(request, manifest, record, output)}",
                 "a new or empty folder, or an output of the same recipe, options and inputs",
                 _REPLACE,
             )

@@ -23,7 +23,7 @@ from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.given_manifest import gives_manifest
 from dovetail.engine.methods.moe import MOE
 from dovetail.engine.output.lineage import card_head, hub_names
-from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, manifest_parts, options_entry
+from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, options_entry, write_manifest
 from dovetail.engine.output.request import Part, Request
 from dovetail.engine.output.side_files import inherited_files, side_files_left, write_side_files
 from dovetail.engine.output.staging import check_target, discard, stages_path
@@ -250,15 +250,14 @@ def _completion(mixture: Mixture, identity: str) -> Any:
             set_tie(config, tie=False)
         for key in [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]:
             config[key] = mixture.dtype.torch_name
-        manifest = build_manifest(plan, table, write_side_files(plan, staging, _card(mixture), config))
-        manifest["plan_hash"] = identity
-        manifest["inputs"] = manifest["inputs"][:-1]  # the routers are there for the time of the work alone
+        side_files = write_side_files(plan, staging, _card(mixture), config)
+        manifest = build_manifest(plan, table, side_files, inputs=-1)  # the last are the routers
         manifest["moe"] = {
             "architecture": mixture.architecture.name,
             "recipe": asked.model_dump(mode="json", exclude_defaults=True),
             "made": sorted(mixture.made_shapes()),
         }
-        write_durably(staging / MANIFEST_NAME, manifest_parts(manifest, plan, table))
+        write_manifest(staging, manifest, plan, table, identity)
         return manifest
 
     return complete

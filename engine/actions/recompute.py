@@ -25,7 +25,8 @@ from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.methods.method import PlugIn, plug_in_entry
 from dovetail.engine.methods.moe import MOE
 from dovetail.engine.methods.program import Bytes
-from dovetail.engine.output.manifest import file_entries
+from dovetail.engine.output.inputs import input_entries, portable_files, read_record
+from dovetail.engine.output.manifest import SELF_CHECKSUM
 from dovetail.engine.output.side_files import RECIPE_NAME
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.grid import Job
@@ -213,7 +214,9 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
             "the output of a merge or a conversion",
             "verify without --recompute, or make it again",
         )
-    options, locations = _options(manifest), _locations(manifest)
+    record = read_record(output, manifest[SELF_CHECKSUM])
+    inputs = manifest["inputs"] if record is None else record.inputs
+    options, locations = _options(manifest), _locations(inputs, manifest)
     if manifest["recipe"]["merge_method"] == CONVERT.name:
         plan = plan_from(locations[0], manifest["models"][0], options)
     else:
@@ -222,7 +225,7 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
                 f"{output / RECIPE_NAME} {fault}", "the recipe of the output", "make the output again"
             )
         plan = make_plan(load_stages(output / RECIPE_NAME)[-1].recipe, options, locations)
-    _check_inputs(plan, manifest)
+    _check_inputs(plan, inputs, manifest)
     return plan
 
 
@@ -241,8 +244,8 @@ def _options(manifest: Mapping[str, Any]) -> PlanOptions:
     )
 
 
-def _locations(manifest: Mapping[str, Any]) -> list[Location]:
-    """Read the places of a finished merge's inputs from its manifest.
+def _locations(inputs: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> list[Location]:
+    """Read the places of a finished merge's inputs from their record, or else from the names in its manifest.
 
     Raises
     ------
@@ -252,7 +255,7 @@ def _locations(manifest: Mapping[str, Any]) -> list[Location]:
     """
     locations = [
         Location(entry["checkpoint"], entry["adapter"]["folder"] if "adapter" in entry else None, entry.get("hub", ""))
-        for entry in manifest["inputs"]
+        for entry in inputs
     ]
     for entry in manifest.get("stages", ()):
         for location in locations:
@@ -265,7 +268,7 @@ def _locations(manifest: Mapping[str, Any]) -> list[Location]:
     return locations
 
 
-def _check_inputs(plan: Plan, manifest: Mapping[str, Any]) -> None:
+def _check_inputs(plan: Plan, inputs: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> None:
     """Check that checkpoints, adapters and tokenizers are those that the merge read.
 
     Raises
@@ -281,12 +284,13 @@ def _check_inputs(plan: Plan, manifest: Mapping[str, Any]) -> None:
             f"that of {PlugIn(**was) if was else 'Dovetail'}, by which this output was made",
             "install that version, or verify without --recompute",
         )
-    for checkpoint, entry in zip(plan.checkpoints, manifest["inputs"], strict=True):
-        pairs = [(entry["checkpoint"], checkpoint.files, entry["files"])]
-        if checkpoint.adapter is not None:
-            pairs.append((entry["adapter"]["folder"], checkpoint.adapter.files, entry["adapter"]["files"]))
+    for found, entry in zip(input_entries(plan.checkpoints, ()), inputs, strict=True):
+        pairs = [(entry["checkpoint"], found["files"], entry["files"])]
+        if "adapter" in found:
+            pairs.append((entry["adapter"]["folder"], found["adapter"]["files"], entry["adapter"]["files"]))
         for place, files, recorded in pairs:
-            if file_entries(files) != recorded:
+            etags = [{file.get("etag") for file in each if "etag" in file} for each in (files, recorded)]
+            if portable_files(files) != portable_files(recorded) or (all(etags) and etags[0] != etags[1]):
                 raise VerificationError(
                     f"input {place} has changed since it was read",
                     "the files that were read",

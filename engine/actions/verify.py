@@ -23,7 +23,8 @@ from dovetail.engine import events
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.facts import cut, listed
 from dovetail.engine.output.document import Manifest
-from dovetail.engine.output.manifest import FORMAT_VERSION, MANIFEST_NAME, is_intact
+from dovetail.engine.output.inputs import INPUTS_NAME, read_record
+from dovetail.engine.output.manifest import FORMAT_VERSION, MANIFEST_NAME, SELF_CHECKSUM, is_intact
 from dovetail.engine.planning.grid import TASK_BYTES, chunk_count, chunk_range
 from dovetail.engine.progress import shows_progress
 from dovetail.engine.text import counted
@@ -33,7 +34,7 @@ from dovetail.io.files.checksum import READ_BYTES, check_start
 from dovetail.io.files.home import expand_home
 from dovetail.io.files.kinds import MISSING, unlike_a_file
 from dovetail.io.files.machine import resident_bytes, usable_cores
-from dovetail.io.files.smallfile import read_at_most
+from dovetail.io.files.smallfile import is_named, read_at_most
 from dovetail.io.files.strict_json import brief
 from dovetail.io.output import format_of
 from dovetail.io.source import Source
@@ -242,6 +243,7 @@ class _Verification:
     def _check_metadata(self) -> Checkpoint | None:
         """Check the side files and the metadata; give the catalogue if that is whole enough to find tensors by."""
         self._check_side_files()
+        self._check_record()
         damage, read_bytes = self.check.check_metadata()
         self.damage += damage
         self.checked_bytes += read_bytes
@@ -265,6 +267,16 @@ class _Verification:
             self.checked_bytes += read_bytes
             if damage:
                 self.damage.append(f"file {name} {damage}")
+
+    def _check_record(self) -> None:
+        """Check the record of the inputs, unless somebody has removed it, as one does before an upload."""
+        path = self.output / INPUTS_NAME
+        if not is_named(path):
+            return
+        if read_record(self.output, self.manifest[SELF_CHECKSUM]) is None:
+            self.damage.append(f"file {INPUTS_NAME} is damaged, or belongs to another output")
+        else:
+            self.checked_bytes += path.stat().st_size
 
     def _names(self) -> Iterator[str]:
         """List the names of all files that the manifest lists; the manifest does not list itself."""
@@ -317,7 +329,7 @@ class _Verification:
         return damage, info.nbytes
 
     def _unlisted(self) -> tuple[str, ...]:
-        known = {MANIFEST_NAME, *self._names()}
+        known = {MANIFEST_NAME, INPUTS_NAME, *self._names()}
         others = sorted(path for path in self.output.iterdir() if path.name not in known)
         return tuple(_described(path) for path in others)
 

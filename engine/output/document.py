@@ -71,7 +71,7 @@ class Manifest(dict[str, Any]):
             tensors: Mapping[str, Any] = self["tensors"]
             return tensors
         whole = self._read(self.folder)
-        if whole["plan_hash"] != self["plan_hash"]:
+        if any(whole[key] != self[key] for key in ("plan_hash", "totals")):
             raise VerificationError(
                 f"{self.folder} is another output by now", "the output of this manifest", "read its manifest again"
             )

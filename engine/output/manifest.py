@@ -1,16 +1,19 @@
 """The manifest: the inputs, options and output files of a merge, and the statistics and checksums of every tensor.
 
-The manifest depends on the plan and the data alone, so that two runs of one plan write the same manifest, byte for
-byte.
+The manifest depends on the recipe, the options and the inputs alone, so that whoever merges the same writes the same
+manifest, byte for byte: on whatever machine, at whatever time, in one run or several. `dovetail.engine.output.inputs`
+keeps apart what differs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +21,15 @@ import xxhash
 from numpy.typing import NDArray
 
 from dovetail.engine.methods.method import plug_in_entry
-from dovetail.engine.planning.locations import hub_model
+from dovetail.engine.output.inputs import InputRecord, input_entries, portable, portable_files, write_record
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
+from dovetail.engine.recipe import ModelRef, Recipe
+from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.run.records import RecordTable, chunk_checksums
-from dovetail.io.checkpoint import Checkpoint, FileFingerprint
+from dovetail.engine.text import short_name
 from dovetail.io.files.checksum import hex_checksum
+from dovetail.io.files.durable import write_durably
 
 MANIFEST_NAME = "dovetail_manifest.json"
 """File name of the manifest in the output folder."""
@@ -34,12 +40,16 @@ SELF_CHECKSUM = "self_checksum"
 FORMAT_VERSION = 1
 """Version of the manifest's structure; it changes whenever the structure does."""
 
+_NOT_PLANNED = ("plan_hash", "dovetail_version", "side_files", "totals", "extraction")
+"""Keys of a manifest that say what came out, or by which release."""
+
 
 def build_manifest(
     plan: Plan,
     table: RecordTable,
     side_files: Mapping[str, Mapping[str, Any]],
     earlier: Sequence[Mapping[str, Any]] = (),
+    inputs: int | None = None,
 ) -> dict[str, Any]:
     """Describe a finished merge, except for the single tensors, which `manifest_parts` adds.
 
@@ -53,11 +63,15 @@ def build_manifest(
         Size and checksum of every output file that is not a shard, by name.
     earlier
         The entries, made by `stage_entry`, of the stages that the merge uses results of.
+    inputs
+        How many of the plan's checkpoints are inputs; None for all. Those after them are there for the time of the
+        work alone.
 
     Returns
     -------
     dict
-        A JSON object. Checksums are XXH3-64 in hexadecimal; statistics are described in `tensor_statistics`.
+        A JSON object, in which ``plan_hash`` is still to be filled in by `write_manifest`. Checksums are XXH3-64 in
+        hexadecimal; statistics are described in `tensor_statistics`.
 
     """
     return {
@@ -65,13 +79,13 @@ def build_manifest(
         "format_version": FORMAT_VERSION,
         "dovetail_version": importlib.metadata.version("dovetail"),
         "maths_version": MATHS_VERSION,
-        "plan_hash": plan.hash,
+        "plan_hash": "",
         **plug_in_entry(plan.method),
-        "recipe": plan.recipe.to_json(),
+        "recipe": asked_recipe(plan).to_json(),
         "options": options_entry(plan.options),
-        "models": list(plan.models),
-        "inputs": _inputs(plan),
-        **({"stages": list(earlier)} if earlier else {}),
+        "models": [str(item.model) for item in asked_recipe(plan).models] if plan.is_conversion else list(plan.models),
+        "inputs": portable(_inputs(plan)[:inputs]),
+        **({"stages": [{**entry, "inputs": portable(entry["inputs"])} for entry in earlier]} if earlier else {}),
         **_vocabulary(plan),
         "checksum": "xxh3-64",
         "output_format": plan.options.format.name,
@@ -79,6 +93,14 @@ def build_manifest(
         "side_files": {name: dict(side_files[name]) for name in sorted(side_files)},
         "totals": total_statistics(plan, table),
     }
+
+
+def asked_recipe(plan: Plan) -> Recipe:
+    """Give the recipe as anybody can have it: a conversion, which nobody wrote one for, names its source shortly."""
+    if not plan.is_conversion or plan.checkpoints[0].remote or not plan.models[0].startswith("/"):
+        return plan.recipe
+    short = "+".join(short_name(part) for part in plan.models[0].split("+/"))
+    return plan.recipe.model_copy(update={"models": (InputModel(model=ModelRef(path=short)),)})
 
 
 def options_entry(options: PlanOptions) -> dict[str, Any]:
@@ -94,7 +116,7 @@ def options_entry(options: PlanOptions) -> dict[str, Any]:
 
 
 def stage_entry(name: str, plan: Plan) -> dict[str, Any]:
-    """Describe a stage, for the manifests of later merges that use its result."""
+    """Describe a stage, for later merges that use its result; its inputs are described as this machine has them."""
     return {
         "name": name,
         **plug_in_entry(plan.method),
@@ -106,28 +128,7 @@ def stage_entry(name: str, plan: Plan) -> dict[str, Any]:
 
 
 def _inputs(plan: Plan) -> list[dict[str, Any]]:
-    return [input_entry(checkpoint) for checkpoint in plan.checkpoints]
-
-
-def input_entry(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Describe a checkpoint so that it can be found again, and seen to be the same."""
-    entry: dict[str, Any] = {"checkpoint": str(checkpoint.path)}
-    if hub := hub_model(checkpoint.path):
-        entry["hub"] = hub
-    entry["files"] = file_entries(checkpoint.files)
-    if checkpoint.adapter is not None:
-        files = file_entries(checkpoint.adapter.files)
-        entry["adapter"] = {"folder": str(checkpoint.adapter.folder), "files": files}
-    return entry
-
-
-def file_entries(files: Sequence[FileFingerprint]) -> list[dict[str, Any]]:
-    """Describe input files by what does not change when they are copied elsewhere."""
-    return [
-        {"name": file.name, "size_bytes": file.size_bytes, "header_hash": file.header_hash}
-        | ({"etag": file.etag} if file.etag else {})
-        for file in files
-    ]
+    return input_entries(plan.checkpoints, asked_recipe(plan).references())
 
 
 def _vocabulary(plan: Plan) -> dict[str, Any]:
@@ -137,6 +138,61 @@ def _vocabulary(plan: Plan) -> dict[str, Any]:
         return {}
     described = {"source": vocabulary.source, "tokens": vocabulary.token_count, "rows": vocabulary.row_count}
     return {"vocabulary": {**described, "inputs": vocabulary.inputs()}}
+
+
+def write_manifest(
+    folder: Path,
+    manifest: dict[str, Any],
+    plan: Plan,
+    table: RecordTable,
+    known_by: str,
+    earlier: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write a manifest and the record of its inputs into a folder, durably, and fill in ``plan_hash``.
+
+    Parameters
+    ----------
+    folder
+        The staging folder.
+    manifest
+        The object that `build_manifest` gave, and what the caller has added to it.
+    plan, table
+        The plan that was carried out, and the rows of all chunks.
+    known_by
+        Hash by which the same command will know the output again.
+    earlier
+        As for `build_manifest`.
+
+    """
+    manifest["plan_hash"] = _plan_hash(manifest)
+    checksum = ""
+
+    def parts() -> Iterator[bytes]:
+        nonlocal checksum
+        for part in manifest_parts(manifest, plan, table):
+            yield part
+        checksum = json.loads(b"{" + part.lstrip(b",\n "))[SELF_CHECKSUM]
+
+    write_durably(folder / MANIFEST_NAME, parts())
+    names = [entry["name"] for entry in earlier]
+    stages = tuple({"name": entry["name"], "inputs": _timeless(entry["inputs"], names)} for entry in earlier)
+    inputs = tuple(_timeless(_inputs(plan)[: len(manifest["inputs"])], names))
+    write_record(folder, InputRecord(known_by, inputs, stages), checksum)
+
+
+def _timeless(entries: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Leave out the times of results of stages, which are new with every run and tell nothing."""
+    return [
+        {**entry, "files": portable_files(entry["files"])} if entry["name"] in stages else entry for entry in entries
+    ]
+
+
+def _plan_hash(manifest: Mapping[str, Any]) -> str:
+    """Hash what decided the output, so far as it does not belong to this machine, and not what came out."""
+    found = {key: value for key, value in manifest.items() if key not in _NOT_PLANNED}
+    if "extraction" in manifest:
+        found["extraction"] = manifest["extraction"]["options"]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def manifest_parts(manifest: Mapping[str, Any], plan: Plan, table: RecordTable) -> Iterator[bytes]:

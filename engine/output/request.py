@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine.methods.method import plug_in_entry
-from dovetail.engine.output.manifest import MANIFEST_NAME, input_entry, options_entry
+from dovetail.engine.output.inputs import INPUTS_NAME, InputRecord, input_entries
+from dovetail.engine.output.manifest import MANIFEST_NAME, asked_recipe, options_entry
 from dovetail.engine.output.side_files import expected_side_files
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan
 from dovetail.io.checkpoint import Checkpoint
@@ -37,7 +38,7 @@ class Request:
     noun: str
     """What people call the output."""
     hash: str
-    """Hash that covers all that decides the output; the manifest has it under ``plan_hash``."""
+    """Hash that covers all that decides the output; the record of its inputs has it."""
     parts: tuple[Part, ...]
     """What can be compared one by one, to say what differs."""
     checkpoints: tuple[Checkpoint, ...]
@@ -53,7 +54,7 @@ def plan_request(plan: Plan) -> Request:
         noun=plan.noun,
         hash=plan.hash,
         parts=(
-            Part("the recipe", ("recipe",), plan.recipe.to_json()),
+            Part("the recipe", ("recipe",), asked_recipe(plan).to_json()),
             Part("the options", ("options",), options_entry(plan.options)),
             *_version_parts(plan),
             Part("the tokenizers", ("vocabulary", "inputs"), vocabulary),
@@ -71,15 +72,20 @@ def _version_parts(plan: Plan) -> tuple[Part, ...]:
     )
 
 
-def difference(request: Request, manifest: Mapping[str, Any], output: Path) -> str:
+def known_by(manifest: Mapping[str, Any], record: InputRecord | None) -> str:
+    """Give the hash of the request that an output answers; older releases, which kept no record, have it elsewhere."""
+    return str(manifest["plan_hash"] if record is None else record.request_hash)
+
+
+def difference(request: Request, manifest: Mapping[str, Any], record: InputRecord | None, output: Path) -> str:
     """Say in what an output differs from what is asked for.
 
     Parameters
     ----------
     request
-        What is asked for; its hash is not that of the manifest.
-    manifest
-        The manifest of the output.
+        What is asked for; its hash is another than that of the output.
+    manifest, record
+        The manifest of the output, and the record of its inputs, if there is one.
     output
         The output's folder.
 
@@ -95,25 +101,28 @@ def difference(request: Request, manifest: Mapping[str, Any], output: Path) -> s
             keys, before, now = found
             name = f"{'.'.join(map(str, keys))} of {part.title}" if keys else part.title
             return f"{name} was {before} and is {now}"
-    before_by_name = dict(_inputs([*manifest["inputs"], *_inputs_of_stages(manifest)]))
-    for name, entry in _inputs([_as_json(input_entry(each)) for each in request.checkpoints]):
-        if name not in before_by_name:
+    if record is None:
+        return f"there is no {INPUTS_NAME} of its own, which says where its inputs were and when they were written"
+    return _other_input(request, record, output) or "another kind of output was asked for"
+
+
+def _other_input(request: Request, record: InputRecord, output: Path) -> str:
+    """Say which input differs; nothing if none does."""
+    before = dict(_inputs([*record.inputs, *(entry for stage in record.stages for entry in stage["inputs"])]))
+    now = dict(_inputs(_as_json(input_entries(request.checkpoints, ()))))
+    for name, entry in now.items():
+        if name not in before:
             return f"the input {name} was not among its inputs"
-        if entry != before_by_name[name]:
+        if {**entry, "mtime_ns": 0} != {**before[name], "mtime_ns": 0}:
             return f"the input {name} has changed since"
     for path in _paths(request.checkpoints):
         if path.stat().st_mtime_ns > (output / MANIFEST_NAME).stat().st_mtime_ns:
             return f"the input {path} was written to after it"
-    return "its inputs had other times of modification"
-
-
-def _inputs_of_stages(manifest: Mapping[str, Any]) -> Iterator[Any]:
-    for stage in manifest.get("stages", ()):
-        yield from stage["inputs"]
+    return next((f"the input {name} had another time of modification" for name in now if now[name] != before[name]), "")
 
 
 def _inputs(entries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
-    """Give the files of inputs, as manifests describe them, by their places."""
+    """Give the files of inputs, as the record of inputs describes them, by their places."""
     for entry in entries:
         adapter = entry.get("adapter") or {"folder": "", "files": ()}
         for place, files in ((entry["checkpoint"], entry["files"]), (adapter["folder"], adapter["files"])):

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dovetail.engine.output.inputs import INPUTS_NAME
 from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.planning.layer_config import restack
 from dovetail.engine.planning.model_config import set_tie
@@ -30,7 +31,7 @@ RECIPE_NAME = "dovetail_recipe.yml"
 """File name of the recipe's copy in the output folder."""
 
 _REPLACED = {
-    "readme.md", CONFIG_NAME, RECIPE_NAME, MANIFEST_NAME, JOURNAL_NAME, LOCK_NAME, "mergekit_config.yml",
+    "readme.md", CONFIG_NAME, RECIPE_NAME, MANIFEST_NAME, INPUTS_NAME, JOURNAL_NAME, LOCK_NAME, "mergekit_config.yml",
     "checkpoint", *SETTINGS_FILES,
 }  # fmt: skip
 

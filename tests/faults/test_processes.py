@@ -130,7 +130,7 @@ def test_a_forked_child_does_not_keep_the_lock(family: Family) -> None:
     "place",
     [
         "dovetail.engine.actions.carry_out:write_side_files",
-        "dovetail.engine.actions.carry_out:manifest_parts",
+        "dovetail.engine.actions.carry_out:write_manifest",
         "dovetail.engine.actions.carry_out:publish",
     ],
 )

@@ -100,9 +100,8 @@ def test_the_folder_is_complete(source: Path, tmp_path: Path) -> None:
     """Side files, the header's metadata and the source's card are in the output, and no word of a merge."""
     (source / "README.md").write_text("---\nlicense: mit\n---\n\n# Mine\n")
     convert(source, tmp_path / "out")
-    assert {"README.md", "config.json", "dovetail_manifest.json", "model.safetensors", "tokenizer.json"} == {
-        path.name for path in (tmp_path / "out").iterdir()
-    }
+    made = {"dovetail_inputs.json", "dovetail_manifest.json", "model.safetensors"}
+    assert {"README.md", "config.json", "tokenizer.json", *made} == {path.name for path in (tmp_path / "out").iterdir()}
     assert json.loads((source / "config.json").read_text()) == json.loads(
         (tmp_path / "out" / "config.json").read_text()
     )

@@ -72,7 +72,7 @@ OTHERS = (
     Other(
         "an input with another time",
         lambda family: os.utime(family.math / "model.safetensors", ns=(1, 1)),
-        "its inputs had other times of modification",
+        "the input {home}/math/model.safetensors had another time of modification",
     ),
 )
 

@@ -29,7 +29,7 @@ from tests.engine.conftest import Family
 from tests.io.remote.test_http_transport import FAULTS, _silent, _slow
 from tests.server import COMMIT, Handler, Request, Site, serve
 
-TOLD_BY_NAME = {"README.md", "dovetail_manifest.json", "dovetail_recipe.yml"}
+TOLD_BY_NAME = {"README.md", "dovetail_inputs.json", "dovetail_manifest.json", "dovetail_recipe.yml"}
 """Files that name the inputs, and so cannot be the same for other places."""
 
 
@@ -104,7 +104,9 @@ def test_the_same_bytes_in_spite_of_failures(family: Family, site: Site, monkeyp
     assert 0 == used.ahead_bytes
     manifest = read_manifest(family.home / "remote")
     assert f"{site.address}/base" == manifest["inputs"][0]["checkpoint"]
-    assert all(file["etag"] for entry in manifest["inputs"] for file in entry["files"])
+    assert not any("etag" in file for entry in manifest["inputs"] for file in entry["files"])
+    record = json.loads((family.home / "remote" / "dovetail_inputs.json").read_bytes())
+    assert all(file["etag"] for entry in record["inputs"] for file in entry["files"])
 
 
 def test_recompute_and_mixed_places(family: Family, site: Site) -> None:

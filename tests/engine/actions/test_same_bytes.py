@@ -187,6 +187,5 @@ def test_the_inputs_files_do_not_matter(tmp_path: Path) -> None:
         assert set(expected) == set(actual)
         assert all(same_bits(expected[name], actual[name]) for name in expected)
     # A file has no folder from which a configuration could be taken.
-    assert ["README.md", "dovetail_manifest.json", "dovetail_recipe.yml", "model.safetensors"] == sorted(
-        path.name for path in (tmp_path / "from-files").iterdir()
-    )
+    names = ["README.md", "dovetail_inputs.json", "dovetail_manifest.json", "dovetail_recipe.yml", "model.safetensors"]
+    assert names == sorted(path.name for path in (tmp_path / "from-files").iterdir())

@@ -45,10 +45,10 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dic
 
 
 def test_the_manifest_names_every_file(merged: tuple[Path, dict[str, Any]]) -> None:
-    """Every file but the manifest is listed with its true size and checksum."""
+    """Every file but the manifest and the record of its inputs is listed with its true size and checksum."""
     out, manifest = merged
     shards = {shard["name"]: shard for shard in manifest["shards"]}
-    listed = {*shards, *manifest["side_files"], "dovetail_manifest.json"}
+    listed = {*shards, *manifest["side_files"], "dovetail_manifest.json", "dovetail_inputs.json"}
     assert listed == {path.name for path in out.iterdir()}
     for name, entry in manifest["side_files"].items():
         data = (out / name).read_bytes()

@@ -16,7 +16,9 @@ from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 from tests.engine.planning.vocabulary.samples import write_model
 
-KEPT = {"config.json", "generation_config.json", "dovetail_recipe.yml", "dovetail_manifest.json", "model.safetensors"}
+KEPT = {"config.json", "generation_config.json", "model.safetensors"} | {
+    f"dovetail_{name}" for name in ("recipe.yml", "manifest.json", "inputs.json")
+}
 
 
 @pytest.fixture
