@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,9 +164,7 @@ class Plan:
         """Most memory that one running task takes: what all its pieces hold, one's scratch, pages around each input."""
         most = 0
         for job in self.jobs:
-            # All chunks but the last have one length; windows widen most in the middle.
-            positions = {0, len(job.tasks) // 2, len(job.tasks) - 1}
-            for pieces in [job.tasks[position] for position in positions]:
+            for pieces in self._largest(job):
                 tensors = [self.tensors[piece.tensor] for piece in pieces]
                 places = [(tensor, piece.start, piece.stop) for tensor, piece in zip(tensors, pieces, strict=True)]
                 held = sum([tensor.held_bytes(start, stop) for tensor, start, stop in places])
@@ -182,8 +180,24 @@ class Plan:
         """
         if not any(item.remote for item in self.checkpoints):
             return 0
-        tasks = (task for job in self.jobs for task in (job.tasks[0], job.tasks[len(job.tasks) // 2]))
+        tasks = (task for job in self.jobs for task in self._largest(job))
         return (READ_AHEAD + 1) * max((sum(map(self._window_bytes, task)) for task in tasks), default=0)
+
+    def _largest(self, job: Job) -> Collection[tuple[Piece, ...]]:
+        """Give those tasks of a job of which one takes most memory."""
+        if len(job.tasks) == 1:
+            return job.tasks
+        tensor = self.tensors[job.tasks[0][0].tensor]
+        if tensor.followers:  # what a chunk gives of each output differs from chunk to chunk
+            return job.tasks
+        # Which chunk needs most of the inputs depends on how chunks and rows meet.
+        return (job.tasks[0], max(job.tasks, key=lambda task: self._reach(tensor, task[0])))
+
+    @staticmethod
+    def _reach(tensor: PlannedTensor, piece: Piece) -> int:
+        """Give the elements that a chunk needs and gives."""
+        low, high = tensor.program.window(piece.start, piece.stop)
+        return high - low + piece.stop - piece.start
 
     def _window_bytes(self, piece: Piece) -> int:
         """Give the bytes of all inputs that a piece reads."""

@@ -129,3 +129,14 @@ class PlannedTensor:
         if self.program.reduce_passes and stop - start == self.domain:  # the passes run in one task
             reducing = self.program.partial_bytes(self.domain) + self.program.accumulator_bytes(self.domain, 1)
         return moving + reducing + self.program.scratch_bytes(high - low)
+
+
+def widest_window(program: Program, length: int, chunk: int) -> int:
+    """Give the most elements of the inputs that any chunk of a tensor needs.
+
+    Which chunk needs most depends on how chunks and rows meet, so that all of them are looked at.
+    """
+    return max(
+        high - low
+        for low, high in (program.window(start, min(length, start + chunk)) for start in range(0, length, chunk))
+    )

@@ -15,7 +15,7 @@ from dovetail.engine.methods.program import Problem, Program
 from dovetail.engine.planning.grid import chunk_elements
 from dovetail.engine.planning.islands import Islands
 from dovetail.engine.planning.plan import Plan, PlanOptions
-from dovetail.engine.planning.planned_tensor import PlannedTensor
+from dovetail.engine.planning.planned_tensor import PlannedTensor, widest_window
 from dovetail.engine.planning.vocabulary import Vocabulary
 from dovetail.engine.planning.work import Input, stored_bytes
 from dovetail.engine.recipe import Expansion, SourceTensor, TensorSpec
@@ -30,7 +30,7 @@ from dovetail.io.sources.parts import ElementRun
 from dovetail.io.sources.rows import FilledElements
 
 _MOST_WIDENED: Final = 1.5
-"""How much wider than a chunk what it needs of its inputs may be, before the chunk grows to that."""
+"""How much wider than a chunk what it needs of its inputs may be, before chunks are cut at the ends of rows."""
 
 _LONG_ELEMENTS: Final = 2**16
 """The least chunk of the grid, in elements: where tests cut tensors finer, windows round to blocks, not to rows."""
@@ -264,13 +264,16 @@ class TensorPlanner:
 
 
 def _chunk(program: Program, element_bytes: int, inputs: int, length: int) -> int:
-    """Choose the elements of a chunk: those of the grid or, where a chunk needs far more of its inputs, all of those.
+    """Choose the elements of a chunk: those of the grid or, where chunks need far more of their inputs, whole rows.
 
-    A method that looks at whole rows would otherwise read a long row once for each of its many chunks.
+    A method that looks at whole rows would otherwise read, and hold, a long row once for each chunk that has a part of
+    it. Of whole rows, a chunk has as many as the grid allows, and one at least.
     """
     usual = chunk_elements(element_bytes, inputs)
-    start, stop = program.window(0, min(usual, length))
-    return stop - start if stop - start > max(_MOST_WIDENED * usual, _LONG_ELEMENTS) else usual
+    if length <= usual or widest_window(program, length, usual) <= max(_MOST_WIDENED * usual, _LONG_ELEMENTS):
+        return usual
+    _, row = program.window(0, 1)
+    return max(1, usual // row) * row
 
 
 def problems(plan: Plan) -> Iterator[Problem]:
