@@ -40,6 +40,14 @@ class Group:
             return None
         return int((self.folder / self.peak_file).read_text())
 
+    def killed(self) -> int:
+        """Give the number of its processes that the system has killed for want of memory."""
+        for name in ("memory.events", "memory.oom_control"):
+            if (self.folder / name).exists():
+                lines = (line.split() for line in (self.folder / name).read_text().splitlines())
+                return next((int(value) for key, value in lines if key == "oom_kill"), 0)
+        return 0
+
 
 @contextlib.contextmanager
 def memory_group(limit_bytes: int) -> Iterator[Group]:

@@ -46,6 +46,8 @@ class Run:
     returncode: int
     tail: str
     """The last line of its standard output."""
+    errors: str = ""
+    """The end of what it wrote as errors."""
 
     @property
     def cpu_s(self) -> float:
@@ -54,7 +56,7 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         """Give the figures as a JSON object."""
-        names = [name for name in self.__slots__ if name not in ("tail", "returncode")]
+        names = [name for name in self.__slots__ if name not in ("tail", "errors", "returncode")]
         return {name: getattr(self, name) for name in names} | {"cpu_s": self.cpu_s}
 
 
@@ -66,6 +68,7 @@ def run(
     on_start: Callable[[subprocess.Popen[str]], None] | None = None,
     on_line: Callable[[str], None] | None = None,
     may_fail: bool = False,
+    flush: bool = True,
 ) -> Run:
     """Run a command to its end and measure it.
 
@@ -86,6 +89,8 @@ def run(
         Called with every line of standard output, on a thread of its own.
     may_fail
         Whether a failure is a result instead of an error.
+    flush
+        Whether to wait, after it has ended, until the system has written all that is in the page cache.
 
     """
     words = [str(word) for word in command]
@@ -121,11 +126,13 @@ def run(
         process.returncode = os.waitstatus_to_exitcode(status)
         sampler.stop()
         reader.join()
+        errors.seek(0)
+        said = errors.read()[-3000:]
         if process.returncode and not may_fail:
-            errors.seek(0)
-            raise CommandError(f"{' '.join(words)}\nexit code {process.returncode}\n{errors.read()[-3000:]}")
+            raise CommandError(f"{' '.join(words)}\nexit code {process.returncode}\n{said}")
     started = time.monotonic()
-    os.sync()
+    if flush:
+        os.sync()
     return Run(
         wall_s=wall_s,
         user_s=usage.ru_utime,
@@ -137,6 +144,7 @@ def run(
         flush_s=time.monotonic() - started,
         returncode=process.returncode,
         tail=tail,
+        errors=said,
     )
 
 
@@ -197,7 +205,12 @@ def warm(folders: Iterable[Path]) -> None:
 
 
 def evict(folders: Iterable[Path]) -> None:
-    """Drop checkpoints from the page cache.
+    """Drop the safetensors files of checkpoints from the page cache; raises as `evict_files` does."""
+    evict_files(files_of(folders))
+
+
+def evict_files(paths: Iterable[Path]) -> None:
+    """Drop files from the page cache.
 
     Raises
     ------
@@ -206,7 +219,7 @@ def evict(folders: Iterable[Path]) -> None:
 
     """
     os.sync()
-    for path in files_of(folders):
+    for path in paths:
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         if cached_fraction(path) > 0.01:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import xxhash
 import yaml
 
 HERE = Path(__file__).parent
@@ -24,13 +25,19 @@ MARGIN_BYTES = 2 * 10**9
 
 def arguments(description: str | None, *, size: str = "0.85B", repeats: int = 3) -> argparse.ArgumentParser:
     """Make a parser with the options that every benchmark has."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(os.environ.get("TMPDIR", "/var/tmp")) / "dovetail-bench"
-    parser.add_argument("--work", type=Path, default=default, help=f"folder for big data [{default}]")
+    parser = work_argument(description)
     parser.add_argument("--size", default=size, help=f"size of the checkpoints, see checkpoints.py [{size}]")
     parser.add_argument("--repeats", type=int, default=repeats, help=f"runs of each contestant [{repeats}]")
     parser.add_argument("--memory", default="512MiB", help="memory limit of the merge [512MiB]")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="[one a core]")
+    return parser
+
+
+def work_argument(description: str | None) -> argparse.ArgumentParser:
+    """Make a parser with the option that says where big data goes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path(os.environ.get("TMPDIR", "/var/tmp")) / "dovetail-bench"
+    parser.add_argument("--work", type=Path, default=default, help=f"folder for big data [{default}]")
     return parser
 
 
@@ -91,8 +98,8 @@ def make_zarr(family: Sequence[Path], kind: str) -> list[Path]:
 def write_recipe(
     path: Path,
     method: str,
-    base: Path | None,
-    models: Sequence[Path],
+    base: Path | str | None,
+    models: Sequence[Path | str],
     *,
     parameters: Mapping[str, Any] | None = None,
     model_parameters: Sequence[Mapping[str, Any]] = (),
@@ -134,3 +141,16 @@ def dovetail(recipe: Path, out: Path, *, memory: str | None = "512MiB", workers:
 def family_bytes(family: Sequence[Path]) -> int:
     """Give the bytes of all shards of some checkpoints."""
     return sum(path.stat().st_size for folder in family for path in folder.glob("*.safetensors"))
+
+
+def digest(out: Path) -> str:
+    """Hash the tensors of an output: its shards, or the files of its arrays."""
+    found = xxhash.xxh3_64()
+    for path in sorted(path for path in out.rglob("*") if path.is_file()):
+        if path.parent == out and path.suffix != ".safetensors":
+            continue
+        found.update(str(path.relative_to(out)))
+        with path.open("rb") as file:
+            while data := file.read(1 << 22):
+                found.update(data)
+    return found.hexdigest()
