@@ -73,6 +73,27 @@ class Progress(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class Trained(Event):
+    """A training has come further."""
+
+    name: ClassVar[str] = "trained"
+    done_images: int
+    """Images seen so far, those of every epoch counted again."""
+    total_images: int
+    """Images to see in all epochs, if training does not stop early."""
+    epoch: int
+    """Epochs done."""
+    epochs: int
+    """Epochs to do."""
+    seconds: float
+    """Time spent in training, in seconds, that of earlier runs included."""
+    loss: float
+    """Mean loss of the epoch so far, or of the last one if none has begun."""
+    validation: float | None
+    """Share of the validation set that was right after the last epoch, from 0 to 1; None before the first has ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class Committed(Event):
     """The output of some tasks has become durable."""
 

@@ -98,6 +98,10 @@ class PlainDisplay(_Simple):
             self._last = time.monotonic()
             share = event.done_bytes / max(1, event.total_bytes)
             print(f"{share:6.1%}  {_rate(event)}", flush=True)
+        elif isinstance(event, events.Trained) and time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._last = time.monotonic()
+            share = event.done_images / max(1, event.total_images)
+            print(f"{share:6.1%}  {_learnt(event)}", flush=True)
 
 
 class LiveDisplay:
@@ -142,6 +146,11 @@ class LiveDisplay:
             room = sum(self._console.width >= columns for columns in _ROOM_COLUMNS)
             rate = _rate(event, room)
             self._progress.update(self._task, total=event.total_bytes, completed=event.done_bytes, rate=rate)
+        elif isinstance(event, events.Trained):
+            if self._task is None:
+                self._task = self._progress.add_task("", total=event.total_images, rate="")
+            room = sum(self._console.width >= columns for columns in _ROOM_COLUMNS)
+            self._progress.update(self._task, completed=event.done_images, rate=_learnt(event, room))
 
 
 class Recorder:
@@ -204,6 +213,13 @@ def _started(event: events.Started) -> str:
         f"writing {format_size(event.write_bytes)}, {counted(event.workers, 'worker')}, "
         f"at most {format_size(event.projected_bytes)} of {format_size(event.allowed_bytes)} allowed"
     )
+
+
+def _learnt(event: events.Trained, most: int = 3) -> str:
+    """Give epochs, loss and accuracy, or only the first of these if there is no room for more."""
+    right = "" if event.validation is None else f"{event.validation:.1%} right in validation"
+    parts = [f"epoch {min(event.epoch + 1, event.epochs)} of {event.epochs}", f"loss {event.loss:.3f}", right]
+    return "  ".join(parts[:most]).rstrip()
 
 
 def _rate(event: events.Progress, most: int = 3) -> str:
