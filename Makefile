@@ -41,8 +41,8 @@ lint: $(VENV)/.test .typecheck/dovetail/__main__.py
 	PYTHONPATH=.typecheck $(BIN)/lint-imports --no-cache
 
 test: lint
-	$(BIN)/pytest -q -n auto
-	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n auto tests/engine/kernels tests/engine/methods tests/io/adapters/test_kernels.py \
+	$(BIN)/pytest -q -n auto --dist worksteal
+	NUMBA_DISABLE_JIT=1 $(BIN)/pytest -q -n auto --dist worksteal tests/engine/kernels tests/engine/methods tests/io/adapters/test_kernels.py \
 		--ignore tests/engine/methods/test_plugins.py
 
 $(VENV)/.docs: pyproject.toml $(BIN)/dovetail

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from dovetail.io.formats import torch_reader
+from tests.torch_child import KeptChild
 
 # A suite started in the background ignores Ctrl-C, and so would every process that a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,3 +28,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("dovetail")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_child_lists_pytorch_files() -> Iterator[None]:
+    """Let one child process list the tensors of all tests' PyTorch files: each child takes seconds to load PyTorch."""
+    with KeptChild() as child, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_reader, "list_tensors", child.list_tensors)
+        yield

@@ -21,7 +21,7 @@ from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.source import Source
 from dovetail.io.sources.parts import ElementRun, joined
 from dovetail.io.sources.transposed import stored_across
-from dovetail.io.sources.views import ViewedSource
+from dovetail.io.sources.views import viewed
 
 FUSED_BY_ROWS: Final = frozenset(
     (
@@ -181,7 +181,7 @@ def _view(info: TensorInfo, shape: tuple[int, ...], first: int, strides: tuple[i
     dense = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
     if list(strides) == dense:
         return TensorInfo(info.name, info.dtype, shape, ElementRun(info.source, first, prod(shape)), info.own_dtype)
-    return TensorInfo(info.name, info.dtype, shape, ViewedSource(info.source, first, shape, strides), info.own_dtype)
+    return TensorInfo(info.name, info.dtype, shape, viewed(info.source, first, shape, strides), info.own_dtype)
 
 
 def _shaped(info: TensorInfo, shape: tuple[int, ...]) -> TensorInfo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,13 @@ import psutil
 
 def resident_bytes() -> int:
     """Measure the memory that this process holds now, pages of memory-mapped files included."""
-    return int(psutil.Process().memory_info().rss)
+    return int(_process(os.getpid()).memory_info().rss)
+
+
+@lru_cache(maxsize=1)
+def _process(pid: int) -> psutil.Process:
+    """Give the handle of a process, which takes longer to make than to ask."""
+    return psutil.Process(pid)
 
 
 def peak_resident_bytes() -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from dovetail.io.files.stretches import SPAN_BYTES, gather, span_bytes
 from dovetail.io.source import checked_source, out_of_range
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 
@@ -84,7 +86,7 @@ class StridedSource:
         steps = [stride * self.itemsize for stride in self.strides]
         try:
             for box in boxes(self.shape, start, stop):
-                place = sum(index * stride for index, stride in zip(box.lows, self.strides, strict=True))
+                place = _dot(box.lows, self.strides)
                 elements = out[box.offset : box.offset + box.length].reshape(*box.shape, self.itemsize)
                 gather(
                     elements, self.offset_bytes + place * self.itemsize, steps, partial(self._read_stretch, descriptor)
@@ -94,6 +96,48 @@ class StridedSource:
         flat = out.reshape(-1)
         flat.flags.writeable = False
         return flat
+
+    def view(self, first: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> StridedSource | None:
+        """Give elements at regular distances as elements of the file, so that each is looked for once.
+
+        Parameters
+        ----------
+        first
+            The first of them, counted along this tensor.
+        shape
+            Dimensions, none of which is zero.
+        strides
+            Distance, in elements of this tensor, between neighbours along each dimension.
+
+        Returns
+        -------
+        StridedSource or None
+            None if they do not lie at regular distances in the file.
+
+        """
+        if not self.length or not self.shape:
+            return None
+        own = self._indices(first)
+        steps = [self._indices(stride if size > 1 else 0) for size, stride in zip(shape, strides, strict=True)]
+        for axis, size in enumerate(self.shape):
+            reach = sum((count - 1) * step[axis] for count, step in zip(shape, steps, strict=True))
+            if own[axis] + reach >= size:  # a row of the view goes on in this tensor's next row
+                return None
+        return replace(
+            self,
+            offset_bytes=self.offset_bytes + self.itemsize * _dot(own, self.strides),
+            shape=shape,
+            strides=tuple(_dot(step, self.strides) for step in steps),
+        )
+
+    def _indices(self, place: int) -> tuple[int, ...]:
+        """Turn a count of elements along this tensor into an index, or a distance into one along each dimension."""
+        found = []
+        for size in reversed(self.shape):
+            place, index = divmod(place, size)
+            found.append(index)
+        found[-1] += place * self.shape[0]  # beyond the tensor, which no reach allows
+        return tuple(reversed(found))
 
     def prefetch(self, start: int, stop: int) -> None:
         """Do nothing, because a range's elements can be strewn over the whole file."""
@@ -142,3 +186,7 @@ class StridedSource:
                 "check that the file was not cut short",
             )
         return np.frombuffer(raw, np.uint8)
+
+
+def _dot(indices: Iterable[int], strides: Iterable[int]) -> int:
+    return sum(index * stride for index, stride in zip(indices, strides, strict=True))

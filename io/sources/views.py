@@ -14,10 +14,31 @@ import numpy as np
 
 from dovetail.io.files.boxes import boxes
 from dovetail.io.files.stretches import SPAN_BYTES, gather, span_bytes
+from dovetail.io.files.strided import StridedSource
 from dovetail.io.source import Decoding, Source, checked_source, combined, out_of_range
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+def viewed(source: Source, first: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Source:
+    """Give elements of a source at regular distances.
+
+    Parameters
+    ----------
+    source
+        What they are elements of.
+    first
+        The first of them.
+    shape
+        Dimensions, none of which is zero.
+    strides
+        Distance, in elements of the source, between neighbours along each dimension.
+
+    """
+    if isinstance(source, StridedSource) and (direct := source.view(first, shape, strides)) is not None:
+        return direct  # a view of a view would gather every stretch element by element
+    return ViewedSource(source, first, shape, strides)
 
 
 @checked_source

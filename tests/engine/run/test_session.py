@@ -36,6 +36,11 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid, "LEAST_TASK_BYTES", 1 << 12)
 
 
+def _shorten_pauses() -> None:
+    """Shorten all pauses of a process."""
+    retrying.FIRST_DELAY_S = 0.001
+
+
 @pytest.fixture
 def site(family: Family) -> Iterator[Site]:
     """Serve the family."""
@@ -115,7 +120,7 @@ def test_two_runs_at_once(family: Family, site: Site, processes: bool) -> None:
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(fail)
         if processes:
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _shorten_pauses) as executor:
                 merge(recipe, family.out, run=RunOptions(executor=executor), listen=listen)
         else:
             merge(recipe, family.out, listen=listen)

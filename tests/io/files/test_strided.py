@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -107,3 +107,35 @@ def test_scratch_is_the_stretch_that_is_held() -> None:
     assert 2 * stretches.SPAN_BYTES == StridedSource("a", 0, (10**4, 10**4), (1, 10**4), *known).scratch_bytes
     assert 2 == StridedSource("a", 0, (), (), *known).scratch_bytes
     assert 0 == StridedSource("a", 0, (0, 3), (3, 1), *known).scratch_bytes
+
+
+@given(
+    st.data(), st.sampled_from(sorted(VIEWS.keys() - {"scalar"})), st.lists(st.integers(1, 6), min_size=1, max_size=3)
+)
+def test_a_view_of_a_view(path: Path, data: st.DataObject, name: str, shape: list[int]) -> None:
+    """Elements of a tensor at regular distances are those that NumPy takes; None if they are at no such in the file."""
+    held = VIEWS[name](VALUES)
+    source = source_of(path, held)
+    flat = held.reshape(-1)
+    strides = data.draw(st.lists(st.integers(0, flat.size // 2), min_size=len(shape), max_size=len(shape)))
+    reach = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    assume(reach < flat.size)
+    first = data.draw(st.integers(0, flat.size - 1 - reach))
+    places = first + sum(
+        np.arange(size).reshape(-1, *[1] * (len(shape) - 1 - axis)) * stride
+        for axis, (size, stride) in enumerate(zip(shape, strides, strict=True))
+    )
+    found = source.view(first, tuple(shape), tuple(strides))
+    if found is not None:
+        assert np.broadcast_to(flat[places], shape).tobytes() == found.read(0, found.length).tobytes()
+    else:
+        assert max(shape) > 1  # a single element, wherever it lies, is a view
+
+
+def test_a_transposed_tensor_transposed_again(tmp_path: Path) -> None:
+    """What is stored across is read along the file if it is asked for across, and not element by element."""
+    values = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    found = store_transposed(tmp_path / "file", values).view(0, (4, 3), (1, 4))
+    assert found is not None
+    assert ((4, 3), (3, 1)) == (found.shape, found.strides)
+    assert values.T.tobytes() == found.read(0, 12).tobytes()

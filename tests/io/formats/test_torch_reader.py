@@ -25,13 +25,14 @@ from dovetail.io.files.mapping import MappedSource
 from dovetail.io.files.strided import StridedSource
 from dovetail.io.formats import torch_catalogue, torch_reader
 from dovetail.io.opening import read_checkpoint
+from tests.torch_child import list_in_new_child
 
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """Let PyTorch list tensors in this process, which has it loaded, unless a test is about the child."""
-    if "child" not in request.node.name:
-        monkeypatch.setattr(torch_reader, "list_tensors", lambda paths: [torch_catalogue.catalogue(p) for p in paths])
+    here = lambda paths: [torch_catalogue.catalogue(path) for path in paths]  # noqa: E731
+    monkeypatch.setattr(torch_reader, "list_tensors", list_in_new_child if "child" in request.node.name else here)
 
 
 def stored(tensor: torch.Tensor) -> bytes:

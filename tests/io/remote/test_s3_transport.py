@@ -94,8 +94,8 @@ def test_zarr_in_a_bucket(family: Family, store: Site) -> None:  # noqa: F811  a
     shards alike, even from a store that is busy at first and breaks off answers.
     """
     local = read_checkpoint(family.math)
-    write_group(family.home / "whole.zarr", local, target=1 << 12)
-    write_group(family.home / "shards.zarr", local, target=1 << 12, sharded=True)
+    write_group(family.home / "whole.zarr", local, target=1 << 13)
+    write_group(family.home / "shards.zarr", local, target=1 << 13, sharded=True)
     (family.home / "listed.zarr").mkdir()
     write_t5x(family.home / "listed.zarr", {"odd name %41": llama_tensors(0)["lm_head.weight"]})
     seen: set[tuple[str, str, str]] = set()

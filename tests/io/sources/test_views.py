@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dovetail.io.sources.views import ViewedSource
+from dovetail.io.sources.views import ViewedSource, viewed
 from tests.io.contracts.sources import SourceTests, Stored
 from tests.io.sources.test_rows import STORED, recorded, store
 from tests.io.stored import random_bytes, touch
@@ -25,7 +25,7 @@ class TestTransposed(SourceTests):
     def make(self, folder: Path, kind: str, shape: tuple[int, int]) -> Iterator[Stored]:
         rows, columns = shape
         values = random_bytes((2 * columns, rows), "<u2")
-        source = ViewedSource(store(folder, "stored", kind, values), rows * columns, (rows, columns), (1, rows))
+        source = viewed(store(folder, "stored", kind, values), rows * columns, (rows, columns), (1, rows))
         expected = np.ascontiguousarray(values[columns:].T).tobytes()
         yield Stored(source, expected, lambda: touch(folder))
 
@@ -39,7 +39,7 @@ class TestEveryOther(SourceTests):
     def make(self, folder: Path, kind: str, shape: tuple[int, int]) -> Iterator[Stored]:
         rows, columns = shape
         values = random_bytes((columns, 2 * rows), "<u2")
-        source = ViewedSource(store(folder, "stored", kind, values), 1, (rows, columns), (2, 2 * rows))
+        source = viewed(store(folder, "stored", kind, values), 1, (rows, columns), (2, 2 * rows))
         yield Stored(source, np.ascontiguousarray(values[:, 1::2].T).tobytes(), lambda: touch(folder))
 
 
