@@ -47,15 +47,37 @@ def _exponential(x: float) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _exponentials(values: np.ndarray, out: np.ndarray) -> float:
-    """Write e^(x - max) for every value x, and return the sum: softmax without its division."""
-    largest = values[0]
+def largest(values: np.ndarray, before: np.float32) -> np.float32:
+    """Give the largest of float32 values and of `before`, the largest of those before them."""
     for i in range(len(values)):
-        largest = max(largest, values[i])
+        before = max(before, values[i])
+    return before
+
+
+@njit(nogil=True, cache=True)
+def add_exponentials(values: np.ndarray, top: np.float32, out: np.ndarray, total: float) -> float:
+    """Write e^(x - top) for every value x: softmax without its division.
+
+    Parameters
+    ----------
+    values : float32[:]
+        A row, or a part of it.
+    top : float32
+        The largest value of the row.
+    out : float64[:]
+        Receives the exponentials; at least as long.
+    total : float
+        The sum of the exponentials of the row before them.
+
+    Returns
+    -------
+    float
+        The sum with theirs.
+
+    """
     for i in range(len(values)):
-        x = np.float64(values[i]) - np.float64(largest)
+        x = np.float64(values[i]) - np.float64(top)
         out[i] = _exponential(x if x > _LEAST else _LEAST)
-    total = 0.0
     for i in range(len(values)):
         total += out[i]
     return total
@@ -99,6 +121,48 @@ def _log_ratio_near_one(ratio: float) -> float:
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def add_divergence(tuned, base, tops, wholes, scratch, total):  # type: ignore[no-untyped-def]
+    """Add the terms p log(p / q) of a row, or of a part of it, to the sum of those before them.
+
+    Parameters
+    ----------
+    tuned, base : float32[:]
+        The row of the fine-tune and that of the base model, or the same part of both.
+    tops : tuple of float32
+        The largest value of either row.
+    wholes : tuple of float
+        The sum of the exponentials of either row, which `add_exponentials` gives.
+    scratch : float64[3, :]
+        Working memory, at least as long.
+    total : float
+        The sum of the terms before them.
+
+    Returns
+    -------
+    float
+        The sum with theirs.
+
+    """
+    count = len(tuned)
+    p, q, terms = scratch[0, :count], scratch[1, :count], scratch[2, :count]
+    add_exponentials(tuned, tops[0], p, 0.0)
+    add_exponentials(base, tops[1], q, 0.0)
+    far = False
+    for i in range(count):
+        first, second = p[i] / wholes[0] + EPSILON, q[i] / wholes[1] + EPSILON
+        p[i], q[i] = first, second
+        far |= abs(first - second) > 0.1 * (first + second)
+        terms[i] = first * _log_ratio(first, second)
+    if far:
+        for i in range(count):
+            if abs(p[i] - q[i]) > 0.1 * (p[i] + q[i]):
+                terms[i] = p[i] * _log_ratio_far(p[i], q[i])
+    for i in range(count):
+        total += terms[i]
+    return total
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def row_divergence(tuned: np.ndarray, base: np.ndarray, scratch: np.ndarray) -> np.float32:
     """Compute the divergence sum(p log(p / q)), where p and q are the softmax of two rows plus `EPSILON`.
 
@@ -115,23 +179,9 @@ def row_divergence(tuned: np.ndarray, base: np.ndarray, scratch: np.ndarray) -> 
         The divergence; 0 where rounding would make it negative.
 
     """
-    count = len(tuned)
-    p, q, terms = scratch[0, :count], scratch[1, :count], scratch[2, :count]
-    whole_p, whole_q = _exponentials(tuned, p), _exponentials(base, q)
-    far = False
-    for i in range(count):
-        first, second = p[i] / whole_p + EPSILON, q[i] / whole_q + EPSILON
-        p[i], q[i] = first, second
-        far |= abs(first - second) > 0.1 * (first + second)
-        terms[i] = first * _log_ratio(first, second)
-    if far:
-        for i in range(count):
-            if abs(p[i] - q[i]) > 0.1 * (p[i] + q[i]):
-                terms[i] = p[i] * _log_ratio_far(p[i], q[i])
-    total = 0.0
-    for i in range(count):
-        total += terms[i]
-    return np.float32(max(total, 0.0))
+    tops = largest(tuned, tuned[0]), largest(base, base[0])
+    wholes = add_exponentials(tuned, tops[0], scratch[0], 0.0), add_exponentials(base, tops[1], scratch[1], 0.0)
+    return np.float32(max(add_divergence(tuned, base, tops, wholes, scratch, 0.0), 0.0))
 
 
 @njit(nogil=True, cache=True)

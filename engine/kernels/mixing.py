@@ -46,8 +46,8 @@ def add_column_grams(vectors: np.ndarray, columns: int, first: int, grams: np.nd
         Number of columns of the tensor.
     first : int
         Column of the first element.
-    grams : float64[:, :, columns]
-        A symmetric matrix for each column, which the kernel adds to.
+    grams : float64[pairs, columns]
+        The lower triangle of a symmetric matrix for each column, row by row, which the kernel adds to.
 
     """
     count = vectors.shape[1]
@@ -57,11 +57,9 @@ def add_column_grams(vectors: np.ndarray, columns: int, first: int, grams: np.nd
         for i in range(len(vectors)):
             for j in range(i + 1):
                 a, b = vectors[i, done : done + here], vectors[j, done : done + here]
-                sums = grams[i, j, column : column + here]
+                sums = grams[i * (i + 1) // 2 + j, column : column + here]
                 for k in range(here):
                     sums[k] += np.float64(a[k]) * np.float64(b[k])
-                if i != j:
-                    grams[j, i, column : column + here] = sums
         done, column = done + here, 0
 
 
@@ -135,7 +133,7 @@ def mix_columns(
 
     """
     columns, count = coefficients.shape[1], vectors.shape[1]
-    change = np.empty(columns, np.float64)
+    change = np.empty(min(columns, count), np.float64)
     done, column = 0, first
     while done < count:
         here = min(columns - column, count - done)

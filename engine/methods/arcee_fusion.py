@@ -10,16 +10,17 @@ in float64 and rounded once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.divergence import importance, row_divergences
+from dovetail.engine.kernels.divergence import add_divergence, add_exponentials, importance, largest, row_divergences
 from dovetail.engine.kernels.magnitude import NO_THRESHOLD
 from dovetail.engine.kernels.strongest import mark_strongest
-from dovetail.engine.methods.decoding import STRETCH, ElementRange, Floats, Marks, Values, stretches
+from dovetail.engine.methods.decoding import STRETCH, ElementRange, Floats, Marks, Values, block_count, stretches
 from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.parameters import task_vector_codes
@@ -69,24 +70,25 @@ class Fusion:
 
     def partial_bytes(self, elements: int) -> int:
         """Histograms, or a number for each row of a chunk."""
-        return max(count_partial_bytes(_QUARTILES), 4 * (elements // self.row_length + 1))
+        return max(count_partial_bytes(_QUARTILES), 4 * block_count(elements, self.row_length))
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
         """Tallies and rules, and every row's divergence, which stays as part of the state."""
-        return tally_bytes(_QUARTILES, chunks) + 8 * chunks * (elements // self.row_length + 1)
+        return tally_bytes(_QUARTILES, chunks) + 8 * chunks * block_count(elements, self.row_length)
 
     @property
     def _block(self) -> int:
-        return max(1, STRETCH // self.row_length) * self.row_length
+        """Elements that are decoded at a time: whole rows, or a part of a long one."""
+        return max(1, STRETCH // self.row_length) * self.row_length if self.row_length <= STRETCH else STRETCH
 
     def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to the end of the last row that begins in it."""
         return start, min(self.length, -(-stop // self.row_length) * self.row_length)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Bytes for the sources, sums and masks of a stretch, and for float64 copies of a row."""
-        size = min(elements, max(STRETCH, self._block))
-        return Values.scratch_bytes(2, size) + 24 * size + 24 * self.row_length
+        """Bytes for the sources, sums and masks of a stretch, and for float64 copies of it, or of a short row."""
+        size = min(elements, STRETCH)
+        return Values.scratch_bytes(2, size) + 24 * size + 24 * min(self.row_length, STRETCH)
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
         """Compute the divergences of the rows that begin in a chunk, or count one digit of the chunk's importances."""
@@ -133,13 +135,38 @@ class Fusion:
         row, block = self.row_length, self._block
         first = -(-chunk.start // row) * row
         last = min(self.length, -(-chunk.stop // row) * row)
-        values, scratch = Values(chunk, self.codes, min(self.length, block)), np.empty((3, row))
+        values, scratch = Values(chunk, self.codes, min(self.length, block)), np.empty((3, min(row, STRETCH)))
+        if row > STRETCH:
+            rows = [self._long_divergence(values, start, scratch) for start in range(first, last, row)]
+            return np.array(rows, np.float32)
         found = [np.empty(0, np.float32)]
         for start, stop in stretches(first, last, block):
             base, tuned = values.load(start, stop, (start, stop))
             found.append(np.empty((stop - start) // row, np.float32))
             row_divergences(tuned, base, row, scratch, found[-1])
         return np.concatenate(found)
+
+    def _long_divergence(self, values: Values, first: int, scratch: NDArray[np.float64]) -> np.float32:
+        """Compute what `row_divergences` does of one row that is longer than a stretch, decoding it three times."""
+        cuts = list(stretches(first, first + self.row_length, STRETCH))
+
+        def parts() -> Iterator[tuple[Floats, Floats]]:
+            for start, stop in cuts:
+                base, tuned = values.load(start, stop, (start, stop))
+                yield tuned, base
+
+        tuned, base = next(parts())
+        tops = [tuned[0], base[0]]
+        for part in parts():
+            tops = [np.float32(largest(line, top)) for line, top in zip(part, tops, strict=True)]
+        wholes = [0.0, 0.0]
+        for part in parts():
+            for place, line in enumerate(part):
+                wholes[place] = add_exponentials(line, tops[place], scratch[0], wholes[place])
+        total = 0.0
+        for tuned, base in parts():
+            total = add_divergence(tuned, base, (tops[0], tops[1]), (wholes[0], wholes[1]), scratch, total)
+        return np.float32(max(total, 0.0))
 
     def apply(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
         """Merge a chunk, stretch by stretch."""

@@ -148,6 +148,11 @@ def blocks(chunk: Chunk, length: int, block: int) -> Iterator[ElementRange]:
         yield start, min(length, start + block)
 
 
+def block_count(elements: int, block: int) -> int:
+    """Give the most blocks of so many elements that can begin in a chunk, wherever the chunk begins."""
+    return -(-elements // block)
+
+
 def plain_statistics(models: int, overflowed: int, nonfinite: NDArray[np.int64]) -> ChunkStatistics:
     """Make the statistics of a chunk for a method without task vectors."""
     return ChunkStatistics(

@@ -19,7 +19,16 @@ from dovetail.engine.kernels.mixing import mix_sources, source_gram
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.sums import TILE
 from dovetail.engine.kernels.task_vectors import subtract
-from dovetail.engine.methods.decoding import STRETCH, ElementRange, Floats, Values, blocks, elements, plain_statistics
+from dovetail.engine.methods.decoding import (
+    STRETCH,
+    ElementRange,
+    Floats,
+    Values,
+    block_count,
+    blocks,
+    elements,
+    plain_statistics,
+)
 from dovetail.engine.methods.geometry import Geometry
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 
@@ -92,7 +101,7 @@ class Mixture:
 
     def partial_bytes(self, elements: int) -> int:
         """Bytes of a Gram matrix for each block that begins in a chunk."""
-        return 8 * self.sources.vectors**2 * (elements // STRETCH + 1)
+        return 8 * self.sources.vectors**2 * block_count(elements, STRETCH)
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
         """The Gram matrices of all blocks, kept one by one and joined."""

@@ -8,14 +8,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.mixing import add_column_grams, mix_columns, mix_rows, row_grams
-from dovetail.engine.methods.decoding import STRETCH, ElementRange, Values, blocks, plain_statistics, stretches
+from dovetail.engine.kernels.convert import ITEMSIZES
+from dovetail.engine.kernels.mixing import add_column_grams, mix_columns, mix_rows, mix_sources, row_grams, source_gram
+from dovetail.engine.kernels.sums import TILE
+from dovetail.engine.methods.decoding import (
+    STRETCH,
+    ElementRange,
+    Values,
+    block_count,
+    blocks,
+    plain_statistics,
+    stretches,
+)
 from dovetail.engine.methods.mixture import Combination
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass
 
 _LEAST_BLOCK, _MOST_BLOCK, _BLOCKS = 1 << 18, 1 << 22, 64
 """Least and greatest number of elements in a block of rows, and the number of blocks that is aimed at between these
 bounds. A partial result is kept for each block."""
+
+_COLUMNS_AT_ONCE = 1 << 13
+"""Most columns whose coefficients are found at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +53,16 @@ class RowMixture(OnePass):
 
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of working memory for a window of `elements`."""
+        if self.row_length > STRETCH:
+            return TILE * (4 * len(self.sources.codes) + 12)
         size = min(elements, self._block)
-        return self.sources.scratch_bytes(size) + 24 * len(self.sources.codes) ** 2 * (size // self.row_length + 1)
+        rows = 8 * self.row_length + 24 * len(self.sources.codes) ** 2 * (size // self.row_length + 1)
+        return self.sources.scratch_bytes(size) + rows
 
     def apply(self, chunk: Chunk, state: Any, out: Bytes) -> ChunkStatistics:
         """Merge a chunk, a group of rows at a time."""
+        if self.row_length > STRETCH:
+            return self._apply_long(chunk, out)
         row, overflowed = self.row_length, 0
         values = Values(chunk, self.sources.codes, min(self._block, self.length))
         for start, stop in stretches(chunk.start, chunk.stop, self._block):
@@ -59,6 +77,24 @@ class RowMixture(OnePass):
             mix_rows(combined, row, coefficients, loaded[0], self.sources.adds, mixed)
             overflowed += self.sources.store(mixed[start - low : stop - low], out, start - chunk.start)
         return plain_statistics(self.sources.models, overflowed, values.nonfinite)
+
+    def _apply_long(self, chunk: Chunk, out: Bytes) -> ChunkStatistics:
+        """Merge a chunk of long rows, each decoded twice, tile by tile: for its dot products and to be combined.
+
+        Sums are added up tile by tile too where rows are decoded whole, so that the bits are the same.
+        """
+        sources, row, overflowed = self.sources, self.row_length, 0
+        codes, size = np.array(sources.codes, np.int64), ITEMSIZES[sources.out_code]
+        nonfinite = np.zeros(len(codes), np.int64)
+        for start, stop in stretches(chunk.start, chunk.stop, row):
+            first, grams = start // row * row, np.empty((1, sources.vectors, sources.vectors))
+            source_gram(sources.stored(chunk, first, first + row), codes, sources.relative, 0, row, grams[0])
+            with np.errstate(all="ignore"):
+                coefficients = np.ascontiguousarray(sources.geometry.coefficients(grams)[0])
+            part = out[(start - chunk.start) * size : (stop - chunk.start) * size]
+            stored = sources.stored(chunk, start, stop)
+            overflowed += mix_sources(stored, codes, coefficients, sources.adds, part, sources.out_code, nonfinite)
+        return plain_statistics(sources.models, overflowed, nonfinite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +121,22 @@ class ColumnMixture:
 
     def partial_bytes(self, elements: int) -> int:
         """Dot products of all columns for each block that begins in a chunk."""
-        return self._grams_bytes * (elements // self._block + 1)
+        return self._grams_bytes * block_count(elements, self._block)
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
-        """The sums of all columns' dot products, a copy of them for the coefficients, and these."""
-        return 3 * self._grams_bytes
+        """The sums of all columns' dot products, the coefficients, and what some columns' take while they are found."""
+        vectors, some = self.sources.vectors, min(self.columns, _COLUMNS_AT_ONCE)
+        return self._grams_bytes + 8 * (vectors + 1) * self.columns + 16 * (vectors + 4) ** 2 * some
+
+    @property
+    def _pairs(self) -> int:
+        """Number of pairs of vectors, each with itself among them."""
+        return self.sources.vectors * (self.sources.vectors + 1) // 2
 
     @property
     def _grams_bytes(self) -> int:
         """Bytes of one block's dot products of all columns."""
-        return 8 * self.sources.vectors**2 * self.columns
+        return 8 * self._pairs * self.columns
 
     def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to the end of the last block that begins in it."""
@@ -104,31 +146,29 @@ class ColumnMixture:
 
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of working memory for a window of `elements`."""
-        return self.sources.scratch_bytes(min(elements, STRETCH)) + self.partial_bytes(elements)
+        return self.sources.scratch_bytes(min(elements, STRETCH)) + 8 * min(elements, STRETCH)
 
     def reduce(self, step: int, chunk: Chunk, state: Any) -> NDArray[np.float64]:
         """Compute the dot products of all columns for each block that begins in a chunk.
 
         Returns
         -------
-        float64[blocks, V, V, columns]
-            For each block and column, the products of all pairs of vectors.
+        float64[blocks, pairs, columns]
+            For each block and column, the products of all pairs of vectors: the lower triangle of a matrix, row by row.
 
         """
-        count = self.sources.vectors
         values = Values(chunk, self.sources.codes, min(STRETCH, self.length))
-        found = []
-        for first, last in blocks(chunk, self.length, self._block):
-            grams = np.zeros((count, count, self.columns))
+        begun = list(blocks(chunk, self.length, self._block))
+        found = np.zeros((len(begun), self._pairs, self.columns))
+        for (first, last), grams in zip(begun, found, strict=True):
             for start, stop in stretches(first, last, STRETCH):
                 vectors, _ = self.sources.split(values.load(start, stop, (start, stop)))
                 add_column_grams(vectors, self.columns, start % self.columns, grams)
-            found.append(grams)
-        return np.array(found).reshape(-1, count, count, self.columns)
+        return found
 
     def begin(self, step: int, state: Any) -> NDArray[np.float64]:
-        """Begin with dot products of zero: float64[V, V, columns]."""
-        return np.zeros((self.sources.vectors, self.sources.vectors, self.columns))
+        """Begin with dot products of zero: float64[pairs, columns]."""
+        return np.zeros((self._pairs, self.columns))
 
     def fold(self, step: int, accumulator: NDArray[np.float64], partial: NDArray[np.float64]) -> NDArray[np.float64]:
         """Add a chunk's blocks, one after another: block by block, the sum does not depend on the chunks."""
@@ -138,10 +178,19 @@ class ColumnMixture:
         return accumulator
 
     def finish(self, step: int, accumulator: NDArray[np.float64], state: Any) -> NDArray[np.float64]:
-        """Find the coefficients: float64[vectors, columns]."""
-        with np.errstate(all="ignore"):
-            found = self.sources.geometry.coefficients(np.moveaxis(accumulator, -1, 0))
-        return np.ascontiguousarray(found.T)
+        """Find the coefficients, some columns at a time: float64[vectors, columns]."""
+        count = self.sources.vectors
+        below, above = np.tril_indices(count)
+        found = np.empty((0, 0))
+        for first in range(0, self.columns, _COLUMNS_AT_ONCE):
+            some = accumulator[:, first : first + _COLUMNS_AT_ONCE]
+            grams = np.empty((count, count, some.shape[1]))
+            grams[below, above] = grams[above, below] = some
+            with np.errstate(all="ignore"):
+                part = self.sources.geometry.coefficients(np.moveaxis(grams, -1, 0)).T
+            found = found if found.size else np.empty((len(part), self.columns))
+            found[:, first : first + part.shape[1]] = part
+        return found
 
     def apply(self, chunk: Chunk, state: NDArray[np.float64], out: Bytes) -> ChunkStatistics:
         """Merge a chunk, stretch by stretch."""

@@ -22,7 +22,7 @@ from dovetail.engine.kernels.statistics import mark_nonzero
 from dovetail.engine.kernels.strongest import mark_strongest
 from dovetail.engine.kernels.sums import sum_squares
 from dovetail.engine.kernels.task_vectors import keep_masked
-from dovetail.engine.methods.decoding import STRETCH, ElementRange, Floats, Marks, Values, stretches
+from dovetail.engine.methods.decoding import STRETCH, ElementRange, Floats, Marks, Values, block_count, stretches
 from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method, Parameter
 from dovetail.engine.methods.parameters import LARGEST, merge_number, task_vector_codes
@@ -89,7 +89,7 @@ class SelectCalculateErase:
 
     def _sums_bytes(self, elements: int) -> int:
         """Give the bytes of the sums of the blocks that begin in a chunk."""
-        return 8 * self._models * (elements // STRETCH + 1)
+        return 8 * self._models * block_count(elements, STRETCH)
 
     def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to the end of the last block that begins in it."""

@@ -25,6 +25,7 @@ from dovetail.engine.methods.decoding import (
     Floats,
     Marks,
     TaskVectors,
+    block_count,
     blocks,
     elements,
     stretches,
@@ -130,7 +131,7 @@ class SparsifiedSum:
 
     def _sums_bytes(self, elements: int) -> int:
         """Give the bytes of the sums of the blocks that begin in a chunk."""
-        return 16 * len(self.keeps) * (elements // self._block + 1) if self._rescales else 0
+        return 16 * len(self.keeps) * block_count(elements, self._block) if self._rescales else 0
 
     def window(self, start: int, stop: int) -> ElementRange:
         """Widen a chunk to whole rows, and to the end of the last block that begins in it."""
@@ -222,7 +223,8 @@ class SparsifiedSum:
 
     def _begin(self, chunk: Chunk) -> tuple[TaskVectors, list[Marker], int]:
         """Make a chunk's task vectors, a marker for each model, and the most elements of a stretch with whole rows."""
-        size = min(self.length, self._block + 2 * self._row)
+        low, high = self.window(chunk.start, chunk.stop)
+        size = min(high - low, self._block + 2 * self._row)
         return TaskVectors(chunk, self.codes, size), make_markers(self.keeps, size), size
 
     def _mark(

@@ -20,6 +20,7 @@ from numba.core import event
 
 from dovetail.engine.kernels.cache import FOLDER
 from dovetail.engine.kernels.convert import ITEMSIZES
+from dovetail.engine.methods.decoding import STRETCH
 from dovetail.engine.methods.outputs import apply_to
 from dovetail.engine.methods.program import Bytes, Chunk, Problem, reduce_whole
 from dovetail.engine.methods.registry import find_any
@@ -54,16 +55,17 @@ def trials(method: str, problems: Iterable[Problem]) -> list[Trial]:
     for problem in problems:
         # Equal parameters are mostly the same objects, so that comparing identities settles most problems quickly.
         count, dimensions = len(problem.model_codes), min(2, len(problem.shape))
+        long = dimensions > 1 and problem.shape[-1] > STRETCH  # such rows can need other kernels
         given = (id(problem.parameters), *map(id, problem.model_parameters))
-        if (quick := (given, problem.base_code is None, count, dimensions)) in seen:
+        if (quick := (given, problem.base_code is None, count, dimensions, long)) in seen:
             continue
         seen.add(quick)
         counts = [value for each in problem.model_parameters for value in each.values() if type(value) is int]
         length = min(LARGEST_TRIAL_ELEMENTS, max(64, 2 * max(counts, default=0)))
-        shape = (2, length // 2) if dimensions > 1 else (length,)
+        shape = (2, max(length // 2, STRETCH + 1 if long else 0)) if dimensions > 1 else (length,)
         trial = replace(problem, shape=shape, length=prod(shape))
         # Kernels differ by the number of models, the parts of the program and its switches; dtypes are codes.
-        key = (trial.base_code is None, count, tuple(counts), _parts(find_any(method).program(trial)))
+        key = (trial.base_code is None, count, long, tuple(counts), _parts(find_any(method).program(trial)))
         found.setdefault(key, (method, trial))
     return list(found.values())
 

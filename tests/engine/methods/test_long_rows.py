@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -53,22 +54,80 @@ def test_the_same_bits(method: str, cuts: tuple[int, ...], monkeypatch: pytest.M
     np.testing.assert_allclose(one.kept_square, other.kept_square, rtol=1e-12)
 
 
+def by_rows(method: str, parameters: dict[str, Any], base: Any, models: list[Any]) -> Any:
+    """Describe a tensor to a method that knows no more of its models than a weight."""
+    return describe(method, base, models, parameters, [{"weight": 1.0 + index} for index in range(len(models))])
+
+
+BY_ROWS: list[tuple[str, dict[str, Any], int]] = [
+    ("model_stock", {"filter_wise": True}, 3),
+    ("nuslerp", {"nuslerp_flatten": False}, 2),
+    ("arcee_fusion", {}, 1),
+]
+
+
 @pytest.mark.skipif(not JITTED, reason="hundreds of thousands of elements take minutes in plain Python")
-def test_memory_of_many_models() -> None:
-    """What a chunk of a long row takes is within its projection, for 2 models and for 12."""
-    for count in (2, 12):
-        base, models = sources(count)
-        described = problem("della", base, models)
-        program: Any = METHODS["della"].program(described)
-        run_program(described, program, base, models)  # compiled from now on
-        tracemalloc.start()
-        try:
-            run_program(described, program, base, models)
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        copies = 4 * base.size * (count + 2)  # those of `run_program` itself, the output among them
-        assert peak - copies < program.scratch_bytes(base.size) + 2**20
+@pytest.mark.parametrize(("method", "parameters", "count"), BY_ROWS, ids=[method for method, _, _ in BY_ROWS])
+@pytest.mark.parametrize("cuts", [(), (1_000, SHAPE[1] + 70_000)], ids=["whole", "anywhere"])
+def test_rows_in_parts_have_the_bits_of_whole_ones(
+    method: str, parameters: dict[str, Any], count: int, cuts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that is longer than a stretch is decoded part by part, and merged to the bits of one decoded whole."""
+    base, models = sources(count)
+    described = by_rows(method, parameters, base, models)
+    program = METHODS[method].program(described)
+    found, statistics = run_program(described, program, base, models, cuts)
+    monkeypatch.setattr(sys.modules[type(program).__module__], "STRETCH", 4 * STRETCH)
+    expected, others = run_program(described, program, base, models)
+    assert expected.tobytes() == found.tobytes()
+    one, other = add_up(others), add_up(statistics)
+    assert one.nonfinite.tolist() == other.nonfinite.tolist()
+    assert one.overflowed == other.overflowed
+
+
+@pytest.mark.skipif(not JITTED, reason="hundreds of thousands of elements take minutes in plain Python")
+@pytest.mark.parametrize(
+    ("method", "parameters", "count"),
+    [
+        ("della", {}, 2),
+        ("della", {}, 12),
+        ("model_stock", {"filter_wise": True}, 12),
+        ("arcee_fusion", {}, 1),
+        ("nuslerp", {"nuslerp_flatten": False, "nuslerp_row_wise": True}, 2),
+    ],
+)
+def test_memory_is_within_the_projection(method: str, parameters: dict[str, Any], count: int) -> None:
+    """What a chunk of a long row takes is within its projection, whatever the method and for many models."""
+    base, models = sources(count)
+    described = problem(method, base, models) if method == "della" else by_rows(method, parameters, base, models)
+    program: Any = METHODS[method].program(described)
+    run_program(described, program, base, models)  # compiled from now on
+    tracemalloc.start()
+    try:
+        run_program(described, program, base, models)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    copies = 4 * base.size * (count + 2)  # those of `run_program` itself, the output among them
+    reducing = 2 * (program.partial_bytes(base.size) + program.accumulator_bytes(base.size, 1))  # pickled, too
+    assert peak - copies < program.scratch_bytes(base.size) + reducing + 2**20
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "most_mib"),
+    [
+        ("model_stock", {"filter_wise": True}, 2),
+        ("nuslerp", {"nuslerp_flatten": False}, 2),
+        ("arcee_fusion", {}, 6),
+    ],
+)
+def test_long_rows_take_no_more_than_a_stretch(method: str, parameters: dict[str, Any], most_mib: int) -> None:
+    """Methods that need no whole row at once take the same working memory for any row that is longer than a stretch."""
+    shape, found = [np.broadcast_to(np.float32(0), (1, columns)) for columns in (2 * STRETCH, 64 * STRETCH)], []
+    for row in shape:
+        described = by_rows(method, parameters, row, [row] * (1 if method == "arcee_fusion" else 2))
+        found.append(METHODS[method].program(described).scratch_bytes(row.size))
+    assert found[0] == found[1] < most_mib * 2**20
 
 
 def headers_only(folder: Path, shape: tuple[int, ...], count: int) -> list[str]:

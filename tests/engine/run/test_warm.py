@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dovetail.engine.methods.decoding import STRETCH
 from dovetail.engine.methods.program import Problem
 from dovetail.engine.run import warm
 from dovetail.engine.run.warm import LARGEST_TRIAL_ELEMENTS, Trial, trials, warm_up
@@ -69,6 +70,10 @@ def test_kernels_that_only_some_tensors_need_are_tried() -> None:
     row = {"nuslerp_flatten": False, "nuslerp_row_wise": False}
     matrix = replace(PROBLEM, parameters=row, model_parameters=({"weight": 1.0},) * 2)
     assert 2 == len(trials("nuslerp", [matrix, replace(matrix, shape=(64,), length=64)]))
+    long = replace(matrix, shape=(4, 2**22), length=2**24)
+    (_, short), (_, other) = trials("nuslerp", [matrix, long])
+    assert short.shape[1] < STRETCH < other.shape[1]
+    assert other.length <= LARGEST_TRIAL_ELEMENTS
 
 
 def test_cached_kernels_are_only_loaded() -> None:
