@@ -7,7 +7,9 @@ program.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import lcm
 
 import numpy as np
@@ -16,6 +18,7 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels import exclusive
 from dovetail.engine.kernels.exclusive import tile_elements
 from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE, claim_blocks
+from dovetail.engine.methods.cabs_kernels import KernelCabs
 from dovetail.engine.methods.cabs_magnitude import MagnitudeCabs
 from dovetail.engine.methods.decoding import STRETCH, ElementRange, TaskVectors, elements, stretches
 from dovetail.engine.methods.masked import MaskedSum
@@ -178,7 +181,17 @@ def make_program(problem: Problem) -> Program:
         _check_block(problem, model, MAX_BLOCK if balanced else None) for model in range(len(problem.model_codes))
     ]
     mode = {"forbid": FORBID, "minimize": MINIMIZE}[options["overlap"]] if options["conflict_aware"] else IGNORE
-    return (BalancedCabs if balanced else MagnitudeCabs)(
+    program: Callable[..., Program] = BalancedCabs if balanced else MagnitudeCabs
+    if options.get("granularity") == "kernel":
+        if not balanced:
+            raise RecipeError(
+                f"'granularity' is kernel and 'balanced' is false for tensor {problem.name!r}",
+                "n of every m kernels",
+                "leave out one of the two",
+            )
+        if len(problem.shape) > 1 and problem.length:
+            program = partial(KernelCabs, row=problem.length // problem.shape[0])
+    return program(
         length=problem.length,
         codes=task_vector_codes(problem),
         out_code=problem.out_code,
@@ -228,6 +241,14 @@ CABS = Method(
             "sum",
             "where several models keep a change: sum them, or (ties) elect a sign and take the mean",
             choices=("sum", "ties"),
+        ),
+        Parameter(
+            "granularity",
+            "choice",
+            "weight",
+            "weight: keep single changes; kernel: keep all changes of a convolution's kernel or of a linear layer's "
+            "neuron, or none (n of every m rows of a tensor; tensors of one dimension by weight)",
+            choices=("weight", "kernel"),
         ),
         Parameter("conflict_aware", "bool", True, "false: every model prunes alone, as if it were the only one"),
         Parameter("balanced", "bool", True, "false: prune by magnitude over the whole tensor at density n/m"),

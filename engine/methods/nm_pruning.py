@@ -30,7 +30,7 @@ NM_PRUNING = Method(
     "CABS without conflict awareness, to see what that adds; use it for hardware that wants n:m sparse changes.",
     paper="https://arxiv.org/abs/2503.01874",
     base="origin",
-    parameters=tuple(row for row in CABS.parameters if row.name in ("weight", "n", "m", "consensus")),
+    parameters=tuple(row for row in CABS.parameters if row.name in ("weight", "n", "m", "granularity", "consensus")),
     program=make_pruning,
     by_name=False,
 )

@@ -26,6 +26,7 @@ CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "model_stock": ("model_stock", {}, 3),
     "nuslerp by column": ("nuslerp", {"weight": 0.5, "nuslerp_flatten": False, "nuslerp_row_wise": True}, 2),
     "cabs": ("cabs", {"n": 3, "m": 10, "weight": 1.0, "balanced": False, "overlap": "minimize"}, 3),
+    "cabs by kernel": ("cabs", {"n": 3, "m": 10, "weight": 1.0, "granularity": "kernel"}, 3),
 }
 """Method, parameters, number of models."""
 
