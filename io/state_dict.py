@@ -56,7 +56,7 @@ def _read(info: TensorInfo) -> NDArray[np.uint8]:
 
 def _map(place: MappedBytes) -> NDArray[np.uint8]:
     """Map a file so that its pages can be written to in memory, and never in the file."""
-    descriptor = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         status = os.fstat(descriptor)
         if (status.st_size, status.st_mtime_ns) != (place.file_size_bytes, place.file_mtime_ns):

@@ -1,7 +1,8 @@
-"""A seeded fuzzer for untrusted text: headers, indexes, configurations, recipes and manifests, for tests/test_fuzz.py.
+"""A seeded fuzzer for what comes from outside: for tests/test_fuzz.py, and for bench/fuzz.py, which adds coverage.
 
 Every rule has an error text of its own, so an input whose error was never seen before has reached new code: it joins
-the corpus and is mutated further. Texts stand in for coverage, at no cost. Case number n of a seed is always the same.
+the corpus and is mutated further. Texts stand in for coverage, at no cost. Case number n of a seed is always the same,
+and what a target does with an input depends on the input alone, so that its bytes are all that is needed to try again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from dovetail.io.errors import DovetailError
 from tests.pace import check
 
@@ -22,7 +25,10 @@ LONGEST_TEXT = 5_000
 """Most characters that an error may have, whatever it quotes."""
 
 LONGEST_SECONDS = 1.0
-"""Most time that an input may take."""
+"""Most processor time that an input may take."""
+
+EXIT_CODES = (2, 3, 5)
+"""Exit codes that an error about an input may have: the recipe is wrong, a checkpoint is bad, an output is."""
 
 _SIZES = (
     0,
@@ -65,9 +71,13 @@ class Target:
     name: str
     """What it is."""
     seeds: tuple[bytes, ...]
-    """Good inputs, or nearly good ones: JSON objects, which are YAML too, or any text."""
+    """Good inputs, or nearly good ones: JSON objects, which are YAML too, or any bytes."""
     use: Callable[[bytes, random.Random], object]
-    """Hands an input to the program; may wrap it with further chance."""
+    """Hands an input to the program; may wrap it with further chance, which is that of the input."""
+
+
+class EscapeError(AssertionError):
+    """An input had another end than it may have; the text has the beginning of the input."""
 
 
 @dataclass(slots=True)
@@ -89,16 +99,17 @@ def campaign(target: Target, cases: int, seed: int) -> Findings:
 
     Raises
     ------
-    AssertionError
-        Something else than success or an error of our tree came of one, or it took too long; the text has the input.
+    EscapeError
+        As `attempt` raises it, for the first of them.
 
     """
     corpus, found = list(target.seeds), Findings()
     for number in range(cases):
         chance = random.Random(seed << 32 | number)
         data = chance.choice(target.seeds) if chance.random() < 0.3 else chance.choice(corpus)
-        data = data if number < len(target.seeds) else _mutated(data, chance)
-        outcome, seconds = _outcome(target, data, chance, number)
+        data = target.seeds[number] if number < len(target.seeds) else mutated(data, chance)
+        outcome, seconds = attempt(target, data)
+        check(seconds, LONGEST_SECONDS, f"{target.name} {number}: {data[:500]!r}")
         found.cases += 1
         found.accepted += outcome == ""
         found.slowest_seconds = max(found.slowest_seconds, seconds)
@@ -108,25 +119,42 @@ def campaign(target: Target, cases: int, seed: int) -> Findings:
     return found
 
 
-def _outcome(target: Target, data: bytes, chance: random.Random, number: int) -> tuple[str, float]:
-    """Try one input: what kind of error came of it, empty for none, and how long it took."""
-    case = f"{target.name} {number}: {data[:500]!r}"
+def attempt(target: Target, data: bytes) -> tuple[str, float]:
+    """Try one input.
+
+    Returns
+    -------
+    str
+        What kind of error came of it, as its text without what it quotes; empty for none.
+    float
+        Processor time that it took, in seconds.
+
+    Raises
+    ------
+    EscapeError
+        Something else than success came of it, or an error of our tree in one bearable line, with its exit code.
+
+    """
+    case = f"{target.name}: {data[:500]!r}"
     began = time.process_time()
     try:
-        target.use(data, chance)
+        target.use(data, random.Random(xxhash.xxh3_64_intdigest(data)))
         text = kind = ""
     except DovetailError as error:
         text, kind = str(error), type(error).__name__
+        if error.exit_code not in EXIT_CODES:
+            raise EscapeError(f"{case} has the exit code {error.exit_code}: {text[:300]!r}") from error
     except Exception as error:
-        raise AssertionError(f"{case} escapes the error tree") from error
+        raise EscapeError(f"{case} escapes the error tree") from error
     seconds = time.process_time() - began
-    check(seconds, LONGEST_SECONDS, case)
-    assert len(text) < LONGEST_TEXT, f"{case} makes an error of {len(text)} characters: {text[:300]!r}"
-    assert text.isprintable(), f"{case} makes an error that cannot be printed: {text[:300]!r}"
+    if len(text) >= LONGEST_TEXT:
+        raise EscapeError(f"{case} makes an error of {len(text)} characters: {text[:300]!r}")
+    if not text.isprintable():
+        raise EscapeError(f"{case} makes an error that cannot be printed: {text[:300]!r}")
     return kind and kind + ": " + re.sub(r"'[^']*'|\"[^\"]*\"|\(.*\)|\[.*?\]|\S*/\S*|\d+", "_", text), seconds
 
 
-def _mutated(data: bytes, chance: random.Random) -> bytes:
+def mutated(data: bytes, chance: random.Random) -> bytes:
     """Change an input in one to four ways, of its structure or of its bytes."""
     for _ in range(chance.choice((1, 1, 1, 2, 2, 3, 4))):
         structure = chance.random() < 0.6

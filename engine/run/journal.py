@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dovetail.engine.errors import OutputError
 from dovetail.engine.methods.method import plug_in_entry
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan
-from dovetail.engine.run.records import RecordTable
+from dovetail.engine.run.records import RecordTable, are_possible
 from dovetail.io.files.kinds import MISSING, unlike_a_file
 from dovetail.io.files.outfile import naming
 
@@ -105,16 +105,19 @@ class Journal:
 
     def _read_entries(self, body: bytes) -> int:
         """Copy the entries before the first damaged one into the table; return their number."""
-        count = 0
+        numbers: list[int] = []
+        rows: list[bytes] = []
         for begin in range(0, len(body) - self._entry_bytes + 1, self._entry_bytes):
             entry = body[begin : begin + self._entry_bytes]
             number = int.from_bytes(entry[:_NUMBER_BYTES], "little")
             sound = xxhash.xxh3_64_digest(entry[:-_CHECKSUM_BYTES]) == entry[-_CHECKSUM_BYTES:]
             if not sound or number >= len(self._table.rows):
                 break
-            row = entry[_NUMBER_BYTES:-_CHECKSUM_BYTES]
-            self._table.rows[number] = np.frombuffer(row, self._table.rows.dtype)[0]
-            count += 1
+            numbers.append(number)
+            rows.append(entry[_NUMBER_BYTES:-_CHECKSUM_BYTES])
+        found = np.frombuffer(b"".join(rows), self._table.rows.dtype)
+        count = int(np.append(are_possible(found), False).argmin())  # those before the first that cannot be
+        self._table.rows[numbers[:count]] = found[:count]
         return count
 
 

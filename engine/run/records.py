@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.task import PieceRecord
 
+_MOST_COUNTED = 2**48  # elements of a chunk
+
 
 def row_dtype(models: int) -> np.dtype[Any]:
     """Make the numpy dtype of a row for tensors that are merged from at most `models` models."""
@@ -31,6 +33,20 @@ def row_dtype(models: int) -> np.dtype[Any]:
             ("merged_square", "<f8"),
         ]
     )
+
+
+def are_possible(rows: NDArray[Any]) -> NDArray[np.bool_]:
+    """Tell of each row whether a chunk can have it: no count is negative or absurd, and no square is negative."""
+    if not len(rows):
+        return np.zeros(0, np.bool_)
+    possible: NDArray[np.bool_] = (rows["done"] == 1) & (rows["differing"] <= 1)
+    for name in ("overflowed", "kept", "nonfinite"):
+        found = rows[name].reshape(len(rows), -1)
+        possible &= ((found >= 0) & (found < _MOST_COUNTED)).all(axis=1)
+    for name in ("delta_square", "kept_square", "merged_square"):
+        with np.errstate(invalid="ignore"):
+            possible &= ~(rows[name].reshape(len(rows), -1) < 0).any(axis=1)  # NaN is possible
+    return possible
 
 
 class RecordTable:

@@ -9,6 +9,7 @@ from typing import Final
 import xxhash
 
 from dovetail.io.files.kinds import unlike_a_file
+from dovetail.io.files.smallfile import without_waiting
 
 READ_BYTES: Final = 4 * 2**20
 """Bytes read at a time, so that no size in a manifest decides how much memory the check takes."""
@@ -48,7 +49,7 @@ def check_start(path: Path, size_bytes: int, checked_bytes: int, checksum: str) 
     if fault := unlike_a_file(path):
         return fault, 0
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=without_waiting) as file:
             if os.fstat(file.fileno()).st_size != size_bytes:
                 return CHANGED, 0
             while left > 0 and (data := file.read(min(left, READ_BYTES))):

@@ -55,7 +55,7 @@ class MappedFile:
     def __init__(self, path: str, size_bytes: int, mtime_ns: int) -> None:
         self.path = path
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise MissingFileError(
                 f"cannot open {path} ({error.strerror})",

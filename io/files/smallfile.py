@@ -30,6 +30,11 @@ def read_at_most(path: Path, limit_bytes: int) -> bytes:
         os.close(descriptor)
 
 
+def without_waiting(path: str, flags: int) -> int:
+    """Open a file for `open`, whose opener this is, without waiting for the other end of a named pipe."""
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
 def is_named(path: Path | str) -> bool:
     """Whether there is anything of a name: a file, a folder, or a link, even one that leads nowhere.
 

@@ -160,7 +160,7 @@ class StridedSource:
 
     def _open(self) -> int:
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise MissingFileError(
                 f"cannot open {self.path} ({error.strerror})",

@@ -14,15 +14,20 @@ import re
 import resource
 import sys
 import warnings
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
 NESTED_KEYS = ("state_dict", "model_state_dict", "model", "module")
 """Keys under which training programs store the tensors, beside other values that they need to continue training."""
 
+MOST_TENSORS = 1_000_000
+"""Most entries of a file: a description names a tensor again in a few bytes, and what is said of it takes hundreds."""
+
 _DEEPEST = 4
 _MEMORY_BYTES = 8 * 2**30
-_PROCESSOR_SECONDS = 600
+_PROCESSOR_SECONDS = 60
+_PICKLE_BYTES_PER_SECOND = 100_000
 
 
 def catalogue(path: str) -> dict[str, Any]:
@@ -44,6 +49,8 @@ def catalogue(path: str) -> dict[str, Any]:
         state = _state_dict(torch, content)
         if isinstance(state, str):
             return {"error": state}
+        if len(state) > MOST_TENSORS:
+            return {"error": f"it has {len(state)} entries, and at most {MOST_TENSORS} are read"}
         tensors, ignored = [], []
         for name, value in state.items():
             if type(value) not in (torch.Tensor, torch.nn.Parameter):
@@ -127,13 +134,23 @@ def _state_dict(torch: Any, content: Any) -> Any:
     return "its tensors are nested too deeply"
 
 
+def _limit_time(path: str) -> None:
+    """Let this process be killed when it takes too long for the next file: a minute, and more for long descriptions."""
+    with zipfile.ZipFile(path) as archive:  # whose directory the parent process has checked
+        size = sum(record.file_size for record in archive.infolist() if record.filename.endswith("/data.pkl"))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(used.ru_utime + used.ru_stime) + _PROCESSOR_SECONDS + size // _PICKLE_BYTES_PER_SECOND
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
 def main() -> None:
     """Read paths from standard input, each a line of JSON, and print the catalogue of each file as a line of JSON."""
-    for kind, limit in ((resource.RLIMIT_DATA, _MEMORY_BYTES), (resource.RLIMIT_CPU, _PROCESSOR_SECONDS)):
-        with contextlib.suppress(ValueError, OSError):  # if the system's limit is lower, it stays
-            resource.setrlimit(kind, (limit, limit))
+    with contextlib.suppress(ValueError, OSError):  # if the system's limit is lower, it stays
+        resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
     warnings.simplefilter("ignore")
     for line in sys.stdin:
+        with contextlib.suppress(ValueError, OSError):
+            _limit_time(json.loads(line))
         print(json.dumps(catalogue(json.loads(line))), flush=True)
 
 

@@ -75,11 +75,11 @@ def read_archive(path: Path, file: BinaryIO, file_size_bytes: int) -> TorchArchi
             if f"{home}byteorder" in names and archive.getinfo(f"{home}byteorder").file_size < 16:
                 _check_byteorder(path, archive.read(f"{home}byteorder"))
             data = [record for record in records if record.filename.startswith(f"{home}data/")]
-    except CheckpointError:
+        return TorchArchive(pickle, dict(_place(path, file, record, file_size_bytes) for record in data))
+    except (CheckpointError, MemoryError):
         raise
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, ValueError, UnicodeError) as error:
+    except Exception as error:  # a damaged directory makes zipfile seek before the file, and raise errors of any class
         raise TorchFileError(f"{path} is a damaged archive ({error})", "a PyTorch file", "download it again") from error
-    return TorchArchive(pickle, dict(_place(path, file, record, file_size_bytes) for record in data))
 
 
 def _place(path: Path, file: BinaryIO, record: zipfile.ZipInfo, file_size_bytes: int) -> tuple[int, int]:

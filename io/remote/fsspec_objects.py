@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from dovetail.io.errors import UnsupportedError
 from dovetail.io.extras import require
 from dovetail.io.remote.retrying import TransientError
-from dovetail.io.remote.stores import ask
+from dovetail.io.remote.stores import LISTED_BYTES, ask
 
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 _VERSIONS = ("ETag", "etag", "generation", "mtime", "LastModified", "created")
@@ -31,7 +31,7 @@ def read_object(address: str, limit_bytes: int) -> bytes | None:
         except _ABSENT:
             return None
 
-    return _ask(question, address)
+    return _ask(question, address, limit_bytes)
 
 
 def read_part(address: str, begin: int, end: int | None) -> bytes | None:
@@ -42,10 +42,10 @@ def read_part(address: str, begin: int, end: int | None) -> bytes | None:
             data = bytes(store.cat_file(path, start=begin, end=end))
         except _ABSENT:
             return None
-        wanted = -begin if end is None else end - begin
         return data if len(data) == wanted else _complete(store, path, data, begin, end)
 
-    return _ask(question, address)
+    wanted = -begin if end is None else end - begin
+    return _ask(question, address, wanted)
 
 
 def look_at(address: str) -> tuple[int, tuple[str, ...]]:
@@ -93,14 +93,14 @@ def _complete(store: Any, path: str, data: bytes, begin: int, end: int | None) -
     return data
 
 
-def _ask(question: Callable[[Any, str], T], address: str) -> T:
+def _ask(question: Callable[[Any, str], T], address: str, most_bytes: int = LISTED_BYTES) -> T:
     """Ask the store of an address a question; the question gets the store, and the store's own path for the address."""
     if address.startswith("s3://"):
         from dovetail.io.remote import s3_transport
 
-        return s3_transport.ask_store(lambda store: question(store, address.removeprefix("s3://")), address)
+        return s3_transport.ask_store(lambda store: question(store, address.removeprefix("s3://")), address, most_bytes)
     store, path = _opened(address)
-    return ask(lambda: store, lambda store: question(store, path), address)
+    return ask(lambda: store, lambda store: question(store, path), address, most_bytes)
 
 
 def _opened(address: str) -> tuple[Any, str]:

@@ -74,7 +74,7 @@ os.register_at_fork(after_in_child=_reset)
 
 @contextlib.contextmanager
 def request(
-    address: str, asked: Mapping[str, str], *, anew: bool = True, remember: bool = False
+    address: str, asked: Mapping[str, str], *, url: str | None = None, anew: bool = True, remember: bool = False
 ) -> Iterator[urllib3.BaseHTTPResponse]:
     """Make one request, follow redirects, and give the answer before its body is read.
 
@@ -84,6 +84,8 @@ def request(
         The address that is read.
     asked
         Headers of the request that say which part of the file is wanted.
+    url
+        The URL that the address, which messages show, stands for; None for that of `url_of`.
     anew
         Whether to follow redirects from the start; if not, the request goes to the URL that was remembered.
     remember
@@ -102,7 +104,7 @@ def request(
 
     from dovetail.io.remote import paced
 
-    url = (None if anew else _final.get(address)) or url_of(address)
+    url = (None if anew else _final.get(address)) or url or url_of(address)
     token = paced.allowance.set(paced.Allowance(READ_TIMEOUT_S, LEAST_BYTES_PER_S))
     response = None
     try:

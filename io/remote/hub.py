@@ -7,9 +7,8 @@ meaning that they have in other programs.
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +20,11 @@ from dovetail.io.formats import torch_reader
 from dovetail.io.formats.index import read_index
 from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
 from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name
-from dovetail.io.remote.addresses import without_secrets
+from dovetail.io.remote import limited
 from dovetail.io.remote.credentials import hub_endpoint
-from dovetail.io.remote.library_logs import logged_without_secrets
+from dovetail.io.remote.hub_errors import worded_for_hub
+from dovetail.io.remote.hub_models import ask_for_model
 
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SIGNS: Final = (
     SINGLE_NAME,
     INDEX_NAME,
@@ -56,6 +55,9 @@ class Snapshot:
     """Size in bytes, by path, of each file that is in a folder; 0 if unknown."""
 
 
+_SLACK_BYTES: Final = 2**30
+"""Bytes that the cache of a model may grow by during a download beyond twice what its files have."""
+
 _known: dict[tuple[str, str, str], Snapshot] = {}
 
 
@@ -73,14 +75,11 @@ def look_up(name: str, revision: str | None) -> Snapshot:
     key = (hub_endpoint(), name, revision or "")
     if (found := _known.get(key)) is not None:
         return found
-    hub = _library()
-    with _worded(name, revision):
-        info = hub.HfApi(endpoint=hub_endpoint()).model_info(name, revision=revision, files_metadata=True)
-    if not _COMMIT.fullmatch(str(info.sha)):
-        raise RemoteError(f"the hub gives model {name!r} the commit {str(info.sha)[:80]!r}", "40 hexadecimal digits")
-    sizes = {str(item.rfilename): int(item.size or 0) for item in info.siblings or ()}
+    _library()
+    with worded_for_hub(name, revision):
+        commit, sizes = ask_for_model(name, revision)
     files, below = ({path: size for path, size in sizes.items() if ("/" in path) is deep} for deep in (False, True))
-    snapshot = _known[hub_endpoint(), name, str(info.sha)] = Snapshot(name, str(info.sha), files, below)
+    snapshot = _known[hub_endpoint(), name, commit] = Snapshot(name, commit, files, below)
     return snapshot
 
 
@@ -130,10 +129,16 @@ def download(name: str, revision: str | None, tell: Callable[[str], None]) -> Pa
 
     asked = revision  # the first file, so that the cache notes which commit a branch is; the others use the commit
 
+    place = Path(_cache()) / f"models--{name.replace('/', '--')}"
+    most_bytes = 2 * sum((*snapshot.files.values(), *snapshot.below.values())) + _SLACK_BYTES
+
     def bring(file: str) -> Path:
         nonlocal asked
-        with _worded(name, revision):
-            found = hub.hf_hub_download(name, file, revision=asked, cache_dir=_cache(), endpoint=hub_endpoint())
+        fetch = functools.partial(
+            hub.hf_hub_download, name, file, revision=asked, cache_dir=_cache(), endpoint=hub_endpoint()
+        )
+        with worded_for_hub(name, revision):
+            found = limited.download(fetch, place, most_bytes)
         asked = snapshot.commit
         return Path(found)
 
@@ -217,46 +222,3 @@ def _cache() -> str:
     from huggingface_hub import constants
 
     return os.environ.get("HF_HUB_CACHE") or str(constants.HF_HUB_CACHE)
-
-
-@contextlib.contextmanager
-def _worded(name: str, revision: str | None) -> Iterator[None]:
-    """Turn errors of the library into ours, without the addresses in their texts, which can be signed."""
-    from huggingface_hub import errors
-
-    model = f"model {name!r}" + (f" at revision {revision!r}" if revision else "")
-    try:
-        with logged_without_secrets():
-            yield
-    except CheckpointError:
-        raise
-    except errors.OfflineModeIsEnabled:
-        raise MissingFileError(
-            f"{model} is not in the hub's cache, and HF_HUB_OFFLINE forbids asking the hub",
-            "all of its weights in the cache",
-            "unset HF_HUB_OFFLINE, or copy the model's cache here",
-        ) from None
-    except errors.HFValidationError:
-        raise MissingFileError(f"{model} is no name of a model on a hub", "ORG/NAME") from None
-    except errors.GatedRepoError:
-        raise MissingFileError(
-            f"{model} is gated", "access to it", "accept its terms on its page, and set HF_TOKEN"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise MissingFileError(f"{model} is not on the hub", "a branch, tag or commit", "correct it") from None
-    except errors.RemoteEntryNotFoundError:
-        raise MissingFileError(f"a file of {model} is not on the hub", "all of its files", "try again") from None
-    except Exception as error:
-        status = getattr(getattr(error, "response", None), "status_code", None)
-        if status in (401, 403, 404):
-            raise MissingFileError(
-                f"{model} is neither a folder here nor a model that {without_secrets(hub_endpoint())} shows to you",
-                "a folder, or ORG/NAME of a model that may be read",
-                "correct the name, or set HF_TOKEN if the model is private",
-            ) from None
-        reason = f"status {status}" if status else type(error).__name__
-        raise RemoteError(
-            f"{model} cannot be read from {without_secrets(hub_endpoint())} ({reason})",
-            "an answer",
-            "check the network and HF_ENDPOINT, and run the same command again to continue",
-        ) from None

@@ -32,16 +32,16 @@ class Allowance:
 
     def __init__(self, least_s: float, bytes_per_s: float) -> None:
         self._least_s, self._bytes_per_s = least_s, bytes_per_s
-        self._waited_s, self._received = 0.0, 0
+        self.waited_s, self._received = 0.0, 0
 
     @property
     def left_s(self) -> float:
         """Seconds that the request may still wait."""
-        return self._least_s + self._received / self._bytes_per_s - self._waited_s
+        return self._least_s + self._received / self._bytes_per_s - self.waited_s
 
     def spend(self, began: float, received: int = 0) -> None:
         """Count a wait that began at a time of `time.monotonic` and has ended now, and the bytes that it brought."""
-        self._waited_s += time.monotonic() - began
+        self.waited_s += time.monotonic() - began
         self._received += received
 
 
@@ -95,11 +95,12 @@ class _Paced(urllib3.connection.HTTPConnection):
     response_class: Any = _Answer
 
     def connect(self) -> None:
-        began = time.monotonic()
+        allowed = allowance.get()
+        began, counted_s = time.monotonic(), allowed.waited_s
         try:
             super().connect()
-        finally:
-            allowance.get().spend(began)
+        finally:  # the answer of a proxy, which comes before the connection is made, has counted itself
+            allowed.spend(began + allowed.waited_s - counted_s)
 
 
 class _EncryptedConnection(_Paced, urllib3.connection.HTTPSConnection):

@@ -19,7 +19,7 @@ from dovetail.io.errors import ChangedFileError, HeaderError, MissingFileError, 
 from dovetail.io.extras import require
 from dovetail.io.remote.file import RemoteFile, Write
 from dovetail.io.remote.retrying import TransientError
-from dovetail.io.remote.stores import ask
+from dovetail.io.remote.stores import LISTED_BYTES, ask
 
 _STEP_BYTES: Final = 2**22
 _MAX_LISTED: Final = 10_000
@@ -52,13 +52,17 @@ def fetch(file: RemoteFile, begin: int, end: int, write: Write) -> None:
     """Read a range of a file; see `dovetail.io.remote.file.Transport`."""
     for position in range(begin, end, _STEP_BYTES):
         stop = min(end, position + _STEP_BYTES)
-        write(position, ask_store(functools.partial(_part, file=file, begin=position, end=stop), file.address))
+        # The question is asked in a thread that does not last; the handles are this one's.
+        part = functools.partial(_part, handles=_handles(), file=file, begin=position, end=stop)
+        write(position, ask_store(part, file.address, stop - position))
 
 
 def read_small(address: str, limit_bytes: int) -> bytes | None:
     """Read a whole small file; see `dovetail.io.remote.file.Transport`."""
     try:
-        data: bytes = ask_store(lambda store: store.cat_file(address, start=0, end=limit_bytes + 1), address)
+        data: bytes = ask_store(
+            lambda store: store.cat_file(address, start=0, end=limit_bytes + 1), address, limit_bytes
+        )
     except MissingFileError:
         return None
     return data
@@ -71,34 +75,35 @@ def list_files(folder: str) -> Mapping[str, int] | None:
     return {str(entry["name"]).rsplit("/", 1)[-1]: int(entry["size"]) for entry in files}
 
 
-def _part(store: Any, file: RemoteFile, begin: int, end: int) -> bytes:
+def _handles() -> dict[RemoteFile, Any]:
+    """Give the open files of this thread."""
+    found: dict[RemoteFile, Any] = _thread.__dict__.setdefault("handles", {})
+    return found
+
+
+def _part(store: Any, handles: dict[RemoteFile, Any], file: RemoteFile, begin: int, end: int) -> bytes:
     """Read a range of a file; the request has the ETag of the version that was opened, so that no other one is read."""
-    handles: dict[RemoteFile, Any] = _thread.__dict__.setdefault("handles", {})
-    handle = handles.get(file)
+    handle = handles.pop(file, None)  # a thread that is left alone must not share it with the next
     if handle is None:
         if len(handles) >= 64:
             handles.clear()
-        handle = handles[file] = store.open(file.address, "rb", cache_type="none")
+        handle = store.open(file.address, "rb", cache_type="none")
         details = handle.details
         found = (details.get("size"), str(details.get("ETag") or details.get("LastModified") or ""))
         if found != (file.size_bytes, file.etag):
-            del handles[file]
             raise _changed(file, f"it is now {found[1]!r}, of {found[0]} bytes")
-    try:
-        handle.seek(begin)
-        data: bytes = handle.read(end - begin)
-    except OSError:
-        del handles[file]  # the next attempt opens the file again, and compares its version
-        raise
+    handle.seek(begin)
+    data: bytes = handle.read(end - begin)  # after an error, the next attempt opens the file again, whose version tells
+    handles[file] = handle
     if len(data) != end - begin:
         raise TransientError(f"{len(data)} bytes came instead of {end - begin}")
     return data
 
 
-def ask_store(question: Callable[[Any], T], address: str) -> T:
+def ask_store(question: Callable[[Any], T], address: str, most_bytes: int = LISTED_BYTES) -> T:
     """Ask the object store a question; raises as `dovetail.io.remote.stores.ask` does."""
     require("s3fs", "s3", "s3:// addresses")
-    return ask(_store, question, address)
+    return ask(_store, question, address, most_bytes)
 
 
 def _changed(file: RemoteFile, what: str) -> ChangedFileError:

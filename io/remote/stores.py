@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from dovetail.io.errors import ChangedFileError, CheckpointError, MissingFileError, RemoteError
 from dovetail.io.remote.http_connection import FORBIDDEN, TRANSIENT
+from dovetail.io.remote.limited import answer
 from dovetail.io.remote.retrying import TransientError, with_retries
 
 _NETWORK: Final = ("botocore", "aiobotocore", "aiohttp", "requests", "urllib3", "httpx", "gcsfs", "azure")
@@ -18,11 +19,14 @@ _NETWORK: Final = ("botocore", "aiobotocore", "aiohttp", "requests", "urllib3", 
 _HERE: Final = ("file://", "local://", "memory://")
 """Beginnings of addresses on this machine, for which another attempt would not succeed either."""
 
+LISTED_BYTES: Final = 8 * 2**20
+"""Bytes that the list of a folder, or what is said of an object, is taken to have at most."""
+
 T = TypeVar("T")
 
 
-def ask(store: Callable[[], Any], question: Callable[[Any], T], address: str) -> T:
-    """Ask a store a question, again after failures that may pass.
+def ask(store: Callable[[], Any], question: Callable[[Any], T], address: str, most_bytes: int = LISTED_BYTES) -> T:
+    """Ask a store a question, again after failures that may pass; it may take as long as so many bytes allow.
 
     Parameters
     ----------
@@ -32,6 +36,8 @@ def ask(store: Callable[[], Any], question: Callable[[Any], T], address: str) ->
         Gets the store, asks it, and returns the answer.
     address
         Address of the object that the question is about, for error messages.
+    most_bytes
+        Most bytes that the answer has.
 
     Raises
     ------
@@ -46,7 +52,7 @@ def ask(store: Callable[[], Any], question: Callable[[Any], T], address: str) ->
 
     def attempt() -> T:
         try:
-            return question(store())
+            return answer(lambda: question(store()), most_bytes)
         except (CheckpointError, TransientError, MemoryError):
             raise
         except Exception as error:  # each store has its own classes of errors
@@ -69,6 +75,8 @@ def _worded(error: Exception, address: str) -> Exception:
             "the version that was opened",
             "restore it and run the same command again to continue, or pass --restart to begin anew",
         )
+    if isinstance(error, TimeoutError):
+        return TransientError("no answer in time")
     name = type(error).__name__
     if address.startswith(_HERE):
         reason = error.strerror if isinstance(error, OSError) and error.strerror else name

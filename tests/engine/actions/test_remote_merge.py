@@ -298,7 +298,7 @@ def test_no_network(on_hub: Family, site: Site, monkeypatch: pytest.MonkeyPatch)
             locate(ModelRef(path="org/base"), None, download)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(RemoteError, match=r"cannot be read from http://127\.0\.0\.1:9 "):
+    with pytest.raises(RemoteError, match=r"model 'org/base' of http://127\.0\.0\.1:9 cannot be read "):
         locate(ModelRef(path="org/base"), None, lambda event: None)
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dovetail.engine import events
 from dovetail.engine.actions import carry_out
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.errors import InterruptedMergeError
+from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import MATHS_VERSION
 from dovetail.engine.run.journal import Journal
 from dovetail.engine.run.prepare import RunOptions
+from dovetail.engine.run.records import RecordTable
 from dovetail.io.formats.safetensors_sink import SafetensorsSink
 from tests.checkpoints import folder_bytes
 from tests.engine.command import dovetail
@@ -254,3 +258,21 @@ def test_a_disk_that_fails(
     assert 0 == outcome.code
     assert outcome.events[0]["text"].startswith("Continuing an unfinished merge: ")
     assert expected_files(family) == folder_bytes(family.out)
+
+
+@pytest.mark.parametrize("field", ["kept", "nonfinite", "overflowed", "delta_square", "merged_square"])
+def test_a_journal_of_rows_that_cannot_be(family: Family, field: str, tmp_path: Path) -> None:
+    """An entry whose checksum is right, but which no chunk can have, is taken for damage: it and all after it go."""
+    plan = make_plan(family.recipe_path)
+    table = RecordTable(plan)
+    table.rows["done"] = 1
+    table.rows[field][1] = -1
+    journal = Journal(tmp_path / "journal", plan, RecordTable(plan))
+    journal._table = table
+    journal.append(np.arange(3))
+    journal.close()
+    found = RecordTable(plan)
+    again = Journal(tmp_path / "journal", plan, found)
+    again.close()
+    assert 1 == again.resumed_rows
+    assert [1, 0, 0] == found.rows["done"][:3].tolist()

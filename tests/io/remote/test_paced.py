@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+import urllib3
 
 from dovetail.io.errors import RemoteError
-from dovetail.io.remote import http_connection, http_pages, retrying
+from dovetail.io.remote import http_connection, http_pages, paced, retrying
 from dovetail.io.remote.http_objects import list_below
 from dovetail.io.remote.http_transport import read_small
 from tests.server import Fault, Handler, Request, Site, serve
@@ -123,3 +125,27 @@ def test_pages_of_folders(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.fault = lambda handler, request: handler.reply(200, b"x" * 1001) is None
     with pytest.raises(RemoteError, match="is too large; expected at most 1000 bytes"):
         list_below(f"{site.address}/z")
+
+
+def test_the_answer_of_a_proxy_counts_once(tmp_path: Path) -> None:
+    """What was waited for a proxy's answer is not spent again when the connection through it is made."""
+    began = time.monotonic()
+    allowed = paced.Allowance(3_600.0, 1.0)
+    token = paced.allowance.set(allowed)
+
+    def slow(handler: Handler) -> None:
+        time.sleep(0.2)
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        handler.close_connection = True
+
+    with serve(tmp_path) as proxy, patch.object(Handler, "do_CONNECT", slow, create=True):
+        host, _, port = proxy.address.removeprefix("http://").partition(":")
+        connection = paced.POOLS["https"].ConnectionCls(host, int(port), timeout=3_600.0)
+        connection.set_tunnel("model.test", 443, scheme="http")
+        try:
+            with pytest.raises((OSError, urllib3.exceptions.HTTPError)):
+                connection.connect()
+        finally:
+            connection.close()
+            paced.allowance.reset(token)
+    assert 0.2 <= allowed.waited_s <= time.monotonic() - began
