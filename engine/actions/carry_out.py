@@ -17,7 +17,8 @@ from dovetail.engine.output.card import conversion_card, model_card
 from dovetail.engine.output.findings import findings
 from dovetail.engine.output.manifest import build_manifest, total_statistics, write_manifest
 from dovetail.engine.output.side_files import side_bytes, write_side_files
-from dovetail.engine.output.staging import check_disk_space, check_empty, check_target, publish, staging_path
+from dovetail.engine.output.staging import discard, publish, staging_path
+from dovetail.engine.output.target import check_disk_space, check_empty, check_target
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.run.execution import Execution
@@ -107,7 +108,7 @@ def _check_still_empty(output: Path, staging: Path) -> None:
         check_empty(output)
     except OutputError:
         if [LOCK_NAME] == [path.name for path in staging.iterdir()]:
-            shutil.rmtree(staging)
+            discard(staging)
         raise
 
 

@@ -11,7 +11,6 @@ too large for a task to carry.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +29,8 @@ from dovetail.engine.output.adapter_files import adapter_card, summary, write_ad
 from dovetail.engine.output.lineage import hub_names
 from dovetail.engine.output.manifest import build_manifest, write_manifest
 from dovetail.engine.output.request import Part, Request
-from dovetail.engine.output.staging import check_disk_space, check_target, discard, stages_path
+from dovetail.engine.output.staging import discard, discard_unused, is_bare, stages_path
+from dovetail.engine.output.target import check_disk_space, check_target
 from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.extraction.adapter import Kept, adapter_config, kept_whole
 from dovetail.engine.planning.extraction.experts import unapplied
@@ -135,8 +135,8 @@ def extract_lora(
     folder = stages_path(output)
     request, spared = _request(plan), list(checkpoint_paths((plan.tuned, plan.base)))
     if (manifest := find_finished(output, request, spared, run)) is not None:
-        if is_store_of(folder, plan.hash):
-            discard(folder)
+        if is_store_of(folder, plan.hash) or is_bare(folder):
+            discard_unused(folder)
         tell_finished(output, request.noun, manifest, run, listen, started)
         return manifest
     check_target(output, spared, overwrite=run.overwrite)
@@ -150,13 +150,13 @@ def extract_lora(
                 action="run the same command again to continue",
             ) from None
         except RecipeError:  # what was factored is of no use to other options
-            shutil.rmtree(folder)
+            discard(folder)
             raise
         except BaseException:
             if not has_factors(folder):
-                shutil.rmtree(folder)
+                discard(folder)
             raise
-        shutil.rmtree(folder)
+        discard(folder)
     return manifest
 
 

@@ -17,9 +17,11 @@ from dovetail.engine.errors import OutputError, VerificationError
 from dovetail.engine.output.inputs import read_record
 from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
 from dovetail.engine.output.request import Request, difference, known_by
-from dovetail.engine.output.staging import check_target, is_untidied, tidy_up
+from dovetail.engine.output.staging import is_untidied, tidy_up
+from dovetail.engine.output.target import check_target
 from dovetail.engine.run.budget import default_limit_bytes
 from dovetail.engine.run.prepare import RunOptions
+from dovetail.io.errors import CheckpointError
 from dovetail.io.files.machine import peak_resident_bytes
 
 _REPLACE = "choose another folder, or pass --overwrite to make the output again"
@@ -128,6 +130,8 @@ def _manifest_of(output: Path, request: Request) -> dict[str, Any]:
         damage = [*check_files(output, manifest), *_changed_side_files(request, manifest)]
     except VerificationError as error:
         raise OutputError(f"output folder {output} is not empty: {error.what}", error.expected, _REPLACE) from None
+    except CheckpointError:  # an input cannot be read, which says nothing of the output
+        raise
     except DEFECTS as error:
         wrong = manifest_error(output, error)
         raise OutputError(f"output folder {output} is not empty: {wrong.what}", wrong.expected, _REPLACE) from None

@@ -8,7 +8,6 @@ the first is merged.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,14 +23,8 @@ from dovetail.engine.errors import OutputError
 from dovetail.engine.output.manifest import stage_entry
 from dovetail.engine.output.request import Request
 from dovetail.engine.output.side_files import side_bytes
-from dovetail.engine.output.staging import (
-    check_disk_space,
-    check_target,
-    discard,
-    stages_path,
-    staging_path,
-    tidy_up,
-)
+from dovetail.engine.output.staging import discard, discard_unused, is_bare, stages_path, staging_path, tidy_up
+from dovetail.engine.output.target import check_disk_space, check_target
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.recipe.stages import Stage
@@ -74,8 +67,8 @@ def merge_stages(
     request = staged_request(stages, options)
     finished = find_finished(output, request, _existing(checkpoint_paths(request.checkpoints)), run)
     if finished is not None and kept is None:
-        if _is_folder_of(folder, request.hash):
-            discard(folder)
+        if _is_folder_of(folder, request.hash) or is_bare(folder):
+            discard_unused(folder)
         tell_finished(output, request.noun, finished, run, listen, started)
         return finished
     _check(stages, output, folder, options, run, everything=kept is not None, finished=finished is not None)
@@ -84,7 +77,7 @@ def merge_stages(
             write_durably(folder / _IDENTITY, request.hash.encode())
         manifest = _merge_each(stages, request, output, options, run, listen, kept, finished)
         if kept is None:
-            _remove(folder)
+            discard(folder)
     if finished is not None:
         tell_finished(output, request.noun, finished, run, listen, started)
     return manifest
@@ -136,22 +129,9 @@ def _merge_each(
 
 
 def _is_folder_of(folder: Path, identity: str) -> bool:
-    """Whether a folder of stages is that of a certain merge, or what is left of one that was being removed."""
+    """Whether a folder of stages is that of a certain merge."""
     path = folder / _IDENTITY
-    if path.is_file():
-        return path.read_bytes() == identity.encode()
-    return folder.is_dir() and not any(folder.iterdir())
-
-
-def _remove(folder: Path) -> None:
-    """Remove the folder of the stages; what says whose it is goes last, so that the next run knows what is left."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != _IDENTITY:
-            path.unlink()
-    (folder / _IDENTITY).unlink()
-    folder.rmdir()
+    return path.is_file() and path.read_bytes() == identity.encode()
 
 
 def _make_way(folder: Path, output: Path, run: RunOptions, *, ours: bool) -> None:
@@ -164,8 +144,8 @@ def _make_way(folder: Path, output: Path, run: RunOptions, *, ours: bool) -> Non
             "a folder apart from the output folder",
             "choose another folder for --stages",
         )
-    if run.restart and ours and folder.exists():
-        shutil.rmtree(folder)
+    if run.restart and ours:
+        discard_unused(folder)
 
 
 def _refuse_links(folder: Path) -> None:

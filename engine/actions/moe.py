@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from dovetail.engine.output.lineage import card_head, hub_names
 from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, options_entry, write_manifest
 from dovetail.engine.output.request import Part, Request
 from dovetail.engine.output.side_files import inherited_files, side_files_left, write_side_files
-from dovetail.engine.output.staging import check_target, discard, stages_path
+from dovetail.engine.output.staging import discard, discard_unused, is_bare, stages_path
+from dovetail.engine.output.target import check_target
 from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.experts.architectures import moe_config
 from dovetail.engine.planning.experts.plan import Mixture, plan_mixture, planned_tensors
@@ -119,8 +119,8 @@ def make_moe(
     identity, folder = _identity(mixture, options), stages_path(output)
     request, spared = _request(mixture, identity, options), list(checkpoint_paths(checkpoints.values()))
     if (manifest := find_finished(output, request, spared, run)) is not None:
-        if _stored_gates(folder, identity) is not None:
-            discard(folder)
+        if _stored_gates(folder, identity) is not None or is_bare(folder):
+            discard_unused(folder)
         tell_finished(output, request.noun, manifest, run, listen, started)
         return manifest
     check_target(output, spared, overwrite=run.overwrite)
@@ -130,11 +130,11 @@ def make_moe(
         try:
             made = _gates(mixture, folder, identity, options, run, listen)
         except BaseException:  # nothing was done that would be lost
-            shutil.rmtree(folder)
+            discard(folder)
             raise
         plan = _plan(mixture, made, options)
         manifest = carry_out(plan, output, run, listen, started=started, complete=_completion(mixture, identity))
-        shutil.rmtree(folder)
+        discard(folder)
     return manifest
 
 

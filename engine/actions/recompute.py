@@ -9,7 +9,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from dovetail.engine import events
 from dovetail.engine.actions.convert import plan_from
 from dovetail.engine.actions.verify import DEFECTS, manifest_error, read_manifest
-from dovetail.engine.errors import VerificationError
+from dovetail.engine.errors import RecipeError, VerificationError
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.methods.method import PlugIn, plug_in_entry
@@ -33,13 +33,14 @@ from dovetail.engine.planning.grid import Job
 from dovetail.engine.planning.locations import Location
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlanOptions
 from dovetail.engine.progress import shows_progress
+from dovetail.engine.recipe import Recipe
 from dovetail.engine.recipe.stages import load_stages
 from dovetail.engine.run.executors import open_executor
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.engine.run.scheduler import Scheduler
 from dovetail.engine.run.session import open_session
 from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.errors import DovetailError
+from dovetail.io.errors import CheckpointError, DovetailError
 from dovetail.io.files.home import expand_home
 from dovetail.io.files.kinds import unlike_a_file
 from dovetail.io.files.machine import resident_bytes
@@ -67,8 +68,9 @@ class ComparingSlot:
 
         """
         stop = start + data.size // self.source.itemsize
-        self.source.populate(start, stop)  # raises an error for pages that cannot be read, which else kill the process
-        found = self.source.read(start, stop)
+        with _reading_the_output():
+            self.source.populate(start, stop)  # an error for pages that cannot be read, which else kill the process
+            found = self.source.read(start, stop)
         if not np.array_equal(found, data):
             first = int(np.flatnonzero(found != data)[0]) // self.source.itemsize + start
             raise VerificationError(
@@ -81,6 +83,22 @@ class ComparingSlot:
 
     def file_place(self, start: int, stop: int) -> None:
         """Give None, because nothing is written to a file."""
+
+
+@contextlib.contextmanager
+def _reading_the_output() -> Iterator[None]:
+    """Take every error about a file for the output's, and not for an input's or a user's recipe's.
+
+    Raises
+    ------
+    VerificationError
+        Such an error came.
+
+    """
+    try:
+        yield
+    except (CheckpointError, RecipeError) as error:
+        raise VerificationError(error.what, error.expected, "check the disk, or make the output again") from error
 
 
 @shows_progress("computing again")
@@ -137,7 +155,8 @@ def recompute(
         raise
     except DEFECTS as error:
         raise manifest_error(output, error) from None
-    slots = _slots(plan, plan.options.format.open(output))
+    with _reading_the_output():
+        slots = _slots(plan, plan.options.format.open(output))
     todo = _sample(plan, fraction, seed)
     budget, _ = prepare(plan, run, listen)
     compared, total_bytes = 0, _output_bytes(plan, todo)
@@ -224,9 +243,15 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
             raise VerificationError(
                 f"{output / RECIPE_NAME} {fault}", "the recipe of the output", "make the output again"
             )
-        plan = make_plan(load_stages(output / RECIPE_NAME)[-1].recipe, options, locations)
+        plan = make_plan(_recipe(output), options, locations)
     _check_inputs(plan, inputs, manifest)
     return plan
+
+
+def _recipe(output: Path) -> Recipe:
+    """Read the recipe of a finished merge."""
+    with _reading_the_output():
+        return load_stages(output / RECIPE_NAME)[-1].recipe
 
 
 def _options(manifest: Mapping[str, Any]) -> PlanOptions:

@@ -40,7 +40,7 @@ from dovetail.engine.cli.parser import tell
 def merge(
     ctx: typer.Context,
     recipe: RecipeArgument,
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", readable=False)],
     memory: MemoryOption = None,
     workers: WorkersOption = None,
     format: FormatOption = DEFAULT_FORMAT,

@@ -95,7 +95,7 @@ def extract_lora(
     ctx: typer.Context,
     tuned: Annotated[str, typer.Argument(metavar="FINETUNED", help="A fine-tuned model.", show_default=False)],
     base: Annotated[str, typer.Argument(metavar="BASE", help="The model that it was made from.", show_default=False)],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", readable=False, show_default=False)],
     rank: Annotated[
         int | None,
         typer.Option(metavar="N", help="Greatest rank of a matrix. [default: 64, or 256 with --energy]"),
@@ -172,9 +172,12 @@ def extract_lora(
 def moe(
     ctx: typer.Context,
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE", help="A YAML file as mergekit-moe reads it; - for standard input.")
+        Path,
+        typer.Argument(
+            metavar="RECIPE", help="A YAML file as mergekit-moe reads it; - for standard input.", readable=False
+        ),
     ],
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", show_default=False)],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to make.", readable=False, show_default=False)],
     memory: MemoryOption = None,
     workers: WorkersOption = None,
     shard_size: ShardOption = None,

@@ -53,8 +53,12 @@ DEFAULT_FORMAT = SafetensorsFormat.name
 """Name of the output format that is used unless the user names another."""
 
 RecipeArgument = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A mergekit YAML file; - for standard input.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RECIPE", help="A mergekit YAML file; - for standard input.", show_default=False, readable=False
+    ),
 ]
+"""Whether it is readable is found out, and told, when it is read; so it is for all other paths."""
 MemoryOption = Annotated[
     str | None,
     typer.Option(
@@ -105,7 +109,12 @@ PartialOption = Annotated[
 ]
 StagesOption = Annotated[
     Path | None,
-    typer.Option("--stages", metavar="DIR", help="Keep the results of a recipe's stages here. [default: remove them]"),
+    typer.Option(
+        "--stages",
+        metavar="DIR",
+        help="Keep the results of a recipe's stages here. [default: remove them]",
+        readable=False,
+    ),
 ]
 NoTokenizerOption = Annotated[
     bool,

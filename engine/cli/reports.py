@@ -36,7 +36,9 @@ def inspect(
 
 
 def verify(
-    output: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that dovetail merge has written.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A folder that dovetail merge has written.", readable=False)
+    ],
     fraction: Annotated[
         float,
         typer.Option(

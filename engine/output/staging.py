@@ -1,133 +1,52 @@
-"""The output folder: it is refused if files would be lost, grows under a staging name, and is renamed when complete."""
+"""The output folder grows under a staging name, and is renamed when it is complete; then all other files go.
+
+Whatever is removed gets another name first, which says that it is to be removed: a run that is killed in the middle
+leaves nothing that looks like work that could be continued.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
-from dovetail.engine.errors import DiskSpaceError, OutputError
+from dovetail.engine.errors import OutputError
 from dovetail.engine.run.journal import JOURNAL_NAME
-from dovetail.engine.run.lock import LOCK_NAME, locked
-from dovetail.engine.text import format_size
-from dovetail.io.checkpoint import only_inputs
+from dovetail.engine.run.lock import LOCK_NAME, if_unlocked
 from dovetail.io.files.durable import sync_folder
+from dovetail.io.files.real_path import real_path
+from dovetail.io.files.smallfile import is_named
 
-DISK_MARGIN_BYTES = 16 * 2**20
-"""Bytes of free disk space, beyond the output, for small files and the file system's metadata."""
+
+def place_of(output: Path) -> Path:
+    """Follow links, because the folder that a link leads to is replaced, and not the link."""
+    return real_path(output)
 
 
 def staging_path(output: Path) -> Path:
     """Give the folder beside `output`, on the same file system, in which the output grows until it is complete."""
-    place = _place(output)
-    return place.parent / f".{place.name}.dovetail-partial"
+    return _beside(output, "partial")
 
 
 def stages_path(output: Path) -> Path:
     """Give the folder beside `output` in which the stages of its merge have their results."""
-    place = _place(output)
-    return place.parent / f".{place.name}.dovetail-stages"
+    return _beside(output, "stages")
 
 
-def _place(output: Path) -> Path:
-    """Follow links, because the folder that a link leads to is replaced, and not the link."""
-    return Path(os.path.realpath(output))
-
-
-def _old_path(output: Path) -> Path:
+def old_path(output: Path) -> Path:
     """Give the folder to which a replaced output is moved aside."""
-    place = _place(output)
-    return place.parent / f".{place.name}.dovetail-old"
+    return _beside(output, "old")
 
 
-def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> None:
-    """Refuse an output folder if making it could destroy files.
-
-    Parameters
-    ----------
-    output
-        The output folder.
-    inputs
-        Files and folders that must be spared.
-    overwrite
-        Whether an output folder that is not empty may be replaced.
-
-    Raises
-    ------
-    OutputError
-        The output folder, or a working folder beside it, is or contains an input or lies inside one; or the output
-        folder cannot be replaced, is not a folder, or is not empty and `overwrite` is not set.
-
-    """
-    target = _place(output)
-    with only_inputs():
-        for path in inputs:
-            source = _place(path)
-            for place in (target, staging_path(output), _old_path(output)):
-                if source == place or place in source.parents or (source.is_dir() and source in place.parents):
-                    name = f"output folder {output}" if place == target else f"working folder {place}"
-                    raise OutputError(
-                        f"{name} holds, is or lies inside the input {path}",
-                        "a folder apart from every input",
-                        "choose another output folder",
-                    )
-    if os.path.ismount(target):
-        raise OutputError(
-            f"output folder {output} is a mount point",
-            "a folder that can be replaced when the merge is complete",
-            f"choose a folder inside it, such as {output / 'merged'}",
-        )
-    home = Path(os.path.expanduser("~")).resolve()  # noqa: PTH111  Path.home raises for users without one
-    if target in (Path.cwd().resolve(), home, *Path.cwd().resolve().parents):
-        raise OutputError(
-            f"output folder {output} is or contains the current or home folder",
-            "a folder apart from both",
-            "choose another output folder",
-        )
-    if output.exists() and not output.is_dir():
-        raise OutputError(f"output {output} is a file", "a folder", "choose another name")
-    if not overwrite:
-        check_empty(output)
+def _removed_path(folder: Path) -> Path:
+    """Give the name that a working folder has while it is removed."""
+    return folder.with_name(f"{folder.name}-removed")
 
 
-def check_empty(output: Path) -> None:
-    """Refuse an output folder that is not empty; raises an OutputError."""
-    if output.is_dir() and any(output.iterdir()):
-        raise OutputError(
-            f"output folder {output} is not empty",
-            "a new or empty folder",
-            "choose another, or pass --overwrite to replace it",
-        )
-
-
-def check_disk_space(folder: Path, needed_bytes: int) -> None:
-    """Refuse an output that does not fit onto the disk.
-
-    Parameters
-    ----------
-    folder
-        Where the output will be written; the folder need not exist yet.
-    needed_bytes
-        Bytes that will be written.
-
-    Raises
-    ------
-    DiskSpaceError
-        The disk of `folder` has less than `needed_bytes` and `DISK_MARGIN_BYTES` free.
-
-    """
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes + DISK_MARGIN_BYTES:
-        raise DiskSpaceError(
-            f"disk space free at {folder} is {format_size(free)}",
-            f"at least {format_size(needed_bytes + DISK_MARGIN_BYTES)} for the output",
-            "free some space, or choose an output folder on another disk",
-        )
+def _beside(output: Path, kind: str) -> Path:
+    place = place_of(output)
+    return place.parent / f".{place.name}.dovetail-{kind}"
 
 
 def publish(staging: Path, output: Path, *, overwrite: bool) -> None:
@@ -151,7 +70,7 @@ def publish(staging: Path, output: Path, *, overwrite: bool) -> None:
         Somebody has put files into `output` since it was checked, and `overwrite` is not set.
 
     """
-    place, old = _place(output), _old_path(output)
+    place, old = place_of(output), old_path(output)
     sync_folder(staging)
     try:
         staging.rename(place)  # also replaces an empty folder, in one step
@@ -164,12 +83,22 @@ def publish(staging: Path, output: Path, *, overwrite: bool) -> None:
                 "an empty folder",
                 "move them away and run the same command again: nothing is computed twice",
             ) from None
-        if old.exists():
-            shutil.rmtree(old)
-        place.rename(old)
-        staging.rename(place)
+        _replace(place, staging, old)
     sync_folder(place.parent)
     _tidy(place, old)
+
+
+def _replace(place: Path, staging: Path, old: Path) -> None:
+    """Move the former output aside and put the new one in its place, or leave both as they are."""
+    if is_named(old):
+        shutil.rmtree(old)
+    place.rename(old)
+    try:
+        staging.rename(place)
+    except OSError:
+        with contextlib.suppress(OSError):  # the next run can do without it
+            old.rename(place)
+        raise
 
 
 def _tidy(place: Path, old: Path) -> None:
@@ -178,7 +107,7 @@ def _tidy(place: Path, old: Path) -> None:
     The journal goes before the lock. If the process is killed before both are gone, the next run sees that it has to
     tidy up.
     """
-    if old.exists():
+    if is_named(old):
         shutil.rmtree(old)
     for name in (JOURNAL_NAME, LOCK_NAME):
         (place / name).unlink(missing_ok=True)
@@ -186,20 +115,57 @@ def _tidy(place: Path, old: Path) -> None:
 
 def is_untidied(output: Path) -> bool:
     """Whether a run that published this output was killed before it had tidied up, or is about to tidy up."""
-    return (_place(output) / JOURNAL_NAME).exists()
+    return is_named(place_of(output) / JOURNAL_NAME)
 
 
 def tidy_up(output: Path) -> None:
-    """Do what is left to do for an output whose run was killed after publishing it; leave that to a run that lives."""
-    place = _place(output)
-    journal, lock = place / JOURNAL_NAME, place / LOCK_NAME
-    if journal.exists() or lock.exists():
-        with contextlib.suppress(OSError), locked(place):
-            _tidy(place, _old_path(output))
+    """Do what is left to do for an output whose run was stopped after publishing it; leave that to a run that lives.
+
+    Raises
+    ------
+    OSError
+        A file cannot be removed.
+
+    """
+    place = place_of(output)
+    if is_named(place / JOURNAL_NAME) or is_named(place / LOCK_NAME):
+        with if_unlocked(place) as ours:
+            if ours:
+                _tidy(place, old_path(output))
+    for folder in (staging_path(output), stages_path(output)):
+        _finish_removal(folder)
 
 
 def discard(folder: Path) -> None:
-    """Remove a working folder, unless another process works in it."""
-    if folder.is_dir() and not folder.is_symlink():
-        with contextlib.suppress(OSError), locked(folder):
-            shutil.rmtree(folder)
+    """Remove a working folder, which another process must not be working in.
+
+    Raises
+    ------
+    OSError
+        A file cannot be removed.
+
+    """
+    _finish_removal(folder)
+    removed = _removed_path(folder)
+    folder.rename(removed)
+    shutil.rmtree(removed)
+
+
+def discard_unused(folder: Path) -> None:
+    """Remove a working folder if there is one, and no other process works in it; raises as `discard` does."""
+    if is_named(folder) and not folder.is_symlink():
+        with if_unlocked(folder) as ours:
+            if ours:
+                discard(folder)
+
+
+def is_bare(folder: Path) -> bool:
+    """Whether a working folder holds nothing but perhaps a lock, as one does that was only just made."""
+    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK_NAME}
+
+
+def _finish_removal(folder: Path) -> None:
+    """Remove what an earlier run that was stopped has left of a working folder."""
+    removed = _removed_path(folder)
+    if is_named(removed):
+        shutil.rmtree(removed)

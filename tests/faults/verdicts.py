@@ -101,8 +101,8 @@ def _codes(strike: Strike, path: str, root: Path) -> Sequence[int]:
         return (3, 4)
     if place == inputs / "recipe.yml":
         return (2, 3)
-    if strike.kind == "populate" or place in (root, *root.parents):
-        return (3, 5)  # it concerns no file that is known, or a folder above both inputs and outputs
+    if strike.kind == "populate" or place in (root / "work", root, *root.parents):
+        return (3, 5)  # it concerns no file that is known, or a folder above both what is read and what is written
     if inputs in (place, *place.parents):
         return (3,)
     if strike.error in _FULL:

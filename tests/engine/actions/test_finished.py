@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -165,32 +167,63 @@ def test_stages_that_are_kept_are_made_again(family: Family) -> None:
     assert before == snapshot(family.out)
 
 
-@pytest.mark.parametrize("name", ["dovetail_lock", "dovetail_stages", "", "."])
-def test_killed_while_the_stages_are_removed(family: Family, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("instant", ["before", "renamed", "half removed"])
+def test_killed_while_the_stages_are_removed(family: Family, instant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is left of the stages when the output is complete, the same command removes it."""
-    make, folder, unlink, rmdir = staged(family), family.home / ".out.dovetail-stages", Path.unlink, Path.rmdir
+    make, folder = staged(family), family.home / ".out.dovetail-stages"
 
-    def unlink_or_die(path: Path, missing_ok: bool = False) -> None:
-        if path == folder / name:
-            raise Killed
-        unlink(path, missing_ok)
-
-    def rmdir_or_die(path: Path) -> None:
-        if path == folder and name == ".":
-            raise Killed
-        rmdir(path)
+    def remove_and_die(path: Path) -> None:
+        assert path == family.home / ".out.dovetail-stages-removed"
+        if instant == "half removed":
+            (path / "mean" / SHARD).unlink()
+        raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "unlink", unlink_or_die)
-        patched.setattr(Path, "rmdir", rmdir_or_die)
-        if name == "":
-            patched.setattr("dovetail.engine.actions.merge_stages._remove", _die)
+        patched.setattr(shutil, "rmtree", remove_and_die)
+        if instant == "before":
+            patched.setattr("dovetail.engine.actions.merge_stages.discard", _die)
         with pytest.raises(Killed):
             make()
-    assert folder.is_dir()
+    assert (instant == "before") == folder.is_dir()
     unreadable(monkeypatch)
     make()
     _is_tidy(family)
+
+
+@every_kind
+def test_what_cannot_be_removed_at_the_end(family: Family, kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that cannot be removed from a complete output is an error that names it; the same command removes it."""
+    make, unlink = kind.make(family), Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == family.out / "dovetail_lock":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        for _ in range(2):
+            with pytest.raises(OSError, match="dovetail_lock"):
+                make()
+    unreadable(monkeypatch)
+    make()
+    _is_tidy(family)
+
+
+def test_an_input_that_cannot_be_read(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a finished output is compared with its inputs, an input that cannot be read is no damage of the output."""
+    make, opened = merged(family), os.open
+    make()
+
+    def failing(path: Any, *arguments: Any, **options: Any) -> int:
+        if os.fspath(path) == str(family.base / "tokenizer.json"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", failing)
+    outcome = dovetail("merge", family.recipe_path, family.out)
+    assert 3 == outcome.code, outcome.err
+    assert f"error: cannot read {family.base}/tokenizer.json (Input/output error)" in outcome.err
 
 
 def _die(*_: object) -> None:

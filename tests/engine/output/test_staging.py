@@ -14,7 +14,8 @@ from dovetail.engine import events
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.errors import DiskSpaceError
 from dovetail.engine.output.side_files import copied_files
-from dovetail.engine.output.staging import check_disk_space, staging_path
+from dovetail.engine.output.staging import staging_path
+from dovetail.engine.output.target import check_disk_space
 from dovetail.engine.planning import grid
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run.prepare import RunOptions
