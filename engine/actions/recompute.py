@@ -23,6 +23,7 @@ from dovetail.engine.errors import RecipeError, VerificationError
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.methods.method import PlugIn, plug_in_entry
+from dovetail.engine.methods.modules import MODULES
 from dovetail.engine.methods.moe import MOE
 from dovetail.engine.methods.program import Bytes
 from dovetail.engine.output.inputs import input_entries, portable_files, read_record
@@ -227,9 +228,9 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
             f"version {MATHS_VERSION} of this program",
             "recompute with the version of Dovetail that made the output",
         )
-    if manifest["recipe"]["merge_method"] in (EXTRACT_LORA.name, MOE.name):
+    if manifest["recipe"]["merge_method"] in (EXTRACT_LORA.name, MOE.name, MODULES.name):
         raise VerificationError(
-            f"{output} is an extracted adapter or a mixture of experts, parts of which are not computed chunk by chunk",
+            f"{output} is an extracted adapter, a mixture of experts or a module, which no recipe describes in full",
             "the output of a merge or a conversion",
             "verify without --recompute, or make it again",
         )

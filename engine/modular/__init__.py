@@ -1,30 +1,68 @@
 """Networks that are trained to be modular, and the modules that are taken out of them (MwT, arXiv:2306.09376).
 
-Only tracing, loading and training need torch, which the extra ``modular`` installs; it is imported when they are used.
+``__all__`` lists the public names, which are imported when they are first used. Only tracing, loading and training need
+torch, which the extra ``modular`` installs.
 """
 
 from __future__ import annotations
 
-from dovetail.engine.modular.architecture import (
-    Architecture,
-    hidden_width,
-    mask_places,
-    masked_layers,
-    with_generators,
-)
-from dovetail.engine.modular.documents import architecture_from_json, architecture_to_json
-from dovetail.engine.modular.node import INPUT, Node
-from dovetail.engine.modular.tracing import trace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dovetail.engine.modular.architecture import (
+        Architecture,
+        hidden_width,
+        mask_places,
+        masked_layers,
+        with_generators,
+    )
+    from dovetail.engine.modular.documents import architecture_from_json, architecture_to_json
+    from dovetail.engine.modular.extraction.compose import compose_modules
+    from dovetail.engine.modular.extraction.extract import extract_module
+    from dovetail.engine.modular.extraction.joining import Calibration
+    from dovetail.engine.modular.loading import load_module
+    from dovetail.engine.modular.node import INPUT, Node
+    from dovetail.engine.modular.tracing import trace
 
 __all__ = [
     "INPUT",
     "Architecture",
+    "Calibration",
     "Node",
     "architecture_from_json",
     "architecture_to_json",
+    "compose_modules",
+    "extract_module",
     "hidden_width",
+    "load_module",
     "mask_places",
     "masked_layers",
     "trace",
     "with_generators",
 ]
+
+_HOMES = {
+    "INPUT": "node",
+    "Calibration": "extraction.joining",
+    "Node": "node",
+    "architecture_from_json": "documents",
+    "architecture_to_json": "documents",
+    "compose_modules": "extraction.compose",
+    "extract_module": "extraction.extract",
+    "load_module": "loading",
+    "trace": "tracing",
+}
+"""The module of each public name that is not in `dovetail.engine.modular.architecture`."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name in __all__:
+        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'architecture')}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List all names of the package, including public ones that are not imported yet."""
+    return sorted({*globals(), *__all__})

@@ -93,7 +93,14 @@ def checked_object(what: str, document: object, keys: Mapping[str, type]) -> dic
     return document
 
 
-_WORDS = {str: "a text", list: "an array", dict: "an object", int: "a whole number"}
+_WORDS = {
+    str: "a text",
+    list: "an array",
+    dict: "an object",
+    int: "a whole number",
+    float: "a number with a decimal point",
+    bool: "true or false",
+}
 
 
 def wrong(what: str, expected: str) -> ArchitectureError:

@@ -26,7 +26,8 @@ def _ints(value: object, least: int) -> bool:
     return type(value) is tuple and all(_is_int(item, least) for item in value)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value is a finite number, and not true or false."""
     return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
@@ -35,8 +36,8 @@ CHECKS: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = {
     "counts": ("two whole numbers from 1 on", lambda value: _ints(value, 1) and len(value) == 2),  # type: ignore[arg-type]
     "sizes": ("two whole numbers from 0 on", lambda value: _ints(value, 0) and len(value) == 2),  # type: ignore[arg-type]
     "positions": ("whole numbers from -1 on", lambda value: _ints(value, -1)),
-    "number": ("a finite number", _is_number),
-    "share": ("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1),  # type: ignore[operator]
+    "number": ("a finite number", is_number),
+    "share": ("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1),  # type: ignore[operator]
     "flag": ("true or false", lambda value: type(value) is bool),
     "approximation": (" or ".join(_APPROXIMATIONS), lambda value: value in _APPROXIMATIONS),
 }

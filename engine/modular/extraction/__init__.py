@@ -1,0 +1,1 @@
+"""Taking modules out of modular networks, and putting them together."""
