@@ -21,7 +21,7 @@ from bounds_cases import KINDS, SHAPES
 from workplace import ZARR_KINDS
 from zarr_family import store
 
-HIDDEN, INNER, VOCABULARY, SMALL = 1024, 4096, 12_000, 300
+HIDDEN, INNER, VOCABULARY, SMALL = 1024, 4096, 12_000, 60
 POOL = 12_345
 
 Shapes = dict[str, tuple[int, ...]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -23,12 +23,15 @@ from dovetail.engine.planning.locations import open_location
 from dovetail.engine.planning.plan import READ_AHEAD
 from dovetail.engine.progress import shows_progress
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
+from dovetail.engine.run.chunk_sharing import pool_bytes
+from dovetail.engine.run.differences import same_bytes
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.warm import warm_up
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.dtypes import to_numpy
 from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.remote.retrying import Patience, patient
+from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
 
 _TILE = 1 << 14
 """Number of integers that are compared at a time."""
@@ -89,13 +92,14 @@ def compare(
     warm_up([kernel.trial], compiling)
     tasks = _tasks(pairs)
     budget = _budget(pairs, tasks, run)
+    budget = replace(budget, shared_bytes=pool_bytes((info.source for pair in pairs for info in pair), budget))
     differences = {
         a.name: Difference(a.name, (a.dtype.name, b.dtype.name), a.length, same_bits=a.dtype == b.dtype)
         for a, b in pairs
     }
     total = sum(a.nbytes + b.nbytes for a, b in pairs)
     done = 0
-    for task, found in _in_order(lambda task: _compare_pieces(pairs, task), tasks, budget.workers, pairs):
+    for task, found in _in_order(tasks, pairs, budget):
         for piece, difference in zip(task, found, strict=True):
             differences[difference.name].add(difference)
             a, b = pairs[piece.tensor]
@@ -154,16 +158,14 @@ def _piece_bytes(pair: Pair, piece: Piece) -> int:
     return windows + decoding + 2 * PAGE_SLACK_BYTES + kernel.scratch_bytes() + 64 * _TILE
 
 
-def _in_order(
-    run: Callable[[Task], list[Difference]], tasks: Iterable[Task], workers: int, pairs: Sequence[Pair]
-) -> Iterator[tuple[Task, list[Difference]]]:
+def _in_order(tasks: Iterable[Task], pairs: Sequence[Pair], budget: Budget) -> Iterator[tuple[Task, list[Difference]]]:
     """Run tasks on threads, a bounded number of them at once, and yield each with its result, in the order given."""
     under_way: deque[tuple[Task, Future[list[Difference]]]] = deque()
-    patience = Patience()
+    patience, chunks, workers = Patience(), ChunkPool(budget.shared_bytes), budget.workers
 
     def run_patiently(task: Task) -> list[Difference]:
-        with patient(patience):
-            return run(task)
+        with patient(patience), sharing_chunks(chunks):
+            return [_compare_piece(*pairs[piece.tensor], piece.start, piece.stop) for piece in task]
 
     with ThreadPoolExecutor(workers, thread_name_prefix="dovetail-compare") as pool:
         try:
@@ -184,17 +186,13 @@ def _in_order(
                 future.cancel()
 
 
-def _compare_pieces(pairs: Sequence[Pair], task: Task) -> list[Difference]:
-    return [_compare_piece(*pairs[piece.tensor], piece.start, piece.stop) for piece in task]
-
-
 def _compare_piece(a: TensorInfo, b: TensorInfo, start: int, stop: int) -> Difference:
     """Compare elements ``start:stop`` of two tensors."""
     found = Difference(a.name, (a.dtype.name, b.dtype.name), stop - start)
     for info in (a, b):
         info.source.populate(start, stop)  # raises an error for pages that cannot be read, which else kill the process
     first, second = a.source.read(start, stop), b.source.read(start, stop)
-    found.same_bits = a.dtype == b.dtype and np.array_equal(first, second)
+    found.same_bits = a.dtype == b.dtype and same_bytes(first, second)
     if not found.same_bits:
         (_compare_floats if a.dtype.mergeable else _compare_integers)(a, first, b, second, found)
     del first, second

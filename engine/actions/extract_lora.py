@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.run import factoring
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
+from dovetail.engine.run.chunk_sharing import pool_bytes
 from dovetail.engine.run.differences import COMPARING_BYTES, equal
 from dovetail.engine.run.factor_store import FactorStore, MatrixReport, has_factors, is_store_of
 from dovetail.engine.run.lock import LOCK_NAME, locked
@@ -58,6 +59,7 @@ from dovetail.io.files.home import expand_home
 from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.formats.safetensors_format import SafetensorsFormat
 from dovetail.io.output_format import Chunking
+from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
 
 _TIED = (
     "{} is the base model's head too: it is kept whole, as peft would merge a low-rank change into tied tensors twice."
@@ -184,10 +186,14 @@ def _budget(plan: Extraction, run: RunOptions) -> Budget:
     factoring.warm_up()
     thin = max((factoring.thin_bytes(pair, plan.options) for pair in plan.matrices), default=0)
     most = max((factoring.task_bytes(pair, plan.options) for pair in plan.matrices), default=0)
-    most = max(most, COMPARING_BYTES)
+    compared = [*((pair.tuned, pair.base) for pair in plan.others), *plan.copies]
+    reading = max((info.source.scratch_bytes for both in compared for info in both if info is not None), default=0)
+    most = max(most, COMPARING_BYTES + reading)
     reserved = resident_bytes() + TENSOR_BYTES * (len(plan.matrices) + len(plan.others)) + thin
     workers = run.workers if run.workers is not None else usable_cores()
-    return fit(run.memory_bytes or default_limit_bytes(least(reserved, most)), reserved, most, workers)
+    budget = fit(run.memory_bytes or default_limit_bytes(least(reserved, most)), reserved, most, workers)
+    sources = (info.source for model in (plan.tuned, plan.base) for info in model.tensors.values())
+    return replace(budget, shared_bytes=pool_bytes(sources, budget))
 
 
 class _Reading:
@@ -206,12 +212,20 @@ class _Reading:
 
 def _factor(plan: Extraction, folder: Path, run: RunOptions, listen: events.Listener) -> _Adapter:
     """Run the first step, or the rest of it if an earlier run was interrupted."""
+    budget = _budget(plan, run)
+    with sharing_chunks(ChunkPool(budget.shared_bytes)):
+        return _factor_within(plan, folder, run, budget, listen)
+
+
+def _factor_within(
+    plan: Extraction, folder: Path, run: RunOptions, budget: Budget, listen: events.Listener
+) -> _Adapter:
+    """Run the first step within a budget."""
     if run.restart:
         for path in folder.iterdir():
             if path.name != LOCK_NAME:
                 path.unlink()
     store, options, reading = FactorStore(folder, plan.hash), plan.options, _Reading(plan, listen)
-    budget = _budget(plan, run)
     check_disk_space(folder, _most_bytes(plan))
     _check_copies(plan, reading)
     notes = list(plan.notes)

@@ -30,12 +30,13 @@ from dovetail.engine.output.inputs import input_entries, portable_files, read_re
 from dovetail.engine.output.manifest import SELF_CHECKSUM
 from dovetail.engine.output.side_files import RECIPE_NAME
 from dovetail.engine.planning.builder import make_plan
-from dovetail.engine.planning.grid import Job
+from dovetail.engine.planning.grid import PAGE_SLACK_BYTES, Job
 from dovetail.engine.planning.locations import Location
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlanOptions
 from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import Recipe
 from dovetail.engine.recipe.stages import load_stages
+from dovetail.engine.run.differences import same_bytes
 from dovetail.engine.run.executors import open_executor
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.engine.run.scheduler import Scheduler
@@ -72,7 +73,7 @@ class ComparingSlot:
         with _reading_the_output():
             self.source.populate(start, stop)  # an error for pages that cannot be read, which else kill the process
             found = self.source.read(start, stop)
-        if not np.array_equal(found, data):
+        if not same_bytes(found, data):
             first = int(np.flatnonzero(found != data)[0]) // self.source.itemsize + start
             raise VerificationError(
                 f"tensor {self.tensor!r} computed again differs from the output at element {first}",
@@ -159,7 +160,7 @@ def recompute(
     with _reading_the_output():
         slots = _slots(plan, plan.options.format.open(output))
     todo = _sample(plan, fraction, seed)
-    budget, _ = prepare(plan, run, listen)
+    budget, _ = prepare(plan, run, listen, compared_bytes=_compared_bytes(plan, slots))
     compared, total_bytes = 0, _output_bytes(plan, todo)
     ahead_bytes = plan.read_ahead_bytes if run.executor is None else 0
     with open_session(budget, ahead_bytes) as session, open_executor(run.executor, budget.workers) as pool:
@@ -170,6 +171,15 @@ def recompute(
                 seconds = time.monotonic() - began
                 listen(events.Progress(compared, total_bytes, seconds, resident_bytes()))
     return compared
+
+
+def _compared_bytes(plan: Plan, slots: Sequence[ComparingSlot]) -> int:
+    """Give the most memory that reading the bytes takes with which a task's are compared."""
+    most = 0
+    for tensor, slot in zip(plan.tensors, slots, strict=True):
+        size = min(tensor.length, tensor.chunking.chunk_elements) * tensor.dtype.itemsize
+        most = max(most, size * (2 if slot.source.copies else 1) + slot.source.scratch_bytes)
+    return most + PAGE_SLACK_BYTES
 
 
 def _output_bytes(plan: Plan, todo: Sequence[tuple[Job, list[int]]]) -> int:

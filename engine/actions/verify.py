@@ -25,20 +25,22 @@ from dovetail.engine.facts import cut, listed
 from dovetail.engine.output.document import Manifest
 from dovetail.engine.output.inputs import INPUTS_NAME, read_record
 from dovetail.engine.output.manifest import FORMAT_VERSION, MANIFEST_NAME, SELF_CHECKSUM, is_intact
-from dovetail.engine.planning.grid import TASK_BYTES, chunk_count, chunk_range
+from dovetail.engine.planning.grid import chunk_count, chunk_range
 from dovetail.engine.progress import shows_progress
+from dovetail.engine.run.prepare import RunOptions
+from dovetail.engine.run.reading import reading_budget
 from dovetail.engine.text import counted
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError, DovetailError, ZarrError
 from dovetail.io.files.checksum import READ_BYTES, check_start
 from dovetail.io.files.home import expand_home
 from dovetail.io.files.kinds import MISSING, unlike_a_file
-from dovetail.io.files.machine import resident_bytes, usable_cores
+from dovetail.io.files.machine import resident_bytes
 from dovetail.io.files.smallfile import is_named, read_at_most
 from dovetail.io.files.strict_json import brief
 from dovetail.io.output import format_of
 from dovetail.io.source import Source
-from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES, ChunkPool, sharing_chunks
+from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
 
 MAX_MANIFEST_BYTES = 2**29
 """Longest manifest that is read: one of a hundred thousand tensors has about a fifth of it."""
@@ -131,6 +133,7 @@ def read_manifest(output: str | os.PathLike[str]) -> Manifest:
 def verify(
     output: str | os.PathLike[str],
     listen: events.Listener = events.ignore,
+    run: RunOptions | None = None,
     *,
     progress: bool | events.Listener = False,
 ) -> Verdict:
@@ -142,6 +145,8 @@ def verify(
         A folder that `merge` or `convert` has written.
     listen
         Receives progress, on the calling thread.
+    run
+        Memory limit and workers.
     progress
         True shows a bar with bytes done, rate and time left, in a terminal or a notebook. A function receives every
         event, as `listen` does.
@@ -155,6 +160,8 @@ def verify(
     ------
     VerificationError
         The manifest is missing or damaged.
+    MemoryLimitError
+        The memory limit is too small.
 
     Examples
     --------
@@ -165,7 +172,7 @@ def verify(
     output, started = expand_home(output), time.monotonic()
     manifest = read_manifest(output)
     try:
-        return _Verification(output, manifest, listen, started).run()
+        return _Verification(output, manifest, listen, started).run(run or RunOptions())
     except DovetailError:
         raise
     except DEFECTS as error:
@@ -225,10 +232,10 @@ class _Verification:
             if "/" in name or "\0" in name or name in ("", ".", ".."):
                 raise ValueError(f"{name!r} is no file name")
 
-    def run(self) -> Verdict:
+    def run(self, run: RunOptions) -> Verdict:
         """Check the side files and the metadata, and then the tensors on all cores."""
         if (checkpoint := self._check_metadata()) is not None:
-            self._check_tensors(checkpoint)
+            self._check_tensors(checkpoint, run)
         return Verdict(tuple(self.damage), self._unlisted(), self.checked_bytes)
 
     def check_files(self) -> tuple[str, ...]:
@@ -283,17 +290,17 @@ class _Verification:
         yield from self.manifest["side_files"]
         yield from self.check.file_names
 
-    def _check_tensors(self, checkpoint: Checkpoint) -> None:
+    def _check_tensors(self, checkpoint: Checkpoint, run: RunOptions) -> None:
         self._check_names(checkpoint)
         names = set(self.manifest["tensors"])
-        # Each core reads an object of a Zarr output in several steps, for which the pool keeps it decoded.
-        chunks = ChunkPool(max(DEFAULT_POOL_BYTES, usable_cores() * TASK_BYTES))
+        budget = reading_budget([info.source for info in checkpoint.tensors.values()], run)
+        chunks = ChunkPool(budget.shared_bytes)
 
         def check(name: str) -> tuple[list[str], int]:
             with sharing_chunks(chunks):
                 return self._check_tensor(checkpoint, name)
 
-        with ThreadPoolExecutor(usable_cores()) as pool:
+        with ThreadPoolExecutor(budget.workers, thread_name_prefix="dovetail-verify") as pool:
             for damage, size in pool.map(check, [name for name in checkpoint.tensors if name in names]):
                 self.damage += damage
                 self.checked_bytes += size

@@ -65,7 +65,7 @@ def verify(
 
     run = run_options(memory, workers, overwrite=False, restart=False)
     with choose_display(quiet=quiet, as_json=as_json, label="verifying") as display:
-        verdict = run_verify(output, display)
+        verdict = run_verify(output, display, run)
     if as_json:
         print(json.dumps(verdict_json(verdict)))
     conclude_verification(output, verdict, quiet=quiet or as_json)

@@ -1,4 +1,4 @@
-"""Choosing how much memory a run has for decoded chunks that several tasks use.
+"""Choosing how much memory there is for decoded chunks that several tasks use.
 
 Where the chunks of a Zarr input do not hold whole rows, neighbouring tasks need parts of the same chunks. The memory
 that the limit leaves over goes to a pool that keeps decoded chunks, so that each is decoded less often.
@@ -6,16 +6,25 @@ that the limit leaves over goes to a pool that keeps decoded chunks, so that eac
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dovetail.engine import events
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.text import format_size
-from dovetail.io.source import Decoding
+from dovetail.io.source import Decoding, Source
 from dovetail.io.zarr.chunk_pool import DEFAULT_POOL_BYTES
 
 MOST_DECODINGS = 1.5
 """Average number of times that chunks may be decoded without a warning."""
+
+
+def pool_bytes(sources: Iterable[Source], budget: Budget) -> int:
+    """Give the bytes of a pool for tasks that read sources: what is left, at most the usual; 0 if none has chunks."""
+    if all(source.decoding(0, 0) is None for source in sources):
+        return 0
+    return max(0, min(DEFAULT_POOL_BYTES, budget.allowed_bytes - budget.projected_bytes))
 
 
 def share_memory(plan: Plan, budget: Budget, listen: events.Listener) -> int:

@@ -10,6 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -216,7 +217,7 @@ class Factoring:
         try:
             while True:
                 while len(under_way) < self._workers and (first := next(firsts, None)) is not None:
-                    under_way.append((first, self._pool.submit(work, first)))
+                    under_way.append((first, self._pool.submit(copy_context().run, work, first)))
                 if not under_way:
                     return
                 first, future = under_way.popleft()

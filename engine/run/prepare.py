@@ -48,7 +48,9 @@ class RunOptions:
                 raise RecipeError(f"{name} is {value}", "a positive number, or None", f"correct {name}")
 
 
-def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore) -> tuple[Budget, RecordTable]:
+def prepare(
+    plan: Plan, run: RunOptions, listen: events.Listener = events.ignore, *, compared_bytes: int = 0
+) -> tuple[Budget, RecordTable]:
     """Load the plan's kernels, measure the memory of the process, and fit the plan to the memory limit.
 
     Parameters
@@ -59,6 +61,8 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
         Memory limit and workers.
     listen
         Receives a notice if kernels must be compiled, and warnings about memory.
+    compared_bytes
+        Memory that a task takes besides, to compare what it gives with what is there.
 
     Returns
     -------
@@ -86,7 +90,7 @@ def prepare(plan: Plan, run: RunOptions, listen: events.Listener = events.ignore
     # The table's pages become resident only as chunks finish.
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.read_ahead_bytes
     reserved += plan.accumulator_bytes + READ_AHEAD * plan.partial_bytes
-    task_bytes = plan.task_bytes + UNFOLDED_PER_WORKER * plan.partial_bytes
+    task_bytes = plan.task_bytes + UNFOLDED_PER_WORKER * plan.partial_bytes + compared_bytes
     planning = plan.vocabulary.planning_bytes if plan.vocabulary else 0
     allowed = run.memory_bytes or default_limit_bytes(max(planning, least(reserved, task_bytes)))
     if planning > allowed:
