@@ -100,8 +100,12 @@ def check_command(arguments: list[str]) -> None:
     if name in ("-h", "--help", "--version"):
         return
     assert name in program.commands, f"there is no command {name!r}"
+    command = program.commands[name]
+    if isinstance(command, typer.core.TyperGroup) and rest and rest[0] in command.commands:
+        name, *rest = rest
+        command = command.commands[name]
     with contextlib.suppress(typer.Exit):  # of --help
-        program.commands[name].make_context(name, rest)
+        command.make_context(name, rest)
 
 
 def make_models(recipe: Path, templates: Path) -> None:

@@ -25,6 +25,7 @@ from dovetail.engine.cli.report.streams import (
     outlast_reader,
 )
 from dovetail.engine.cli.reports import compare, inspect, methods, verify
+from dovetail.engine.cli.training import count, evaluate, train
 
 app = typer.Typer(
     name="dovetail",
@@ -73,32 +74,54 @@ _OF_MERGEKIT = ("merge", "plan", "moe", "extract-lora")
 for _name, _command, _line in _COMMANDS:
     app.command(_name, cls=MergingCommand if _name in _OF_MERGEKIT else Command, short_help=_line)(_command)
 
+modules = typer.Typer(
+    help="Train networks to be modular, say how good they are, and take modules out of them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_MODULE_COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
+    ("train", train, "Train a network to be modular."),
+    ("count", count, "Count anew what kernels classes use."),
+    ("evaluate", evaluate, "Say how good a network and its modules are."),
+)
+"""The commands about modules in the order of the help, each with its line there."""
+
+for _name, _command, _line in _MODULE_COMMANDS:
+    modules.command(_name, cls=Command, short_help=_line)(_command)
+app.add_typer(modules, name="modules", short_help="Train modular networks and take them apart.")
+
 
 def _command_names() -> list[str]:
-    return [command.name for command in app.registered_commands if command.name and not command.hidden]
+    named = [command.name for command in app.registered_commands if command.name and not command.hidden]
+    return [*named, "modules"]
 
 
 @app.command("help", cls=Command, short_help="Show the help of a command.")
 def show_help(
     context: typer.Context,
-    command: Annotated[
-        str | None,
+    words: Annotated[
+        list[str] | None,
         typer.Argument(metavar="COMMAND", help="One of the commands.", autocompletion=_command_names),
     ] = None,
 ) -> None:
     """Show the help of a command, or that of dovetail itself."""
-    whole = context.find_root()
-    if command is None:
-        print(whole.get_help())
-        return
-    group: Any = whole.command
-    if (found := group.get_command(whole, command)) is None:
-        from dovetail.engine.errors import RecipeError
+    place: Any = context.find_root()
+    names, said = _command_names(), ""
+    for word in words or []:
+        group = place.command
+        found = group.get_command(place, word) if hasattr(group, "get_command") else None
+        if found is None:
+            from dovetail.engine.errors import RecipeError
 
-        near = difflib.get_close_matches(command, _command_names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else ""
-        raise RecipeError(f"there is no command {command!r}", f"one of {', '.join(_command_names())}", hint)
-    print(found.get_help(found.make_context(command, [], whole, resilient_parsing=True)))
+            near = difflib.get_close_matches(word, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else ""
+            expected = f"one of {', '.join(names)}" if names else f"{said.strip()!r} alone"
+            raise RecipeError(f"there is no command {(said + word)!r}", expected, hint)
+        place = found.make_context(word, [], place, resilient_parsing=True)
+        names, said = list(getattr(found, "commands", {})), f"{said}{word} "
+    print(place.get_help())
 
 
 @app.command("demo", cls=Command, short_help="Merge small made-up checkpoints and explain.")

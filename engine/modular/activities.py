@@ -53,7 +53,7 @@ class WatchedModel(nn.Module):
         """Activities of the last call by the paths of the convolutions, each of shape (samples, kernels)."""
         self.layers: list[Tensor] = []
         """Activities of the last call after every ReLU, in order, for the losses."""
-        activated = [node.name for node in architecture.nodes if node.kind in _FUNCTIONS]
+        activated = [name for node in architecture.nodes for name in _activations_of(node)]
         self._activation: dict[str, int] = {}
         self._unactivated: dict[str, Tensor] = {}
         for path, place in mask_places(architecture).items():
@@ -137,6 +137,11 @@ def watch(model: nn.Module, example_input: Tensor) -> WatchedModel:
     architecture = trace(model, example_input)
     require_masked(architecture)
     return WatchedModel(model, architecture)
+
+
+def _activations_of(node: Node) -> list[str]:
+    """Name the ReLUs that a node calls; a mask generator calls two, which nobody asks for."""
+    return ["", ""] if node.kind == "mask" else [node.name] if node.kind in _FUNCTIONS else []
 
 
 def _activation_after(architecture: Architecture, place: str) -> str | None:

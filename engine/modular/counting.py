@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dovetail.engine.errors import RecipeError
+from dovetail.engine.modular.counts import Counts
 
 
 class MaskCounter:
@@ -89,9 +90,13 @@ class MaskCounter:
         share = self._samples.clamp(min=1)[:, None]
         return {path: (sums / share).numpy() for path, sums in self._sums.items()}
 
-    def tensors(self) -> dict[str, NDArray[np.int64] | NDArray[np.float64]]:
-        """Give what the file of counts holds: ``samples``, ``counts.PATH`` and ``soft.PATH``."""
-        found: dict[str, NDArray[np.int64] | NDArray[np.float64]] = {"samples": self.samples}
-        found |= {f"counts.{path}": counts for path, counts in self.counts.items()}
-        found |= {f"soft.{path}": soft for path, soft in self.soft.items()}
-        return found
+    def result(self, *, soft: bool = True) -> Counts:
+        """Give what has been counted.
+
+        Parameters
+        ----------
+        soft
+            Whether what was counted are masks, whose means extraction can use in their place, and not activities.
+
+        """
+        return Counts(self.samples, self.counts, self.soft if soft else {})

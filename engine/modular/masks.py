@@ -104,6 +104,10 @@ class ModularModel(nn.Module):
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over tensors named as in `checkpoint_tensors`; all of them must be there."""
         load_named(self.model, {name: each for name, each in tensors.items() if not _is_generator(name)})
+        self.load_generators(tensors)
+
+    def load_generators(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over those of some tensors that belong to generators; all of these must be there."""
         own = {name: each for name, each in tensors.items() if _is_generator(name)}
         load_named(self.mask_generators, {name.removeprefix("mask_generators."): each for name, each in own.items()})
 

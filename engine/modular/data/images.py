@@ -9,7 +9,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.errors import RecipeError
 from dovetail.io.errors import CheckpointError
 
 HELD_OUT: Final = 10
@@ -135,20 +134,3 @@ def _check(name: str, kind: str, images: Images, classes: int, shape: Sequence[i
         raise DataError(
             f"{where} has labels from {labels.min()} to {labels.max()}", f"0 to {classes - 1}", "correct the labels"
         )
-
-
-def find_classes(names: Sequence[str], known: Sequence[str]) -> list[int]:
-    """Give the labels of classes by their names.
-
-    Raises
-    ------
-    RecipeError
-        A name is not known, or stands twice.
-
-    """
-    for number, name in enumerate(names):
-        if name not in known:
-            raise RecipeError(f"there is no class {name!r}", f"some of {', '.join(known)}", "name classes of the data")
-        if name in names[:number]:
-            raise RecipeError(f"class {name!r} is named twice", "each class once", "leave one of the two out")
-    return [list(known).index(name) for name in names]

@@ -64,11 +64,16 @@ def write_state(folder: Path, identity: Mapping[str, Any], state: State) -> None
 
     """
     metadata = {"identity": _text(identity), "position": _text(asdict(state.position))}
-    tensors = {name: each.detach().contiguous().cpu() for name, each in state.tensors.items()}
-    data, new = save(_unshared(tensors), metadata), folder / f"{STATE_NAME}.new"
-    write_durably(new, data)
-    new.replace(folder / STATE_NAME)
-    sync_folder(folder)
+    write_tensors(folder / STATE_NAME, state.tensors, metadata)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file durably, in one step; raises an OSError if the disk is full or fails."""
+    contiguous = {name: each.detach().contiguous().cpu() for name, each in tensors.items()}
+    new = path.with_name(f"{path.name}.new")
+    write_durably(new, save(_unshared(contiguous), metadata))
+    new.replace(path)
+    sync_folder(path.parent)
 
 
 def read_state(folder: Path, identity: Mapping[str, Any]) -> State | None:

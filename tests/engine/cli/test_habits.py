@@ -39,6 +39,8 @@ def test_help_is_a_command_too() -> None:
     assert dovetail("--help") == dovetail("help")
     for command in ("merge", "extract-lora", "demo", "help"):
         assert dovetail(command, "--help") == dovetail("help", command)
+    assert dovetail("modules", "train", "--help") == dovetail("help", "modules", "train")
+    assert dovetail("modules", "--help") == dovetail("help", "modules")
 
 
 def test_help_of_no_command() -> None:
@@ -46,7 +48,11 @@ def test_help_of_no_command() -> None:
     outcome = dovetail("help", "mrge")
     assert (2, "") == (outcome.code, outcome.out)
     assert outcome.err.startswith("error: there is no command 'mrge'; expected one of merge, convert, ")
-    assert outcome.err.endswith(", demo; did you mean 'merge'?\n")
+    assert outcome.err.endswith(", demo, modules; did you mean 'merge'?\n")
+    outcome = dovetail("help", "modules", "trian")
+    assert outcome.err.startswith("error: there is no command 'modules trian'; expected one of train, count, evaluate")
+    outcome = dovetail("help", "merge", "fast")
+    assert "error: there is no command 'merge fast'; expected 'merge' alone\n" == outcome.err
 
 
 def test_the_package_runs_as_a_module() -> None:

@@ -42,13 +42,12 @@ def test_counts_as_in_a_loop_over_samples(labels: list[int], seed: int, batch: i
         assert pytest.approx(means) == counter.soft[path]
 
 
-def test_tensors_have_the_names_that_extraction_reads() -> None:
-    """The file of counts has the samples, and counts and soft masks under the paths of the layers."""
-    found = MaskCounter(WIDTHS, 3).tensors()
-    assert ["counts.features.3", "counts.head", "samples", "soft.features.3", "soft.head"] == sorted(found)
-    assert (np.int64, np.int64, np.float64) == tuple(
-        found[name].dtype for name in ("samples", "counts.head", "soft.head")
-    )
+def test_activities_have_no_soft_masks() -> None:
+    """What was counted of activities is handed on without means, which would not be masks."""
+    counter = MaskCounter(WIDTHS, 3)
+    counter.add(masks_of(2, 0), torch.tensor([0, 1]))
+    assert (set(WIDTHS), set()) == (set(counter.result().soft), set(counter.result(soft=False).soft))
+    assert counter.counts["head"].tolist() == counter.result(soft=False).counts["head"].tolist()
 
 
 def test_foreign_labels_and_layers_are_refused() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dovetail.engine.errors import RecipeError
-from dovetail.engine.modular.data.images import DataError, Images, find_classes, hold_out, make_data_set
+from dovetail.engine.modular.data.images import DataError, Images, hold_out, make_data_set
 from dovetail.engine.modular.data.shapes import SHAPES, make_shapes
 
 
@@ -74,12 +73,3 @@ def test_sets_that_do_not_fit(train: Images, test: Images, text: str) -> None:
     """What cannot be trained with is refused with what was found and expected."""
     with pytest.raises(DataError, match=text):
         make_data_set("x", ("a", "b"), train, test)
-
-
-def test_classes_by_name() -> None:
-    """Classes are found by name, each once."""
-    assert [2, 0] == find_classes(["c", "a"], ["a", "b", "c"])
-    with pytest.raises(RecipeError, match="there is no class 'd'; expected some of a, b, c"):
-        find_classes(["d"], ["a", "b", "c"])
-    with pytest.raises(RecipeError, match="class 'a' is named twice"):
-        find_classes(["a", "a"], ["a", "b", "c"])
