@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from dovetail.engine.cli import modules as module_commands
 from dovetail.engine.cli.merge import merge, plan
 from dovetail.engine.cli.models import convert, extract_lora, moe
 from dovetail.engine.cli.options import DebugOption, size_bytes
@@ -84,6 +85,9 @@ modules = typer.Typer(
 _MODULE_COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("train", train, "Train a network to be modular."),
     ("count", count, "Count anew what kernels classes use."),
+    ("extract", module_commands.extract, "Take what some classes need out of a network."),
+    ("compose", module_commands.compose, "Put modules together into one network."),
+    ("inspect", module_commands.inspect, "Show what a module or a modular network is."),
     ("evaluate", evaluate, "Say how good a network and its modules are."),
 )
 """The commands about modules in the order of the help, each with its line there."""

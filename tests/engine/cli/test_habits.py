@@ -39,7 +39,8 @@ def test_help_is_a_command_too() -> None:
     assert dovetail("--help") == dovetail("help")
     for command in ("merge", "extract-lora", "demo", "help"):
         assert dovetail(command, "--help") == dovetail("help", command)
-    assert dovetail("modules", "train", "--help") == dovetail("help", "modules", "train")
+    for command in ("train", "extract"):
+        assert dovetail("modules", command, "--help") == dovetail("help", "modules", command)
     assert dovetail("modules", "--help") == dovetail("help", "modules")
 
 
@@ -49,8 +50,9 @@ def test_help_of_no_command() -> None:
     assert (2, "") == (outcome.code, outcome.out)
     assert outcome.err.startswith("error: there is no command 'mrge'; expected one of merge, convert, ")
     assert outcome.err.endswith(", demo, modules; did you mean 'merge'?\n")
-    outcome = dovetail("help", "modules", "trian")
-    assert outcome.err.startswith("error: there is no command 'modules trian'; expected one of train, count, evaluate")
+    outcome = dovetail("help", "modules", "extrct")
+    assert outcome.err.startswith("error: there is no command 'modules extrct'; expected one of train, count, ")
+    assert outcome.err.endswith("; did you mean 'extract'?\n")
     outcome = dovetail("help", "merge", "fast")
     assert "error: there is no command 'merge fast'; expected 'merge' alone\n" == outcome.err
 
