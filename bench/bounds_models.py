@@ -141,6 +141,36 @@ def write_adapter(folder: Path, model: int, shapes: Shapes, rank: int = 32) -> N
     (folder / "adapter_config.json").write_text(json.dumps(settings))
 
 
+def write_experts(folder: Path, layout: str, experts: int = 8, inner: int = 2048, layers: int = 2) -> Path:
+    """Write a model of experts: ``fused`` by rows, one by one (``split``), by ``columns``, or by columns in MXFP4."""
+    folder.mkdir(parents=True)
+    pool = values(len(layout), ml_dtypes.bfloat16)
+    codes = np.random.default_rng(len(layout)).integers(0, 256, POOL).astype(np.uint8)
+    tensors: dict[str, tuple[str, tuple[int, ...], Any]] = {}
+    for layer in range(layers):
+        home = f"model.layers.{layer}.mlp"
+        tensors[f"{home}.gate.weight"] = ("BF16", (experts, HIDDEN), pool)
+        for name, (rows, columns) in {"gate_up_proj": (2 * inner, HIDDEN), "down_proj": (HIDDEN, inner)}.items():
+            if layout.startswith("mxfp4"):
+                groups = (experts, rows, columns // 32)
+                tensors[f"{home}.experts.{name}_blocks"] = ("U8", (*groups, 16), codes)
+                tensors[f"{home}.experts.{name}_scales"] = ("U8", groups, np.full(1, 120, np.uint8))
+            elif layout != "split":
+                shape = (rows, columns) if layout == "fused" else (columns, rows)
+                tensors[f"{home}.experts.{name}"] = ("BF16", (experts, *shape), pool)
+            else:
+                for part in ("gate_proj", "up_proj") if name == "gate_up_proj" else (name,):
+                    shape = (inner, HIDDEN) if name == "gate_up_proj" else (HIDDEN, inner)
+                    for expert in range(experts):
+                        tensors[f"{home}.experts.{expert}.{part}.weight"] = ("BF16", shape, pool)
+    write_sharded(folder, tensors)
+    config: dict[str, Any] = {"model_type": "qwen3_vl_moe" if layout == "columns" else "qwen3_moe"}
+    if layout.startswith("mxfp4"):
+        config = {"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}
+    (folder / "config.json").write_text(json.dumps({"torch_dtype": "bfloat16", **config}))
+    return folder
+
+
 def write_model(folder: Path, kind: str, model: int, shapes: Shapes) -> Path:
     """Write one model; give its folder."""
     folder.mkdir(parents=True)
@@ -168,7 +198,11 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="usual")
     parser.add_argument("--models", type=int, default=3, help="fine-tunes")
     parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--experts", help="layout of experts, instead of all other options")
     args = parser.parse_args()
+    if args.experts:
+        print(write_experts(args.folder, args.experts))
+        return
     shapes = shapes_of(args.shape, args.layers)
     for model in range(args.models + 1):
         print(write_model(args.folder / (f"tune{model}" if model else "base"), args.kind, model, shapes))

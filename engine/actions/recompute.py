@@ -164,7 +164,7 @@ def recompute(
     compared, total_bytes = 0, _output_bytes(plan, todo)
     ahead_bytes = plan.read_ahead_bytes if run.executor is None else 0
     with open_session(budget, ahead_bytes) as session, open_executor(run.executor, budget.workers) as pool:
-        scheduler = Scheduler(pool, session, plan, lambda tensor: slots[tensor])
+        scheduler = Scheduler(pool, session, plan, lambda tensor: slots[tensor], budget.open_jobs)
         with contextlib.closing(scheduler.run(todo)) as finished:
             for record in finished:
                 compared += record.written_bytes

@@ -208,13 +208,17 @@ class Plan:
     @property
     def accumulator_bytes(self) -> int:
         """Most memory that accumulators of reduce passes, and the states around them, take in the jobs that are open
-        at once.
+        at once, if memory allows all of them.
         """
+        return self.accumulated_bytes(OPEN_JOBS)
+
+    def accumulated_bytes(self, open_jobs: int) -> int:
+        """Give the same for so many open jobs."""
         held = (
             tensor.program.accumulator_bytes(tensor.chunking.chunk_elements, tensor.chunk_count)
             for tensor in self._reduced
         )
-        return sum(heapq.nlargest(OPEN_JOBS, held))
+        return sum(heapq.nlargest(open_jobs, held))
 
     @property
     def partial_bytes(self) -> int:

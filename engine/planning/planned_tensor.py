@@ -11,6 +11,7 @@ from dovetail.engine.planning.grid import chunk_count, chunk_range
 from dovetail.engine.planning.work import Input
 from dovetail.io.dtypes import DType
 from dovetail.io.output_format import Chunking
+from dovetail.io.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class PlannedTensor:
         """Memory that a chunk ``start:stop`` takes for data: mapped windows, copies of them, output buffers."""
         low, high = self.program.window(start, stop)
         windows = (high - low) * (self.element_bytes - self.dtype.itemsize)
-        windows += sum([(high - low) * item.source.itemsize for item in self.inputs if item.source.copies])
+        windows += sum([(high - low) * item.source.itemsize for item in self.inputs if _is_held_twice(item.source)])
         if not self.followers:
             return windows + (stop - start) * self.dtype.itemsize
         ranges = [self.output_range(output, start, stop) for output in range(1 + len(self.followers))]
@@ -129,6 +130,11 @@ class PlannedTensor:
         if self.program.reduce_passes and stop - start == self.domain:  # the passes run in one task
             reducing = self.program.partial_bytes(self.domain) + self.program.accumulator_bytes(self.domain, 1)
         return moving + reducing + self.program.scratch_bytes(high - low)
+
+
+def _is_held_twice(source: Source) -> bool:
+    """Whether what a read copies stays in memory beside the copy: not where it is decoded from objects of its own."""
+    return source.copies and (source.stored_objects() is None or source.mapped_bytes(0, 0) is not None)
 
 
 def widest_window(program: Program, length: int, chunk: int) -> int:

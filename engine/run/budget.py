@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dovetail.engine.errors import MemoryLimitError
+from dovetail.engine.planning.grid import OPEN_JOBS
 from dovetail.engine.text import format_size
 from dovetail.io.files.machine import available_bytes
 
@@ -59,6 +60,8 @@ class Budget:
     """Tasks that run at once."""
     shared_bytes: int = 0
     """Most memory that decoded chunks take which several tasks use."""
+    open_jobs: int = OPEN_JOBS
+    """Jobs that may be open at once, each with an accumulator."""
 
     @property
     def projected_bytes(self) -> int:

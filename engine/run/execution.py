@@ -95,7 +95,7 @@ class Execution:
                 open_session(self.budget, ahead_bytes) as session,
                 open_executor(executor, self.budget.workers) as pool,
             ):
-                scheduler = Scheduler(pool, session, self.plan, self.sink.slot)
+                scheduler = Scheduler(pool, session, self.plan, self.sink.slot, self.budget.open_jobs)
                 try:
                     with contextlib.closing(scheduler.run(self._jobs)) as finished:
                         for record in finished:

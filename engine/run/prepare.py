@@ -8,6 +8,7 @@ from dataclasses import InitVar, dataclass, replace
 from dovetail.engine import events
 from dovetail.engine.errors import MemoryLimitError, RecipeError
 from dovetail.engine.methods.convert import CONVERT
+from dovetail.engine.planning.grid import OPEN_JOBS
 from dovetail.engine.planning.plan import READ_AHEAD, UNFOLDED_PER_WORKER, Plan
 from dovetail.engine.planning.tensors import conversions, problems
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
@@ -89,15 +90,21 @@ def prepare(
     workers = run.workers if run.workers is not None else usable_cores()
     # The table's pages become resident only as chunks finish.
     reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.read_ahead_bytes
-    reserved += plan.accumulator_bytes + READ_AHEAD * plan.partial_bytes
+    reserved += READ_AHEAD * plan.partial_bytes
     task_bytes = plan.task_bytes + UNFOLDED_PER_WORKER * plan.partial_bytes + compared_bytes
     planning = plan.vocabulary.planning_bytes if plan.vocabulary else 0
-    allowed = run.memory_bytes or default_limit_bytes(max(planning, least(reserved, task_bytes)))
+    allowed = run.memory_bytes or default_limit_bytes(
+        max(planning, least(reserved + plan.accumulator_bytes, task_bytes))
+    )
     if planning > allowed:
         raise MemoryLimitError(
             f"memory limit {format_size(allowed)} is too small for these vocabularies",
             f"at least {format_size(planning)}, which reading them took",
             f"pass --memory {-(-planning // 2**20)}MiB or more",
         )
-    budget = fit(allowed, reserved, task_bytes, workers)
+    # One job at a time is slower, and takes the memory of one accumulator instead of several.
+    roomy = Budget(allowed, reserved + plan.accumulator_bytes, task_bytes, 1)
+    open_jobs = OPEN_JOBS if roomy.projected_bytes <= allowed else 1
+    budget = fit(allowed, reserved + plan.accumulated_bytes(open_jobs), task_bytes, workers)
+    budget = replace(budget, open_jobs=open_jobs)
     return replace(budget, shared_bytes=share_memory(plan, budget, listen)), table

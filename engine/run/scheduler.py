@@ -102,6 +102,8 @@ class Scheduler:
         Gives each job its program and number of passes, and builds the work of each task.
     slots
         Gives the place to which a tensor is written, by the tensor's index.
+    open_jobs
+        Jobs that may be open at once.
 
     """
 
@@ -111,9 +113,10 @@ class Scheduler:
         session: Session,
         plan: Plan,
         slots: Callable[[int], Slot],
+        open_jobs: int = OPEN_JOBS,
     ) -> None:
         self._executor, self._session, self._window = executor, session, session.workers + READ_AHEAD
-        self._plan, self._slots = plan, slots
+        self._plan, self._slots, self._open_jobs = plan, slots, open_jobs
         self._unfolded, self._most_unfolded = 0, unfolded_limit(session.workers)
         self.late: list[TaskRecord] = []
         self._open: list[_Running] = []
@@ -167,7 +170,7 @@ class Scheduler:
             full = self._unfolded >= self._most_unfolded
             running = next((item for item in self._open if item.pending and not (full and item.reduces)), None)
             if running is None:
-                if len(self._open) >= OPEN_JOBS or not self._open_next(queue):
+                if len(self._open) >= self._open_jobs or not self._open_next(queue):
                     return
                 continue
             self._unfolded += running.reduces

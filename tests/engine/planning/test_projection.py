@@ -20,6 +20,7 @@ from tests.adapters import lora_tensors, write_adapter
 from tests.checkpoints import write_checkpoint, write_recipe
 from tests.engine.planning.vocabulary.samples import word_level
 from tests.io.zarr_files import write_arrays
+from tests.naive_dequantise import stored, write_raw
 
 EMBED, ROWS, WIDTH = "model.embed_tokens.weight", 500, 512
 
@@ -34,6 +35,11 @@ def write_zarr(folder: Path, rows: int) -> Path:
     folder.mkdir()
     write_arrays(folder, {EMBED: matrix(rows)}, chunks=lambda shape: shape)
     return folder
+
+
+def write_plain(folder: Path, rows: int) -> Path:
+    """Write a model in safetensors."""
+    return write_checkpoint(folder, {EMBED: matrix(rows)})
 
 
 def write_transposed(folder: Path, rows: int) -> Path:
@@ -61,7 +67,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_reader, "list_tensors", lambda paths: [torch_catalogue.catalogue(p) for p in paths])
 
 
-@pytest.mark.parametrize("stored", WRITERS)
+@pytest.mark.parametrize("kept", WRITERS)
 @pytest.mark.parametrize(
     ("rows", "adapter", "union", "kind"),
     [
@@ -76,10 +82,10 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["bare", "leading", "filled", "gathered", "adapter", "adapter, leading", "adapter, gathered"],
 )
 def test_scratch_of_reading_is_projected(
-    tmp_path: Path, stored: str, rows: int, adapter: bool, union: bool, kind: type[Source] | None
+    tmp_path: Path, kept: str, rows: int, adapter: bool, union: bool, kind: type[Source] | None
 ) -> None:
     """A task is projected to take what reading its input takes, however the plan wraps it."""
-    write: Callable[[Path, int], Path] = WRITERS[stored]
+    write: Callable[[Path, int], Path] = WRITERS[kept]
     base, tuned = write_checkpoint(tmp_path / "base", {EMBED: matrix(ROWS)}), write(tmp_path / "tuned", rows)
     bare = read_checkpoint(tuned).tensors[EMBED].source
     model = str(tuned)
@@ -101,3 +107,18 @@ def test_scratch_of_reading_is_projected(
     assert source.scratch_bytes >= least
     assert tensor.scratch_bytes(0, tensor.length) >= least
     assert made.task_bytes >= tensor.held_bytes(0, tensor.length) + least
+
+
+def test_decoded_chunks_are_held_once(tmp_path: Path) -> None:
+    """Elements that are decoded from Zarr are projected once, and those that are copied from a mapped file twice."""
+    models = [write(tmp_path / name, ROWS) for name, write in (("chunks", write_zarr), ("plain", write_plain))]
+    # Three bytes come first, so that no element of the matrix is aligned.
+    odd = write_raw(tmp_path / "odd", {"a": stored(np.zeros(3, np.uint8)), EMBED: stored(matrix(ROWS))})
+    held = []
+    for model in (*models, odd):
+        content = {"merge_method": "passthrough", "models": [{"model": str(model)}], "dtype": "bfloat16"}
+        tensor = next(each for each in plan(write_recipe(tmp_path / "r.yml", **content)).tensors if each.name == EMBED)
+        assert (model != models[1]) == tensor.inputs[0].source.copies
+        held.append(tensor.held_bytes(0, tensor.length) - 2 * tensor.length)
+    size = ROWS * WIDTH * 4
+    assert [size, size, 2 * size] == held

@@ -87,6 +87,17 @@ def test_a_limit_that_partial_results_exceed_is_refused(plan: Plan) -> None:
     assert budget.projected_bytes <= enough * MIB
 
 
+def test_accumulators_of_one_job_do_where_those_of_four_do_not_fit(plan: Plan) -> None:
+    """Under a limit without room for four accumulators, one job at a time is open, and the projection has only it."""
+    many = with_programs(plan, [Heavy(MIB, 20 * MIB)] * 6)
+    roomy, _ = prepare.prepare(many, RunOptions(2**40, workers=1))
+    assert grid.OPEN_JOBS == roomy.open_jobs
+    exact, _ = prepare.prepare(many, RunOptions(roomy.projected_bytes, workers=1))
+    assert grid.OPEN_JOBS == exact.open_jobs
+    tight, _ = prepare.prepare(many, RunOptions(roomy.projected_bytes - 1, workers=1))
+    assert (1, 3 * 5 * 20 * MIB) == (tight.open_jobs, roomy.projected_bytes - tight.projected_bytes)
+
+
 def test_tensors_of_one_chunk_hold_their_partial_result_in_their_task(plan: Plan) -> None:
     """Where all passes run in one task, its memory counts the accumulator and the partial result."""
     small = next(tensor for tensor in plan.tensors if tensor.chunk_count == 1)

@@ -108,6 +108,29 @@ def test_every_pass_sees_the_state_of_the_one_before(
         assert tuple(range(step)) == (state or ())
 
 
+@pytest.mark.parametrize("open_jobs", [1, 2, run.OPEN_JOBS])
+def test_no_more_jobs_are_open_than_allowed(monkeypatch: pytest.MonkeyPatch, open_jobs: int) -> None:
+    """A job is begun only when fewer than the allowed number are open, and all of them are completed."""
+    tasks, begun, ended = _Tasks(), [0], [0]
+
+    class Counting(_Program):
+        def begin(self, step: int, state: Any) -> list[Any]:
+            begun[0] += step == 0
+            assert begun[0] - ended[0] <= open_jobs
+            return super().begin(step, state)
+
+    monkeypatch.setattr(run, "execute_in", tasks.execute)
+    monkeypatch.setattr(run, "prefetch", lambda work: None)
+    with ThreadPoolExecutor(3) as pool:
+        made = run.Scheduler(pool, _session(3), _Plan(1, Counting), lambda tensor: None, open_jobs)  # type: ignore[arg-type]
+        left = dict.fromkeys(range(6), 3)
+        for record in made.run(_jobs(*[3] * 6)):
+            if record.step == 1:
+                left[record.task // 3] -= 1
+                ended[0] += left[record.task // 3] == 0
+    assert [0] * 6 == list(left.values())
+
+
 def test_jobs_of_one_task_have_no_separate_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that is one task runs its passes inside the task."""
     tasks = _Tasks()
