@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dovetail.engine.cli.main import main
+from dovetail.engine.__main__ import main
 
 if __name__ == "__main__":
     main()

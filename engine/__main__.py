@@ -1,8 +1,20 @@
-"""Lets ``python -m dovetail.engine`` run the command ``dovetail``."""
+"""Where the command ``dovetail`` begins, also as ``python -m dovetail.engine``: requests to stop are answered first."""
 
 from __future__ import annotations
 
-from dovetail.engine.cli.main import main
+import sys
+from typing import NoReturn
+
+from dovetail.engine.cli.stopping import answer_interrupts
+
+
+def main() -> NoReturn:
+    """Run the command and exit."""
+    answer_interrupts(sys.argv[1:])
+    from dovetail.engine.cli.main import main as run  # which imports much
+
+    run()
+
 
 if __name__ == "__main__":
     main()

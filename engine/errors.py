@@ -14,7 +14,7 @@
     ├── WorkerLostError                exit code 5: a process that ran tasks has died
     ├── DifferenceError                exit code 6: compared checkpoints differ by more than was allowed
     ├── ConversionsFailedError         the exit code of the first of several conversions that failed
-    └── InterruptedMergeError          exit code 130: stopped on request
+    └── InterruptedMergeError (KeyboardInterrupt)  exit code 130: stopped on request
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from dovetail.io.errors import CheckpointError
+from dovetail.io.errors import CheckpointError, thread_limit
 from dovetail.io.errors import DovetailError as DovetailError  # the root of the tree, which callers catch
 
 
@@ -100,8 +100,11 @@ class ConversionsFailedError(DovetailError):
         return type(self), (self.count, self.failed, self.exit_code)
 
 
-class InterruptedMergeError(DovetailError):
-    """The merge was stopped on request."""
+class InterruptedMergeError(DovetailError, KeyboardInterrupt):
+    """The merge was stopped on request.
+
+    It is a `KeyboardInterrupt` too, so that a program ends by Ctrl-C as any other does.
+    """
 
     exit_code = 130
 
@@ -114,6 +117,7 @@ def describe(error: Exception) -> tuple[str, int]:
 
     An error that neither Dovetail nor the operating system raises on purpose is a defect of Dovetail: exit code 1.
     """
+    error = thread_limit(error) or error
     if isinstance(error, DovetailError):
         return str(error), error.exit_code
     if isinstance(error, OSError):

@@ -17,6 +17,7 @@
     │   └── NonFiniteError            NaN or infinity where numbers are expected
     ├── DTypeNameError (ValueError)   exit code 2: no such dtype
     ├── OutputFormatError (ValueError)  exit code 2: an option that the output's format does not have
+    ├── ThreadLimitError (RuntimeError)  exit code 4: the system starts no more threads
     └── engine.errors ...             recipes, memory, output (see there)
 
 Every message reads ``<what> <actual>; expected <value>; <what to do>``.
@@ -126,3 +127,21 @@ class OutputFormatError(DovetailError, ValueError):
     """A user asked for something that the output's format does not have."""
 
     exit_code = 2
+
+
+class ThreadLimitError(DovetailError, RuntimeError):
+    """The system starts no more threads."""
+
+    exit_code = 4
+
+
+def thread_limit(error: BaseException) -> ThreadLimitError | None:
+    """Give the error that tells people of a thread that could not be started; None if that is not what happened."""
+    if not isinstance(error, RuntimeError) or "start new thread" not in str(error):
+        return None
+    return ThreadLimitError(
+        "the system starts no further thread",
+        "room for a few more",
+        "raise the limit on processes (ulimit -u, or the container's), or pass --workers 1, and run the same command "
+        "again to continue",
+    )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.actions.interrupts import interrupts_ignored
 from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.output.card import conversion_card, model_card
 from dovetail.engine.output.findings import findings
@@ -27,6 +26,7 @@ from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.engine.run.records import RecordTable
 from dovetail.io.checkpoint import Checkpoint
+from dovetail.io.files.interrupts import held
 from dovetail.io.files.machine import peak_resident_bytes
 from dovetail.io.output_format import Sink
 
@@ -81,7 +81,7 @@ def carry_out(
     budget, table = prepare(plan, run, listen)
     if not staging.exists():
         check_disk_space(staging, plan.write_bytes + side_bytes(plan))
-    with locked(staging):
+    with held(), locked(staging):  # within, requests to stop are answered between tasks
         if not run.overwrite:
             _check_still_empty(output, staging)
         if run.restart:
@@ -89,13 +89,13 @@ def carry_out(
         execution = _execute(plan, budget, table, staging, listen, run.executor)
         for checkpoint in plan.checkpoints:
             checkpoint.check_unchanged()
-        with interrupts_ignored():  # from here on it is faster to finish than to stop
-            if complete is None:
-                manifest = _complete(plan, table, staging, earlier, known_by or plan.hash)
-            else:
-                manifest = complete(plan, table, staging)
-            # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
-            publish(staging, output, overwrite=run.overwrite)
+        # From here on it is faster to finish than to stop.
+        if complete is None:
+            manifest = _complete(plan, table, staging, earlier, known_by or plan.hash)
+        else:
+            manifest = complete(plan, table, staging)
+        # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
+        publish(staging, output, overwrite=run.overwrite)
     for warning in findings(plan, table, manifest["totals"]):
         listen(events.Notice("warning", warning))
     listen(_done(output, execution, manifest["totals"], time.monotonic() - started))

@@ -6,7 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,9 @@ from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.run.warm import warm_up
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.dtypes import to_numpy
+from dovetail.io.files.interrupts import held
 from dovetail.io.files.machine import resident_bytes, usable_cores
+from dovetail.io.files.threads import Threads, result_of
 from dovetail.io.remote.retrying import Patience, patient
 from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
 
@@ -167,7 +169,7 @@ def _in_order(tasks: Iterable[Task], pairs: Sequence[Pair], budget: Budget) -> I
         with patient(patience), sharing_chunks(chunks):
             return [_compare_piece(*pairs[piece.tensor], piece.start, piece.stop) for piece in task]
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="dovetail-compare") as pool:
+    with held(), Threads(workers, thread_name_prefix="dovetail-compare") as pool:
         try:
             for task in tasks:
                 for piece in task:
@@ -176,10 +178,10 @@ def _in_order(tasks: Iterable[Task], pairs: Sequence[Pair], budget: Budget) -> I
                 under_way.append((task, pool.submit(run_patiently, task)))
                 if len(under_way) >= workers + READ_AHEAD:
                     first, future = under_way.popleft()
-                    yield first, future.result()
+                    yield first, result_of(future)
             while under_way:
                 first, future = under_way.popleft()
-                yield first, future.result()
+                yield first, result_of(future)
         finally:
             patience.give_up()  # so that no task goes on waiting for a server
             for _, future in under_way:

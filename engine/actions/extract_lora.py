@@ -56,6 +56,7 @@ from dovetail.engine.run.records import RecordTable
 from dovetail.io.adapters.reading import WEIGHTS_NAME
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.files.home import expand_home
+from dovetail.io.files.interrupts import check_interrupts, held
 from dovetail.io.files.machine import resident_bytes, usable_cores
 from dovetail.io.formats.safetensors_format import SafetensorsFormat
 from dovetail.io.output_format import Chunking
@@ -142,7 +143,7 @@ def extract_lora(
         tell_finished(output, request.noun, manifest, run, listen, started)
         return manifest
     check_target(output, spared, overwrite=run.overwrite)
-    with locked(folder):
+    with held(), locked(folder):
         try:
             adapter = _factor(plan, folder, run, listen)
             manifest = _put_together(plan, adapter, output, run, listen, started)
@@ -205,6 +206,7 @@ class _Reading:
         self._total += sum(pair.nbytes for pair in plan.others)
 
     def __call__(self, read_bytes: int) -> None:
+        check_interrupts()
         self._done += read_bytes
         seconds = time.monotonic() - self._began
         self._listen(events.Progress(self._done, max(self._total, self._done), seconds, resident_bytes()))

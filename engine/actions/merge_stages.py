@@ -31,6 +31,7 @@ from dovetail.engine.recipe.stages import Stage
 from dovetail.engine.run.lock import locked
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.io.files.durable import write_durably
+from dovetail.io.files.interrupts import check_interrupts, held
 
 _IDENTITY: Final = "dovetail_stages"
 """Name of the file, in a folder of stages that is removed at the end, that says which merge the folder is for."""
@@ -72,7 +73,7 @@ def merge_stages(
         tell_finished(output, request.noun, finished, run, listen, started)
         return finished
     _check(stages, output, folder, options, run, everything=kept is not None, finished=finished is not None)
-    with locked(folder) if kept is None else contextlib.nullcontext():
+    with held(), locked(folder) if kept is None else contextlib.nullcontext():
         if kept is None:
             write_durably(folder / _IDENTITY, request.hash.encode())
         manifest = _merge_each(stages, request, output, options, run, listen, kept, finished)
@@ -110,6 +111,7 @@ def _merge_each(
     for number, stage in enumerate(todo, 1):
         assert stage.name is not None
         plan, earlier = plan_next(stage)
+        check_interrupts()
         entries[stage.name], result = stage_entry(stage.name, plan), folder / stage.name
         if done := is_complete(result, plan):
             tidy_up(result)

@@ -34,6 +34,7 @@ from dovetail.engine.run.scheduler import Scheduler
 from dovetail.engine.run.session import open_session
 from dovetail.engine.text import LARGEST_BYTES
 from dovetail.io.arrays import checkpoint_of, is_array, is_torch, to_array, to_torch
+from dovetail.io.files.interrupts import held
 from dovetail.io.files.machine import resident_bytes
 from dovetail.io.source import checked_slot
 
@@ -194,7 +195,7 @@ def _carry_out(plan: Plan, workers: int | None, listen: events.Listener) -> list
     outputs = [np.empty(tensor.length * tensor.dtype.itemsize, np.uint8) for tensor in plan.tensors]
     slots = [ArraySlot(data, tensor.dtype.itemsize) for data, tensor in zip(outputs, plan.tensors, strict=True)]
     total, done, began = plan.read_bytes + sum(data.size for data in outputs), 0, time.monotonic()
-    with open_session(budget) as session, open_executor(None, budget.workers) as pool:
+    with held(), open_session(budget) as session, open_executor(None, budget.workers) as pool:
         scheduler = Scheduler(pool, session, plan, slots.__getitem__)
         jobs = [(job, list(range(len(job.tasks)))) for job in plan.jobs]
         with contextlib.closing(scheduler.run(jobs)) as finished:

@@ -51,6 +51,7 @@ from dovetail.io.errors import CheckpointError
 from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.files.durable import sync_folder, write_durably
 from dovetail.io.files.home import expand_home
+from dovetail.io.files.interrupts import held
 from dovetail.io.formats.header import build_header
 from dovetail.io.formats.safetensors_reader import read_file
 
@@ -124,7 +125,7 @@ def make_moe(
         tell_finished(output, request.noun, manifest, run, listen, started)
         return manifest
     check_target(output, spared, overwrite=run.overwrite)
-    with locked(folder):
+    with held(), locked(folder):
         for warning in _warnings(mixture):
             listen(events.Notice("warning", warning))
         try:

@@ -44,6 +44,7 @@ from dovetail.engine.run.session import open_session
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError, DovetailError
 from dovetail.io.files.home import expand_home
+from dovetail.io.files.interrupts import held
 from dovetail.io.files.kinds import unlike_a_file
 from dovetail.io.files.machine import resident_bytes
 from dovetail.io.output import written_format
@@ -163,7 +164,11 @@ def recompute(
     budget, _ = prepare(plan, run, listen, compared_bytes=_compared_bytes(plan, slots))
     compared, total_bytes = 0, _output_bytes(plan, todo)
     ahead_bytes = plan.read_ahead_bytes if run.executor is None else 0
-    with open_session(budget, ahead_bytes) as session, open_executor(run.executor, budget.workers) as pool:
+    with (
+        held(),
+        open_session(budget, ahead_bytes) as session,
+        open_executor(run.executor, budget.workers) as pool,
+    ):
         scheduler = Scheduler(pool, session, plan, lambda tensor: slots[tensor], budget.open_jobs)
         with contextlib.closing(scheduler.run(todo)) as finished:
             for record in finished:

@@ -10,7 +10,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,10 +33,12 @@ from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import CheckpointError, DovetailError, ZarrError
 from dovetail.io.files.checksum import READ_BYTES, check_start
 from dovetail.io.files.home import expand_home
+from dovetail.io.files.interrupts import held
 from dovetail.io.files.kinds import MISSING, unlike_a_file
 from dovetail.io.files.machine import resident_bytes
 from dovetail.io.files.smallfile import is_named, read_at_most
 from dovetail.io.files.strict_json import brief
+from dovetail.io.files.threads import Threads, in_order
 from dovetail.io.output import format_of
 from dovetail.io.source import Source
 from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
@@ -300,8 +301,8 @@ class _Verification:
             with sharing_chunks(chunks):
                 return self._check_tensor(checkpoint, name)
 
-        with ThreadPoolExecutor(budget.workers, thread_name_prefix="dovetail-verify") as pool:
-            for damage, size in pool.map(check, [name for name in checkpoint.tensors if name in names]):
+        with held(), Threads(budget.workers, thread_name_prefix="dovetail-verify") as pool:
+            for damage, size in in_order(pool, check, [name for name in checkpoint.tensors if name in names]):
                 self.damage += damage
                 self.checked_bytes += size
                 self.listen(

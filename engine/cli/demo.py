@@ -24,6 +24,8 @@ from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.synthetic import SIZES, make_checkpoint
 from dovetail.engine.text import format_size
+from dovetail.io.files.interrupts import deaf_children, held
+from dovetail.io.files.threads import result_of
 from dovetail.io.output import SafetensorsFormat
 
 KEEP, BLOCK, WEIGHT = 64, 256, 1.2
@@ -80,13 +82,14 @@ def run_demo(folder: Path, memory_bytes: int) -> None:
 def _make_checkpoints(folder: Path) -> None:
     """Write the checkpoints in other processes, so that the merge does not start with memory that making them took."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=context) as pool:
-        jobs = [
-            pool.submit(make_checkpoint, folder / name, SIZES["demo"], index, max_shard_bytes=SHARD_BYTES)
-            for index, name in enumerate(MODELS)
-        ]
+    with held(), ProcessPoolExecutor(2, mp_context=context) as pool:
+        with deaf_children():
+            jobs = [
+                pool.submit(make_checkpoint, folder / name, SIZES["demo"], index, max_shard_bytes=SHARD_BYTES)
+                for index, name in enumerate(MODELS)
+            ]
         for name, job in zip(MODELS, jobs, strict=True):
-            print(f"   {name:5} {format_size(job.result())}", flush=True)
+            print(f"   {name:5} {format_size(result_of(job))}", flush=True)
 
 
 def _recipe(folder: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -26,7 +25,9 @@ from dovetail.engine.cli.report.streams import (
     outlast_reader,
 )
 from dovetail.engine.cli.reports import compare, inspect, methods, verify
+from dovetail.engine.cli.stopping import EXIT_INTERRUPTED, INTERRUPTED, answer_interrupts
 from dovetail.engine.cli.training import count, evaluate, train
+from dovetail.io.files.interrupts import ignore_requests, is_main
 
 app = typer.Typer(
     name="dovetail",
@@ -144,9 +145,11 @@ def demo(
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command and exit; ``dovetail.io.errors`` and ``dovetail.engine.errors`` list the exit codes."""
+    given = sys.argv[1:] if arguments is None else arguments
+    answer_interrupts(given)
     with lasting_streams():
         try:
-            _run(sys.argv[1:] if arguments is None else arguments)
+            _run(given)
         except LostOutputError as error:
             end_without_output(error.error)
 
@@ -154,7 +157,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _run(arguments: list[str]) -> NoReturn:
     try:
         # Typer swallows Ctrl-C: some versions return this code, others raise Abort.
-        interrupted = app(arguments, prog_name="dovetail", standalone_mode=False) == 130
+        interrupted = app(arguments, prog_name="dovetail", standalone_mode=False) == EXIT_INTERRUPTED
         finish_output()
     except (KeyboardInterrupt, typer.Abort):
         interrupted = True
@@ -168,8 +171,15 @@ def _run(arguments: list[str]) -> NoReturn:
 
         _fail(*describe(error), arguments)
     if interrupted:
-        _fail("interrupted; run the same command again to continue", 130, arguments)
-    sys.exit(0)
+        _fail(INTERRUPTED, EXIT_INTERRUPTED, arguments)
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process; a request to stop that comes now has nothing left to stop."""
+    if is_main():
+        ignore_requests()
+    sys.exit(code)
 
 
 def _fail(text: str, code: int, arguments: Sequence[str], *, shown: bool = False) -> NoReturn:
@@ -178,9 +188,8 @@ def _fail(text: str, code: int, arguments: Sequence[str], *, shown: bool = False
     The arguments are searched for ``--debug`` and ``--json`` as they stand, because parsing them may have failed.
     """
     outlast_reader()  # an error has its own exit code, whoever reads the text
-    if code == 130:  # the request to stop is being followed: further ones must not disturb that
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+    if code == EXIT_INTERRUPTED and is_main():  # the request to stop is followed: others must not disturb that
+        ignore_requests()
     if "--debug" in arguments and sys.exc_info()[0]:
         traceback.print_exc()
     if not shown:
@@ -188,7 +197,7 @@ def _fail(text: str, code: int, arguments: Sequence[str], *, shown: bool = False
     if "--json" in arguments:
         print(json.dumps({"event": "error", "text": text, "exit_code": code}))
     finish_output()
-    sys.exit(code)
+    _leave(code)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, overload
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import typer
 
@@ -226,10 +225,5 @@ def recipe_source(recipe: Path) -> RecipeSource:
 
 
 def begin_work() -> None:
-    """Let the command that makes something go on without its reader, and treat a request to terminate like Ctrl-C."""
+    """Let the command that makes something go on without its reader."""
     outlast_reader()
-    signal.signal(signal.SIGTERM, _interrupt)
-
-
-def _interrupt(signal_number: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt

@@ -15,8 +15,10 @@ from typer.core import TyperCommand, TyperGroup
 
 from dovetail.engine.cli import options as cli_options
 from dovetail.engine.cli.flags import BY_NAME, PROGRAMS, Fate, Flag
+from dovetail.engine.errors import InterruptedMergeError
 from dovetail.engine.events import Listener, Notice
 from dovetail.engine.text import counted
+from dovetail.io.errors import DovetailError
 from dovetail.io.files.home import expand_home
 
 # Some versions of Typer contain a copy of click, and others use the installed click: each has another class.
@@ -134,6 +136,12 @@ def _shard_size(text: str) -> str:
     return str(size or WHOLE)
 
 
+class _StoppedError(DovetailError):
+    """The command was interrupted."""
+
+    exit_code = 130
+
+
 class Command(TyperCommand):
     """A command that suggests only options that look like what was typed."""
 
@@ -145,6 +153,13 @@ class Command(TyperCommand):
             if getattr(error, "possibilities", None):
                 error.possibilities = closest(error.option_name, self.spellings())
             raise
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; that it was interrupted stays an error of ours, of which Typer would drop the text."""
+        try:
+            return super().invoke(ctx)
+        except InterruptedMergeError as error:
+            raise _StoppedError(error.what, error.expected, error.action) from None
 
     def spellings(self) -> dict[str, bool]:
         """Give the spellings of the command's options, and whether each takes a value."""

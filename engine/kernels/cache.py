@@ -23,6 +23,9 @@ _numba: Any = caching
 
 _OURS = "dovetail."
 
+ending: list[Callable[[], None]] = []
+"""What the end of the process does, for programs that end themselves in the middle."""
+
 
 def _cache_folder() -> str:
     """Give a folder for compiled code: the user's cache, else one that lives as long as this process."""
@@ -37,7 +40,14 @@ def _cache_folder() -> str:
             return str(folder)
     except (OSError, RuntimeError):  # not writable, or no home folder
         made = tempfile.mkdtemp(prefix="dovetail-kernels-")
-        atexit.register(shutil.rmtree, made, ignore_errors=True)
+        process = os.getpid()
+
+        def remove() -> None:
+            if os.getpid() == process:
+                shutil.rmtree(made, ignore_errors=True)
+
+        ending.append(remove)
+        atexit.register(remove)
         return made
 
 

@@ -15,6 +15,7 @@ from dovetail.engine.errors import OutputError
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME, if_unlocked
 from dovetail.io.files.durable import sync_folder
+from dovetail.io.files.interrupts import held
 from dovetail.io.files.real_path import real_path
 from dovetail.io.files.smallfile import is_named
 
@@ -129,7 +130,7 @@ def tidy_up(output: Path) -> None:
     """
     place = place_of(output)
     if is_named(place / JOURNAL_NAME) or is_named(place / LOCK_NAME):
-        with if_unlocked(place) as ours:
+        with held(), if_unlocked(place) as ours:
             if ours:
                 _tidy(place, old_path(output))
     for folder in (staging_path(output), stages_path(output)):
@@ -154,7 +155,7 @@ def discard(folder: Path) -> None:
 def discard_unused(folder: Path) -> None:
     """Remove a working folder if there is one, and no other process works in it; raises as `discard` does."""
     if is_named(folder) and not folder.is_symlink():
-        with if_unlocked(folder) as ours:
+        with held(), if_unlocked(folder) as ours:
             if ours:
                 discard(folder)
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from dovetail.engine.run.task import TaskRecord
+from dovetail.io.files.threads import start_thread
 
 GROUP_BYTES = 64 * 2**20
 """A group is committed as soon as it holds this much output."""
@@ -46,7 +47,7 @@ class Committer:
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="dovetail-commit", daemon=True)
-        self._thread.start()
+        start_thread(self._thread)
 
     def put(self, record: TaskRecord) -> None:
         """Take the record of a finished task; wait while too much output is not durable yet.

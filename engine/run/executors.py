@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
+
+from dovetail.io.files.threads import Threads
 
 
 @contextlib.contextmanager
@@ -16,5 +18,5 @@ def open_executor(given: Executor | None, workers: int) -> Iterator[Executor]:
     if given is not None:
         yield given
         return
-    with ThreadPoolExecutor(workers, thread_name_prefix="dovetail-work") as pool:
+    with Threads(workers, thread_name_prefix="dovetail-work") as pool:
         yield pool

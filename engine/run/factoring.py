@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -26,6 +26,7 @@ from dovetail.engine.planning.extraction.pairing import TensorPair
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES
 from dovetail.engine.run.differences import Progress, check_finite, read_chunk, rows_of_chunk
 from dovetail.io.dtypes import DTYPES, DType, to_numpy
+from dovetail.io.files.threads import Threads, result_of
 
 _THIN_MATRICES = 6
 """Matrices of the size of the basis that exist at once while a new basis is made: its columns, two copies in LAPACK,
@@ -134,7 +135,7 @@ class Factoring:
         self._workers = workers
         self._closing = contextlib.ExitStack()
         self._closing.enter_context(threadpool_limits(1, user_api="blas"))
-        self._pool = self._closing.enter_context(ThreadPoolExecutor(workers, thread_name_prefix="dovetail-factor"))
+        self._pool = self._closing.enter_context(Threads(workers, thread_name_prefix="dovetail-factor"))
 
     def __enter__(self) -> Self:
         return self
@@ -221,7 +222,7 @@ class Factoring:
                 if not under_way:
                     return
                 first, future = under_way.popleft()
-                yield first, future.result()
+                yield first, result_of(future)
                 self._progress(min(step, pair.rows - first) * row_bytes)
         finally:
             for _, future in under_way:

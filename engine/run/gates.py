@@ -21,6 +21,7 @@ from dovetail.engine.planning.vocabulary.reading import open_tokenizer
 from dovetail.engine.recipe.moe import Expert
 from dovetail.engine.text import format_size
 from dovetail.io.errors import CheckpointError, UnsupportedError
+from dovetail.io.files.interrupts import check_interrupts
 from dovetail.io.files.machine import resident_bytes
 from dovetail.io.sources.floats import decode_into
 
@@ -149,6 +150,7 @@ def _embedded(mixture: Mixture) -> Callable[[list[list[int]]], Rows]:
     def states(prompts: list[list[int]]) -> Rows:
         total = np.zeros(mixture.hidden)
         for token in (each for tokens in prompts for each in tokens):
+            check_interrupts()
             total += row(token)
         return _unit(total[None])
 
@@ -189,6 +191,7 @@ def _hidden_states(mixture: Mixture, allowed_bytes: int) -> Callable[[list[list[
     def states(prompts: list[list[int]]) -> Rows:
         total = np.zeros((len(mixture.layers), mixture.hidden))
         for tokens in prompts:
+            check_interrupts()
             with torch.no_grad():
                 found = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states[:-1]
             layers = torch.stack(found)[:, 0].double().numpy()

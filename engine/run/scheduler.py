@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ from dovetail.engine.planning.grid import OPEN_JOBS, Job
 from dovetail.engine.planning.plan import READ_AHEAD, UNFOLDED_PER_WORKER, Plan
 from dovetail.engine.run.session import Session, execute_in
 from dovetail.engine.run.task import TaskRecord, prefetch
+from dovetail.io.files.interrupts import check_interrupts
+from dovetail.io.files.threads import wait_for_one
 from dovetail.io.source import Slot
 
 
@@ -146,10 +148,11 @@ class Scheduler:
                 self._fill(queue)
                 if not self._flying:
                     return
-                done = wait(self._flying, return_when=FIRST_COMPLETED).done
+                done = wait_for_one(self._flying)
                 while done:
                     yield self._take(done.pop())
         except BrokenExecutor as error:
+            check_interrupts()  # Ctrl-C reaches the processes of an executor too
             raise WorkerLostError(
                 f"a worker process has died ({str(error).rstrip('.')})",
                 "every worker to live until the end",

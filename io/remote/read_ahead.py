@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from dovetail.io.errors import ThreadLimitError
 from dovetail.io.files.per_run import PerRun
+from dovetail.io.files.threads import start_thread
 from dovetail.io.remote.file import RemoteFile
 from dovetail.io.remote.transports import transport_of
 
@@ -115,8 +117,9 @@ class Pool:
                 # The thread gets a copy of this thread's context, in which the patience of the run is set.
                 work = contextvars.copy_context().run
                 thread = threading.Thread(target=work, args=(self._work,), name="dovetail-read-ahead", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+                with contextlib.suppress(ThreadLimitError):  # without one, tasks fetch for themselves
+                    start_thread(thread)
+                    self._threads.append(thread)
             self._changed.notify()
 
     def take(self, file: RemoteFile, begin: int, end: int) -> NDArray[np.uint8]:

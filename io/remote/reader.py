@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import xxhash
@@ -11,6 +10,7 @@ import xxhash
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
 from dovetail.io.errors import IndexFileError, MissingFileError, RemoteError, UnsupportedError
 from dovetail.io.files.collector import collector_paused
+from dovetail.io.files.threads import Threads
 from dovetail.io.formats.header import LENGTH_BYTES, Header, check_length, parse_header
 from dovetail.io.formats.index import MAX_INDEX_BYTES, check_index, parse_index, refuse_part
 from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
@@ -125,7 +125,7 @@ def _read_files(address: str, files: Sequence[str], side_files: RemoteSideFiles 
     tensors: dict[str, TensorInfo] = {}
     metadata: dict[str, str] = {}
     fingerprints = []
-    with ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="dovetail-headers") as pool:
+    with Threads(_CONNECTIONS, thread_name_prefix="dovetail-headers") as pool:
         for file, header in pool.map(_read_header, files):
             name = last_name(file.address)
             header_hash = xxhash.xxh3_128_hexdigest(header.raw)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 import uuid
 import weakref
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from dovetail.io.errors import CheckpointError
+from dovetail.io.files.temporary import make_folder, remove_folder
 from dovetail.io.formats.side_names import LARGEST_BYTES, is_side_name
 from dovetail.io.remote.addresses import join
 from dovetail.io.remote.transports import transport_of
@@ -63,7 +62,7 @@ class RemoteSideFiles:
         """
         with _lock:
             if (place := _fetched.get(self.opening)) is None:
-                place = Path(tempfile.mkdtemp(prefix="dovetail-side-"))
+                place = make_folder("dovetail-side-")
                 weakref.finalize(self, _remove, self.opening, place)
                 self._bring(place)
                 _fetched[self.opening] = place
@@ -98,7 +97,7 @@ _fetched: dict[str, Path] = {}
 
 def _remove(opening: str, place: Path) -> None:
     _fetched.pop(opening, None)
-    shutil.rmtree(place, ignore_errors=True)
+    remove_folder(place)
 
 
 def _reset() -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from dovetail.io.files.threads import Threads
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -53,6 +55,6 @@ def run_here(coroutine: Coroutine[Any, Any, T]) -> T:
             own = _thread.loop = _Loop()
         return own.loop.run_until_complete(coroutine)
     # A loop runs on this thread already, and a second one cannot: another thread takes it.
-    with ThreadPoolExecutor(1) as pool:
+    with Threads(1) as pool:
         future: Future[T] = pool.submit(lambda: run_here(coroutine))
         return future.result()

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn, TextIO, cast
 
+from dovetail.io.files.interrupts import held
+
 EXIT_FULL: Final = 4
 """Exit code if standard output is on a full disk."""
 
@@ -48,18 +50,20 @@ class LastingStream:
 
     def write(self, text: str) -> int:
         """Write a text, or drop it if the reader is gone; raises `LostOutputError` if the stream is needed."""
-        try:
-            return self._stream.write(text)
-        except OSError as error:
-            self._lose(error)
-            return len(text)
+        with held(at_once=True):
+            try:
+                return self._stream.write(text)
+            except OSError as error:
+                self._lose(error)
+                return len(text)
 
     def flush(self) -> None:
         """Pass on what is buffered; as `write`."""
-        try:
-            self._stream.flush()
-        except OSError as error:
-            self._lose(error)
+        with held(at_once=True):
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self._lose(error)
 
     def _lose(self, error: OSError) -> None:
         """Send all further text, what is still buffered included, to nowhere."""

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from dovetail.engine.actions.interrupts import interrupts_ignored
 from dovetail.engine.errors import DovetailError
 from dovetail.engine.events import Listener, Notice, ignore
 from dovetail.engine.modular.counts import Counts, write_counts
@@ -27,6 +26,7 @@ from dovetail.engine.output.staging import discard, publish, staging_path
 from dovetail.engine.output.target import check_target
 from dovetail.engine.run.lock import locked
 from dovetail.io.files.home import expand_home
+from dovetail.io.files.interrupts import held
 from dovetail.io.formats.safetensors_layout import SINGLE_NAME
 
 ABOUT: Final = "training"
@@ -87,7 +87,7 @@ def train(
         training = Training(observed, data, request.options, staging, identity)
         training.run(listen, save_seconds)
         counts = _count(training, data)
-        with interrupts_ignored():
+        with held():  # to finish takes less time than to stop and to continue
             about = _about(identity, training)
             times = {"seconds": training.position.seconds}
             _store(staging, training, data, about, counts)

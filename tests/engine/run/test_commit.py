@@ -9,6 +9,8 @@ import pytest
 
 from dovetail.engine.run.commit import Committer
 from dovetail.engine.run.task import TaskRecord
+from tests.engine.command import dovetail
+from tests.engine.conftest import Family
 from tests.pace import HANGS_S
 
 
@@ -70,3 +72,23 @@ def test_an_error_of_the_disk_reaches_the_merge() -> None:
     with pytest.raises(OSError, match="no space"):
         committer.close()
     assert [] == committed
+
+
+def test_no_further_thread(monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
+    """Where the system starts no thread, for the commits or for the tasks, the command says so with exit code 4, and
+    the same command completes the merge later."""
+    begun, refused = threading.Thread.start, {"name": ""}
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name.startswith(refused["name"]):
+            raise RuntimeError("can't start new thread")
+        begun(self)
+
+    for refused["name"] in ("dovetail-commit", "dovetail-work"):
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", refuse)
+            outcome = dovetail("merge", family.recipe_path, family.out)
+        text = "error: the system starts no further thread; expected room for a few more; raise the limit on processes"
+        assert (4, text) == (outcome.code, outcome.err[: len(text)])
+        assert 1 == outcome.err.count("\n")
+    assert 0 == dovetail("merge", family.recipe_path, family.out).code
