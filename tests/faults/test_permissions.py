@@ -50,6 +50,7 @@ class Closed:
 
 
 CLOSED = (
+    Closed("recipe", lambda family: family.recipe_path, 0, 2, "recipe '{path}' cannot be read: Permission denied"),
     Closed("weights", lambda family: family.math / "model.safetensors", 0, 3, "cannot open {path} (Permission denied)"),
     Closed(
         "index",
