@@ -8,6 +8,7 @@ without its record, as on a hub, is as whole as one with it.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ INPUTS_NAME: Final = "dovetail_inputs.json"
 
 _FORMAT: Final = "dovetail-inputs"
 _LONGEST_BYTES: Final = 2**26
+_NO_FILE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EINVAL)
+"""Errors that say that there is no regular file of this name."""
 
 
 def input_entries(checkpoints: Iterable[Checkpoint], references: Sequence[ModelRef]) -> list[dict[str, Any]]:
@@ -126,11 +129,22 @@ def write_record(folder: Path, record: InputRecord, manifest_checksum: str) -> N
 
 
 def read_record(folder: Path, manifest_checksum: str) -> InputRecord | None:
-    """Read the record of an output's inputs; None if it is gone, damaged, or that of another manifest."""
+    """Read the record of an output's inputs; None if it is gone, damaged, or that of another manifest.
+
+    Raises
+    ------
+    OSError
+        The disk fails, or the file may not be read: that says nothing of what the output was made of.
+
+    """
     try:
         content = decode_json(read_at_most(folder / INPUTS_NAME, _LONGEST_BYTES))
-    except (OSError, JsonDefectError):
+    except JsonDefectError:
         return None
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
     if (content.get("format"), content.get("manifest_checksum")) != (_FORMAT, manifest_checksum):
         return None
     if content.pop("checksum", None) != _checksum(content):

@@ -210,6 +210,26 @@ def test_what_cannot_be_removed_at_the_end(family: Family, kind: Kind, monkeypat
     _is_tidy(family)
 
 
+def test_a_record_of_the_inputs_that_cannot_be_read(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails does not make the output another one: the error names the file, and the output stays."""
+    make, opened = merged(family), os.open
+    make()
+
+    def failing(path: Any, *arguments: Any, **options: Any) -> int:
+        if os.fspath(path) == str(family.out / "dovetail_inputs.json"):
+            raise OSError(errno.EIO, "Input/output error", path)
+        return opened(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", failing)
+        outcome = dovetail("merge", family.recipe_path, family.out)
+    assert (5, f"error: Input/output error at {family.out}/dovetail_inputs.json") == (
+        outcome.code,
+        outcome.err.partition(";")[0],
+    )
+    assert 0 == dovetail("merge", family.recipe_path, family.out).code
+
+
 def test_an_input_that_cannot_be_read(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a finished output is compared with its inputs, an input that cannot be read is no damage of the output."""
     make, opened = merged(family), os.open
