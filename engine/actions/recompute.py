@@ -88,6 +88,9 @@ class ComparingSlot:
         """Give None, because nothing is written to a file."""
 
 
+_CHECK_DISK = "check the disk, or make the output again"
+
+
 @contextlib.contextmanager
 def _reading_the_output() -> Iterator[None]:
     """Take every error about a file for the output's, and not for an input's or a user's recipe's.
@@ -101,7 +104,11 @@ def _reading_the_output() -> Iterator[None]:
     try:
         yield
     except (CheckpointError, RecipeError) as error:
-        raise VerificationError(error.what, error.expected, "check the disk, or make the output again") from error
+        raise VerificationError(error.what, error.expected, _CHECK_DISK) from error
+    except OSError as error:
+        raise VerificationError(
+            f"{error.filename} cannot be read ({error.strerror})", "the files of the output", _CHECK_DISK
+        ) from error
 
 
 @shows_progress("computing again")
@@ -249,7 +256,8 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
             "the output of a merge or a conversion",
             "verify without --recompute, or make it again",
         )
-    record = read_record(output, manifest[SELF_CHECKSUM])
+    with _reading_the_output():
+        record = read_record(output, manifest[SELF_CHECKSUM])
     inputs = manifest["inputs"] if record is None else record.inputs
     options, locations = _options(manifest), _locations(inputs, manifest)
     if manifest["recipe"]["merge_method"] == CONVERT.name:
