@@ -27,6 +27,9 @@ STARTED = events.Started(
 HALFWAY = events.Progress(done_bytes=2**31, total_bytes=2**32, seconds=4.0, resident_bytes=250 * 2**20)
 WARNING = events.Notice("warning", "[red]not markup[/red]")
 COMMITTED = events.Committed(tasks=3, bytes=100)
+LEARNT = events.Trained(
+    done_images=150, total_images=600, epoch=1, epochs=4, seconds=2.0, loss=1.23456, validation=0.625
+)
 
 
 def test_the_live_bar() -> None:
@@ -61,6 +64,27 @@ def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str], mo
     progress = " 50.0%  2 GiB of 4 GiB  0.54 GB/s  250 MiB resident"
     assert [progress, progress] == out.splitlines()[1:]
     assert "warning: [red]not markup[/red]\n" == err
+
+
+def test_the_progress_of_a_training(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training shows its epoch, loss and accuracy, in a bar or in a line every few seconds."""
+    screen, now = io.StringIO(), [0.0]
+    with LiveDisplay(Console(file=screen, force_terminal=True, width=140, color_system=None), "training") as live:
+        live(LEARNT)
+        with live._progress.live._lock:
+            live._progress.refresh()
+            bar = screen.getvalue().splitlines()[-1]
+    for part in ("training", "25%", "epoch 2 of 4", "loss 1.235", "62.5% right in validation"):
+        assert part in bar
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    with PlainDisplay() as plain:
+        for second in (1, 10, 19):
+            now[0] = second
+            plain(LEARNT)
+        now[0] = 20
+        plain(events.Trained(600, 600, 4, 4, 9.0, 0.5, None))
+    lines = [" 25.0%  epoch 2 of 4  loss 1.235  62.5% right in validation", "100.0%  epoch 4 of 4  loss 0.500"]
+    assert lines == capsys.readouterr().out.splitlines()
 
 
 def test_one_object_for_each_event(capsys: pytest.CaptureFixture[str]) -> None:
