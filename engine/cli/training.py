@@ -275,7 +275,7 @@ def _data_of(parent: Any, given: str | None) -> str:
     if given is not None:
         return given
     try:
-        return str(parent.about["training"]["identity"]["data"]["name"])
+        return str(parent.about["training"]["data"])
     except (KeyError, TypeError):
         raise RecipeError(
             f"{parent.folder} does not say what it was trained on", "a data set", "name one by --data"

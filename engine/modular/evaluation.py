@@ -67,6 +67,8 @@ class Evaluation:
         The network.
     data
         The data set, with the network's classes in their order. Figures are those of its test set.
+    normalise
+        How bytes of images become numbers; see `normalisation_of`.
     threshold
         Share of samples from which on a kernel is a class's own; None for the network's.
     masks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -39,19 +39,19 @@ class Request:
         return {
             "network": self.network,
             "width": self.width,
-            "data": {"name": self.data, "digest": digest_of_data(data), "classes": list(data.classes)},
+            "data": digest_of_data(data),
             "options": self.options.to_json(),
         }
 
 
 def digest_of_data(data: DataSet) -> str:
-    """Compute the XXH3-64 of all images and labels, as hexadecimal digits."""
-    digest = xxhash.xxh3_64()
+    """Compute the XXH3-64 of all classes, images and labels, as ``xxh3-64:`` and hexadecimal digits."""
+    digest = xxhash.xxh3_64("\0".join(data.classes).encode())
     for images in (data.train, data.validation, data.test):
         digest.update(str(images.pixels.shape).encode())
         digest.update(images.pixels.tobytes())
         digest.update(images.labels.tobytes())
-    return str(digest.hexdigest())
+    return f"xxh3-64:{digest.hexdigest()}"
 
 
 def choose_device(name: str) -> torch.device:
@@ -119,8 +119,3 @@ def check_logits(observed: Observed, classes: Sequence[str]) -> None:
             f"one for each of {len(classes)} classes",
             "let it end in a linear layer of that many features",
         )
-
-
-def describe(request: Request) -> dict[str, Any]:
-    """Give the request as JSON, for people."""
-    return {**asdict(request), "options": request.options.to_json()}

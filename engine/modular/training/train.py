@@ -88,7 +88,7 @@ def train(
         training.run(listen, save_seconds)
         counts = _count(training, data)
         with held():  # to finish takes less time than to stop and to continue
-            about = _about(identity, training)
+            about = _about(request.data, identity, training)
             times = {"seconds": training.position.seconds}
             _store(staging, training, data, about, counts)
             write_json(staging / TIMES_NAME, times)
@@ -116,11 +116,12 @@ def _finished(output: Path, identity: Mapping[str, Any]) -> dict[str, Any] | Non
     return dict(about) if isinstance(about, dict) and about.get("identity") == identity else None
 
 
-def _about(identity: Mapping[str, Any], training: Training) -> dict[str, Any]:
+def _about(name: str, identity: Mapping[str, Any], training: Training) -> dict[str, Any]:
     """Describe a training that is over."""
     position = training.position
     best = max(range(len(position.history)), key=lambda epoch: position.history[epoch]["validation"])
     return {
+        "data": name,
         "identity": dict(identity),
         "normalisation": {name: list(each) for name, each in asdict(training.normalise).items()},
         "history": position.history,
