@@ -9,7 +9,7 @@ from typing import Final
 
 from dovetail.engine.errors import ArchitectureError
 
-Attribute = bool | int | float | str | tuple[int, ...]
+Attribute = bool | int | float | str | tuple[int, ...] | tuple[float, ...]
 """A setting of a node."""
 
 Shape = tuple[int, ...]
@@ -44,7 +44,13 @@ class Node:
         """Give an attribute that is a tuple of integers."""
         value = self.attributes[name]
         assert isinstance(value, tuple)
-        return value
+        return tuple(int(item) for item in value)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """Give an attribute that is a tuple of numbers."""
+        value = self.attributes[name]
+        assert isinstance(value, tuple)
+        return tuple(float(item) for item in value)
 
     def number(self, name: str) -> float:
         """Give an attribute that is a number."""

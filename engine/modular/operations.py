@@ -126,6 +126,12 @@ def _arrange(node: Node, shapes: Sequence[Shape]) -> Shape:
     return len(positions), *shapes[0][1:]
 
 
+def _rescale(node: Node, shapes: Sequence[Shape]) -> Shape:
+    if {len(node.numbers("scale")), len(node.numbers("shift"))} != {shapes[0][0]}:
+        raise misfit(node, shapes, f"{len(node.numbers('scale'))} channels, and as many shifts as scales")
+    return shapes[0]
+
+
 def _mask(node: Node, shapes: Sequence[Shape]) -> Shape:
     spatial(node, shapes[0])
     spatial(node, shapes[1])
@@ -209,6 +215,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "mean": Operation(_mean, {"keep": "flag"}, by_channel=True, keeps_zero=True),
     "arrange": Operation(_arrange, {"positions": "positions"}),
     "affine": Operation(_same, {"scale": "number", "shift": "number"}, by_channel=True),
+    "rescale": Operation(_rescale, {"scale": "numbers", "shift": "numbers"}, by_channel=True),
     "scale": Operation(
         _same,
         {},
@@ -226,8 +233,9 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     ),
 }
 """Every kind of node. ``arrange`` puts channels in another order, channel ``positions[i]`` at place i, and zeros where
-that is -1; ``affine`` computes ``scale * x + shift``; ``scale`` multiplies each channel by its factor; ``mask``
-multiplies its second input by what a mask generator computes from its first."""
+that is -1; ``affine`` computes ``scale * x + shift``, and ``rescale`` the same with numbers for each channel; ``scale``
+multiplies each channel by its factor, a tensor; ``mask`` multiplies its second input by what a mask generator computes
+from its first."""
 
-TRACED: Final = tuple(name for name in OPERATIONS if name not in ("arrange", "affine", "scale", "mask"))
+TRACED: Final = tuple(name for name in OPERATIONS if name not in ("arrange", "affine", "rescale", "scale", "mask"))
 """The kinds that a traced network can have."""

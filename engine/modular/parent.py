@@ -22,6 +22,7 @@ from typing import Any, Final
 from dovetail.engine.errors import ArchitectureError
 from dovetail.engine.modular.architecture import Architecture, with_generators
 from dovetail.engine.modular.documents import architecture_from_json, architecture_to_json, checked_object, wrong
+from dovetail.engine.modular.inputs import InputScale, scale_of
 from dovetail.engine.modular.node import Shape
 from dovetail.engine.modular.settings import check_name
 from dovetail.io.checkpoint import Checkpoint
@@ -61,6 +62,8 @@ class Parent:
     """Its weights."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """What its trainer says about it."""
+    inputs: InputScale | None = None
+    """How its inputs are normalised, if its trainer says so."""
 
     @property
     def whole(self) -> Architecture:
@@ -126,6 +129,7 @@ def read_parent(folder: str | Path) -> Parent:
         )
     try:
         architecture, classes, values = _read_document(document)
+        inputs = scale_of(values["about"], architecture.input_shape[0])
     except ArchitectureError as error:
         raise ArchitectureError(f"{place / PARENT_NAME}: {error.what}", error.expected, error.action) from None
     parent = Parent(
@@ -136,6 +140,7 @@ def read_parent(folder: str | Path) -> Parent:
         float(values["threshold"]),
         read_checkpoint(place),
         values["about"],
+        inputs,
     )
     check_tensors(parent.checkpoint, parent.whole.tensor_shapes())
     return parent

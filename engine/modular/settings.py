@@ -37,6 +37,7 @@ CHECKS: Final[Mapping[str, tuple[str, Callable[[object], bool]]]] = {
     "sizes": ("two whole numbers from 0 on", lambda value: _ints(value, 0) and len(value) == 2),  # type: ignore[arg-type]
     "positions": ("whole numbers from -1 on", lambda value: _ints(value, -1)),
     "number": ("a finite number", is_number),
+    "numbers": ("finite numbers", lambda value: type(value) is tuple and all(map(is_number, value))),
     "share": ("a number from 0 to 1", lambda value: is_number(value) and 0 <= value <= 1),  # type: ignore[operator]
     "flag": ("true or false", lambda value: type(value) is bool),
     "approximation": (" or ".join(_APPROXIMATIONS), lambda value: value in _APPROXIMATIONS),

@@ -58,7 +58,7 @@ def build_network(architecture: Architecture, tensors: Mapping[str, torch.Tensor
     graph.output(values[architecture.output])
     graph.lint()
     network = fx.GraphModule(modules, graph)
-    _forget_positions(network)
+    _forget_constants(network, modules)
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
 
@@ -168,6 +168,15 @@ def _affine(place: _Place) -> fx.Node:
     return place.graph.call_function(torch.add, (scaled, place.node.number("shift")))
 
 
+def _rescale(place: _Place) -> fx.Node:
+    shape = (-1, 1, 1) if place.is_image else (-1,)
+    scale, shift = (
+        place.attribute(f".{name}", torch.tensor(place.node.numbers(name)).reshape(shape))
+        for name in ("scale", "shift")
+    )
+    return place.graph.call_function(torch.add, (place.call(torch.mul, scale), shift))
+
+
 def _scale(place: _Place) -> fx.Node:
     weight = place.attribute(".weight", nn.Parameter(torch.empty(place.shapes[0][0], device="meta")))
     if place.is_image:
@@ -217,17 +226,19 @@ _MAKERS: Final[Mapping[str, Callable[[_Place], fx.Node]]] = {
     "mean": _mean,
     "arrange": _arrange,
     "affine": _affine,
+    "rescale": _rescale,
     "scale": _scale,
     "mask": _mask,
 }
 """For every kind of node, what puts it into a graph of torch."""
 
 
-def _forget_positions(network: fx.GraphModule) -> None:
-    """Keep the positions of arrangements out of the ``state_dict``: they are no weights."""
-    for module in network.modules():
-        if "positions" in module._buffers:
-            module._non_persistent_buffers_set.add("positions")
+def _forget_constants(network: fx.GraphModule, modules: Mapping[str, Any]) -> None:
+    """Keep positions of arrangements and the like out of the ``state_dict``: they are no weights."""
+    for target, value in modules.items():
+        if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
+            owner, _, name = target.rpartition(".")
+            network.get_submodule(owner)._non_persistent_buffers_set.add(name)
 
 
 assert set(_MAKERS) == set(OPERATIONS)

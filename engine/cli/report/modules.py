@@ -12,6 +12,7 @@ from dovetail.engine.text import counted, format_size, percent
 
 if TYPE_CHECKING:
     from dovetail.engine.modular.extraction.document import Module, Origin
+    from dovetail.engine.modular.inputs import InputScale
     from dovetail.engine.modular.parent import Parent
 
 MASKS = {
@@ -31,6 +32,7 @@ def module_json(module: Module) -> dict[str, Any]:
         "parameters": _parameters(said.architecture.tensor_shapes()),
         "tensors": len(said.tensors),
         "nbytes": module.checkpoint.nbytes,
+        "inputs": _inputs(said.architecture.input_shape, said.parents[0].inputs if said.parents else None),
         "parents": [_origin_json(origin) for origin in said.parents],
     }
 
@@ -81,6 +83,7 @@ def print_module(module: Module, done: events.Done | None = None) -> None:
         if len(shown) < len(origin["classes"]):
             show(f"and {len(origin['classes']) - len(shown)} classes more, which --json shows")
     show(
+        _inputs_text(found["inputs"]),
         f"classes, in the order of the logits: {', '.join(found['classes'])}",
         f"{module.folder}: {counted(found['parameters'], 'parameter')} in {counted(found['tensors'], 'tensor')}, "
         f"{format_size(found['nbytes'])}",
@@ -103,7 +106,7 @@ def parent_json(parent: Parent) -> dict[str, Any]:
         "parameters": _parameters(shapes),
         "generators": parent.generators,
         "threshold": parent.threshold,
-        "input_shape": list(parent.architecture.input_shape),
+        "inputs": _inputs(parent.architecture.input_shape, parent.inputs),
         "layers": {layer: parent.architecture.shapes[layer][0] for layer in masked_layers(parent.architecture)},
         "about": dict(parent.about),
     }
@@ -119,8 +122,9 @@ def print_parent(parent: Parent) -> None:
     show(table)
     generators = "with mask generators" if parent.generators else "without mask generators"
     show(
+        _inputs_text(found["inputs"]),
         f"classes, in the order of the logits: {', '.join(found['classes'])}",
-        f"{parent.folder}: a modular network {generators} for inputs of {found['input_shape']}, "
+        f"{parent.folder}: a modular network {generators}, "
         f"{counted(found['parameters'], 'parameter')}, threshold {parent.threshold:g}",
         f"'dovetail modules extract {parent.folder} OUT --classes {found['classes'][0]}' takes a module out of it",
     )
@@ -131,6 +135,18 @@ def print_written(output: Path, done: events.Done | None) -> None:
     from dovetail.engine.modular.extraction.document import read_module
 
     print_module(read_module(output), done if done is not None and not done.already else None)
+
+
+def _inputs(shape: Sequence[int], scale: InputScale | None) -> dict[str, Any]:
+    return {"shape": list(shape), **({} if scale is None else scale.to_json())}
+
+
+def _inputs_text(inputs: Mapping[str, Any]) -> str:
+    text = f"inputs: {' x '.join(map(str, inputs['shape']))}"
+    if "mean" not in inputs:
+        return text
+    mean, deviation = (", ".join(f"{value:.4g}" for value in inputs[key]) for key in ("mean", "deviation"))
+    return f"{text}, pixels from 0 to 1, minus {mean}, divided by {deviation}"
 
 
 _MOST_CLASSES = 8  # columns of a table

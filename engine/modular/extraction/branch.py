@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
@@ -94,7 +94,7 @@ def extract_branch(
         for name, number, each in zip(classes, numbers, found, strict=True)
     }
     kept = union(each.kept for each in found)
-    origin = Origin(parent.folder.resolve().name or "parent", digest, masks, threshold, shares, kept)
+    origin = Origin(parent.folder.resolve().name or "parent", digest, masks, threshold, shares, kept, parent.inputs)
     return cut_branch(parent, counts, origin)
 
 
@@ -148,6 +148,6 @@ def stored_branch(module: Module) -> Branch:
         )
     (origin,) = said.parents
     in_order = {name: origin.classes[name] for name in said.classes}
-    origin = Origin(origin.name, origin.digest, origin.masks, origin.threshold, in_order, origin.kept)
+    origin = replace(origin, classes=in_order)
     tensors = {name: module.checkpoint.tensors[name] for name in said.architecture.tensor_shapes()}
     return Branch(said.architecture, origin, tensors, said.tensors)

@@ -69,8 +69,8 @@ def compose_modules(
     """Put modules together into one network that tells all their classes apart.
 
     Modules of one parent give, bit for bit, the module that `extract_module` makes of all their classes. Modules of
-    different parents give a network of branches, one for each parent, in the order in which parents come first; the
-    logits of each branch are calibrated and put side by side.
+    different parents give a network of branches, one for each parent, in the order in which parents come first; it
+    takes inputs as the first of them does, and the logits of each branch are calibrated and put side by side.
 
     Parameters
     ----------
@@ -245,7 +245,8 @@ def _of_several(
     logits = [(index, name) for index, branch in enumerate(branches) for name in branch.classes]
     owner = {name: index for index, group in enumerate(groups) for name in group.classes if name in classes}
     order = [logits.index((owner[name], name)) for name in classes]
-    architecture = joined([branch.architecture for branch in branches], chosen, order)
+    scales = [branch.origin.inputs for branch in branches]
+    architecture = joined([branch.architecture for branch in branches], chosen, order, scales)
     origins = tuple(
         replace(
             branch.origin, classes={name: branch.origin.classes[name] for name in branch.classes if name in classes}

@@ -15,6 +15,7 @@ from dovetail.engine.modular.architecture import Architecture
 from dovetail.engine.modular.cutting import Part
 from dovetail.engine.modular.documents import architecture_from_json, architecture_to_json, checked_object, wrong
 from dovetail.engine.modular.extraction.indices import indices_of, indices_text
+from dovetail.engine.modular.inputs import InputScale, scale_from_json
 from dovetail.engine.modular.parent import check_tensors, read_classes
 from dovetail.engine.modular.settings import MOST, check_name
 from dovetail.io.checkpoint import Checkpoint
@@ -63,6 +64,8 @@ class Origin:
     """The classes of this parent, in the order of its logits in the module."""
     kept: Mapping[str, NDArray[np.bool_]]
     """For each masked layer of the parent which of its kernels the module has: bool[kernels]."""
+    inputs: InputScale | None = None
+    """How the parent's inputs are normalised, if it says so; a module takes those of its first parent."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +129,7 @@ def _origin_to_json(origin: Origin) -> dict[str, Any]:
         "kernels": {
             layer: {"of": len(mask), "kept": indices_text(np.flatnonzero(mask))} for layer, mask in origin.kept.items()
         },
+        **({} if origin.inputs is None else {"inputs": origin.inputs.to_json()}),
     }
 
 
@@ -191,7 +195,10 @@ def description_from_json(document: object, checkpoint: Checkpoint) -> ModuleDes
         raise wrong(f"the format is {brief(values['format'])}, version {brief(values['format_version'])}", _FORMAT)
     architecture = architecture_from_json(values["architecture"])
     check_tensors(checkpoint, architecture.tensor_shapes())  # first, as the sizes of all that follows depend on it
-    parents = tuple(_origin_from_json(f"parent {index}", item) for index, item in enumerate(values["parents"]))
+    channels = architecture.input_shape[0]
+    parents = tuple(
+        _origin_from_json(f"parent {index}", item, channels) for index, item in enumerate(values["parents"])
+    )
     classes = read_classes(values["classes"], architecture)
     if sorted(name for origin in parents for name in origin.classes) != sorted(classes):
         raise wrong("the classes are not those of the parents", "each class with one parent")
@@ -206,8 +213,9 @@ def description_from_json(document: object, checkpoint: Checkpoint) -> ModuleDes
     return ModuleDescription(architecture, classes, parents, tensors)
 
 
-def _origin_from_json(what: str, document: object) -> Origin:
-    kinds = {"name": str, "digest": str, "masks": str, "threshold": float, "classes": dict, "kernels": dict}
+def _origin_from_json(what: str, document: object, channels: int) -> Origin:
+    inputs = {"inputs": dict} if type(document) is dict and "inputs" in document else {}
+    kinds = {**inputs, "name": str, "digest": str, "masks": str, "threshold": float, "classes": dict, "kernels": dict}
     values = checked_object(what, document, kinds)
     for key in ("name", "digest"):
         check_name(f"the {key} of {what}", values[key])
@@ -223,7 +231,8 @@ def _origin_from_json(what: str, document: object) -> Origin:
         chosen = indices_of(kernels["kept"], kernels["of"], f"kernels of layer {brief(layer)} of {what}")
         kept[layer] = np.isin(np.arange(kernels["of"]), chosen)
     classes = {name: _share_from_json(f"class {brief(name)}", item, kept) for name, item in values["classes"].items()}
-    return Origin(values["name"], values["digest"], values["masks"], values["threshold"], classes, kept)
+    scale = scale_from_json(f"inputs of {what}", values["inputs"], channels) if inputs else None
+    return Origin(values["name"], values["digest"], values["masks"], values["threshold"], classes, kept, scale)
 
 
 def _share_from_json(what: str, document: object, kept: Mapping[str, NDArray[np.bool_]]) -> ClassShare:

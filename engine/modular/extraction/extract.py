@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from dovetail.engine import events
@@ -11,7 +12,7 @@ from dovetail.engine.actions.given_manifest import gives_manifest
 from dovetail.engine.modular.counts import COUNTS_NAME, open_counts, read_counts
 from dovetail.engine.modular.extraction.branch import Branch, extract_branch, masks_of
 from dovetail.engine.modular.extraction.digest import digest_of
-from dovetail.engine.modular.extraction.document import ModuleDescription, Origin
+from dovetail.engine.modular.extraction.document import ModuleDescription
 from dovetail.engine.modular.extraction.indices import indices_text
 from dovetail.engine.modular.extraction.writing import Wanted, unused_tensors, write_module
 from dovetail.engine.modular.parent import Parent, read_parent
@@ -92,8 +93,7 @@ def wanted_branch(branch: Branch, parent: Parent, counts: Checkpoint, digest: st
 
     def describe() -> ModuleDescription:
         found = digest or digest_of(parent.checkpoint, parent.whole.tensor_shapes())
-        old = branch.origin
-        origin = Origin(old.name, found, old.masks, old.threshold, old.classes, old.kept)
+        origin = replace(branch.origin, digest=found)
         return ModuleDescription(branch.architecture, branch.classes, (origin,), branch.taken)
 
     return Wanted(
@@ -114,5 +114,6 @@ def identity_of(branch: Branch) -> dict[str, Any]:
         "classes": list(branch.classes),
         "masks": origin.masks,
         "threshold": origin.threshold,
+        "inputs": None if origin.inputs is None else origin.inputs.to_json(),
         "kernels": {layer: indices_text(mask.nonzero()[0]) for layer, mask in origin.kept.items()},
     }

@@ -8,6 +8,7 @@ from typing import Final
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.modular.architecture import Architecture
+from dovetail.engine.modular.inputs import InputScale
 from dovetail.engine.modular.node import INPUT, Node
 from dovetail.engine.modular.settings import is_number
 
@@ -32,7 +33,12 @@ class Calibration:
             )
 
 
-def joined(branches: Sequence[Architecture], calibrations: Sequence[Calibration], order: Sequence[int]) -> Architecture:
+def joined(
+    branches: Sequence[Architecture],
+    calibrations: Sequence[Calibration],
+    order: Sequence[int],
+    inputs: Sequence[InputScale | None] = (),
+) -> Architecture:
     """Make one network of several.
 
     Parameters
@@ -43,6 +49,9 @@ def joined(branches: Sequence[Architecture], calibrations: Sequence[Calibration]
         One for each branch.
     order
         Which of all logits, those of the first branch first, are at which place of the output.
+    inputs
+        How the inputs of each branch are normalised. The network takes inputs as the first branch does; for others it
+        normalises them anew.
 
     Returns
     -------
@@ -53,7 +62,8 @@ def joined(branches: Sequence[Architecture], calibrations: Sequence[Calibration]
     Raises
     ------
     RecipeError
-        The shapes of inputs differ, or there is not one calibration for each branch.
+        The shapes of inputs differ, or some are normalised and of others that is not known, or there is not one
+        calibration for each branch.
 
     """
     if len(calibrations) != len(branches):
@@ -69,8 +79,11 @@ def joined(branches: Sequence[Architecture], calibrations: Sequence[Calibration]
     nodes: list[Node] = []
     ends = []
     for index, (branch, calibration) in enumerate(zip(branches, calibrations, strict=True)):
-        prefix = BRANCH.format(index)
-        nodes += [_prefixed(node, prefix) for node in branch.nodes]
+        prefix, source = BRANCH.format(index), INPUT
+        if inputs and inputs[index] != inputs[0]:
+            source = f"{prefix}inputs"
+            nodes.append(_renormalised(source, inputs[index], inputs[0]))
+        nodes += [_prefixed(node, prefix, source) for node in branch.nodes]
         settings = {"scale": 1 / calibration.temperature, "shift": float(calibration.bias)}
         nodes.append(Node(f"{prefix}calibration", "affine", (prefix + branch.output,), settings))
         ends.append(nodes[-1].name)
@@ -80,7 +93,19 @@ def joined(branches: Sequence[Architecture], calibrations: Sequence[Calibration]
     return Architecture(branches[0].input_shape, tuple(nodes), nodes[-1].name)
 
 
-def _prefixed(node: Node, prefix: str) -> Node:
-    inputs = tuple(name if name == INPUT else prefix + name for name in node.inputs)
+def _renormalised(name: str, own: InputScale | None, first: InputScale | None) -> Node:
+    """Make the node that turns inputs as the first branch takes them into those that another one takes."""
+    if own is None or first is None:
+        raise RecipeError(
+            "of some parents it is known how their inputs are normalised, of others not",
+            "that all say so, or none",
+            "say so under about.training.normalisation in each parent's modular.json, and extract the modules again",
+        )
+    factors, shifts = own.seen_from(first)
+    return Node(name, "rescale", (INPUT,), {"scale": factors, "shift": shifts})
+
+
+def _prefixed(node: Node, prefix: str, source: str) -> Node:
+    inputs = tuple(source if name == INPUT else prefix + name for name in node.inputs)
     tensors = {role: prefix + name for role, name in node.tensors.items()}
     return Node(prefix + node.name, node.kind, inputs, node.attributes, tensors)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from dovetail.engine.modular import Architecture, masked_layers, trace
 from dovetail.engine.modular.counts import Counts, write_counts
+from dovetail.engine.modular.inputs import InputScale
 from dovetail.engine.modular.parent import parent_to_json, write_json
 from tests.engine.modular.masked import generator_tensors
 from tests.engine.modular.networks import images, make
@@ -36,6 +37,7 @@ def make_parent(
     *,
     generators: bool = True,
     classes: tuple[str, ...] = CLASSES,
+    inputs: InputScale | None = None,
 ) -> Path:
     """Write a modular network, its weights drawn at random."""
     folder.mkdir(parents=True)
@@ -45,7 +47,8 @@ def make_parent(
     if generators:
         tensors |= generator_tensors(architecture, seed)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    write_json(folder / "modular.json", parent_to_json(architecture, classes, generators=generators))
+    about = {} if inputs is None else {"training": {"normalisation": inputs.to_json()}}
+    write_json(folder / "modular.json", parent_to_json(architecture, classes, generators=generators, about=about))
     write_counts(folder, random_counts(architecture, seed, soft=generators))
     return folder
 

@@ -17,6 +17,7 @@ from dovetail.engine import RunOptions, verify
 from dovetail.engine.errors import DovetailError, RecipeError
 from dovetail.engine.modular import Calibration, compose_modules, extract_module, load_module
 from dovetail.engine.modular.extraction.document import read_module
+from dovetail.engine.modular.inputs import InputScale
 from dovetail.io.errors import CheckpointError
 from tests.engine.modular.networks import images
 from tests.engine.modular.parents import CLASSES, make_parent
@@ -39,7 +40,7 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     masks=st.sampled_from(["generators", "folded", "hard"]),
     data=st.data(),
 )
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 def test_union_is_the_module_of_the_union(
     parents: Path, tmp_path_factory: pytest.TempPathFactory, sets: list[list[str]], masks: str, data: st.DataObject
 ) -> None:
@@ -68,6 +69,35 @@ def test_branches_compute_what_modules_compute(parents: Path, tmp_path: Path) ->
     assert tuple(order) == said.classes
     assert [["dog", "bee"], ["hen", "elk"]] == [list(origin.classes) for origin in said.parents]
     assert not verify(tmp_path / "both").damage
+
+
+def test_branches_normalise_anew(tmp_path: Path) -> None:
+    """A network takes inputs as its first parent does, and gives each branch what it was trained on."""
+    scales = {"a": InputScale((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)), "b": InputScale((0.4, 0.4, 0.5), (0.2, 0.3, 0.25))}
+    for name, classes in (("a", ("ant", "bee", "cat", "dog")), ("b", ("elk", "fox", "gnu", "hen"))):
+        folder, seed = tmp_path / f"{name}-net", ord(name)
+        make_parent(folder, "plain", seed, generators=False, classes=classes, inputs=scales[name])
+        extract_module(folder, tmp_path / name)
+    compose_modules([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    pixels = images().sigmoid()
+    given = {
+        name: (pixels - torch.tensor(scale.mean)[:, None, None]) / torch.tensor(scale.deviation)[:, None, None]
+        for name, scale in scales.items()
+    }
+    wanted = torch.cat([load_module(tmp_path / name)(given[name]) for name in "ab"], 1)
+    both = load_module(tmp_path / "both")
+    assert torch.allclose(wanted, both(given["a"]), rtol=1e-4, atol=1e-5)
+    assert scales["a"] == read_module(tmp_path / "both").description.parents[0].inputs
+    assert set(both.state_dict()) == set(read_module(tmp_path / "both").checkpoint.tensors)
+
+
+def test_inputs_of_unknown_scale_are_refused(parents: Path, tmp_path: Path) -> None:
+    """Whether two parents take the same inputs must be known of both, or of neither."""
+    make_parent(tmp_path / "net", classes=("x", "y", "z", "w"), inputs=InputScale((0.1,) * 3, (0.5,) * 3))
+    extract_module(tmp_path / "net", tmp_path / "a")
+    extract_module(parents / "first", tmp_path / "b")
+    with pytest.raises(RecipeError, match="it is known how their inputs are normalised"):
+        compose_modules([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
 
 
 def test_several_modules_of_each_of_several_parents(parents: Path, tmp_path: Path) -> None:
@@ -177,6 +207,11 @@ HOSTILE = {
     "digest": (_set("parents", 0, "digest", value="\n"), "the digest of parent 0 is"),
     "masks": (_set("parents", 0, "masks", value="soft"), "masks of parent 0 is 'soft'"),
     "threshold": (_set("parents", 0, "threshold", value=2.0), "threshold of parent 0 is 2.0"),
+    "inputs": (_set("parents", 0, "inputs", value={"mean": [0], "deviation": [1]}), "mean of inputs of parent 0"),
+    "deviation": (
+        _set("parents", 0, "inputs", value={"mean": [0, 0, 0], "deviation": [1, 1, 0]}),
+        "deviation of inputs of parent 0",
+    ),
     "kernels beyond": (_set("parents", 0, "kernels", LAYER, "kept", value="0-99"), "kernels of layer 'layers.0.conv1'"),
     "no kernels": (_set("parents", 0, "kernels", LAYER, "kept", value=""), "kernels of layer 'layers.0.conv1'"),
     "endless kernels": (_set("parents", 0, "kernels", LAYER, "of", value=2**31 - 1), "has 2147483647 kernels"),
