@@ -83,6 +83,10 @@ class Codec:
         """Compute the key, within the array, of the object that holds a chunk."""
         return self.metadata.encode_chunk_key(self._object(position))
 
+    def object_key(self, position: tuple[int, ...]) -> str:
+        """Compute the key, within the array, of the object at a position in the grid of objects."""
+        return self.metadata.encode_chunk_key(position)
+
     def _object(self, position: tuple[int, ...]) -> tuple[int, ...]:
         sizes = zip(position, self.chunk_shape, self.object_shape, strict=True)
         return tuple(index * chunk // whole for index, chunk, whole in sizes)

@@ -87,6 +87,19 @@ class ArrayDocument:
         return math.prod(self.shape)
 
     @property
+    def object_count(self) -> int:
+        """Number of stored objects that hold elements."""
+        return self._count(self.object_shape)
+
+    @property
+    def chunk_count(self) -> int:
+        """Number of chunks that hold elements."""
+        return self._count(self.chunk_shape)
+
+    def _count(self, wholes: tuple[int, ...]) -> int:
+        return math.prod(-(-size // whole) for size, whole in zip(self.shape, wholes, strict=True))
+
+    @property
     def chunk_bytes(self) -> int:
         """Bytes of a decoded chunk."""
         return math.prod(self.chunk_shape) * self.dtype.itemsize

@@ -34,6 +34,8 @@ class ChunksFingerprint(FileFingerprint):
 
     folder_mtime_ns: int
     """Modification time of the array's folder, in nanoseconds since 1970."""
+    count: int
+    """Number of chunk files."""
 
     def check(self, path: str) -> None:
         """Check that no file was added to the folder, removed from it or replaced.
@@ -119,7 +121,7 @@ def list_chunks(folder: Path, array: str) -> ChunksFingerprint:
                 lines.append(f"{key}\0{status.st_size}\0")
     digest = xxhash.xxh3_128_hexdigest("".join(sorted(lines)).encode("utf-8", "surrogateescape"))
     changed = os.stat(home).st_mtime_ns  # noqa: PTH116
-    return ChunksFingerprint(f"{array or '.'}/", total, newest, digest, folder_mtime_ns=changed)
+    return ChunksFingerprint(f"{array or '.'}/", total, newest, digest, folder_mtime_ns=changed, count=len(lines))
 
 
 def stay_inside(folder: Path, key: str) -> None:

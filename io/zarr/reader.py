@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
 from dovetail.io.formats.header import MAX_NAME_LENGTH
 from dovetail.io.zarr.chunk_pool import pool
 from dovetail.io.zarr.document import ArrayDocument, check_document, parse_document
+from dovetail.io.zarr.oddities import count_objects, missing_note, tiny_note
 from dovetail.io.zarr.place import WHOLE, FolderPlace, Place
 from dovetail.io.zarr.prints import RemoteFingerprint, list_chunks
 from dovetail.io.zarr.remote import RemotePlace, check_zarr_address
@@ -55,6 +56,8 @@ class _Found:
     """Metadata of the array."""
     newest_ns: int
     """Latest modification time of the objects, in nanoseconds since 1970; 2**63 where the place does not know it."""
+    stored: int | None = None
+    """Number of chunks, or of shards, that are stored; None where the place was not asked for a list."""
 
     @property
     def prefix(self) -> str:
@@ -94,7 +97,7 @@ def read_folder(path: Path) -> Checkpoint:
     for file in find_arrays(path):
         document, fingerprint = _read_array(path, file)
         chunks = list_chunks(path, file.path)
-        found.append(_Found(file.path, document, max(chunks.mtime_ns, fingerprint.mtime_ns)))
+        found.append(_Found(file.path, document, max(chunks.mtime_ns, fingerprint.mtime_ns), chunks.count))
         files += [fingerprint, chunks]
     return _checkpoint(path, path, place, found, metadata, files)
 
@@ -109,7 +112,7 @@ def read_zip(path: Path) -> Checkpoint:
     for info in sorted(place.infos(), key=lambda info: info.filename):
         names.append(info.filename)
         digest.update(f"{info.filename}\0{info.file_size}\0{info.CRC}\0".encode("utf-8", "surrogatepass"))
-    found = list(_read_listed(place, names))
+    found = _counted(_read_listed(place, names), names)
     file = FileFingerprint(path.name, status.st_size, status.st_mtime_ns, digest.hexdigest())
     root = place.read(V3_NAME, WHOLE, _MAX_CONSOLIDATED_BYTES, 2**63)
     metadata = {} if root is None else _metadata(_decode(root, f"{path}/{V3_NAME}"))
@@ -138,7 +141,7 @@ def read_address(address: str) -> Checkpoint:
             found = list(_read_consolidated(place, documents))
             return _checkpoint(address, None, place, found, metadata, [_remote_print(place, name, raw)])
     keys = list(place.keys(MAX_ARRAYS))
-    found = list(_read_listed(place, keys))
+    found = _counted(_read_listed(place, keys), keys)
     if not found:
         raise MissingFileError(f"there is no checkpoint at {address}", LOOKED_FOR, "check the address")
     files: list[FileFingerprint] = []
@@ -160,6 +163,8 @@ def _checkpoint(
 
     tensors: dict[str, TensorInfo] = {}
     texts: dict[bytes, bytes] = {}  # arrays with equal texts share one object
+    lacking: list[tuple[str, int, int]] = []
+    counts: list[tuple[str, int, int]] = []
     for item in found:
         document, where = item.document, f"{place.label}/{item.path}".rstrip("/")
         name = _name(document.name or item.path.replace("/", ".") or Path(place.label).stem, where)
@@ -182,9 +187,20 @@ def _checkpoint(
             item.newest_ns,
         )
         tensors[name] = TensorInfo(name, document.dtype, document.shape, source)
+        counts.append((name, document.chunk_count, document.chunk_bytes))
+        if item.stored is not None and item.stored < (expected := document.object_count):
+            lacking.append((name, item.stored, expected))
     if not tensors:
         raise MissingFileError(f"{place.label} holds no Zarr array", LOOKED_FOR, "check the path")
-    return Checkpoint(path, folder, tensors, metadata, tuple(files))
+    notes = (*missing_note(place.label, lacking), *tiny_note(place.label, counts))
+    return Checkpoint(path, folder, tensors, metadata, tuple(files), notes=notes)
+
+
+def _counted(found: Iterable[_Found], keys: Iterable[str]) -> list[_Found]:
+    """Say of arrays how many of the listed objects are theirs."""
+    arrays = list(found)
+    counts = count_objects((item.path for item in arrays), keys)
+    return [replace(item, stored=counts[item.path]) for item in arrays]
 
 
 def _name(name: str, where: str) -> str:

@@ -26,6 +26,8 @@ Position = tuple[int, ...]
 """Indices of a chunk in the grid of chunks."""
 
 _MOST_PREFETCHED: Final = 64
+_TINY: Final = 64
+_STRETCH: Final = 2**14
 _SLACK_BYTES: Final = 2**20
 
 
@@ -93,9 +95,12 @@ class ZarrSource:
 
     def decoding(self, start: int, stop: int) -> Decoding:
         """Say how many elements are in the chunks that a range meets, and how much of that its neighbours need too."""
-        met = self._parts(start, stop)
-        shared = sum(1 for position in met if self._shared(position, start, stop))
-        return Decoding(len(met) * math.prod(self.chunk_shape), shared * self.chunk_bytes)
+        met = shared = 0
+        for low, high in self._stretches(start, stop):
+            positions = self._parts(low, high, self.chunk_shape)
+            met += len(positions)
+            shared += sum(1 for position in positions if self._shared(position, start, stop))
+        return Decoding(met * math.prod(self.chunk_shape), shared * self.chunk_bytes)
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return the bytes of elements ``[start, stop)``.
@@ -113,24 +118,27 @@ class ZarrSource:
         kind = f"u{self.itemsize}"
         out = np.empty(stop - start, f"<{kind}")
         codec, indexes = self._codec(), ShardIndexes()
-        for position, parts in self._parts(start, stop).items():
-            chunk = self._chunk(codec, position, indexes, keep=self._shared(position, start, stop))
-            stored = chunk.view(f"{'>' if chunk.dtype.byteorder == '>' else '<'}{kind}")
-            for box in parts:
-                inside, outside = self._overlap(position, box)
-                out[box.offset : box.offset + box.length].reshape(box.shape)[outside] = stored[inside]
-            del chunk, stored
+        for low, high in self._stretches(start, stop):
+            wanted = out[low - start : high - start]
+            for position, parts in self._parts(low, high, self.chunk_shape).items():
+                chunk = self._chunk(codec, position, indexes, keep=self._shared(position, low, high))
+                stored = chunk.view(f"{'>' if chunk.dtype.byteorder == '>' else '<'}{kind}")
+                for box in parts:
+                    inside, outside = self._overlap(position, box)
+                    wanted[box.offset : box.offset + box.length].reshape(box.shape)[outside] = stored[inside]
+                del chunk, stored
         result = out.view(np.uint8)
         result.flags.writeable = False
         return result
 
     def prefetch(self, start: int, stop: int) -> None:
         """Ask the place to start reading the objects of a range."""
-        codec = self._codec()
-        keys = dict.fromkeys(codec.key(position) for position in self._parts(start, stop))
-        if len(keys) <= _MOST_PREFETCHED:
-            for key in keys:
-                self.place.prefetch(self.prefix + key)
+        if stop - start > _MOST_PREFETCHED * math.prod(self.object_shape):
+            return  # and does not list them all only to find that they are too many
+        codec, objects = self._codec(), self._parts(start, stop, self.object_shape)
+        if len(objects) <= _MOST_PREFETCHED:
+            for position in objects:
+                self.place.prefetch(self.prefix + codec.object_key(position))
 
     def populate(self, start: int, stop: int) -> bool:
         """Do nothing: no memory is mapped, so there are no pages to make resident."""
@@ -194,13 +202,19 @@ class ZarrSource:
 
         return pool().get((self.place, self.prefix, position, self.newest_ns), decode, keep=keep)
 
-    def _parts(self, start: int, stop: int) -> dict[Position, list[Box]]:
-        """Find, in order, the chunks that hold elements of a range, and the boxes of the range that each overlaps."""
+    def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Cut a range where chunks are tiny, so that a list of those that it meets is never long."""
+        step = _STRETCH if math.prod(self.chunk_shape) < _TINY else max(1, stop - start)
+        for low in range(start, stop, step):
+            yield low, min(stop, low + step)
+
+    def _parts(self, start: int, stop: int, shape: tuple[int, ...]) -> dict[Position, list[Box]]:
+        """Find, in order, the chunks or objects of a shape that hold elements of a range, and the boxes in each."""
         found: dict[Position, list[Box]] = {}
         for box in boxes(self.shape, start, stop):
             ranges = (
                 range(low // chunk, (high - 1) // chunk + 1)
-                for low, high, chunk in zip(box.lows, box.highs, self.chunk_shape, strict=True)
+                for low, high, chunk in zip(box.lows, box.highs, shape, strict=True)
             )
             for position in itertools.product(*ranges):
                 found.setdefault(position, []).append(box)
