@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import shutil
 from pathlib import Path
 
 from dovetail.engine.errors import OutputError
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME, if_unlocked
-from dovetail.io.files.durable import sync_folder
+from dovetail.io.files.durable import remove_folder, sync_folder
 from dovetail.io.files.interrupts import held
 from dovetail.io.files.real_path import real_path
 from dovetail.io.files.smallfile import is_named
@@ -92,7 +91,7 @@ def publish(staging: Path, output: Path, *, overwrite: bool) -> None:
 def _replace(place: Path, staging: Path, old: Path) -> None:
     """Move the former output aside and put the new one in its place, or leave both as they are."""
     if is_named(old):
-        shutil.rmtree(old)
+        remove_folder(old)
     place.rename(old)
     try:
         staging.rename(place)
@@ -109,7 +108,7 @@ def _tidy(place: Path, old: Path) -> None:
     tidy up.
     """
     if is_named(old):
-        shutil.rmtree(old)
+        remove_folder(old)
     for name in (JOURNAL_NAME, LOCK_NAME):
         (place / name).unlink(missing_ok=True)
 
@@ -149,7 +148,7 @@ def discard(folder: Path) -> None:
     _finish_removal(folder)
     removed = _removed_path(folder)
     folder.rename(removed)
-    shutil.rmtree(removed)
+    remove_folder(removed)
 
 
 def discard_unused(folder: Path) -> None:
@@ -169,4 +168,4 @@ def _finish_removal(folder: Path) -> None:
     """Remove what an earlier run that was stopped has left of a working folder."""
     removed = _removed_path(folder)
     if is_named(removed):
-        shutil.rmtree(removed)
+        remove_folder(removed)

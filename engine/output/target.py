@@ -11,6 +11,7 @@ from dovetail.engine.errors import DiskSpaceError, OutputError
 from dovetail.engine.output.staging import old_path, place_of, staging_path
 from dovetail.engine.text import format_size
 from dovetail.io.checkpoint import only_inputs
+from dovetail.io.files.smallfile import is_named
 
 DISK_MARGIN_BYTES = 16 * 2**20
 """Bytes of free disk space, beyond the output, for small files and the file system's metadata."""
@@ -31,12 +32,18 @@ def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> No
     Raises
     ------
     OutputError
-        The output folder, or a working folder beside it, is or contains an input or lies inside one; or the output
-        folder cannot be replaced, is not a folder, or is not empty and `overwrite` is not set.
+        The output folder, or a working folder beside it, is or contains an input or lies inside one; or a working
+        folder is something else; or the output folder cannot be replaced, is not a folder, or is not empty and
+        `overwrite` is not set.
 
     """
     target = place_of(output)
     places = (target, staging_path(output), old_path(output))
+    for place in places[1:]:
+        if is_named(place) and (place.is_symlink() or not place.is_dir()):
+            raise OutputError(
+                f"the working folder {place} is no folder", "nothing of that name, or a folder", "move it away"
+            )
     with only_inputs():
         for path in inputs:
             source = place_of(path)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from dovetail.io.files.outfile import naming
+from dovetail.io.files.smallfile import without_waiting
 
 
 def sync_folder(folder: str | Path) -> None:
@@ -18,12 +22,26 @@ def sync_folder(folder: str | Path) -> None:
         If the disk fails or the folder is gone; the error names the folder.
 
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with naming(folder):
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that is in it.
+
+    Raises
+    ------
+    OSError
+        It is no folder, or cannot be removed. `shutil.rmtree` would wait for the other end of a named pipe.
+
+    """
+    if not stat.S_ISDIR(folder.lstat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    shutil.rmtree(folder)
 
 
 def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
@@ -35,7 +53,7 @@ def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
         If the disk is full or fails; the error names the file.
 
     """
-    with naming(path), path.open("wb") as file:
+    with naming(path), open(path, "wb", opener=without_waiting) as file:
         for piece in (data,) if isinstance(data, bytes) else data:
             file.write(piece)
         file.flush()

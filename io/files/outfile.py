@@ -136,7 +136,7 @@ def close_files(files: Iterable[OutFile]) -> None:
 
 
 def _open(file: OutFile) -> int:
-    descriptor = os.open(file.path, os.O_WRONLY | os.O_CLOEXEC)
+    descriptor = os.open(file.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     if os.fstat(descriptor).st_ino != file.inode:
         os.close(descriptor)
         raise FileNotFoundError(errno.ENOENT, "another file has taken the place of the output", file.path)

@@ -10,7 +10,7 @@ from typing import Final
 import xxhash
 
 from dovetail.io.checkpoint import Checkpoint, FileFingerprint, TensorInfo
-from dovetail.io.errors import CheckpointError, IndexFileError, MissingFileError
+from dovetail.io.errors import CheckpointError, IndexFileError, MissingFileError, UnsupportedError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.mapping import MappedSource
 from dovetail.io.files.smallfile import is_named
@@ -20,6 +20,9 @@ from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME
 
 LOOKED_FOR: Final = f"{SINGLE_NAME}, {INDEX_NAME} with its shards, or exactly one .safetensors file"
 """The files that make a folder a safetensors checkpoint, for error messages."""
+
+MAX_TENSORS: Final = 1_000_000
+"""Most tensors of a checkpoint, over all of its files, which take about 1.7 GB of memory; a header holds a quarter."""
 
 ADAPTER_NAME: Final = "adapter_model.safetensors"
 
@@ -114,6 +117,10 @@ def _read_files(path: Path, folder: Path | None, files: Iterable[Path]) -> Check
     for file in files:
         header, size_bytes, mtime_ns = read_header(file)
         fingerprints.append(FileFingerprint(file.name, size_bytes, mtime_ns, xxhash.xxh3_128_hexdigest(header.raw)))
+        if len(tensors) + len(header.entries) > MAX_TENSORS:
+            raise UnsupportedError(
+                f"{path} has more than {MAX_TENSORS:,} tensors", "at most that many", "store equal parts as one tensor"
+            )
         metadata = {**header.metadata, **metadata}
         file_path = str(file)
         for entry in header.entries:

@@ -234,7 +234,7 @@ def _decoding_text(dtype: DType, shape: tuple[int, ...], grid: ArrayGrid, codec:
 
 
 def _write_file(folder: int, name: str, content: NDArray[np.uint8]) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
     descriptor = os.open(name, flags, 0o666, dir_fd=folder)
     try:
         write_all(descriptor, content.data.cast("B"), 0)
@@ -252,7 +252,8 @@ def _create_document(path: str, content: bytes) -> None:
 
 
 def _mend_document(path: str, content: bytes) -> None:
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file, naming(path):  # noqa: PTH123
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK  # a named pipe is an error, and not waited for
+    with open(os.open(path, flags, 0o666), "r+b") as file, naming(path):  # noqa: PTH123
         if file.read() != content:
             file.seek(0)
             file.truncate()
@@ -264,7 +265,8 @@ def _make_durable(paths: list[str]) -> None:
     opened: list[tuple[str, int]] = []
     try:
         for path in paths:
-            opened.append((path, os.open(path, os.O_WRONLY | os.O_CLOEXEC)))  # noqa: PERF401 - closed if one fails
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            opened.append((path, descriptor))  # at once, so that it is closed if another fails
         for path, descriptor in opened:
             with naming(path):
                 start_writeback(descriptor, 0, os.fstat(descriptor).st_size)

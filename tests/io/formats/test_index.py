@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dovetail.io.errors import IndexFileError
+from dovetail.io.errors import IndexFileError, UnsupportedError
+from dovetail.io.formats import safetensors_reader
 from dovetail.io.formats.index import read_index, resolve_in_folder
 from dovetail.io.opening import read_checkpoint
 from tests.attacks.indexes import INDEX, INDEX_ATTACKS, IndexAttack, save
@@ -76,3 +77,15 @@ def test_links_within_the_folder_are_followed(tmp_path: Path) -> None:
     assert tmp_path / "alias" / "model.safetensors" == resolve_in_folder(
         tmp_path / "alias", "model.safetensors", "its folder"
     )
+
+
+def test_too_many_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All files together may have only so many tensors, whose descriptions take memory before any limit is known."""
+    save(tmp_path / "a.safetensors", "a", "b")
+    save(tmp_path / "b.safetensors", "c")
+    (tmp_path / INDEX).write_text('{"weight_map": {"a": "a.safetensors", "c": "b.safetensors"}}')
+    monkeypatch.setattr(safetensors_reader, "MAX_TENSORS", 3)
+    assert 3 == len(read_checkpoint(tmp_path).tensors)
+    monkeypatch.setattr(safetensors_reader, "MAX_TENSORS", 2)
+    with pytest.raises(UnsupportedError, match="has more than 2 tensors; expected at most that many"):
+        read_checkpoint(tmp_path)
