@@ -12,6 +12,7 @@ from dovetail.engine.facts import cut, facts_html, facts_text, listed
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.methods.method import Method
+from dovetail.engine.methods.modules import MODULES
 from dovetail.engine.methods.program import Program, State
 from dovetail.engine.planning.grid import OPEN_JOBS, PAGE_SLACK_BYTES, Job, Piece
 from dovetail.engine.planning.planned_tensor import PlannedTensor
@@ -132,7 +133,8 @@ class Plan:
     @property
     def noun(self) -> str:
         """What people call it."""
-        return {CONVERT.name: "conversion", EXTRACT_LORA.name: "extraction"}.get(self.method.name, "merge")
+        known = {CONVERT.name: "conversion", EXTRACT_LORA.name: "extraction", MODULES.name: "extraction"}
+        return known.get(self.method.name, "merge")
 
     @property
     def task_count(self) -> int:

@@ -12,12 +12,15 @@ import torch
 
 from dovetail.engine import RunOptions, verify
 from dovetail.engine.actions.recompute import recompute
-from dovetail.engine.errors import ArchitectureError, OutputError, RecipeError, VerificationError
+from dovetail.engine.errors import ArchitectureError, InterruptedMergeError, OutputError, RecipeError, VerificationError
 from dovetail.engine.modular import extract_module, load_module, masked_layers, trace
 from dovetail.engine.modular.counts import Counts, kernels_of, write_counts
 from dovetail.engine.modular.extraction.document import read_module
 from dovetail.engine.modular.parent import read_parent
+from dovetail.engine.planning import grid
 from dovetail.io.errors import CheckpointError, TensorMismatchError
+from tests.checkpoints import folder_bytes
+from tests.engine.interrupt import Interrupter, commit_often
 from tests.engine.modular.masked import generator_tensors, masked_outputs
 from tests.engine.modular.networks import NETWORKS, images, make
 from tests.engine.modular.parents import make_parent, random_counts
@@ -78,6 +81,23 @@ def test_memory_limit_changes_no_byte(tmp_path: Path) -> None:
         extract_module(folder, tmp_path / name, run=RunOptions(workers=workers))
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
+
+
+def test_interrupted_extraction_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done is not done again, the bytes are the same, and work on another module is not taken for this one."""
+    folder, quick = make_parent(tmp_path / "parent"), RunOptions(workers=1)
+    monkeypatch.setattr(grid, "CHUNK_STEP", 64)
+    commit_often(monkeypatch)
+    chosen = {"classes": ["ant", "bee"], "masks": "hard", "run": quick}
+    extract_module(folder, tmp_path / "whole", **chosen)
+    with pytest.raises(InterruptedMergeError, match="extraction interrupted"):
+        extract_module(folder, tmp_path / "module", listen=Interrupter(2), **chosen)
+    with pytest.raises(OutputError, match="unfinished"):
+        extract_module(folder, tmp_path / "module", **{**chosen, "classes": ["bee", "ant"]})
+    told: list[Any] = []
+    extract_module(folder, tmp_path / "module", listen=told.append, **chosen)
+    assert any("Continuing an unfinished extraction" in getattr(event, "text", "") for event in told)
+    assert folder_bytes(tmp_path / "whole") == folder_bytes(tmp_path / "module")
 
 
 def test_sharded_parents_give_the_same_module(tmp_path: Path) -> None:
