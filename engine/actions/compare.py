@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,7 @@ from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.dtypes import to_numpy
 from dovetail.io.files.interrupts import held
 from dovetail.io.files.machine import resident_bytes, usable_cores
+from dovetail.io.files.mapping import forget_files
 from dovetail.io.files.threads import Threads, result_of
 from dovetail.io.remote.retrying import Patience, patient
 from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
@@ -101,12 +103,14 @@ def compare(
     }
     total = sum(a.nbytes + b.nbytes for a, b in pairs)
     done = 0
-    for task, found in _in_order(tasks, pairs, budget):
-        for piece, difference in zip(task, found, strict=True):
-            differences[difference.name].add(difference)
-            a, b = pairs[piece.tensor]
-            done += (piece.stop - piece.start) * (a.dtype.itemsize + b.dtype.itemsize)
-        listen(events.Progress(done, total, time.monotonic() - started, resident_bytes()))
+    with held(), contextlib.closing(_in_order(tasks, pairs, budget)) as results:
+        for task, found in results:
+            for piece, difference in zip(task, found, strict=True):
+                differences[difference.name].add(difference)
+                a, b = pairs[piece.tensor]
+                done += (piece.stop - piece.start) * (a.dtype.itemsize + b.dtype.itemsize)
+            listen(events.Progress(done, total, time.monotonic() - started, resident_bytes()))
+    forget_files()
     for checkpoint in (one, other):
         checkpoint.check_unchanged()
     return Comparison(
@@ -160,7 +164,9 @@ def _piece_bytes(pair: Pair, piece: Piece) -> int:
     return windows + decoding + 2 * PAGE_SLACK_BYTES + kernel.scratch_bytes() + 64 * _TILE
 
 
-def _in_order(tasks: Iterable[Task], pairs: Sequence[Pair], budget: Budget) -> Iterator[tuple[Task, list[Difference]]]:
+def _in_order(
+    tasks: Iterable[Task], pairs: Sequence[Pair], budget: Budget
+) -> Generator[tuple[Task, list[Difference]], None, None]:
     """Run tasks on threads, a bounded number of them at once, and yield each with its result, in the order given."""
     under_way: deque[tuple[Task, Future[list[Difference]]]] = deque()
     patience, chunks, workers = Patience(), ChunkPool(budget.shared_bytes), budget.workers
@@ -169,7 +175,7 @@ def _in_order(tasks: Iterable[Task], pairs: Sequence[Pair], budget: Budget) -> I
         with patient(patience), sharing_chunks(chunks):
             return [_compare_piece(*pairs[piece.tensor], piece.start, piece.stop) for piece in task]
 
-    with held(), Threads(workers, thread_name_prefix="dovetail-compare") as pool:
+    with Threads(workers, thread_name_prefix="dovetail-compare") as pool:
         try:
             for task in tasks:
                 for piece in task:

@@ -36,6 +36,7 @@ from dovetail.io.files.home import expand_home
 from dovetail.io.files.interrupts import held
 from dovetail.io.files.kinds import MISSING, unlike_a_file
 from dovetail.io.files.machine import resident_bytes
+from dovetail.io.files.mapping import forget_files
 from dovetail.io.files.smallfile import is_named, read_at_most
 from dovetail.io.files.strict_json import brief
 from dovetail.io.files.threads import Threads, in_order
@@ -313,6 +314,7 @@ class _Verification:
                         resident_bytes=resident_bytes(),
                     )
                 )
+        forget_files()
 
     def _check_tensor(self, checkpoint: Checkpoint, name: str) -> tuple[list[str], int]:
         """Check one tensor's chunks; return a sentence for each damaged part, and the bytes read."""

@@ -16,6 +16,7 @@ from typing import Any
 from dovetail.engine.planning.work import Work
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.run.task import TaskRecord, execute
+from dovetail.io.files.mapping import forget_files
 from dovetail.io.remote.read_ahead import Pool, reading_through
 from dovetail.io.remote.retrying import Patience, patient
 from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
@@ -64,6 +65,7 @@ def open_session(budget: Budget, read_ahead_bytes: int = 0) -> Iterator[Session]
     finally:
         session.ahead.close()
         session.patience.close()
+        forget_files()
 
 
 def execute_in(session: Session, work: Work) -> TaskRecord:
@@ -79,4 +81,5 @@ def _elsewhere(patience: Patience, chunks_bytes: int) -> Session:
 @lru_cache(maxsize=1)
 def _chunks_of(run: Path, limit_bytes: int) -> ChunkPool:
     """Give the pool of decoded chunks of a run in this process; the cache of one entry drops that of the run before."""
+    forget_files()  # those of the run before
     return ChunkPool(limit_bytes)

@@ -138,6 +138,15 @@ def mapped_file(path: str, size_bytes: int, mtime_ns: int) -> MappedFile:
         return opened
 
 
+def forget_files() -> None:
+    """Close the maps of this process that nothing reads any more; a file that was removed then gives its room back.
+
+    Whoever reads a file later, or at the same time on another thread, has it mapped again.
+    """
+    with _open_files_lock:
+        _open_files.clear()
+
+
 def _reset() -> None:
     """Make a new lock in a forked process: a thread that held the old one when the process forked is not in it."""
     global _open_files_lock
