@@ -25,6 +25,7 @@ from dovetail.engine.modular.documents import architecture_from_json, architectu
 from dovetail.engine.modular.inputs import InputScale, scale_of
 from dovetail.engine.modular.node import Shape
 from dovetail.engine.modular.settings import check_name
+from dovetail.engine.text import counted
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import MissingFileError, TensorMismatchError
 from dovetail.io.files.durable import sync_folder, write_durably
@@ -169,7 +170,7 @@ def read_classes(given: list[Any], architecture: Architecture) -> tuple[str, ...
     """
     shape = architecture.shapes[architecture.output]
     if len(shape) != 1 or shape[0] != len(given) or len(given) > _MOST_CLASSES:
-        raise wrong(f"there are {len(given)} classes, and the network gives {list(shape)} values", "a logit for each")
+        raise wrong(f"{counted(len(given), 'class')} for a network that gives {list(shape)} values", "a logit for each")
     for name in given:
         check_name("the name of a class", name)
     if len(set(given)) != len(given):

@@ -11,6 +11,7 @@ from dovetail.engine.modular.architecture import Architecture
 from dovetail.engine.modular.inputs import InputScale
 from dovetail.engine.modular.node import INPUT, Node
 from dovetail.engine.modular.settings import is_number
+from dovetail.engine.text import counted
 
 BRANCH: Final = "branches.{}."
 """What stands before the names of all nodes and tensors of a branch."""
@@ -67,7 +68,7 @@ def joined(
 
     """
     if len(calibrations) != len(branches):
-        raise RecipeError(f"there are {len(calibrations)} calibrations", f"{len(branches)}, one for each parent")
+        raise RecipeError(counted(len(calibrations), "calibration"), f"{len(branches)}, one for each parent")
     shapes = {branch.input_shape for branch in branches}
     if len(shapes) > 1:
         first, second = sorted(shapes)[:2]

@@ -135,7 +135,7 @@ REFUSED: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "class twice": (["a", "b"], {"classes": ["ant", "ant"]}, "class 'ant' is chosen twice"),
     "masks of two kinds": (["a", "h"], {}, "has masks 'hard' and"),
     "calibrations of one parent": (["a"], {"calibrations": [Calibration()]}, "all modules are of one parent"),
-    "calibrations": (["a", "b"], {"calibrations": [Calibration()]}, "there are 1 calibrations; expected 2"),
+    "calibrations": (["a", "b"], {"calibrations": [Calibration()]}, "1 calibration; expected 2, one for each parent"),
     "images of another size": (["a", "s"], {"classes": ["ant", "x"]}, "the modules take inputs of [3, 12, 12] and of"),
     "composed already": (["ab", "a"], {}, "is composed of modules of 2 parents"),
     "a parent": (["../first"], {}, "it has no modules.json"),

@@ -226,7 +226,7 @@ BAD_PARENTS = {
     "whole numbers": (_whole_numbers, "tensor '3.weight' of"),
     "cut short": (_cut_short, "model.safetensors"),
     "no json": (_no_json, "is not JSON"),
-    "classes": (_changed("classes", ["a"]), "there are 1 classes, and the network gives [4] values"),
+    "classes": (_changed("classes", ["a"]), "1 class for a network that gives [4] values"),
     "same class": (_changed("classes", ["a", "b", "a", "c"]), "two classes are called 'a'"),
     "format": (_changed("format", "x"), "the format is 'x'"),
     "version": (_changed("format_version", 2), "version 2"),
