@@ -29,6 +29,7 @@ from dovetail.engine.modular.training.state import (
     read_state,
     write_state,
 )
+from dovetail.io.files.interrupts import check_interrupts, held
 
 SAVE_SECONDS: Final = 60.0
 """Time between two states on the disk, within an epoch; every epoch ends with one."""
@@ -75,6 +76,8 @@ class Training:
     def run(self, listen: Listener, save_seconds: float = SAVE_SECONDS) -> Position:
         """Train to the end; the network then has the weights to keep, and is in evaluation.
 
+        A request to stop is answered after the batch that is running, whose state is stored first.
+
         Parameters
         ----------
         listen
@@ -96,8 +99,9 @@ class Training:
         with torch.random.fork_rng(devices=cards):
             torch.manual_seed(self.options.seed)
             self._continue()
-            while not self._is_over():
-                self._epoch(listen, save_seconds)
+            with held():
+                while not self._is_over():
+                    self._epoch(listen, save_seconds)
         if self.options.patience is not None:
             self.observed.load_state_dict(self.best)
         self.observed.eval()
@@ -137,6 +141,7 @@ class Training:
         since = saved = told = time.monotonic()
         while position.batch < self.batches:
             self._step(order)
+            self._heed()
             now = time.monotonic()
             position.seconds, since = position.seconds + now - since, now
             if now - told >= _TELL_SECONDS:
@@ -150,6 +155,14 @@ class Training:
         self._end_epoch(validation)
         self._save()
         self._tell(listen)
+
+    def _heed(self) -> None:
+        """Answer a request to stop, if there is one; nothing that was learnt gets lost."""
+        try:
+            check_interrupts()
+        except BaseException:
+            self._save()
+            raise
 
     def _end_epoch(self, validation: float) -> None:
         position, samples = self.position, len(self.data.train)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from dovetail.engine.modular.data.images import DataSet
 from dovetail.engine.modular.predictions import accuracy
 from dovetail.engine.modular.training import loop
 from dovetail.engine.modular.training.loop import Training
+from dovetail.engine.modular.training.objective import objective
 from dovetail.engine.modular.training.options import METHODS, TrainingOptions
-from dovetail.engine.modular.training.state import STATE_NAME, write_state
+from dovetail.engine.modular.training.state import STATE_NAME, read_state, write_state
 from tests.engine.modular.learning import few_shapes, observed_network
 
 BATCHES = 4
@@ -91,6 +93,31 @@ def test_killed_before_the_state_is_written(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "parts" / f"{STATE_NAME}.new").write_bytes(b"half a state")
     parts = training(tmp_path / "parts")
     parts.run(ignore, save_seconds=0)
+    assert outcome(whole) == outcome(parts)
+
+
+@pytest.mark.parametrize("batch", [2, BATCHES])
+def test_ctrl_c_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
+    """A request to stop is answered after the batch that is running, and its state is on the disk."""
+    whole, stopped, steps = training(tmp_path / "whole"), training(tmp_path / "stopped"), 0
+    whole.run(ignore)
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == batch:
+            signal.raise_signal(signal.SIGINT)
+        return objective(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "objective", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run(ignore)
+    state = read_state(tmp_path / "stopped", stopped.identity)
+    assert state is not None
+    assert (0, batch, batch) == (state.position.epoch, state.position.batch, steps)
+    parts = training(tmp_path / "stopped")
+    parts.run(ignore)
     assert outcome(whole) == outcome(parts)
 
 
