@@ -234,7 +234,9 @@ def _evaluate_module(folder: Path, data: str | None, device: str, *, latency: bo
 
     module = read_module(folder)
     if data is None:
-        raise RecipeError(f"{folder} is a module, which does not say what to try it on", "--data DATA", "")
+        raise RecipeError(
+            f"{folder} is a module, which does not say what to try it on", "a data set", "name one by --data"
+        )
     found = judge_module(module, open_data(data), choose_device(device), latency=latency, fit=fit)
     if as_json:
         print(json.dumps(found))

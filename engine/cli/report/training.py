@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dovetail.engine.modular.parent import Parent
 
 
+_CALIBRATED = ("temperature", "bias")
+
+
 def print_training(output: Path, about: Mapping[str, Any]) -> None:
     """Say how a training has ended.
 
@@ -92,7 +95,13 @@ def print_module(found: Mapping[str, Any]) -> None:
         table = new_table("branch", "temperature", "bias")
         for row in found["calibrations"]:
             table.add_row(row["parent"], f"{row['temperature']:.6g}", f"{row['bias']:.6g}")
-        show("", table, f"calibrated so, {percent(found['calibrated_accuracy'])} are right")
+        temperatures, biases = (",".join(f"{row[key]:.6g}" for row in found["calibrations"]) for key in _CALIBRATED)
+        show(
+            "",
+            table,
+            f"calibrated so, {percent(found['calibrated_accuracy'])} are right: compose the modules again with "
+            f"--temperature {temperatures} --bias={biases}",
+        )
 
 
 def _composed(rows: list[dict[str, Any]]) -> Any:

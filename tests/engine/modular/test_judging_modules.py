@@ -75,11 +75,13 @@ def test_the_command_for_modules(composed: Path, shapes: tuple[Path, DataSet]) -
     assert (0, "", 0) == (shown.code, shown.err, printed.code)
     expected = judge_module(read_module(composed / "both"), shapes[1], CPU, latency=False, fit=True)
     assert expected == json.loads(printed.out)
-    for text in ("module: ", "columns ", "other ", "calibrated so, "):
+    for text in ("module: ", "columns ", "other ", "calibrated so, ", " --temperature "):
         assert text in shown.out
     said = dovetail("modules", "evaluate", composed / "both")
     assert 2 == said.code
-    assert said.err.endswith("is a module, which does not say what to try it on; expected --data DATA\n")
+    assert said.err.endswith(
+        "is a module, which does not say what to try it on; expected a data set; name one by --data\n"
+    )
     said = dovetail("modules", "evaluate", composed / "first", "--data", shapes[0], "--calibrate", "--no-latency")
     assert 2 == said.code
     assert "is of one network; expected a module composed of modules of several; leave --calibrate out" in said.err
