@@ -14,8 +14,8 @@ from dovetail.engine.modular.costs import Costs, costs_of
 from dovetail.engine.modular.data.images import DataSet
 from dovetail.engine.modular.evaluation import ClassFigures, Evaluation, latency_of
 from dovetail.engine.modular.parent import Parent
+from dovetail.engine.modular.predictions import normalisation_of
 from dovetail.engine.modular.training.options import TrainingOptions
-from dovetail.engine.modular.training.train import normalisation_of
 from dovetail.engine.modular.tuning import fine_tune
 
 COMPOSED: Final = (2, 3, 5, 10)
@@ -80,7 +80,7 @@ def judge(
     found = Evaluation(
         parent,
         data,
-        normalisation_of(parent.about, data),
+        normalisation_of(parent.inputs, data),
         threshold=judging.threshold,
         masks=judging.masks,
         device=device,

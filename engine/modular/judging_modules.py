@@ -9,13 +9,12 @@ import torch
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.modular.costs import costs_of
-from dovetail.engine.modular.data.batches import Normalisation
 from dovetail.engine.modular.data.images import DataSet, Images
 from dovetail.engine.modular.evaluation import latency_of
 from dovetail.engine.modular.extraction.document import Module
 from dovetail.engine.modular.extraction.joining import BRANCH
 from dovetail.engine.modular.loading import load_module
-from dovetail.engine.modular.predictions import logits_of
+from dovetail.engine.modular.predictions import logits_of, normalisation_of
 from dovetail.engine.modular.tuning import calibrate
 
 
@@ -29,7 +28,7 @@ def judge_module(
     module
         The module.
     data
-        A data set that has its classes, by name. Images are normalised by its training images.
+        A data set that has its classes, by name.
     device
         Where to compute. Times are measured on the processor.
     latency
@@ -50,7 +49,8 @@ def judge_module(
 
     """
     numbers = _numbers(module, data)
-    network, normalise = load_module(module.folder).to(device), Normalisation.of(data.train)
+    network = load_module(module.folder).to(device)
+    normalise = normalisation_of(module.description.parents[0].inputs, data)  # branches take inputs as the first does
     test = data.test.of_classes(numbers)
     logits = logits_of(network, test, normalise, device)
     right = logits.argmax(axis=1) == test.labels

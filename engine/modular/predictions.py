@@ -13,11 +13,17 @@ from torch import Tensor, nn
 from dovetail.engine.modular.activities import WatchedModel
 from dovetail.engine.modular.counting import MaskCounter
 from dovetail.engine.modular.data.batches import Normalisation, batches_of
-from dovetail.engine.modular.data.images import Images
+from dovetail.engine.modular.data.images import DataSet, Images
+from dovetail.engine.modular.inputs import InputScale
 from dovetail.engine.modular.masks import ModularModel
 
 Observed = ModularModel | WatchedModel
 """A network of which masks or activities are known after every call."""
+
+
+def normalisation_of(inputs: InputScale | None, data: DataSet) -> Normalisation:
+    """Give the normalisation that a network was trained with, or else that of the training images."""
+    return Normalisation.of(data.train) if inputs is None else Normalisation(inputs.mean, inputs.deviation)
 
 
 @contextmanager

@@ -9,9 +9,8 @@ from dovetail.engine.modular.counts import Counts, write_counts
 from dovetail.engine.modular.data.images import DataSet
 from dovetail.engine.modular.evaluation import check_data, load_observed
 from dovetail.engine.modular.parent import PARENT_NAME, Parent, parent_to_json, write_json
-from dovetail.engine.modular.predictions import count_masks
+from dovetail.engine.modular.predictions import count_masks, normalisation_of
 from dovetail.engine.modular.training.request import choose_device
-from dovetail.engine.modular.training.train import normalisation_of
 from dovetail.io.files.home import expand_home
 from dovetail.io.state_dict import load_tensors
 
@@ -41,7 +40,7 @@ def recount(parent: Parent, data: DataSet, threshold: float | None = None, devic
     check_data(parent, data)
     place = choose_device(device)
     observed = load_observed(parent, load_tensors(parent.checkpoint, copy=True)).to(place)
-    normalise = normalisation_of(parent.about, data)
+    normalise = normalisation_of(parent.inputs, data)
     counter = count_masks(observed, data.train, len(parent.classes), normalise, place)
     counts = counter.result(soft=parent.generators)
     write_counts(parent.folder, counts)

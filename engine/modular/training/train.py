@@ -12,7 +12,6 @@ from typing import Any, Final
 from dovetail.engine.errors import DovetailError
 from dovetail.engine.events import Listener, Notice, ignore
 from dovetail.engine.modular.counts import Counts, write_counts
-from dovetail.engine.modular.data.batches import Normalisation
 from dovetail.engine.modular.data.images import DataSet
 from dovetail.engine.modular.data.opening import open_data
 from dovetail.engine.modular.masks import ModularModel
@@ -146,13 +145,3 @@ def _count(training: Training, data: DataSet) -> Counts:
     observed: Observed = training.observed
     counter = count_masks(observed, data.train, len(data.classes), training.normalise, training.device)
     return counter.result(soft=isinstance(observed, ModularModel))
-
-
-def normalisation_of(about: Mapping[str, Any], data: DataSet) -> Normalisation:
-    """Give the normalisation that a network was trained with, or else that of the training images."""
-    stored = about.get(ABOUT, {}).get("normalisation") if isinstance(about.get(ABOUT), dict) else None
-    try:
-        found = Normalisation(*(tuple(float(each) for each in stored[key]) for key in ("mean", "deviation")))  # type: ignore[index]
-    except (KeyError, TypeError, ValueError):
-        return Normalisation.of(data.train)
-    return found if len(found.mean) == len(found.deviation) == data.channels else Normalisation.of(data.train)

@@ -23,8 +23,8 @@ from dovetail.engine.modular.evaluation import Evaluation, area_under_curve
 from dovetail.engine.modular.judging import Judging, choices, class_range, judge
 from dovetail.engine.modular.metrics import kernel_retention
 from dovetail.engine.modular.parent import Parent
+from dovetail.engine.modular.predictions import normalisation_of
 from dovetail.engine.modular.tracing import trace
-from dovetail.engine.modular.training.train import normalisation_of
 from dovetail.engine.modular.tuning import calibrate
 from tests.engine.command import dovetail
 from tests.engine.modular.data import test_images
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 def evaluation(network: Parent, shapes: tuple[Path, DataSet], masks: str | None = None) -> Evaluation:
-    return Evaluation(network, shapes[1], normalisation_of(network.about, shapes[1]), masks=masks)
+    return Evaluation(network, shapes[1], normalisation_of(network.inputs, shapes[1]), masks=masks)
 
 
 def test_the_whole_way(network: Parent, shapes: tuple[Path, DataSet]) -> None:
@@ -87,7 +87,7 @@ def test_masks_that_a_network_does_not_have(network: Parent, shapes: tuple[Path,
         evaluation(network, shapes, "soft").of_class(0)
     images = test_images.images(40)
     with pytest.raises(RecipeError, match="the data have the classes a, b; expected those of"):
-        Evaluation(network, make_data_set("x", ("a", "b"), images, images), normalisation_of({}, shapes[1]))
+        Evaluation(network, make_data_set("x", ("a", "b"), images, images), normalisation_of(None, shapes[1]))
 
 
 def test_commands(network: Parent, shapes: tuple[Path, DataSet], capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,9 +19,10 @@ from dovetail.engine.modular.extraction.extract import extract_module
 from dovetail.engine.modular.extraction.joining import Calibration
 from dovetail.engine.modular.judging_modules import judge_module
 from dovetail.engine.modular.parent import Parent
+from dovetail.engine.modular.predictions import normalisation_of
 from dovetail.engine.modular.training.options import TrainingOptions
 from dovetail.engine.modular.training.request import Request
-from dovetail.engine.modular.training.train import normalisation_of, train
+from dovetail.engine.modular.training.train import train
 from tests.engine.command import dovetail
 
 CPU = torch.device("cpu")
@@ -36,7 +37,7 @@ def test_extracted_modules_are_those_of_the_figures(
     extract_module(network.folder, tmp_path / "module", CLASSES, masks=masks)
     found = judge_module(read_module(tmp_path / "module"), shapes[1], CPU, latency=False)
     numbers = [shapes[1].classes.index(name) for name in CLASSES]
-    evaluation = Evaluation(network, shapes[1], normalisation_of(network.about, shapes[1]), masks=masks)
+    evaluation = Evaluation(network, shapes[1], normalisation_of(network.inputs, shapes[1]), masks=masks)
     made, right = evaluation.composed(numbers)
     assert right == found["accuracy"]
     assert sum(each.numel() for each in made.network.parameters()) == found["parameters"]
@@ -85,6 +86,14 @@ def test_the_command_for_modules(composed: Path, shapes: tuple[Path, DataSet]) -
     said = dovetail("modules", "evaluate", composed / "first", "--data", shapes[0], "--calibrate", "--no-latency")
     assert 2 == said.code
     assert "is of one network; expected a module composed of modules of several; leave --calibrate out" in said.err
+
+
+def test_images_are_normalised_as_in_training(composed: Path, shapes: tuple[Path, DataSet]) -> None:
+    """A module is tried on images as its network was trained on them, whatever the training images of the data are."""
+    module, data = read_module(composed / "both"), shapes[1]
+    dark = dataclasses.replace(data, train=dataclasses.replace(data.train, pixels=data.train.pixels // 4))
+    expected = judge_module(module, data, CPU, latency=False)
+    assert expected == judge_module(module, dark, CPU, latency=False)
 
 
 def test_data_without_a_class_of_the_module(composed: Path, shapes: tuple[Path, DataSet]) -> None:

@@ -14,14 +14,14 @@ from dovetail.engine.events import Event, Notice
 from dovetail.engine.modular.counts import read_counts
 from dovetail.engine.modular.evaluation import load_observed
 from dovetail.engine.modular.parent import read_parent
-from dovetail.engine.modular.predictions import count_masks
+from dovetail.engine.modular.predictions import count_masks, normalisation_of
 from dovetail.engine.modular.recount import recount
 from dovetail.engine.modular.training import loop
 from dovetail.engine.modular.training import request as requests
 from dovetail.engine.modular.training import train as trainings
 from dovetail.engine.modular.training.options import METHODS, TrainingOptions
 from dovetail.engine.modular.training.request import Request
-from dovetail.engine.modular.training.train import normalisation_of, train
+from dovetail.engine.modular.training.train import train
 from dovetail.io.state_dict import load_tensors
 from tests.engine.modular.learning import few_shapes
 
@@ -52,7 +52,7 @@ def test_a_trained_network_can_be_read(tmp_path: Path, method: str) -> None:
     assert (data.classes, METHODS[method].generators) == (parent.classes, parent.generators)
     assert {name: about[name] for name in about if name not in ("seconds", "already")} == parent.about["training"]
     observed = load_observed(parent, load_tensors(parent.checkpoint))
-    counter = count_masks(observed, data.train, 10, normalisation_of(parent.about, data), torch.device("cpu"))
+    counter = count_masks(observed, data.train, 10, normalisation_of(parent.inputs, data), torch.device("cpu"))
     counts = read_counts(parent)
     assert counter.samples.tolist() == counts.samples.tolist()
     assert set(counts.soft) == (set(counts.counts) if method in ("mwt", "nemo") else set())
