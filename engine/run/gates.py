@@ -184,7 +184,9 @@ def _hidden_states(mixture: Mixture, allowed_bytes: int) -> Callable[[list[list[
             f"at least {format_size(needed)}",
             f"pass --memory {-(-needed // 2**20)}MiB or more, or use gate_mode: cheap_embed or random",
         )
-    model: Any = AutoModelForCausalLM.from_pretrained(base.folder, dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base.folder, dtype=torch.bfloat16, trust_remote_code=False, local_files_only=True
+    )
     model.eval()
     average = mixture.recipe.gate_mode == "hidden_avg"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import unquote, urljoin
@@ -13,6 +14,9 @@ MAX_PAGE_BYTES: Final = 16 * 2**20
 """Longest page of a folder, in bytes."""
 MAX_PAGES: Final = 100_000
 """Most pages that are read of one folder and those below it."""
+
+LONGEST_S: Final = 3_600.0
+"""Most seconds that all pages together may take; each has its own limit too."""
 
 _LINK: Final = re.compile(rb"""<a\s[^<>]{0,2000}?href\s*=\s*["']?([^"'\s<>]{1,2000})""", re.IGNORECASE)
 
@@ -30,14 +34,19 @@ def list_below(folder: str, read: Callable[[str, int], bytes | None]) -> Iterabl
     Raises
     ------
     RemoteError
-        A page is too long, or there are too many.
+        A page is too long, or there are too many, or they take too long.
 
     """
+    end = time.monotonic() + LONGEST_S
     root = folder.rstrip("/") + "/"
     pending, seen = [root], {root}
     found: set[str] = set()
     while pending:
         page_address = pending.pop()
+        if time.monotonic() > end:
+            raise RemoteError(
+                f"the pages of {folder} take more than {LONGEST_S / 60:.0f} minutes", "pages that come sooner"
+            )
         page = read(page_address, MAX_PAGE_BYTES) or b""
         if len(page) > MAX_PAGE_BYTES:
             raise RemoteError(f"the page {page_address} is too large", f"at most {MAX_PAGE_BYTES} bytes")

@@ -121,6 +121,10 @@ def test_pages_of_folders(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.fault = lambda handler, request: handler.reply(200, b'<a href="deeper/">') is None
     with pytest.raises(RemoteError, match="more than 50 folders below it"):
         list_below(f"{site.address}/z")
+    monkeypatch.setattr(http_pages, "LONGEST_S", -1.0)
+    with pytest.raises(RemoteError, match=r"the pages of .*/z take more than -0 minutes"):
+        list_below(f"{site.address}/z")
+    monkeypatch.setattr(http_pages, "LONGEST_S", 3_600.0)
     monkeypatch.setattr(http_pages, "MAX_PAGE_BYTES", 1000)
     site.fault = lambda handler, request: handler.reply(200, b"x" * 1001) is None
     with pytest.raises(RemoteError, match="is too large; expected at most 1000 bytes"):
