@@ -15,17 +15,12 @@ from pathlib import Path
 from typing import BinaryIO, Final, NoReturn
 
 from dovetail.io.errors import CheckpointError, TorchFileError, UnsupportedError
-
-MAX_DIRECTORY_BYTES: Final = 64 * 2**20
-"""Longest directory that is read, in bytes: enough for 400,000 storages."""
+from dovetail.io.files.zip_end import MAX_DIRECTORY_BYTES, directory_bytes
 
 MAX_PICKLE_BYTES: Final = 100_000_000
 """Longest description of the tensors that is read, in bytes, which is the length of the longest safetensors header."""
 
 _ZIP_MAGIC: Final = b"PK\x03\x04"
-_END: Final = struct.Struct("<4s4H2LH")
-_END64: Final = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR64_BYTES: Final = 20
 _LOCAL: Final = struct.Struct("<4s5H3L2H")
 _SAVE_AGAIN: Final = "save it again with torch.save(state_dict, path), or convert it to safetensors"
 
@@ -99,20 +94,12 @@ def _place(path: Path, file: BinaryIO, record: zipfile.ZipInfo, file_size_bytes:
 
 def _directory_bytes(path: Path, file: BinaryIO, file_size_bytes: int) -> int:
     """Read the length of the directory from the end of the archive, so that it can be checked before it is read."""
-    tail_bytes = min(file_size_bytes, _END.size + _LOCATOR64_BYTES + _END64.size)
-    file.seek(file_size_bytes - tail_bytes)
-    tail = file.read(tail_bytes)
-    if len(tail) < _END.size or tail[-_END.size :][:4] != b"PK\x05\x06":
+    if (size := directory_bytes(file, file_size_bytes)) is None:
         _fail(
             f"the archive {path} has no directory at its end",
             "a whole file",
             "the file is probably truncated: download it again",
         )
-    size = int(_END.unpack(tail[-_END.size :])[5])
-    if size == 0xFFFFFFFF:
-        if len(tail) < tail_bytes or tail[:4] != b"PK\x06\x06":
-            _fail(f"the archive {path} has no directory at its end", "a whole file")
-        size = int(_END64.unpack(tail[: _END64.size])[8])
     return size
 
 

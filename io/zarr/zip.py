@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from dovetail.io.errors import ChangedFileError, MissingFileError, UnsupportedError, ZarrError
+from dovetail.io.files.smallfile import without_waiting
+from dovetail.io.files.zip_end import MAX_DIRECTORY_BYTES, directory_bytes
 from dovetail.io.zarr.place import ObjectPart, check_limit, resolve
 
 _MAX_OPEN_ZIPS: Final = 16
@@ -99,6 +101,12 @@ def _opened_zip(place: ZipPlace) -> zipfile.ZipFile:
                 f"{place.path} changed since the checkpoint was opened",
                 f"{place.size_bytes} bytes, modified at {place.mtime_ns} ns",
                 "leave checkpoints alone while they are read, and run again",
+            )
+        with open(place.path, "rb", opener=without_waiting) as file:
+            size = directory_bytes(file, status.st_size)
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise ZarrError(
+                f"{place.path} says that its directory has {size} bytes", f"at most {MAX_DIRECTORY_BYTES}", "unpack it"
             )
         return zipfile.ZipFile(place.path)
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:

@@ -13,6 +13,7 @@ import pytest
 
 from dovetail.io import read_checkpoint
 from dovetail.io.errors import CheckpointError, UnsupportedError, ZarrError
+from dovetail.io.zarr import zip as zarr_zip
 from dovetail.io.zarr.chunk_pool import pool
 from tests.io.zarr_files import write_arrays
 
@@ -223,3 +224,17 @@ def test_zstandard_frames_without_a_size(tmp_path: Path) -> None:
     (tmp_path / "a" / "c" / "0" / "0").write_bytes(b"\x28\xb5\x2f\xfd\x00\x58" + block)
     pool().clear()
     assert content == read_checkpoint(tmp_path).tensors["a"].source.read(0, 24).tobytes()
+
+
+@pytest.mark.parametrize("comment", [b"", b"a comment"])
+def test_a_zip_file_of_very_many_records(tmp_path: Path, comment: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory of a zip file is refused before it is read, wherever it says that it ends."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/zarr.json", json.dumps(V3))
+        archive.comment = comment
+    assert ["a"] == list(read_checkpoint(path).tensors)
+    monkeypatch.setattr(zarr_zip, "MAX_DIRECTORY_BYTES", 56)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(ZarrError, match="says that its directory has 57 bytes; expected at most 56; unpack it"):
+        read_checkpoint(path)
