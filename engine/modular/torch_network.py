@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -59,7 +60,9 @@ def build_network(architecture: Architecture, tensors: Mapping[str, torch.Tensor
     graph.lint()
     network = fx.GraphModule(modules, graph)
     _forget_constants(network, modules)
-    network.load_state_dict(state, strict=True, assign=True)
+    versioned = OrderedDict(state)  # without a version, torch takes a BatchNorm for one of before it counted batches
+    versioned._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
+    network.load_state_dict(versioned, strict=True, assign=True)
     return network.eval()
 
 

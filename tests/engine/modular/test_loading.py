@@ -86,6 +86,24 @@ def test_names_that_no_module_can_have_are_refused(name: str) -> None:
         build_network(Architecture((1,), (node,), name), {"weight": torch.ones(1, 1), "bias": torch.ones(1)})
 
 
+def test_normalisation_need_not_count_batches() -> None:
+    """A BatchNorm without a counter of batches is loaded as it is, beside one that has it."""
+    settings, roles = {"channels": 3, "eps": 1e-5}, ("running_mean", "running_var")
+    nodes = (
+        Node("a", "batch_norm", ("<input>",), settings, {role: f"a.{role}" for role in roles}),
+        Node("b", "batch_norm", ("a",), settings, {role: f"b.{role}" for role in (*roles, "num_batches_tracked")}),
+    )
+    tensors = {f"{name}.{role}": torch.rand(3) + 0.5 for name in "ab" for role in roles}
+    tensors["b.num_batches_tracked"] = torch.tensor(7)
+    network = build_network(Architecture((3, 2, 2), nodes, "b"), tensors)
+    assert tensors.keys() == network.state_dict().keys()
+    given = images()
+    for name in "ab":
+        mean, variance = (tensors[f"{name}.{role}"][:, None, None] for role in roles)
+        given = (given - mean) / (variance + 1e-5).sqrt()
+    assert torch.allclose(given, network(images()), rtol=1e-4, atol=1e-5)
+
+
 def test_tensors_of_another_network_are_refused() -> None:
     """A tensor that is missing or has another shape is named."""
     node = Node("fc", "linear", ("<input>",), {"in_features": 2, "out_features": 1}, {"weight": "w"})
