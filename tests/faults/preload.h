@@ -26,8 +26,8 @@
 #include <unistd.h>
 
 #define EACH_KIND(KIND)                                                                                                \
-    KIND(open) KIND(create) KIND(read) KIND(write) KIND(fsync) KIND(rename) KIND(stat) KIND(lstat) KIND(fstat) KIND(opendir)        \
-    KIND(readdir) KIND(unlink) KIND(rmdir) KIND(close) KIND(mkdir) KIND(truncate) KIND(copy) KIND(map)                 \
+    KIND(open) KIND(create) KIND(read) KIND(write) KIND(fsync) KIND(rename) KIND(stat) KIND(lstat) KIND(fstat)         \
+    KIND(opendir) KIND(readdir) KIND(unlink) KIND(rmdir) KIND(close) KIND(mkdir) KIND(truncate) KIND(copy) KIND(map)   \
     KIND(populate) KIND(lock) KIND(thread) KIND(link) KIND(readlink) KIND(utime) KIND(statvfs) KIND(advise)            \
     KIND(access) KIND(change)
 

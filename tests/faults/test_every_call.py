@@ -15,15 +15,17 @@ from tests.faults.paused import HOME
 from tests.faults.preload import compiler
 from tests.pace import HANGS_S
 
-SCENARIOS = ("merge", "overwrite", "stages", "to-zarr", "extract-lora")
+SCENARIOS = ("overwrite", "stages", "to-zarr", "extract-lora")
+SAMPLE = 12
 
 
 def test_a_sample_of_all_calls(tmp_path: Path) -> None:
     """A struck command finishes or says in one line why not, and then the same command ends with the same bytes."""
     if compiler() is None:
         pytest.skip("there is no C compiler to build the library that strikes calls with")
-    command = [sys.executable, "-m", "bench.faults", "--scenarios", *SCENARIOS, "--sample", "16", "--work", tmp_path]
+    options = ["--scenarios", *SCENARIOS, "--sample", str(SAMPLE), "--work", str(tmp_path)]
+    command = [sys.executable, "-m", "bench.faults", *options]
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=HANGS_S, check=False)
     assert 0 == done.returncode, done.stdout + done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith("all "))
-    assert len(SCENARIOS) * 16 - 5 <= sum(int(count) for count in row.split()[1:4]), "most calls were reached"
+    assert len(SCENARIOS) * (SAMPLE - 1) <= sum(int(count) for count in row.split()[1:4]), "most calls were reached"
