@@ -106,7 +106,8 @@ class Theatre:
         environment = os.environ | {"PYTHONPATH": str(HOME)}
         if strike is not None:
             environment |= self._watcher.environment(self._library)
-        command = [*COMMAND, "", *self.scenario.arguments, "--json"]
+        # Without -P, Python would look for its own modules in the folder of the scenario.
+        command = [sys.executable, "-P", *COMMAND[1:], "", *self.scenario.arguments, "--json"]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=self.work, env=environment
         )
