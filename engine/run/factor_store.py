@@ -57,7 +57,7 @@ def _stored_identity(folder: Path) -> str | None:
     path = folder / _IDENTITY
     try:
         return str(json.loads(read_at_most(path, _LONGEST_BYTES))["hash"]) if path.exists() else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
@@ -119,7 +119,7 @@ class FactorStore:
             if said["hash"] != self._identity:
                 return None
             return MatrixReport(**{**said["report"], "shape": tuple(said["report"]["shape"])}), checkpoint
-        except (CheckpointError, ValueError, KeyError, TypeError):
+        except (CheckpointError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def add(

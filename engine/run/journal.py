@@ -154,9 +154,11 @@ def _check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:
     """Raise an error that names the first difference, if the journal is that of another plan."""
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or found.get("format") != header["format"]:
+    kinds = {"inputs": dict, "plug_in": dict}
+    sound = isinstance(found, dict) and all(isinstance(found.get(key, kind()), kind) for key, kind in kinds.items())
+    if not sound or found.get("format") != header["format"]:
         raise _changed(path, "the journal is damaged")
     if found.get("plan_hash") == header["plan_hash"]:
         return
@@ -180,7 +182,7 @@ def _check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:
 
 def _plug_in_name(header: Mapping[str, Any]) -> str:
     plug_in = header.get("plug_in")
-    return "Dovetail" if plug_in is None else f"{plug_in['distribution']} {plug_in['version']}"
+    return "Dovetail" if plug_in is None else f"{plug_in.get('distribution')} {plug_in.get('version')}"
 
 
 def _changed(path: Path, reason: str) -> OutputError:

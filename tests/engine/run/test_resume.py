@@ -14,7 +14,7 @@ import pytest
 from dovetail.engine import events
 from dovetail.engine.actions import carry_out
 from dovetail.engine.actions.merge import merge
-from dovetail.engine.errors import InterruptedMergeError
+from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import MATHS_VERSION
 from dovetail.engine.run.journal import Journal
@@ -276,3 +276,26 @@ def test_a_journal_of_rows_that_cannot_be(family: Family, field: str, tmp_path: 
     again.close()
     assert 1 == again.resumed_rows
     assert [1, 0, 0] == found.rows["done"][:3].tolist()
+
+
+@pytest.mark.parametrize(
+    ("damage", "text"),
+    [
+        (lambda line: b'{"a":' * 100_000, "the journal is damaged"),
+        (lambda line: line.replace(b'"inputs": {', b'"inputs": [], "x": {'), "the journal is damaged"),
+        (lambda line: line.replace(b'"plan_hash": "', b'"plug_in": 7, "plan_hash": "x'), "the journal is damaged"),
+        (lambda line: line.replace(b'"plan_hash": "', b'"plug_in": {}, "plan_hash": "x'), "was that of None None"),
+    ],
+)
+def test_a_hostile_first_line(family: Family, damage: Callable[[bytes], bytes], text: str, tmp_path: Path) -> None:
+    """A journal whose first line is nested too deeply, or has values of other kinds, is refused as any other."""
+    plan, path = make_plan(family.recipe_path), tmp_path / "journal"
+    table = RecordTable(plan)
+    table.rows["done"] = 1
+    journal = Journal(path, plan, table)
+    journal.append(np.arange(1))
+    journal.close()
+    line, _, body = path.read_bytes().partition(b"\n")
+    path.write_bytes(damage(line) + b"\n" + body)
+    with pytest.raises(OutputError, match=text):
+        Journal(path, plan, RecordTable(plan))
