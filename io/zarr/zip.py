@@ -9,7 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from dovetail.io.errors import ChangedFileError, MissingFileError, UnsupportedError, ZarrError
+from dovetail.io.errors import ChangedFileError, CheckpointError, MissingFileError, UnsupportedError, ZarrError
 from dovetail.io.files.smallfile import without_waiting
 from dovetail.io.files.zip_end import MAX_DIRECTORY_BYTES, directory_bytes
 from dovetail.io.zarr.place import ObjectPart, check_limit, resolve
@@ -75,7 +75,7 @@ class ZipPlace:
         """List the members."""
         archive, lock = _open_zip(self)
         with lock:
-            return [info for info in archive.infolist() if not info.is_dir()]
+            return [info for info in archive.infolist() if not info.filename.endswith("/")]
 
 
 _zips: OrderedDict[ZipPlace, tuple[zipfile.ZipFile, threading.Lock]] = OrderedDict()
@@ -109,9 +109,11 @@ def _opened_zip(place: ZipPlace) -> zipfile.ZipFile:
                 f"{place.path} says that its directory has {size} bytes", f"at most {MAX_DIRECTORY_BYTES}", "unpack it"
             )
         return zipfile.ZipFile(place.path)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise ZarrError(f"{place.path} is no zip file ({error})", "a zip store", "copy the file again") from error
+    except (CheckpointError, MemoryError):
+        raise
     except OSError as error:
         raise MissingFileError(
             f"cannot open {place.path} ({error.strerror})", "a zip store", "put it back and run again"
         ) from error
+    except Exception as error:  # a damaged directory makes zipfile raise errors of any class
+        raise ZarrError(f"{place.path} is no zip file ({error})", "a zip store", "copy the file again") from error

@@ -238,3 +238,13 @@ def test_a_zip_file_of_very_many_records(tmp_path: Path, comment: bytes, monkeyp
     os.utime(path, ns=(1, 1))
     with pytest.raises(ZarrError, match="says that its directory has 57 bytes; expected at most 56; unpack it"):
         read_checkpoint(path)
+
+
+def test_a_zip_file_with_a_record_without_name(tmp_path: Path) -> None:
+    """A record without a name is no array, and no error of Python."""
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/zarr.json", json.dumps(V3))
+        archive.writestr("x", b"")
+        archive.infolist()[1].filename = ""
+    assert ["a"] == list(read_checkpoint(path).tensors)
