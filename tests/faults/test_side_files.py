@@ -81,15 +81,15 @@ def test_side_files_of_the_output(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: int, code: int
 ) -> None:
     """A side file that cannot be written is the output's failure: exit code 5, or 4 for a full disk."""
-    opened = Path.open
+    opened = os.open
 
-    def failing(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        if "w" in mode and path.name == "config.json":
+    def failing(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & os.O_CREAT and os.fspath(path).endswith("/config.json"):
             raise OSError(fault, os.strerror(fault), os.fspath(path))
-        return opened(path, mode, *arguments, **options)
+        return opened(path, flags, *arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", failing)
+        patched.setattr(os, "open", failing)
         text, found = run(family, tmp_path / "out")
     assert code == found, text
     assert f"{family.staging}/config.json" in text
