@@ -134,6 +134,7 @@ TORCH_ATTACKS = (
     TorchAttack("a pipe", os.mkfifo, "no checkpoint at", MissingFileError),
     TorchAttack("truncated", lambda path: path.write_bytes(good()[:-300]), "has no directory at its end"),
     TorchAttack("half", lambda path: path.write_bytes(good()[: len(good()) // 2]), "has no directory at its end"),
+    TorchAttack("cut in front", lambda path: path.write_bytes(good()[:4] + good()[304:]), "is a damaged archive"),
     TorchAttack("huge directory", _huge_directory, "says its directory is 1099511627776 bytes long"),
     TorchAttack("compressed", _repacked(lambda records: None, zipfile.ZIP_DEFLATED), "uncompressed"),
     TorchAttack("short storage", _repacked(_short_storage), "lies outside its storage"),

@@ -10,7 +10,7 @@ import pytest
 from dovetail.engine.errors import OutputError
 from dovetail.engine.planning.extraction.modules import Kind
 from dovetail.engine.planning.extraction.pairing import TensorPair
-from dovetail.engine.run.factor_store import FactorStore, tensors_of
+from dovetail.engine.run.factor_store import FactorStore, is_store_of, tensors_of
 from dovetail.engine.run.factoring import Factors
 from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.dtypes import DTYPES
@@ -84,3 +84,11 @@ def test_the_product_is_the_change(tmp_path: Path, kind: Kind, shape: tuple[int,
     product = np.einsum("or,r...->o...", b.reshape(b.shape[0], -1), a)
     expected = (factors.left @ factors.right).reshape(shape)
     np.testing.assert_allclose(product.T if kind.turned else product, expected, rtol=1e-5)
+
+
+def test_an_identity_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    """What an earlier extraction says of itself is damaged, and no error of Python, however deep it is."""
+    (tmp_path / "dovetail_extraction.json").write_text('{"a":' * 800)
+    assert not is_store_of(tmp_path, "x")
+    (tmp_path / "dovetail_extraction.json").write_text("[" * 4_000)
+    assert not is_store_of(tmp_path, "x")
