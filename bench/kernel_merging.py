@@ -27,8 +27,8 @@ from dovetail.engine import merge_tensors
 from dovetail.engine.modular.data.batches import Augmentation, Normalisation, order_of, training_batch
 from dovetail.engine.modular.data.images import DataSet, Images
 from dovetail.engine.modular.data.opening import open_data
-from dovetail.engine.modular.networks import NetworkOptions, make_network
-from dovetail.engine.modular.predictions import accuracy
+from dovetail.engine.modular.pytorch.networks import NetworkOptions, make_network
+from dovetail.engine.modular.training.predictions import accuracy
 
 WEIGHTS = (0.3, 0.5, 0.7, 1.0, 1.3)
 CPU = torch.device("cpu")

@@ -26,8 +26,8 @@ from report import print_table, write_results
 
 from dovetail.engine.cli.report.display import PlainDisplay
 from dovetail.engine.modular.data.opening import open_data
-from dovetail.engine.modular.judging import Judging, judge
-from dovetail.engine.modular.parent import read_parent
+from dovetail.engine.modular.evaluation.judging import Judging, judge
+from dovetail.engine.modular.network.parent import read_parent
 from dovetail.engine.modular.training.options import METHODS, TrainingOptions
 from dovetail.engine.modular.training.request import Request, choose_device
 from dovetail.engine.modular.training.train import train

@@ -20,8 +20,8 @@ from measure import run, warm
 from report import mebibytes, print_table, write_results
 
 from dovetail.engine.modular import INPUT, Architecture, Node, masked_layers, with_generators
-from dovetail.engine.modular.counts import Counts, write_counts
-from dovetail.engine.modular.parent import parent_to_json, write_json
+from dovetail.engine.modular.network.counts import Counts, write_counts
+from dovetail.engine.modular.network.parent import parent_to_json, write_json
 from dovetail.io.dtypes import DTYPES
 from dovetail.io.formats.header import build_header
 

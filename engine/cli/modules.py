@@ -136,7 +136,7 @@ def inspect(
     """Show the classes of a module or of a modular network, and the kernels of its layers."""
     from dovetail.engine.cli.report.modules import module_json, parent_json, print_module, print_parent
     from dovetail.engine.modular.extraction.document import MODULE_NAME, read_module
-    from dovetail.engine.modular.parent import PARENT_NAME, read_parent
+    from dovetail.engine.modular.network.parent import PARENT_NAME, read_parent
     from dovetail.io.errors import MissingFileError
     from dovetail.io.files.home import expand_home
     from dovetail.io.files.smallfile import is_named

@@ -152,8 +152,8 @@ def count(
     _require_torch(threads)
     from dovetail.engine.cli.report.training import counts_json, print_counts
     from dovetail.engine.modular.data.opening import open_data
-    from dovetail.engine.modular.parent import read_parent
-    from dovetail.engine.modular.recount import recount
+    from dovetail.engine.modular.evaluation.recount import recount
+    from dovetail.engine.modular.network.parent import read_parent
 
     begin_work()
     parent = read_parent(network)
@@ -204,9 +204,9 @@ def evaluate(
     from dovetail.engine.cli.report.display import NoticeDisplay
     from dovetail.engine.cli.report.training import print_figures
     from dovetail.engine.modular.data.opening import open_data
+    from dovetail.engine.modular.evaluation.judging import Judging, class_range, judge
     from dovetail.engine.modular.extraction.document import MODULE_NAME
-    from dovetail.engine.modular.judging import Judging, class_range, judge
-    from dovetail.engine.modular.parent import read_parent
+    from dovetail.engine.modular.network.parent import read_parent
     from dovetail.engine.modular.training.request import choose_device
     from dovetail.io.files.home import expand_home
     from dovetail.io.files.smallfile import is_named
@@ -228,8 +228,8 @@ def _evaluate_module(folder: Path, data: str | None, device: str, *, latency: bo
     from dovetail.engine.cli.report.training import print_module
     from dovetail.engine.errors import RecipeError
     from dovetail.engine.modular.data.opening import open_data
+    from dovetail.engine.modular.evaluation.judging_modules import judge_module
     from dovetail.engine.modular.extraction.document import read_module
-    from dovetail.engine.modular.judging_modules import judge_module
     from dovetail.engine.modular.training.request import choose_device
 
     module = read_module(folder)

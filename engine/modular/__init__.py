@@ -10,20 +10,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dovetail.engine.modular.architecture import (
+    from dovetail.engine.modular.extraction.compose import compose_modules
+    from dovetail.engine.modular.extraction.extract import extract_module
+    from dovetail.engine.modular.extraction.joining import Calibration
+    from dovetail.engine.modular.network.architecture import (
         Architecture,
         hidden_width,
         mask_places,
         masked_layers,
         with_generators,
     )
-    from dovetail.engine.modular.documents import architecture_from_json, architecture_to_json
-    from dovetail.engine.modular.extraction.compose import compose_modules
-    from dovetail.engine.modular.extraction.extract import extract_module
-    from dovetail.engine.modular.extraction.joining import Calibration
-    from dovetail.engine.modular.loading import load_module
-    from dovetail.engine.modular.node import INPUT, Node
-    from dovetail.engine.modular.tracing import trace
+    from dovetail.engine.modular.network.documents import architecture_from_json, architecture_to_json
+    from dovetail.engine.modular.network.node import INPUT, Node
+    from dovetail.engine.modular.pytorch.loading import load_module
+    from dovetail.engine.modular.pytorch.tracing import trace
 
 __all__ = [
     "INPUT",
@@ -43,23 +43,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "INPUT": "node",
+    "INPUT": "network.node",
     "Calibration": "extraction.joining",
-    "Node": "node",
-    "architecture_from_json": "documents",
-    "architecture_to_json": "documents",
+    "Node": "network.node",
+    "architecture_from_json": "network.documents",
+    "architecture_to_json": "network.documents",
     "compose_modules": "extraction.compose",
     "extract_module": "extraction.extract",
-    "load_module": "loading",
-    "trace": "tracing",
+    "load_module": "pytorch.loading",
+    "trace": "pytorch.tracing",
 }
-"""The module of each public name that is not in `dovetail.engine.modular.architecture`."""
+"""The module of each public name that is not in `dovetail.engine.modular.network.architecture`."""
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used."""
     if name in __all__:
-        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'architecture')}"), name)
+        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'network.architecture')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

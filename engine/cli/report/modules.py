@@ -12,8 +12,8 @@ from dovetail.engine.text import counted, format_size, percent
 
 if TYPE_CHECKING:
     from dovetail.engine.modular.extraction.document import Module, Origin
-    from dovetail.engine.modular.inputs import InputScale
-    from dovetail.engine.modular.parent import Parent
+    from dovetail.engine.modular.network.inputs import InputScale
+    from dovetail.engine.modular.network.parent import Parent
 
 MASKS = {
     "generators": "mask generators kept",
@@ -97,7 +97,7 @@ def print_module(module: Module, done: events.Done | None = None) -> None:
 
 def parent_json(parent: Parent) -> dict[str, Any]:
     """Describe a modular network as a JSON object."""
-    from dovetail.engine.modular.architecture import masked_layers
+    from dovetail.engine.modular.network.architecture import masked_layers
 
     shapes = parent.whole.tensor_shapes()
     return {

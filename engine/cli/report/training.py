@@ -10,8 +10,8 @@ from dovetail.engine.cli.report.console import new_table, show
 from dovetail.engine.text import counted, percent
 
 if TYPE_CHECKING:
-    from dovetail.engine.modular.counts import Counts
-    from dovetail.engine.modular.parent import Parent
+    from dovetail.engine.modular.network.counts import Counts
+    from dovetail.engine.modular.network.parent import Parent
 
 
 _CALIBRATED = ("temperature", "bias")
@@ -40,7 +40,7 @@ def print_training(output: Path, about: Mapping[str, Any]) -> None:
 
 def counts_json(parent: Parent, counts: Counts, threshold: float) -> dict[str, Any]:
     """Give samples and kept kernels of every class as JSON."""
-    from dovetail.engine.modular.counts import kernels_of
+    from dovetail.engine.modular.network.counts import kernels_of
 
     rows = []
     for number, name in enumerate(parent.classes):

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.modular.architecture import Architecture
-from dovetail.engine.modular.counts import Counts, class_numbers, kernels_of
-from dovetail.engine.modular.cutting import cut
 from dovetail.engine.modular.extraction.document import MASKS, ClassShare, Module, Origin, Taken
 from dovetail.engine.modular.extraction.folding import fold
 from dovetail.engine.modular.extraction.taking import take
-from dovetail.engine.modular.parent import Parent
+from dovetail.engine.modular.network.architecture import Architecture
+from dovetail.engine.modular.network.counts import Counts, class_numbers, kernels_of
+from dovetail.engine.modular.network.cutting import cut
+from dovetail.engine.modular.network.parent import Parent
 from dovetail.io.checkpoint import TensorInfo
 
 

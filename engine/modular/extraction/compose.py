@@ -16,14 +16,14 @@ from dovetail.engine import events
 from dovetail.engine.actions.given_manifest import gives_manifest
 from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.errors import DovetailError, RecipeError, VerificationError
-from dovetail.engine.modular.counts import COUNTS_NAME, class_numbers, open_counts, read_counts
 from dovetail.engine.modular.extraction.branch import Branch, cut_branch, stored_branch, union
 from dovetail.engine.modular.extraction.digest import digest_of
 from dovetail.engine.modular.extraction.document import Module, ModuleDescription, Origin, Taken, read_module
 from dovetail.engine.modular.extraction.extract import identity_of, wanted_branch
 from dovetail.engine.modular.extraction.joining import BRANCH, Calibration, joined
 from dovetail.engine.modular.extraction.writing import Wanted, write_module
-from dovetail.engine.modular.parent import Parent, read_parent
+from dovetail.engine.modular.network.counts import COUNTS_NAME, class_numbers, open_counts, read_counts
+from dovetail.engine.modular.network.parent import Parent, read_parent
 from dovetail.engine.output.inputs import read_record
 from dovetail.engine.output.manifest import SELF_CHECKSUM
 from dovetail.engine.progress import shows_progress

@@ -11,13 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.errors import ArchitectureError
-from dovetail.engine.modular.architecture import Architecture
-from dovetail.engine.modular.cutting import Part
-from dovetail.engine.modular.documents import architecture_from_json, architecture_to_json, checked_object, wrong
 from dovetail.engine.modular.extraction.indices import indices_of, indices_text
-from dovetail.engine.modular.inputs import InputScale, scale_from_json
-from dovetail.engine.modular.parent import check_tensors, read_classes
-from dovetail.engine.modular.settings import MOST, check_name
+from dovetail.engine.modular.network.architecture import Architecture
+from dovetail.engine.modular.network.cutting import Part
+from dovetail.engine.modular.network.documents import (
+    architecture_from_json,
+    architecture_to_json,
+    checked_object,
+    wrong,
+)
+from dovetail.engine.modular.network.inputs import InputScale, scale_from_json
+from dovetail.engine.modular.network.parent import check_tensors, read_classes
+from dovetail.engine.modular.network.settings import MOST, check_name
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import MissingFileError
 from dovetail.io.files.home import expand_home

@@ -9,13 +9,13 @@ from typing import Any
 
 from dovetail.engine import events
 from dovetail.engine.actions.given_manifest import gives_manifest
-from dovetail.engine.modular.counts import COUNTS_NAME, open_counts, read_counts
 from dovetail.engine.modular.extraction.branch import Branch, extract_branch, masks_of
 from dovetail.engine.modular.extraction.digest import digest_of
 from dovetail.engine.modular.extraction.document import ModuleDescription
 from dovetail.engine.modular.extraction.indices import indices_text
 from dovetail.engine.modular.extraction.writing import Wanted, unused_tensors, write_module
-from dovetail.engine.modular.parent import Parent, read_parent
+from dovetail.engine.modular.network.counts import COUNTS_NAME, open_counts, read_counts
+from dovetail.engine.modular.network.parent import Parent, read_parent
 from dovetail.engine.progress import shows_progress
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.io.checkpoint import Checkpoint
@@ -37,10 +37,10 @@ def extract_module(
 ) -> dict[str, Any]:
     """Write what some classes need of a modular network as a network of its own.
 
-    A kernel belongs to a class if enough of the class's samples use it; see `dovetail.engine.modular.counts`. The
-    module has the kernels of all its classes, and computes what the parent computes with all other kernels masked. It
-    is written by gathering rows and columns of the parent's tensors, in bounded memory; torch is not needed. The same
-    call after an interruption continues where the journal ends.
+    A kernel belongs to a class if enough of the class's samples use it; `dovetail.engine.modular.network.counts` says
+    how many. The module has the kernels of all its classes, and computes what the parent computes with all other
+    kernels masked. It is written by gathering rows and columns of the parent's tensors, in bounded memory; torch is not
+    needed. The same call after an interruption continues where the journal ends.
 
     Parameters
     ----------

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.modular.architecture import Architecture, mask_places
-from dovetail.engine.modular.counts import read_whole
-from dovetail.engine.modular.node import Node
+from dovetail.engine.modular.network.architecture import Architecture, mask_places
+from dovetail.engine.modular.network.counts import read_whole
+from dovetail.engine.modular.network.node import Node
 from dovetail.io.arrays import checkpoint_of
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.dtypes import to_numpy

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.modular.architecture import Architecture
-from dovetail.engine.modular.inputs import InputScale
-from dovetail.engine.modular.node import INPUT, Node
-from dovetail.engine.modular.settings import is_number
+from dovetail.engine.modular.network.architecture import Architecture
+from dovetail.engine.modular.network.inputs import InputScale
+from dovetail.engine.modular.network.node import INPUT, Node
+from dovetail.engine.modular.network.settings import is_number
 from dovetail.engine.text import counted
 
 BRANCH: Final = "branches.{}."

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dovetail.engine.modular.cutting import Part
+from dovetail.engine.modular.network.cutting import Part
 from dovetail.io.checkpoint import TensorInfo
 from dovetail.io.source import Source
 from dovetail.io.sources.columns import SelectedColumns

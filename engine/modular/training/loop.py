@@ -16,9 +16,9 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.events import Listener, Trained
 from dovetail.engine.modular.data.batches import Augmentation, Normalisation, order_of, training_batch
 from dovetail.engine.modular.data.images import DataSet
-from dovetail.engine.modular.predictions import Observed, accuracy
 from dovetail.engine.modular.training.objective import objective
 from dovetail.engine.modular.training.options import TrainingOptions
+from dovetail.engine.modular.training.predictions import Observed, accuracy
 from dovetail.engine.modular.training.state import (
     Position,
     State,

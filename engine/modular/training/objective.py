@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dovetail.engine.modular.losses import compactness, contrastive, pair_terms
+from dovetail.engine.modular.training.losses import compactness, contrastive, pair_terms
 
 
 def objective(

@@ -11,12 +11,12 @@ import xxhash
 from torch import nn
 
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.modular.activities import watch
 from dovetail.engine.modular.data.images import DataSet
-from dovetail.engine.modular.masks import modularize
-from dovetail.engine.modular.networks import NetworkOptions, make_network
-from dovetail.engine.modular.predictions import Observed
+from dovetail.engine.modular.pytorch.networks import NetworkOptions, make_network
+from dovetail.engine.modular.training.activities import watch
+from dovetail.engine.modular.training.masks import modularize
 from dovetail.engine.modular.training.options import METHODS, TrainingOptions
+from dovetail.engine.modular.training.predictions import Observed
 
 
 @dataclass(frozen=True, slots=True)

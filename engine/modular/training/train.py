@@ -11,14 +11,14 @@ from typing import Any, Final
 
 from dovetail.engine.errors import DovetailError
 from dovetail.engine.events import Listener, Notice, ignore
-from dovetail.engine.modular.counts import Counts, write_counts
 from dovetail.engine.modular.data.images import DataSet
 from dovetail.engine.modular.data.opening import open_data
-from dovetail.engine.modular.masks import ModularModel
-from dovetail.engine.modular.parent import PARENT_NAME as PARENT_NAME
-from dovetail.engine.modular.parent import THRESHOLD, parent_to_json, read_parent, write_json
-from dovetail.engine.modular.predictions import Observed, count_masks
+from dovetail.engine.modular.network.counts import Counts, write_counts
+from dovetail.engine.modular.network.parent import PARENT_NAME as PARENT_NAME
+from dovetail.engine.modular.network.parent import THRESHOLD, parent_to_json, read_parent, write_json
 from dovetail.engine.modular.training.loop import SAVE_SECONDS, Training
+from dovetail.engine.modular.training.masks import ModularModel
+from dovetail.engine.modular.training.predictions import Observed, count_masks
 from dovetail.engine.modular.training.request import Request, make_observed
 from dovetail.engine.modular.training.state import STATE_NAME, write_tensors
 from dovetail.engine.output.staging import discard, publish, staging_path

@@ -12,7 +12,7 @@ import torch
 from dovetail.engine.modular.data.images import DataSet
 from dovetail.engine.modular.data.opening import open_data
 from dovetail.engine.modular.data.shapes import make_shapes
-from dovetail.engine.modular.parent import Parent, read_parent
+from dovetail.engine.modular.network.parent import Parent, read_parent
 from dovetail.engine.modular.training.options import TrainingOptions
 from dovetail.engine.modular.training.request import Request
 from dovetail.engine.modular.training.train import train

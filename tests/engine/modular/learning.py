@@ -7,10 +7,10 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from dovetail.engine.modular.activities import WatchedModel, watch
 from dovetail.engine.modular.data.images import DataSet
 from dovetail.engine.modular.data.shapes import make_shapes
-from dovetail.engine.modular.masks import ModularModel, modularize
+from dovetail.engine.modular.training.activities import WatchedModel, watch
+from dovetail.engine.modular.training.masks import ModularModel, modularize
 
 CHANNELS, SIZE = 1, 16
 """Channels and size of the images of `shapes`."""

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from dovetail.engine.modular import Architecture, masked_layers, trace
-from dovetail.engine.modular.counts import Counts, write_counts
-from dovetail.engine.modular.inputs import InputScale
-from dovetail.engine.modular.parent import parent_to_json, write_json
+from dovetail.engine.modular.network.counts import Counts, write_counts
+from dovetail.engine.modular.network.inputs import InputScale
+from dovetail.engine.modular.network.parent import parent_to_json, write_json
 from tests.engine.modular.masked import generator_tensors
 from tests.engine.modular.networks import images, make
 

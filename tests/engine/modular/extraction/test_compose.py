@@ -17,7 +17,7 @@ from dovetail.engine import RunOptions, verify
 from dovetail.engine.errors import DovetailError, RecipeError
 from dovetail.engine.modular import Calibration, compose_modules, extract_module, load_module
 from dovetail.engine.modular.extraction.document import read_module
-from dovetail.engine.modular.inputs import InputScale
+from dovetail.engine.modular.network.inputs import InputScale
 from dovetail.io.errors import CheckpointError
 from tests.engine.modular.networks import images
 from tests.engine.modular.parents import CLASSES, make_parent

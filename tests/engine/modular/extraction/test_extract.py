@@ -14,9 +14,9 @@ from dovetail.engine import RunOptions, verify
 from dovetail.engine.actions.recompute import recompute
 from dovetail.engine.errors import ArchitectureError, InterruptedMergeError, OutputError, RecipeError, VerificationError
 from dovetail.engine.modular import extract_module, load_module, masked_layers, trace
-from dovetail.engine.modular.counts import Counts, kernels_of, write_counts
 from dovetail.engine.modular.extraction.document import read_module
-from dovetail.engine.modular.parent import read_parent
+from dovetail.engine.modular.network.counts import Counts, kernels_of, write_counts
+from dovetail.engine.modular.network.parent import read_parent
 from dovetail.engine.planning import grid
 from dovetail.io.errors import CheckpointError, TensorMismatchError
 from tests.checkpoints import folder_bytes

@@ -14,11 +14,11 @@ import torch
 from dovetail.engine.errors import OutputError, RecipeError
 from dovetail.engine.events import Event, Trained, ignore
 from dovetail.engine.modular.data.images import DataSet
-from dovetail.engine.modular.predictions import accuracy
 from dovetail.engine.modular.training import loop
 from dovetail.engine.modular.training.loop import Training
 from dovetail.engine.modular.training.objective import objective
 from dovetail.engine.modular.training.options import METHODS, TrainingOptions
+from dovetail.engine.modular.training.predictions import accuracy
 from dovetail.engine.modular.training.state import STATE_NAME, read_state, write_state
 from tests.engine.modular.learning import few_shapes, observed_network
 

@@ -11,15 +11,15 @@ import torch
 
 from dovetail.engine.errors import OutputError, RecipeError
 from dovetail.engine.events import Event, Notice
-from dovetail.engine.modular.counts import read_counts
-from dovetail.engine.modular.evaluation import load_observed
-from dovetail.engine.modular.parent import read_parent
-from dovetail.engine.modular.predictions import count_masks, normalisation_of
-from dovetail.engine.modular.recount import recount
+from dovetail.engine.modular.evaluation.figures import load_observed
+from dovetail.engine.modular.evaluation.recount import recount
+from dovetail.engine.modular.network.counts import read_counts
+from dovetail.engine.modular.network.parent import read_parent
 from dovetail.engine.modular.training import loop
 from dovetail.engine.modular.training import request as requests
 from dovetail.engine.modular.training import train as trainings
 from dovetail.engine.modular.training.options import METHODS, TrainingOptions
+from dovetail.engine.modular.training.predictions import count_masks, normalisation_of
 from dovetail.engine.modular.training.request import Request
 from dovetail.engine.modular.training.train import train
 from dovetail.io.state_dict import load_tensors

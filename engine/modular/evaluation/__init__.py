@@ -1,0 +1,1 @@
+"""How good modular networks and their modules are."""

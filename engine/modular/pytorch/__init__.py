@@ -1,0 +1,1 @@
+"""Networks of torch: traced into data, and made of data."""
