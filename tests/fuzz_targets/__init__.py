@@ -47,7 +47,7 @@ KINDS = {
     "zarr chunk": Kind(zarr_files.chunk_target, 300, 3),
     "torch archive": Kind(torch_files.archive_target, 500, 3),
     "torch pickle": Kind(torch_files.pickle_target, 100, 2),
-    "manifest": Kind(outputs.manifest_target, 250, 8),
+    "manifest": Kind(outputs.manifest_target, 250, 4),
     "journal": Kind(outputs.journal_target, 400, 5),
     "factors": Kind(outputs.factors_target, 200, 1),
 }
