@@ -26,6 +26,10 @@ from dovetail.io.errors import CheckpointError, thread_limit
 from dovetail.io.errors import DovetailError as DovetailError  # the root of the tree, which callers catch
 
 
+class DataError(CheckpointError):
+    """A data set is missing, damaged or not of the form that it should have; exit code 3 like a bad checkpoint's."""
+
+
 class ArchitectureError(CheckpointError):
     """A network has a layer that is not supported, or what describes it is damaged or does not fit its tensors."""
 

@@ -36,3 +36,13 @@ def _one_child_lists_pytorch_files() -> Iterator[None]:
     with KeptChild() as child, pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_reader, "list_tensors", child.list_tensors)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _signals_are_those_of_before() -> Iterator[None]:
+    """End with each test what it does to signals: the command ignores them when it is about to end its process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)

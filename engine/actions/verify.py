@@ -285,7 +285,9 @@ class _Verification:
         if read_record(self.output, self.manifest[SELF_CHECKSUM]) is None:
             self.damage.append(f"file {INPUTS_NAME} is damaged, or belongs to another output")
         else:
-            self.checked_bytes += path.stat().st_size
+            size_bytes = path.stat().st_size
+            self.total_bytes += size_bytes
+            self.checked_bytes += size_bytes
 
     def _names(self) -> Iterator[str]:
         """List the names of all files that the manifest lists; the manifest does not list itself."""

@@ -10,7 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.modular.data.images import DataError, DataSet, Images, make_data_set
+from dovetail.engine.errors import DataError
+from dovetail.engine.modular.data.images import DataSet, Images, make_data_set
 
 KEYS: Final = {
     "train": (("train_images", "train_labels"), ("x_train", "y_train")),

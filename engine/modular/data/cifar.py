@@ -7,7 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from dovetail.engine.modular.data.images import DataError, DataSet, Images, make_data_set
+from dovetail.engine.errors import DataError
+from dovetail.engine.modular.data.images import DataSet, Images, make_data_set
 from dovetail.engine.modular.data.limited_pickle import PickleDefectError, read_pickle
 from dovetail.io.files.smallfile import read_at_most
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.modular.data.images import MOST_PIXELS, DataError, DataSet, Images, make_data_set
+from dovetail.engine.errors import DataError
+from dovetail.engine.modular.data.images import MOST_PIXELS, DataSet, Images, make_data_set
 from dovetail.io.errors import UnsupportedError
 
 ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})

@@ -11,7 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.modular.data.images import DataError, DataSet, Images, make_data_set
+from dovetail.engine.errors import DataError
+from dovetail.engine.modular.data.images import DataSet, Images, make_data_set
 
 DEBIAN: Final = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""

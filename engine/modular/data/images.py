@@ -9,17 +9,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.io.errors import CheckpointError
+from dovetail.engine.errors import DataError
 
 HELD_OUT: Final = 10
 """Every so manieth training image of each class is for validation where a data set has no validation set."""
 
 MOST_PIXELS: Final = 4096
 """Most pixels of an image's height or width."""
-
-
-class DataError(CheckpointError):
-    """A data set is missing, damaged or not of the form that it should have; exit code 3 like a bad checkpoint's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from dovetail.engine.errors import DataError
 from dovetail.engine.modular.data.arrays import read_npz
 from dovetail.engine.modular.data.cifar import is_cifar, read_cifar
 from dovetail.engine.modular.data.folders import is_folders, read_folders
 from dovetail.engine.modular.data.idx import DEBIAN, is_idx, read_idx_folder
-from dovetail.engine.modular.data.images import DataError, DataSet
+from dovetail.engine.modular.data.images import DataSet
 from dovetail.engine.modular.data.shapes import make_shapes
 from dovetail.io.files.home import expand_home
 

@@ -13,7 +13,7 @@ from dovetail.engine.methods.registry import METHODS
 from tests.engine.command import Outcome, dovetail, dovetail_process, snapshot
 from tests.engine.conftest import Family
 
-CABS_PARAMETERS = "one of weight, n, m, pruning_order, overlap, consensus, conflict_aware, balanced"
+CABS_PARAMETERS = "one of weight, n, m, pruning_order, overlap, consensus, granularity, conflict_aware, balanced"
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,11 @@ report = execution.Execution._report_progress
 def slowly(self, started):
     report(self, started)
     if self._durable_tasks:
-        time.sleep(3600)
+        time.sleep(0.2)  # a request to stop is answered when this returns
 execution.Execution._report_progress = slowly
 main.main(sys.argv[1:])
 """
-"""The command, cut into small tasks, that waits to be stopped once some of them are done."""
+"""The command, cut into small tasks, that goes on slowly once some of them are done."""
 
 
 def start_slowly(family: Family) -> subprocess.Popen[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dovetail.engine.modular.data.images import DataError, Images, hold_out, make_data_set
+from dovetail.engine.errors import DataError
+from dovetail.engine.modular.data.images import Images, hold_out, make_data_set
 from dovetail.engine.modular.data.shapes import SHAPES, make_shapes
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dovetail.engine.modular.data.images import DataError, DataSet
+from dovetail.engine.errors import DataError
+from dovetail.engine.modular.data.images import DataSet
 from dovetail.engine.modular.data.opening import open_data
 
 RANDOM = np.random.default_rng(0)
