@@ -97,7 +97,12 @@ def make_data_set(
                 "images to choose by",
                 "add a validation set",
             )
-    return DataSet(name, tuple(classes), train, validation, test)
+    return DataSet(name, tuple(classes), _writable(train), _writable(validation), _writable(test))
+
+
+def _writable(images: Images) -> Images:
+    """Copy images that are a view of a file's bytes: torch takes no arrays that are read-only."""
+    return Images(np.require(images.pixels, requirements="W"), np.require(images.labels, requirements="W"))
 
 
 def hold_out(images: Images) -> tuple[Images, Images]:

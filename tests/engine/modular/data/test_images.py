@@ -74,3 +74,13 @@ def test_sets_that_do_not_fit(train: Images, test: Images, text: str) -> None:
     """What cannot be trained with is refused with what was found and expected."""
     with pytest.raises(DataError, match=text):
         make_data_set("x", ("a", "b"), train, test)
+
+
+def test_images_of_files_can_be_given_to_torch() -> None:
+    """Arrays that are read-only, as views of a file's bytes are, are copied, and others are not."""
+    pixels = np.frombuffer(bytes(60 * 64), np.uint8).reshape(60, 1, 8, 8)
+    labels = np.arange(60, dtype=np.int64) % 2
+    made = make_data_set("made", ("a", "b"), Images(pixels, labels), Images(pixels, labels))
+    assert all(part.pixels.flags.writeable for part in (made.train, made.validation, made.test))
+    assert made.test.labels is labels
+    assert np.array_equal(pixels, made.test.pixels)
