@@ -18,16 +18,14 @@ from dovetail.engine.modular.network.documents import (
     architecture_from_json,
     architecture_to_json,
     checked_object,
+    read_document,
     wrong,
 )
 from dovetail.engine.modular.network.inputs import InputScale, scale_from_json
 from dovetail.engine.modular.network.parent import check_tensors, read_classes
 from dovetail.engine.modular.network.settings import MOST, check_name
 from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.errors import MissingFileError
-from dovetail.io.files.home import expand_home
 from dovetail.io.files.strict_json import brief
-from dovetail.io.formats.config import read_config
 from dovetail.io.opening import read_checkpoint
 
 MODULE_NAME: Final = "modules.json"
@@ -160,14 +158,7 @@ def read_module(folder: str | Path) -> Module:
         A tensor of the architecture is missing or has another shape, or is no floating-point tensor.
 
     """
-    place = Path(expand_home(folder))
-    document = read_config(place, MODULE_NAME) if place.is_dir() else None
-    if document is None:
-        raise MissingFileError(
-            f"there is no module at {folder}: it has no {MODULE_NAME}",
-            "a folder that dovetail modules extract or compose has written",
-            "check the path",
-        )
+    place, document = read_document(folder, MODULE_NAME, "module", "extract or compose")
     checkpoint = read_checkpoint(place)
     try:
         description = description_from_json(document, checkpoint)

@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dovetail.engine.errors import ArchitectureError
 from dovetail.engine.modular.network.architecture import MOST_NODES, Architecture
 from dovetail.engine.modular.network.node import Attribute, Node
+from dovetail.io.errors import MissingFileError
+from dovetail.io.files.home import expand_home
 from dovetail.io.files.strict_json import brief
+from dovetail.io.formats.config import read_config
 
 _NODE_KEYS = {"name": str, "kind": str, "inputs": list, "attributes": dict, "tensors": dict}
 _KEYS = {"input_shape": list, "nodes": list, "output": str}
+
+
+def read_document(folder: str | Path, name: str, what: str, made_by: str) -> tuple[Path, dict[str, Any]]:
+    """Read the document that makes a folder what it is.
+
+    Parameters
+    ----------
+    folder
+        The folder, as the user named it.
+    name
+        File name of the document.
+    what, made_by
+        What the folder should be, and which command writes such folders, for the error.
+
+    Raises
+    ------
+    MissingFileError
+        There is no such folder, or it has no such document.
+
+    """
+    place = Path(expand_home(folder))
+    document = read_config(place, name) if place.is_dir() else None
+    if document is None:
+        raise MissingFileError(
+            f"there is no {what} at {folder}: it has no {name}",
+            f"a folder that dovetail modules {made_by} has written",
+            "check the path",
+        )
+    return place, document
 
 
 def architecture_to_json(architecture: Architecture) -> dict[str, Any]:

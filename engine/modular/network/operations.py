@@ -28,8 +28,6 @@ class Operation:
     """Gives the shape of every tensor that it can have, by role."""
     inputs: tuple[int, int] = (1, 1)
     """Least and most values that it takes."""
-    by_channel: bool = False
-    """Whether each channel of the output depends on the same channel of each input alone."""
     keeps_zero: bool = False
     """Whether a channel of nothing but zeros gives zeros, too."""
 
@@ -162,7 +160,7 @@ def _linear_tensors(node: Node, shapes: Sequence[Shape]) -> dict[str, Shape]:
 
 
 def _activation(*, keeps_zero: bool = True, **attributes: str) -> Operation:
-    return Operation(_same, attributes, by_channel=True, keeps_zero=keeps_zero)
+    return Operation(_same, attributes, keeps_zero=keeps_zero)
 
 
 _WINDOW: Final = {"kernel": "counts", "stride": "counts", "padding": "sizes"}
@@ -181,7 +179,6 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
         ("running_mean", "running_var"),
         ("weight", "bias", "num_batches_tracked"),
         _batch_norm_tensors,
-        by_channel=True,
     ),
     "linear": Operation(
         _linear, {"in_features": "count", "out_features": "count"}, ("weight",), ("bias",), _linear_tensors
@@ -200,28 +197,23 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
     "softplus": _activation(keeps_zero=False),
     "dropout": _activation(p="share"),
     "identity": _activation(),
-    "max_pool": Operation(
-        _pool, {**_WINDOW, "dilation": "counts", "ceil_mode": "flag"}, by_channel=True, keeps_zero=True
-    ),
-    "avg_pool": Operation(
-        _pool, {**_WINDOW, "ceil_mode": "flag", "count_include_pad": "flag"}, by_channel=True, keeps_zero=True
-    ),
-    "adaptive_avg_pool": Operation(_adaptive, {"size": "counts"}, by_channel=True, keeps_zero=True),
-    "adaptive_max_pool": Operation(_adaptive, {"size": "counts"}, by_channel=True, keeps_zero=True),
-    "add": Operation(_add, {}, inputs=(2, 2), by_channel=True, keeps_zero=True),
-    "multiply": Operation(_multiply, {}, inputs=(2, 2), by_channel=True, keeps_zero=True),
+    "max_pool": Operation(_pool, {**_WINDOW, "dilation": "counts", "ceil_mode": "flag"}, keeps_zero=True),
+    "avg_pool": Operation(_pool, {**_WINDOW, "ceil_mode": "flag", "count_include_pad": "flag"}, keeps_zero=True),
+    "adaptive_avg_pool": Operation(_adaptive, {"size": "counts"}, keeps_zero=True),
+    "adaptive_max_pool": Operation(_adaptive, {"size": "counts"}, keeps_zero=True),
+    "add": Operation(_add, {}, inputs=(2, 2), keeps_zero=True),
+    "multiply": Operation(_multiply, {}, inputs=(2, 2), keeps_zero=True),
     "concatenate": Operation(_concatenate, {}, inputs=(1, MANY)),
     "flatten": Operation(_flatten, {}),
-    "mean": Operation(_mean, {"keep": "flag"}, by_channel=True, keeps_zero=True),
+    "mean": Operation(_mean, {"keep": "flag"}, keeps_zero=True),
     "arrange": Operation(_arrange, {"positions": "positions"}),
-    "affine": Operation(_same, {"scale": "number", "shift": "number"}, by_channel=True),
-    "rescale": Operation(_rescale, {"scale": "numbers", "shift": "numbers"}, by_channel=True),
+    "affine": Operation(_same, {"scale": "number", "shift": "number"}),
+    "rescale": Operation(_rescale, {"scale": "numbers", "shift": "numbers"}),
     "scale": Operation(
         _same,
         {},
         ("weight",),
         tensors=lambda node, shapes: {"weight": shapes[0][:1]},
-        by_channel=True,
         keeps_zero=True,
     ),
     "mask": Operation(
@@ -236,6 +228,3 @@ OPERATIONS: Final[Mapping[str, Operation]] = {
 that is -1; ``affine`` computes ``scale * x + shift``, and ``rescale`` the same with numbers for each channel; ``scale``
 multiplies each channel by its factor, a tensor; ``mask`` multiplies its second input by what a mask generator computes
 from its first."""
-
-TRACED: Final = tuple(name for name in OPERATIONS if name not in ("arrange", "affine", "rescale", "scale", "mask"))
-"""The kinds that a traced network can have."""

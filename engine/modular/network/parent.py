@@ -25,6 +25,7 @@ from dovetail.engine.modular.network.documents import (
     architecture_from_json,
     architecture_to_json,
     checked_object,
+    read_document,
     wrong,
 )
 from dovetail.engine.modular.network.inputs import InputScale, scale_of
@@ -32,11 +33,9 @@ from dovetail.engine.modular.network.node import Shape
 from dovetail.engine.modular.network.settings import check_name
 from dovetail.engine.text import counted
 from dovetail.io.checkpoint import Checkpoint
-from dovetail.io.errors import MissingFileError, TensorMismatchError
+from dovetail.io.errors import TensorMismatchError
 from dovetail.io.files.durable import sync_folder, write_durably
-from dovetail.io.files.home import expand_home
 from dovetail.io.files.strict_json import brief
-from dovetail.io.formats.config import read_config
 from dovetail.io.opening import read_checkpoint
 
 PARENT_NAME: Final = "modular.json"
@@ -125,14 +124,7 @@ def read_parent(folder: str | Path) -> Parent:
         A tensor of the architecture is missing or has another shape, or is no floating-point tensor.
 
     """
-    place = Path(expand_home(folder))
-    document = read_config(place, PARENT_NAME) if place.is_dir() else None
-    if document is None:
-        raise MissingFileError(
-            f"there is no modular network at {folder}: it has no {PARENT_NAME}",
-            "a folder that dovetail modules train has written",
-            "check the path",
-        )
+    place, document = read_document(folder, PARENT_NAME, "modular network", "train")
     try:
         architecture, classes, values = _read_document(document)
         inputs = scale_of(values["about"], architecture.input_shape[0])
