@@ -102,7 +102,8 @@ def _codes(strike: Strike, path: str, root: Path) -> Sequence[int]:
     if place == inputs / "recipe.yml":
         return (2, 3)
     if strike.kind == "populate" or place in (root / "work", root, *root.parents):
-        return (3, 5)  # it concerns no file that is known, or a folder above both what is read and what is written
+        # It concerns no file that is known, or a folder above both what is read and what is written.
+        return (4,) if strike.error in _FULL else (3, 5)
     if inputs in (place, *place.parents):
         return (3,)
     if strike.error in _FULL:
