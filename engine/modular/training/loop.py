@@ -62,7 +62,9 @@ class Training:
     def __init__(
         self, observed: Observed, data: DataSet, options: TrainingOptions, folder: Path, identity: Mapping[str, Any]
     ) -> None:
-        self.observed, self.data, self.options = observed, data, options
+        # Convolutions are quicker with channels innermost, by a quarter to a half on a processor.
+        self.observed = observed.to(memory_format=torch.channels_last)
+        self.data, self.options = data, options
         self.folder, self.identity = folder, identity
         self.device = next(observed.parameters()).device
         self.normalise = Normalisation.of(data.train)
@@ -184,7 +186,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
         with self._precision():
-            logits = self.observed(self.normalise(pixels))
+            logits = self.observed(self.normalise(pixels).contiguous(memory_format=torch.channels_last))
         loss = objective(logits, labels, self.observed.layers, options.terms, options.temperature)
         if not math.isfinite(value := loss.item()):
             self._refuse(value)

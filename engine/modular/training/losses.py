@@ -115,7 +115,7 @@ def channel_activity(activation: Tensor) -> Tensor:
 
     """
     magnitudes = activation.abs()
-    return magnitudes.flatten(2).mean(2) if magnitudes.dim() > 2 else magnitudes
+    return magnitudes.mean((2, 3)) if magnitudes.dim() > 2 else magnitudes
 
 
 def compactness(activities: Sequence[Tensor]) -> Tensor:

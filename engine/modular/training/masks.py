@@ -46,7 +46,7 @@ class MaskGenerator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Give the masks, of shape (samples, kernels), for the convolution's input (samples, channels, ...)."""
-        pooled = images.flatten(2).mean(2)
+        pooled = images.mean((2, 3))
         return torch.relu(torch.tanh(self.expand(torch.relu(self.reduce(pooled)))))
 
 
