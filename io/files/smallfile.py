@@ -32,7 +32,7 @@ def read_at_most(path: Path, limit_bytes: int) -> bytes:
 
 def without_waiting(path: str, flags: int) -> int:
     """Open a file for `open`, whose opener this is, without waiting for the other end of a named pipe."""
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)  # else it would be made executable
 
 
 def is_named(path: Path | str) -> bool:

@@ -139,3 +139,15 @@ def test_an_output_of_an_older_release(family: Family) -> None:
     path.write_bytes(body + _checksum_entry(hex_checksum(body)))
     outcome = dovetail("merge", family.recipe_path, family.out)
     assert (0, True) == (outcome.code, "nothing to do" in outcome.err)
+
+
+@pytest.mark.parametrize("format", [SHARDS, PlanOptions(ZarrFormat(shards=20_000))], ids=["safetensors", "zarr"])
+def test_permissions(family: Family, format: PlanOptions) -> None:
+    """Every file of an output may be read and written as the user's mask says, and none can be executed."""
+    before = os.umask(0o027)
+    try:
+        merge(family.recipe_path, family.out, format)
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(family.out): path.stat().st_mode & 0o777 for path in family.out.rglob("*")}
+    assert {name: 0o750 if (family.out / name).is_dir() else 0o640 for name in modes} == modes
