@@ -1,25 +1,25 @@
-"""The oracles themselves, against mergekit's golden results."""
+"""The oracles themselves, against the golden results."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tests.golden.compare import CASES, check, method_of, oracle_results
+from tests.golden.compare import CASES, PAPERS, check, method_of, oracle_results
 from tests.oracles import ORACLES, RANDOM, explain
 from tests.oracles.result import Case
 from tests.oracles.task_vectors import della_probability, keep_breadcrumbs
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_oracles_equal_mergekit(case: str) -> None:
-    """Recipe by recipe, what the formulas give is what mergekit gives."""
+@pytest.mark.parametrize("case", [*CASES, *PAPERS])
+def test_oracles_equal_the_golden_files(case: str) -> None:
+    """Recipe by recipe, what the formulas give is what mergekit gives or, for methods that it lacks, torch."""
     check(case, {name: result.output for name, result in oracle_results(case).items()})
 
 
 def test_every_oracle_has_golden_files() -> None:
     """No oracle stands on its own word."""
-    assert set(ORACLES) == {method_of(case) for case in CASES}
+    assert set(ORACLES) == {method_of(case) for case in (*CASES, *PAPERS)}
 
 
 def test_random_methods_take_masks_or_numbers() -> None:

@@ -14,7 +14,7 @@ import pytest
 from dovetail.engine import merge
 from dovetail.engine.methods.registry import METHODS
 from tests.checkpoints import read_output
-from tests.golden.compare import CASES, check, exception_is_needed, method_of, recipe_path
+from tests.golden.compare import CASES, PAPERS, check, exception_is_needed, method_of, recipe_path
 from tests.golden.exceptions import ROUNDING, TRAPS
 
 DETERMINISTIC = (
@@ -35,6 +35,13 @@ def test_equals_mergekit(case: str, tmp_path: Path) -> None:
     check(case, merged)
     if case in ROUNDING or case in TRAPS:
         assert exception_is_needed(case, merged)
+
+
+@pytest.mark.parametrize("case", PAPERS)
+def test_equals_the_papers(case: str, tmp_path: Path) -> None:
+    """Methods that mergekit lacks give what their papers' formulas give in torch."""
+    merge(recipe_path(case), tmp_path / "out")
+    check(case, read_output(tmp_path / "out"))
 
 
 def test_exceptions_are_cases() -> None:

@@ -10,6 +10,7 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.arcee_fusion import ARCEE_FUSION
 from dovetail.engine.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
 from dovetail.engine.methods.cabs import CABS
+from dovetail.engine.methods.consensus_ta import CONSENSUS_TA
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.dare import DARE_LINEAR, DARE_TIES
 from dovetail.engine.methods.della import DELLA, DELLA_LINEAR
@@ -36,7 +37,7 @@ METHODS: Final[dict[str, Method]] = {
         *(CABS, NM_PRUNING, MAGNITUDE),
         *(TASK_ARITHMETIC, TIES, DARE_LINEAR, DARE_TIES, BREADCRUMBS, BREADCRUMBS_TIES, DELLA, DELLA_LINEAR),
         *(LINEAR, SLERP, NUSLERP, MULTISLERP, KARCHER, MODEL_STOCK),
-        *(SCE, RAM, RAMPLUS_TL, NEARSWAP, ARCEE_FUSION, PASSTHROUGH),
+        *(SCE, CONSENSUS_TA, RAM, RAMPLUS_TL, NEARSWAP, ARCEE_FUSION, PASSTHROUGH),
     )
 }
 """Dovetail's own methods by name."""

@@ -1,4 +1,4 @@
-"""Comparing a merge with mergekit's golden result, in units in the last place of the largest operand."""
+"""Comparing a merge with its golden result, in units in the last place of the largest operand."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from tests.oracles.result import Result, spacing
 
 FOLDER = Path(__file__).parent
 CASES = tuple(sorted(path.stem for path in FOLDER.glob("*.yml")))
+"""Cases whose golden results are mergekit's."""
+PAPERS = tuple(sorted(f"papers/{path.stem}" for path in (FOLDER / "papers").glob("*.yml")))
+"""Cases of methods that mergekit lacks, whose golden results are what the papers' formulas give in torch."""
 
 Tensors = Mapping[str, NDArray[Any]]
 

@@ -70,3 +70,21 @@ def _reinforced(case: Case, factors: list[np.float32]) -> Result:
     output = np.asarray(case.origin + add_up(contributions))
     operands: Doubles = largest(output, case.origin, *partial_sums(contributions))
     return Result(output, operands, tuple(changed))
+
+
+def consensus_ta(case: Case) -> Result:
+    """Sum task vectors where at least k of them stand out from the rest of the sum (arXiv:2405.07813).
+
+    A task vector stands out where its magnitude exceeds lambda_t times its distance from the sum (equations 5 and 6).
+    """
+    taus, weights = case.taus(), [np.float32(weight) for weight in case.each("weight")]
+    contributions = [weight * tau for weight, tau in zip(weights, taus, strict=True)]
+    total = add_up(contributions)
+    stands_out = [
+        np.abs(tau) > np.float32(scale) * np.abs(total - tau)
+        for tau, scale in zip(taus, case.each("tall_mask_lambda"), strict=True)
+    ]
+    agreed = np.sum(np.array(stands_out, np.int64), axis=0) >= int(case.parameters["k"])
+    change = np.where(agreed, total, np.float32(0)) * np.float32(case.parameters["lambda"])
+    output = np.asarray(case.origin + change)
+    return Result(output, largest(output, case.origin, *partial_sums(contributions)), (agreed,) * len(taus))

@@ -21,7 +21,7 @@ Settings = Mapping[str, Any]
 
 ALIKE = ("linear", "karcher", "passthrough")
 """Methods that treat a base model like any other model."""
-PER_MODEL = ("weight", "density", "gamma", "epsilon", "scale")
+PER_MODEL = ("weight", "density", "gamma", "epsilon", "scale", "tall_mask_lambda")
 """Parameters that have a value for each model."""
 SHARED = {"ram": ("epsilon",), "ramplus_tl": ("epsilon",)}
 """Methods in which some of these have only one value."""

@@ -36,6 +36,12 @@ VALUES: dict[str, dict[str, Strategy]] = {
         "r": between(0, 1),
         "alpha": between(0, 1),
     },
+    "consensus_ta": {
+        "weight": st.just(1.0) | WEIGHT,
+        "tall_mask_lambda": st.sampled_from([0.0, 0.4, 1.0]) | between(0.2, 0.6),
+        "k": st.integers(0, 2),
+        "lambda": FAMILY["lambda"],
+    },
     "slerp": {"t": st.sampled_from([0.0, 0.5, 1.0]) | between(-0.2, 1.2)},
     "nuslerp": {"weight": POSITIVE, "nuslerp_row_wise": FLAG, "nuslerp_flatten": FLAG},
     "multislerp": {"weight": POSITIVE, "normalize_weights": FLAG, "eps": st.sampled_from([1e-8, 1e-5, 0.01])},
@@ -58,6 +64,7 @@ COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("slerp", "nearswap", "arcee_fusion", "passthrough"), (1, 1)),
     "nuslerp": (2, 2),
     "model_stock": (2, 4),
+    "consensus_ta": (2, 4),
     "sce": (1, 4),
 }
 """Least and greatest number of models, without the base, of methods that do not take any number."""
@@ -70,7 +77,8 @@ PER_MODEL: dict[str, tuple[str, ...]] = {
     method: tuple(
         key
         for key in values
-        if key in ("weight", "density", "gamma", "scale") or (key == "epsilon" and method.startswith("della"))
+        if key in ("weight", "density", "gamma", "scale", "tall_mask_lambda")
+        or (key == "epsilon" and method.startswith("della"))
     )
     for method, values in VALUES.items()
 }
