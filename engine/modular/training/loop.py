@@ -63,7 +63,7 @@ class Training:
         self, observed: Observed, data: DataSet, options: TrainingOptions, folder: Path, identity: Mapping[str, Any]
     ) -> None:
         # Convolutions are quicker with channels innermost, by a quarter to a half on a processor.
-        self.observed = observed.to(memory_format=torch.channels_last)
+        self.observed = observed.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types it for tensors alone
         self.data, self.options = data, options
         self.folder, self.identity = folder, identity
         self.device = next(observed.parameters()).device
