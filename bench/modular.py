@@ -75,12 +75,19 @@ def cases(arguments: argparse.Namespace) -> Iterator[Case]:
 
 def figures(case: Case, arguments: argparse.Namespace) -> Row:
     """Train and judge, or take the figures of an earlier run."""
+    weights = {term: weight for term, weight in arguments.weight if term in METHODS[case.method].weights}
     options = TrainingOptions(
-        case.method, epochs=arguments.epochs, batch=arguments.batch, flip=arguments.flip, seed=case.seed
+        case.method,
+        epochs=arguments.epochs,
+        batch=arguments.batch,
+        weights=weights,
+        flip=arguments.flip,
+        seed=case.seed,
     )
     width = arguments.width or WIDTHS.get(case.network, 1.0)
     request = Request(case.data, case.network, width, options, arguments.device)
-    name = f"{Path(case.data).name}-{case.network}-{width:g}-{case.method}-{case.seed}"
+    asked = "".join(f"-{term}{weight:g}" for term, weight in weights.items())
+    name = f"{Path(case.data).name}-{case.network}-{width:g}-{case.method}{asked}-{case.seed}"
     folder = arguments.work / name
     print(f"{name} {case.masks or ''}", flush=True)
     with PlainDisplay() as display:
@@ -94,6 +101,12 @@ def figures(case: Case, arguments: argparse.Namespace) -> Row:
     row = {**vars(case), "width": width, "seconds": about["seconds"], **found}
     kept.write_text(json.dumps({"asked": asked, "row": row}))
     return row
+
+
+def term_weight(text: str) -> tuple[str, float]:
+    """Read a weight of a term, as in ``coupling=3``."""
+    term, _, weight = text.partition("=")
+    return term, float(weight)
 
 
 def prepared(data: str, work: Path) -> str:
@@ -224,6 +237,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--flip", action="store_true", help="mirror half of the training images")
     parser.add_argument("--fine-tune", type=int, default=2, help="epochs of fine-tuning composed modules; 0 for none")
+    parser.add_argument(
+        "--weight", action="append", type=term_weight, default=[], metavar="TERM=X", help="weight of a method's term"
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--work", type=Path, default=Path("bench/results/modular"), help="where trainings are kept")
