@@ -37,11 +37,12 @@ from dovetail.engine.recipe import ModelRef, Recipe
 from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.text import short_name
-from dovetail.io.checkpoint import TensorInfo
+from dovetail.io.checkpoint import TensorInfo, only_inputs
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import MissingFileError
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.home import expand_home
+from dovetail.io.files.smallfile import is_named
 from dovetail.io.output_format import Chunking
 from dovetail.io.remote.addresses import refuse_secrets
 
@@ -56,12 +57,15 @@ def parse_source(source: str | os.PathLike[str]) -> ModelRef:
     ------
     UnsupportedError
         The name is an address with a password or a signature, which messages must not show.
+    MissingFileError
+        The system cannot tell whether there is a file of that name.
 
     """
     text = os.fspath(source)
     path = os.path.abspath(expand_home(text))  # noqa: PTH100
-    if os.path.lexists(path):
-        return ModelRef(path=path)
+    with only_inputs():
+        if is_named(path):
+            return ModelRef(path=path)
     for part in (text, *text.split("+")):
         refuse_secrets(part)
     try:

@@ -25,6 +25,7 @@ from dovetail.engine.recipe.reader import MAX_TEXT_BYTES, Document, ReadError, r
 from dovetail.engine.recipe.schema import Recipe
 from dovetail.engine.recipe.unused import notes, without_unused
 from dovetail.io.files.home import expand_home
+from dovetail.io.files.smallfile import is_named
 
 RecipeSource = str | os.PathLike[str] | Mapping[str, Any] | Origin
 """A recipe as callers give it: a path, YAML text, a dict, or a text that has been read; see `read_origin`."""
@@ -80,7 +81,7 @@ def read_origin(source: RecipeSource) -> Origin:
 def _is_text(source: str) -> bool:
     stripped = source.strip()
     in_braces = stripped.startswith("{") and stripped.endswith("}")
-    return ("\n" in source or in_braces) and not os.path.isfile(source)  # noqa: PTH113  # Path's raises for long names
+    return ("\n" in source or in_braces) and not is_named(source)
 
 
 def parse_recipe(origin: Origin, methods: Mapping[str, Method] | None = None) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 import re
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_valid
 
 from dovetail.engine.recipe.places import nearest, one_of, shown
 from dovetail.engine.recipe.problems import problem
+from dovetail.io.checkpoint import only_inputs
 from dovetail.io.errors import MissingFileError
 from dovetail.io.files.home import expand_home
+from dovetail.io.files.smallfile import is_there
 from dovetail.io.remote.addresses import is_address, without_secrets
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -111,9 +112,9 @@ def resolve_adapter_path(ref: ModelRef, recipe_folder: Path | None = None) -> Pa
 def _resolve(kind: str, path: str, recipe_folder: Path | None) -> Path | None:
     wanted = expand_home(path)
     for folder in (Path(), *([recipe_folder] if recipe_folder else [])):
-        # os.path.exists answers False where Path.exists raises, for instance for names that are too long.
-        if os.path.exists(folder / wanted):  # noqa: PTH110
-            return folder / wanted
+        with only_inputs():
+            if is_there(folder / wanted):
+                return folder / wanted
     if _HUB_NAME.fullmatch(path):
         return None
     start = "the current folder or to the recipe's" if recipe_folder else "the current folder"

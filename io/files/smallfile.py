@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -46,8 +47,21 @@ def is_named(path: Path | str) -> bool:
         The system cannot tell.
 
     """
+    return _is_found(os.lstat, path)
+
+
+def is_there(path: Path | str) -> bool:
+    """Whether there is a file or a folder of a name, or a link that leads to one; raises as `is_named` does."""
+    return _is_found(os.stat, path)
+
+
+def _is_found(look: Callable[[Path | str], object], path: Path | str) -> bool:
     try:
-        os.lstat(path)
+        look(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no file can have such a name
         return False
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):  # nor such a one; such links lead nowhere
+            return False
+        raise
     return True

@@ -133,3 +133,18 @@ def test_a_new_output_that_cannot_take_the_place_of_the_old(family: Family, monk
     outcome = dovetail(*command)
     assert (0, 0) == (outcome.code, outcome.events[-1]["written_bytes"])
     assert ["base", "code", "math", "out", "recipe.yml"] == sorted(path.name for path in family.home.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("call", ["stat", "lstat"])
+def test_the_first_look_at_an_input(family: Family, monkeypatch: pytest.MonkeyPatch, call: str, number: int) -> None:
+    """Where the system cannot tell whether an input is there, it is not taken for one of another name or on a hub."""
+    commands = {"stat": ("merge", family.recipe_path), "lstat": ("convert", family.base)}
+    looks = Failing(getattr(os, call), lambda path: path == str(family.base), 1, number)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, looks)
+        outcome = dovetail(*commands[call], family.out)
+    assert not looks.left
+    assert 3 == outcome.code, outcome.err
+    assert f"cannot read {family.base} ({os.strerror(number)}); " in outcome.err
+    assert 0 == dovetail(*commands[call], family.out, "--quiet").code
