@@ -15,7 +15,7 @@ help:
 
 $(BIN)/dovetail: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[report]"
 	@touch $(BIN)/dovetail
 
 $(VENV)/.test: pyproject.toml $(BIN)/dovetail

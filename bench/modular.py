@@ -82,11 +82,12 @@ def figures(case: Case, arguments: argparse.Namespace) -> Row:
         batch=arguments.batch,
         weights=weights,
         flip=arguments.flip,
+        mixed=arguments.mixed,
         seed=case.seed,
     )
     width = arguments.width or WIDTHS.get(case.network, 1.0)
     request = Request(case.data, case.network, width, options, arguments.device)
-    asked = "".join(f"-{term}{weight:g}" for term, weight in weights.items())
+    asked = "".join(f"-{term}{weight:g}" for term, weight in weights.items()) + "-mixed" * arguments.mixed
     name = f"{Path(case.data).name}-{case.network}-{width:g}-{case.method}{asked}-{case.seed}"
     folder = arguments.work / name
     print(f"{name} {case.masks or ''}", flush=True)
@@ -234,6 +235,7 @@ def main() -> None:
     parser.add_argument("--width", type=float, help="width of every network; default: 0.25")
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--mixed", action="store_true", help="compute matrix products in bfloat16")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--flip", action="store_true", help="mirror half of the training images")
     parser.add_argument("--fine-tune", type=int, default=2, help="epochs of fine-tuning composed modules; 0 for none")

@@ -19,6 +19,7 @@ from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.cli.report.display import Recorder, choose_display
 from dovetail.engine.cli.report.tables import print_summary
 from dovetail.engine.errors import OutputError
+from dovetail.engine.events import Done
 from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run.prepare import RunOptions
@@ -76,7 +77,7 @@ def run_demo(folder: Path, memory_bytes: int) -> None:
     print("\n3. Checking the result by other means", flush=True)
     for line in check(folder, read_manifest(merged)):
         print(f"   {line}")
-    _explain(merged, recipe)
+    _explain(merged, recipe, _report(merged, recorder.done[0]))
 
 
 def _make_checkpoints(folder: Path) -> None:
@@ -179,7 +180,19 @@ def _command() -> str:
     return script if Path(script).name == "dovetail" and shutil.which("dovetail") != script else "dovetail"
 
 
-def _explain(merged: Path, recipe: Path) -> None:
+def _report(merged: Path, done: Done) -> str:
+    """Write the report of the merge; give its place, or how to have one."""
+    from dovetail.engine.cli.report.page.kinds import page_of
+    from dovetail.engine.cli.report.page.render import is_ready, write_page
+
+    if not is_ready():
+        return f"{_command()} report {merged}"
+    page = merged.with_name(f"{merged.name}-report.html")
+    write_page(page_of(merged, done), page)
+    return str(page)
+
+
+def _explain(merged: Path, recipe: Path, report: str) -> None:
     command = _command()
     print(
         f"""
@@ -188,6 +201,7 @@ def _explain(merged: Path, recipe: Path) -> None:
    zero: they are never kept). No two fine-tunes kept a change at the same place, so the overlap is 0.
 
 5. Where to look next
+   {report}     what the merge did, as a web page: open it in a browser
    {merged}/README.md                  the model card
    {merged}/{MANIFEST_NAME}     statistics and checksums of every tensor
    {command} inspect {merged}    its tensors

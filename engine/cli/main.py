@@ -24,7 +24,7 @@ from dovetail.engine.cli.report.streams import (
     lasting_streams,
     outlast_reader,
 )
-from dovetail.engine.cli.reports import compare, inspect, methods, verify
+from dovetail.engine.cli.reports import compare, inspect, methods, report, verify
 from dovetail.engine.cli.stopping import EXIT_INTERRUPTED, INTERRUPTED, answer_interrupts
 from dovetail.engine.cli.training import count, evaluate, train
 from dovetail.io.files.interrupts import ignore_requests, is_main
@@ -66,6 +66,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("inspect", inspect, "List a checkpoint's tensors."),
     ("verify", verify, "Check every byte of an output."),
     ("compare", compare, "Say how far two checkpoints lie apart."),
+    ("report", report, "Show what a merge did, as a web page."),
     ("methods", methods, "Show the methods and their parameters."),
 )
 """The commands in the order of the help, each with its line there."""

@@ -58,6 +58,10 @@ def merge(
     stages: StagesOption = None,
     no_tokenizer: NoTokenizerOption = False,
     no_card: NoCardOption = False,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE", help="Also write a web page that shows what the merge did."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -65,9 +69,13 @@ def merge(
     """Merge checkpoints as RECIPE says; the same command again continues an interrupted merge."""
     from dovetail.engine.actions.merge import merge as run_merge
     from dovetail.engine.cli.report.display import Recorder, choose_display
+    from dovetail.engine.cli.report.page.kinds import page_of
+    from dovetail.engine.cli.report.page.render import check_place, tell_page, write_page
     from dovetail.engine.cli.report.tables import print_summary
+    from dovetail.io.files.home import expand_home
 
     begin_work()
+    page = None if report is None else check_place(Path(expand_home(report)), overwrite=overwrite)
     with choose_display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
         tell(ctx, recorder)
@@ -87,8 +95,11 @@ def merge(
         )
         run = run_options(memory, workers, overwrite, restart)
         manifest = run_merge(recipe_source(recipe), output, options, run, recorder, stages)
-    if not quiet and not as_json and not recorder.done[-1].already:
-        print_summary(manifest, recorder.done[-1])
+    done = recorder.done[-1]
+    if not quiet and not as_json and not done.already:
+        print_summary(manifest, done)
+    if page is not None:
+        tell_page(page, write_page(page_of(Path(done.output), done), page), quiet=quiet, as_json=as_json)
 
 
 def plan(

@@ -1,4 +1,4 @@
-"""The commands that only look: at checkpoints, at outputs, at the table of methods. They write no file."""
+"""The commands that only look: at checkpoints, at outputs, at the table of methods. They change none of these."""
 
 from __future__ import annotations
 
@@ -116,6 +116,34 @@ def compare(
     elif not quiet:
         print_comparison(found, None if everything else top)
     conclude_comparison((first, second), found, limits)
+
+
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="An output of dovetail merge, or a modular network.", show_default=False),
+    ],
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="The page to write. [default: FOLDER-report.html, here]"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE even if it is no report.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a web page that shows what a merge did, or what the classes of a modular network use.
+
+    The page is one file, which opens from the disk, offline, in any browser: heat maps by layer and kind of tensor,
+    what every model gives, a table of all tensors to sort, filter and copy, and what is to be looked at.
+    """
+    from dovetail.engine.cli.report.page.kinds import page_of
+    from dovetail.engine.cli.report.page.render import check_place, tell_page, write_page
+    from dovetail.io.files.home import expand_home
+
+    place = Path(expand_home(folder))
+    target = Path(f"{place.resolve().name}-report.html") if html is None else Path(expand_home(html))
+    check_place(target, overwrite=overwrite)
+    tell_page(target, write_page(page_of(place), target), quiet=False, as_json=as_json)
 
 
 def _method_names() -> list[str]:

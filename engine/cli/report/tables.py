@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -65,7 +66,10 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
     for i, j, value in pair_overlaps(totals):
         names = f"{short_name(manifest['models'][i])} and {short_name(manifest['models'][j])}"
         show(f"Overlap of {names}: {value:.4%}")
-    show(f"Statistics and checksums of every tensor: {done.output}/{MANIFEST_NAME}")
+    show(
+        f"Statistics and checksums of every tensor: {done.output}/{MANIFEST_NAME}",
+        f"As a web page: dovetail report {shlex.quote(str(done.output))}",
+    )
 
 
 def print_conversion(done: events.Done) -> None:

@@ -229,7 +229,8 @@ def test_a_merge_without_a_terminal(family: Family) -> None:
     for name, density in zip(("math", "code"), manifest["totals"]["density"], strict=True):
         assert any(line.split()[:2] == [name, f"{density:.4%}"] for line in lines)
     assert "Overlap of math and code: 0.0000%" in lines
-    assert f"Statistics and checksums of every tensor: {family.out}/dovetail_manifest.json" == lines[-1]
+    assert f"Statistics and checksums of every tensor: {family.out}/dovetail_manifest.json" == lines[-2]
+    assert f"As a web page: dovetail report {family.out}" == lines[-1]
     assert "\x1b" not in outcome.out
 
 

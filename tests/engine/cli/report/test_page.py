@@ -1,0 +1,257 @@
+"""Reports as web pages: their values, and that nothing from a checkpoint or a recipe becomes markup."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dovetail.engine import merge, read_manifest
+from dovetail.engine.cli.report.page import render as rendering
+from dovetail.engine.cli.report.page.kinds import page_of
+from dovetail.engine.cli.report.page.parts import Column, Curves, Facts, HeatMap, Measure, Page, Section, Table, Text
+from dovetail.engine.cli.report.page.render import render
+from tests.engine.cli.report.pages import Parsed, expand, hash_source, parse
+from tests.engine.command import dovetail
+from tests.engine.conftest import Family
+from tests.engine.modular.parents import make_parent
+
+HOSTILE = "</script><img src=x onerror=alert(1)>\"'&amp;<!--${1}{{ 7*7 }}]]>\u2028"
+HARMLESS = "a name like no other word"
+LAYERS = "By layer and kind of tensor"
+TENSORS = "Every tensor of the output"
+
+
+@pytest.fixture
+def page(family: Family) -> Parsed:
+    """Merge, and read the page of it."""
+    merge(family.recipe_path, family.out)
+    return parse(render(page_of(family.out)))
+
+
+def _hostile() -> Page:
+    column = Column(HOSTILE, [HOSTILE, None], choose=True)
+    return Page(
+        HOSTILE,
+        {HOSTILE: HOSTILE},
+        [HOSTILE],
+        [
+            Section(
+                HOSTILE,
+                [HOSTILE],
+                [
+                    Facts({HOSTILE: HOSTILE}),
+                    Text(HOSTILE),
+                    HeatMap(HOSTILE, HOSTILE, [HOSTILE], HOSTILE, [HOSTILE], [Measure(HOSTILE, [[1.0]])]),
+                    Curves(HOSTILE, HOSTILE, [HOSTILE], HOSTILE, {HOSTILE: [1.0]}),
+                    Table(HOSTILE, [column], id=HOSTILE),
+                ],
+            )
+        ],
+    )
+
+
+def test_names_are_text() -> None:
+    """Whatever names and recipes hold, the page has its own tags and scripts alone, and shows them as they are."""
+    plain = _hostile()
+    found, harmless = parse(render(plain)), parse(render(_harmless(plain)))
+    assert [tag for tag, _ in harmless.tags] == [tag for tag, _ in found.tags]
+    assert [sorted(attributes) for _, attributes in harmless.tags] == [sorted(each) for _, each in found.tags]
+    assert harmless.scripts[1:] == found.scripts[1:]
+    assert harmless.text.replace(HARMLESS, HOSTILE) == found.text
+    assert HOSTILE == found.drawn()[2]["columns"][0]["values"][0]
+
+
+def _harmless(page: Any) -> Any:
+    return eval(repr(page).replace(repr(HOSTILE), repr(HARMLESS)))  # dataclasses say how they are made
+
+
+def test_a_page_asks_for_nothing(page: Parsed) -> None:
+    """No tag refers to anything outside; the policy knows both scripts by their hashes and forbids all else."""
+    references = [
+        value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href", "action")
+    ]
+    assert all(value is not None and value.startswith(("#", "data:,")) for value in references)
+    _, library, script = page.scripts
+    assert {
+        "default-src": "'none'",
+        "script-src": f"{hash_source(script)} {hash_source(expand(library))}",
+        "style-src": "'unsafe-inline'",
+        "img-src": "data: blob:",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    } == page.policy()
+    assert "eval" not in script
+
+
+def test_tensors(family: Family, page: Parsed) -> None:
+    """The table has every tensor of the manifest with its figures, and its layer and kind."""
+    tensors = read_manifest(family.out)["tensors"]
+    assert list(tensors) == page.column(TENSORS, "tensor")
+    for place, key in ((0, "math"), (1, "code")):
+        for name, column in (("density", "density"), ("task_vector_norm", "norm"), ("kept_norm", "norm kept")):
+            expected = [each["statistics"][name][place] for each in tensors.values()]
+            assert expected == pytest.approx(page.column(TENSORS, f"{key}: {column}"), rel=1e-5)
+    rows = dict(zip(tensors, page.column(TENSORS, "layer"), strict=True))
+    kinds = dict(zip(tensors, page.column(TENSORS, "kind"), strict=True))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert ("0", "self_attn.q_proj.weight") == (rows[name], kinds[name])
+    assert ("outside", "lm_head.weight") == (rows["lm_head.weight"], kinds["lm_head.weight"])
+
+
+def test_heat_map(family: Family, page: Parsed) -> None:
+    """Every cell has the figures of its tensors: norms as of one tensor, shares by elements."""
+    tensors = read_manifest(family.out)["tensors"]
+    drawn = page.part(LAYERS)
+    measures = {each["name"]: each["values"] for each in drawn["measures"]}
+    place = {name: (layer, kind) for name, layer, kind in _places(page)}
+    for y, layer in enumerate(drawn["rows"]):
+        for x, kind in enumerate(drawn["columns"]):
+            own = [tensors[name]["statistics"] for name in tensors if place[name] == (layer, kind)]
+            merged = measures["change of the base by the merge (norm)"][y][x]
+            if not own:
+                assert merged is None
+                continue
+            assert math.hypot(*(each["merged_norm"] for each in own)) == pytest.approx(merged, rel=1e-5)
+            kept = math.hypot(*(each["kept_norm"][1] for each in own))
+            assert kept == pytest.approx(measures["code: norm kept"][y][x], rel=1e-5)
+            sizes = [math.prod(tensors[name]["shape"]) for name in tensors if place[name] == (layer, kind)]
+            density = sum(each["kept"][0] for each in own) / sum(sizes)
+            assert density == pytest.approx(measures["math: density"][y][x], rel=1e-5)
+
+
+def _places(page: Parsed) -> list[tuple[str, str, str]]:
+    return list(zip(*(page.column(TENSORS, name) for name in ("tensor", "layer", "kind")), strict=True))
+
+
+def test_overlap_of_experts(family: Family) -> None:
+    """The overlap of several tensors in one cell is that of all of their elements together."""
+    from dovetail.engine.cli.report.page.merge_page import _overlap
+    from dovetail.engine.output.tensor_table import tensor_table
+
+    def entry(kept: list[int], both: int) -> dict[str, Any]:
+        share = both / (sum(kept) - both)
+        statistics = {"models": [0, 1], "kept": kept, "density": [0, 0], "overlap": [[1, share], [share, 1]]}
+        norms = {"task_vector_norm": [1, 1], "kept_norm": [1, 1], "merged_norm": 1}
+        found = statistics | norms | {"overflowed": 0, "nonfinite": [0, 0, 0]}
+        return {"file": "f", "dtype": "F32", "shape": [100], "statistics": found}
+
+    table = tensor_table(2, {"a": entry([10, 20], 5), "b": entry([40, 40], 40), "c": entry([7, 0], 0)})
+    assert (5 + 40) / (25 + 40 + 7) == pytest.approx(_overlap(table, 0, 1))
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "passthrough", "dare_ties", "model_stock"])
+def test_methods(family: Family, method: str) -> None:
+    """Every method has a page, with and without task vectors; the first figures name it."""
+    models = [{"model": "math", "parameters": {"weight": 0.5}}, {"model": "code", "parameters": {"weight": 0.5}}]
+    recipe: dict[str, Any] = {"merge_method": method, "models": models}
+    if method in ("ties", "dare_ties", "model_stock"):
+        recipe["base_model"] = "base"
+    if method in ("ties", "dare_ties"):
+        recipe["parameters"] = {"density": 0.5}
+    if method == "passthrough":
+        recipe = {"merge_method": method, "models": [{"model": "math"}]}
+    family.recipe_path.write_text(yaml.safe_dump(recipe))
+    outcome = dovetail("merge", family.recipe_path, family.out, "--report", family.home / "page.html", "--json")
+    assert 0 == outcome.code, outcome.err
+    assert "report" == outcome.events[-1]["event"]
+    found = parse((family.home / "page.html").read_text())
+    assert method in found.text
+    assert 9 == len(found.column(TENSORS, "tensor"))
+    assert "Peak memory" in found.text
+
+
+def test_conversions(family: Family) -> None:
+    """A conversion has a page too."""
+    assert 0 == dovetail("convert", family.math, family.out, "--dtype", "float16", "--quiet").code
+    assert 9 == len(parse(render(page_of(family.out))).column(TENSORS, "tensor"))
+
+
+def test_warnings(family: Family) -> None:
+    """A model that is the base model, and one whose change is tiny beside another's, are named."""
+    shutil.rmtree(family.code)
+    shutil.copytree(family.base, family.code)
+    merge(family.recipe_path, family.out)
+    text = parse(render(page_of(family.out))).text
+    assert "code does not differ from the base model: it gives nothing to the merge." in text
+    assert "The merge keeps none" not in text
+
+
+def test_modular_networks(tmp_path: Path) -> None:
+    """Shares are counts over samples; kernels of a layer come class by class; what modules keep is counted."""
+    make_parent(tmp_path / "net", "vgg")
+    found = parse(render(page_of(tmp_path / "net")))
+    from dovetail.engine.modular.network.counts import read_counts
+    from dovetail.engine.modular.network.parent import read_parent
+
+    counts = read_counts(read_parent(tmp_path / "net"))
+    drawn = found.part("Which class uses which kernels")
+    shares, kept = (each["values"] for each in drawn["measures"])
+    assert sum(each.shape[1] for each in counts.counts.values()) == len(drawn["columns"])
+    for x, name in enumerate(drawn["columns"]):
+        layer, kernel = re.fullmatch(r"(.*), kernel (\d+)", name).groups()  # type: ignore[union-attr]
+        expected = counts.counts[layer][:, int(kernel)] / counts.samples
+        assert list(expected) == pytest.approx([row[x] for row in shares], rel=1e-5)
+    sums = [sum(row) for row in kept]
+    assert sums == found.column("Modules of one class", "kernels")
+    lines = json.loads(dovetail("modules", "inspect", tmp_path / "net", "--json").out)
+    assert list(lines["layers"].values()) == found.column("Masked layers", "kernels")
+    for layer, first in drawn["groups"]:
+        own = [row[first : first + lines["layers"][layer]] for row in shares]
+        strongest = [max(range(len(own)), key=lambda row, x=x: own[row][x]) for x in range(len(own[0]))]  # type: ignore[misc]
+        assert sorted(strongest) == strongest
+
+
+def test_many_tensors_fit(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of 50,000 tensors is smaller than 6 MB."""
+    merge(family.recipe_path, family.out)
+    manifest = read_manifest(family.out)
+    entries = list(manifest["tensors"].values())
+    manifest["tensors"] = {
+        f"model.layers.{i // 500}.mlp.experts.{i % 500 // 3}.w{i % 3}.weight": entries[i % len(entries)]
+        for i in range(50_000)
+    }
+    monkeypatch.setattr("dovetail.engine.cli.report.page.kinds.read_manifest", lambda _: manifest)
+    html = render(page_of(family.out))
+    assert 6_000_000 > len(html)
+    assert 3 == len(parse(html).part(LAYERS)["columns"])
+
+
+def test_files_that_are_there(family: Family) -> None:
+    """An older page is replaced; another file only if that is asked for; folders never; nothing is merged before."""
+    target = family.home / "page.html"
+    target.write_text("a letter")
+    outcome = dovetail("merge", family.recipe_path, family.out, "--report", target)
+    assert 5 == outcome.code
+    assert "is there already and is no report; expected a new file, or an older report; pass --overwrite" in outcome.err
+    assert not family.out.exists()
+    merge(family.recipe_path, family.out)
+    assert 0 == dovetail("report", family.out, "--html", target, "--overwrite").code
+    assert 0 == dovetail("report", family.out, "--html", target).code
+    assert 5 == dovetail("report", family.out, "--html", family.home).code
+    assert 5 == dovetail("report", family.out, "--html", family.home / "no" / "page.html").code
+    assert 3 == dovetail("report", family.base, "--html", target).code
+
+
+def test_without_the_extra(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing package is named, with what installs it, before anything is merged."""
+    monkeypatch.setattr(rendering, "_PACKAGES", ("no_such_package",))
+    outcome = dovetail("merge", family.recipe_path, family.out, "--report", family.home / "page.html")
+    assert "pip install 'dovetail[report]'" in outcome.err
+    assert not family.out.exists()
+
+
+def test_damaged_manifests(family: Family) -> None:
+    """A manifest that lacks something gives one line."""
+    merge(family.recipe_path, family.out)
+    path = family.out / "dovetail_manifest.json"
+    path.write_text(path.read_text().replace('"totals"', '"total"'))
+    outcome = dovetail("report", family.out, "--html", family.home / "page.html")
+    assert 5 == outcome.code
+    assert 1 == outcome.err.count("\n")
