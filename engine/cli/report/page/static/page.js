@@ -76,8 +76,9 @@
       Object.assign(shape.xaxis, named(part.columns, narrow ? 12 : 48));
       Object.assign(shape.yaxis, named(part.rows, 60), { autorange: "reversed" });
       if (part.groups) {
-        const step = steps(part.groups, narrow ? 6 : 24);
-        const some = part.groups.filter((_, index) => index % step === 0);
+        const room = part.columns.length / (narrow ? 6 : 30);
+        const some = [];
+        for (const group of part.groups) if (!some.length || group[1] - some.at(-1)[1] >= room) some.push(group);
         Object.assign(shape.xaxis, { tickvals: some.map((group) => group[1]), ticktext: some.map((group) => plain(short(group[0]))) });
         shape.shapes = part.groups.slice(1).map((group) => ({ type: "line", x0: group[1] - 0.5, x1: group[1] - 0.5, yref: "paper", y0: 0, y1: 1, line: { color: color("paper"), width: 2 } }));
       }
