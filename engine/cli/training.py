@@ -86,7 +86,10 @@ def train(
         int | None,
         typer.Option(metavar="N", help="Stop after N epochs without progress in validation, and take the best epoch."),
     ] = None,
-    mixed: Annotated[bool, typer.Option("--mixed", help="Compute matrix products in bfloat16: for GPUs, and processors that have it.")] = False,
+    mixed: Annotated[
+        bool,
+        typer.Option("--mixed", help="Compute matrix products in bfloat16, for hardware that has it."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of weights, order, changes of images, and dropout.")] = 0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
