@@ -142,7 +142,8 @@ def _layers(names: Sequence[str], table: np.recarray[Any, Any], places: _Places)
         found = np.full(shape, np.nan)
         for (layer, kind), indices in cells.items():
             found[layers.index(layer), kinds.index(kind)] = value(table[indices])
-        return found.tolist()  # type: ignore[no-any-return]
+        rows: list[list[float | None]] = found.tolist()
+        return rows
 
     measures = [Measure("change of the base by the merge (norm)", grid(lambda rows: _norm(rows["merged_norm"])))]
     for place, name in enumerate(names):

@@ -88,7 +88,10 @@ def _uses(parent: Parent, counts: Counts, found: Sequence[ClassKernels], share: 
     layers, classes = list(counts.counts), list(parent.classes)
     kernels = sum(each.shape[1] for each in counts.counts.values())
     if kernels * len(classes) <= MOST_CELLS:
-        used, kept, names, groups = [], [], [], {}
+        used: list[NDArray[np.float64]] = []
+        kept: list[NDArray[np.bool_]] = []
+        names: list[str] = []
+        groups: dict[str, int] = {}
         for layer in layers:
             shares = counts.counts[layer] / counts.samples[:, None]
             order = _by_class(shares)
