@@ -14,6 +14,7 @@ from dovetail.engine.methods.consensus_ta import CONSENSUS_TA
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.dare import DARE_LINEAR, DARE_TIES
 from dovetail.engine.methods.della import DELLA, DELLA_LINEAR
+from dovetail.engine.methods.iso_c import ISO_C
 from dovetail.engine.methods.karcher import KARCHER
 from dovetail.engine.methods.linear import LINEAR
 from dovetail.engine.methods.method import Method
@@ -30,6 +31,7 @@ from dovetail.engine.methods.sce import SCE
 from dovetail.engine.methods.slerp import SLERP
 from dovetail.engine.methods.task_arithmetic import TASK_ARITHMETIC
 from dovetail.engine.methods.ties import MAGNITUDE, TIES
+from dovetail.engine.methods.tsv_m import TSV_M
 
 METHODS: Final[dict[str, Method]] = {
     row.name: row
@@ -37,7 +39,8 @@ METHODS: Final[dict[str, Method]] = {
         *(CABS, NM_PRUNING, MAGNITUDE),
         *(TASK_ARITHMETIC, TIES, DARE_LINEAR, DARE_TIES, BREADCRUMBS, BREADCRUMBS_TIES, DELLA, DELLA_LINEAR),
         *(LINEAR, SLERP, NUSLERP, MULTISLERP, KARCHER, MODEL_STOCK),
-        *(SCE, CONSENSUS_TA, RAM, RAMPLUS_TL, NEARSWAP, ARCEE_FUSION, PASSTHROUGH),
+        *(TSV_M, ISO_C, CONSENSUS_TA),
+        *(SCE, RAM, RAMPLUS_TL, NEARSWAP, ARCEE_FUSION, PASSTHROUGH),
     )
 }
 """Dovetail's own methods by name."""

@@ -16,10 +16,10 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods import low_rank
+from dovetail.engine.methods.blas import one_thread
 from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.extraction.options import ExtractionOptions
 from dovetail.engine.planning.extraction.pairing import TensorPair
@@ -106,7 +106,7 @@ def task_bytes(pair: TensorPair, options: ExtractionOptions) -> int:
 def warm_up() -> None:
     """Load the linear algebra library and let it make its buffers, so that they count as the program's own memory."""
     sample = np.ones((256, 64))
-    with threadpool_limits(1, user_api="blas"):
+    with one_thread():
         np.linalg.qr(sample)
         np.linalg.eigh(sample.T @ sample)
 
@@ -134,7 +134,7 @@ class Factoring:
         self._names, self._options, self._progress = names, options, progress
         self._workers = workers
         self._closing = contextlib.ExitStack()
-        self._closing.enter_context(threadpool_limits(1, user_api="blas"))
+        self._closing.enter_context(one_thread())
         self._pool = self._closing.enter_context(Threads(workers, thread_name_prefix="dovetail-factor"))
 
     def __enter__(self) -> Self:

@@ -54,7 +54,7 @@ def trials(method: str, problems: Iterable[Problem]) -> list[Trial]:
     seen = set()
     for problem in problems:
         # Equal parameters are mostly the same objects, so that comparing identities settles most problems quickly.
-        count, dimensions = len(problem.model_codes), min(2, len(problem.shape))
+        count, dimensions = len(problem.model_codes), min(3, len(problem.shape))
         long = dimensions > 1 and problem.shape[-1] > STRETCH  # such rows can need other kernels
         given = (id(problem.parameters), *map(id, problem.model_parameters))
         if (quick := (given, problem.base_code is None, count, dimensions, long)) in seen:
@@ -62,7 +62,10 @@ def trials(method: str, problems: Iterable[Problem]) -> list[Trial]:
         seen.add(quick)
         counts = [value for each in problem.model_parameters for value in each.values() if type(value) is int]
         length = min(LARGEST_TRIAL_ELEMENTS, max(64, 2 * max(counts, default=0)))
-        shape = (2, max(length // 2, STRETCH + 1 if long else 0)) if dimensions > 1 else (length,)
+        shape: tuple[int, ...] = (length,)
+        if dimensions > 1:  # with as many rows and columns as models: fewer can be a case of its own
+            rows, columns = max(2, 0 if long else count), max(length // 2, count, STRETCH + 1 if long else 0)
+            shape = (rows, *(1,) * (dimensions - 2), columns)
         trial = replace(problem, shape=shape, length=prod(shape))
         # Kernels differ by the number of models, the parts of the program and its switches; dtypes are codes.
         key = (trial.base_code is None, count, long, tuple(counts), _parts(find_any(method).program(trial)))

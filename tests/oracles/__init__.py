@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.oracles import directions, elementwise, selecting, task_vectors
+from tests.oracles import directions, elementwise, selecting, spectral, task_vectors
 from tests.oracles.result import Array, Case, Floats, Mask, Result, largest
 
 __all__ = ["DEFAULTS", "ORACLES", "RANDOM", "Result", "explain", "oracle"]
@@ -32,6 +32,8 @@ ORACLES: dict[str, Callable[[Case], Result]] = {
     "ram": elementwise.ram,
     "ramplus_tl": elementwise.ramplus_tl,
     "consensus_ta": elementwise.consensus_ta,
+    "tsv_m": spectral.tsv_m,
+    "iso_c": spectral.iso_c,
     "slerp": directions.slerp,
     "nuslerp": directions.nuslerp,
     "multislerp": directions.multislerp,
@@ -53,6 +55,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ram": {"epsilon": 1e-5},
     "ramplus_tl": {"epsilon": 1e-5, "r": 0.1, "alpha": 0.2},
     "consensus_ta": {"weight": 1.0, "tall_mask_lambda": 0.4, "k": 2, "lambda": 1.0},
+    "tsv_m": {"weight": 1.0, "lambda": 1.0, "decompose": "matrices"},
+    "iso_c": {"weight": 1.0, "lambda": 1.0, "decompose": "matrices"},
     "slerp": {},
     "nuslerp": {"nuslerp_row_wise": False, "nuslerp_flatten": True},
     "multislerp": {"normalize_weights": True, "eps": 1e-8},

@@ -24,6 +24,11 @@ FAMILY: dict[str, Strategy] = {
     "rescale": FLAG,
     "int8_mask": FLAG,
 }
+DECOMPOSING: dict[str, Strategy] = {
+    "weight": st.just(1.0) | WEIGHT,
+    "lambda": FAMILY["lambda"],
+    "decompose": st.sampled_from(["matrices", "all", "all", "none"]),
+}
 DENSITY = st.sampled_from([0.0, 1.0]) | between(0, 1)
 
 VALUES: dict[str, dict[str, Strategy]] = {
@@ -42,6 +47,8 @@ VALUES: dict[str, dict[str, Strategy]] = {
         "k": st.integers(0, 2),
         "lambda": FAMILY["lambda"],
     },
+    "tsv_m": DECOMPOSING,
+    "iso_c": DECOMPOSING,
     "slerp": {"t": st.sampled_from([0.0, 0.5, 1.0]) | between(-0.2, 1.2)},
     "nuslerp": {"weight": POSITIVE, "nuslerp_row_wise": FLAG, "nuslerp_flatten": FLAG},
     "multislerp": {"weight": POSITIVE, "normalize_weights": FLAG, "eps": st.sampled_from([1e-8, 1e-5, 0.01])},

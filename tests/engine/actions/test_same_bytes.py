@@ -121,6 +121,8 @@ REDUCING: dict[str, tuple[str, dict[str, Any], int]] = {
     "counts": ("ramplus_tl", {}, 3),
     "quartiles": ("arcee_fusion", {}, 1),
     "dot products": ("karcher", {}, 3),
+    "singular vectors": ("tsv_m", {}, 3),
+    "sums of matrices": ("iso_c", {}, 3),
     "dot products by column": ("nuslerp", {"weight": 0.5, "nuslerp_flatten": False, "nuslerp_row_wise": True}, 2),
 }
 """Every kind of partial result: method, parameters, number of models."""

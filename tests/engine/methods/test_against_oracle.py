@@ -16,6 +16,7 @@ from tests.engine.kernels.cases import examples, make_values, shapes
 from tests.engine.kernels.drive import DTYPES
 from tests.engine.methods.probing import describe, found_masks, run
 from tests.oracles import ORACLES, RANDOM, Result, explain
+from tests.oracles.spectral import is_matrix, is_well_posed
 from tests.oracles.values import BASELESS, COUNTS, EITHER, PER_MODEL, VALUES
 
 Array = NDArray[Any]
@@ -57,11 +58,18 @@ def problems(draw: st.DrawFn, method: str) -> Drawn:
 
 
 def well_posed(method: str, drawn: Drawn) -> bool:
-    """Whether there is one right result: no opposite directions, where their mean could be any."""
+    """Whether there is one right result: no opposite directions, where their mean could be any, and no equal ones."""
+    if method in ("tsv_m", "iso_c"):
+        assert drawn.base is not None
+        base = drawn.base.astype(np.float32)
+        taus = [(model.astype(np.float32) - base).astype(np.float64) for model in drawn.models]
+        weighted = [float(one["weight"]) * tau for one, tau in zip(drawn.each, taus, strict=True)]
+        matrices = is_matrix(base.shape, drawn.parameters["decompose"]) and base.size
+        return not matrices or is_well_posed([tau.reshape(len(tau), -1) for tau in weighted])
     if method not in ("karcher", "multislerp"):
         return True
-    base = 0.0 if drawn.base is None else drawn.base.astype(np.float64)
-    vectors = [np.ravel(model.astype(np.float64) - base) for model in drawn.models]
+    origin = 0.0 if drawn.base is None else drawn.base.astype(np.float64)
+    vectors = [np.ravel(model.astype(np.float64) - origin) for model in drawn.models]
     lengths = [np.linalg.norm(vector) for vector in vectors]
     if min(lengths, default=0) < 0.05:
         return False
