@@ -4,6 +4,9 @@ The first error cancels the tasks that have not started. Partial results are fol
 the chunks finish, so that the output depends neither on the workers nor on the executor. A partial result waits until
 those of all earlier chunks are there. Once `unfolded_limit` partial results are being computed or are waiting, no
 further reduce task is started until the missing one arrives.
+
+What a pass has found is made of its accumulator on a thread of its own: that can take minutes for a large matrix, in
+which other jobs go on, and requests to stop are answered.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from dovetail.engine.planning.plan import READ_AHEAD, UNFOLDED_PER_WORKER, Plan
 from dovetail.engine.run.session import Session, execute_in
 from dovetail.engine.run.task import TaskRecord, prefetch
 from dovetail.io.files.interrupts import check_interrupts
-from dovetail.io.files.threads import wait_for_one
+from dovetail.io.files.threads import Threads, wait_for_one
 from dovetail.io.source import Slot
 
 
@@ -75,11 +78,9 @@ class _Running:
         return self.folded - before
 
     def finish(self) -> None:
-        """Leave a reduce pass, after all of its partial results have been folded, and enter the next pass."""
+        """Make the next state of a reduce pass, of which all partial results have been folded."""
         accumulator, self.accumulator = self.accumulator, None
         self.state = self.program.finish(self.step, accumulator, self.state)
-        del accumulator  # before the next one is made
-        self.begin(self.step + 1)
 
 
 def unfolded_limit(workers: int) -> int:
@@ -123,6 +124,7 @@ class Scheduler:
         self.late: list[TaskRecord] = []
         self._open: list[_Running] = []
         self._flying: dict[Future[TaskRecord], tuple[_Running, int]] = {}
+        self._finishing: dict[Future[None], _Running] = {}
 
     def run(self, jobs: Iterable[tuple[Job, list[int]]]) -> Generator[TaskRecord, None, None]:
         """Run the jobs, and yield the record of every task, on the calling thread, as the tasks finish.
@@ -143,14 +145,19 @@ class Scheduler:
 
         """
         queue = iter(jobs)
+        finisher = Threads(min(self._open_jobs, self._session.workers), thread_name_prefix="dovetail-finish")
         try:
             while True:
                 self._fill(queue)
-                if not self._flying:
+                if not self._flying and not self._finishing:
                     return
-                done = wait_for_one(self._flying)
+                done = wait_for_one([*self._flying, *self._finishing])
                 while done:
-                    yield self._take(done.pop())
+                    future = done.pop()
+                    if future in self._finishing:
+                        self._enter_next(future)
+                    else:
+                        yield self._take(future, finisher)
         except BrokenExecutor as error:
             check_interrupts()  # Ctrl-C reaches the processes of an executor too
             raise WorkerLostError(
@@ -161,9 +168,10 @@ class Scheduler:
         finally:
             if self._flying:
                 self._session.patience.give_up()  # so that no task goes on waiting for a server
-            for future in self._flying:
+            for future in (*self._flying, *self._finishing):
                 future.cancel()
-            wait(self._flying)
+            wait([*self._flying, *self._finishing])
+            finisher.shutdown()
             finished = (future for future in self._flying if not future.cancelled() and not future.exception())
             self.late = [future.result() for future in finished]
 
@@ -194,8 +202,14 @@ class Scheduler:
             self._open.append(running)
         return True
 
-    def _take(self, future: Future[TaskRecord]) -> TaskRecord:
-        """Return the record of a finished task; if it was the last of its pass, let its job enter the next pass."""
+    def _enter_next(self, future: Future[None]) -> None:
+        """Let a job enter the next pass, when what the last one has found is there."""
+        running = self._finishing.pop(future)
+        future.result()
+        running.begin(running.step + 1)
+
+    def _take(self, future: Future[TaskRecord], finisher: Executor) -> TaskRecord:
+        """Return the record of a finished task; if it was the last of its pass, let the pass be finished."""
         running, position = self._flying.pop(future)
         record = future.result()
         running.unfinished -= 1
@@ -204,7 +218,7 @@ class Scheduler:
             record = replace(record, partial=None)
         if running.unfinished == 0:
             if running.reduces:
-                running.finish()
+                self._finishing[finisher.submit(running.finish)] = running
             else:
                 self._open.remove(running)
         return record

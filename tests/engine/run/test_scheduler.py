@@ -131,6 +131,46 @@ def test_no_more_jobs_are_open_than_allowed(monkeypatch: pytest.MonkeyPatch, ope
     assert [0] * 6 == list(left.values())
 
 
+def test_other_jobs_go_on_while_a_pass_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one job has found may take minutes to work out: the other runs all of its passes meanwhile."""
+    tasks, passed = _Tasks(), threading.Event()
+
+    class Slow(_Program):
+        def finish(self, step: int, accumulator: list[Any], state: Any) -> Any:
+            if self._job.first_task == 0:
+                assert passed.wait(30)
+            return super().finish(step, accumulator, state)
+
+    monkeypatch.setattr(run, "execute_in", tasks.execute)
+    monkeypatch.setattr(run, "prefetch", lambda work: None)
+    with ThreadPoolExecutor(2) as pool:
+        made = run.Scheduler(pool, _session(2), _Plan(1, Slow), lambda tensor: None)  # type: ignore[arg-type]
+        order = []
+        for record in made.run(_jobs(2, 2)):
+            order.append((record.task, record.step))
+            if {(2, 1), (3, 1)} <= set(order):
+                passed.set()
+    assert [(0, 1), (1, 1)] == sorted(order[-2:])
+    assert 8 == len(order)
+
+
+def test_an_error_while_a_pass_is_finished_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is raised, as one of a task is, and no thread is left."""
+
+    class Failing(_Program):
+        def finish(self, step: int, accumulator: list[Any], state: Any) -> Any:
+            raise ValueError("no direction")
+
+    tasks = _Tasks()
+    monkeypatch.setattr(run, "execute_in", tasks.execute)
+    monkeypatch.setattr(run, "prefetch", lambda work: None)
+    with ThreadPoolExecutor(2) as pool:
+        made = run.Scheduler(pool, _session(2), _Plan(1, Failing), lambda tensor: None)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="no direction"):
+            list(made.run(_jobs(2, 2)))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("dovetail-finish")]
+
+
 def test_jobs_of_one_task_have_no_separate_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job that is one task runs its passes inside the task."""
     tasks = _Tasks()
