@@ -97,13 +97,10 @@ class Isotropic(MatrixProgram):
             flattening = (found.vectors * (mean / found.values)) @ found.vectors.T
         return Found(flattening, accumulator.matrix if isinstance(accumulator, Gathered) else None)
 
-    def change(self, vectors: TaskVectors, first: int, last: int, state: Found | None) -> Matrix:
+    def change(self, vectors: TaskVectors, first: int, last: int, state: Found) -> Matrix:
         """Compute the change of a block of rows."""
-        if state is None:
-            return self.undefined(vectors, first, last)
-        total = self._sum(vectors, first, last).reshape(-1, self.columns)
         if state.total is None:
-            return np.asarray(total @ state.flattening)
+            return np.asarray(self._sum(vectors, first, last).reshape(-1, self.columns) @ state.flattening)
         rows = slice(first // self.columns, last // self.columns)
         return np.asarray(state.flattening[rows] @ state.total)
 

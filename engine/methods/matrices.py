@@ -20,14 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.convert import encode
-from dovetail.engine.kernels.statistics import count_nonfinite
+from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero
+from dovetail.engine.kernels.sums import sum_squares
 from dovetail.engine.methods.blas import one_thread
 from dovetail.engine.methods.decoding import (
+    STRETCH,
     ElementRange,
     Floats,
     TaskVectors,
     block_count,
     plain_statistics,
+    stretches,
 )
 from dovetail.engine.methods.low_rank import Matrix
 from dovetail.engine.methods.method import Parameter
@@ -128,8 +131,8 @@ class MatrixProgram:
         return start // self.block * self.block, min(self.length, -(-stop // self.block) * self.block)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Bytes of a block's sources, of it in float64, of its products and of its result, and the library's."""
-        return TaskVectors.scratch_bytes(self.block) + 56 * self.block + LIBRARY_BYTES
+        """Bytes of a block's sources, of it in float64, of its products and its result, of masks, and the library's."""
+        return TaskVectors.scratch_bytes(self.block) + 56 * self.block + len(self.weights) * STRETCH + LIBRARY_BYTES
 
     def begun_bytes(self, elements: int, width: int) -> int:
         """Compute the bytes in float64 of `width` numbers for each row of the blocks that begin in a chunk."""
@@ -142,18 +145,23 @@ class MatrixProgram:
 
     def apply(self, chunk: Chunk, state: Any, out: Bytes) -> ChunkStatistics:
         """Merge a chunk, block by block."""
-        vectors, overflowed = TaskVectors(chunk, self.codes, self.block), 0
+        vectors = TaskVectors(chunk, self.codes, self.block)
+        statistics = plain_statistics(len(self.weights), 0, vectors.nonfinite)
         with one_thread(), np.errstate(all="ignore"):
             for first in range(chunk.start // self.block * self.block, chunk.stop, self.block):
                 last = min(first + self.block, self.length)
                 start, stop = max(first, chunk.start), min(last, chunk.stop)
-                vectors.begin(first, last, (start, stop))
-                change = self.change(vectors, first, last, state).reshape(-1)[start - first : stop - first]
-                overflowed += self._store(change, vectors.base(start, stop), out, start - chunk.start)
-        return plain_statistics(len(self.weights), overflowed, vectors.nonfinite)
+                vectors.begin(first, last, (first, first))
+                whole = np.full(last - first, np.nan) if state is None else self.change(vectors, first, last, state)
+                change = whole.reshape(-1)[start - first : stop - first]
+                statistics.merged_square += float(change @ change)
+                statistics.overflowed += self._store(change, vectors.base(start, stop), out, start - chunk.start)
+                self._count(vectors, start, stop, statistics)
+        statistics.kept_square = statistics.delta_square.copy()
+        return statistics
 
     def change(self, vectors: TaskVectors, first: int, last: int, state: Any) -> Matrix:
-        """Compute the change of a block, float64[rows, columns], and decode every model's part on the way.
+        """Compute the change of a block.
 
         Parameters
         ----------
@@ -162,16 +170,25 @@ class MatrixProgram:
         first, last
             The block.
         state
-            What the reduce passes have found.
+            What the reduce passes have found; not None.
+
+        Returns
+        -------
+        float64[rows, columns]
+            The change.
 
         """
         raise NotImplementedError
 
-    def undefined(self, vectors: TaskVectors, first: int, last: int) -> Matrix:
-        """Give the change of a block of a matrix that is not finite."""
-        for _ in self.taus(vectors, first, last):
-            pass  # the numbers that are not finite are counted
-        return np.full(last - first, np.nan)
+    def _count(self, vectors: TaskVectors, first: int, last: int, statistics: ChunkStatistics) -> None:
+        """Count what models change in elements ``first:last``, and what is not finite: all changes are kept."""
+        masks = np.empty((len(self.weights), min(STRETCH, last - first)), np.uint8)
+        for start, stop in stretches(first, last, STRETCH):
+            vectors.begin(start, stop, (start, stop))
+            for model, tau in enumerate(self.taus(vectors, start, stop)):
+                mark_nonzero(tau, masks[model, : stop - start])
+                statistics.delta_square[model] += sum_squares(tau)
+            count_pairs(masks, stop - start, statistics.kept)
 
     def _store(self, change: NDArray[np.float64], base: Floats, out: Bytes, place: int) -> int:
         """Store the base model's values plus a change, rounded once; return how many of the results are not finite.

@@ -187,17 +187,16 @@ class TaskSingularVectors(MatrixProgram):
         edges = np.cumsum([len(values) for values in state.values])[:-1]
         return tuple(np.ascontiguousarray(part) for part in np.split(whole, edges, axis))
 
-    def change(self, vectors: TaskVectors, first: int, last: int, state: Found | None) -> Matrix:
+    def change(self, vectors: TaskVectors, first: int, last: int, state: Found) -> Matrix:
         """Compute the change of a block of rows."""
-        if state is None:
-            return self.undefined(vectors, first, last)
         total = np.zeros(((last - first) // self.columns, self.columns))
+        if self.tall:
+            for tau, inner, outer in zip(self.taus(vectors, first, last), state.inner, state.outer, strict=True):
+                total += (self._rows(tau) @ inner) @ outer
+            return total
         rows = slice(first // self.columns, last // self.columns)
-        for model, tau in enumerate(self.taus(vectors, first, last)):
-            if self.tall:
-                total += (self._rows(tau) @ state.inner[model]) @ state.outer[model]
-            else:
-                total += state.left[model][rows] @ state.outer[model]
+        for left, outer in zip(state.left, state.outer, strict=True):
+            total += left[rows] @ outer
         return total
 
 

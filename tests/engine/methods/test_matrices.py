@@ -61,7 +61,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @BOTH
 @pytest.mark.usefixtures("small_blocks")
-@settings(derandomize=True, deadline=None, max_examples=examples(60))
+@settings(derandomize=True, deadline=None, max_examples=examples(40))
 @given(data=st.data())
 def test_equals_the_decomposition_of_whole_matrices(method: str, data: st.DataObject) -> None:
     """Tall or wide, of whatever dtypes and weights, cut anywhere: what numpy's decomposition of the whole gives."""
@@ -249,3 +249,22 @@ def test_weights_scale_the_changes(method: str) -> None:
     problem = describe(method, base, models, {"lambda": 0.5}, [{"weight": 2.0}, {"weight": -0.5}])
     expected = 0.5 * merged(method, base, [2 * models[0], -models[1] / 2]).astype(np.float64)
     close(expected, run(problem, method, base, models))
+
+
+@BOTH
+@pytest.mark.parametrize("shape", [(30, 8), (8, 30)])
+def test_statistics_are_those_of_whole_task_vectors(
+    method: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that a model changes counts as kept, so that densities mean the same for matrices as for vectors."""
+    monkeypatch.setattr(matrices, "BLOCK", 30)
+    base, models = family(13, shape, 2)
+    models[1][::2] = 0.0
+    problem = describe(method, base, models, {}, [{}] * 2)
+    out, statistics = run_program(problem, METHODS[method].program(problem), base, models, [50, 101, 120])
+    found = add_up(statistics)
+    np.testing.assert_array_equal([[240, 120], [120, 120]], found.kept)
+    squares = [float((each.astype(np.float64) ** 2).sum()) for each in models]
+    np.testing.assert_allclose(squares, found.delta_square, rtol=1e-6)
+    np.testing.assert_array_equal(found.delta_square, found.kept_square)
+    np.testing.assert_allclose(float((out.astype(np.float64) ** 2).sum()), found.merged_square, rtol=1e-6)
