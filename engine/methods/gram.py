@@ -121,7 +121,7 @@ class Gathered:
     """
 
     def __init__(self, rows: int, columns: int, dtype: type) -> None:
-        self._values = np.empty(rows * columns, dtype)
+        self._values: NDArray[np.floating] = np.empty(rows * columns, dtype)
         self._shape, self._filled = (rows, columns), 0
 
     @staticmethod

@@ -32,7 +32,7 @@ class Found:
 
     flattening: Matrix
     """lambda * mean(S) * G^(-1/2), of the smaller side: what the sum is multiplied by."""
-    total: Matrix | None
+    total: NDArray[np.floating] | None
     """The whole sum, where it is wide."""
 
 

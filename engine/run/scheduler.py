@@ -168,9 +168,10 @@ class Scheduler:
         finally:
             if self._flying:
                 self._session.patience.give_up()  # so that no task goes on waiting for a server
-            for future in (*self._flying, *self._finishing):
+            under_way: list[Future[Any]] = [*self._flying, *self._finishing]
+            for future in under_way:
                 future.cancel()
-            wait([*self._flying, *self._finishing])
+            wait(under_way)
             finisher.shutdown()
             finished = (future for future in self._flying if not future.cancelled() and not future.exception())
             self.late = [future.result() for future in finished]
