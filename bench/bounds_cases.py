@@ -101,6 +101,8 @@ PROGRAMS: Mapping[str, Sequence[Setting]] = {
         Setting("sce"),
     ),
     "unique": (Setting("ram"), Setting("ramplus_tl")),
+    "agreed": (Setting("consensus_ta", least=2),),
+    "singular vectors": (Setting("tsv_m"), Setting("iso_c")),
     "near": (Setting("nearswap", most=1, parameters={"t": 1e-3}),),
     "important": (Setting("arcee_fusion", most=1),),
     "copied": (Setting("passthrough", most=1, base=False),),

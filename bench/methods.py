@@ -55,7 +55,7 @@ def main() -> None:
     if unknown := set(args.methods) - set(known):
         sys.exit(f"{', '.join(sorted(unknown))}: no setting; expected some of {', '.join(known)}")
     names = list(dict.fromkeys(["task_arithmetic", *args.methods]))
-    with workplace.workplace(args.work, 8 * 10**9) as place:
+    with workplace.workplace(args.work, 10**9) as place:
         tiny, family = workplace.make_family(place / "tiny", "tiny"), workplace.make_family(place / "family", args.size)
         entrants = {}
         for name in names:
