@@ -221,7 +221,7 @@ def make_program(problem: Problem) -> TaskSingularVectors | TaskArithmetic:
 TSV_M = Method(
     name="tsv_m",
     summary="Keep the strongest directions of every matrix's change, and turn those of all models orthogonal to each "
-    "other: use it to combine fine-tunes for different tasks, with nothing to tune.",
+    "other: use it to combine fine-tunes for different tasks, with little to tune.",
     paper="https://arxiv.org/abs/2412.00081",
     base="origin",
     parameters=(

@@ -63,6 +63,25 @@ def test_with_k_0_it_is_task_arithmetic(data: st.DataObject) -> None:
     np.testing.assert_allclose(found[1][1].kept_square, found[0][1].kept_square, rtol=1e-6)
 
 
+@settings(derandomize=True, deadline=None, max_examples=examples(30))
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 5))
+def test_asking_for_more_keeps_less(seed: int, count: int) -> None:
+    """What is kept with a greater k, or where changes must stand out farther, is kept with a smaller one too."""
+    random = np.random.default_rng(seed)
+    taus = random.standard_t(3, (count, 200)).astype(np.float32)
+    base = np.zeros(200, np.float32)
+
+    def kept(k: int, scale: float) -> set[int]:
+        problem = describe("consensus_ta", base, taus, {"k": k}, [{"tall_mask_lambda": scale}] * count)
+        return set(np.flatnonzero(run(problem, "consensus_ta", base, taus)))
+
+    for k in range(count):
+        assert kept(k + 1, 0.4) <= kept(k, 0.4)
+    for low, high in ((0.0, 0.2), (0.2, 0.6), (0.6, 3.0)):
+        assert kept(2, high) <= kept(2, low)
+    assert kept(2, 3.0) < kept(2, 0.0)
+
+
 def test_statistics_count_what_is_kept() -> None:
     """An element counts for the models that change it, where enough of them agree."""
     problem = describe("consensus_ta", BASE, TAUS, {"k": 2}, [{}] * 3)
