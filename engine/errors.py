@@ -22,7 +22,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from dovetail.io.errors import CheckpointError, thread_limit
+from dovetail.io.errors import CheckpointError, system_limit, thread_limit
 from dovetail.io.errors import DovetailError as DovetailError  # the root of the tree, which callers catch
 
 
@@ -125,6 +125,8 @@ def describe(error: Exception) -> tuple[str, int]:
     if isinstance(error, DovetailError):
         return str(error), error.exit_code
     if isinstance(error, OSError):
+        if (limit := system_limit(error)) is not None:
+            return str(limit), limit.exit_code
         where = f" at {error.filename}" if error.filename else ""
         if error.errno in _DISK_FULL:
             return (

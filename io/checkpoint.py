@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from dovetail.io.dtypes import DType
-from dovetail.io.errors import ChangedFileError, DovetailError, MissingFileError
+from dovetail.io.errors import ChangedFileError, DovetailError, MissingFileError, SystemLimitError, system_limit
 from dovetail.io.source import Source
 
 
@@ -202,9 +202,9 @@ class Checkpoint:
                 file.check(f"{self.adapter.folder}/{file.name}")
 
 
-def cannot_read(path: Path, error: OSError) -> MissingFileError:
-    """Make the checkpoint error for an error of the operating system that occurred while a checkpoint was opened."""
-    return MissingFileError(
+def cannot_read(path: Path, error: OSError) -> MissingFileError | SystemLimitError:
+    """Make the error of ours for one of the operating system that occurred while a checkpoint was opened."""
+    return system_limit(error, path) or MissingFileError(
         f"cannot read {path} ({error.strerror})", "a readable folder or file", "check its permissions"
     )
 

@@ -17,13 +17,17 @@
     │   └── NonFiniteError            NaN or infinity where numbers are expected
     ├── DTypeNameError (ValueError)   exit code 2: no such dtype
     ├── OutputFormatError (ValueError)  exit code 2: an option that the output's format does not have
-    ├── ThreadLimitError (RuntimeError)  exit code 4: the system starts no more threads
+    ├── SystemLimitError (RuntimeError)  exit code 4: the system has no more open files or memory for this process
+    │   └── ThreadLimitError             the system starts no more threads
     └── engine.errors ...             recipes, memory, output (see there)
 
 Every message reads ``<what> <actual>; expected <value>; <what to do>``.
 """
 
 from __future__ import annotations
+
+import errno
+from typing import Final
 
 
 class DovetailError(Exception):
@@ -129,10 +133,37 @@ class OutputFormatError(DovetailError, ValueError):
     exit_code = 2
 
 
-class ThreadLimitError(DovetailError, RuntimeError):
-    """The system starts no more threads."""
+class SystemLimitError(DovetailError, RuntimeError):
+    """The system lets this process have no more of something: open files, or memory to map them."""
 
     exit_code = 4
+
+
+class ThreadLimitError(SystemLimitError):
+    """The system starts no more threads."""
+
+
+_LACKING: Final = {
+    errno.EMFILE: ("no further open file", "raise the limit on open files (ulimit -n)"),
+    errno.ENFILE: ("no further open file on this machine", "close other programs"),
+    errno.ENOMEM: ("no memory", "raise the limit on memory (ulimit -v, or the container's), or close other programs"),
+}
+
+
+def system_limit(error: OSError, path: object = None) -> SystemLimitError | None:
+    """Give the error that tells people what the system has run out of; None if that is not what happened.
+
+    Such an error says nothing about the file that was to be opened, which may be whole.
+    """
+    if error.errno not in _LACKING:
+        return None
+    lacking, action = _LACKING[error.errno]
+    place = error.filename if path is None else path
+    return SystemLimitError(
+        f"the system has {lacking} for this process{f' to open {place}' if place else ''}",
+        "room for a little more",
+        f"{action}, and run the same command again to continue",
+    )
 
 
 def thread_limit(error: BaseException) -> ThreadLimitError | None:

@@ -11,6 +11,7 @@ import numpy as np
 from dovetail.io.arrays import to_torch
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.errors import ChangedFileError
+from dovetail.io.files.smallfile import open_descriptor
 from dovetail.io.source import MappedBytes
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _read(info: TensorInfo) -> NDArray[np.uint8]:
 
 def _map(place: MappedBytes) -> NDArray[np.uint8]:
     """Map a file so that its pages can be written to in memory, and never in the file."""
-    descriptor = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = open_descriptor(place.path, os.O_RDONLY)
     try:
         status = os.fstat(descriptor)
         if (status.st_size, status.st_mtime_ns) != (place.file_size_bytes, place.file_mtime_ns):

@@ -24,6 +24,7 @@ from dovetail.engine.recipe.problems import recipe_error
 from dovetail.engine.recipe.reader import MAX_TEXT_BYTES, Document, ReadError, read_documents
 from dovetail.engine.recipe.schema import Recipe
 from dovetail.engine.recipe.unused import notes, without_unused
+from dovetail.io.errors import system_limit
 from dovetail.io.files.home import expand_home
 from dovetail.io.files.smallfile import is_named
 
@@ -165,6 +166,8 @@ def _read_file(path: Path) -> Origin:
         with path.open("rb") as file:
             raw = file.read(MAX_TEXT_BYTES + 1)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and (limit := system_limit(error)) is not None:
+            raise limit from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RecipeError(
             f"recipe {shown(str(path))} cannot be read: {reason}", "a readable YAML file", "correct its path"

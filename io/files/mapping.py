@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from dovetail.io.errors import ChangedFileError, MissingFileError
+from dovetail.io.errors import ChangedFileError, MissingFileError, system_limit
+from dovetail.io.files.smallfile import open_descriptor
 from dovetail.io.files.system import MADV_DONTNEED, MADV_POPULATE_READ, MADV_WILLNEED, advise
 from dovetail.io.source import MappedBytes, checked_source, out_of_range
 
@@ -47,6 +48,8 @@ class MappedFile:
         If the file's size or modification time differs.
     MissingFileError
         If the file cannot be opened or mapped.
+    SystemLimitError
+        If the system has no more open files or memory for this process.
 
     """
 
@@ -57,7 +60,7 @@ class MappedFile:
         try:
             self._map = _map_whole(path, size_bytes, mtime_ns)
         except OSError as error:
-            raise MissingFileError(
+            raise system_limit(error, path) or MissingFileError(
                 f"cannot open {path} ({error.strerror})",
                 "the file that was there when the checkpoint was opened",
                 "put it back and run again",
@@ -102,7 +105,7 @@ class MappedFile:
 
 
 def _map_whole(path: str, size_bytes: int, mtime_ns: int) -> mmap.mmap:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = open_descriptor(path, os.O_RDONLY)
     try:
         status = os.fstat(descriptor)
         if (status.st_size, status.st_mtime_ns) != (size_bytes, mtime_ns):

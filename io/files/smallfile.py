@@ -8,6 +8,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+from dovetail.io.errors import system_limit
+
 
 def read_at_most(path: Path, limit_bytes: int) -> bytes:
     """Read a regular file, but no more than its first `limit_bytes`.
@@ -19,7 +21,7 @@ def read_at_most(path: Path, limit_bytes: int) -> bytes:
         could give bytes without end.
 
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+    descriptor = open_descriptor(path, os.O_RDONLY)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -33,7 +35,28 @@ def read_at_most(path: Path, limit_bytes: int) -> bytes:
 
 def without_waiting(path: str, flags: int) -> int:
     """Open a file for `open`, whose opener this is, without waiting for the other end of a named pipe."""
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)  # else it would be made executable
+    return open_descriptor(path, flags)
+
+
+def open_descriptor(path: Path | str, flags: int) -> int:
+    """Open a file, without waiting for the other end of a named pipe; programs that are started do not inherit it.
+
+    Raises
+    ------
+    SystemLimitError
+        The system has no more open files or memory for this process. That is no fault of the file, so that it is no
+        OSError, which would be taken for one.
+    OSError
+        The file cannot be opened.
+
+    """
+    try:
+        # The permissions are those of files; without them it would be made executable.
+        return os.open(path, flags | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        if (limit := system_limit(error, path)) is not None:
+            raise limit from error
+        raise
 
 
 def is_named(path: Path | str) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from dovetail.io.errors import ChangedFileError, MissingFileError
 from dovetail.io.files.boxes import boxes
+from dovetail.io.files.smallfile import open_descriptor
 from dovetail.io.files.stretches import SPAN_BYTES, gather, span_bytes
 from dovetail.io.source import checked_source, out_of_range
 
@@ -160,7 +161,7 @@ class StridedSource:
 
     def _open(self) -> int:
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            descriptor = open_descriptor(self.path, os.O_RDONLY)
         except OSError as error:
             raise MissingFileError(
                 f"cannot open {self.path} ({error.strerror})",

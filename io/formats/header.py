@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
 from dovetail.io.dtypes import DTYPES, QUANTISED_DTYPES, UNSUPPORTED_DTYPES, DType
 from dovetail.io.errors import CheckpointError, HeaderError, MissingFileError, UnsupportedError
 from dovetail.io.files.collector import collector_paused
+from dovetail.io.files.smallfile import open_descriptor
 from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
 
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -125,8 +126,7 @@ def open_regular(path: Path, error_kind: type[CheckpointError], expected: str) -
 
     """
     try:
-        # Non-blocking, so that a named pipe in a checkpoint folder cannot hang the program.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        descriptor = open_descriptor(path, os.O_RDONLY)
     except OSError as error:
         raise MissingFileError(f"cannot open {path} ({error.strerror})", expected, "check the path") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

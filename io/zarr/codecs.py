@@ -31,7 +31,7 @@ from zarr.core.metadata.v3 import ArrayV3Metadata
 from zarr.registry import get_pipeline_class
 
 import dovetail.io.zarr.dtypes  # noqa: F401 - registers the data types
-from dovetail.io.errors import CheckpointError, ZarrError
+from dovetail.io.errors import CheckpointError, DovetailError, ZarrError
 from dovetail.io.zarr.bounds import bound, bounded
 from dovetail.io.zarr.inline import run_here
 from dovetail.io.zarr.shards import ShardIndexes, chunk_range, load_index
@@ -128,7 +128,7 @@ class Codec:
                 return self.fill()
             if chunk.shape != self.chunk_shape or chunk.dtype.itemsize != self.spec.dtype.to_native_dtype().itemsize:
                 raise ValueError(f"it decodes to {chunk.dtype} of shape {list(chunk.shape)}")
-        except CheckpointError:
+        except DovetailError:
             raise
         except _FAULTS as error:
             raise ZarrError(

@@ -12,7 +12,8 @@ import stat
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from dovetail.io.errors import ChangedFileError, ZarrError
+from dovetail.io.errors import ChangedFileError, SystemLimitError, ZarrError
+from dovetail.io.files.smallfile import open_descriptor
 
 ObjectPart = tuple[int, int | None]
 """First byte, counted from the end if it is negative, and one past the last byte; None for the end of the object."""
@@ -72,7 +73,7 @@ class FolderPlace:
         """Read a file: see `Place.read`."""
         path = f"{self.path}/{key}"
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+            descriptor = open_descriptor(path, os.O_RDONLY)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -105,8 +106,8 @@ class FolderPlace:
     def prefetch(self, key: str) -> None:
         """Ask the system to read a file."""
         try:
-            descriptor = os.open(f"{self.path}/{key}", os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-        except OSError:  # prefetching is only a hint; the read that follows raises the error
+            descriptor = open_descriptor(f"{self.path}/{key}", os.O_RDONLY)
+        except (OSError, SystemLimitError):  # prefetching is only a hint; the read that follows raises the error
             return
         try:
             if hasattr(os, "posix_fadvise"):

@@ -9,7 +9,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from dovetail.io.errors import ChangedFileError, CheckpointError, MissingFileError, UnsupportedError, ZarrError
+from dovetail.io.errors import (
+    ChangedFileError,
+    DovetailError,
+    MissingFileError,
+    UnsupportedError,
+    ZarrError,
+    system_limit,
+)
 from dovetail.io.files.smallfile import without_waiting
 from dovetail.io.files.zip_end import MAX_DIRECTORY_BYTES, directory_bytes
 from dovetail.io.zarr.place import ObjectPart, check_limit, resolve
@@ -109,10 +116,10 @@ def _opened_zip(place: ZipPlace) -> zipfile.ZipFile:
                 f"{place.path} says that its directory has {size} bytes", f"at most {MAX_DIRECTORY_BYTES}", "unpack it"
             )
         return zipfile.ZipFile(place.path)
-    except (CheckpointError, MemoryError):
+    except (DovetailError, MemoryError):
         raise
     except OSError as error:
-        raise MissingFileError(
+        raise system_limit(error) or MissingFileError(
             f"cannot open {place.path} ({error.strerror})", "a zip store", "put it back and run again"
         ) from error
     except Exception as error:  # a damaged directory makes zipfile raise errors of any class

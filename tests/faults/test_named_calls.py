@@ -148,3 +148,26 @@ def test_the_first_look_at_an_input(family: Family, monkeypatch: pytest.MonkeyPa
     assert 3 == outcome.code, outcome.err
     assert f"cannot read {family.base} ({os.strerror(number)}); " in outcome.err
     assert 0 == dovetail(*commands[call], family.out, "--quiet").code
+
+
+@pytest.mark.parametrize(
+    ("command", "number"), [("merge", errno.EMFILE), ("verify", errno.EMFILE), ("verify", errno.ENFILE)]
+)
+def test_no_more_open_files(family: Family, monkeypatch: pytest.MonkeyPatch, command: str, number: int) -> None:
+    """Whichever file is the one too many, that is the system's limit, and no file is called damaged or missing."""
+    family.recipe()
+    if command == "verify":
+        assert 0 == dovetail("merge", family.recipe_path, family.out, "--quiet").code
+    arguments = {"merge": ("merge", family.recipe_path, family.out), "verify": ("verify", family.out)}[command]
+    for count in range(1, 100):
+        failing = Failing(os.open, lambda path: str(family.home) in path, count, number)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", failing)
+            outcome = dovetail(*arguments)
+        if failing.left:
+            break
+        assert 4 == outcome.code, (count, outcome.err)
+        assert "error: the system has no further open file" in outcome.err, count
+        assert "damaged" not in outcome.err
+    assert count > 5
+    assert 0 == outcome.code

@@ -97,8 +97,8 @@ def _codes(strike: Strike, path: str, root: Path) -> Sequence[int]:
     place, inputs = Path(os.path.normpath(path)), root / "in"
     if strike.kind == "thread":
         return (4, 5)
-    if strike.error == errno.ENOMEM:
-        return (3, 4)
+    if strike.error in (errno.ENOMEM, errno.EMFILE):
+        return (4,)
     if place == inputs / "recipe.yml":
         return (2, 3)
     if strike.kind == "populate" or place in (root / "work", root, *root.parents):
