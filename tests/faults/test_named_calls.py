@@ -59,7 +59,7 @@ def test_a_look_at_the_output_that_fails(family: Family, monkeypatch: pytest.Mon
 
 
 def test_an_input_that_cannot_be_mapped(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system has no addresses left for a file, the error names the file, with exit code 3."""
+    """Where the system has no addresses left for a file, the error names it, and the limit to raise, with exit code 4."""
 
     class Full(mmap.mmap):
         def __new__(cls, *_: Any, **__: Any) -> Any:
@@ -69,9 +69,11 @@ def test_an_input_that_cannot_be_mapped(family: Family, monkeypatch: pytest.Monk
         patched.setattr(mapping.mmap, "mmap", Full)
         mapping._open_files.clear()
         outcome = dovetail("merge", family.recipe_path, family.out)
-    assert 3 == outcome.code, outcome.err
-    assert outcome.err.startswith(f"error: cannot open {family.home}/"), outcome.err
-    assert "(Cannot allocate memory); expected " in outcome.err
+    assert 4 == outcome.code, outcome.err
+    assert f"error: the system has no memory for this process to open {family.home}/" in outcome.err
+    assert (
+        "; raise the limit on memory (ulimit -v, or the container's), or close other programs, and run" in outcome.err
+    )
     assert 0 == dovetail("merge", family.recipe_path, family.out).code
 
 
