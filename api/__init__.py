@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         PlanOptions,
         RunOptions,
         SafetensorsFormat,
+        SearchOptions,
+        SearchResult,
         Verdict,
         ZarrFormat,
         compare,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         plan_stages,
         read_manifest,
         recompute,
+        search,
         verify,
     )
     from dovetail.io import DovetailError, load_state_dict, open_checkpoint, read_checkpoint
@@ -54,6 +57,8 @@ __all__ = [
     "PlanOptions",
     "RunOptions",
     "SafetensorsFormat",
+    "SearchOptions",
+    "SearchResult",
     "Verdict",
     "ZarrFormat",
     "__version__",
@@ -72,6 +77,7 @@ __all__ = [
     "read_checkpoint",
     "read_manifest",
     "recompute",
+    "search",
     "verify",
 ]
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from dovetail.engine.planning.extraction.options import ExtractionOptions
     from dovetail.engine.planning.plan import Plan, PlanOptions
     from dovetail.engine.run.prepare import RunOptions
+    from dovetail.engine.searching.history import SearchResult
+    from dovetail.engine.searching.options import SearchOptions
+    from dovetail.engine.searching.search import search
     from dovetail.io.formats.safetensors_format import SafetensorsFormat
     from dovetail.io.zarr.format import ZarrFormat
 
@@ -42,6 +45,8 @@ __all__ = [
     "PlanOptions",
     "RunOptions",
     "SafetensorsFormat",
+    "SearchOptions",
+    "SearchResult",
     "Verdict",
     "ZarrFormat",
     "compare",
@@ -56,6 +61,7 @@ __all__ = [
     "plan_stages",
     "read_manifest",
     "recompute",
+    "search",
     "verify",
 ]
 
@@ -75,6 +81,9 @@ _HOMES = {
     "dovetail.engine.planning.extraction.options": ("ExtractionOptions",),
     "dovetail.engine.planning.plan": ("Plan", "PlanOptions"),
     "dovetail.engine.run.prepare": ("RunOptions",),
+    "dovetail.engine.searching.history": ("SearchResult",),
+    "dovetail.engine.searching.options": ("SearchOptions",),
+    "dovetail.engine.searching.search": ("search",),
     "dovetail.io.formats.safetensors_format": ("SafetensorsFormat",),
     "dovetail.io.zarr.format": ("ZarrFormat",),
 }

@@ -13,6 +13,7 @@
     ├── VerificationError              exit code 5: an output is not what its manifest says
     ├── WorkerLostError                exit code 5: a process that ran tasks has died
     ├── DifferenceError                exit code 6: compared checkpoints differ by more than was allowed
+    ├── EvaluationError                exit code 7: no candidate of a search could be evaluated
     ├── ConversionsFailedError         the exit code of the first of several conversions that failed
     └── InterruptedMergeError (KeyboardInterrupt)  exit code 130: stopped on request
 """
@@ -76,6 +77,12 @@ class DifferenceError(DovetailError):
     """Two checkpoints differ by more than was allowed."""
 
     exit_code = 6
+
+
+class EvaluationError(DovetailError):
+    """No candidate of a search could be evaluated."""
+
+    exit_code = 7
 
 
 class ConversionsFailedError(DovetailError):

@@ -159,6 +159,83 @@ class Failed(Event):
     """Exit code of this failure; the command ends with that of the first failure."""
 
 
+@dataclass(frozen=True, slots=True)
+class SearchStarted(Event):
+    """What is searched is known, and the first candidate is about to be made."""
+
+    name: ClassVar[str] = "search"
+    method: str
+    """Name of the method."""
+    searched: tuple[str, ...]
+    """What is searched, by the names that `Candidate.values` has."""
+    optimizer: str
+    """Name of the optimiser."""
+    budget: int
+    """Most candidates that are evaluated."""
+    evaluated: int
+    """Candidates that earlier runs have evaluated."""
+    candidate_bytes: int
+    """Size of a candidate."""
+    evaluations: int
+    """Most candidates that are there at once."""
+    staging: str
+    """Folder in which the output grows until it is complete."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate(Event):
+    """A candidate of a search has been evaluated."""
+
+    name: ClassVar[str] = "candidate"
+    number: int
+    """Its number, from 0, the start."""
+    generation: int
+    """Its generation; 0 is the start."""
+    values: dict[str, Any]
+    """What was searched, and its values."""
+    result: Any
+    """What the evaluator gave: a number, losses by task, or None if it failed."""
+    failure: str
+    """Why it failed; empty if it did not."""
+    cost: float | None
+    """What the search makes small; None if it failed, or if nothing can be compared yet."""
+    objective: str | None
+    """Name of the objective; None before an evaluation has settled it."""
+    evaluated: int
+    """Candidates evaluated so far."""
+    budget: int
+    """Most candidates that are evaluated."""
+    seconds: float
+    """Time since the first candidate of this run was begun, in seconds."""
+    seconds_left: float
+    """Time that the candidates within the budget will take at this pace, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Searched(Event):
+    """A search is complete, and its output has its final name."""
+
+    name: ClassVar[str] = "searched"
+    output: str
+    """Folder of the output."""
+    values: dict[str, Any]
+    """What was searched, and its best values."""
+    result: Any
+    """What the evaluator gave for them."""
+    number: int
+    """The number of the best candidate."""
+    evaluated: int
+    """Candidates that were evaluated, in all runs."""
+    failed: int
+    """Those of them that failed."""
+    stopped: str
+    """Why no more were evaluated."""
+    seconds: float
+    """Time from the call to the end, in seconds."""
+    already: bool = False
+    """Whether an earlier run had completed the search, so that this one had nothing to do."""
+
+
 Listener = Callable[[Event], None]
 """A function that receives every event, always on the thread that runs the merge."""
 

@@ -26,7 +26,7 @@ def test_every_folder_is_packaged() -> None:
     assert {"dovetail"} | packages("engine") | packages("io") == set(SETTINGS["tool"]["setuptools"]["packages"])
 
 
-@pytest.mark.parametrize(("top", "most"), [("engine", 9), ("io", 6)])
+@pytest.mark.parametrize(("top", "most"), [("engine", 10), ("io", 6)])
 def test_few_folders(top: str, most: int) -> None:
     """A newcomer reads the listing in one look."""
     assert len([name for name in packages(top) if name.count(".") == 2]) <= most

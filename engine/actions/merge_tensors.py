@@ -6,59 +6,28 @@ plan, its chunks, programs and kernels; only the output's chunks go into arrays.
 
 from __future__ import annotations
 
-import contextlib
-import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from dovetail.engine import events
+from dovetail.engine.actions.in_memory import merge_in_memory
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.program import Bytes
 from dovetail.engine.methods.registry import find
-from dovetail.engine.output.findings import findings
-from dovetail.engine.output.manifest import total_statistics
 from dovetail.engine.planning.builder import make_plan
-from dovetail.engine.planning.plan import Plan, PlanOptions
+from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.progress import followed
 from dovetail.engine.recipe import load_recipe
 from dovetail.engine.recipe.groups import sets_base_apart
 from dovetail.engine.recipe.tensors import recipe_of
-from dovetail.engine.run.executors import open_executor
-from dovetail.engine.run.prepare import RunOptions, prepare
-from dovetail.engine.run.scheduler import Scheduler
-from dovetail.engine.run.session import open_session
+from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.text import LARGEST_BYTES
 from dovetail.io.arrays import checkpoint_of, is_array, is_torch, to_array, to_torch
-from dovetail.io.files.interrupts import held
-from dovetail.io.files.machine import resident_bytes
-from dovetail.io.source import checked_slot
 
 _ALONE = "tensor"
 """Name of the tensor where models are single arrays."""
-
-
-@checked_slot
-@dataclass(frozen=True, slots=True, eq=False)
-class ArraySlot:
-    """The place of an output tensor in memory."""
-
-    data: Bytes
-    """The bytes of all elements."""
-    itemsize: int
-    """Size of one element in bytes."""
-
-    def write(self, start: int, data: Bytes) -> None:
-        """Copy the bytes of consecutive elements to their place, from element `start` on."""
-        begin = start * self.itemsize
-        self.data[begin : begin + data.size] = data
-
-    def file_place(self, start: int, stop: int) -> None:
-        """Give None, because nothing is written to a file."""
 
 
 def merge_tensors(
@@ -134,7 +103,8 @@ def merge_tensors(
     checkpoints = [checkpoint_of(ref.path, named_models[ref.path]) for ref in recipe.references()]
     plan = make_plan(recipe, options, checkpoints=checkpoints)
     with followed(progress, listen or (events.ignore if progress else _warn), "merging") as hear:
-        merged = _carry_out(plan, workers, hear)
+        # The caller's tensors are in memory already, and no limit of ours would be any help.
+        merged = merge_in_memory(plan, RunOptions(memory_bytes=LARGEST_BYTES, workers=workers), hear)
     like = named_models[names[0] if base_name is None else base_name]
     result = {tensor.name: _as_in(like, tensor, data) for tensor, data in zip(plan.tensors, merged, strict=True)}
     return result[_ALONE] if alone else result
@@ -184,28 +154,6 @@ def _model(value: Any) -> Any:
 
 def _wrong(what: str, expected: str) -> RecipeError:
     return RecipeError(what, expected, "correct the arguments")
-
-
-def _carry_out(plan: Plan, workers: int | None, listen: events.Listener) -> list[Bytes]:
-    """Run a whole plan, and give the bytes of every output tensor, in the order of the plan."""
-    for warning in plan.warnings:
-        listen(events.Notice("warning", warning))
-    # The caller's tensors are in memory already, and no limit of ours would be any help.
-    budget, table = prepare(plan, RunOptions(memory_bytes=LARGEST_BYTES, workers=workers), listen)
-    outputs = [np.empty(tensor.length * tensor.dtype.itemsize, np.uint8) for tensor in plan.tensors]
-    slots = [ArraySlot(data, tensor.dtype.itemsize) for data, tensor in zip(outputs, plan.tensors, strict=True)]
-    total, done, began = plan.read_bytes + sum(data.size for data in outputs), 0, time.monotonic()
-    with held(), open_session(budget) as session, open_executor(None, budget.workers) as pool:
-        scheduler = Scheduler(pool, session, plan, slots.__getitem__)
-        jobs = [(job, list(range(len(job.tasks)))) for job in plan.jobs]
-        with contextlib.closing(scheduler.run(jobs)) as finished:
-            for record in finished:
-                table.add(record.pieces)
-                done += record.read_bytes + record.written_bytes
-                listen(events.Progress(done, total, time.monotonic() - began, resident_bytes()))
-    for warning in findings(plan, table, total_statistics(plan, table)):
-        listen(events.Notice("warning", warning))
-    return outputs
 
 
 def _as_in(model: Mapping[str, Any], tensor: PlannedTensor, data: Bytes) -> Any:

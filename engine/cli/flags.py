@@ -45,7 +45,7 @@ def _rows(fate: Fate, program: str, *rows: tuple[str, ...]) -> tuple[Flag, ...]:
 _RECIPE = "write a recipe that has it, and run 'dovetail merge RECIPE OUT'"
 _SLICES = "write the layers into a recipe, as slices with merge_method: passthrough"
 _SURGERY = "align vocabularies by 'tokenizer' in a recipe; to transplant one, run mergekit-tokensurgeon first"
-_SEARCH = "let a search of your own call dovetail.engine.merge with each recipe that it tries"
+_SEARCH = "mark the weights in the recipe, as in 'weight: {search: [0.1, 2.0]}', and run 'dovetail search'"
 _WHOLE = "leave it out: every matrix that changed gets two factors, and what is no matrix is kept whole"
 
 FLAGS = (

@@ -25,6 +25,7 @@ from dovetail.engine.cli.report.streams import (
     outlast_reader,
 )
 from dovetail.engine.cli.reports import compare, inspect, methods, report, verify
+from dovetail.engine.cli.search import search
 from dovetail.engine.cli.stopping import EXIT_INTERRUPTED, INTERRUPTED, answer_interrupts
 from dovetail.engine.cli.training import count, evaluate, train
 from dovetail.io.files.interrupts import ignore_requests, is_main
@@ -63,6 +64,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("extract-lora", extract_lora, "Write what a fine-tune changed as an adapter."),
     ("moe", moe, "Make dense models the experts of one model."),
     ("plan", plan, "Say what a merge would read, write and hold."),
+    ("search", search, "Search the values that make the best merge."),
     ("inspect", inspect, "List a checkpoint's tensors."),
     ("verify", verify, "Check every byte of an output."),
     ("compare", compare, "Say how far two checkpoints lie apart."),

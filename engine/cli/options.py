@@ -27,7 +27,7 @@ class OnNonFinite(StrEnum):
     keep = "keep"
 
 
-def _one_of(names: Iterable[str]) -> dict[str, Any]:
+def one_of_option(names: Iterable[str]) -> dict[str, Any]:
     """Make Typer's settings of an option that takes one of `names`, which may grow until the option is used."""
 
     def check(value: str | None) -> str | None:
@@ -69,14 +69,14 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Tasks at once, if memory allows. [default: one a core]"),
 ]
-FormatOption = Annotated[str, typer.Option("--format", **_one_of(FORMATS), help="Format of the output.")]
+FormatOption = Annotated[str, typer.Option("--format", **one_of_option(FORMATS), help="Format of the output.")]
 ShardOption = Annotated[
     str | None,
     typer.Option("--shard-size", metavar="SIZE", help="Size of a safetensors output shard. [default: 5GB]"),
 ]
 CodecOption = Annotated[
     str | None,
-    typer.Option("--codec", **_one_of(CODECS), help=f"Compression of Zarr output. [default: {CODECS[0]}]"),
+    typer.Option("--codec", **one_of_option(CODECS), help=f"Compression of Zarr output. [default: {CODECS[0]}]"),
 ]
 ZarrShardOption = Annotated[
     str | None,

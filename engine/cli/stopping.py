@@ -79,9 +79,13 @@ def _clean_up() -> None:
     """End child processes, and remove temporary folders, as the end of the process would."""
     processes: Any = sys.modules.get("multiprocessing")
     cache: Any = sys.modules.get("dovetail.engine.kernels.cache")
+    evaluators: Any = sys.modules.get("dovetail.engine.searching.command")
     with contextlib.suppress(Exception):
         for child in processes.active_children() if processes else ():
             child.kill()
+    with contextlib.suppress(Exception):
+        if evaluators:
+            evaluators.end_all()
     with contextlib.suppress(Exception):
         for remove in (remove_folders, *getattr(cache, "ending", ())):
             remove()

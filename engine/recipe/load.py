@@ -19,7 +19,7 @@ from dovetail.engine.recipe.dictionary import dictionary_text
 from dovetail.engine.recipe.groups import make_parts
 from dovetail.engine.recipe.keys import RECIPE
 from dovetail.engine.recipe.origin import Origin
-from dovetail.engine.recipe.places import nearest, one_of, shown
+from dovetail.engine.recipe.places import key_path, nearest, one_of, shown
 from dovetail.engine.recipe.problems import recipe_error
 from dovetail.engine.recipe.reader import MAX_TEXT_BYTES, Document, ReadError, read_documents
 from dovetail.engine.recipe.schema import Recipe
@@ -108,6 +108,8 @@ def parse_documents(origin: Origin) -> list[Document]:
 
 def build_recipe(document: Document, origin: Origin, methods: Mapping[str, Method] | None = None) -> Recipe:
     """Make a recipe from a document; see `load_recipe` for what it raises."""
+    if document.marks:
+        raise _unsearched(document, origin)
     data = document.value
     name = data.get("merge_method") if isinstance(data, dict) else None
     method = None
@@ -125,6 +127,17 @@ def build_recipe(document: Document, origin: Origin, methods: Mapping[str, Metho
     except RecipeError as error:
         raise _explained(error, recipe) from None
     return recipe
+
+
+def _unsearched(document: Document, origin: Origin) -> RecipeError:
+    """Make the error about a value that is marked to be searched, where a recipe must have values."""
+    where = document.marks[0].places[0]
+    return origin.error(
+        where,
+        f"{key_path(where)} is marked to be searched",
+        "a value",
+        "find it by 'dovetail search RECIPE OUT --evaluate COMMAND', or write one",
+    )
 
 
 def _explained(error: RecipeError, recipe: Recipe) -> RecipeError:

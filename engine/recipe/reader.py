@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from dovetail.engine.recipe.marks import MARK_KEY, Mark, find_marks
 from dovetail.engine.recipe.places import Where, key_path
 
 MAX_TEXT_BYTES: Final = 1 << 20
@@ -94,6 +95,8 @@ class Document(NamedTuple):
     """Keys at its top whose values have an anchor."""
     repeated: frozenset[str]
     """Of these, the keys that are given several times; the last value counts."""
+    marks: tuple[Mark, ...] = ()
+    """Values that are marked to be searched."""
 
 
 def read_documents(text: str) -> list[Document]:
@@ -109,7 +112,8 @@ def read_documents(text: str) -> list[Document]:
         own_text = text[node.start_mark.index : node.end_mark.index].rstrip() + "\n"
         pairs = node.value if isinstance(node, MappingNode) else ()
         anchored = frozenset(key.value for key, inner in pairs if loader.holds_anchor(key, inner))
-        documents.append(Document(value, own_text, anchored, frozenset(builder.repeated)))
+        marks = find_marks(node, builder.build) if MARK_KEY in text else ()
+        documents.append(Document(value, own_text, anchored, frozenset(builder.repeated), marks))
     return documents
 
 

@@ -1,0 +1,1 @@
+"""Tests of searching the best values of a recipe."""
