@@ -8,6 +8,7 @@ What a block called ``pyproject.toml`` describes is installed before the next bl
 from __future__ import annotations
 
 import doctest
+import os
 import subprocess
 import sys
 import warnings
@@ -21,8 +22,11 @@ import yaml
 from dovetail.engine.actions.forecasts import plan_stages
 from dovetail.engine.methods.registry import plug_ins
 from dovetail.engine.recipe import load_recipe
+from dovetail.engine.recipe.load import read_origin
 from dovetail.engine.recipe.unused import refuse_unused
 from dovetail.engine.run import prepare
+from dovetail.engine.searching.reading import read_template
+from dovetail.engine.searching.starting import plain_start
 from tests.doc_blocks import ROOT, Block, blocks, check_command, documents, make_models, make_templates
 from tests.engine.command import dovetail
 
@@ -45,6 +49,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(prepare, "resident_bytes", lambda: 200 * 2**20)  # a test's process holds other libraries too
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     before = set(sys.modules)
     plug_ins.cache_clear()
     yield tmp_path
@@ -114,6 +119,10 @@ def try_recipe(block: Block, templates: Path) -> None:
         return
     path = Path(block.file_name or "recipe.yml")
     path.write_text(block.text)
+    if "{search: " in block.text:  # marks stay in the file; what they stand for is tried with the values of the start
+        template = read_template(read_origin(path))
+        path = Path(f"filled-{path.name}")
+        path.write_text(template.text(plain_start(template)))
     make_models(path, templates)
     assert all(forecast.plan is not None for forecast in plan_stages(path)), block.place
 
