@@ -88,7 +88,7 @@ class Request:
         if not self.run.overwrite and (history := find_search(self.output, request)) is not None:
             tidy_up(self.output)
             return self._told(history, began, already=True)
-        if not (staging / JOURNAL_NAME).exists():
+        if self.run.restart or not (staging / JOURNAL_NAME).exists():
             maker.check_bounds(plain)
         most = self._room(plans)
         try:
