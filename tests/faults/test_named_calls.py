@@ -59,7 +59,7 @@ def test_a_look_at_the_output_that_fails(family: Family, monkeypatch: pytest.Mon
 
 
 def test_an_input_that_cannot_be_mapped(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the system has no addresses left for a file, the error names it, and the limit to raise, with exit code 4."""
+    """Where the system has no addresses left for a file, the error names it and the limit to raise; exit code 4."""
 
     class Full(mmap.mmap):
         def __new__(cls, *_: Any, **__: Any) -> Any:
