@@ -30,6 +30,8 @@ _POLL_S: Final = 0.1
 """Seconds between two looks whether somebody asks to stop."""
 _END_S: Final = 2.0
 """Seconds that evaluators have to end by themselves."""
+_KILL_S: Final = 10.0
+"""Seconds that the system has to end them: one that waits for a broken disk may never end."""
 
 
 @dataclass(slots=True)
@@ -155,13 +157,11 @@ class Workshop:
     def _stop(self) -> None:
         """End all evaluators that are commands, and wait for them; functions of the caller's cannot be ended."""
         self._stopping = True
-        deadline = time.monotonic() + _END_S
-        while self._is_running() and time.monotonic() < deadline:
-            ask_all()
-            time.sleep(0.02)
-        while self._is_running():
-            end_all()
-            time.sleep(0.02)
+        for seconds, end in ((_END_S, ask_all), (_KILL_S, end_all)):
+            deadline = time.monotonic() + seconds
+            while self._is_running() and time.monotonic() < deadline:
+                end()
+                time.sleep(0.02)
 
     def _is_running(self) -> bool:
         """Whether a command may still run; a thread that was only just begun may be about to start one."""
