@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dovetail.engine.actions.moe import make_moe
     from dovetail.engine.actions.plan import plan
     from dovetail.engine.actions.recompute import recompute
+    from dovetail.engine.actions.vectors import make_vectors
     from dovetail.engine.actions.verify import Verdict, read_manifest, verify
     from dovetail.engine.output.document import Manifest
     from dovetail.engine.planning.extraction.options import ExtractionOptions
@@ -55,6 +56,7 @@ __all__ = [
     "events",
     "extract_lora",
     "make_moe",
+    "make_vectors",
     "merge",
     "merge_tensors",
     "plan",
@@ -76,6 +78,7 @@ _HOMES = {
     "dovetail.engine.actions.moe": ("make_moe",),
     "dovetail.engine.actions.plan": ("plan",),
     "dovetail.engine.actions.recompute": ("recompute",),
+    "dovetail.engine.actions.vectors": ("make_vectors",),
     "dovetail.engine.actions.verify": ("Verdict", "read_manifest", "verify"),
     "dovetail.engine.output.document": ("Manifest",),
     "dovetail.engine.planning.extraction.options": ("ExtractionOptions",),

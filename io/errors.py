@@ -7,6 +7,7 @@
     │   ├── HeaderError               a safetensors header that breaks the format's rules
     │   ├── IndexFileError            a shard index that breaks its rules
     │   ├── ZarrError                 Zarr metadata that breaks its rules, or a chunk that cannot be decoded
+    │   ├── StoreError                a store of task vectors that is damaged, or does not fit its base model
     │   ├── MissingFileError          a checkpoint or a shard that is not there
     │   ├── ChangedFileError          a checkpoint file that changed after it was opened
     │   ├── AdapterError              an adapter that breaks its rules, or does not fit its model
@@ -87,6 +88,10 @@ class IndexFileError(CheckpointError):
 
 class ZarrError(CheckpointError):
     """Zarr metadata breaks its rules, or a chunk cannot be decoded."""
+
+
+class StoreError(CheckpointError):
+    """A store of task vectors is damaged, or was made from another base model."""
 
 
 class MissingFileError(CheckpointError):

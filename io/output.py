@@ -12,11 +12,15 @@ from dovetail.io.errors import OutputFormatError
 from dovetail.io.formats.safetensors_format import SafetensorsFormat
 from dovetail.io.output_format import OutputFormat
 from dovetail.io.zarr.format import ZarrFormat
+from dovetail.io.zarr.vectors import VectorsFormat
 
 __all__ = ["FORMATS", "SafetensorsFormat", "ZarrFormat", "choose_format", "find_format", "format_of", "written_format"]
 
 FORMATS: dict[str, type[OutputFormat[Any]]] = {each.name: each for each in (SafetensorsFormat, ZarrFormat)}
-"""Every output format by its name; the first is the default."""
+"""Every format that a user can choose for a model, by its name; the first is the default."""
+
+_WRITTEN: dict[str, type[OutputFormat[Any]]] = {**FORMATS, VectorsFormat.name: VectorsFormat}
+"""Every format that an output can have: stores of task vectors have one of their own."""
 
 
 def find_format(name: str) -> type[OutputFormat[Any]]:
@@ -72,11 +76,11 @@ def format_of(manifest: Mapping[str, Any]) -> type[OutputFormat[Any]]:
 
     """
     name = manifest.get("output_format", SafetensorsFormat.name)
-    if name not in FORMATS:
+    if name not in _WRITTEN:
         raise OutputFormatError(
-            f"the output is in the format {name!r}", "one of " + ", ".join(FORMATS), "use the version that wrote it"
+            f"the output is in the format {name!r}", "one of " + ", ".join(_WRITTEN), "use the version that wrote it"
         )
-    return FORMATS[name]
+    return _WRITTEN[name]
 
 
 def written_format(manifest: Mapping[str, Any]) -> OutputFormat[Any]:

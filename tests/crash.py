@@ -19,10 +19,12 @@ from typing import Any
 
 from dovetail.engine.actions.convert import convert, plan_conversion
 from dovetail.engine.actions.merge import merge
+from dovetail.engine.actions.vectors import make_vectors, store_options
 from dovetail.engine.output.staging import staging_path
 from dovetail.engine.planning import grid
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import Plan, PlanOptions
+from dovetail.engine.planning.storing import plan_store
 from dovetail.engine.run import commit
 from dovetail.engine.run.journal import JOURNAL_NAME, Journal
 from dovetail.engine.run.prepare import RunOptions
@@ -38,23 +40,29 @@ CONVERSION = PlanOptions(SafetensorsFormat(50_000), dtype="float16")
 
 @dataclass(frozen=True, slots=True)
 class CrashCase:
-    """A merge, or a conversion, that is killed."""
+    """A merge, a conversion, or the making of a store, that is killed."""
 
     name: str
     content: dict[str, Any]
     """The recipe's; empty for a conversion of the base model to float16."""
     workers: int
     options: PlanOptions = OPTIONS
+    vectors: str = ""
+    """``make`` for the making of a store, ``use`` for a merge from one; else empty."""
 
     def run(self, subject: Path, output: Path) -> None:
-        """Merge as the recipe `subject` says, or convert the checkpoint that it is."""
-        if self.content:
+        """Merge as the recipe `subject` says, store what its models keep, or convert the checkpoint that it is."""
+        if self.vectors == "make":
+            make_vectors(subject, output, self.options, RunOptions(workers=self.workers))
+        elif self.content:
             merge(subject, output, self.options, RunOptions(workers=self.workers))
         else:
             convert(subject, output, self.options, RunOptions(workers=self.workers))
 
     def plan(self, subject: Path) -> Plan:
         """Plan what `run` does."""
+        if self.vectors == "make":
+            return plan_store(subject, store_options(self.options, "zstd")).plan
         return make_plan(subject, self.options) if self.content else plan_conversion(str(subject), self.options)
 
 
@@ -77,6 +85,8 @@ def cases() -> Iterator[CrashCase]:
             yield CrashCase(f"{name}-{workers}", content, workers)
     yield CrashCase("cabs-zarr", parameters["cabs"], 1, PlanOptions(ZarrFormat()))
     yield CrashCase("magnitude-shards", parameters["cabs-magnitude"], 3, PlanOptions(ZarrFormat("blosc", 6_000)))
+    yield CrashCase("vectors", parameters["cabs"], 3, vectors="make")
+    yield CrashCase("from-vectors", parameters["cabs-minimize"], 2, vectors="use")
     yield CrashCase("conversion", {}, 2, CONVERSION)
     yield CrashCase("conversion-zarr", {}, 2, PlanOptions(dtype="float16", format=ZarrFormat()))
 
@@ -92,6 +102,9 @@ def prepare(folder: Path, case: CrashCase) -> tuple[Path, dict[str, bytes]]:
         return folder / "base", tree_bytes(folder / "expected")
     models = [{"model": str(folder / f"model{number}")} for number in (1, 2)]
     recipe = write_recipe(folder / "recipe.yml", **case.content, base_model=str(folder / "base"), models=models)
+    if case.vectors == "use":
+        make_vectors(recipe, folder / "store")
+        recipe.write_text(f"{recipe.read_text()}vectors: {folder / 'store'}\n")
     case.run(recipe, folder / "expected")
     return recipe, tree_bytes(folder / "expected")
 

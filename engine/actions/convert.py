@@ -24,11 +24,11 @@ from dovetail.engine.methods.copy import Copy
 from dovetail.engine.output.document import Manifest
 from dovetail.engine.output.request import plan_request
 from dovetail.engine.planning.assembly import assemble
-from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.grid import chunk_elements
 from dovetail.engine.planning.islands import Islands, find_islands
 from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.model_config import is_untied
+from dovetail.engine.planning.opened import requested_dtype
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.work import Input, stored_bytes

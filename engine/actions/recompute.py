@@ -33,6 +33,7 @@ from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES, Job
 from dovetail.engine.planning.locations import Location
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlanOptions
+from dovetail.engine.planning.storing import plan_store
 from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import Recipe
 from dovetail.engine.recipe.stages import load_stages
@@ -49,6 +50,7 @@ from dovetail.io.files.kinds import unlike_a_file
 from dovetail.io.files.machine import resident_bytes
 from dovetail.io.output import written_format
 from dovetail.io.source import Source, checked_slot
+from dovetail.io.zarr.vectors import VectorsFormat
 
 
 @checked_slot
@@ -262,6 +264,8 @@ def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
     options, locations = _options(manifest), _locations(inputs, manifest)
     if manifest["recipe"]["merge_method"] == CONVERT.name:
         plan = plan_from(locations[0], manifest["models"][0], options)
+    elif isinstance(options.format, VectorsFormat):
+        plan = plan_store(_recipe(output), options, locations).plan
     else:
         if fault := unlike_a_file(output / RECIPE_NAME):
             raise VerificationError(

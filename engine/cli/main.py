@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dovetail.engine.cli import modules as module_commands
-from dovetail.engine.cli.merge import merge, plan
+from dovetail.engine.cli.merge import merge, plan, vectors
 from dovetail.engine.cli.models import convert, extract_lora, moe
 from dovetail.engine.cli.options import DebugOption, size_bytes
 from dovetail.engine.cli.parser import Command, MergingCommand, Program, UsageError
@@ -60,6 +60,7 @@ def _program(
 
 _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("merge", merge, "Merge checkpoints as a recipe says."),
+    ("vectors", vectors, "Store what models keep, to merge it by any weights."),
     ("convert", convert, "Convert checkpoints to another format or dtype."),
     ("extract-lora", extract_lora, "Write what a fine-tune changed as an adapter."),
     ("moe", moe, "Make dense models the experts of one model."),

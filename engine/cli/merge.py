@@ -35,6 +35,7 @@ from dovetail.engine.cli.options import (
     run_options,
 )
 from dovetail.engine.cli.parser import tell
+from dovetail.io.zarr.layout import CODECS
 
 
 def merge(
@@ -150,3 +151,39 @@ def plan(
         print(json.dumps(stages_json(forecasts, budgets), indent=1))
     else:
         print_stages(forecasts, budgets)
+
+
+def vectors(
+    recipe: RecipeArgument,
+    output: Annotated[Path, typer.Argument(metavar="STORE", help="Folder to make.", readable=False)],
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
+    codec: CodecOption = None,
+    seed: SeedOption = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace STORE if it is not empty.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished STORE away.")] = False,
+    strict: StrictOption = False,
+    allow_partial: PartialOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Store what each model of RECIPE keeps, so that it can be merged by other weights without the models.
+
+    A merge by the same recipe with a line 'vectors: STORE' gives the same bits as from the models, and reads only the
+    base model and STORE. Weights, lambda and dtype may then be others; what decides which changes are kept may not. The
+    same command again continues an interrupted one.
+    """
+    from dovetail.engine.actions.vectors import make_vectors
+    from dovetail.engine.cli.report.display import Recorder, choose_display
+    from dovetail.engine.cli.report.tables import print_store
+    from dovetail.engine.planning.plan import PlanOptions
+
+    begin_work()
+    with choose_display(quiet=quiet, as_json=as_json, label="storing") as display:
+        recorder = Recorder(display)
+        options = PlanOptions(seed=seed, strict=strict, allow_partial=allow_partial)
+        run = run_options(memory, workers, overwrite, restart)
+        manifest = make_vectors(recipe_source(recipe), output, options, run, recorder, codec or CODECS[0])
+    if not quiet and not as_json and not recorder.done[-1].already:
+        print_store(manifest, recorder.done[-1])

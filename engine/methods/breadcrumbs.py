@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dovetail.engine.methods.keeps import Keep, KeepBand, KeepEverything
-from dovetail.engine.methods.method import Method, Parameter
+from dovetail.engine.methods.method import Masks, Method, Parameter
 from dovetail.engine.methods.parameters import model_number
-from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.methods.program import Problem
+from dovetail.engine.methods.sparsified import SparsifiedSum
 from dovetail.engine.methods.task_vector_parameters import (
     DENSITY,
     INT8_MASK,
@@ -31,12 +32,12 @@ def keep_middle(problem: Problem, model: int) -> Keep:
     return KeepBand(skipped, skipped + kept) if kept else KeepBand(0, 0)
 
 
-def make_linear(problem: Problem) -> Program:
+def make_linear(problem: Problem) -> SparsifiedSum:
     """Make the program of one tensor for `breadcrumbs`."""
     return make_sparsified(problem, keep_middle, voting=False)
 
 
-def make_ties(problem: Problem) -> Program:
+def make_ties(problem: Problem) -> SparsifiedSum:
     """Make the program of one tensor for `breadcrumbs_ties`."""
     return make_sparsified(problem, keep_middle, voting=True)
 
@@ -53,6 +54,7 @@ BREADCRUMBS = Method(
     parameters=_PARAMETERS,
     program=make_linear,
     by_name=False,
+    masks=Masks("changes of middling strength", make_linear),
 )
 """The row of the table of methods."""
 
@@ -65,5 +67,6 @@ BREADCRUMBS_TIES = Method(
     parameters=_PARAMETERS,
     program=make_ties,
     by_name=False,
+    masks=Masks("changes of middling strength", make_ties),
 )
 """The row of the table of methods."""

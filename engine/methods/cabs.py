@@ -20,15 +20,17 @@ from dovetail.engine.kernels.exclusive import tile_elements
 from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE, claim_blocks
 from dovetail.engine.methods.cabs_kernels import KernelCabs
 from dovetail.engine.methods.cabs_magnitude import MagnitudeCabs
+from dovetail.engine.methods.cabs_sum import AddsMasked
 from dovetail.engine.methods.decoding import STRETCH, ElementRange, TaskVectors, elements, stretches
-from dovetail.engine.methods.masked import MaskedSum
-from dovetail.engine.methods.method import REQUIRED, Method, Parameter
+from dovetail.engine.methods.marking import Marking
+from dovetail.engine.methods.masked import BeginSum, StretchSum
+from dovetail.engine.methods.method import REQUIRED, Masks, Method, Parameter
 from dovetail.engine.methods.parameters import describe_model, model_weights, task_vector_codes
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, Program, State
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
 
 
 @dataclass(frozen=True, slots=True)
-class BalancedCabs(OnePass):
+class BalancedCabs(AddsMasked, OnePass):
     """Program of CABS with n:m blocks."""
 
     length: int
@@ -86,15 +88,23 @@ class BalancedCabs(OnePass):
 
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of working memory for a window of `elements`."""
-        if self._tile:
-            return exclusive.scratch_bytes(self._tile, self.m)
-        size = min(elements, self._step + 2 * sum(self.m))
-        merge = MaskedSum.scratch_bytes(len(self.m), self.ties, min(elements, self._step))
-        return TaskVectors.scratch_bytes(size) + merge + 3 * size + 8 * max(self.m)
+        return exclusive.scratch_bytes(self._tile, self.m) if self._tile else self.marking_bytes(elements)
+
+    def marking_bytes(self, elements: int) -> int:
+        """Bytes of working memory of `mark` for a window of `elements`."""
+        size = min(elements, self._step + 2 * max(sum(self.m), lcm(*self.m) if self._tile else 0))
+        summing = self.summing_bytes(min(elements, self._step))
+        return TaskVectors.scratch_bytes(size) + summing + 3 * size + 8 * max(self.m)
+
+    def most_kept(self, model: int, elements: int) -> int:
+        """Give the most of so many elements in a row that a model can keep: n of each block that they meet."""
+        return min(elements, self.n[model] * (elements // self.m[model] + 2))
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""
-        return self._apply_fused(chunk, out, self._tile) if self._tile else self._apply_general(chunk, out)
+        if self._tile:
+            return self._apply_fused(chunk, out, self._tile)
+        return self.mark(chunk, state, self.begin_sum, out).statistics
 
     def _apply_fused(self, chunk: Chunk, out: Bytes, tile: int) -> ChunkStatistics:
         """Merge a chunk in one call."""
@@ -125,13 +135,13 @@ class BalancedCabs(OnePass):
             nonfinite=nonfinite,
         )
 
-    def _apply_general(self, chunk: Chunk, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk stretch by stretch, model by model."""
+    def mark(self, chunk: Chunk, state: State, begin: BeginSum, out: Bytes) -> StretchSum:
+        """Go through a chunk stretch by stretch, and hand a sum what each model keeps; see `marking.Marking`."""
         cuts = list(stretches(chunk.start, chunk.stop, self._step))
         windows = [self.window(*cut) for cut in cuts]
         size = max((high - low for low, high in windows), default=0)
         vectors = TaskVectors(chunk, self.codes, size)
-        merged = MaskedSum(vectors, self.weights, self.ties, min(size, self._step))
+        merged = begin(vectors.nonfinite, min(size, self._step))
         claims, mask = np.empty(size, np.uint16), np.empty(size, np.uint8)
         ranks = np.empty(min(size, max(self.m)), np.int64)
         for (start, stop), (first, last) in zip(cuts, windows, strict=True):
@@ -144,7 +154,7 @@ class BalancedCabs(OnePass):
                 claim_blocks(tau, n, m, self.mode, claims[low - first : high - first], marks, ranks)
                 merged.add(model, tau[start - low : stop - low], marks[start - low : stop - low])
             merged.finish(vectors.base(start, stop), out, self.out_code, start - chunk.start)
-        return merged.statistics
+        return merged
 
 
 def _check_block(problem: Problem, model: int, longest: int | None) -> tuple[int, int]:
@@ -166,7 +176,7 @@ def _check_block(problem: Problem, model: int, longest: int | None) -> tuple[int
     return n, m
 
 
-def make_program(problem: Problem) -> Program:
+def make_program(problem: Problem) -> Marking:
     """Choose the program for a tensor.
 
     Raises
@@ -181,7 +191,7 @@ def make_program(problem: Problem) -> Program:
         _check_block(problem, model, MAX_BLOCK if balanced else None) for model in range(len(problem.model_codes))
     ]
     mode = {"forbid": FORBID, "minimize": MINIMIZE}[options["overlap"]] if options["conflict_aware"] else IGNORE
-    program: Callable[..., Program] = BalancedCabs if balanced else MagnitudeCabs
+    program: Callable[..., Marking] = BalancedCabs if balanced else MagnitudeCabs
     if options.get("granularity") == "kernel":
         if not balanced:
             raise RecipeError(
@@ -255,5 +265,6 @@ CABS = Method(
     ),
     program=make_program,
     by_name=False,
+    masks=Masks("cabs", make_program),
 )
 """The row of the table of methods."""

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from dovetail.engine.kernels.general import claim_blocks
 from dovetail.engine.kernels.sums import sum_magnitudes
+from dovetail.engine.methods.cabs_sum import AddsMasked
 from dovetail.engine.methods.decoding import STRETCH, ElementRange, Marks, TaskVectors, stretches
-from dovetail.engine.methods.masked import MaskedSum
+from dovetail.engine.methods.masked import BeginSum, StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 
 Sums = NDArray[np.float64]
@@ -26,7 +27,7 @@ Sums = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class KernelCabs:
+class KernelCabs(AddsMasked):
     """Program of CABS with n:m blocks of rows."""
 
     length: int
@@ -80,8 +81,12 @@ class KernelCabs:
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of working memory for a window of `elements`."""
         size = min(elements, STRETCH)
-        merge = MaskedSum.scratch_bytes(len(self.n), self.ties, size)
+        merge = self.summing_bytes(size)
         return TaskVectors.scratch_bytes(size) + merge + 4 * size  # masks, of which numpy makes copies
+
+    def marking_bytes(self, elements: int) -> int:
+        """Bytes of working memory of `mark` for a window of `elements`."""
+        return self.scratch_bytes(elements)
 
     def reduce(self, step: int, chunk: Chunk, state: None) -> Sums:
         """Sum the magnitudes of the parts that begin in a chunk."""
@@ -140,10 +145,14 @@ class KernelCabs:
         return masks
 
     def apply(self, chunk: Chunk, state: NDArray[np.uint8], out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, stretch by stretch."""
+        """Merge a chunk."""
+        return self.mark(chunk, state, self.begin_sum, out).statistics
+
+    def mark(self, chunk: Chunk, state: NDArray[np.uint8], begin: BeginSum, out: Bytes) -> StretchSum:
+        """Go through a chunk stretch by stretch, and hand a sum what each model keeps; see `marking.Marking`."""
         size = min(STRETCH, chunk.stop - chunk.start)
         vectors = TaskVectors(chunk, self.codes, size)
-        merged = MaskedSum(vectors, self.weights, self.ties, size)
+        merged = begin(vectors.nonfinite, size)
         for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
             vectors.begin(start, stop, (start, stop))
             merged.begin(stop - start)
@@ -151,7 +160,7 @@ class KernelCabs:
                 tau = vectors.tau(model, start, stop)
                 merged.add(model, tau, self._mask(rows, start, stop) * (tau != 0))
             merged.finish(vectors.base(start, stop), out, self.out_code, start - chunk.start)
-        return merged.statistics
+        return merged
 
     def _mask(self, rows: NDArray[np.uint8], start: int, stop: int) -> Marks:
         """Spread the marks of rows over their elements."""

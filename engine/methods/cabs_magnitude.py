@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from dovetail.engine.kernels.general import IGNORE, MINIMIZE
 from dovetail.engine.kernels.magnitude import DIGIT_BINS, claim_strongest, count_digits
+from dovetail.engine.methods.cabs_sum import AddsMasked
 from dovetail.engine.methods.decoding import STRETCH, ElementRange, Floats, Marks, TaskVectors, stretches
-from dovetail.engine.methods.masked import MaskedSum
+from dovetail.engine.methods.masked import BeginSum, StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 from dovetail.engine.methods.threshold import (
     KEEP_NONE,
@@ -37,7 +38,7 @@ Counts = tuple[NDArray[np.uint32], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class MagnitudeCabs:
+class MagnitudeCabs(AddsMasked):
     """Program of CABS with one block, the whole tensor."""
 
     length: int
@@ -77,9 +78,13 @@ class MagnitudeCabs:
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of working memory for a window of `elements`."""
         size, models = min(elements, STRETCH), len(self.n)
-        merge = MaskedSum.scratch_bytes(models, self.ties, size)
+        merge = self.summing_bytes(size)
         # Histograms are of 64 bits while they are counted, and of 32 bits afterwards.
         return TaskVectors.scratch_bytes(size) + merge + 3 * size + 12 * DIGIT_BINS[0] * models
+
+    def marking_bytes(self, elements: int) -> int:
+        """Bytes of working memory of `mark` for a window of `elements`."""
+        return self.scratch_bytes(elements)
 
     def _searched(self, step: int) -> range:
         """Give the models with the rules that pass `step` searches for."""
@@ -138,16 +143,20 @@ class MagnitudeCabs:
         return tuple(rules)
 
     def apply(self, chunk: Chunk, state: Rules, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, stretch by stretch."""
+        """Merge a chunk."""
+        return self.mark(chunk, state, self.begin_sum, out).statistics
+
+    def mark(self, chunk: Chunk, state: Rules, begin: BeginSum, out: Bytes) -> StretchSum:
+        """Go through a chunk stretch by stretch, and hand a sum what each model keeps; see `marking.Marking`."""
         work = _Stretches(self, chunk)
-        merged = MaskedSum(work.vectors, self.weights, self.ties, work.size)
+        merged = begin(work.vectors.nonfinite, work.size)
         for start, stop in work:
             merged.begin(stop - start)
             for model, rule in enumerate(state):
                 tau, mask = work.claim(model, rule, start, stop)
                 merged.add(model, tau, mask)
             merged.finish(work.vectors.base(start, stop), out, self.out_code, start - chunk.start)
-        return merged.statistics
+        return merged
 
 
 class _Stretches:

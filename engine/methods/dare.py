@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dovetail.engine.methods.keeps import Keep, KeepAtRandom, KeepEverything
-from dovetail.engine.methods.method import Method
+from dovetail.engine.methods.method import Masks, Method
 from dovetail.engine.methods.parameters import random_key
-from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.methods.program import Problem
+from dovetail.engine.methods.sparsified import SparsifiedSum
 from dovetail.engine.methods.task_vector_parameters import (
     DENSITY,
     INT8_MASK,
@@ -24,12 +25,12 @@ def keep_at_random(problem: Problem, model: int) -> Keep:
     return KeepEverything() if density == 1.0 else KeepAtRandom(density, random_key(problem), model)
 
 
-def make_linear(problem: Problem) -> Program:
+def make_linear(problem: Problem) -> SparsifiedSum:
     """Make the program of one tensor for `dare_linear`."""
     return make_sparsified(problem, keep_at_random, voting=False)
 
 
-def make_ties(problem: Problem) -> Program:
+def make_ties(problem: Problem) -> SparsifiedSum:
     """Make the program of one tensor for `dare_ties`."""
     return make_sparsified(problem, keep_at_random, voting=True)
 
@@ -44,6 +45,7 @@ DARE_LINEAR = Method(
     base="origin",
     parameters=_PARAMETERS,
     program=make_linear,
+    masks=Masks("random changes", make_linear),
 )
 """The row of the table of methods."""
 
@@ -55,5 +57,6 @@ DARE_TIES = Method(
     base="origin",
     parameters=_PARAMETERS,
     program=make_ties,
+    masks=Masks("random changes", make_ties),
 )
 """The row of the table of methods."""

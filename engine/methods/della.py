@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.keeps import Keep, KeepAtRandom, KeepByRank, KeepEverything
-from dovetail.engine.methods.method import Method, Parameter
+from dovetail.engine.methods.method import Masks, Method, Parameter
 from dovetail.engine.methods.parameters import describe_model, model_number, random_key
-from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.methods.program import Problem
+from dovetail.engine.methods.sparsified import SparsifiedSum
 from dovetail.engine.methods.task_vector_parameters import (
     DENSITY,
     INT8_MASK,
@@ -51,12 +52,12 @@ def keep_by_rank(problem: Problem, model: int) -> Keep:
     return KeepByRank(density, epsilon, row_length, key, model)
 
 
-def make_linear(problem: Problem) -> Program:
+def make_linear(problem: Problem) -> SparsifiedSum:
     """Make the program of one tensor for `della_linear`."""
     return make_sparsified(problem, keep_by_rank, voting=False)
 
 
-def make_ties(problem: Problem) -> Program:
+def make_ties(problem: Problem) -> SparsifiedSum:
     """Make the program of one tensor for `della`."""
     return make_sparsified(problem, keep_by_rank, voting=True)
 
@@ -73,6 +74,7 @@ DELLA = Method(
     base="origin",
     parameters=(WEIGHT, DENSITY, _EPSILON, LAMBDA, normalize(True), rescale(True), INT8_MASK),
     program=make_ties,
+    masks=Masks("random changes by rank", make_ties),
 )
 """The row of the table of methods."""
 
@@ -84,5 +86,6 @@ DELLA_LINEAR = Method(
     base="origin",
     parameters=(WEIGHT, DENSITY, _EPSILON, LAMBDA, normalize(False), rescale(True), INT8_MASK),
     program=make_linear,
+    masks=Masks("random changes by rank", make_linear),
 )
 """The row of the table of methods."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dovetail.engine.kernels.philox import mark_random, random_words
 from dovetail.engine.kernels.ranks import BINS, mark_by_rank
 from dovetail.engine.kernels.statistics import mark_nonzero
+from dovetail.engine.kernels.strongest import mark_strongest
 from dovetail.engine.methods.decoding import Floats, Marks
 
 Key = tuple[int, int]
@@ -99,17 +100,33 @@ Keep = KeepEverything | KeepBand | KeepAtRandom | KeepByRank
 """What one model keeps of one tensor."""
 
 
-def make_markers(keeps: Sequence[Keep], size: int) -> list[Marker]:
+Bounds = tuple[tuple[int, int, int], ...]
+"""Of each rank that a band of ranks asks for, the threshold, the ties, and the ties that come before the chunk."""
+
+
+def make_markers(keeps: Sequence[Keep], bounds: Sequence[Bounds], size: int) -> list[Marker]:
     """Make a marker for each model and up to `size` elements; a mask is valid until any of them marks again.
 
-    They share their working memory, which for long rows is large. A band needs no marker, because only the fused
-    kernels serve bands.
+    They share their working memory, which for long rows is large.
+
+    Parameters
+    ----------
+    keeps
+        What each model keeps.
+    bounds
+        For each model that keeps a band, what has been found of its ranks. It marks every element of the chunk once,
+        in order.
+    size
+        Most elements that are marked at a time.
+
     """
     scratch = _Scratch(size)
-    return [_make_marker(keep, scratch) for keep in keeps]
+    return [_make_marker(keep, found, scratch) for keep, found in zip(keeps, bounds, strict=True)]
 
 
-def _make_marker(keep: Keep, scratch: _Scratch) -> Marker:
+def _make_marker(keep: Keep, bounds: Bounds, scratch: _Scratch) -> Marker:
+    if isinstance(keep, KeepBand):
+        return _BandMarker(bounds, scratch)
     if isinstance(keep, KeepEverything):
         return _EverythingMarker(scratch)
     if isinstance(keep, KeepAtRandom):
@@ -119,15 +136,16 @@ def _make_marker(keep: Keep, scratch: _Scratch) -> Marker:
 
 
 def marker_scratch_bytes(size: int) -> int:
-    """Compute the bytes of all markers for `size` elements: mask, random words, bins, and sort keys of a long row."""
-    return (1 + 4 + 4 + 8 + 1) * size + 8 * BINS
+    """Compute the bytes of all markers for `size` elements: masks, random words, bins, and sort keys of a long row."""
+    return (2 + 4 + 4 + 8 + 1) * size + 8 * BINS
 
 
 class _Scratch:
     """What markers work in, one after another."""
 
     def __init__(self, size: int) -> None:
-        self.mask, self.words = np.empty(size, np.uint8), np.empty(size, np.uint32)
+        self.mask, self.other = np.empty(size, np.uint8), np.empty(size, np.uint8)
+        self.words = np.empty(size, np.uint32)
         self.bins = np.zeros((2, BINS), np.uint32)
 
 
@@ -139,6 +157,23 @@ class _EverythingMarker:
         mask = self._mask[: stop - start]
         mark_nonzero(tau[start - low : stop - low], mask)
         return mask
+
+
+class _BandMarker:
+    def __init__(self, bounds: Bounds, scratch: _Scratch) -> None:
+        self._bounds, self._scratch = bounds, scratch
+        self._seen = [before for _, _, before in bounds]
+
+    def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
+        size = stop - start
+        masks = self._scratch.mask[:size], self._scratch.other[:size]
+        for place, (threshold, ties, _) in enumerate(self._bounds):
+            self._seen[place] = mark_strongest(
+                tau[start - low : stop - low], threshold, ties, self._seen[place], masks[place]
+            )
+        if len(self._bounds) > 1:  # the second rank is the last that is dropped as too large
+            np.greater(masks[0], masks[1], out=masks[0], casting="unsafe")
+        return masks[0]
 
 
 class _RandomMarker:

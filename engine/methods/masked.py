@@ -5,7 +5,7 @@ A chunk is merged stretch by stretch, so that working memory does not grow with 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs
 from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs
 from dovetail.engine.kernels.sums import sum_squares
 from dovetail.engine.kernels.task_vectors import add_change, keep_masked
-from dovetail.engine.methods.decoding import Floats, Marks, TaskVectors
+from dovetail.engine.methods.decoding import Floats, Marks
 from dovetail.engine.methods.program import Bytes, ChunkStatistics
 
 NO_LEAST = np.float32(-np.inf)
@@ -82,13 +82,18 @@ class StretchSum:
         """Turn the added contributions into the change; nothing to do where `_add` has added to it directly."""
 
 
+BeginSum = Callable[[NDArray[np.int64], int], StretchSum]
+"""Makes a sum of the counts of NaN and infinite elements, which become part of its statistics, and of the most elements
+of a stretch."""
+
+
 class MaskedSum(StretchSum):
     """The sum of weighted contributions or, if `ties`, the mean of those with the elected sign.
 
     Parameters
     ----------
-    vectors
-        The task vectors.
+    nonfinite
+        Counts of NaN and infinite elements.
     weights
         The models' weights.
     ties
@@ -98,8 +103,8 @@ class MaskedSum(StretchSum):
 
     """
 
-    def __init__(self, vectors: TaskVectors, weights: Sequence[float], ties: bool, size: int) -> None:
-        super().__init__(vectors.nonfinite, len(weights), size)
+    def __init__(self, nonfinite: NDArray[np.int64], weights: Sequence[float], ties: bool, size: int) -> None:
+        super().__init__(nonfinite, len(weights), size)
         self._weights = np.asarray(weights, np.float32)
         self._ties = ties
         self._sums = np.empty((5, size if ties else 0), np.float32)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from dovetail.engine.methods.outputs import Output
 from dovetail.engine.methods.program import Problem, Program
+
+if TYPE_CHECKING:
+    from dovetail.engine.methods.marking import Marking
 
 
 class _Required:
@@ -57,6 +60,16 @@ class PlugIn:
 
 
 @dataclass(frozen=True, slots=True)
+class Masks:
+    """What models keep by a method that prunes their task vectors before it weighs them."""
+
+    family: str
+    """What methods have in common that keep the same by the same parameters."""
+    program: Callable[[Problem], Marking] = field(repr=False)
+    """Makes the program that says what models keep of a tensor."""
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """One row of the table of methods."""
 
@@ -86,6 +99,11 @@ class Method:
     divides_weights: str | None = None
     """The switch that divides the models' ``weight`` by their sum, of a method that sums whole models; None for others.
     Where it is off and a model lacks a tensor, the other models' weights are scaled to the sum of all."""
+    masks: Masks | None = None
+    """What models keep, if that depends on no weight, so that it can be stored; None for other methods."""
+    trial: Callable[[Problem], None] | None = field(default=None, repr=False)
+    """Calls the kernels of a small problem's program, where its inputs are not the elements of tensors; None to call
+    the program with made-up elements."""
     plug_in: PlugIn | None = None
     """The distribution that brings the method, set when the method is loaded; None for methods of Dovetail."""
 

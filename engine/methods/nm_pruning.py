@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dovetail.engine.methods.cabs import CABS, make_program
-from dovetail.engine.methods.method import Method
-from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.methods.marking import Marking
+from dovetail.engine.methods.method import Masks, Method
+from dovetail.engine.methods.program import Problem
 
 _FIXED = {"overlap": "forbid", "conflict_aware": False, "balanced": True}
 """The options with which CABS is this method."""
 
 
-def make_pruning(problem: Problem) -> Program:
+def make_pruning(problem: Problem) -> Marking:
     """Make the program of one tensor.
 
     Raises
@@ -33,5 +34,6 @@ NM_PRUNING = Method(
     parameters=tuple(row for row in CABS.parameters if row.name in ("weight", "n", "m", "granularity", "consensus")),
     program=make_pruning,
     by_name=False,
+    masks=Masks("nm_pruning", make_pruning),
 )
 """The row of the table of methods."""

@@ -32,6 +32,7 @@ from dovetail.engine.methods.slerp import SLERP
 from dovetail.engine.methods.task_arithmetic import TASK_ARITHMETIC
 from dovetail.engine.methods.ties import MAGNITUDE, TIES
 from dovetail.engine.methods.tsv_m import TSV_M
+from dovetail.engine.methods.vectors import making, method_behind, using
 
 METHODS: Final[dict[str, Method]] = {
     row.name: row
@@ -94,4 +95,6 @@ def find(name: str) -> Method:
 
 def find_any(name: str) -> Method:
     """Give the row of a method, or of one of those that no recipe can name."""
+    if (behind := method_behind(name)) is not None:
+        return making(find(behind[0])) if behind[1] else using(find(behind[0]))
     return {CONVERT.name: CONVERT, MOE.name: MOE}.get(name) or find(name)

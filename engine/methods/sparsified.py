@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs, scale_change
 from dovetail.engine.kernels.sparsified import BAND, RANDOM, sparsified_norms, sparsified_sum
 from dovetail.engine.kernels.sums import sum_magnitudes
 from dovetail.engine.kernels.task_vectors import keep_masked
@@ -40,8 +39,10 @@ from dovetail.engine.methods.keeps import (
     make_markers,
     marker_scratch_bytes,
 )
-from dovetail.engine.methods.masked import NO_LEAST, StretchSum
+from dovetail.engine.methods.marking import Addition
+from dovetail.engine.methods.masked import BeginSum, StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
+from dovetail.engine.methods.scaled_sum import ScaledSum
 from dovetail.engine.methods.threshold import (
     DIGITS,
     Counts,
@@ -141,11 +142,19 @@ class SparsifiedSum:
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of working memory for a window of `elements`."""
         size, models = min(elements, self._block + 2 * self._row), len(self.weights)
-        adding = models + 8 + (20 if self.voting else 0)
+        adding = ScaledSum.scratch_bytes(models, self.voting, 1)
         held = TaskVectors.scratch_bytes(size) + marker_scratch_bytes(size)
         if self._row <= STRETCH:
             return held + adding * size
         return held + adding * STRETCH + max(models, 4) * size  # masks or, in the reduce pass, the kept part
+
+    def marking_bytes(self, elements: int) -> int:
+        """Bytes of working memory of `mark` for a window of `elements`."""
+        return self.scratch_bytes(elements)
+
+    def most_kept(self, model: int, elements: int) -> int:
+        """Give the most of so many elements in a row that a model can keep."""
+        return elements
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
         """Count a digit of a chunk's magnitudes or, in the last pass, sum the magnitudes."""
@@ -210,7 +219,7 @@ class SparsifiedSum:
             The sum over the task vector, and over its kept part.
 
         """
-        vectors, markers, size = self._begin(chunk)
+        vectors, markers, size = self._begin(chunk, self._nothing)
         kept = np.empty(size, np.float32)
         found = []
         for start, stop in blocks(chunk, self.length, self._block):
@@ -221,11 +230,15 @@ class SparsifiedSum:
             found.append(sums)
         return np.array(found).reshape(-1, len(self.keeps), 2)
 
-    def _begin(self, chunk: Chunk) -> tuple[TaskVectors, list[Marker], int]:
+    def _begin(self, chunk: Chunk, state: Found) -> tuple[TaskVectors, list[Marker], int]:
         """Make a chunk's task vectors, a marker for each model, and the most elements of a stretch with whole rows."""
         low, high = self.window(chunk.start, chunk.stop)
         size = min(high - low, self._block + 2 * self._row)
-        return TaskVectors(chunk, self.codes, size), make_markers(self.keeps, size), size
+        bounds = [
+            tuple((rule.threshold, rule.ties, rule.before[chunk.index] if rule.before else 0) for rule in rules)
+            for rules in state.rules
+        ]
+        return TaskVectors(chunk, self.codes, size), make_markers(self.keeps, bounds, size), size
 
     def _mark(
         self, vectors: TaskVectors, markers: Sequence[Marker], start: int, stop: int, *, counted: bool = True
@@ -240,8 +253,38 @@ class SparsifiedSum:
 
     def apply(self, chunk: Chunk, state: Found | None, out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""
-        apply = self._apply_fused if self._fused else self._apply_long if self._row > STRETCH else self._apply
-        return apply(chunk, state or self._nothing, out)
+        if self._fused:
+            return self._apply_fused(chunk, state or self._nothing, out)
+        return self.mark(chunk, state, self._summing(self.scales(state)), out).statistics
+
+    def mark(self, chunk: Chunk, state: Found | None, begin: BeginSum, out: Bytes) -> StretchSum:
+        """Go through a chunk stretch by stretch, and hand a sum what each model keeps; see `marking.Marking`."""
+        mark = self._mark_long if self._row > STRETCH else self._mark_short
+        return mark(chunk, state or self._nothing, begin, out)
+
+    def scales(self, state: Found | None) -> tuple[float, ...]:
+        """Give what the kept parts are multiplied by."""
+        return (state or self._nothing).scales
+
+    @property
+    def addition(self) -> Addition:
+        """How the kept parts add up."""
+        divides = self.normalize and not self.voting
+        return Addition(
+            weights=self.weights,
+            rescales=self._rescales,
+            voting=self.voting,
+            by_count=False,
+            normalize=self.normalize,
+            divisor=self.divisor if divides else 1.0,
+            factor=self.factor,
+        )
+
+    def _summing(self, scales: Sequence[float]) -> BeginSum:
+        """Give what adds up the kept parts, which are multiplied by `scales` if they are rescaled."""
+        factors = scales if self._rescales else (1.0,) * len(self.weights)
+        options = self.voting, self.normalize, self.divisor, self.factor
+        return lambda nonfinite, size: ScaledSum(nonfinite, size, (factors, self.weights), options)
 
     def _apply_fused(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
         """Merge a chunk in one call."""
@@ -308,22 +351,22 @@ class SparsifiedSum:
                 key[:] = keep.key
         return kinds, rules, seen, edges, key
 
-    def _apply(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk, stretch by stretch."""
-        vectors, markers, size = self._begin(chunk)
-        merged = _Sum(self, state.scales, vectors, size)
+    def _mark_short(self, chunk: Chunk, state: Found, begin: BeginSum, out: Bytes) -> StretchSum:
+        """Mark, and add up, stretch by stretch."""
+        vectors, markers, size = self._begin(chunk, state)
+        merged = begin(vectors.nonfinite, size)
         for start, stop in stretches(chunk.start, chunk.stop, self._block):
             merged.begin(stop - start)
             for model, tau, mask in self._mark(vectors, markers, start, stop):
                 merged.add(model, tau, mask)
             merged.finish(vectors.base(start, stop), out, self.out_code, start - chunk.start)
-        return merged.statistics
+        return merged
 
-    def _apply_long(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
-        """Merge a chunk of long rows: mark a row for every model, and then add the models up, stretch by stretch."""
-        vectors, markers, size = self._begin(chunk)
+    def _mark_long(self, chunk: Chunk, state: Found, begin: BeginSum, out: Bytes) -> StretchSum:
+        """Mark a long row for every model, and then add the models up, stretch by stretch."""
+        vectors, markers, size = self._begin(chunk, state)
         masks = np.empty((len(self.keeps), size), np.uint8)
-        merged = _Sum(self, state.scales, vectors, STRETCH)
+        merged = begin(vectors.nonfinite, STRETCH)
         for first, last in stretches(chunk.start, chunk.stop, self._row):
             for model, _, mask in self._mark(vectors, markers, first, last, counted=False):
                 masks[model, : last - first] = mask
@@ -334,38 +377,7 @@ class SparsifiedSum:
                     tau = vectors.tau(model, start, stop)
                     merged.add(model, tau, masks[model, start - first : stop - first])
                 merged.finish(vectors.base(start, stop), out, self.out_code, start - chunk.start)
-        return merged.statistics
-
-
-class _Sum(StretchSum):
-    """The sum of scaled and weighted contributions, with or without voting."""
-
-    def __init__(self, program: SparsifiedSum, scales: Sequence[float], vectors: TaskVectors, size: int) -> None:
-        super().__init__(vectors.nonfinite, len(program.weights), size)
-        self._program = program
-        self._scales, self._weights = np.array(scales, np.float32), np.array(program.weights, np.float32)
-        self._sums = np.empty((5, size), np.float32) if program.voting else None
-
-    def begin(self, size: int) -> None:
-        """Start a stretch of `size` elements."""
-        super().begin(size)
-        if self._sums is not None:
-            self._sums[:, :size] = 0
-
-    def _add(self, model: int, tau: Floats, mask: Marks) -> None:
-        scale, weight = self._scales[model], self._weights[model]
-        if self._sums is not None:
-            add_voting(tau, mask, scale, weight, weight, self._sums)
-        else:
-            add_scaled(tau, mask, scale, weight, self._delta[: self._size])
-
-    def _resolve(self, delta: Floats) -> None:
-        divisor = np.float32(1.0)
-        if self._sums is not None:
-            elect_signs(self._sums, self._program.normalize, NO_LEAST, delta)
-        elif self._program.normalize:
-            divisor = np.float32(self._program.divisor)
-        scale_change(delta, divisor, np.float32(self._program.factor))
+        return merged
 
 
 def _scale(whole: float, kept: float) -> float:

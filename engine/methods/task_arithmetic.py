@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dovetail.engine.kernels.linear import TILE, weighted_task_vectors
 from dovetail.engine.methods.decoding import elements
-from dovetail.engine.methods.method import Method, Parameter
+from dovetail.engine.methods.keeps import KeepEverything
+from dovetail.engine.methods.method import Masks, Method, Parameter
 from dovetail.engine.methods.parameters import merge_number, model_weights, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, State
-from dovetail.engine.methods.task_vector_parameters import INT8_MASK, LAMBDA, WEIGHT, divisor_of, normalize
+from dovetail.engine.methods.sparsified import SparsifiedSum
+from dovetail.engine.methods.task_vector_parameters import (
+    INT8_MASK,
+    LAMBDA,
+    WEIGHT,
+    divisor_of,
+    make_sparsified,
+    normalize,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,12 @@ def make_program(problem: Problem) -> TaskArithmetic:
     return TaskArithmetic(task_vector_codes(problem), problem.out_code, weights, divisor, factor)
 
 
+def _marking(problem: Problem) -> SparsifiedSum:
+    """Say what the models keep: everything."""
+    parameters = {**problem.parameters, "rescale": False}
+    return make_sparsified(replace(problem, parameters=parameters), lambda _, model: KeepEverything(), voting=False)
+
+
 _ACCEPTED = "as nothing is dropped; accepted as mergekit has it"
 
 TASK_ARITHMETIC = Method(
@@ -93,5 +108,6 @@ TASK_ARITHMETIC = Method(
     ),
     program=make_program,
     by_name=False,
+    masks=Masks("all changes", _marking),
 )
 """The row of the table of methods."""

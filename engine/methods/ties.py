@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dovetail.engine.methods.keeps import Keep, KeepBand, KeepEverything
-from dovetail.engine.methods.method import Method
-from dovetail.engine.methods.program import Problem, Program
+from dovetail.engine.methods.method import Masks, Method
+from dovetail.engine.methods.program import Problem
+from dovetail.engine.methods.sparsified import SparsifiedSum
 from dovetail.engine.methods.task_vector_parameters import (
     DENSITY,
     INT8_MASK,
@@ -25,12 +26,12 @@ def keep_strongest(problem: Problem, model: int) -> Keep:
     return KeepBand(0, max(1, int(density * problem.length)) if density > 0 else 0)
 
 
-def make_ties(problem: Problem) -> Program:
+def make_ties(problem: Problem) -> SparsifiedSum:
     """Make the program of one tensor for `ties`."""
     return make_sparsified(problem, keep_strongest, voting=True)
 
 
-def make_magnitude(problem: Problem) -> Program:
+def make_magnitude(problem: Problem) -> SparsifiedSum:
     """Make the program of one tensor for `magnitude`."""
     return make_sparsified(problem, keep_strongest, voting=False)
 
@@ -44,6 +45,7 @@ TIES = Method(
     parameters=(WEIGHT, DENSITY, LAMBDA, normalize(True), rescale(False), INT8_MASK),
     program=make_ties,
     by_name=False,
+    masks=Masks("the strongest changes", make_ties),
 )
 """The row of the table of methods."""
 
@@ -56,5 +58,6 @@ MAGNITUDE = Method(
     parameters=(WEIGHT, DENSITY, LAMBDA, normalize(False), rescale(False), INT8_MASK),
     program=make_magnitude,
     by_name=False,
+    masks=Masks("the strongest changes", make_magnitude),
 )
 """The row of the table of methods."""

@@ -1,4 +1,4 @@
-"""The model card of a merged or converted model."""
+"""The cards of merged and converted models, and of stores of task vectors."""
 
 from __future__ import annotations
 
@@ -71,6 +71,36 @@ def model_card(plan: Plan, totals: dict[str, Any], earlier: Sequence[Mapping[str
         "",
     ]
     return "\n".join(lines)
+
+
+def store_card(plan: Plan, totals: dict[str, Any]) -> str:
+    """Write the README.md of a store of task vectors: of which models it is, and how one merges from it.
+
+    Parameters
+    ----------
+    plan
+        The plan of the store.
+    totals
+        Statistics of the whole store, as in the manifest.
+
+    """
+    lines = [
+        *card_head((), "", {}, "dovetail", "task-vectors"),
+        "",
+        "# Task vectors",
+        "",
+        f"What each of these models keeps of its changes to `{short_name(str(plan.recipe.base_model))}`, by the recipe "
+        "below. This is no model. With the base model, Dovetail merges it by any weights: the recipe needs a line "
+        "`vectors:` with the name of this folder.",
+        "",
+        "| model | density | norm kept |",
+        "|---|---|---|",
+    ]
+    for index, name in enumerate(plan.models):
+        density, norm = totals["density"][index], norm_text(totals["kept_norm"][index], 4)
+        lines.append(f"| `{short_name(name)}` | {density:.4f} | {norm} |")
+    lines += ["", "## Recipe", "", "```yaml", plan.recipe.text.strip(), "```", ""]
+    return "\n".join([*lines, f"Per-tensor statistics and checksums: `{MANIFEST_NAME}`.", ""])
 
 
 def conversion_card(plan: Plan) -> str:

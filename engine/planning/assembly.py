@@ -38,6 +38,7 @@ def assemble(
     vocabulary: Vocabulary | None = None,
     warnings: tuple[str, ...] = (),
     metadata: Mapping[str, str] | None = None,
+    layout: Layout | None = None,
 ) -> Plan:
     """Give every planned tensor its place in the output and in a task; see `Plan` for the parameters.
 
@@ -45,9 +46,12 @@ def assemble(
     ----------
     metadata
         Free-form metadata of the output; None for the usual.
+    layout
+        Where the tensors go, if they have their places already; else None.
 
     """
-    tensors, layout = lay_out(tensors, options.format, metadata)
+    if layout is None:
+        tensors, layout = lay_out(tensors, options.format, metadata)
     return Plan(
         recipe=recipe,
         options=options,

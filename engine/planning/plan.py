@@ -14,6 +14,7 @@ from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.modules import MODULES
 from dovetail.engine.methods.program import Program, State
+from dovetail.engine.methods.vectors import is_making
 from dovetail.engine.planning.grid import OPEN_JOBS, PAGE_SLACK_BYTES, Job, Piece
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
@@ -133,6 +134,8 @@ class Plan:
     @property
     def noun(self) -> str:
         """What people call it."""
+        if is_making(self.method):
+            return "store"
         known = {CONVERT.name: "conversion", EXTRACT_LORA.name: "extraction", MODULES.name: "extraction"}
         return known.get(self.method.name, "merge")
 

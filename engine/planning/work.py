@@ -23,6 +23,8 @@ class Input:
     """Its name in that checkpoint."""
     stored_bytes: int | None = None
     """Bytes of the whole tensor as it is stored, where fewer are stored than read; else None."""
+    packed: bool = False
+    """Whether what is read is packed, as of a store of task vectors: fewer bytes than its elements have."""
 
     def saved_bytes(self, start: int, stop: int) -> int:
         """Count the bytes by which elements ``[start, stop)`` are larger than what is stored of them."""
@@ -31,6 +33,10 @@ class Input:
         length = max(1, self.source.length)
         stored = stop * self.stored_bytes // length - start * self.stored_bytes // length
         return (stop - start) * self.source.itemsize - stored
+
+    def stored_part(self, start: int, stop: int) -> int:
+        """Count the bytes that are stored of elements ``[start, stop)``."""
+        return (stop - start) * self.source.itemsize - self.saved_bytes(start, stop)
 
 
 def stored_bytes(info: TensorInfo, length: int) -> int | None:

@@ -69,7 +69,7 @@ def expand(
     method
         The row of its `merge_method`.
     catalogues
-        Tensors of every checkpoint in `recipe.references()`.
+        Tensors of every checkpoint in `recipe.named()`.
     tied
         Whether a checkpoint's configuration says that its head is its embedding; None where it does not say.
     strict
@@ -95,7 +95,7 @@ def expand(
     heads = find_heads(catalogues, tied or {}, is_copy)
     shared = find_shared(catalogues, heads, is_copy)
     gaps = Gaps(shared.catalogues, strict=strict, allow_partial=allow_partial)
-    output = Output(recipe.references(), shared.catalogues, gaps)
+    output = Output(recipe.named(), shared.catalogues, gaps)
     modules = Modules(parts, shared.catalogues, recipe.origin) if recipe.modules else None
     stacks, layer_count = [], 0
     for part in parts:

@@ -75,6 +75,7 @@ _BELOW: dict[str, Place | AnyKeys | ParameterKeys | None] = {
     "slices": _SLICES,
     "parameters": _SHARED,
     "base_model": None,
+    "vectors": None,
     "tokenizer_source": None,
     "tokenizer": _TOKENIZER,
 }

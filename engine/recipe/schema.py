@@ -130,6 +130,8 @@ class Recipe(Strict):
     """parts of the output."""
     parameters: Parameters = Field(default_factory=dict)
     """Parameters of the whole merge."""
+    vectors: ModelRef | None = None
+    """Store of the models' task vectors, from which they are merged in place of the models themselves."""
     dtype: Dtype | None = None
     """Dtype of the output unless `out_dtype` is given."""
     out_dtype: Dtype | None = None
@@ -160,10 +162,16 @@ class Recipe(Strict):
             )
         if self.tokenizer and self.tokenizer_source:
             raise problem("has both 'tokenizer' and 'tokenizer_source'", "one of them")
+        if self.vectors and (self.tokenizer or self.tokenizer_source):
+            raise problem(
+                "has 'vectors' and asks for a tokenizer",
+                "one of them, as a store has no tokenizers",
+                "leave the tokenizer out, or merge the models themselves",
+            )
         return self
 
     def __repr__(self) -> str:
-        names = [short_name(str(ref)) for ref in self.references()]
+        names = [short_name(str(ref)) for ref in self.named()]
         return f"Recipe({self.merge_method} of {listed(names)})"
 
     __str__ = __repr__
@@ -191,8 +199,13 @@ class Recipe(Strict):
         return copy
 
     def references(self) -> tuple[ModelRef, ...]:
-        """Every checkpoint that the recipe names, once each: the base model first, then in order, those that only
-        the tokenizer needs at last."""
+        """Every checkpoint that is opened, once each: those of `named`, or with `vectors` the base models and last the
+        store."""
+        return self.named() if self.vectors is None else (*self.base_models(), self.vectors)
+
+    def named(self) -> tuple[ModelRef, ...]:
+        """Every model that the recipe names, once each: the base model first, then in order, those that only the
+        tokenizer needs at last."""
         refs = [self.base_model] if self.base_model else []
         parts: list[Recipe | OutputModule] = [self, *self.modules.values()]
         for part in parts:

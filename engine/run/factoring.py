@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods import low_rank
 from dovetail.engine.methods.blas import one_thread
-from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.extraction.options import ExtractionOptions
 from dovetail.engine.planning.extraction.pairing import TensorPair
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES
+from dovetail.engine.planning.opened import requested_dtype
 from dovetail.engine.run.differences import Progress, check_finite, read_chunk, rows_of_chunk
 from dovetail.io.dtypes import DTYPES, DType, to_numpy
 from dovetail.io.files.threads import Threads, result_of

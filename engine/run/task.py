@@ -96,7 +96,7 @@ def execute(work: Work) -> TaskRecord:
         with _resident(_ranges(work.pieces)):
             chunk = _read(first)
             partial = first.program.reduce(work.step, chunk, first.state)
-            read_bytes = _chunk_bytes(first, chunk)
+            read_bytes = _chunk_bytes(first)
             del chunk
         return TaskRecord(work.task, work.step, partial, (), read_bytes, 0)
     records: list[PieceRecord] = []
@@ -220,14 +220,12 @@ def _apply(piece: PieceWork, outs: Sequence[Bytes], *, keep_nonfinite: bool) -> 
             statistics = plain_statistics(0, 0, np.zeros(0, np.int64))
         checksum = xxhash.xxh3_64_intdigest(out.data)
         records.append(PieceRecord(output.tensor, piece.chunk, checksum, statistics))
-    return records, _chunk_bytes(piece, chunk)
+    return records, _chunk_bytes(piece)
 
 
-def _chunk_bytes(piece: PieceWork, chunk: Chunk) -> int:
+def _chunk_bytes(piece: PieceWork) -> int:
     """Count the bytes that were read for a chunk, as they are stored."""
-    inputs = piece.models if piece.base is None else (piece.base, *piece.models)
-    read = sum([view.nbytes for view in chunk.models]) + (0 if chunk.base is None else chunk.base.nbytes)
-    return read - sum([item.saved_bytes(*piece.window) for item in inputs])
+    return sum([item.stored_part(*piece.window) for item in piece.inputs])
 
 
 def _read(piece: PieceWork) -> Chunk:
@@ -246,6 +244,8 @@ def _nonfinite_error(piece: PieceWork, chunk: Chunk) -> NonFiniteError:
     """Make the error that names the first NaN or infinity: its checkpoint, tensor and element."""
     views = chunk.models if chunk.base is None else (chunk.base, *chunk.models)
     for item, view in zip(piece.inputs, views, strict=True):
+        if item.packed:
+            continue
         size = ITEMSIZES[item.code]
         values = np.empty(view.nbytes // size, np.float32)
         decode(view, item.code, 0, values.size, values)
@@ -257,5 +257,12 @@ def _nonfinite_error(piece: PieceWork, chunk: Chunk) -> NonFiniteError:
                 f"{item.checkpoint}: tensor {item.tensor!r} holds {inside[found[0]]} at element {index}",
                 "finite numbers",
                 "repair the checkpoint, or pass --nonfinite keep to let such values through",
+            )
+    for item in piece.inputs:
+        if item.packed:
+            return NonFiniteError(
+                f"tensor {item.tensor!r} of {item.checkpoint} holds NaN or infinity",
+                "finite numbers, as stores of task vectors have",
+                "copy the store again, or make it anew",
             )
     raise AssertionError("a kernel counted values that are not there")

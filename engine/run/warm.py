@@ -121,7 +121,11 @@ def _try_all(needed: Sequence[Trial]) -> None:
             trial()
             continue
         method, problem = trial
-        program = find_any(method).program(problem)
+        row = find_any(method)
+        if row.trial is not None:
+            row.trial(problem)
+            continue
+        program = row.program(problem)
         low, high = program.window(0, problem.length)
         read_only = [_values(high - low, code, 1 + model) for model, code in enumerate(problem.model_codes)]
         base = None if problem.base_code is None else _values(high - low, problem.base_code, 0)

@@ -120,9 +120,14 @@ class ZarrFormat(OutputFormat[ZarrLayout]):
 
 
 def _chunking(grid: ArrayGrid, length: int, itemsize: int) -> Chunking:
-    """Make an array's objects the chunks; one that is encoded exists padded, compressed and with checksums."""
+    """Make an array's objects the chunks."""
     return Chunking(
         chunk_elements=grid.object_elements,
         chunk_period=grid.period if grid.period < length else 0,
-        write_scratch_bytes=13 * grid.object_elements * itemsize // 4 + _ENCODED_BYTES,
+        write_scratch_bytes=write_scratch_bytes(grid.object_elements * itemsize),
     )
+
+
+def write_scratch_bytes(object_bytes: int) -> int:
+    """Give the most memory that writing an object takes: it exists padded, compressed and with checksums."""
+    return 13 * object_bytes // 4 + _ENCODED_BYTES

@@ -18,6 +18,7 @@ from dovetail.engine import (
     events,
     extract_lora,
     make_moe,
+    make_vectors,
     merge,
     merge_tensors,
     progress,
@@ -108,6 +109,7 @@ def test_every_function_reports(family: Family, monkeypatch: pytest.MonkeyPatch)
     calls += [
         lambda **how: extract_lora("math", "base", "adapter", ExtractionOptions(rank=2), **how),
         lambda **how: make_moe({**experts, "experts": experts["experts"] * 2}, "mixture", **how),
+        lambda **how: make_vectors("recipe.yml", "store", **how),
     ]
     for call in calls:
         heard: list[events.Event] = []

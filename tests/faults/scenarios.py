@@ -141,6 +141,7 @@ SCENARIOS = (
         earlier=(("convert", "../in/base", "model.zarr", "--format", "zarr"),),
     ),
     Scenario("several", ("convert", "../in/math", "../in/code", "out", "--dtype", "float16"), _family),
+    Scenario("vectors", ("vectors", "../in/recipe.yml", "out"), _family),
     Scenario("adapter", _MERGE, _adapter),
     Scenario("extract-lora", ("extract-lora", "../in/math", "../in/base", "out", "--rank", "4"), _family),
     Scenario("vocabulary", _MERGE, _vocabulary),

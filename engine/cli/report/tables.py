@@ -72,6 +72,17 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
     )
 
 
+def print_store(manifest: Mapping[str, Any], done: events.Done) -> None:
+    """Print what a store of task vectors takes, how long it took to make, and how much of each model it has."""
+    size_bytes = sum(path.stat().st_size for path in Path(done.output).rglob("*") if path.is_file())
+    peak = f"peak {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed"
+    time = f"{done.seconds:.1f} s, {counted(done.workers, 'worker')}"
+    show(_facts({"Store": f"{done.output} ({format_size(size_bytes)})", "Time": time, "Memory": peak}))
+    if has_task_vectors(manifest["totals"]):
+        show(_model_table(manifest["models"], manifest["totals"]))
+    show(f"To merge from it, add this line to the recipe:  vectors: {done.output}")
+
+
 def print_conversion(done: events.Done) -> None:
     """Print what a conversion did: size, speed and memory."""
     speed = (done.read_bytes + done.written_bytes) / max(done.merge_seconds, 1e-9) / 1e9

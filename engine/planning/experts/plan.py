@@ -13,9 +13,9 @@ from dovetail.engine.methods.convert import CONVERT, conversion
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.moe import MOE
 from dovetail.engine.methods.program import Problem
-from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.experts.architectures import ARCHITECTURES, Architecture, moe_config
 from dovetail.engine.planning.grid import chunk_elements
+from dovetail.engine.planning.opened import requested_dtype
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.work import Input, stored_bytes
 from dovetail.engine.recipe.moe import Expert, MoeRecipe

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.planning.builder import requested_dtype
 from dovetail.engine.planning.extraction.modules import matches
+from dovetail.engine.planning.opened import requested_dtype
 
 DEFAULT_RANK = 64
 """Greatest rank where none is asked for."""

@@ -1,0 +1,126 @@
+"""Reading what a model keeps of a tensor from a store of task vectors: marks, and the values at the marked places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dovetail.io.errors import StoreError
+from dovetail.io.source import Source, StoredObjects, checked_source
+from dovetail.io.zarr.vectors import HEADER, mark_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ALIGNMENT = 8
+
+
+@checked_source
+@dataclass(frozen=True, slots=True)
+class PackedSource:
+    """What one model keeps of a tensor, packed: a source but for one promise, as fewer bytes stand for its elements.
+
+    `read` takes ranges that begin and end with chunks of the store, and gives for each chunk its row of marks, and then
+    the values at the marked places, filled up with zeros to a multiple of 8 bytes.
+    """
+
+    label: str
+    """What people call the tensor in the store."""
+    marks: Source
+    """The rows of marks: see `dovetail.io.zarr.vectors`."""
+    values: Source
+    """The rows of values."""
+    length: int
+    """Number of elements of the tensor."""
+    chunk: int
+    """Elements of a chunk."""
+    most: int
+    """Values in a row: the most that a chunk can have, a multiple of 8."""
+
+    @property
+    def itemsize(self) -> int:
+        """Most bytes that stand for one element: a value, and its mark."""
+        return self.values.itemsize + 1
+
+    @property
+    def copies(self) -> bool:
+        """True: `read` always makes a new array."""
+        return True
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Both rows of a chunk as they are stored and decoded, and what decoding takes."""
+        row = mark_bytes(self.chunk) + self.most * self.values.itemsize
+        return self.marks.scratch_bytes + self.values.scratch_bytes + 2 * row
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return the packed chunks that elements ``[start, stop)`` consist of.
+
+        Raises
+        ------
+        StoreError
+            A row's marks do not fit its values.
+        CheckpointError
+            An object is damaged, gone, or has changed.
+        IndexError
+            The range is not within the tensor, or ends within a chunk.
+
+        """
+        if not 0 <= start <= stop <= self.length or start % self.chunk or (stop % self.chunk and stop != self.length):
+            raise IndexError(f"elements {start} to {stop} of a tensor of {self.length} in chunks of {self.chunk}")
+        parts: list[NDArray[np.uint8]] = []
+        for index in range(start // self.chunk, -(-stop // self.chunk)):
+            parts += self._chunk(index)
+        result = np.concatenate(parts) if parts else np.empty(0, np.uint8)
+        result.flags.writeable = False
+        return result
+
+    def _chunk(self, index: int) -> list[NDArray[np.uint8]]:
+        """Read one chunk: its row of marks, its values, and what fills them up."""
+        width, size = mark_bytes(self.chunk), self.values.itemsize
+        row = self.marks.read(index * width, (index + 1) * width)
+        kept = self.values.read(index * self.most, (index + 1) * self.most)
+        count, elements = (
+            int(row[: HEADER.itemsize].view(HEADER)[0]["count"]),
+            min(self.chunk, self.length - index * self.chunk),
+        )
+        bits = row[HEADER.itemsize :]
+        beyond = bits[elements // 8 :].copy()
+        beyond[:1] >>= elements % 8
+        marked = int(np.bitwise_count(bits.view(np.uint64)).sum())
+        if marked != count or beyond.any():
+            found = f"marks {marked} places" + (" and some beyond its end" if beyond.any() else "")
+            raise self._unsound(index, found, f"{count} within its {elements} elements")
+        end = -(-(count * size) // _ALIGNMENT) * _ALIGNMENT
+        # By words, where a method can keep anything the zeros of a row are most of it.
+        if count > self.most or kept[count * size : end].any() or kept[end:].view(np.uint64).any():
+            raise self._unsound(index, f"has other values than for its {count} marks", f"{count} values")
+        return [row, kept[:end]]
+
+    def _unsound(self, index: int, found: str, expected: str) -> StoreError:
+        return StoreError(f"chunk {index} of {self.label} {found}", expected, "copy the store again, or make it anew")
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Ask for the rows of a range's chunks."""
+        first, last = start // self.chunk, -(-stop // self.chunk)
+        self.marks.prefetch(first * mark_bytes(self.chunk), last * mark_bytes(self.chunk))
+        self.values.prefetch(first * self.most, last * self.most)
+
+    def populate(self, start: int, stop: int) -> bool:
+        """Do nothing: no memory is mapped, so there are no pages to make resident."""
+        return False
+
+    def release(self, start: int, stop: int) -> None:
+        """Do nothing: the memory of a read is freed with the array that holds it."""
+
+    def mapped_bytes(self, start: int, stop: int) -> None:
+        """Give none: no file is mapped."""
+
+    def decoding(self, start: int, stop: int) -> None:
+        """Give none: no two tasks need the same chunk."""
+
+    def stored_objects(self) -> StoredObjects | None:
+        """Give the objects of the values, which hold nothing else."""
+        return self.values.stored_objects()

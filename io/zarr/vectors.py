@@ -1,0 +1,71 @@
+"""Stores of task vectors as an output format: a Zarr v3 group with two arrays for each tensor and model.
+
+What a model keeps of a tensor is stored chunk by chunk. One array has a row of marks for each chunk, the other a row of
+values: the model's stored elements at the places that are marked, one after another, and zeros up to the end of the
+row. Every row is one compressed object, and ends with a CRC32C as in any other Zarr output.
+
+::
+
+    T.marks.J    uint8[chunks, 32 + bytes of marks]   a header, then one bit an element, the lowest bit first
+    T.values.J   dtype of the model[chunks, most]     the values at the marks
+
+The header of a row says how many places are marked (uint64), what the base model had there (XXH3-64 of its stored
+elements), and by what a method multiplies what it keeps (float32); the rest is zero. All numbers are little endian.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from dovetail.io.output_format import Chunking, OutputTensor
+from dovetail.io.zarr.format import ZarrFormat, write_scratch_bytes
+from dovetail.io.zarr.layout import ArrayGrid, ZarrLayout, plan_zarr
+
+HEADER: Final = np.dtype([("count", "<u8"), ("base", "<u8"), ("scale", "<f4"), ("rest", "<u4", (3,))])
+"""The header of a row of marks."""
+
+_METADATA: Final = {"format": "dovetail-vectors"}
+
+
+def mark_bytes(elements: int) -> int:
+    """Give the bytes of a row with the marks of so many elements: its header, and whole words of 64 marks."""
+    return HEADER.itemsize + 8 * (-(-elements // 64))
+
+
+def array_names(tensor: str, place: int) -> tuple[str, str]:
+    """Name the arrays with the marks and the values of a tensor of one model, the model being told by its place."""
+    return f"{tensor}.marks.{place}", f"{tensor}.values.{place}"
+
+
+@dataclass(frozen=True)
+class VectorsFormat(ZarrFormat):
+    """Output as a store of task vectors: matrices of which each row is one object, and one chunk of the plan."""
+
+    name: ClassVar[str] = "vectors"
+    takes_any_range: ClassVar[bool] = True
+    command_options: ClassVar[Mapping[str, str]] = {"--codec": "codec"}
+
+    def lay_out(
+        self, tensors: Sequence[OutputTensor], metadata: Mapping[str, str] | None = None
+    ) -> tuple[ZarrLayout, Sequence[Chunking]]:
+        """Make every row of every matrix an object; the plan's chunks of the inputs stay as they are."""
+        placed = [(item.name, item.dtype, item.shape, _rows(item.shape)) for item in tensors]
+        # One task writes rows of all arrays of a tensor, of which the plan knows the first alone.
+        longest = max((item.shape[1] * item.dtype.itemsize for item in tensors), default=0)
+        chunkings = [Chunking(item.chunk_elements, 0, write_scratch_bytes(longest)) for item in tensors]
+        return plan_zarr(placed, self.codec, metadata or _METADATA), chunkings
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the options."""
+        return {self.name: {"codec": self.codec}}
+
+
+def _rows(shape: tuple[int, ...]) -> ArrayGrid:
+    """Cut a matrix into its rows."""
+    row = (1, shape[1])
+    return ArrayGrid(row, row, shape[1], math.prod(shape))
