@@ -1,4 +1,4 @@
-"""TALL masks and the consensus among them: https://arxiv.org/abs/2405.07813, sections 4 and 5.
+"""TALL masks and the consensus among them: https://arxiv.org/abs/2405.07813.
 
 All arithmetic is float32, every operation is rounded by itself, and models are taken in order.
 """
@@ -15,8 +15,9 @@ def mark_consensus(
 ) -> None:
     """Mark the elements that enough models call important.
 
-    A model t calls an element important where ``|tau_t| > scale_t * |total - tau_t|`` (equation 5 of the paper, with
-    the scale of equation 6), and the total is the merged task vector, sum(w tau).
+    A model t calls an element important where ``|tau_t| > scale_t * |total - tau_t|``: its TALL mask, of which the
+    total is the merged task vector, sum(w tau). An element is marked where at least `least` of the masks have it: the
+    consensus mask.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
 """Consensus task arithmetic: TALL masks, and the elements on which enough of them agree.
 
-https://arxiv.org/abs/2405.07813. The paper compares a model's task vector with the merged one (equation 5, with the
-scale lambda_t of equation 6) and calls an element important to the model where the merged task vector does not drown
-it. Elements that fewer than k models call important are selfish, or catastrophic, and keep the base model's value
-(equation 7). As in the authors' code, the comparison is strict, and the merged task vector is the sum before it is
-multiplied by the last factor.
+https://arxiv.org/abs/2405.07813. An element is important to model t where the merged task vector tau_mt = sum(w tau)
+does not drown its own: the TALL mask m_t = 1{|tau_t| > lambda_t |tau_mt - tau_t|}. Elements that are important to fewer
+than k models are selfish, or catastrophic, and keep the base model's value: the consensus mask m = 1{sum(m_t) >= k},
+W = W0 + lambda (m tau_mt). As in the authors' code, the comparison is strict, and the merged task vector is the sum
+before it is multiplied by lambda.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ CONSENSUS_TA = Method(
             "float",
             0.4,
             "how far a change must stand out from the rest of the merged change to matter to the model; "
-            "the paper tries 0.2 to 0.6 for each model",
+            "the authors try 0.2 to 0.6 for each model",
             "model",
         ),
         Parameter("k", "int", 2, "to how many models a change must matter to be kept; 0 keeps all"),

@@ -1,9 +1,9 @@
 """Isotropic merging in the common subspace: the sum of task vectors, with a flat spectrum.
 
-https://arxiv.org/abs/2502.04959, section 4.1 and algorithm 1: of the sum M = U S V', every singular value is replaced
-by their mean. U V' is M (M'M)^(-1/2) for a tall matrix and (M M')^(-1/2) M for a wide one, so that the Gram matrix of
-the smaller side is all that must be decomposed. Directions in which the sum is zero stay so. In the authors' code they
-get the mean too, in directions that the library makes up.
+https://arxiv.org/abs/2502.04959, Iso-C: of the sum M = U S V', every singular value is replaced by their mean. U V' is
+M (M'M)^(-1/2) for a tall matrix and (M M')^(-1/2) M for a wide one, so that the Gram matrix of the smaller side is all
+that must be decomposed. Directions in which the sum is zero stay so. In the authors' code they get the mean too, in
+directions that the library makes up.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Task singular vectors, merged: the strongest directions of every task, made orthogonal to those of the others.
 
-https://arxiv.org/abs/2412.00081, section 4.3 and algorithm 1. Of each of K task vectors, a matrix, the min(rows,
-columns) / K strongest singular directions are kept. The left singular vectors of all tasks, side by side, are replaced
-by the nearest orthonormal ones, the right ones too, and the result is their product with the singular values between.
+https://arxiv.org/abs/2412.00081, TSV-Merge. Of each of K task vectors, a matrix, the min(rows, columns) / K strongest
+singular directions are kept. The left singular vectors of all tasks, side by side, are replaced by the nearest
+orthonormal ones, the right ones too, and the result is their product with the singular values between.
 
 One reduce pass for each model finds the singular vectors of its smaller side. Those of a tall matrix's larger side are
 tau v / s, as long as the matrix, and never held: one more pass finds their dot products, which is all that making them

@@ -75,7 +75,7 @@ def _reinforced(case: Case, factors: list[np.float32]) -> Result:
 def consensus_ta(case: Case) -> Result:
     """Sum task vectors where at least k of them stand out from the rest of the sum (arXiv:2405.07813).
 
-    A task vector stands out where its magnitude exceeds lambda_t times its distance from the sum (equations 5 and 6).
+    A task vector stands out where its magnitude exceeds lambda_t times its distance from the sum.
     """
     taus, weights = case.taus(), [np.float32(weight) for weight in case.each("weight")]
     contributions = [weight * tau for weight, tau in zip(weights, taus, strict=True)]

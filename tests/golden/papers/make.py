@@ -25,7 +25,7 @@ Settings = dict[str, Any]
 
 
 def consensus_ta(taus: Sequence[Tensor], settings: Settings, each: Sequence[Settings]) -> Tensor:
-    """arXiv:2405.07813, equations 5 to 7; in float32, in which the comparison is made."""
+    """arXiv:2405.07813, TALL masks and their consensus; in float32, in which the comparison is made."""
     total = torch.zeros_like(taus[0])
     for tau, one in zip(taus, each, strict=True):
         total += one.get("weight", 1.0) * tau
@@ -44,7 +44,7 @@ def mean(taus: Sequence[Tensor], settings: Settings, each: Sequence[Settings]) -
 
 
 def tsv_m(taus: Sequence[Tensor], settings: Settings, each: Sequence[Settings]) -> Tensor:
-    """arXiv:2412.00081, algorithm 1: truncate, concatenate, orthogonalise, multiply."""
+    """arXiv:2412.00081, TSV-M: truncate, concatenate, orthogonalise, multiply."""
     if taus[0].dim() != 2:
         return mean(taus, settings, each)
     rank = min(taus[0].shape) // len(taus)
@@ -60,7 +60,7 @@ def tsv_m(taus: Sequence[Tensor], settings: Settings, each: Sequence[Settings]) 
 
 
 def iso_c(taus: Sequence[Tensor], settings: Settings, each: Sequence[Settings]) -> Tensor:
-    """arXiv:2502.04959, algorithm 1: the sum, with every singular value replaced by their mean."""
+    """arXiv:2502.04959, Iso-C: the sum, with every singular value replaced by their mean."""
     if taus[0].dim() != 2:
         return mean(taus, settings, each)
     total = torch.stack([one.get("weight", 1.0) * tau.double() for tau, one in zip(taus, each, strict=True)]).sum(0)
