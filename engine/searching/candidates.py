@@ -6,8 +6,9 @@ stage, as by `dovetail.engine.merge`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,24 +18,28 @@ from dovetail.engine.actions.finished import find_finished
 from dovetail.engine.actions.forecasts import plan_stages
 from dovetail.engine.actions.in_memory import merge_in_memory
 from dovetail.engine.actions.merge import merge
+from dovetail.engine.actions.vectors import make_vectors
 from dovetail.engine.errors import RecipeError
+from dovetail.engine.methods.registry import find
 from dovetail.engine.output.request import plan_request
 from dovetail.engine.output.side_files import side_bytes
 from dovetail.engine.output.staging import staging_path
-from dovetail.engine.planning.builder import make_plan
-from dovetail.engine.planning.locations import locate, open_location
+from dovetail.engine.planning.builder import make_plan, open_checkpoints
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.recipe.load import parse_recipe
+from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import key_path
 from dovetail.engine.recipe.schema import Recipe
 from dovetail.engine.run.prepare import RunOptions
-from dovetail.engine.searching.reading import Template
+from dovetail.engine.searching.reading import Template, literal
 from dovetail.engine.searching.space import Dimension, Value, Values
 from dovetail.io.arrays import to_array, to_torch
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.files.durable import remove_folder
 from dovetail.io.files.smallfile import is_named
-from dovetail.io.formats.header import headers_shared
+
+_AFTER_PRUNING: Final = frozenset(("weight", "lambda", "normalize", "rescale", "consensus"))
+"""Parameters that do not decide what models keep."""
 
 FOLDER: Final = "candidates"
 """Name of the folder of candidates."""
@@ -57,14 +62,14 @@ class Maker:
     checkpoints: tuple[Checkpoint, ...] | None = None
     """The checkpoints, once they are open; None too of a recipe of several documents."""
     _said: set[str] = field(default_factory=set)
+    _line: str = ""
+    _stored: tuple[Checkpoint, ...] | None = None
 
     def open(self, recipes: Sequence[Recipe]) -> None:
         """Open the checkpoints of the recipe, whose documents are given with any values, if it is of one document."""
         if len(recipes) > 1:
             return
-        with headers_shared():
-            locations = [locate(ref, recipes[0].origin.folder, self.listen) for ref in recipes[0].references()]
-            self.checkpoints = tuple(open_location(location) for location in locations)
+        self.checkpoints = tuple(open_checkpoints(recipes[0], None, self.listen))
 
     def plans(self, values: Values) -> tuple[Plan, ...]:
         """Plan a candidate, each of its stages that can be planned."""
@@ -119,6 +124,52 @@ class Maker:
             return error
         return None
 
+    def store_vectors(self, start: Values, store: Path) -> None:
+        """Store what the models keep if no mark decides that, so that candidates are merged from less: bits stay.
+
+        Parameters
+        ----------
+        start
+            Any values: what models keep is the same for all.
+        store
+            The folder of the store.
+
+        Raises
+        ------
+        DovetailError
+            As `dovetail.engine.make_vectors` does, but for recipes of which nothing can be stored: those are merged
+            from their models.
+
+        """
+        origin = self.template.filled(start)
+        if self.checkpoints is None or not self._is_storable(origin):
+            return
+        try:
+            make_vectors(origin, store, self.options, self.run, self.hear)
+        except RecipeError:
+            return
+        self._line = f"vectors: {literal(str(store.absolute()))}\n"
+        self._stored = tuple(open_checkpoints(parse_recipe(self._from_store(start)), None, self.hear))
+
+    def _is_storable(self, origin: Origin) -> bool:
+        """Whether what models keep can be stored for all candidates, and is less than the models are."""
+        recipe = parse_recipe(origin)
+        method = find(recipe.merge_method)
+        searched = {each.parameter for each in self.template.space.dimensions}
+        block = re.match(r"(#.*\n|\s)*[A-Za-z_]+:", origin.text) is not None  # a line can stand before it
+        prunes = method.masks is not None and method.name != "task_arithmetic"
+        return prunes and block and recipe.vectors is None and searched <= _AFTER_PRUNING
+
+    def _from_store(self, values: Values) -> Origin:
+        origin = self.template.filled(values)
+        return replace(origin, text=self._line + origin.text)
+
+    def _plan(self, values: Values) -> Plan:
+        """Plan a candidate of a recipe of one document, from the store if there is one."""
+        if self._stored is None:
+            return self.plans(values)[0]
+        return make_plan(parse_recipe(self._from_store(values)), self.options, checkpoints=self._stored)
+
     def path(self, number: int) -> Path:
         """Give the folder of a candidate."""
         return self.folder / f"{number:05}"
@@ -130,14 +181,14 @@ class Maker:
         if self.checkpoints is None:
             merge(self.template.filled(values), path, self.options, self.run, self.hear)
             return path
-        (plan,) = self.plans(values)
+        plan = self._plan(values)
         if find_finished(path, plan_request(plan), input_paths(plan), self.run) is None:
             carry_out(plan, path, self.run, self.hear)
         return path
 
     def make_tensors(self, values: Values, *, torch: bool) -> dict[str, Any]:
         """Merge a candidate into memory; give a state dict of torch tensors or of numpy arrays."""
-        (plan,) = self.plans(values)
+        plan = self._plan(values)
         convert: Callable[..., Any] = to_torch if torch else to_array
         merged = merge_in_memory(plan, self.run, self.hear)
         return {

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out import checkpoint_paths
@@ -51,6 +51,9 @@ from dovetail.io.files.durable import remove_folder, write_durably
 from dovetail.io.files.interrupts import held
 from dovetail.io.files.machine import available_bytes
 from dovetail.io.files.smallfile import is_named
+
+_STORE: Final = "vectors"
+"""Name of the folder, in the working folder, that has what models keep while a search goes on."""
 
 
 @dataclass(slots=True)
@@ -167,6 +170,7 @@ class Request:
             count = counted(len(journal.found), "candidate")
             self.listen(events.Notice("info", f"Continuing an unfinished search: {count} evaluated already."))
         self._prepare(maker, journal, plans, most)
+        maker.store_vectors(plain_start(self.template), maker.folder.parent / _STORE)
         start = journal.found[0][0] if 0 in journal.found else self._start(maker, recipes)
         space = self.template.space
         optimizer = make_optimizer(self.how.optimizer, space, space.position(start), self.how.budget, self.how.seed)
@@ -224,8 +228,9 @@ class Request:
         chosen = replace(origin, name=RECIPE_NAME, text=text, path=staging / RECIPE_NAME, has_lines=True)
         merge(chosen, staging / MODEL_NAME, self.options, maker.run, maker.hear)
         write_durably(staging / HISTORY_NAME, history_bytes(history))
-        if not self.how.keep and is_named(maker.folder):
-            remove_folder(maker.folder)
+        for folder in (staging / _STORE, *(() if self.how.keep else (maker.folder,))):
+            if is_named(folder):
+                remove_folder(folder)
 
     def _told(self, history: dict[str, Any], began: float, *, already: bool) -> SearchResult:
         """Report the end of the search, and give its result."""

@@ -23,6 +23,7 @@ from dovetail.engine.errors import (
 )
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.searching import request
+from dovetail.engine.searching.candidates import Maker
 from dovetail.engine.searching.options import SearchOptions
 from dovetail.engine.searching.search import search
 from tests.checkpoints import folder_bytes, read_output, write_recipe
@@ -454,6 +455,39 @@ def _copy(source: Path, target: Path) -> Path:
     import shutil
 
     return Path(shutil.copytree(source, target))
+
+
+@pytest.mark.parametrize("given", ["folder", "arrays"])
+def test_candidates_from_a_store(family: Family, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """Where only weights are searched, candidates are merged from what models keep, and have the same bits."""
+    recipe = marked(family, merge_method="cabs", parameters={"n": 4, "m": 16})
+    seen: dict[str, list[dict[str, bytes]]] = {"store": [], "models": []}
+    for name, bits in seen.items():
+        if name == "models":
+            monkeypatch.setattr(Maker, "store_vectors", lambda *_: None)
+
+        def evaluate(subject: Any, bits: list[dict[str, bytes]] = bits) -> float:
+            bits.append(_bits(read_output(subject) if given == "folder" else subject))
+            return float((family.home / ".store.dovetail-partial" / "vectors").exists()) if not bits[1:] else 1.0
+
+        found = search(recipe, evaluate, family.home / name, SearchOptions(budget=5, given=given))
+        assert float(name == "store") == found.history["candidates"][0]["result"]
+        assert {"recipe.yml", "model", "history.json"} == {path.name for path in (family.home / name).iterdir()}
+    assert seen["store"] == seen["models"]
+
+
+def test_what_decides_the_masks_needs_the_models(family: Family) -> None:
+    """Where a mark decides what models keep, or a method keeps everything, there is no store."""
+    parameters = {"n": {"search": [1, 8]}, "m": 16}
+    for number, recipe in enumerate((marked(family, merge_method="cabs", parameters=parameters), marked(family))):
+        staging = family.home / f".{number}.dovetail-partial"
+        search(
+            recipe,
+            lambda _, at=staging: float((at / "vectors").exists()),
+            family.home / str(number),
+            in_memory(budget=1),
+        )
+        assert '"result": 0.0' in (family.home / str(number) / "history.json").read_text()
 
 
 def test_recipes_of_several_documents(family: Family) -> None:
