@@ -47,11 +47,21 @@ def _options() -> argparse.Namespace:
     actions = [action.name.lower() for action in Action]
     parser.add_argument("--actions", nargs="+", choices=actions, default=actions, help="only these faults")
     parser.add_argument("--sample", type=int, metavar="N", help="only so many faults of each, chosen by chance")
+    parser.add_argument(
+        "--part", type=_part, default=(1, 1), metavar="K/N", help="the K-th of N parts of each, for N runs side by side"
+    )
     parser.add_argument("--cold", type=int, default=0, metavar="N", help="so many of each in a process of its own too")
     parser.add_argument("--count", action="store_true", help="only count the calls")
     parser.add_argument("--seed", type=int, default=0, help="of what is chosen by chance")
     parser.add_argument("--work", type=Path, default=_quick_disk(), help="a folder for small files, on a quick disk")
     return parser.parse_args()
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, parts = text.partition("/")
+    if not 1 <= int(number) <= int(parts):
+        raise ValueError
+    return int(number), int(parts)
 
 
 def _quick_disk() -> Path:
@@ -77,6 +87,8 @@ def _run(options: argparse.Namespace, library: Path) -> list[Verdict]:
 
 def _trials(theatre: Theatre, options: argparse.Namespace) -> Iterator[Verdict]:
     wanted = [strike for strike in strikes(theatre.counts, theatre.total) if _is_wanted(strike, options)]
+    number, parts = options.part
+    wanted = wanted[number - 1 :: parts]
     chance = random.Random(f"{options.seed} {theatre.scenario.name}")
     chosen = wanted if options.sample is None else chance.sample(wanted, min(options.sample, len(wanted)))
     if options.count:
