@@ -121,7 +121,9 @@ def compare(
 def report(
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", help="An output of dovetail merge, or a modular network.", show_default=False),
+        typer.Argument(
+            metavar="FOLDER", help="An output of dovetail merge or search, or a modular network.", show_default=False
+        ),
     ],
     html: Annotated[
         Path | None,
@@ -131,7 +133,7 @@ def report(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write a web page that shows what a merge did, or what the classes of a modular network use.
+    """Write a web page that shows what a merge did, what a search tried, or what classes of a modular network use.
 
     The page is one file, which opens from the disk, offline, in any browser: heat maps by layer and kind of tensor,
     what every model gives, a table of all tensors to sort, filter and copy, and what is to be looked at.

@@ -100,6 +100,8 @@ class Curves:
     """Heights by name."""
     percent: bool = False
     """Whether heights from 0 to 1 are written as percentages."""
+    points: bool = False
+    """Whether points stand alone, without a line from each to the next."""
 
     def to_json(self) -> dict[str, Any]:
         """Give what the page's script draws."""
@@ -111,6 +113,7 @@ class Curves:
             "down": self.down,
             "curves": {name: list(each) for name, each in self.curves.items()},
             "percent": self.percent,
+            "points": self.points,
         }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dovetail.engine import merge, read_manifest
+from dovetail.engine import merge, read_manifest, search
 from dovetail.engine.cli.report.page import render as rendering
 from dovetail.engine.cli.report.page.kinds import page_of
 from dovetail.engine.cli.report.page.parts import Column, Curves, Facts, HeatMap, Measure, Page, Section, Table, Text
@@ -21,6 +21,7 @@ from tests.engine.cli.report.pages import Parsed, expand, hash_source, parse
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 from tests.engine.modular.parents import make_parent
+from tests.engine.searching.searches import history_of, in_memory, marked
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&amp;<!--${1}{{ 7*7 }}]]>\u2028"
 HARMLESS = "a name like no other word"
@@ -255,3 +256,46 @@ def test_damaged_manifests(family: Family) -> None:
     outcome = dovetail("report", family.out, "--html", family.home / "page.html")
     assert 5 == outcome.code
     assert 1 == outcome.err.count("\n")
+
+
+def test_searches(family: Family) -> None:
+    """The page of a search has every candidate with its values, the best so far, results by task, and failures."""
+    given = iter(range(100))
+
+    def evaluate(tensors: Any) -> Any:
+        number = next(given)
+        if number == 3:
+            raise ValueError("no <score> today")
+        return {"math": 1 + (number - 5) ** 2 / 100, "code": 2 - number / 100}
+
+    options = in_memory(budget=8, optimizer="random", objective="loss")
+    search(marked(family), evaluate, family.out, options)
+    history = json.loads(history_of(family.out))
+    found = parse(render(page_of(family.out)))
+    costs = [each["cost"] for each in history["candidates"]]
+    shown = found.column("All candidates", "cost")
+    assert [None if cost is None else float(f"{cost:.6g}") for cost in costs] == shown
+    for name in (each["name"] for each in history["searched"]):
+        expected = [each["values"][name] for each in history["candidates"]]
+        assert expected == pytest.approx(found.column("All candidates", name), rel=1e-5)
+        scored = sorted((each["values"][name], each["cost"]) for each in history["candidates"] if not each["failure"])
+        drawn = found.part(name)
+        assert [place for place, _ in scored] == pytest.approx(drawn["positions"], rel=1e-5)
+        assert [cost for _, cost in scored] == pytest.approx(drawn["curves"]["candidate"], rel=1e-5)
+    best = [min(cost for cost in costs[: count + 1] if cost is not None) for count in range(len(costs))]
+    assert best == pytest.approx(found.part("Cost")["curves"]["best so far"], rel=1e-5)
+    assert {"math", "code"} == set(found.part("Results by task")["curves"])
+    assert None is found.part("Results by task")["curves"]["math"][3]
+    assert "1 candidate could not be scored, the first of them because: " in found.text
+    assert "no <score> today" in found.text
+
+
+def test_damaged_histories(family: Family) -> None:
+    """A history that is none gives one line."""
+    family.out.mkdir()
+    for text in ("[]", "{", '{"format": "dovetail-search"}', '{"format": 3}', '"x"'):
+        (family.out / "history.json").write_text(text)
+        outcome = dovetail("report", family.out, "--html", family.home / "page.html")
+        assert 5 == outcome.code
+        assert outcome.err.startswith(f"error: {family.out / 'history.json'} cannot be used (")
+        assert 1 == outcome.err.count("\n")

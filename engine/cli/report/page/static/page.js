@@ -26,7 +26,7 @@
     if (value === null || value === undefined) return "–";
     if (typeof value !== "number") return String(value);
     if (percent) return `${(100 * value).toFixed(value && Math.abs(value) < 0.01 ? 3 : 2)}%`;
-    if (Number.isInteger(value)) return value.toLocaleString("en");
+    if (Number.isInteger(value)) return (value || 0).toLocaleString("en");
     return Math.abs(value) >= 1e-3 && Math.abs(value) < 1e6 ? String(Number(value.toPrecision(4))) : value.toExponential(3);
   };
 
@@ -118,11 +118,11 @@
     const plot = make("div", { class: "plot", role: "img", "aria-label": part.title });
     figure.append(plot);
     const draw = () => {
-      const shape = layout(part, 320, { legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, hovermode: "x unified" });
+      const shape = layout(part, 320, { legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, hovermode: part.points ? "closest" : "x unified" });
       if (part.percent) shape.yaxis.tickformat = ".0%";
       if (part.positions.some((each) => typeof each === "string")) shape.xaxis.type = "category";
       Plotly.react(plot, Object.entries(part.curves).map(([name, heights], index) => ({
-        type: "scatter", mode: part.positions.length > 60 ? "lines" : "lines+markers", name: plain(short(name)),
+        type: "scatter", mode: part.points ? "markers" : part.positions.length > 60 ? "lines" : "lines+markers", name: plain(short(name)),
         x: part.positions.map((each) => (typeof each === "string" ? plain(each) : each)), y: heights,
         text: heights.map((value) => written(value, part.percent)), hovertemplate: "%{text}",
         line: { color: HUES[index % HUES.length], dash: DASHES[Math.floor(index / HUES.length + index) % DASHES.length] },
