@@ -150,7 +150,7 @@ def _find(key: str, scopes: list[Settings], name: str, fraction: float) -> Any:
 def _evaluate(setting: Any, name: str, fraction: float, steps: bool) -> Any:
     """Evaluate a value, a gradient, or the first branch of a list that has a filter which is part of the name.
 
-    With `steps`, a gradient is not interpolated.
+    With `steps`, and of words, a gradient is not interpolated.
     """
     if isinstance(setting, dict):
         setting = [setting]
@@ -163,7 +163,7 @@ def _evaluate(setting: Any, name: str, fraction: float, steps: bool) -> Any:
         return None
     scaled = fraction * (len(setting) - 1)
     left = int(scaled)
-    if steps:
+    if steps or isinstance(setting[left], str):
         return setting[left]
     right, part = min(left + 1, len(setting) - 1), scaled - left
     return (1 - part) * setting[left] + part * setting[right]
