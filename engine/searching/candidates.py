@@ -36,6 +36,7 @@ from dovetail.engine.searching.space import Dimension, Value, Values
 from dovetail.io.arrays import to_array, to_torch
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.files.durable import remove_folder
+from dovetail.io.files.machine import available_bytes
 from dovetail.io.files.smallfile import is_named
 
 _AFTER_PRUNING: Final = frozenset(("weight", "lambda", "normalize", "rescale", "consensus"))
@@ -43,6 +44,14 @@ _AFTER_PRUNING: Final = frozenset(("weight", "lambda", "normalize", "rescale", "
 
 FOLDER: Final = "candidates"
 """Name of the folder of candidates."""
+
+
+def reads_from_disk(checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether every merge of some checkpoints has to read them from the disk, as they do not fit in free memory.
+
+    Else the system keeps them, and a merge of the models takes less time than one from a store, which is unpacked.
+    """
+    return sum(each.nbytes for each in checkpoints) > available_bytes()
 
 
 @dataclass(slots=True)
@@ -125,7 +134,9 @@ class Maker:
         return None
 
     def store_vectors(self, start: Values, store: Path) -> None:
-        """Store what the models keep if no mark decides that, so that candidates are merged from less: bits stay.
+        """Store what the models keep, if no mark decides that and the models are too large to stay in memory.
+
+        Candidates are then merged from less, to the same bits.
 
         Parameters
         ----------
@@ -142,7 +153,7 @@ class Maker:
 
         """
         origin = self.template.filled(start)
-        if self.checkpoints is None or not self._is_storable(origin):
+        if self.checkpoints is None or not self._is_storable(origin) or not reads_from_disk(self.checkpoints):
             return
         try:
             make_vectors(origin, store, self.options, self.run, self.hear)

@@ -22,7 +22,7 @@ from dovetail.engine.errors import (
     RecipeError,
 )
 from dovetail.engine.run.prepare import RunOptions
-from dovetail.engine.searching import request
+from dovetail.engine.searching import candidates, request
 from dovetail.engine.searching.candidates import Maker
 from dovetail.engine.searching.options import SearchOptions
 from dovetail.engine.searching.search import search
@@ -461,6 +461,7 @@ def _copy(source: Path, target: Path) -> Path:
 def test_candidates_from_a_store(family: Family, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     """Where only weights are searched, candidates are merged from what models keep, and have the same bits."""
     recipe = marked(family, merge_method="cabs", parameters={"n": 4, "m": 16})
+    monkeypatch.setattr(candidates, "reads_from_disk", lambda _: True)
     seen: dict[str, list[dict[str, bytes]]] = {"store": [], "models": []}
     for name, bits in seen.items():
         if name == "models":
@@ -476,8 +477,13 @@ def test_candidates_from_a_store(family: Family, monkeypatch: pytest.MonkeyPatch
     assert seen["store"] == seen["models"]
 
 
-def test_what_decides_the_masks_needs_the_models(family: Family) -> None:
-    """Where a mark decides what models keep, or a method keeps everything, there is no store."""
+def test_what_decides_the_masks_needs_the_models(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a mark decides what models keep, or a method keeps everything, there is no store; nor of small models."""
+    small = family.home / ".small.dovetail-partial"
+    recipe = marked(family, merge_method="cabs", parameters={"n": 4, "m": 16})
+    search(recipe, lambda _: float((small / "vectors").exists()), family.home / "small", in_memory(budget=1))
+    assert '"result": 0.0' in (family.home / "small" / "history.json").read_text()
+    monkeypatch.setattr(candidates, "reads_from_disk", lambda _: True)
     parameters = {"n": {"search": [1, 8]}, "m": 16}
     for number, recipe in enumerate((marked(family, merge_method="cabs", parameters=parameters), marked(family))):
         staging = family.home / f".{number}.dovetail-partial"
