@@ -19,9 +19,6 @@ __all__ = ["FORMATS", "SafetensorsFormat", "ZarrFormat", "choose_format", "find_
 FORMATS: dict[str, type[OutputFormat[Any]]] = {each.name: each for each in (SafetensorsFormat, ZarrFormat)}
 """Every format that a user can choose for a model, by its name; the first is the default."""
 
-_WRITTEN: dict[str, type[OutputFormat[Any]]] = {**FORMATS, VectorsFormat.name: VectorsFormat}
-"""Every format that an output can have: stores of task vectors have one of their own."""
-
 
 def find_format(name: str) -> type[OutputFormat[Any]]:
     """Find the output format with a name.
@@ -76,11 +73,12 @@ def format_of(manifest: Mapping[str, Any]) -> type[OutputFormat[Any]]:
 
     """
     name = manifest.get("output_format", SafetensorsFormat.name)
-    if name not in _WRITTEN:
+    written = {**FORMATS, VectorsFormat.name: VectorsFormat}  # a store of task vectors has a format of its own
+    if name not in written:
         raise OutputFormatError(
-            f"the output is in the format {name!r}", "one of " + ", ".join(_WRITTEN), "use the version that wrote it"
+            f"the output is in the format {name!r}", "one of " + ", ".join(written), "use the version that wrote it"
         )
-    return _WRITTEN[name]
+    return written[name]
 
 
 def written_format(manifest: Mapping[str, Any]) -> OutputFormat[Any]:

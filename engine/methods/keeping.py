@@ -23,7 +23,8 @@ from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.outputs import Output
 from dovetail.engine.methods.program import Accumulator, Bytes, Chunk, ChunkStatistics, Problem, State
 from dovetail.io.dtypes import DTYPES
-from dovetail.io.zarr.vectors import HEADER, array_names, mark_bytes
+from dovetail.io.zarr.packed import HEADER
+from dovetail.io.zarr.vectors import array_names, mark_bytes
 
 FREE = frozenset({"weight", "lambda", "normalize", "rescale", "consensus"})
 """Parameters that decide how what models keep is added up, and not what they keep."""

@@ -16,7 +16,8 @@ from dovetail.engine.methods.decoding import elements, read_only
 from dovetail.engine.methods.marking import Marking
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, State
 from dovetail.io.errors import StoreError
-from dovetail.io.zarr.vectors import HEADER, mark_bytes
+from dovetail.io.zarr.packed import HEADER
+from dovetail.io.zarr.vectors import mark_bytes
 
 
 @dataclass(frozen=True, slots=True)

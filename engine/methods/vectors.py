@@ -19,7 +19,8 @@ from dovetail.engine.methods.method import Masks, Method
 from dovetail.engine.methods.outputs import Output
 from dovetail.engine.methods.program import Bytes, Chunk, Problem
 from dovetail.engine.methods.stored import StoredSum
-from dovetail.io.zarr.vectors import HEADER, mark_bytes
+from dovetail.io.zarr.packed import HEADER
+from dovetail.io.zarr.vectors import mark_bytes
 
 _MAKING: Final = "vectors of "
 _USING: Final = " from vectors"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from dovetail.io.errors import StoreError
 from dovetail.io.source import Source, StoredObjects, checked_source
-from dovetail.io.zarr.vectors import HEADER, mark_bytes
+from dovetail.io.zarr.vectors import mark_bytes
+
+HEADER: Final = np.dtype([("count", "<u8"), ("base", "<u8"), ("scale", "<f4"), ("rest", "<u4", (3,))])
+"""The header of a row of marks: `dovetail.io.zarr.vectors.HEADER_BYTES` bytes."""
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

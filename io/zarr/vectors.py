@@ -20,21 +20,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
-import numpy as np
-
 from dovetail.io.output_format import Chunking, OutputTensor
 from dovetail.io.zarr.format import ZarrFormat, write_scratch_bytes
 from dovetail.io.zarr.layout import ArrayGrid, ZarrLayout, plan_zarr
 
-HEADER: Final = np.dtype([("count", "<u8"), ("base", "<u8"), ("scale", "<f4"), ("rest", "<u4", (3,))])
-"""The header of a row of marks."""
+HEADER_BYTES: Final = 32
+"""Length of the header of a row of marks, which is `dovetail.io.zarr.packed.HEADER`."""
 
 _METADATA: Final = {"format": "dovetail-vectors"}
 
 
 def mark_bytes(elements: int) -> int:
     """Give the bytes of a row with the marks of so many elements: its header, and whole words of 64 marks."""
-    return HEADER.itemsize + 8 * (-(-elements // 64))
+    return HEADER_BYTES + 8 * (-(-elements // 64))
 
 
 def array_names(tensor: str, place: int) -> tuple[str, str]:

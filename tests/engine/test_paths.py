@@ -54,6 +54,20 @@ def _make_moe(family: Family, given: As) -> None:
     dovetail.engine.make_moe(given(path), given(family.home / "mixture"))
 
 
+def _search(family: Family, given: As) -> None:
+    recipe = {
+        "merge_method": "linear",
+        "models": [
+            {"model": str(family.math), "parameters": {"weight": {"search": [0.5, 1.0]}}},
+            {"model": str(family.code), "parameters": {"weight": 1}},
+        ],
+    }
+    path = family.home / "marked.yml"
+    path.write_text(json.dumps(recipe))
+    options = dovetail.engine.SearchOptions(budget=1, optimizer="random", given="arrays")
+    dovetail.engine.search(given(path), lambda _: 1.0, given(family.home / "searched"), options)
+
+
 def _of_output(function: Callable[..., Any], *arguments: Any) -> Callable[[Family, As], None]:
     def call(family: Family, given: As) -> None:
         dovetail.engine.merge(family.recipe_path, family.out)
@@ -72,6 +86,10 @@ CALLS: dict[str, Callable[[Family, As], object]] = {
         given(family.math), given(family.base), given(family.home / "adapter")
     ),
     "make_moe": _make_moe,
+    "make_vectors": lambda family, given: dovetail.engine.make_vectors(
+        given(family.recipe_path), given(family.home / "store")
+    ),
+    "search": _search,
     "plan": lambda family, given: dovetail.engine.plan(given(family.recipe_path)),
     "plan_stages": lambda family, given: dovetail.engine.plan_stages(
         given(family.recipe_path), None, given(family.home / "stages")

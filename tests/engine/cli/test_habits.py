@@ -48,7 +48,7 @@ def test_help_of_no_command() -> None:
     """A command that does not exist is an error that lists all and suggests the nearest."""
     outcome = dovetail("help", "mrge")
     assert (2, "") == (outcome.code, outcome.out)
-    assert outcome.err.startswith("error: there is no command 'mrge'; expected one of merge, convert, ")
+    assert outcome.err.startswith("error: there is no command 'mrge'; expected one of merge, vectors, convert, ")
     assert outcome.err.endswith(", demo, modules; did you mean 'merge'?\n")
     outcome = dovetail("help", "modules", "extrct")
     assert outcome.err.startswith("error: there is no command 'modules extrct'; expected one of train, count, ")
