@@ -73,7 +73,10 @@ def format_of(manifest: Mapping[str, Any]) -> type[OutputFormat[Any]]:
 
     """
     name = manifest.get("output_format", SafetensorsFormat.name)
-    written = {**FORMATS, VectorsFormat.name: VectorsFormat}  # a store of task vectors has a format of its own
+    written: dict[str, type[OutputFormat[Any]]] = {
+        **FORMATS,
+        VectorsFormat.name: VectorsFormat,
+    }  # a store of task vectors has a format of its own
     if name not in written:
         raise OutputFormatError(
             f"the output is in the format {name!r}", "one of " + ", ".join(written), "use the version that wrote it"

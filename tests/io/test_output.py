@@ -191,5 +191,5 @@ def test_an_unknown_format_in_a_manifest() -> None:
     with pytest.raises(OutputFormatError) as caught:
         format_of({"output_format": "npz"})
     assert (
-        "the output is in the format 'npz'; expected one of safetensors, zarr; use the version that wrote it"
+        "the output is in the format 'npz'; expected one of safetensors, zarr, vectors; use the version that wrote it"
     ) == str(caught.value)

@@ -46,7 +46,7 @@ MISTAKES = (
         "unknown key",
         {"base_modle": "x"},
         "base_modle is an unknown key; expected one of name, merge_method, base_model, models, slices, modules, "
-        "parameters, dtype, out_dtype, chat_template, tokenizer_source, tokenizer; did you mean 'base_model'?",
+        "parameters, vectors, dtype, out_dtype, chat_template, tokenizer_source, tokenizer; did you mean 'base_model'?",
         11,
     ),
     Mistake(
