@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from llvmlite import ir
-from numba import types
+from numba import config, types
 from numba.extending import intrinsic
 
 
@@ -25,8 +25,17 @@ def _lowest_one(typing, word):  # type: ignore[no-untyped-def]
     return types.int64(types.uint64), generate
 
 
-count_ones: Final[Any] = _count_ones
+def _count_ones_plainly(word: Any) -> int:
+    return int(word).bit_count()
+
+
+def _lowest_one_plainly(word: Any) -> int:
+    return (int(word) & -int(word)).bit_length() - 1
+
+
+# Without compilation, kernels run as plain Python, which has no such instructions.
+count_ones: Final[Any] = _count_ones_plainly if config.DISABLE_JIT else _count_ones
 """Counts the bits of a uint64 that are 1."""
 
-lowest_one: Final[Any] = _lowest_one
+lowest_one: Final[Any] = _lowest_one_plainly if config.DISABLE_JIT else _lowest_one
 """Gives the place of the lowest bit that is 1 in a uint64, which is not 0."""
