@@ -33,9 +33,11 @@ def _lowest_one_plainly(word: Any) -> int:
     return (int(word) & -int(word)).bit_length() - 1
 
 
-# Without compilation, kernels run as plain Python, which has no such instructions.
-count_ones: Final[Any] = _count_ones_plainly if config.DISABLE_JIT else _count_ones
+_IS_PLAIN: Final = bool(getattr(config, "DISABLE_JIT", 0))
+"""Whether kernels are not compiled, but run as plain Python, which has no such instructions."""
+
+count_ones: Final[Any] = _count_ones_plainly if _IS_PLAIN else _count_ones
 """Counts the bits of a uint64 that are 1."""
 
-lowest_one: Final[Any] = _lowest_one_plainly if config.DISABLE_JIT else _lowest_one
+lowest_one: Final[Any] = _lowest_one_plainly if _IS_PLAIN else _lowest_one
 """Gives the place of the lowest bit that is 1 in a uint64, which is not 0."""
