@@ -12,7 +12,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,11 +123,16 @@ def small_tasks() -> None:
 
 def attempt(case: CrashCase, subject: Path, output: Path, delay_seconds: float) -> bool:
     """Run a case in a forked process and kill it after a while; return whether it was killed in time."""
+    return killed_after(delay_seconds, lambda: case.run(subject, output))
+
+
+def killed_after(delay_seconds: float, run: Callable[[], object]) -> bool:
+    """Call a function in a forked process and kill that after a while; return whether it was killed in time."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            case.run(subject, output)
+            run()
             code = 0
         finally:
             os._exit(code)

@@ -9,12 +9,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from dovetail.engine import events
 from dovetail.engine.actions.finished import is_made_by
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.methods.program import Bytes
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.plan import Plan, PlanOptions
@@ -26,7 +25,9 @@ from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.errors import MissingFileError
 from dovetail.io.files.home import expand_home
-from dovetail.io.source import checked_source
+from dovetail.io.sources.absent import AbsentSource
+
+_NOT_YET: Final = "the stage that makes this tensor is not merged yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,44 +49,6 @@ class Forecast:
     def title(self) -> str:
         """The stage's name, as it is shown to people."""
         return self.stage.name or "the final merge"
-
-
-@checked_source
-@dataclass(frozen=True, slots=True)
-class PlannedSource:
-    """A tensor that a stage will make: it has a length and can stand in plans, but cannot be read yet."""
-
-    length: int
-    """Number of elements."""
-    itemsize: int
-    """Size of one element in bytes."""
-    copies: bool
-    """Whether reading the tensor will copy its elements, as it will if the stage writes Zarr."""
-    scratch_bytes: int
-    """Most memory that one read will take besides the bytes that it returns."""
-
-    def read(self, start: int, stop: int) -> Bytes:
-        """Raise an error, because a plan that uses this tensor is never carried out."""
-        raise AssertionError("the stage that makes this tensor is not merged yet")
-
-    def prefetch(self, start: int, stop: int) -> None:
-        """Do nothing, because there is nothing to read yet."""
-
-    def populate(self, start: int, stop: int) -> bool:
-        """Do nothing, and say that nothing was held in memory."""
-        return False
-
-    def release(self, start: int, stop: int) -> None:
-        """Do nothing, because nothing was held in memory."""
-
-    def mapped_bytes(self, start: int, stop: int) -> None:
-        """Give None, because there is no mapped file yet."""
-
-    def decoding(self, start: int, stop: int) -> None:
-        """Give None, because there are no stored chunks yet."""
-
-    def stored_objects(self) -> None:
-        """Give None, because nothing is stored yet."""
 
 
 def plan_stages(
@@ -202,7 +165,7 @@ def _planned_checkpoint(plan: Plan, path: Path) -> Checkpoint:
     for tensor in plan.tensors:
         # Decoding a chunk takes no more memory than encoding the object that holds it; safetensors take none for both.
         scratch_bytes = tensor.chunking.write_scratch_bytes
-        source = PlannedSource(tensor.length, tensor.dtype.itemsize, scratch_bytes > 0, scratch_bytes)
+        source = AbsentSource(tensor.length, tensor.dtype.itemsize, _NOT_YET, scratch_bytes > 0, scratch_bytes)
         tensors[tensor.name] = TensorInfo(tensor.name, tensor.dtype, tensor.shape, source)
     return Checkpoint(path, None, tensors, {}, (), planned=True)
 

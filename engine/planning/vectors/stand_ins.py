@@ -8,55 +8,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dovetail.engine.methods.program import Bytes
 from dovetail.engine.planning.vectors.document import StoredModel
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.dtypes import DTYPES
-from dovetail.io.source import checked_source
+from dovetail.io.sources.absent import AbsentSource
 
 CopyTest = Callable[[Checkpoint, str, str], "bool | None"]
 """Says whether two tensors of a checkpoint have the same bytes: `dovetail.engine.planning.copies.is_copy`, or alike."""
-
-
-@checked_source
-@dataclass(frozen=True, slots=True)
-class AbsentSource:
-    """A tensor of a model that is not there: it has a length and can stand in plans, but cannot be read."""
-
-    length: int
-    """Number of elements."""
-    itemsize: int
-    """Size of one element in bytes."""
-    copies: bool = False
-    """Whether reading it would copy it."""
-    scratch_bytes: int = 0
-    """What reading it would take."""
-
-    def read(self, start: int, stop: int) -> Bytes:
-        """Give what a tensor without elements has; no plan that is carried out reads another one."""
-        assert self.length == 0, "the model of this tensor is not there"
-        return np.empty(0, np.uint8)
-
-    def prefetch(self, start: int, stop: int) -> None:
-        """Do nothing, because there is nothing to read."""
-
-    def populate(self, start: int, stop: int) -> bool:
-        """Do nothing, and say that nothing was held in memory."""
-        return False
-
-    def release(self, start: int, stop: int) -> None:
-        """Do nothing, because nothing was held in memory."""
-
-    def mapped_bytes(self, start: int, stop: int) -> None:
-        """Give None, because there is no file."""
-
-    def decoding(self, start: int, stop: int) -> None:
-        """Give None, because there are no chunks."""
-
-    def stored_objects(self) -> None:
-        """Give None, because nothing is stored."""
 
 
 def stand_in(name: str, model: StoredModel) -> Checkpoint:
@@ -64,7 +22,7 @@ def stand_in(name: str, model: StoredModel) -> Checkpoint:
     tensors = {}
     for tensor, (dtype_name, shape, *own) in model.tensors.items():
         dtype = DTYPES[dtype_name]
-        source = AbsentSource(prod(shape), dtype.itemsize)
+        source = AbsentSource(prod(shape), dtype.itemsize, "the model of this tensor is not there")
         tensors[tensor] = TensorInfo(tensor, dtype, shape, source, DTYPES[own[0]] if own else None)
     return Checkpoint(stand_in_path(name), None, tensors, {}, ())
 

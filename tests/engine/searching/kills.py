@@ -7,10 +7,8 @@ was evaluated twice is known: only a candidate whose outcome had not become dura
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
-import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 from dovetail.engine.searching.options import SearchOptions
 from dovetail.engine.searching.search import search
 from tests.checkpoints import folder_bytes, llama_tensors, read_output, write_checkpoint
+from tests.crash import killed_after
 from tests.engine.conftest import Family
 from tests.engine.searching.searches import Weights, marked
 
@@ -64,7 +63,7 @@ def kill_until_done(family: Family, folder: Path, *, kills: int, seed: int, give
         search(marked(family), evaluate, output, how)
 
     began = time.monotonic()
-    assert not attempt(run, folder / "whole", 1e9)
+    assert not killed_after(1e9, lambda: run(folder / "whole"))
     duration, delays, done, repeated = time.monotonic() - began, random.Random(seed), 0, []
     expected = files_of(folder / "whole")
     found: dict[str, bytes] = {}
@@ -74,38 +73,16 @@ def kill_until_done(family: Family, folder: Path, *, kills: int, seed: int, give
         journalled: set[str] = set()
         while not (folder / "out").exists():
             before = len(log.read_text().splitlines()) if log.exists() else 0
-            done += attempt(run, folder / "out", delays.uniform(0.0, 0.6 * duration))
+            done += killed_after(delays.uniform(0.0, 0.6 * duration), lambda: run(folder / "out"))
             lines = log.read_text().splitlines() if log.exists() else []
             repeated += [line for line in lines[before:] if line in journalled]
             journalled |= outcomes(folder / ".out.dovetail-partial" / "dovetail_journal")
-        assert not attempt(run, folder / "out", 1e9)  # a kill after the renaming may have left something to tidy up
+        # A kill after the renaming may have left something to tidy up.
+        assert not killed_after(1e9, lambda: run(folder / "out"))
         found = files_of(folder / "out")
         if found != expected:
             break
     return Outcome(done, expected, found, repeated)
-
-
-def attempt(run: Any, output: Path, delay_seconds: float) -> bool:
-    """Run a search in a forked process and kill it after a while; return whether it was killed in time."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            run(output)
-            code = 0
-        finally:
-            os._exit(code)
-    deadline = time.monotonic() + delay_seconds
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(child, os.WNOHANG)
-        if done:
-            assert 0 == status, "an attempt failed by itself"
-            return False
-        time.sleep(0.0005)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or status == 0, "an attempt failed by itself"
-    return os.WIFSIGNALED(status)
 
 
 def outcomes(journal: Path) -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from pathlib import Path
@@ -16,12 +15,9 @@ from dovetail.engine import events, merge, verify
 from dovetail.engine.errors import (
     DiskSpaceError,
     EvaluationError,
-    InterruptedMergeError,
     MemoryLimitError,
-    OutputError,
     RecipeError,
 )
-from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.searching import candidates, request
 from dovetail.engine.searching.candidates import Maker
 from dovetail.engine.searching.options import SearchOptions
@@ -181,161 +177,6 @@ def test_full_disks_are_known_before(family: Family, monkeypatch: pytest.MonkeyP
     assert [2 * one, 4 * one, 101 * one, one] == asked
 
 
-class Stop(Exception):
-    """Stops a search from within."""
-
-
-@pytest.mark.parametrize("evaluations", [1, 3])
-def test_continues_where_it_was_stopped(family: Family, evaluations: int) -> None:
-    """A search that is stopped after every few candidates evaluates none twice, and ends like one that is not."""
-    expected = Weights(family)
-    search(marked(family), expected.losses, family.home / "whole", in_memory())
-    weights, rounds = Weights(family), 0
-    while not family.out.exists():
-        rounds += 1
-        told = 0
-
-        def hear(event: events.Event) -> None:
-            nonlocal told
-            told += isinstance(event, events.Candidate)
-            if told == 4:
-                raise Stop
-
-        try:
-            search(marked(family), weights.losses, family.out, in_memory(evaluations=evaluations), listen=hear)
-        except Stop:
-            for thread in threading.enumerate():  # let evaluations that were begun come to their end
-                if thread.daemon and thread is not threading.current_thread():
-                    thread.join(0.2)
-    assert rounds > 2
-    assert history_of(family.home / "whole") == history_of(family.out)
-    assert folder_bytes(family.home / "whole" / "model") == folder_bytes(family.out / "model")
-    if evaluations == 1:
-        assert expected.calls == weights.calls
-
-
-@pytest.mark.parametrize("given", ["folder", "arrays"])
-def test_kills(family: Family, given: str) -> None:
-    """Killed at any instant, again and again, a search repeats nothing that was scored and ends like any other."""
-    from tests.engine.searching.kills import kill_until_done
-
-    outcome = kill_until_done(family, family.home / "kills", kills=3, seed=1, given=given)
-    assert outcome.kills >= 3
-    assert outcome.expected == outcome.found
-    assert [] == outcome.repeated
-
-
-def test_interrupts(family: Family) -> None:
-    """A request to stop ends the search with one line that says what is safe and how to continue."""
-
-    def hear(event: events.Event) -> None:
-        if isinstance(event, events.Candidate) and event.number == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(InterruptedMergeError) as caught:
-        search(marked(family), Weights(family).losses, family.out, in_memory(), listen=hear)
-    assert f"search interrupted; what 3 candidates of at most 20 gave is safe in {family.staging}" in str(caught.value)
-    assert str(caught.value).endswith("run the same command again to continue")
-
-
-def test_a_larger_budget_goes_on(family: Family) -> None:
-    """An unfinished search may get another budget; a finished one is another search."""
-    weights = Weights(family)
-
-    def hear(event: events.Event) -> None:
-        if isinstance(event, events.Candidate) and event.number == 5:
-            raise Stop
-
-    with pytest.raises(Stop):
-        search(marked(family), weights.losses, family.out, in_memory(budget=8), listen=hear)
-    search(marked(family), weights.losses, family.out, in_memory(budget=12))
-    assert 12 == weights.calls
-    with pytest.raises(OutputError, match="is not empty and holds another search"):
-        search(marked(family), weights.losses, family.out, in_memory(budget=13))
-
-
-def test_finished_searches(family: Family) -> None:
-    """The same search again has nothing to do; another one, or other inputs, are refused unless it may be replaced."""
-    weights = Weights(family)
-    first = search(marked(family), weights.losses, family.out, in_memory(budget=3))
-    heard: list[events.Event] = []
-    again = search(marked(family), weights.losses, family.out, in_memory(budget=3), listen=heard.append)
-    assert (3, first) == (weights.calls, again)
-    assert heard[-1].already  # type: ignore[attr-defined]
-    os.utime(family.math / "model.safetensors", (1, 1))
-    for how in (in_memory(budget=3), in_memory(budget=3, seed=1)):
-        with pytest.raises(OutputError, match="holds another search"):
-            search(marked(family), weights.losses, family.out, how)
-    search(marked(family), weights.losses, family.out, in_memory(budget=2), run=RunOptions(overwrite=True))
-    assert (5, 2) == (weights.calls, len(json.loads(history_of(family.out))["candidates"]))
-
-
-def test_other_folders_are_spared(family: Family) -> None:
-    """An output that holds something else, or that is an input, is refused before anything is read."""
-    family.out.mkdir()
-    (family.out / "diary").write_text("dear")
-    with pytest.raises(OutputError, match="is not empty; expected a new or empty folder, or this very search"):
-        search(marked(family), lambda given: 1, family.out, in_memory())
-    with pytest.raises(OutputError, match="lies inside the input"):
-        search(marked(family), lambda given: 1, family.math / "out", in_memory())
-    with pytest.raises(OutputError, match="holds, is or lies inside the input"):
-        search(marked(family), lambda given: 1, family.math, in_memory(), run=RunOptions(overwrite=True))
-
-
-def test_unfinished_merges_are_spared(family: Family) -> None:
-    """The working folder of a merge into the same output is no search's, until it may be thrown away."""
-    family.staging.mkdir()
-    (family.staging / "dovetail_journal").write_bytes(b'{"format": "dovetail-journal"}\n' + bytes(64))
-    with pytest.raises(OutputError, match="it holds something else than an unfinished search"):
-        search(marked(family), lambda given: 1, family.out, in_memory(budget=1))
-    search(marked(family), lambda given: 1, family.out, in_memory(budget=1), run=RunOptions(restart=True))
-
-
-def test_unfinished_searches_are_spared(family: Family) -> None:
-    """Nor is the working folder of a search a merge's."""
-
-    def hear(event: events.Event) -> None:
-        if isinstance(event, events.Candidate):
-            raise Stop
-
-    with pytest.raises(Stop):
-        search(marked(family), lambda given: 1, family.out, in_memory(), listen=hear)
-    with pytest.raises(OutputError, match="cannot be continued"):
-        merge(family.recipe_path, family.out)
-
-
-def test_bounds_are_those_of_the_method(family: Family) -> None:
-    """A mark whose values the method refuses is an error that names it, before anything is merged."""
-    recipe = marked(family, merge_method="cabs", parameters={"n": {"search": [4, 40]}, "m": 16})
-    with pytest.raises(RecipeError) as caught:
-        search(recipe, lambda given: 1, family.out, in_memory())
-    assert "recipe: parameters.n is searched as far as 40, which is refused: n is 40 for model" in str(caught.value)
-    assert "expected 0 <= n <= m, and m is 16; correct the bounds" in str(caught.value)
-    density = {"weight": 1.0, "density": {"search": [-0.5, 1.0]}}
-    with pytest.raises(RecipeError, match=r"parameters\.density is searched as far as -0\.5, which is refused"):
-        search(marked(family, merge_method="ties", parameters=density), lambda given: 1, family.out, in_memory())
-    assert not family.staging.exists()
-
-
-def test_starts_that_are_refused(family: Family) -> None:
-    """A start of values that do not go together is an error that says what to do."""
-    parameters = {"n": {"search": [1, 12], "start": 12}, "m": {"search": [8, 16], "start": 9}}
-    with pytest.raises(RecipeError, match=r"the start is refused: n is 12 .*let a mark begin elsewhere"):
-        search(marked(family, merge_method="cabs", parameters=parameters), lambda given: 1, family.out, in_memory())
-
-
-def test_values_that_do_not_go_together(family: Family) -> None:
-    """Candidates that the method refuses, though each value alone is right, are failures like others."""
-    recipe = marked(
-        family, merge_method="cabs", parameters={"n": {"search": [1, 8]}, "m": {"search": [6, 16], "start": 12}}
-    )
-    found = search(recipe, lambda given: 1, family.out, in_memory(budget=40, optimizer="random"))
-    refused = [each for each in found.history["candidates"] if each["failure"]]
-    assert all(each["values"]["n"] > each["values"]["m"] for each in refused)
-    assert 0 < len(refused) == found.history["failed"]
-    assert "it cannot be merged: n is" in refused[0]["failure"]
-
-
 def test_failures_are_named_and_not_fatal(family: Family) -> None:
     """An evaluator that sometimes raises, or gives nonsense, costs its candidates and nothing else."""
     weights, outcomes = Weights(family), [None, ValueError("two\nlines"), float("nan"), "x", None, SystemExit(3)]
@@ -417,46 +258,6 @@ def test_groups_of_layers(family: Family) -> None:
         assert np.allclose(expected, merged[key], atol=1e-6)
 
 
-def test_starting_points(family: Family) -> None:
-    """Weights start at 1, at 1/K, or in inverse proportion to the norms of the task vectors; bounds hold."""
-    weights = Weights(family)
-    norms = np.linalg.norm(weights.changes, axis=0)
-    expected = {"ones": [1.0, 1.0], "equal": [0.5, 0.5], "nan": list((1 / norms) / (1 / norms).sum())}
-    for start, values in expected.items():
-        found = search(marked(family), lambda given: 1, family.home / start, in_memory(budget=1, start=start))
-        assert np.allclose(values, list(found.values.values()), rtol=1e-5)
-    narrow = marked(family, models=[{"model": str(family.math), "parameters": {"weight": {"search": [0.1, 0.3]}}}])
-    assert {"weight[math]": 0.3} == search(narrow, lambda given: 1, family.out, in_memory(budget=1)).values
-
-
-@pytest.mark.parametrize(
-    ("changes", "text"),
-    [
-        ({"merge_method": "linear", "base_model": None}, "has no task vectors of whole models"),
-        (
-            {"parameters": {"weight": {"search": [0, 1]}}, "models": "plain"},
-            "searches weight for several models at once",
-        ),
-        ({"models": "same"}, "which is equal to the base model"),
-    ],
-)
-def test_starts_that_make_no_sense(family: Family, changes: dict[str, Any], text: str) -> None:
-    """NAN needs the norms of task vectors, and a weight for each."""
-    recipe = marked(family) | {key: value for key, value in changes.items() if key != "models"}
-    if changes.get("models") == "plain":
-        recipe["models"] = [{"model": str(family.math)}, {"model": str(family.code)}]
-    elif "models" in changes:
-        recipe["models"][0]["model"] = str(_copy(family.base, family.home / "twin"))
-    with pytest.raises(RecipeError, match=f"the start is nan, and the recipe .*{text}"):
-        search({k: v for k, v in recipe.items() if v}, lambda given: 1, family.out, in_memory(start="nan"))
-
-
-def _copy(source: Path, target: Path) -> Path:
-    import shutil
-
-    return Path(shutil.copytree(source, target))
-
-
 @pytest.mark.parametrize("given", ["folder", "arrays"])
 def test_candidates_from_a_store(family: Family, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     """Where only weights are searched, candidates are merged from what models keep, and have the same bits."""
@@ -515,36 +316,3 @@ def test_recipes_of_several_documents(family: Family) -> None:
     for how in (in_memory(), SearchOptions(start="nan")):
         with pytest.raises(RecipeError, match="the recipe has 2 documents"):
             search(text, lambda given: 1, family.home / "b", how)
-
-
-@pytest.mark.parametrize(
-    ("evaluate", "how", "text"),
-    [
-        ("cmd", in_memory(), "given is arrays for a command; expected folder"),
-        (len, in_memory(timeout_s=1.0), "timeout_s is given for a function; expected a command"),
-        (" ", SearchOptions(), "the evaluator's command is empty"),
-    ],
-)
-def test_options_that_do_not_go_together(family: Family, evaluate: Any, how: SearchOptions, text: str) -> None:
-    """What would have no effect is refused."""
-    with pytest.raises(RecipeError, match=text):
-        search(marked(family), evaluate, family.out, how)
-
-
-@pytest.mark.parametrize(
-    ("option", "text"),
-    [
-        ({"budget": 0}, "budget is 0; expected a whole number from 1"),
-        ({"optimizer": "adam"}, "optimizer is 'adam'; expected one of cma, grid, random, quadratic"),
-        ({"objective": "f1"}, "objective is 'f1'; expected one of awa, score, loss"),
-        ({"start": "zero"}, "start is 'zero'; expected one of ones, equal, nan"),
-        ({"given": "model"}, "given is 'model'; expected one of folder, tensors, arrays"),
-        ({"timeout_s": 0}, "timeout_s is 0; expected seconds above 0"),
-        ({"evaluations": 1.5}, "evaluations is 1.5; expected a whole number"),
-        ({"seed": -1}, "seed is -1; expected a whole number from 0"),
-    ],
-)
-def test_wrong_options(option: dict[str, Any], text: str) -> None:
-    """An option that cannot be used is named with what could be."""
-    with pytest.raises(RecipeError, match=text):
-        SearchOptions(**option)

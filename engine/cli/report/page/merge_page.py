@@ -26,6 +26,7 @@ from dovetail.engine.cli.report.page.parts import (
 from dovetail.engine.output.manifest import has_task_vectors, pair_overlaps
 from dovetail.engine.recipe.layers import parse_layer
 from dovetail.engine.text import counted, format_size, short_name
+from dovetail.io.zarr.vectors import VectorsFormat
 
 if TYPE_CHECKING:
     from dovetail.engine.events import Done
@@ -34,8 +35,17 @@ if TYPE_CHECKING:
 OUTSIDE: Final = "outside"
 """What stands in the place of a layer for tensors that are in none."""
 
+MOST_KINDS: Final = 200
+"""Kinds of tensors up to which their names stand whole; of more, those whose names end alike are one kind."""
+
+MOST_CELLS: Final = 20_000
+"""Cells of the heat map up to which it is shown."""
+
 MOST_PAIRS: Final = 15
 """Pairs of models that the heat map shows; a table has all of them."""
+
+_KINDS: Final = {"convert": "Conversion", "modules": "Module", "extract_lora": "Adapter", "moe": "Mixture of experts"}
+"""What outputs are that no recipe's merge has made, by what their manifests have in the place of a method."""
 
 _TENSORS: Final = "tensors"
 """Id of the table of tensors."""
@@ -82,7 +92,9 @@ def merge_page(manifest: Manifest, done: Done | None = None) -> Page:
         Section("Tensors", (), [_tensor_table(names, table, places, with_vectors)]),
         Section("Recipe", (), [Text(_recipe(manifest))]),
     ]
-    return Page(f"Merge {manifest.folder.resolve().name}", summary, list(_warnings(names, totals, table)), sections)
+    return Page(
+        f"{_what(manifest)} {manifest.folder.resolve().name}", summary, list(_warnings(names, totals, table)), sections
+    )
 
 
 class _Places:
@@ -103,10 +115,12 @@ class _Places:
             parsed = parse_layer(name)
             if parsed is None:
                 self.layer.append(OUTSIDE)
-                self.kind.append(name)
+                self.kind.append(_without_numbers(name))
             else:
                 self.layer.append(str(parsed.number) if len(stacks) == 1 else f"{parsed.stack}{parsed.number}")
                 self.kind.append(_without_numbers(parsed.suffix.lstrip(".")))
+        if len(set(self.kind)) > MOST_KINDS:
+            self.kind = [".".join(kind.split(".")[-2:]) for kind in self.kind]
         self.layers = sorted(dict.fromkeys(self.layer), key=_natural)
         self.kinds = list(dict.fromkeys(self.kind))
 
@@ -136,22 +150,6 @@ def _layers(names: Sequence[str], table: np.recarray[Any, Any], places: _Places)
     cells = places.cells(merged)
     layers = sorted({layer for layer, _ in cells})
     kinds = sorted({kind for _, kind in cells})
-    shape = (len(layers), len(kinds))
-
-    def grid(value: Any) -> list[list[float | None]]:
-        found = np.full(shape, np.nan)
-        for (layer, kind), indices in cells.items():
-            found[layers.index(layer), kinds.index(kind)] = value(table[indices])
-        rows: list[list[float | None]] = found.tolist()
-        return rows
-
-    measures = [Measure("change of the base by the merge (norm)", grid(lambda rows: _norm(rows["merged_norm"])))]
-    for place, name in enumerate(names):
-        measures += _of_model(place, name, grid)
-    for i, j in list(itertools.combinations(range(len(names)), 2))[:MOST_PAIRS]:
-        measures.append(
-            Measure(f"overlap of {names[i]} and {names[j]}", grid(lambda rows, i=i, j=j: _overlap(rows, i, j)), True)
-        )
     heights = {
         name: [
             _norm(
@@ -164,25 +162,40 @@ def _layers(names: Sequence[str], table: np.recarray[Any, Any], places: _Places)
         for place, name in enumerate(names)
     }
     shown = [places.layers[layer] for layer in layers]
-    return Section(
-        "Layers",
-        (
-            "A task vector is a fine-tuned model minus the base model. Its norm says how much fine-tuning has changed; "
-            "the norm kept, how much of that the merge takes, before weights.",
-        ),
-        [
-            HeatMap(
-                "By layer and kind of tensor",
-                "kind",
-                [places.kinds[kind] for kind in kinds],
-                "layer",
-                shown,
-                measures,
-                table=_TENSORS,
-            ),
-            Curves("What models give, by layer", "layer", shown, "norm kept", heights),
-        ],
+    curves = Curves("What models give, by layer", "layer", shown, "norm kept", heights)
+    sentences = (
+        "A task vector is a fine-tuned model minus the base model. Its norm says how much fine-tuning has changed; "
+        "the norm kept, how much of that the merge takes, before weights.",
     )
+    if len(layers) * len(kinds) > MOST_CELLS:
+        more = f"There are too many kinds of tensors ({len(kinds):,}) for a heat map; the table below has them."
+        return Section("Layers", (*sentences, more), [curves])
+    names_of_kinds = [places.kinds[kind] for kind in kinds]
+    title = "By layer and kind of tensor"
+    heat = HeatMap(title, "kind", names_of_kinds, "layer", shown, list(_measures(names, table, cells)), table=_TENSORS)
+    return Section("Layers", sentences, [heat, curves])
+
+
+def _measures(
+    names: Sequence[str], table: np.recarray[Any, Any], cells: Mapping[tuple[int, int], list[int]]
+) -> Iterator[Measure]:
+    """Give every way to colour the heat map."""
+    layers = {layer: row for row, layer in enumerate(sorted({layer for layer, _ in cells}))}
+    kinds = {kind: column for column, kind in enumerate(sorted({kind for _, kind in cells}))}
+
+    def grid(value: Any) -> list[list[float | None]]:
+        found = np.full((len(layers), len(kinds)), np.nan)
+        for (layer, kind), indices in cells.items():
+            found[layers[layer], kinds[kind]] = value(table[indices])
+        rows: list[list[float | None]] = found.tolist()
+        return rows
+
+    yield Measure("change of the base by the merge (norm)", grid(lambda rows: _norm(rows["merged_norm"])))
+    for place, name in enumerate(names):
+        yield from _of_model(place, name, grid)
+    for i, j in list(itertools.combinations(range(len(names)), 2))[:MOST_PAIRS]:
+        overlaps = grid(lambda rows, i=i, j=j: _overlap(rows, i, j))
+        yield Measure(f"overlap of {names[i]} and {names[j]}", overlaps, percent=True)
 
 
 def _of_model(place: int, name: str, grid: Any) -> Iterator[Measure]:
@@ -310,6 +323,13 @@ def _size(manifest: Manifest) -> dict[str, str]:
     return {"Size": format_size(sum(shard["size_bytes"] for shard in shards))} if shards else {}
 
 
+def _what(manifest: Manifest) -> str:
+    """Say what kind of output it is."""
+    if manifest["output_format"] == VectorsFormat.name:
+        return "Store of task vectors"
+    return _KINDS.get(str(manifest["recipe"].get("merge_method")), "Merge")
+
+
 def _costs(done: Done | None) -> dict[str, str]:
     if done is None or done.already:
         return {}
@@ -341,7 +361,7 @@ def _warnings(names: Sequence[str], totals: Mapping[str, Any], table: np.recarra
         if norm == 0:
             yield f"{name} does not differ from the base model: it gives nothing to the merge."
     least, most = (choose(range(len(norms)), key=norms.__getitem__) for choose in (min, max))
-    if norms[least] and norms[most] / norms[least] > _UNEVEN:
+    if norms[least] and math.isfinite(norms[most]) and norms[most] / norms[least] > _UNEVEN:
         yield (
             f"{names[most]} has changed {norms[most] / norms[least]:.0f} times as much as {names[least]}, whose part "
             "in the merge is small unless its weight is larger."

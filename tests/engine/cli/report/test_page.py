@@ -171,7 +171,27 @@ def test_methods(family: Family, method: str) -> None:
 def test_conversions(family: Family) -> None:
     """A conversion has a page too."""
     assert 0 == dovetail("convert", family.math, family.out, "--dtype", "float16", "--quiet").code
-    assert 9 == len(parse(render(page_of(family.out))).column(TENSORS, "tensor"))
+    found = parse(render(page_of(family.out)))
+    assert 9 == len(found.column(TENSORS, "tensor"))
+    assert "Conversion out" in found.text
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("block{}.attention.weight", 1), ("whatever.{}.weight", 1), ("tensor{}.of{}", None)]
+)
+def test_names_without_layers(family: Family, monkeypatch: pytest.MonkeyPatch, name: str, kinds: int | None) -> None:
+    """Names that tell no layer are taken together by how they end, or left to the table where they are too many."""
+    merge(family.recipe_path, family.out)
+    manifest = read_manifest(family.out)
+    entry = next(iter(manifest["tensors"].values()))
+    manifest["tensors"] = {name.format(i, i): entry for i in range(30_000)}
+    monkeypatch.setattr("dovetail.engine.cli.report.page.kinds.read_manifest", lambda _: manifest)
+    found = parse(render(page_of(family.out)))
+    if kinds is None:
+        assert "There are too many kinds of tensors (30,000) for a heat map" in found.text
+        assert LAYERS not in found.text
+    else:
+        assert kinds == len(found.part(LAYERS)["columns"])
 
 
 def test_warnings(family: Family) -> None:
