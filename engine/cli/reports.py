@@ -16,7 +16,7 @@ from dovetail.engine.cli.options import (
     WorkersOption,
     run_options,
 )
-from dovetail.engine.cli.report.streams import outlast_reader
+from dovetail.engine.cli.report.streams import finish_output, outlast_reader
 
 
 def inspect(
@@ -115,6 +115,7 @@ def compare(
             print(json.dumps(line))
     elif not quiet:
         print_comparison(found, None if everything else top)
+    finish_output()  # before the verdict, so that a lost reader ends the command whether or not progress was shown
     conclude_comparison((first, second), found, limits)
 
 
