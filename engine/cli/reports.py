@@ -126,6 +126,10 @@ def report(
             metavar="FOLDER", help="An output of dovetail merge or search, or a modular network.", show_default=False
         ),
     ],
+    other: Annotated[
+        Path | None,
+        typer.Argument(metavar="[OTHER]", help="Another output of dovetail merge, to show both side by side."),
+    ] = None,
     html: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", help="The page to write. [default: FOLDER-report.html, here]"),
@@ -137,16 +141,26 @@ def report(
     """Write a web page that shows what a merge did, what a search tried, or what classes of a modular network use.
 
     The page is one file, which opens from the disk, offline, in any browser: heat maps by layer and kind of tensor,
-    what every model gives, a table of all tensors to sort, filter and copy, and what is to be looked at.
+    what every model gives, a table of all tensors to sort, filter and copy, and what is to be looked at. Of two merges,
+    it shows where their recipes and their figures differ.
     """
-    from dovetail.engine.cli.report.page.kinds import page_of
+    from dovetail.engine.cli.report.page.kinds import page_of, page_of_two
     from dovetail.engine.cli.report.page.render import check_place, tell_page, write_page
     from dovetail.io.files.home import expand_home
 
-    place = Path(expand_home(folder))
-    target = Path(f"{place.resolve().name}-report.html") if html is None else Path(expand_home(html))
+    places = [Path(expand_home(place)) for place in (folder, other) if place is not None]
+    target = Path(f"{'-'.join(_title(place) for place in places)}-report.html" if html is None else expand_home(html))
     check_place(target, overwrite=overwrite)
-    tell_page(target, write_page(page_of(place), target), quiet=False, as_json=as_json)
+    page = page_of(places[0]) if other is None else page_of_two(*places)
+    tell_page(target, write_page(page, target), quiet=False, as_json=as_json)
+
+
+def _title(place: Path) -> str:
+    """Name what is reported on; a manifest has the name of its folder."""
+    from dovetail.engine.output.manifest import MANIFEST_NAME
+
+    found = place.resolve()
+    return found.parent.name if found.name == MANIFEST_NAME else found.name
 
 
 def _method_names() -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dovetail.engine.actions.verify import DEFECTS, read_manifest
 from dovetail.engine.cli.report.page.merge_page import merge_page
 from dovetail.engine.cli.report.page.modular_page import modular_page
+from dovetail.engine.cli.report.page.pair_page import pair_page
 from dovetail.engine.cli.report.page.parts import Page
 from dovetail.engine.cli.report.page.search_page import is_search, search_page
 from dovetail.engine.errors import VerificationError
@@ -23,7 +26,7 @@ def page_of(folder: Path, done: Done | None = None) -> Page:
     Parameters
     ----------
     folder
-        The output or the network.
+        The output or the network; an output's manifest stands for it.
     done
         What a merge that has just been done took; an output itself does not tell.
 
@@ -39,6 +42,7 @@ def page_of(folder: Path, done: Done | None = None) -> Page:
     """
     from dovetail.engine.modular.network.parent import PARENT_NAME, read_parent
 
+    folder = _folder(folder)
     if is_named(folder / PARENT_NAME):
         return modular_page(read_parent(folder))
     if is_search(folder):
@@ -49,11 +53,67 @@ def page_of(folder: Path, done: Done | None = None) -> Page:
             "an output of dovetail merge or search, or a modular network",
             "check the path",
         )
-    try:
+    with _reading(folder):
         return merge_page(read_manifest(folder), done)
+
+
+def page_of_two(first: Path, second: Path) -> Page:
+    """Make the page of two merges' outputs, side by side.
+
+    Parameters
+    ----------
+    first, second
+        The outputs; an output's manifest stands for it.
+
+    Raises
+    ------
+    MissingFileError
+        One of them is no output of a merge.
+    VerificationError
+        A manifest is damaged, or the merges have no tensor in common.
+
+    """
+    folders = (_folder(first), _folder(second))
+    for folder in folders:
+        if not is_named(folder / MANIFEST_NAME):
+            raise MissingFileError(
+                f"{folder} has no {MANIFEST_NAME}",
+                "two outputs of dovetail merge",
+                "name one folder for another report",
+            )
+    labels = _labels(*folders)
+    manifests = []
+    for folder in folders:
+        manifests.append(read_manifest(folder))
+        with _reading(folder):
+            manifests[-1].table()
+    with _reading(*folders):
+        return pair_page(labels, (manifests[0], manifests[1]))
+
+
+@contextmanager
+def _reading(*folders: Path) -> Iterator[None]:
+    """Say whose manifest lacks something, or has a value of another type."""
+    try:
+        yield
     except DEFECTS as error:
         raise VerificationError(
-            f"{folder / MANIFEST_NAME} is damaged ({type(error).__name__}: {error})",
+            f"{' or '.join(str(folder / MANIFEST_NAME) for folder in folders)} is damaged "
+            f"({type(error).__name__}: {error})",
             "the manifest of a merge",
             "merge again",
         ) from error
+
+
+def _folder(place: Path) -> Path:
+    return place.parent if place.name == MANIFEST_NAME else place
+
+
+def _labels(first: Path, second: Path) -> tuple[str, str]:
+    """Name two folders by as many of the last parts of their paths as tell them apart."""
+    paths = [each.resolve().parts[1:] for each in (first, second)]
+    for count in range(1, max(map(len, paths)) + 1):
+        labels = ["/".join(parts[-count:]) for parts in paths]
+        if labels[0] != labels[1]:
+            return labels[0], labels[1]
+    return f"{first.resolve().name} (1)", f"{second.resolve().name} (2)"

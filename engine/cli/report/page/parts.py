@@ -24,6 +24,8 @@ class Text:
 
     text: str
     """The text."""
+    title: str = ""
+    """Of what it is, where that is not plain from the section."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Measure:
     """Whether values from 0 to 1 are written as percentages."""
     whole: bool = False
     """Whether the colours go from 0 to 1, whatever the values."""
+    signed: bool = False
+    """Whether values are differences: the colours then go both ways from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,7 @@ class HeatMap:
                     "values": [list(row) for row in each.values],
                     "percent": each.percent,
                     "whole": each.whole,
+                    "signed": each.signed,
                 }
                 for each in self.measures
             ],

@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import random
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
@@ -88,3 +89,22 @@ def expand(text: str) -> str:
 def hash_source(script: str) -> str:
     """Give a script's name in a content security policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
+
+
+def grow_manifest(manifest: dict[str, Any], models: int, tensors: int) -> None:
+    """Give a manifest many models and tensors, with figures that have nothing in common."""
+    draw = random.Random(0).random
+    manifest["models"] = [f"model-{place}" for place in range(models)]
+    for key in ("density", "task_vector_norm", "kept_norm"):
+        manifest["totals"][key] = [0.5] * models
+    manifest["totals"]["overlap"] = [[0.5] * models] * models
+    entry = next(iter(manifest["tensors"].values()))
+    alike = {"models": list(range(models)), "kept": [9] * models, "overlap": [[0.5] * models] * models}
+
+    def another() -> dict[str, Any]:
+        figures = {key: [draw() for _ in range(models)] for key in ("density", "task_vector_norm", "kept_norm")}
+        return entry | {"statistics": entry["statistics"] | alike | figures | {"merged_norm": draw()}}
+
+    manifest["tensors"] = {
+        f"model.layers.{i // 500}.mlp.experts.{i % 500 // 3}.w{i % 3}.weight": another() for i in range(tensors)
+    }

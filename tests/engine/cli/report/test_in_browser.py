@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dovetail.engine import merge
-from dovetail.engine.cli.report.page.kinds import page_of
+from dovetail.engine.cli.report.page.kinds import page_of, page_of_two
 from dovetail.engine.cli.report.page.render import write_page
 from tests.engine.cli.report.test_page import _hostile
 from tests.engine.conftest import Family
@@ -161,6 +161,32 @@ def test_keyboard(browser: Any, merged: Path) -> None:
         "[...document.querySelectorAll('button:not([hidden]), select, input, a')].filter(e => e.tabIndex >= 0).length"
     )
     assert wanted == reached
+    shown.end()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark")])
+def test_two_merges(browser: Any, family: Family, width: int, scheme: str) -> None:
+    """Differences have colours both ways from nothing; every choice draws, and a click on a cell shows its tensors."""
+    merge(family.recipe_path, family.out)
+    merge(family.recipe(parameters={"n": 1, "m": 8, "weight": 0.8}), family.home / "other")
+    write_page(page_of_two(family.out, family.home / "other"), family.home / "page.html")
+    shown = Shown(browser, family.home / "page.html", width, scheme)
+    figure = shown.figure("Differences by layer and kind of tensor")
+    scale = "[...document.querySelectorAll('.js-plotly-plot')][0]._fullData[0]"
+    colours = figure.get_by_label("Colour", exact=True)
+    for name in colours.locator("option").all_inner_texts():
+        colours.select_option(name)
+        low, high = shown.page.evaluate(f"[{scale}.zmin, {scale}.zmax]")
+        assert (-high == low) == ("(norm)" not in name or name == "change of the base (norm)"), name
+    figure.locator(".nsewdrag").first.scroll_into_view_if_needed()
+    area = figure.locator(".nsewdrag").first.bounding_box()
+    rows = figure.locator("g.ytick").count()
+    shown.page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
+    shown.page.mouse.click(area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
+    layers = shown.figure("Every tensor of both").get_by_label("layer", exact=True)
+    playwright.expect(layers).not_to_have_value("0", timeout=TIMEOUT_MS)
+    assert {"differ"} == set(shown.cells("Every tensor of both", 4))
+    assert width >= shown.page.evaluate("document.documentElement.scrollWidth")
     shown.end()
 
 

@@ -17,7 +17,7 @@ from dovetail.engine.cli.report.page import render as rendering
 from dovetail.engine.cli.report.page.kinds import page_of
 from dovetail.engine.cli.report.page.parts import Column, Curves, Facts, HeatMap, Measure, Page, Section, Table, Text
 from dovetail.engine.cli.report.page.render import render
-from tests.engine.cli.report.pages import Parsed, expand, hash_source, parse
+from tests.engine.cli.report.pages import Parsed, expand, grow_manifest, hash_source, parse
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 from tests.engine.modular.parents import make_parent
@@ -133,7 +133,7 @@ def _places(page: Parsed) -> list[tuple[str, str, str]]:
 
 def test_overlap_of_experts(family: Family) -> None:
     """The overlap of several tensors in one cell is that of all of their elements together."""
-    from dovetail.engine.cli.report.page.merge_page import _overlap
+    from dovetail.engine.output.places import joint_overlap
     from dovetail.engine.output.tensor_table import tensor_table
 
     def entry(kept: list[int], both: int) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def test_overlap_of_experts(family: Family) -> None:
         return {"file": "f", "dtype": "F32", "shape": [100], "statistics": found}
 
     table = tensor_table(2, {"a": entry([10, 20], 5), "b": entry([40, 40], 40), "c": entry([7, 0], 0)})
-    assert (5 + 40) / (25 + 40 + 7) == pytest.approx(_overlap(table, 0, 1))
+    assert (5 + 40) / (25 + 40 + 7) == pytest.approx(joint_overlap(table, 0, 1))
 
 
 @pytest.mark.parametrize("method", ["linear", "ties", "passthrough", "dare_ties", "model_stock"])
@@ -233,11 +233,7 @@ def test_many_tensors_fit(family: Family, monkeypatch: pytest.MonkeyPatch) -> No
     """A page of 50,000 tensors is smaller than 6 MB."""
     merge(family.recipe_path, family.out)
     manifest = read_manifest(family.out)
-    entries = list(manifest["tensors"].values())
-    manifest["tensors"] = {
-        f"model.layers.{i // 500}.mlp.experts.{i % 500 // 3}.w{i % 3}.weight": entries[i % len(entries)]
-        for i in range(50_000)
-    }
+    grow_manifest(manifest, models=3, tensors=50_000)
     monkeypatch.setattr("dovetail.engine.cli.report.page.kinds.read_manifest", lambda _: manifest)
     html = render(page_of(family.out))
     assert 6_000_000 > len(html)

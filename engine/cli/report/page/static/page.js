@@ -49,6 +49,10 @@
   const short = (text) => (text.length > 40 ? `${text.slice(0, 39)}…` : text);
   const settings = { responsive: true, displaylogo: false, displayModeBar: false };
 
+  // Differences: orange below nothing and blue above it, which everybody can tell apart.
+  const BOTH_WAYS = [[0, "#d55e00"], [0.5, null], [1, "#0072b2"]];
+  const reach = (values) => values.flat().reduce((most, value) => Math.max(most, Math.abs(value ?? 0)), 0) || 1;
+
   const heatmap = (figure, part) => {
     const measures = choice(part.measures.map((each) => each.name));
     const plot = make("div", { class: "plot", role: "img", "aria-label": part.title });
@@ -82,9 +86,9 @@
         Object.assign(shape.xaxis, { tickvals: some.map((group) => group[1]), ticktext: some.map((group) => plain(short(group[0]))) });
         shape.shapes = part.groups.slice(1).map((group) => ({ type: "line", x0: group[1] - 0.5, x1: group[1] - 0.5, yref: "paper", y0: 0, y1: 1, line: { color: color("paper"), width: 2 } }));
       }
-      const bounds = measure.whole ? { zmin: 0, zmax: 1 } : {};
+      const bounds = measure.whole ? { zmin: 0, zmax: 1 } : measure.signed ? { zmin: -reach(measure.values), zmax: reach(measure.values) } : {};
       Plotly.react(plot, [{
-        type: "heatmap", z: measure.values, text: texts, hoverinfo: "text", colorscale: "Cividis", ...bounds,
+        type: "heatmap", z: measure.values, text: texts, hoverinfo: "text", colorscale: measure.signed ? BOTH_WAYS.map(([at, hue]) => [at, hue || color("line")]) : "Cividis", ...bounds,
         hoverongaps: false, xgap: part.columns.length > 80 ? 0 : 1, ygap: part.rows.length > 60 ? 0 : 1,
         colorbar: { thickness: 12, tickformat: measure.percent ? ".0%" : "", outlinewidth: 0, len: 1 },
       }], shape, settings);
