@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dovetail.engine import (
+        Analysis,
         Comparison,
         Difference,
         ExtractionOptions,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         SearchResult,
         Verdict,
         ZarrFormat,
+        analyze,
         compare,
         convert,
         errors,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "Analysis",
     "Comparison",
     "Difference",
     "DovetailError",
@@ -63,6 +66,7 @@ __all__ = [
     "Verdict",
     "ZarrFormat",
     "__version__",
+    "analyze",
     "compare",
     "convert",
     "errors",

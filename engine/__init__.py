@@ -13,6 +13,8 @@ from dovetail.engine import errors, events
 from dovetail.io.files.interrupts import held
 
 if TYPE_CHECKING:
+    from dovetail.engine.actions.analysis import Analysis
+    from dovetail.engine.actions.analyze import analyze
     from dovetail.engine.actions.compare import compare
     from dovetail.engine.actions.comparison import Comparison, Difference, Limits
     from dovetail.engine.actions.convert import convert
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from dovetail.io.zarr.format import ZarrFormat
 
 __all__ = [
+    "Analysis",
     "Comparison",
     "Difference",
     "ExtractionOptions",
@@ -50,6 +53,7 @@ __all__ = [
     "SearchResult",
     "Verdict",
     "ZarrFormat",
+    "analyze",
     "compare",
     "convert",
     "errors",
@@ -68,6 +72,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "dovetail.engine.actions.analysis": ("Analysis",),
+    "dovetail.engine.actions.analyze": ("analyze",),
     "dovetail.engine.actions.compare": ("compare",),
     "dovetail.engine.actions.comparison": ("Comparison", "Difference", "Limits"),
     "dovetail.engine.actions.convert": ("convert",),

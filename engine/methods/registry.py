@@ -7,6 +7,7 @@ import functools
 from typing import Final
 
 from dovetail.engine.errors import RecipeError
+from dovetail.engine.methods.analysis import ANALYZE
 from dovetail.engine.methods.arcee_fusion import ARCEE_FUSION
 from dovetail.engine.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
 from dovetail.engine.methods.cabs import CABS
@@ -97,4 +98,4 @@ def find_any(name: str) -> Method:
     """Give the row of a method, or of one of those that no recipe can name."""
     if (behind := method_behind(name)) is not None:
         return making(find(behind[0])) if behind[1] else using(find(behind[0]))
-    return {CONVERT.name: CONVERT, MOE.name: MOE}.get(name) or find(name)
+    return {each.name: each for each in (CONVERT, MOE, ANALYZE)}.get(name) or find(name)

@@ -41,6 +41,7 @@ def plan_opened(
     checkpoints: Sequence[Checkpoint],
     configs: Sequence[Config],
     is_copy: CopyTest,
+    method: Method | None = None,
 ) -> Plan:
     """Decide everything about a merge of open checkpoints.
 
@@ -54,6 +55,8 @@ def plan_opened(
         The checkpoints and their configurations, in the order of `Recipe.named`.
     is_copy
         Says whether two tensors of a checkpoint are copies.
+    method
+        The row of the table of methods, or one of those that no recipe can name; None for the one that it names.
 
     Raises
     ------
@@ -63,7 +66,7 @@ def plan_opened(
         The checkpoints do not fit together.
 
     """
-    method, references = find(recipe.merge_method), recipe.named()
+    method, references = method or find(recipe.merge_method), recipe.named()
     labels = [str(ref) for ref in references]
     checkpoints, views = make_alike(checkpoints, configs, labels, allow_partial=options.allow_partial)
     # A chat template alone is written into the tokenizer's files, and without these there is no place for it.

@@ -93,8 +93,8 @@ def execute(work: Work) -> TaskRecord:
     """
     first = work.pieces[0]
     if work.step < first.program.reduce_passes and not first.whole:
-        with _resident(_ranges(work.pieces)):
-            chunk = _read(first)
+        with resident(_ranges(work.pieces)):
+            chunk = read_chunk(first)
             partial = first.program.reduce(work.step, chunk, first.state)
             read_bytes = _chunk_bytes(first)
             del chunk
@@ -102,13 +102,13 @@ def execute(work: Work) -> TaskRecord:
     records: list[PieceRecord] = []
     read_bytes = written_bytes = 0
     for batch in batches(work.pieces):
-        with _resident(batch.mapped):
+        with resident(batch.mapped):
             places, size_bytes = _places(batch.pieces)
             buffer = _output_buffer(size_bytes)
             writer = JoinedWriter(buffer)
             for piece, places_of_piece in zip(batch.pieces, places, strict=True):
                 outs = [buffer[begin:end] for begin, end in places_of_piece]
-                with _NOTHING if batch.all_mapped else _resident(part_mapped(_ranges([piece]))[1]):
+                with _NOTHING if batch.all_mapped else resident(unmapped(piece)):
                     found, size = _apply(piece, outs, keep_nonfinite=work.keep_nonfinite)
                 for output, (begin, end) in zip(piece.outputs, places_of_piece, strict=True):
                     if end > begin or len(outs) == 1:  # one chunk may give no elements to some of several outputs
@@ -174,8 +174,13 @@ def _ranges(pieces: Iterable[PieceWork]) -> list[SourceRange]:
     return found
 
 
+def unmapped(piece: PieceWork) -> list[SourceRange]:
+    """List the ranges that a piece reads from sources that are no mapped files."""
+    return part_mapped(_ranges([piece]))[1]
+
+
 @contextlib.contextmanager
-def _resident(ranges: Sequence[SourceRange]) -> Iterator[None]:
+def resident(ranges: Sequence[SourceRange]) -> Iterator[None]:
     """Read ranges of sources into memory, and let them go after the block.
 
     A mapped page that cannot be read, because its file was cut short or the disk fails, would kill the process when a
@@ -209,11 +214,11 @@ def _apply(piece: PieceWork, outs: Sequence[Bytes], *, keep_nonfinite: bool) -> 
 
     The statistics describe the whole problem and not each output, so that only the record of the first output has them.
     """
-    chunk = _read(piece)
+    chunk = read_chunk(piece)
     state = reduce_whole(piece.program, chunk) if piece.whole else piece.state
     statistics = apply_to(piece.program, chunk, state, outs)
     if not keep_nonfinite and statistics.nonfinite.any():
-        raise _nonfinite_error(piece, chunk)
+        raise nonfinite_error(piece, chunk)
     records: list[PieceRecord] = []
     for output, out in zip(piece.outputs, outs, strict=True):
         if records:
@@ -228,7 +233,8 @@ def _chunk_bytes(piece: PieceWork) -> int:
     return sum([item.stored_part(*piece.window) for item in piece.inputs])
 
 
-def _read(piece: PieceWork) -> Chunk:
+def read_chunk(piece: PieceWork) -> Chunk:
+    """Read what a piece needs of its sources."""
     low, high = piece.window
     return Chunk(
         index=piece.chunk,
@@ -240,7 +246,7 @@ def _read(piece: PieceWork) -> Chunk:
     )
 
 
-def _nonfinite_error(piece: PieceWork, chunk: Chunk) -> NonFiniteError:
+def nonfinite_error(piece: PieceWork, chunk: Chunk) -> NonFiniteError:
     """Make the error that names the first NaN or infinity: its checkpoint, tensor and element."""
     views = chunk.models if chunk.base is None else (chunk.base, *chunk.models)
     for item, view in zip(piece.inputs, views, strict=True):
