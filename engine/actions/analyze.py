@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,13 +14,14 @@ from dovetail.engine.actions.analysis_figures import figures
 from dovetail.engine.actions.analysis_places import place_of
 from dovetail.engine.actions.analysis_table import Records, fill_record, new_table, total
 from dovetail.engine.actions.cautions import Measured, find_cautions
-from dovetail.engine.actions.convert import parse_source
+from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.analysis import DEFAULT_BLOCK
 from dovetail.engine.methods.sameness import Differing
+from dovetail.engine.output.tensor_table import labels
 from dovetail.engine.planning.analysis import AnalysisPlan, plan_analysis
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.progress import shows_progress
-from dovetail.engine.recipe import RecipeSource
+from dovetail.engine.recipe import ModelRef, RecipeSource
 from dovetail.engine.recipe.layers import parse_layer
 from dovetail.engine.run.measuring import measure
 from dovetail.engine.run.prepare import RunOptions, prepare
@@ -94,8 +94,7 @@ def analyze(
     """
     started, run = time.monotonic(), run or RunOptions()
     options = replace(options or PlanOptions(), allow_partial=True)
-    reference = None if base is None else parse_source(base)
-    planned = plan_analysis(_recipe(recipe, base), reference, (n, m), options, listen)
+    planned = plan_analysis(*_asked(recipe, base), (n, m), options, listen)
     plan = planned.plan
     for note in plan.warnings:
         listen(events.Notice("warning", note))
@@ -131,13 +130,28 @@ def analyze(
     )
 
 
-def _recipe(given: RecipeSource | Sequence[str], base: str | None) -> RecipeSource:
-    """Make a recipe of a list of models."""
+def _asked(given: RecipeSource | Sequence[str], base: str | None) -> tuple[RecipeSource, ModelRef | None]:
+    """Make a recipe of a list of models; give a recipe with the base model to take in place of its own."""
     if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
-        return given
+        return given, None if base is None else _reference(base)
     models: dict[str, Any] = {"models": [{"model": str(each)} for each in given]}
-    named = {} if base is None else {"base_model": base}
-    return {"merge_method": "linear", "parameters": {"weight": 1.0}, **named, **models}
+    named = {} if base is None else {"base_model": str(base)}
+    return {"merge_method": "linear", "parameters": {"weight": 1.0}, **named, **models}, None
+
+
+def _reference(base: str) -> ModelRef:
+    """Read the name of a base model.
+
+    Raises
+    ------
+    RecipeError
+        It is none.
+
+    """
+    try:
+        return ModelRef.model_validate(str(base))
+    except ValueError as error:  # what it says is about keys of recipes
+        raise RecipeError(f"base {str(base)!r} names no model", "a folder, a file or a name", "correct it") from error
 
 
 def _tensors(planned: AnalysisPlan, unmerged: Mapping[int, Differing]) -> tuple[AnalysedTensor, ...]:
@@ -153,7 +167,5 @@ def _tensors(planned: AnalysisPlan, unmerged: Mapping[int, Differing]) -> tuple[
 
 
 def _measured(planned: AnalysisPlan, tensors: tuple[AnalysedTensor, ...], records: Records) -> Measured:
-    names = [short_name(name) for name in planned.plan.models]
-    counts = Counter(names)
-    told = [name if counts[name] == 1 else full for name, full in zip(names, planned.plan.models, strict=True)]
-    return Measured(planned, told, short_name(planned.base), figures(total(records)), tensors, records)
+    names = labels(planned.plan.models)
+    return Measured(planned, names, short_name(planned.base), figures(total(records)), tensors, records)

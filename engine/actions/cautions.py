@@ -11,7 +11,7 @@ from dovetail.engine.actions.analysis import AnalysedTensor, Caution
 from dovetail.engine.actions.analysis_figures import Figures
 from dovetail.engine.actions.analysis_table import Records, pairs_of
 from dovetail.engine.planning.analysis import AnalysisPlan
-from dovetail.engine.text import counted, percent
+from dovetail.engine.text import counted, percent, short_name
 
 FAR: Final = 0.5
 """Norm of a task vector over that of the base model from which on a model is no fine-tune of it. Models that have
@@ -130,6 +130,11 @@ def _unchanged_models(found: Measured) -> Iterator[Caution]:
 
 
 def _identical_models(found: Measured) -> Iterator[Caution]:
+    for name in found.plan.repeated:
+        yield Caution(
+            "identical_models",
+            f"{short_name(name)} is named several times. Name it once: together its copies count more than once.",
+        )
     for (one, other), (i, _), figures in zip(_pairs(found), _places(found), found.total.pairs, strict=True):
         if figures.elements and not figures.differing and found.total.models[i].unchanged < 1:
             yield Caution(
@@ -194,14 +199,14 @@ def _nonfinite(found: Measured) -> Iterator[Caution]:
         if count := int(found.records["nonfinite"][:, model].sum()):
             yield Caution(
                 "nonfinite",
-                f"{counted(count, 'value')} of {name} are NaN or infinite, and count as unchanged here. A merge "
-                "refuses them: repair the model.",
+                f"{counted(count, 'value')} of {name} {_are(count)} NaN or infinite. Here they count as unchanged, "
+                "and a merge refuses them: repair the model.",
             )
     if count := int(found.records["base_nonfinite"].sum()):
         yield Caution(
             "nonfinite",
-            f"{counted(count, 'value')} of {found.base} are NaN or infinite, and count as unchanged here. A merge "
-            "refuses them: repair the model.",
+            f"{counted(count, 'value')} of {found.base} {_are(count)} NaN or infinite. Here they count as unchanged, "
+            "and a merge refuses them: repair the model.",
         )
 
 
@@ -233,6 +238,10 @@ def _places(found: Measured) -> list[tuple[int, int]]:
 
 def _pairs(found: Measured) -> list[tuple[str, str]]:
     return [(found.names[i], found.names[j]) for i, j in _places(found)]
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _some(names: Sequence[str]) -> str:

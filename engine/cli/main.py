@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from dovetail.engine.cli import modules as module_commands
+from dovetail.engine.cli.analysis import analyze
 from dovetail.engine.cli.merge import merge, plan, vectors
 from dovetail.engine.cli.models import convert, extract_lora, moe
 from dovetail.engine.cli.options import DebugOption, size_bytes
@@ -66,6 +67,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("moe", moe, "Make dense models the experts of one model."),
     ("plan", plan, "Say what a merge would read, write and hold."),
     ("search", search, "Search the values that make the best merge."),
+    ("analyze", analyze, "Say how models changed, and conflict, before a merge."),
     ("inspect", inspect, "List a checkpoint's tensors."),
     ("verify", verify, "Check every byte of an output."),
     ("compare", compare, "Say how far two checkpoints lie apart."),

@@ -93,27 +93,27 @@ def data_frame(table: np.recarray[Any, Any], models: Sequence[str] = ()) -> Any:
     require("pandas", "pandas", "data frames")
     import pandas
 
-    labels = _labels(models)
+    names = labels(models)
     columns: dict[str, Any] = {}
     for key in table.dtype.names or ():
         values = table[key]
         if values.ndim == 3:
-            pairs = [(i, j) for i in range(len(labels)) for j in range(i + 1, len(labels))]
-            columns |= {f"{key}[{labels[i]}, {labels[j]}]": values[:, i, j] for i, j in pairs}
+            pairs = [(i, j) for i in range(len(names)) for j in range(i + 1, len(names))]
+            columns |= {f"{key}[{names[i]}, {names[j]}]": values[:, i, j] for i, j in pairs}
         elif values.ndim == 2:
-            columns |= {f"{key}[{label}]": values[:, place] for place, label in enumerate(labels)}
+            columns |= {f"{key}[{label}]": values[:, place] for place, label in enumerate(names)}
         else:
             columns[key] = list(values) if values.dtype == object else values
     return pandas.DataFrame(columns).set_index("name")
 
 
-def _labels(models: Sequence[str]) -> list[str]:
+def labels(models: Sequence[str]) -> list[str]:
     """Give each model a short name where all of these differ, else its own, numbered where it comes again."""
     short = [short_name(name) for name in models]
     names = short if len(set(short)) == len(short) else list(models)
     seen: Counter[str] = Counter()
-    labels = []
+    found = []
     for name in names:
         seen[name] += 1
-        labels.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return labels
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found

@@ -6,6 +6,7 @@ tokenizers, adapters, tied tensors and what some models lack are treated as in a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -55,6 +56,8 @@ class AnalysisPlan:
     """Tensors of the base model that no model has in the same shape."""
     rows: tuple[Rows, ...]
     """Tensors that have another number of rows in some model."""
+    repeated: tuple[str, ...]
+    """Models that the recipe names more than once; each is analysed once."""
     aligned: bool
     """Whether rows that differ are matched by their tokens, because the recipe asks for a tokenizer."""
 
@@ -108,6 +111,7 @@ def plan_analysis(
         base=str(plain.base_model),
         alone=tuple(tensor.name for tensor in plan.tensors if tensor.name not in found),
         rows=tuple(_rows(plain, plan)),
+        repeated=tuple(str(ref) for ref, count in Counter(each.model for each in plain.models).items() if count > 1),
         aligned=plan.vocabulary is not None,
     )
 
