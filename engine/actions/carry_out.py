@@ -15,6 +15,7 @@ from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.output.card import conversion_card, model_card
 from dovetail.engine.output.findings import findings
 from dovetail.engine.output.manifest import build_manifest, total_statistics, write_manifest
+from dovetail.engine.output.pictures import NO_PICTURES, PICTURE_NAMES, Picture, card_pictures
 from dovetail.engine.output.side_files import side_bytes, write_side_files
 from dovetail.engine.output.staging import discard, publish, staging_path
 from dovetail.engine.output.target import check_disk_space, check_empty, check_target
@@ -96,6 +97,8 @@ def carry_out(
             manifest = complete(plan, table, staging)
         # The journal outlives the renaming, so that a crash at any instant before it loses nothing.
         publish(staging, output, overwrite=run.overwrite)
+    if plan.options.card_pictures and not set(PICTURE_NAMES) & set(manifest["side_files"]):
+        listen(events.Notice("warning", NO_PICTURES))
     for warning in findings(plan, table, manifest["totals"]):
         listen(events.Notice("warning", warning))
     listen(_done(output, execution, manifest["totals"], time.monotonic() - started))
@@ -179,14 +182,17 @@ def _complete(
     plan: Plan, table: RecordTable, staging: Path, earlier: Sequence[Mapping[str, Any]], known_by: str
 ) -> dict[str, Any]:
     """Write the side files and the manifest into the staging folder, and return the manifest without its tensors."""
-    side_files = write_side_files(plan, staging, _card(plan, table, earlier))
+    pictures = card_pictures(plan, table) if plan.options.card_pictures and not plan.is_conversion else []
+    side_files = write_side_files(plan, staging, _card(plan, table, earlier, pictures), pictures=pictures)
     manifest = build_manifest(plan, table, side_files, earlier)
     write_manifest(staging, manifest, plan, table, known_by, earlier)
     return manifest
 
 
-def _card(plan: Plan, table: RecordTable, earlier: Sequence[Mapping[str, Any]]) -> str:
-    return conversion_card(plan) if plan.is_conversion else model_card(plan, total_statistics(plan, table), earlier)
+def _card(plan: Plan, table: RecordTable, earlier: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]) -> str:
+    if plan.is_conversion:
+        return conversion_card(plan)
+    return model_card(plan, total_statistics(plan, table), earlier, pictures)
 
 
 def _clear(staging: Path, keep: frozenset[str] | set[str] = frozenset({LOCK_NAME})) -> None:

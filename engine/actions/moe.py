@@ -23,6 +23,7 @@ from dovetail.engine.actions.given_manifest import gives_manifest
 from dovetail.engine.methods.moe import MOE
 from dovetail.engine.output.lineage import card_head, hub_names
 from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, options_entry, write_manifest
+from dovetail.engine.output.markdown import block, cell, code
 from dovetail.engine.output.request import Part, Request
 from dovetail.engine.output.side_files import inherited_files, side_files_left, write_side_files
 from dovetail.engine.output.staging import discard, discard_unused, is_bare, stages_path
@@ -142,7 +143,7 @@ def make_moe(
 def _identity(mixture: Mixture, options: PlanOptions) -> str:
     """Hash all that decides the output."""
     inputs = input_identity(mixture.checkpoints.values())
-    format = options.format.identity() | options.left_out()
+    format = options.format.identity() | options.small_files()
     content = [mixture.recipe.model_dump(mode="json"), options.seed, format, inputs]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -272,21 +273,19 @@ def _card(mixture: Mixture) -> str:
     lines += ["", "# Mixture of experts", ""]
     lines += [
         f"A {mixture.architecture.name} model made with Dovetail. All but the experts is "
-        f"`{short_name(str(asked.base_model))}`; each token is sent to {asked.experts_per_token} of "
+        f"{code(short_name(str(asked.base_model)))}; each token is sent to {asked.experts_per_token} of "
         f"{len(asked.experts)} experts, by routers made by `{asked.gate_mode}`.",
         "",
         "| expert | model |",
         "|---|---|",
     ]
-    lines += [f"| {index} | `{short_name(str(each.source_model))}` |" for index, each in enumerate(asked.experts)]
-    lines += [f"| shared | `{short_name(str(each.source_model))}` |" for each in asked.shared_experts]
+    lines += [f"| {index} | {cell(short_name(str(each.source_model)))} |" for index, each in enumerate(asked.experts)]
+    lines += [f"| shared | {cell(short_name(str(each.source_model)))} |" for each in asked.shared_experts]
     lines += [
         "",
         "## Recipe",
         "",
-        "```yaml",
-        asked.origin.text.strip(),
-        "```",
+        *block(asked.origin.text.strip(), "yaml"),
         "",
         f"Checksums: `{MANIFEST_NAME}`.",
         "",

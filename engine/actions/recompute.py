@@ -293,6 +293,7 @@ def _options(manifest: Mapping[str, Any]) -> PlanOptions:
         keep_nonfinite=said["nonfinite"] == "keep",
         copy_tokenizer=said.get("copy_tokenizer", True),
         model_card=said.get("model_card", True),
+        card_pictures=said.get("card_pictures", False),
         allow_partial=True,  # whether it should be merged is no question any more
     )
 

@@ -21,6 +21,7 @@ from dovetail.engine.cli.options import (
     NoTokenizerOption,
     OnNonFinite,
     PartialOption,
+    PicturesOption,
     RecipeArgument,
     RoundOption,
     SeedOption,
@@ -59,6 +60,7 @@ def merge(
     stages: StagesOption = None,
     no_tokenizer: NoTokenizerOption = False,
     no_card: NoCardOption = False,
+    card_pictures: PicturesOption = False,
     report: Annotated[
         Path | None,
         typer.Option("--report", metavar="FILE", help="Also write a web page that shows what the merge did."),
@@ -93,6 +95,7 @@ def merge(
             round_float32=round_float32,
             copy_tokenizer=not no_tokenizer,
             model_card=not no_card,
+            card_pictures=card_pictures,
         )
         run = run_options(memory, workers, overwrite, restart)
         manifest = run_merge(recipe_source(recipe), output, options, run, recorder, stages)
@@ -120,6 +123,7 @@ def plan(
     stages: StagesOption = None,
     no_tokenizer: NoTokenizerOption = False,
     no_card: NoCardOption = False,
+    card_pictures: PicturesOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -143,6 +147,7 @@ def plan(
         round_float32=round_float32,
         copy_tokenizer=not no_tokenizer,
         model_card=not no_card,
+        card_pictures=card_pictures,
     )
     forecasts = plan_stages(recipe_source(recipe), options, stages)
     run = run_options(memory, workers, overwrite=False, restart=False)

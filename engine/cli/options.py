@@ -123,6 +123,10 @@ NoTokenizerOption = Annotated[
     ),
 ]
 NoCardOption = Annotated[bool, typer.Option("--no-write-model-card", help="Write no README.md.")]
+PicturesOption = Annotated[
+    bool,
+    typer.Option("--card-pictures", help="Show in README.md what the merge did, as two pictures (SVG) beside it."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
@@ -141,19 +145,25 @@ def plan_options(
     round_float32: bool = False,
     copy_tokenizer: bool = True,
     model_card: bool = True,
+    card_pictures: bool = False,
 ) -> PlanOptions:
     """Turn the options of a command into those of a plan.
 
     Raises
     ------
     RecipeError
-        A size cannot be read, or is smaller than any that makes sense.
+        A size cannot be read, or is smaller than any that makes sense, or pictures are for a card that is not wanted.
     OutputFormatError
         An option is for another output format, or its value is wrong.
 
     """
+    from dovetail.engine.errors import RecipeError
     from dovetail.engine.planning.plan import PlanOptions
 
+    if card_pictures and not model_card:
+        raise RecipeError(
+            "--card-pictures and --no-write-model-card are given", "pictures with a card", "leave one of them out"
+        )
     given = {
         "--shard-size": size_bytes("--shard-size", shard_size),
         "--codec": codec,
@@ -170,6 +180,7 @@ def plan_options(
         allow_partial=allow_partial,
         copy_tokenizer=copy_tokenizer,
         model_card=model_card,
+        card_pictures=card_pictures,
     )
 
 

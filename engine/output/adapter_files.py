@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from dovetail.engine.output.lineage import card_head
 from dovetail.engine.output.manifest import MANIFEST_NAME
+from dovetail.engine.output.markdown import cell, code, heading, sentence
 from dovetail.engine.run.factor_store import MatrixReport
 from dovetail.engine.text import short_name
 from dovetail.io.files.checksum import hex_checksum
@@ -90,19 +91,19 @@ def adapter_card(
     lines = [
         *card_head(bases, "adapter", {"library_name": "peft"}, "dovetail", "lora"),
         "",
-        f"# {short_name(tuned)} as an adapter",
+        f"# {heading(short_name(tuned))} as an adapter",
         "",
-        f"What `{short_name(tuned)}` changed in `{short_name(base)}`, extracted with Dovetail.",
+        f"What {code(short_name(tuned))} changed in {code(short_name(base))}, extracted with Dovetail.",
         "",
         f"{totals['factored']} matrices are low-rank (ranks {totals['least_rank']} to {totals['greatest_rank']}) and "
         f"keep {totals['energy_kept']:.4%} of the energy (sum of squares) of what changed in them. "
         f"{totals['unchanged']} matrices did not change. {totals['whole']} tensors are kept whole.",
         "",
     ]
-    lines += [f"- {note}" for note in notes]
+    lines += [f"- {sentence(note)}" for note in notes]
     lines += ["", "| matrix | rank | energy kept | relative error |", "|---|---|---|---|"]
     lines += [
-        f"| `{each.name}` | {each.rank} | {each.kept:.4%} | {each.error:.4g} |" for each in worst(reports, _WORST)
+        f"| {cell(each.name)} | {each.rank} | {each.kept:.4%} | {each.error:.4g} |" for each in worst(reports, _WORST)
     ]
     lines += ["", f"Every matrix, and checksums: `{MANIFEST_NAME}`.", ""]
     return "\n".join(lines)

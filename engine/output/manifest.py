@@ -110,7 +110,7 @@ def options_entry(options: PlanOptions) -> dict[str, Any]:
         "seed": options.seed,
         **({"round_float32": True} if options.round_float32 else {}),
         "nonfinite": "keep" if options.keep_nonfinite else "error",
-        **options.left_out(),
+        **options.small_files(),
         **options.format.to_json(),
     }
 

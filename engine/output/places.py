@@ -103,7 +103,7 @@ class Grid:
 
 def joint_norm(norms: NDArray[np.float64]) -> float:
     """Give the norm of all elements of several tensors together, from the norms of each; NaN counts as nothing."""
-    return float(np.sqrt(np.nansum(np.square(norms))))
+    return math.hypot(*norms[~np.isnan(norms)])
 
 
 def ratio(part: float, whole: float) -> float:

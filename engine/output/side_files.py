@@ -7,12 +7,13 @@ configuration are set to those of the output. A model card and the recipe are ad
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dovetail.engine.output.inputs import INPUTS_NAME
 from dovetail.engine.output.manifest import MANIFEST_NAME
+from dovetail.engine.output.pictures import PICTURE_NAMES, Picture
 from dovetail.engine.planning.layer_config import restack
 from dovetail.engine.planning.model_config import set_tie
 from dovetail.engine.planning.plan import Plan, PlanOptions
@@ -68,13 +69,15 @@ def _taken_over(plan: Plan) -> list[Path]:
 
 
 def side_files_left(options: PlanOptions) -> Collection[str]:
-    """Name the side files that an output is asked not to take over."""
-    return () if options.copy_tokenizer else FILES
+    """Name the side files that an output does not take over from a model; pictures show what that model was made of."""
+    return PICTURE_NAMES if options.copy_tokenizer else (*FILES, *PICTURE_NAMES)
 
 
 def _names_left(plan: Plan) -> Collection[str]:
     """Name the side files that an output does not take over, because they are not wanted or made anew."""
-    return [*_changed_files(plan), *(side_files_left(plan.options) if plan.vocabulary is None else ())]
+    left = side_files_left(plan.options if plan.vocabulary is None else PlanOptions())
+    shown = PICTURE_NAMES if plan.is_conversion else ()  # by the card, which is the model's own
+    return [*_changed_files(plan), *(name for name in left if name not in shown)]
 
 
 def _changed_files(plan: Plan) -> Mapping[str, bytes | None]:
@@ -124,7 +127,11 @@ def output_dtype(plan: Plan) -> str | None:
 
 
 def write_side_files(
-    plan: Plan, folder: Path, card: str, config: Mapping[str, Any] | None = None
+    plan: Plan,
+    folder: Path,
+    card: str,
+    config: Mapping[str, Any] | None = None,
+    pictures: Iterable[Picture] = (),
 ) -> dict[str, dict[str, Any]]:
     """Write every side file into `folder`, durably.
 
@@ -138,6 +145,8 @@ def write_side_files(
         Text of the model card.
     config
         The configuration of the output; None for that of `output_config`.
+    pictures
+        What the card shows.
 
     Returns
     -------
@@ -162,6 +171,8 @@ def write_side_files(
         write(CONFIG_NAME, _config_text(config))
     if plan.options.model_card:
         write("README.md", card.encode())
+        for picture in pictures:
+            write(picture.name, picture.data)
     if plan.recipe.text:
         write(RECIPE_NAME, plan.recipe.text.encode())
     for name, content in plan.layout.documents.items():

@@ -18,7 +18,7 @@ from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.output_format import Layout
 
-_NOT_HASHED = ("format", "strict", "allow_partial", "round_float32", "copy_tokenizer", "model_card")
+_NOT_HASHED = ("format", "strict", "allow_partial", "round_float32", "copy_tokenizer", "model_card", "card_pictures")
 """Options that are no part of a plan's hash by themselves: a format has an identity, what decides between an error and
 a warning changes no byte, dtypes are in the headers of the output, which are hashed, and of small files only those that
 are left out count."""
@@ -121,7 +121,7 @@ def _identity(checkpoint: Checkpoint) -> list[object]:
 def _options_identity(options: PlanOptions) -> dict[str, Any]:
     """List every option that decides the output's bytes, those of the format among them."""
     others = {item.name: getattr(options, item.name) for item in fields(options) if item.name not in _NOT_HASHED}
-    return {**others, **options.format.identity(), **options.left_out()}
+    return {**others, **options.format.identity(), **options.small_files()}
 
 
 def _hash(

@@ -62,11 +62,13 @@ class PlanOptions:
     written."""
     model_card: bool = True
     """Whether the output has a README.md that says how it was made."""
+    card_pictures: bool = False
+    """Whether the README.md shows pictures of what the merge did, which are files beside it."""
 
-    def left_out(self) -> dict[str, bool]:
-        """Name those of the output's small files that are not wanted; with nothing left out, nothing is said of it."""
-        said = {"copy_tokenizer": self.copy_tokenizer, "model_card": self.model_card}
-        return {name: wanted for name, wanted in said.items() if not wanted}
+    def small_files(self) -> dict[str, bool]:
+        """Say which of the output's small files are wanted, where that is otherwise than it is without a word."""
+        usual = {"copy_tokenizer": True, "model_card": True, "card_pictures": False}
+        return {name: getattr(self, name) for name, wanted in usual.items() if getattr(self, name) != wanted}
 
 
 @dataclass(frozen=True, slots=True)
