@@ -110,18 +110,23 @@ def term_weight(text: str) -> tuple[str, float]:
     return term, float(weight)
 
 
-def prepared(data: str, work: Path) -> str:
-    """Put images that lie in single files into one file, which takes no time to read again."""
-    if not (Path(data) / "train").is_dir():
+def prepared(data: str, arguments: argparse.Namespace) -> str:
+    """Put images that lie in single files, or the fewer that are asked for, into one file, which is read in no time."""
+    if not arguments.images and not (Path(data) / "train").is_dir():
         return data
-    place = work / f"{Path(data).resolve().name}.npz"
+    fewer = f"-{arguments.images}" if arguments.images else ""
+    place = arguments.work / f"{Path(data).resolve().name}{fewer}.npz"
     if not place.exists():
         found = open_data(data)
-        parts = {"train": found.train, "val": found.validation, "test": found.test}
-        arrays = {f"{name}_images": images.pixels for name, images in parts.items()}
-        arrays |= {f"{name}_labels": images.labels for name, images in parts.items()}
+        arrays: dict[str, np.ndarray] = {"classes": np.array(found.classes)}
+        for name, images in (("train", found.train), ("val", found.validation), ("test", found.test)):
+            taken = slice(None)
+            if arguments.images and name != "test":
+                count = arguments.images * len(images.labels) // len(found.train.labels)
+                taken = np.random.default_rng(0).permutation(len(images.labels))[:count]
+            arrays |= {f"{name}_images": images.pixels[taken], f"{name}_labels": images.labels[taken]}
         partial = place.with_name(f"partial-{place.name}")
-        np.savez(partial, classes=np.array(found.classes), **arrays)
+        np.savez(partial, **arrays)
         partial.replace(place)
     return str(place)
 
@@ -129,7 +134,7 @@ def prepared(data: str, work: Path) -> str:
 def train_once(arguments: argparse.Namespace) -> list[Row]:
     """Give the rows of all cases."""
     arguments.work.mkdir(parents=True, exist_ok=True)
-    arguments.data = [prepared(data, arguments.work) for data in arguments.data]
+    arguments.data = [prepared(data, arguments) for data in arguments.data]
     return [figures(case, arguments) for case in cases(arguments)]
 
 
@@ -234,6 +239,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["standard", "mwt", "moda"], choices=list(METHODS))
     parser.add_argument("--width", type=float, help="width of every network; default: 0.25")
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--images", type=int, metavar="N", help="train on N images of each data set; default: all")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--mixed", action="store_true", help="compute matrix products in bfloat16")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")

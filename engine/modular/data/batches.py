@@ -105,7 +105,7 @@ def training_batch(
     return changes(pixels, random), torch.from_numpy(images.labels[chosen])
 
 
-def batches_of(images: Images, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+def batches_of(images: Images, size: int = 250) -> Iterator[tuple[Tensor, Tensor]]:
     """Give all images as they are, in order, as bytes with their labels."""
     for start in range(0, len(images), size):
         part = images.take(slice(start, start + size))
