@@ -25,8 +25,11 @@ for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
 settings.register_profile(
     "dovetail",
     deadline=None,
+    max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
+# pytest --hypothesis-profile long: as many examples as one has the patience for.
+settings.register_profile("long", settings.get_profile("dovetail"), max_examples=1000)
 settings.load_profile("dovetail")
 
 

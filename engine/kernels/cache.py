@@ -1,12 +1,14 @@
 """Where compiled kernels are kept: in the user's cache folder, under a name that changes with any kernel's source.
 
-numba itself looks only at the file of the function that is called, and would miss changes in those that it calls. The
+numba itself looks only at the file of the function that is called, and would miss changes in those that it calls. It
+also compiles again for every place that a package is installed in; here the same sources share what is compiled. The
 place is ours alone: functions of other packages in the process are kept where numba keeps them.
 """
 
 from __future__ import annotations
 
 import atexit
+import functools
 import hashlib
 import os
 import shutil
@@ -27,14 +29,29 @@ ending: list[Callable[[], None]] = []
 """What the end of the process does, for programs that end themselves in the middle."""
 
 
-def _cache_folder() -> str:
-    """Give a folder for compiled code: the user's cache, else one that lives as long as this process."""
+def _digest_of_sources() -> str:
+    """Compute a digest of all kernels' sources."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+SOURCES = _digest_of_sources()
+"""Digest of all kernels' sources."""
+
+
+@functools.cache
+def _digest_of_file(file: str) -> str:
+    """Compute the digest of a file with kernels, which may lie elsewhere and call these."""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+
+
+def _cache_folder() -> str:
+    """Give a folder for compiled code: the user's cache, else one that lives as long as this process."""
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        folder = root / "dovetail" / f"kernels-{digest.hexdigest()[:16]}"
+        folder = root / "dovetail" / f"kernels-{SOURCES}"
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return str(folder)
@@ -60,12 +77,15 @@ class _OurLocator(_numba._SourceFileBackedLocatorMixin, _numba._CacheLocator):  
 
     def __init__(self, function: Callable[..., Any], file: str) -> None:
         self._py_file, self._lineno = file, function.__code__.co_firstlineno
-        # The path that numba itself uses below NUMBA_CACHE_DIR, by which child processes find the folder.
-        self._cache_path = str(Path(FOLDER) / self.get_suitable_cache_subpath(file))
+        self._cache_path = str(Path(FOLDER) / function.__module__.rpartition(".")[0])
 
     def get_cache_path(self) -> str:
         """Give the folder of the function's compiled code."""
         return self._cache_path
+
+    def get_source_stamp(self) -> str:
+        """Give what compiled code must have been made of: these kernels, and this file, wherever they lie."""
+        return f"{SOURCES} {_digest_of_file(self._py_file)}"
 
     @classmethod
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> Any:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from dovetail.engine.kernels import sums
 
 FOREIGN = """
 from numba import njit
@@ -25,6 +28,17 @@ print(foreign.twice._cache.cache_path)
 print(compare.compare._cache.cache_path)
 print(adapters.add_product._cache.cache_path)
 print(cache.FOLDER)
+"""
+
+COMPILED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+from dovetail.engine.kernels import sums
+
+assert sums.__file__.startswith(sys.argv[1])
+sums.sum_squares(np.ones(4, np.float32))
+print(sums.sum_squares._cache.cache_path)
 """
 
 
@@ -56,3 +70,25 @@ def test_the_folder_that_the_user_names(tmp_path: Path) -> None:
     _, foreign, *ours, folder = run(tmp_path, NUMBA_CACHE_DIR=str(tmp_path / "named"))
     assert str(tmp_path / "named") == folder
     assert [Path(folder)] * 3 == [Path(path).parent for path in (foreign, *ours)]
+
+
+def test_the_same_sources_share_what_is_compiled(tmp_path: Path) -> None:
+    """Kernels that are installed in two places are compiled once; with another source, they are compiled again."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    environment = {**inherited, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
+    folders, files = [], []
+    for name in ("first", "second", "changed"):
+        kernels = tmp_path / name / "dovetail" / "engine" / "kernels"
+        shutil.copytree(Path(sums.__file__).parent, kernels)
+        (kernels.parents[1] / "__init__.py").touch()
+        (kernels.parent / "__init__.py").touch()
+        if name == "changed":
+            with (kernels / "bits.py").open("a") as source:
+                source.write("# changed\n")
+        command = [sys.executable, "-c", COMPILED, str(tmp_path / name)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        folders.append(done.stdout)
+        files.append({path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.nbc")})
+    assert folders[0] == folders[1] != folders[2]
+    assert {} != files[0] == files[1]
+    assert len(files[2]) > len(files[1])
