@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.text import Text
 
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.actions.verify import read_manifest
+from dovetail.engine.cli.report.console import new_grid, show
 from dovetail.engine.cli.report.display import Recorder, choose_display
 from dovetail.engine.cli.report.tables import print_summary
 from dovetail.engine.errors import OutputError
@@ -63,9 +65,11 @@ def run_demo(folder: Path, memory_bytes: int) -> None:
         raise OutputError(f"folder {folder} is not empty", "a new folder or an earlier demonstration", "choose another")
     folder.mkdir(parents=True, exist_ok=True)
     print(f"1. Making a base model and two fine-tunes (Llama-shaped, bfloat16, sharded) in {folder}/", flush=True)
+    print("   Their weights are random numbers: enough to see how a merge works, but no model that talks.", flush=True)
     _make_checkpoints(folder)
     recipe.write_text(_recipe(folder))
     print(f"\n2. Merging them by CABS with {KEEP}:{BLOCK}, in at most {format_size(memory_bytes)} of memory:")
+    print("\n".join(f"   | {line}" for line in recipe.read_text().splitlines()), end="\n\n")
     print(f"   dovetail merge {recipe} {merged} --memory {memory_bytes // 2**20}MiB --shard-size 48MB\n", flush=True)
     if merged.exists():
         shutil.rmtree(merged)
@@ -180,31 +184,41 @@ def _command() -> str:
     return script if Path(script).name == "dovetail" and shutil.which("dovetail") != script else "dovetail"
 
 
-def _report(merged: Path, done: Done) -> str:
-    """Write the report of the merge; give its place, or how to have one."""
+def _report(merged: Path, done: Done) -> tuple[str, str]:
+    """Write the report of the merge; give its place, or how to have one, and what it is."""
     from dovetail.engine.cli.report.page.kinds import page_of
     from dovetail.engine.cli.report.page.render import is_ready, write_page
 
     if not is_ready():
-        return f"{_command()} report {merged}"
+        needs = "what the merge did, as a web page; needs the extra 'report': pip install 'dovetail[report]'"
+        return f"{_command()} report {merged}", needs
     page = merged.with_name(f"{merged.name}-report.html")
     write_page(page_of(merged, done), page)
-    return str(page)
+    return str(page), "what the merge did, as a web page: open it in a browser"
 
 
-def _explain(merged: Path, recipe: Path, report: str) -> None:
-    command = _command()
+def _explain(merged: Path, recipe: Path, report: tuple[str, str]) -> None:
+    command, share = _command(), KEEP / BLOCK
     print(
         f"""
 4. What happened
-   Of every {BLOCK} consecutive weights, each fine-tune kept its {KEEP} strongest changes (in bfloat16 many are exactly
-   zero: they are never kept). No two fine-tunes kept a change at the same place, so the overlap is 0.
+   A task vector is a fine-tune minus the base model; its norm says how much fine-tuning has changed.
+   Of every {BLOCK} consecutive weights, each fine-tune kept its {KEEP} strongest changes: a density of {share:.0%}, or
+   less where fewer changes are left. (In bfloat16 many changes are exactly zero: they are never kept.)
+   The norm kept is the norm of what was kept: the strongest changes are most of the change.
+   No two fine-tunes kept a change at the same place, so the overlap is 0. The first one chose among all places, the
+   second among those that were left, which is why it keeps less of its norm. Their order in the recipe decides.
 
-5. Where to look next
-   {report}     what the merge did, as a web page: open it in a browser
-   {merged}/README.md                  the model card
-   {merged}/{MANIFEST_NAME}     statistics and checksums of every tensor
-   {command} inspect {merged}    its tensors
-   {command} plan {recipe}       what the merge reads, writes and holds
-   {command} methods                        all methods and their parameters"""
+5. Where to look next"""
     )
+    rows = new_grid(None, None)
+    for cells in (
+        report,
+        (f"{merged}/README.md", "the model card"),
+        (f"{merged}/{MANIFEST_NAME}", "statistics and checksums of every tensor"),
+        (f"{command} inspect {merged}", "its tensors"),
+        (f"{command} plan {recipe}", "what the merge reads, writes and holds"),
+        (f"{command} methods", "all methods and their parameters"),
+    ):
+        rows.add_row(*map(Text, cells))
+    show(rows, indent=3)

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dovetail.engine.cli.report.page.columns import fitting_columns, place_columns, shape_text, unique
-from dovetail.engine.cli.report.page.layers import TENSORS, layers_section
+from dovetail.engine.cli.report.page.layers import TENSORS, layer_sections
 from dovetail.engine.cli.report.page.models import models_section
 from dovetail.engine.cli.report.page.parts import Column, Facts, Page, Part, Section, Table, Text
-from dovetail.engine.output.manifest import has_task_vectors
+from dovetail.engine.facts import listed
+from dovetail.engine.methods.registry import all_methods
+from dovetail.engine.output.manifest import has_task_vectors, norm_text
 from dovetail.engine.output.places import Places
 from dovetail.engine.text import counted, format_size, short_name
 from dovetail.io.zarr.vectors import VectorsFormat
@@ -56,18 +58,31 @@ def merge_page(manifest: Manifest, done: Done | None = None) -> Page:
         "Parameters": f"{elements:,}",
         **size_text(manifest),
         **_costs(done),
-        **({"Change of the base": f"{totals['merged_norm']:.4g}"} if with_vectors and totals["merged_norm"] else {}),
+        **({"Change of the base (norm)": norm_text(totals["merged_norm"], 4)} if with_vectors else {}),
     }
     places = Places(list(table["name"]))
     sections = [
-        Section("Inputs", (), list(_inputs(manifest))),
-        *([models_section(names, totals), layers_section(names, table, places)] if with_vectors else []),
+        *([models_section(names, totals)] if with_vectors else []),
+        *(layer_sections(names, totals, table, places) if with_vectors else ()),
         _tensors(names, table, places, with_vectors),
         Section("Recipe", (), [Text(recipe_text(manifest))]),
+        Section("Inputs", (), list(_inputs(manifest))),
     ]
-    return Page(
-        f"{_what(manifest)} {manifest.folder.resolve().name}", summary, list(_warnings(names, totals, table)), sections
+    title = f"{_what(manifest)} {manifest.folder.resolve().name}"
+    return Page(title, summary, list(_warnings(names, totals, table)), sections, list(_lead(manifest, names)))
+
+
+def _lead(manifest: Manifest, names: Sequence[str]) -> Iterator[str]:
+    """Say what was merged, and what the method does."""
+    recipe = manifest["recipe"]
+    method = all_methods().get(str(recipe.get("merge_method")))
+    if method is None or not names:
+        return
+    base = recipe.get("base_model")
+    yield f"{listed(names)}, merged by {method.name}" + (
+        f" on the base model {short_name(str(base))}." if base else "."
     )
+    yield f"What {method.name} is for: {method.summary[:1].lower()}{method.summary[1:]}"
 
 
 def _tensors(names: Sequence[str], table: np.recarray[Any, Any], places: Places, with_vectors: bool) -> Section:

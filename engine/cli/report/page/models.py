@@ -51,7 +51,10 @@ def models_section(names: Sequence[str], totals: Mapping[str, Any]) -> Section:
     return Section(
         "Models",
         (
-            "Density is the share of a model's changes that the merge keeps. Overlap is, of the places where either of "
+            "A task vector is a fine-tuned model minus the base model. Its norm says how much fine-tuning has changed; "
+            "the norm kept, how much of that the merge takes, before weights. Density is the share of a model's "
+            "elements whose changes the merge keeps.",
+            "Overlap is, of the places where either of "
             "two models keeps a change, the share where both do: there they are in conflict.",
         ),
         parts,

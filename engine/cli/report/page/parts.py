@@ -188,3 +188,5 @@ class Page:
     """What is to be looked at, and what to do, in whole sentences."""
     sections: Sequence[Section] = field(default_factory=tuple)
     """The rest, in order."""
+    lead: Sequence[str] = ()
+    """What this is, in sentences before all else."""

@@ -126,6 +126,7 @@ def test_heat_maps(browser: Any, merged: Path) -> None:
     assert figure.locator("tbody tr").count() > 1
     assert not figure.locator(".plot").is_visible()
     figure.get_by_role("button", name="As a table").click()
+    figure.locator(".nsewdrag").first.scroll_into_view_if_needed()
     area = figure.locator(".nsewdrag").first.bounding_box()
     rows = figure.locator("g.ytick").count()
     shown.page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
@@ -204,6 +205,7 @@ def test_hostile_names(browser: Any, tmp_path: Path) -> None:
     write_page(_hostile(), tmp_path / "page.html")
     shown = Shown(browser, tmp_path / "page.html")
     shown.page.on("dialog", lambda dialog: shown.complaints.append(dialog.message))
+    shown.page.locator(".nsewdrag").first.scroll_into_view_if_needed()
     area = shown.page.locator(".nsewdrag").first.bounding_box()
     shown.page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
     shown.page.locator(".hoverlayer text").first.wait_for()

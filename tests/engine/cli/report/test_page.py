@@ -48,13 +48,14 @@ def _hostile() -> Page:
                 [HOSTILE],
                 [
                     Facts({HOSTILE: HOSTILE}),
-                    Text(HOSTILE),
+                    Text(HOSTILE, HOSTILE),
                     HeatMap(HOSTILE, HOSTILE, [HOSTILE], HOSTILE, [HOSTILE], [Measure(HOSTILE, [[1.0]])]),
                     Curves(HOSTILE, HOSTILE, [HOSTILE], HOSTILE, {HOSTILE: [1.0]}),
                     Table(HOSTILE, [column], id=HOSTILE),
                 ],
             )
         ],
+        [HOSTILE],
     )
 
 
@@ -163,7 +164,7 @@ def test_methods(family: Family, method: str) -> None:
     assert 0 == outcome.code, outcome.err
     assert "report" == outcome.events[-1]["event"]
     found = parse((family.home / "page.html").read_text())
-    assert method in found.text
+    assert f"merged by {method}" in found.text
     assert 9 == len(found.column(TENSORS, "tensor"))
     assert "Peak memory" in found.text
 
