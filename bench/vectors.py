@@ -2,6 +2,7 @@
 
     python bench/vectors.py                                  # a base model and 3 fine-tunes of 1.7 GB
     python bench/vectors.py --size demo --repeats 1          # small, to try the script
+    python bench/vectors.py --densities 64:256               # of one density alone
 
 For CABS at 64:256 and at 3:32, a store is made in each codec. Then the same recipe is merged from the models and from
 the store, in turns, each in a process of its own, with all inputs in the page cache. Bytes read are those of the inputs
@@ -23,18 +24,20 @@ from measure import run, warm
 from report import print_table, spread, write_results
 from workplace import arguments, cabs_recipe, digest, dovetail, family_bytes, make_family, workplace
 
-DENSITIES = ((64, 256), (3, 32))
+DENSITIES = ("64:256", "3:32")
 SIZE_COLUMNS = ("", "marks, MB", "values, MB", "store, MB", "of the models, %", "made in, s", "peak, MiB")
 COST_COLUMNS = (
     "",
     "models, s",
     "store, s",
     "ratio",
+    "models, CPU s",
+    "store, CPU s",
+    "ratio",
     "read, GB",
     "store, GB",
     "ratio",
     "read and written",
-    "CPU, ratio",
 )
 
 
@@ -115,28 +118,32 @@ def cost_row(label: str, found: dict[str, list[dict[str, Any]]]) -> list[str]:
         f"{middle('models', 'wall_s'):.2f}",
         f"{middle('store', 'wall_s'):.2f}",
         spread(ratios("wall_s")),
+        f"{middle('models', 'cpu_s'):.2f}",
+        f"{middle('store', 'cpu_s'):.2f}",
+        spread(ratios("cpu_s")),
         f"{middle('models', 'read_bytes') / 1e9:.3f}",
         f"{middle('store', 'read_bytes') / 1e9:.3f}",
         f"{ratios('read_bytes')[0]:.2f}",
         f"{ratios('read_bytes', 'written_bytes')[0]:.2f}",
-        spread(ratios("cpu_s")),
     ]
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--fine-tunes", type=int, default=3, help="how many models are merged [3]")
-    parser.add_argument("--codecs", nargs="+", default=["zstd", "blosc"], help="of the stores [zstd blosc]")
+    parser.add_argument("--codecs", nargs="+", default=["blosc", "none"], help="of the stores [blosc none]")
+    parser.add_argument("--densities", nargs="+", default=DENSITIES, help="n:m of the stores [64:256 3:32]")
     options = parser.parse_args()
     sizes: dict[str, dict[str, Any]] = {}
     costs: dict[str, dict[str, list[dict[str, Any]]]] = {}
     with workplace(options.work, 12 * 10**9 if options.size == "0.85B" else 10**9) as home:
         family = make_family(home, options.size, options.fine_tunes)
         models_bytes = family_bytes(family[1:])
-        for n, m in DENSITIES:
+        for density in options.densities:
+            n, m = map(int, density.split(":"))
             recipe = cabs_recipe(home / "recipe.yml", family, n, m, weight=0.8)
             for codec in options.codecs:
-                label, store = f"{n}:{m} {codec}", home / "store"
+                label, store = f"{density} {codec}", home / "store"
                 sizes[label] = make_store(recipe, store, codec, options, models_bytes)
                 costs[label] = compare(recipe, store, family, home, options)
     rows = [

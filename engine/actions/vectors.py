@@ -31,8 +31,7 @@ from dovetail.io.errors import NonFiniteError
 from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.files.durable import write_durably
 from dovetail.io.files.home import expand_home
-from dovetail.io.zarr.layout import CODECS
-from dovetail.io.zarr.vectors import VectorsFormat
+from dovetail.io.zarr.vectors import VALUES_CODEC, VectorsFormat
 
 
 @gives_manifest
@@ -43,7 +42,7 @@ def make_vectors(
     options: PlanOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
-    codec: str = CODECS[0],
+    codec: str = VALUES_CODEC,
     *,
     progress: bool | events.Listener = False,
 ) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def make_vectors(
     run, listen, progress
         As for `dovetail.engine.merge`.
     codec
-        How the store's arrays are compressed: ``zstd``, ``blosc`` or ``none``.
+        How the values are compressed: ``blosc``, ``zstd`` or ``none``, and the marks by Zstandard or not at all.
 
     Returns
     -------

@@ -28,6 +28,7 @@ from dovetail.engine.cli.options import (
     ShardOption,
     StagesOption,
     StrictOption,
+    ValuesCodecOption,
     WorkersOption,
     ZarrShardOption,
     begin_work,
@@ -36,7 +37,7 @@ from dovetail.engine.cli.options import (
     run_options,
 )
 from dovetail.engine.cli.parser import tell
-from dovetail.io.zarr.layout import CODECS
+from dovetail.io.zarr.vectors import VALUES_CODEC
 
 
 def merge(
@@ -163,7 +164,7 @@ def vectors(
     output: Annotated[Path, typer.Argument(metavar="STORE", help="Folder to make.", readable=False)],
     memory: MemoryOption = None,
     workers: WorkersOption = None,
-    codec: CodecOption = None,
+    codec: ValuesCodecOption = None,
     seed: SeedOption = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace STORE if it is not empty.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished STORE away.")] = False,
@@ -189,6 +190,6 @@ def vectors(
         recorder = Recorder(display)
         options = PlanOptions(seed=seed, strict=strict, allow_partial=allow_partial)
         run = run_options(memory, workers, overwrite, restart)
-        manifest = make_vectors(recipe_source(recipe), output, options, run, recorder, codec or CODECS[0])
+        manifest = make_vectors(recipe_source(recipe), output, options, run, recorder, codec or VALUES_CODEC)
     if not quiet and not as_json and not recorder.done[-1].already:
         print_store(manifest, recorder.done[-1])

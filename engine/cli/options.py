@@ -13,6 +13,7 @@ from dovetail.engine.cli.report.streams import outlast_reader
 from dovetail.io.output import FORMATS, SafetensorsFormat, choose_format
 from dovetail.io.sizes import LEAST_WRITTEN_BYTES
 from dovetail.io.zarr.layout import CODECS
+from dovetail.io.zarr.vectors import VALUES_CODEC
 
 if TYPE_CHECKING:
     from dovetail.engine.planning.plan import PlanOptions
@@ -77,6 +78,10 @@ ShardOption = Annotated[
 CodecOption = Annotated[
     str | None,
     typer.Option("--codec", **one_of_option(CODECS), help=f"Compression of Zarr output. [default: {CODECS[0]}]"),
+]
+ValuesCodecOption = Annotated[
+    str | None,
+    typer.Option("--codec", **one_of_option(CODECS), help=f"Compression of the values. [default: {VALUES_CODEC}]"),
 ]
 ZarrShardOption = Annotated[
     str | None,

@@ -15,23 +15,26 @@ from numba import types
 from numba.extending import intrinsic
 
 from dovetail.engine.kernels import settings
-from dovetail.engine.kernels.emit import F32, F64, I16, I64, constant, data_of, fill, integer, load, loop, pick, store
+from dovetail.engine.kernels.emit import (
+    F32,
+    F64,
+    I16,
+    I64,
+    constant,
+    data_of,
+    fill,
+    integer,
+    load,
+    loop,
+    store,
+    sum_lanes,
+)
 
 LANES = 32
 """Partial sums; enough of them to hide the latency of an addition."""
 
 _DOUBLES = ir.VectorType(F64, LANES)
 _FLOATS = ir.VectorType(F32, LANES)
-
-
-def _total(builder: Any, vector: Any) -> Any:
-    """Add up the lanes of a vector: the second half is added to the first until one lane is left."""
-    add = builder.fadd if vector.type.element == F64 else builder.add
-    half = vector.type.count // 2
-    while half:
-        low, high = (pick(builder, vector, vector, range(first, first + half)) for first in (0, half))
-        vector, half = add(low, high), half // 2
-    return builder.extract_element(vector, integer(I64, 0))
 
 
 @intrinsic
@@ -84,9 +87,9 @@ def _claim_and_add(typing, marks, tau, weight, free, base, before, after, start,
         last = builder.add(start, builder.mul(whole, integer(I64, LANES)))
         partial = builder.zext(builder.icmp_unsigned("!=", rest, integer(I16, 0)), I64)
         count, everything, kept = loop(builder, partial, state, lambda _, state: add(last, state, inside))
-        found = _total(builder, builder.zext(count, ir.VectorType(I64, LANES)))
+        found = sum_lanes(builder, builder.zext(count, ir.VectorType(I64, LANES)))
         return context.make_tuple(
-            builder, signature.return_type, [found, _total(builder, everything), _total(builder, kept)]
+            builder, signature.return_type, [found, sum_lanes(builder, everything), sum_lanes(builder, kept)]
         )
 
     return result(marks, tau, weight, free, base, before, after, types.int64, types.int64), generate

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.np import arrayobj
 
-I1, I16, I32, I64 = ir.IntType(1), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+I1, I8, I16, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
 
 
@@ -116,6 +116,16 @@ def largest_lane(builder: Any, vector: Any) -> Any:
     kind = vector.type
     name = f"llvm.vector.reduce.umax.v{kind.count}i{kind.element.width}"
     return builder.call(declare(builder, name, ir.FunctionType(kind.element, [kind])), [vector])
+
+
+def sum_lanes(builder: Any, vector: Any) -> Any:
+    """Add up the lanes of a vector: the second half is added to the first until one lane is left."""
+    add = builder.fadd if vector.type.element in (F32, F64) else builder.add
+    half = vector.type.count // 2
+    while half:
+        low, high = (pick(builder, vector, vector, range(first, first + half)) for first in (0, half))
+        vector, half = add(low, high), half // 2
+    return builder.extract_element(vector, integer(I64, 0))
 
 
 def loop(builder: Any, count: Any, state: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:

@@ -20,7 +20,7 @@ from numba import njit
 
 from dovetail.engine.kernels.contribution import claim_and_add
 from dovetail.engine.kernels.convert import BF16, ITEMSIZES, decode, encode
-from dovetail.engine.kernels.selection import SLACK, TABLE_ELEMENTS, fill, plane_elements, select, span_elements
+from dovetail.engine.kernels.selection import SLACK, TABLE_ELEMENTS, fill, plane_elements, select, whole_span
 from dovetail.engine.kernels.statistics import count_nonfinite
 
 TILE = 1 << 14
@@ -39,7 +39,7 @@ _EXP = np.uint32(0x7F800000)
 @functools.cache
 def tile_elements(m: tuple[int, ...]) -> int | None:
     """Choose the elements of a tile that holds whole blocks of every model; None if it would exceed `LARGEST_TILE`."""
-    spans = [span_elements(each) for each in m]
+    spans = [whole_span(each) for each in m]
     common, blocks = lcm(*spans), lcm(*m)
     if max(blocks, *spans) > LARGEST_TILE:
         return None
@@ -94,7 +94,7 @@ def scratch_bytes(tile: int, m: Sequence[int]) -> int:
 
 def _lengths(tile: int, m: Sequence[int]) -> tuple[int, int]:
     """Give the length of the arrays that hold a tile, and that of the planes for the selection from long blocks."""
-    longest = tile + max(span_elements(each) for each in m) + SLACK
+    longest = tile + max(whole_span(each) for each in m) + SLACK
     line = ALIGNMENT_BYTES // 2  # so that every row of an array is aligned
     return -(-longest // line) * line, max(plane_elements(each) for each in m)
 

@@ -31,13 +31,17 @@ SLACK = 64
 """Elements beyond the last span that the selection may read or write."""
 
 
-@njit(nogil=True, cache=True)
-def span_elements(m: int) -> int:
-    """Give the elements of a span, a multiple of m: the selection always works on whole spans."""
+def whole_span(m: int) -> int:
+    """Give the elements of a span, a multiple of m: the selection always works on whole spans.
+
+    Planning asks for it, and loads no kernels.
+    """
     return BLOCKS * m if m <= LONGEST else m
 
 
-@njit(nogil=True, cache=True)
+span_elements = njit(nogil=True, cache=True)(whole_span)
+
+
 def plane_elements(m: int) -> int:
     """Give the length of the planes of `long_blocks` for blocks of m elements; 0 for blocks that need none."""
     return 0 if m <= LONGEST else (m + ROW - 1) // ROW * ROW

@@ -1,7 +1,7 @@
 """Merging packed parts of task vectors: marks of one bit, and the models' values at the marks.
 
 The kernel takes the steps of `sparsified.sparsified_sum`, and finds the kept elements by their marks rather than by
-choosing them: what is not kept costs nothing but the base model's value. All arithmetic is float32, every operation is
+choosing them. All arithmetic is float32, every operation is
 rounded by itself, and models are added in order.
 """
 
@@ -10,9 +10,19 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dovetail.engine.kernels.bits import count_ones, lowest_one
+from dovetail.engine.kernels.bits import count_ones
 from dovetail.engine.kernels.convert import decode, encode
 from dovetail.engine.kernels.election import add_voting, elect_signs, scale_change
+from dovetail.engine.kernels.expansion import (
+    LANES,
+    SLACK,
+    WORD,
+    add_word,
+    add_words,
+    spread_word,
+    spread_words,
+    total_lanes,
+)
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.sums import sum_squares
 from dovetail.engine.kernels.task_vectors import add_change
@@ -20,19 +30,18 @@ from dovetail.engine.kernels.task_vectors import add_change
 TILE = 4096
 """Elements of a tile: few enough for the L1 and L2 caches; whole words of marks."""
 
-_WORD = 64
-_ALL, _NONE, _ONE = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0), np.uint64(1)
+_ALL, _ONE = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1)
 _ZERO = np.float32(0.0)
 
 
 @njit(nogil=True, cache=True)
 def _within(words, index, begin, end):  # type: ignore[no-untyped-def]
     """Give a word of marks without those of elements outside ``begin:end``."""
-    word, first = words[index], index * _WORD
+    word, first = words[index], index * WORD
     if first < begin:
         word &= _ALL << np.uint64(begin - first)
-    if first + _WORD > end:
-        word &= _ALL >> np.uint64(first + _WORD - end)
+    if first + WORD > end:
+        word &= _ALL >> np.uint64(first + WORD - end)
     return word
 
 
@@ -48,35 +57,17 @@ def count_words(words, other, begin, end):  # type: ignore[no-untyped-def]
         A range of elements; `end` is above `begin`.
 
     """
-    count = 0
-    for index in range(begin // _WORD, (end - 1) // _WORD + 1):
-        count += count_ones(np.uint64(_within(words, index, begin, end) & other[index]))
+    first, last, count = begin // WORD, end // WORD, 0
+    for index in range(first + 1, last):
+        count += count_ones(np.uint64(words[index] & other[index]))
+    count += count_ones(np.uint64(_within(words, first, begin, end) & other[first]))
+    if first < last and last * WORD < end:
+        count += count_ones(np.uint64(_within(words, last, begin, end) & other[last]))
     return count
 
 
 @njit(nogil=True, cache=True)
-def _add_kept(words, begin, end, values, origin, scale, weight, total):  # type: ignore[no-untyped-def]
-    """Add the contributions of the kept elements of ``begin:end``; their changes take the place of their values."""
-    at, size = 0, end - begin
-    for index in range(begin // _WORD, (end - 1) // _WORD + 1):
-        first = index * _WORD - begin
-        low, high = max(first, 0), min(first + _WORD, size)
-        word = words[index]
-        if high - low < _WORD:
-            word = _within(words, index, begin, end) >> np.uint64(low - first)
-        # Parts of arrays, because places within a word need fewer checks than places within the run.
-        before, sums = origin[low:high], total[low:high]
-        while word != _NONE:
-            i = lowest_one(word)
-            tau = np.float32(values[at] - before[i])
-            values[at] = tau
-            sums[i] = np.float32(sums[i] + np.float32(weight * np.float32(scale * tau)))
-            word &= np.uint64(word - _ONE)
-            at += 1
-
-
-@njit(nogil=True, cache=True)
-def unpack(words, begin, end, values, origin, mask, tau):  # type: ignore[no-untyped-def]
+def unpack(words, begin, end, values, origin, tau):  # type: ignore[no-untyped-def]
     """Unpack a run of elements into a task vector that is zero where the model keeps nothing.
 
     Parameters
@@ -86,26 +77,71 @@ def unpack(words, begin, end, values, origin, mask, tau):  # type: ignore[no-unt
     begin, end : int
         The run; `end` is above `begin`.
     values : float32[:]
-        The model's values at the marks of the run.
+        The model's values at the marks of the run, and `SLACK` elements of any values.
     origin : float32[:]
         The base model's values of the run.
-    mask : uint8[:]
-        Receives 1 where the model keeps the element, else 0.
     tau : float32[:]
         Receives the kept part of the task vector.
 
     """
-    mask[:] = 0
-    tau[:] = _ZERO
-    at = 0
-    for index in range(begin // _WORD, (end - 1) // _WORD + 1):
-        word = _within(words, index, begin, end)
-        while word != _NONE:
-            i = index * _WORD + lowest_one(word) - begin
-            mask[i] = 1
-            tau[i] = np.float32(values[at] - origin[i])
-            word &= np.uint64(word - _ONE)
-            at += 1
+    first, last, at = (begin + WORD - 1) // WORD, end // WORD, 0
+    if begin < first * WORD:
+        word = np.uint64(_within(words, first - 1, begin, end) >> np.uint64(begin - (first - 1) * WORD))
+        at = spread_word(word, 0, min(first * WORD, end) - begin, values, at, origin, tau)
+    if first < last:
+        at = spread_words(words, first, last - first, values, at, origin, tau, first * WORD - begin)
+    if first <= last and last * WORD < end:
+        spread_word(_within(words, last, begin, end), last * WORD - begin, end - begin, values, at, origin, tau)
+
+
+@njit(nogil=True, cache=True)
+def unmark(words, begin, end, mask):  # type: ignore[no-untyped-def]
+    """Unpack the marks of a run of elements into bytes.
+
+    Parameters
+    ----------
+    words, begin, end
+        As for `unpack`.
+    mask : uint8[:]
+        Receives 1 where the model keeps the element, else 0.
+
+    """
+    for i in range(end - begin):
+        place = begin + i
+        mask[i] = np.uint8((words[place >> 6] >> np.uint64(place & 63)) & _ONE)
+
+
+@njit(nogil=True, cache=True)
+def add_kept(words, begin, end, values, origin, scale, weight, total):  # type: ignore[no-untyped-def]
+    """Add the contributions of the kept elements of a run.
+
+    Parameters
+    ----------
+    words, begin, end, values, origin
+        As for `unpack`.
+    scale, weight : float32
+        What the kept changes are multiplied by, one after the other.
+    total : float32[:]
+        The sum of the run, to which the kernel adds.
+
+    Returns
+    -------
+    float
+        The sum of squares of the kept changes.
+
+    """
+    first, last, at, squares = (begin + WORD - 1) // WORD, end // WORD, 0, 0.0
+    lanes = np.zeros(LANES, np.float64)
+    if begin < first * WORD:
+        word, high = _within(words, first - 1, begin, end) >> np.uint64(begin - (first - 1) * WORD), first * WORD
+        at = add_word(np.uint64(word), 0, min(high, end) - begin, values, at, origin, total, scale, weight, lanes)
+    if first < last:
+        place = first * WORD - begin
+        at, squares = add_words(words, first, last - first, values, at, origin, total, place, scale, weight)
+    if first <= last and last * WORD < end:
+        word, low = _within(words, last, begin, end), last * WORD - begin
+        add_word(word, low, end - begin, values, at, origin, total, scale, weight, lanes)
+    return squares + total_lanes(lanes)
 
 
 @njit(nogil=True, cache=True)
@@ -143,7 +179,7 @@ def stored_sum(sources, codes, marks, bounds, factors, options, out, totals):  #
     voting, normalize, divisor, factor = options
     nonfinite, pairs, squares = totals
     models, out_code = factors.shape[1], codes[len(codes) - 1]
-    base, change, kept = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    base, change, kept = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE + SLACK, np.float32)
     tau, mask = np.empty(TILE if voting else 0, np.float32), np.empty(TILE if voting else 0, np.uint8)
     sums, at = np.empty((5 if voting else 0, TILE), np.float32), np.zeros(models, np.int64)
     overflowed = 0
@@ -166,18 +202,18 @@ def stored_sum(sources, codes, marks, bounds, factors, options, out, totals):  #
                 pairs[j, i] += both
             found = count_words(marks[j], marks[j], start, stop)
             pairs[j, j] += found
-            values = kept[:found]
+            values = kept[: found + SLACK]
             decode(sources[j + 1], codes[j + 1], at[j], at[j] + found, values)
-            nonfinite[j + 1] += count_nonfinite(values)
+            nonfinite[j + 1] += count_nonfinite(values[:found])
             at[j] += found
             scale, weight = factors[0, j], factors[1, j]
             if voting:
-                unpack(marks[j], start, stop, values, origin, mask[:count], tau[:count])
+                unpack(marks[j], start, stop, values, origin, tau[:count])
+                unmark(marks[j], start, stop, mask[:count])
                 squares[j] += sum_squares(tau[:count])
                 add_voting(tau[:count], mask[:count], scale, weight, factors[2, j], sums)
             else:
-                _add_kept(marks[j], start, stop, values, origin, scale, weight, delta)
-                squares[j] += sum_squares(values)
+                squares[j] += add_kept(marks[j], start, stop, values, origin, scale, weight, delta)
         if voting:
             elect_signs(sums, normalize, np.float32(-np.inf), delta)
         scale_change(delta, divisor, factor)

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from zarr.codecs import Crc32cCodec, ShardingCodec
 
 from dovetail.io.zarr.blosc import frame_bytes
 
@@ -102,7 +101,7 @@ class Bounded:
         return self.codec.encode(buffer)
 
     def decode(self, buffer: Any, out: Any = None) -> Any:
-        """Decompress a buffer.
+        """Decompress a buffer, into `out` where that is given and the compressor is Blosc, Zstandard or LZ4.
 
         Raises
         ------
@@ -121,9 +120,9 @@ class Bounded:
         if size is None:
             raise ValueError("it does not say to how many bytes it decompresses, and they are compressed again")
         self._check_size(size, "it claims {} bytes decompressed")
-        if name == "blosc":  # which has been checked as a whole, and is a little faster into memory of its own
+        if name == "blosc" and out is None:  # checked as a whole, and a little faster into memory of its own
             return self.codec.decode(buffer)
-        return self.codec.decode(buffer, out=np.empty(size, np.uint8))
+        return self.codec.decode(buffer, out=np.empty(size, np.uint8) if out is None else out)
 
     def _check_size(self, size: int, what: str) -> None:
         if size > self.limit_bytes or (self.exact and size != self.limit_bytes):
@@ -203,6 +202,8 @@ class _Stage:
 
 def bound(codecs: Iterable[Any], chunk_shape: Sequence[int], itemsize: int) -> None:
     """Give the compressors among the codecs of an array of version 3 limits, in shards too."""
+    from zarr.codecs import Crc32cCodec, ShardingCodec
+
     stage = _Stage(math.prod(chunk_shape) * itemsize)
     for codec in codecs:
         if isinstance(codec, ShardingCodec):

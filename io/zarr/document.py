@@ -216,6 +216,11 @@ def _find_dtype(found: Any, known: Mapping[str, DType], where: str) -> DType:
     return dtype
 
 
+def dtype_of(data_type: Any) -> DType:
+    """Give the dtype of a document of version 3 that was checked."""
+    return _V3_DTYPES[data_type["name"] if type(data_type) is dict else data_type]
+
+
 def _check_sizes(found: Any, least: int, what: str, where: str) -> tuple[int, ...]:
     if (
         type(found) is not list

@@ -223,7 +223,7 @@ def folder_name(name: str) -> str:
 def array_document(array: PlacedArray, codec: str) -> dict[str, Any]:
     """Make the Zarr v3 metadata of an array."""
     grid = array.grid
-    codecs = _codecs(codec, array.dtype.itemsize)
+    codecs = chunk_codecs(codec, array.dtype.itemsize)
     if grid.chunk_shape != grid.object_shape:
         index = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
         inner = {"chunk_shape": list(grid.chunk_shape), "codecs": codecs, "index_codecs": index}
@@ -244,7 +244,7 @@ def array_document(array: PlacedArray, codec: str) -> dict[str, Any]:
     }
 
 
-def _codecs(codec: str, itemsize: int) -> list[dict[str, Any]]:
+def chunk_codecs(codec: str, itemsize: int) -> list[dict[str, Any]]:
     """List the codecs of a chunk, with the fastest settings, because slower ones hardly make random weights smaller."""
     first: dict[str, Any] = {"name": "bytes"}
     if itemsize > 1:

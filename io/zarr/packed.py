@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from dovetail.io.errors import StoreError
-from dovetail.io.source import Source, StoredObjects, checked_source
+from dovetail.io.source import StoredObjects, checked_source
+from dovetail.io.zarr.source import ZarrSource
 from dovetail.io.zarr.vectors import mark_bytes
 
 HEADER: Final = np.dtype([("count", "<u8"), ("base", "<u8"), ("scale", "<f4"), ("rest", "<u4", (3,))])
@@ -31,9 +32,9 @@ class PackedSource:
 
     label: str
     """What people call the tensor in the store."""
-    marks: Source
+    marks: ZarrSource
     """The rows of marks: see `dovetail.io.zarr.vectors`."""
-    values: Source
+    values: ZarrSource
     """The rows of values."""
     length: int
     """Number of elements of the tensor."""
@@ -53,10 +54,14 @@ class PackedSource:
         return True
 
     @property
+    def _row_bytes(self) -> int:
+        """Bytes of both rows of a chunk."""
+        return mark_bytes(self.chunk) + self.most * self.values.itemsize
+
+    @property
     def scratch_bytes(self) -> int:
-        """Both rows of a chunk as they are stored and decoded, and what decoding takes."""
-        row = mark_bytes(self.chunk) + self.most * self.values.itemsize
-        return self.marks.scratch_bytes + self.values.scratch_bytes + 2 * row
+        """What decoding a row takes, and the rows of a last chunk that has few elements."""
+        return max(self.marks.scratch_bytes, self.values.scratch_bytes) + self._row_bytes
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return the packed chunks that elements ``[start, stop)`` consist of.
@@ -73,22 +78,22 @@ class PackedSource:
         """
         if not 0 <= start <= stop <= self.length or start % self.chunk or (stop % self.chunk and stop != self.length):
             raise IndexError(f"elements {start} to {stop} of a tensor of {self.length} in chunks of {self.chunk}")
-        parts: list[NDArray[np.uint8]] = []
-        for index in range(start // self.chunk, -(-stop // self.chunk)):
-            parts += self._chunk(index)
-        result = np.concatenate(parts) if parts else np.empty(0, np.uint8)
+        chunks = range(start // self.chunk, -(-stop // self.chunk))
+        room, end = np.empty(len(chunks) * self._row_bytes, np.uint8), 0
+        for index in chunks:  # each a little shorter than its room, so that they follow each other
+            end += self._read_chunk(index, room[end : end + self._row_bytes])
+        result = room[:end]
         result.flags.writeable = False
         return result
 
-    def _chunk(self, index: int) -> list[NDArray[np.uint8]]:
-        """Read one chunk: its row of marks, its values, and what fills them up."""
+    def _read_chunk(self, index: int, out: NDArray[np.uint8]) -> int:
+        """Read one chunk: its row of marks, its values, and what fills them up; give how many bytes they are."""
         width, size = mark_bytes(self.chunk), self.values.itemsize
-        row = self.marks.read(index * width, (index + 1) * width)
-        kept = self.values.read(index * self.most, (index + 1) * self.most)
-        count, elements = (
-            int(row[: HEADER.itemsize].view(HEADER)[0]["count"]),
-            min(self.chunk, self.length - index * self.chunk),
-        )
+        row, kept = out[:width], out[width:]
+        self.marks.read_row(index, row)
+        self.values.read_row(index, kept)
+        count = int(row[: HEADER.itemsize].view(HEADER)[0]["count"])
+        elements = min(self.chunk, self.length - index * self.chunk)
         bits = row[HEADER.itemsize :]
         beyond = bits[elements // 8 :].copy()
         beyond[:1] >>= elements % 8
@@ -100,7 +105,7 @@ class PackedSource:
         # By words, where a method can keep anything the zeros of a row are most of it.
         if count > self.most or kept[count * size : end].any() or kept[end:].view(np.uint64).any():
             raise self._unsound(index, f"has other values than for its {count} marks", f"{count} values")
-        return [row, kept[:end]]
+        return width + end
 
     def _unsound(self, index: int, found: str, expected: str) -> StoreError:
         return StoreError(f"chunk {index} of {self.label} {found}", expected, "copy the store again, or make it anew")

@@ -23,6 +23,7 @@ from dovetail.io.files.smallfile import is_named
 from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
 from dovetail.io.formats.header import MAX_NAME_LENGTH
 from dovetail.io.zarr.chunk_pool import pool
+from dovetail.io.zarr.direct import direct_codec
 from dovetail.io.zarr.document import ArrayDocument, check_document, parse_document
 from dovetail.io.zarr.oddities import count_objects, missing_note, tiny_note
 from dovetail.io.zarr.place import WHOLE, FolderPlace, Place
@@ -159,8 +160,6 @@ def _checkpoint(
     metadata: Mapping[str, str],
     files: Iterable[FileFingerprint],
 ) -> Checkpoint:
-    from dovetail.io.zarr.codecs import open_codec
-
     tensors: dict[str, TensorInfo] = {}
     texts: dict[bytes, bytes] = {}  # arrays with equal texts share one object
     lacking: list[tuple[str, int, int]] = []
@@ -172,7 +171,8 @@ def _checkpoint(
             raise ZarrError(f"two arrays of {place.label} are called {name!r}", "one name for one tensor", "rename one")
         text = texts.setdefault(document.text, document.text)
         try:
-            open_codec(text, document.chunk_shape, document.object_shape, sharded=document.sharded)
+            if direct_codec(text) is None:
+                _try_codec(document)
         except ZarrError as error:
             raise ZarrError(f"{where}: {error.what}", error.expected, error.action) from error
         source = ZarrSource(
@@ -194,6 +194,20 @@ def _checkpoint(
         raise MissingFileError(f"{place.label} holds no Zarr array", LOOKED_FOR, "check the path")
     notes = (*missing_note(place.label, lacking), *tiny_note(place.label, counts))
     return Checkpoint(path, folder, tensors, metadata, tuple(files), notes=notes)
+
+
+def _try_codec(document: ArrayDocument) -> None:
+    """Find out whether zarr-python takes the metadata of an array.
+
+    Raises
+    ------
+    ZarrError
+        It does not.
+
+    """
+    from dovetail.io.zarr.codecs import open_codec
+
+    open_codec(document.text, document.chunk_shape, document.object_shape, sharded=document.sharded)
 
 
 def _counted(found: Iterable[_Found], keys: Iterable[str]) -> list[_Found]:

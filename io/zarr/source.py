@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
-from dovetail.io.errors import ZarrError
+from dovetail.io.errors import ChangedFileError, ZarrError
 from dovetail.io.files.boxes import Box, boxes
 from dovetail.io.source import Decoding, checked_source, out_of_range
 from dovetail.io.zarr.chunk_pool import pool
-from dovetail.io.zarr.place import Place
+from dovetail.io.zarr.direct import direct_codec
+from dovetail.io.zarr.place import WHOLE, Place
 from dovetail.io.zarr.shards import ENTRY_BYTES, KEPT_BYTES, ShardIndexes
 
 if TYPE_CHECKING:
@@ -131,14 +132,48 @@ class ZarrSource:
         result.flags.writeable = False
         return result
 
+    def read_row(self, index: int, out: NDArray[np.uint8]) -> None:
+        """Decode a row of a matrix of which every row is one chunk, into memory of the caller.
+
+        Parameters
+        ----------
+        index
+            The row.
+        out : uint8[chunk_bytes]
+            Receives it.
+
+        Raises
+        ------
+        ZarrError, ChangedFileError
+            As `read` does; and the chunk is not there.
+
+        """
+        position, codec = (index, 0), direct_codec(self.text)
+        if codec is None:
+            width = self.chunk_shape[1]
+            out[:] = self.read(index * width, (index + 1) * width)
+            return
+        key = codec.key(position)
+        data = self.place.read(self.prefix + key, WHOLE, self.limit_bytes, self.newest_ns)
+        if data is None:
+            raise ChangedFileError(
+                f"{self.place.label}/{self.prefix}{key} is gone", "the chunk that was opened", "put it back"
+            )
+        try:
+            codec.decode(key, data, out)
+        except ZarrError as error:
+            raise self._located(error) from error
+
     def prefetch(self, start: int, stop: int) -> None:
         """Ask the place to start reading the objects of a range."""
         if stop - start > _MOST_PREFETCHED * math.prod(self.object_shape):
             return  # and does not list them all only to find that they are too many
-        codec, objects = self._codec(), self._parts(start, stop, self.object_shape)
+        objects = self._parts(start, stop, self.object_shape)
         if len(objects) <= _MOST_PREFETCHED:
+            direct = direct_codec(self.text)
+            key = self._codec().object_key if direct is None else direct.key
             for position in objects:
-                self.place.prefetch(self.prefix + codec.object_key(position))
+                self.place.prefetch(self.prefix + key(position))
 
     def populate(self, start: int, stop: int) -> bool:
         """Do nothing: no memory is mapped, so there are no pages to make resident."""
@@ -197,10 +232,13 @@ class ZarrSource:
             try:
                 return codec.decode(position, fetch, indexes)
             except ZarrError as error:
-                where = f"{self.place.label}/{self.prefix}"
-                raise ZarrError(f"{where}: {error.what}", error.expected, error.action) from error
+                raise self._located(error) from error
 
         return pool().get((self.place, self.prefix, position, self.newest_ns), decode, keep=keep)
+
+    def _located(self, error: ZarrError) -> ZarrError:
+        """Say in which array a chunk is damaged."""
+        return ZarrError(f"{self.place.label}/{self.prefix}: {error.what}", error.expected, error.action)
 
     def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Cut a range where chunks are tiny, so that a list of those that it meets is never long."""

@@ -19,12 +19,13 @@ from dovetail.engine.planning.vectors.document import StoreDocument, StoredTenso
 from dovetail.engine.planning.vectors.stand_ins import CopyTest, Remembered, stand_in
 from dovetail.engine.planning.work import Input
 from dovetail.engine.recipe import Recipe
-from dovetail.io.checkpoint import Checkpoint, TensorInfo
+from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DTYPES
 from dovetail.io.errors import StoreError
 from dovetail.io.output_format import Chunking
 from dovetail.io.zarr.packed import PackedSource
 from dovetail.io.zarr.prints import ChunksFingerprint
+from dovetail.io.zarr.source import ZarrSource
 from dovetail.io.zarr.vectors import array_names, mark_bytes
 
 _AGAIN = "copy the store again, or make it anew"
@@ -193,25 +194,22 @@ def _input(
         ((rows, mark_bytes(stored.chunk)), (rows, stored.most[place])),
         strict=True,
     )
-    arrays, size_bytes = list[TensorInfo](), 0
+    arrays, size_bytes = list[ZarrSource](), 0
     for array, kind, shape in wanted:
         info = store.checkpoint.tensors.get(array)
         if info is None or (info.dtype.name, info.shape) != (kind, shape):
             found = "is not there" if info is None else f"is {info.dtype.name} of shape {list(info.shape)}"
             raise StoreError(f"array {array!r} of {store.label} {found}", f"{kind} of shape {list(shape)}", _AGAIN)
-        files = sizes[_folder(info)]
+        source = info.source
+        if not isinstance(source, ZarrSource) or source.chunk_shape != (1, shape[1]) or source.sharded:
+            raise StoreError(f"array {array!r} of {store.label} is cut otherwise", "Zarr with a row a chunk", _AGAIN)
+        files = sizes[source.prefix]
         if files.count != rows:
             raise StoreError(f"array {array!r} of {store.label} has {files.count} chunks", f"{rows}", _AGAIN)
         size_bytes += files.size_bytes
-        arrays.append(info)
+        arrays.append(source)
     marks, values = arrays
     label = f"tensor {name!r} of {stored.models[place]} in {store.label}"
-    source = PackedSource(label, marks.source, values.source, prod(tensor.shape), stored.chunk, stored.most[place])
+    packed = PackedSource(label, marks, values, prod(tensor.shape), stored.chunk, stored.most[place])
     code = DTYPES[dtype].kernel_code
-    return Input(source, code, f"{stored.models[place]} in {store.label}", name, size_bytes, packed=True)
-
-
-def _folder(info: TensorInfo) -> str:
-    """Give the name by which the fingerprint of an array's chunks is listed."""
-    prefix: str = getattr(info.source, "prefix", "")
-    return prefix
+    return Input(packed, code, f"{stored.models[place]} in {store.label}", name, size_bytes, packed=True)

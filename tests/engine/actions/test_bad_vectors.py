@@ -254,10 +254,10 @@ def test_models_with_nan_are_refused(family: Family) -> None:
 def test_the_command_makes_a_store_and_says_how_to_use_it(family: Family) -> None:
     """The command ends with the line that a recipe needs; a second run has nothing to do; mistakes have exit code 2."""
     recipe = family.recipe()
-    outcome = dovetail("vectors", recipe, family.out, "--codec", "blosc")
+    outcome = dovetail("vectors", recipe, family.out, "--codec", "zstd")
     assert 0 == outcome.code
     assert f"vectors: {family.out}" in outcome.out
-    assert "nothing to do" in dovetail("vectors", recipe, family.out, "--codec", "blosc").err
+    assert "nothing to do" in dovetail("vectors", recipe, family.out, "--codec", "zstd").err
     assert 5 == dovetail("vectors", recipe, family.out).code
     assert 0 == dovetail("vectors", recipe, family.out, "--overwrite", "--quiet").code
     assert 4 == dovetail("vectors", recipe, family.home / "other", "--memory", "2MiB").code
