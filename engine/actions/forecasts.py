@@ -184,6 +184,8 @@ def _locate(ref: ModelRef, stage: Stage, stages: Sequence[Stage], download: even
     try:
         return locate(ref, stage.recipe.origin.folder, download)
     except (RecipeError, MissingFileError) as error:
+        if isinstance(error.__cause__, OSError):  # the model is there, but cannot be read: nobody misspelt a stage
+            raise
         _explain(error, ref, [str(each.name) for each in stages if each.name and each is not stage])
 
 

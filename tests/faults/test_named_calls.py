@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dovetail.engine.actions.recompute import recompute
 from dovetail.engine.errors import VerificationError
@@ -173,3 +174,17 @@ def test_no_more_open_files(family: Family, monkeypatch: pytest.MonkeyPatch, com
         assert "damaged" not in outcome.err
     assert count > 5
     assert 0 == outcome.code
+
+
+def test_a_model_that_cannot_be_looked_at_is_no_misspelt_stage(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what the disk said, and proposes no stage in the place of the model; exit code 3."""
+    recipe = family.recipe_path.read_text()
+    first = {"name": "first", "merge_method": "linear", "models": [{"model": str(family.base)}], "dtype": "bfloat16"}
+    family.recipe_path.write_text(f"{yaml.safe_dump(first | {'parameters': {'weight': 1.0}})}---\n{recipe}")
+    failing = Failing(os.stat, lambda path: path == str(family.math), 1, errno.EIO)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", failing)
+        outcome = dovetail("merge", family.recipe_path, family.out)
+    assert 3 == outcome.code, outcome.err
+    told = f"cannot read {family.math} (Input/output error); expected a readable folder or file; "
+    assert f"error: {told}check its permissions" == outcome.err.splitlines()[-1]

@@ -104,7 +104,8 @@ def _codes(strike: Strike, path: str, root: Path) -> Sequence[int]:
     if strike.kind == "populate" or place in (root / "work", root, *root.parents):
         # It concerns no file that is known, or a folder above both what is read and what is written.
         return (4,) if strike.error in _FULL else (3, 5)
-    if inputs in (place, *place.parents):
+    looked_for = place.parent == root / "work" and (inputs / place.name).exists()  # before the recipe's folder
+    if inputs in (place, *place.parents) or looked_for:
         return (3,)
     if strike.error in _FULL:
         return (4,)
