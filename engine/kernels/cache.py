@@ -95,3 +95,24 @@ class _OurLocator(_numba._SourceFileBackedLocatorMixin, _numba._CacheLocator):  
 
 if _OurLocator not in _numba.CacheImpl._locator_classes:
     _numba.CacheImpl._locator_classes.insert(0, _OurLocator)
+
+
+class _FileOfEach(_numba.IndexDataCacheFile):  # type: ignore[misc]
+    """The index of one function's compiled code, with a file for each signature whose name says which.
+
+    numba numbers these files. Two processes that compile a function for two signatures at the same time can both take
+    the same number, and a third would then run code that expects other arguments.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        """Write compiled code, and only then the line of the index that leads to it."""
+        if Path(FOLDER) not in Path(self._cache_path).parents or not str(self._source_stamp).startswith(SOURCES):
+            super().save(key, data)  # of another package
+            return
+        digest = hashlib.sha256(repr((self._source_stamp, key)).encode()).hexdigest()[:20]
+        name = f"{self._index_name.removesuffix('.nbi')}.{digest}.nbc"
+        self._save_data(name, data)
+        self._save_index({**self._load_index(), key: name})
+
+
+_numba.IndexDataCacheFile = _FileOfEach

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dovetail.engine.kernels import sums
+from numba.core import caching
+
+from dovetail.engine.kernels import cache, sums
 
 FOREIGN = """
 from numba import njit
@@ -34,7 +36,9 @@ COMPILED = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from dovetail.engine.kernels import sums
+from numba.core import caching
+
+from dovetail.engine.kernels import cache, sums
 
 assert sums.__file__.startswith(sys.argv[1])
 sums.sum_squares(np.ones(4, np.float32))
@@ -92,3 +96,26 @@ def test_the_same_sources_share_what_is_compiled(tmp_path: Path) -> None:
     assert folders[0] == folders[1] != folders[2]
     assert {} != files[0] == files[1]
     assert len(files[2]) > len(files[1])
+
+
+def test_two_signatures_compiled_at_once_stay_apart(tmp_path: Path) -> None:
+    """Processes that save code for two signatures at the same time, each unaware of the other, exchange no code."""
+    folder = Path(cache.FOLDER) / f"test-{tmp_path.name}"
+    folder.mkdir()
+    try:
+        first, second, third = (
+            caching.IndexDataCacheFile(str(folder), "kernel-1.py311", f"{cache.SOURCES} file") for _ in range(3)
+        )
+        second._load_index = dict  # it has looked before the first saved anything
+        write = first._save_data
+
+        def write_late(name: str, code: str) -> None:
+            second.save(("float64",), "code for float64")
+            write(name, code)
+
+        first._save_data = write_late
+        first.save(("int64",), "code for int64")
+        assert third.load(("float64",)) in (None, "code for float64")
+        assert third.load(("int64",)) in (None, "code for int64")
+    finally:
+        shutil.rmtree(folder)
