@@ -162,7 +162,7 @@ def recompute(
     output, run, began = expand_home(output), run or RunOptions(), time.monotonic()
     manifest = read_manifest(output)
     try:
-        plan = _plan_again(output, manifest)
+        plan = plan_again(output, manifest)
     except DovetailError:
         raise
     except DEFECTS as error:
@@ -237,7 +237,7 @@ def _sample(plan: Plan, fraction: float, seed: int) -> list[tuple[Job, list[int]
     return [(plan.jobs[index], positions) for index, positions in chosen.items()]
 
 
-def _plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
+def plan_again(output: Path, manifest: Mapping[str, Any]) -> Plan:
     """Make the plan of a finished merge again.
 
     Raises

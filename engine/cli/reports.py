@@ -134,6 +134,14 @@ def report(
         Path | None,
         typer.Option("--html", metavar="FILE", help="The page to write. [default: FOLDER-report.html, here]"),
     ] = None,
+    conflicts: Annotated[
+        bool,
+        typer.Option(
+            "--conflicts", help="Also read the inputs of a merge again, to find which changes models lost to others."
+        ),
+    ] = False,
+    memory: MemoryOption = None,
+    workers: WorkersOption = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE even if it is no report.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -144,14 +152,30 @@ def report(
     what every model gives, a table of all tensors to sort, filter and copy, and what is to be looked at. Of two merges,
     it shows where their recipes and their figures differ.
     """
-    from dovetail.engine.cli.report.page.kinds import page_of, page_of_two
+    from dovetail.engine.cli.report.display import choose_display
+    from dovetail.engine.cli.report.page.kinds import output_folder, page_of, page_of_two
     from dovetail.engine.cli.report.page.render import check_place, tell_page, write_page
+    from dovetail.engine.errors import RecipeError
     from dovetail.io.files.home import expand_home
 
     places = [Path(expand_home(place)) for place in (folder, other) if place is not None]
     target = Path(f"{'-'.join(_title(place) for place in places)}-report.html" if html is None else expand_home(html))
     check_place(target, overwrite=overwrite)
-    page = page_of(places[0]) if other is None else page_of_two(*places)
+    if not conflicts and (memory, workers) != (None, None):
+        raise RecipeError(
+            "--memory and --workers have no effect", "a limit for --conflicts, which reads models", "leave them out"
+        )
+    if conflicts:
+        from dovetail.engine.actions.conflicts import conflicts as find_conflicts
+
+        if other is not None:
+            raise RecipeError("--conflicts and a second output are given", "one output", "leave one of them out")
+        run = run_options(memory, workers, overwrite=False, restart=False)
+        with choose_display(quiet=False, as_json=as_json, label="reading") as display:
+            found = find_conflicts(output_folder(places[0]), run, display)
+        page = page_of(places[0], None, found)
+    else:
+        page = page_of(places[0]) if other is None else page_of_two(*places)
     tell_page(target, write_page(page, target), quiet=False, as_json=as_json)
 
 

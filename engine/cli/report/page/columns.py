@@ -15,7 +15,9 @@ MOST_CHOICES: Final = 500
 """Kinds of tensors up to which a reader can choose from a list of them."""
 
 
-def fitting_columns(groups: Sequence[Sequence[Column]], tensors: int) -> tuple[list[Column], str]:
+def fitting_columns(
+    groups: Sequence[Sequence[Column]], tensors: int, most: int = MOST_NUMBERS
+) -> tuple[list[Column], str]:
     """Take the columns that a page has room for.
 
     Parameters
@@ -24,6 +26,8 @@ def fitting_columns(groups: Sequence[Sequence[Column]], tensors: int) -> tuple[l
         Columns that are shown together or not at all, in the order of what they tell.
     tensors
         Number of rows.
+    most
+        Numbers for which there is room.
 
     Returns
     -------
@@ -33,11 +37,11 @@ def fitting_columns(groups: Sequence[Sequence[Column]], tensors: int) -> tuple[l
     """
     shown: list[Column] = []
     for index, group in enumerate(groups):
-        if (len(shown) + len(group)) * tensors > MOST_NUMBERS:
+        if (len(shown) + len(group)) * tensors > most:
             first, last = groups[index][0].name, groups[-1][-1].name
             return shown, (
                 f"The page has no room for all figures of {tensors:,} tensors: of the columns from {first!r} to "
-                f"{last!r} the table has none. The manifests have them."
+                f"{last!r} the table has none."
             )
         shown += group
     return shown, ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dovetail.engine.actions.conflicts import Conflicts
 from dovetail.engine.actions.verify import DEFECTS, read_manifest
 from dovetail.engine.cli.report.page.merge_page import merge_page
 from dovetail.engine.cli.report.page.modular_page import modular_page
@@ -20,7 +21,7 @@ from dovetail.io.errors import MissingFileError
 from dovetail.io.files.smallfile import is_named
 
 
-def page_of(folder: Path, done: Done | None = None) -> Page:
+def page_of(folder: Path, done: Done | None = None, conflicts: Conflicts | None = None) -> Page:
     """Make the page of a merge's output, of a search, or of a modular network.
 
     Parameters
@@ -29,6 +30,8 @@ def page_of(folder: Path, done: Done | None = None) -> Page:
         The output or the network; an output's manifest stands for it.
     done
         What a merge that has just been done took; an output itself does not tell.
+    conflicts
+        Who overrode whom in a merge, if that was found out; the same.
 
     Raises
     ------
@@ -42,7 +45,7 @@ def page_of(folder: Path, done: Done | None = None) -> Page:
     """
     from dovetail.engine.modular.network.parent import PARENT_NAME, read_parent
 
-    folder = _folder(folder)
+    folder = output_folder(folder)
     if is_named(folder / PARENT_NAME):
         return modular_page(read_parent(folder))
     if is_search(folder):
@@ -54,7 +57,7 @@ def page_of(folder: Path, done: Done | None = None) -> Page:
             "check the path",
         )
     with _reading(folder):
-        return merge_page(read_manifest(folder), done)
+        return merge_page(read_manifest(folder), done, conflicts)
 
 
 def page_of_two(first: Path, second: Path) -> Page:
@@ -73,7 +76,7 @@ def page_of_two(first: Path, second: Path) -> Page:
         A manifest is damaged, or the merges have no tensor in common.
 
     """
-    folders = (_folder(first), _folder(second))
+    folders = (output_folder(first), output_folder(second))
     for folder in folders:
         if not is_named(folder / MANIFEST_NAME):
             raise MissingFileError(
@@ -105,7 +108,8 @@ def _reading(*folders: Path) -> Iterator[None]:
         ) from error
 
 
-def _folder(place: Path) -> Path:
+def output_folder(place: Path) -> Path:
+    """Give the folder of an output, for which its manifest can stand."""
     return place.parent if place.name == MANIFEST_NAME else place
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dovetail.engine.cli.report.page.columns import fitting_columns, place_columns, shape_text, unique
+from dovetail.engine.cli.report.page.conflicts import conflicts_section
 from dovetail.engine.cli.report.page.layers import TENSORS, layer_sections
 from dovetail.engine.cli.report.page.models import models_section
 from dovetail.engine.cli.report.page.parts import Column, Facts, Page, Part, Section, Table, Text
@@ -20,6 +21,7 @@ from dovetail.engine.text import counted, format_size, short_name
 from dovetail.io.zarr.vectors import VectorsFormat
 
 if TYPE_CHECKING:
+    from dovetail.engine.actions.conflicts import Conflicts
     from dovetail.engine.events import Done
     from dovetail.engine.output.document import Manifest
 
@@ -30,7 +32,7 @@ _UNEVEN: Final = 10.0
 """Ratio of what two models give from which on it is worth a sentence."""
 
 
-def merge_page(manifest: Manifest, done: Done | None = None) -> Page:
+def merge_page(manifest: Manifest, done: Done | None = None, conflicts: Conflicts | None = None) -> Page:
     """Make the page of a merge.
 
     Parameters
@@ -39,6 +41,8 @@ def merge_page(manifest: Manifest, done: Done | None = None) -> Page:
         The output's manifest.
     done
         What the merge took, if that is known.
+    conflicts
+        Who overrode whom, if that was found out.
 
     Raises
     ------
@@ -64,6 +68,7 @@ def merge_page(manifest: Manifest, done: Done | None = None) -> Page:
     sections = [
         *([models_section(names, totals)] if with_vectors else []),
         *(layer_sections(names, totals, table, places) if with_vectors else ()),
+        *([conflicts_section(names, conflicts)] if conflicts is not None else []),
         _tensors(names, table, places, with_vectors),
         Section("Recipe", (), [Text(recipe_text(manifest))]),
         Section("Inputs", (), list(_inputs(manifest))),

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from dovetail.engine import merge
+from dovetail.engine.actions.conflicts import conflicts
 from dovetail.engine.cli.report.page.kinds import page_of, page_of_two
 from dovetail.engine.cli.report.page.render import write_page
+from dovetail.engine.run.prepare import RunOptions
 from tests.engine.cli.report.test_page import _hostile
 from tests.engine.conftest import Family
 from tests.engine.modular.parents import make_parent
@@ -187,6 +189,27 @@ def test_two_merges(browser: Any, family: Family, width: int, scheme: str) -> No
     layers = shown.figure("Every tensor of both").get_by_label("layer", exact=True)
     playwright.expect(layers).not_to_have_value("0", timeout=TIMEOUT_MS)
     assert {"differ"} == set(shown.cells("Every tensor of both", 4))
+    assert width >= shown.page.evaluate("document.documentElement.scrollWidth")
+    shown.end()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark")])
+def test_conflicts(browser: Any, family: Family, width: int, scheme: str) -> None:
+    """The section about conflicts draws, and a click on a cell of its heat map filters its own table."""
+    merge(family.recipe_path, family.out)
+    found = conflicts(family.out, RunOptions(workers=1))
+    write_page(page_of(family.out, None, found), family.home / "page.html")
+    shown = Shown(browser, family.home / "page.html", width, scheme)
+    figure = shown.figure("Changes lost, by layer and kind of tensor")
+    figure.locator(".nsewdrag").first.scroll_into_view_if_needed()
+    area = figure.locator(".nsewdrag").first.bounding_box()
+    rows = figure.locator("g.ytick").count()
+    shown.page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
+    shown.page.mouse.click(area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
+    layers = shown.figure("Changes lost, in every tensor").get_by_label("layer", exact=True)
+    playwright.expect(layers).not_to_have_value("0", timeout=TIMEOUT_MS)
+    assert 1 == len(shown.cells("Changes lost, in every tensor", 0))
+    assert 9 == len(shown.cells("Every tensor of the output", 0))
     assert width >= shown.page.evaluate("document.documentElement.scrollWidth")
     shown.end()
 

@@ -9,10 +9,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from dovetail.engine import merge, read_manifest, search
+from dovetail.engine.actions.conflicts import Conflicts
 from dovetail.engine.cli.report.page import render as rendering
 from dovetail.engine.cli.report.page.kinds import page_of
 from dovetail.engine.cli.report.page.parts import Column, Curves, Facts, HeatMap, Measure, Page, Section, Table, Text
@@ -236,7 +238,10 @@ def test_many_tensors_fit(family: Family, monkeypatch: pytest.MonkeyPatch) -> No
     manifest = read_manifest(family.out)
     grow_manifest(manifest, models=3, tensors=50_000)
     monkeypatch.setattr("dovetail.engine.cli.report.page.kinds.read_manifest", lambda _: manifest)
-    html = render(page_of(family.out))
+    draw = np.random.default_rng(0).random
+    wanted, lost = draw((50_000, 3)), draw((50_000, 3, 3))
+    found = Conflicts(tuple(manifest["tensors"]), wanted, wanted, lost, lost, 0)  # type: ignore[arg-type]
+    html = render(page_of(family.out, None, found))
     assert 6_000_000 > len(html)
     assert 3 == len(parse(html).part(LAYERS)["columns"])
 
