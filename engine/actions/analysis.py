@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dovetail.engine.actions.analysis_figures import Figures, figures
-from dovetail.engine.actions.analysis_places import in_order
 from dovetail.engine.actions.analysis_table import Records, pairs_of, total
 from dovetail.engine.facts import cut, facts_html, facts_text, listed
 from dovetail.engine.methods.measured import SHARES
+from dovetail.engine.output.places import Places
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.text import counted, format_size, short_name
 
 FORMAT: Final = "dovetail analysis"
 VERSION: Final = 1
+
+Name = TypeVar("Name", str, tuple[str, str])
 
 _STRONGEST: Final = tuple(f"{share:.0%}" for share in SHARES)
 
@@ -42,7 +44,7 @@ class AnalysedTensor:
     shape: tuple[int, ...]
     """Its shape."""
     layer: str
-    """Its layer, or "outside"."""
+    """Its layer; "outside" for none."""
     kind: str
     """What it is within its layer, with an asterisk for the number of an expert."""
     models: tuple[int, ...]
@@ -85,12 +87,17 @@ class Analysis:
     def layers(self) -> dict[str, Figures]:
         """Figures of every layer, in the order of the layers, those outside last."""
         found = self._grouped([each.layer for each in self.tensors])
-        return {name: found[name] for name in in_order(found)}
+        return {name: found[name] for name in Places([each.name for each in self.tensors]).layers if name in found}
 
     @property
     def kinds(self) -> dict[str, Figures]:
         """Figures of every kind of tensor, in the base model's order."""
         return self._grouped([each.kind for each in self.tensors])
+
+    @property
+    def cells(self) -> dict[tuple[str, str], Figures]:
+        """Figures of every kind of tensor in every layer."""
+        return self._grouped([(each.layer, each.kind) for each in self.tensors])
 
     def of_tensor(self, name: str) -> Figures:
         """Give the figures of one tensor; KeyError if there is none of the name."""
@@ -99,8 +106,8 @@ class Analysis:
                 return figures(self.records[place])
         raise KeyError(name)
 
-    def _grouped(self, names: Sequence[str]) -> dict[str, Figures]:
-        places: dict[str, list[int]] = {}
+    def _grouped(self, names: Sequence[Name]) -> dict[Name, Figures]:
+        places: dict[Name, list[int]] = {}
         for place, name in enumerate(names):
             if self.tensors[place].same is None:
                 places.setdefault(name, []).append(place)
@@ -122,6 +129,7 @@ class Analysis:
             "total": self.total.to_json(),
             "layers": {name: each.to_json() for name, each in self.layers.items()},
             "kinds": {name: each.to_json() for name, each in self.kinds.items()},
+            "cells": [{"layer": at, "kind": kind, **each.to_json()} for (at, kind), each in self.cells.items()],
             "tensors": list(self._tensors_json()),
             "read_bytes": self.read_bytes,
             "seconds": self.seconds,
@@ -132,8 +140,9 @@ class Analysis:
 
     def _tensors_json(self) -> Iterator[dict[str, Any]]:
         for each, record in zip(self.tensors, self.records, strict=True):
-            found = {"same": list(each.same)} if each.same is not None else figures(record).to_json()
-            yield {**asdict(each), **found, "of": list(each.models)}
+            named = asdict(each)
+            named["of"] = named.pop("models")
+            yield named | (figures(record).to_json() if each.same is None else {})
 
     def _facts(self) -> dict[str, str]:
         whole = self.total

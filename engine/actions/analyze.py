@@ -11,18 +11,17 @@ from typing import Any
 from dovetail.engine import events
 from dovetail.engine.actions.analysis import AnalysedTensor, Analysis
 from dovetail.engine.actions.analysis_figures import figures
-from dovetail.engine.actions.analysis_places import place_of
 from dovetail.engine.actions.analysis_table import Records, fill_record, new_table, total
 from dovetail.engine.actions.cautions import Measured, find_cautions
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.analysis import DEFAULT_BLOCK
 from dovetail.engine.methods.sameness import Differing
+from dovetail.engine.output.places import Places
 from dovetail.engine.output.tensor_table import labels
 from dovetail.engine.planning.analysis import AnalysisPlan, plan_analysis
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import ModelRef, RecipeSource
-from dovetail.engine.recipe.layers import parse_layer
 from dovetail.engine.run.measuring import measure
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.engine.text import short_name
@@ -155,13 +154,12 @@ def _reference(base: str) -> ModelRef:
 
 
 def _tensors(planned: AnalysisPlan, unmerged: Mapping[int, Differing]) -> tuple[AnalysedTensor, ...]:
-    names = [tensor.name for tensor in planned.plan.tensors]
-    several = len({parsed.stack for name in names if (parsed := parse_layer(name)) is not None}) > 1
+    places = Places([tensor.name for tensor in planned.plan.tensors])
     found = []
     for place, tensor in enumerate(planned.plan.tensors):
-        layer, kind = place_of(tensor.name, several=several)
         same = tuple(not each for each in unmerged[place].models.tolist()) if place in unmerged else None
         dtype, models = tensor.dtype.torch_name, tuple(tensor.order)
+        layer, kind = places.layer[place], places.kind[place]
         found.append(AnalysedTensor(tensor.name, dtype, tensor.shape, layer, kind, models, same))
     return tuple(found)
 

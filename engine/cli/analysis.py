@@ -44,6 +44,9 @@ def analyze(
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="Write all figures as JSON, for dovetail report too.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a web page that shows all figures.")
+    ] = None,
     memory: MemoryOption = None,
     workers: WorkersOption = None,
     nonfinite: NonFiniteOption = OnNonFinite.error,
@@ -61,10 +64,13 @@ def analyze(
     from dovetail.engine.actions.saved_analysis import check_file, save_analysis
     from dovetail.engine.cli.report.analysis import print_analysis, print_cautions
     from dovetail.engine.cli.report.display import choose_display
+    from dovetail.engine.cli.report.page.analysis_page import analysis_page
+    from dovetail.engine.cli.report.page.render import check_place, tell_page, write_page
     from dovetail.engine.planning.plan import PlanOptions
     from dovetail.io.files.home import expand_home
 
     target = None if save is None else check_file(Path(expand_home(save)), overwrite=overwrite)
+    page = None if html is None else check_place(Path(expand_home(html)), overwrite=overwrite)
     options = PlanOptions(keep_nonfinite=nonfinite is OnNonFinite.keep, strict=strict)
     run = run_options(memory, workers, overwrite=False, restart=False)
     with choose_display(quiet=quiet, as_json=as_json, label="analysing") as display:
@@ -72,6 +78,8 @@ def analyze(
     document = found.to_json()
     if target is not None:
         save_analysis(document, target)
+    if page is not None:
+        tell_page(page, write_page(analysis_page(document), page), quiet=quiet, as_json=as_json)
     if as_json:
         print(json.dumps({"event": "analysis", **document}))
     elif quiet:

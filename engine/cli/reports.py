@@ -123,7 +123,9 @@ def report(
     folder: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER", help="An output of dovetail merge or search, or a modular network.", show_default=False
+            metavar="FOLDER",
+            help="An output of dovetail merge or search, a modular network, or a file of dovetail analyze --save.",
+            show_default=False,
         ),
     ],
     other: Annotated[
@@ -146,7 +148,7 @@ def report(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Write a web page that shows what a merge did, what a search tried, or what classes of a modular network use.
+    """Write a web page that shows what a merge did, what a search tried, or what an analysis or a network has.
 
     The page is one file, which opens from the disk, offline, in any browser: heat maps by layer and kind of tensor,
     what every model gives, a table of all tensors to sort, filter and copy, and what is to be looked at. Of two merges,
@@ -180,10 +182,12 @@ def report(
 
 
 def _title(place: Path) -> str:
-    """Name what is reported on; a manifest has the name of its folder."""
+    """Name what is reported on; a manifest has the name of its folder, and a file no suffix."""
     from dovetail.engine.output.manifest import MANIFEST_NAME
 
     found = place.resolve()
+    if found.suffix == ".json" and found.name != MANIFEST_NAME:
+        return found.stem
     return found.parent.name if found.name == MANIFEST_NAME else found.name
 
 

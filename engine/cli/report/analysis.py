@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
 from dovetail.engine.cli.report.console import new_table, show
 from dovetail.engine.output.tensor_table import labels
 from dovetail.engine.text import counted, format_size, short_name
-
-_MOST_PAIRS: Final = 3
-"""Pairs of models that have columns of their own in the tables by layer and kind."""
 
 Document = Mapping[str, Any]
 """What `Analysis.to_json` gives, or what was saved of it."""
@@ -24,8 +21,8 @@ def print_analysis(document: Document) -> None:
     show(f"Changes from {short_name(document['base'])}:", _models(document, names), "")
     if document["pairs"]:
         show("How they lie to each other:", _pairs(document, names), "")
-    for title, groups in (("By layer:", document["layers"]), ("By kind of tensor:", document["kinds"])):
-        show(title, _groups(document, groups, names), "")
+    for title, groups in (("layer", document["layers"]), ("kind of tensor", document["kinds"])):
+        show(f"Changes, of the base's norm, and pairs, by {title}:", _groups(document, groups, names), "")
     print_cautions(document)
     speed = document["read_bytes"] / max(document["seconds"], 1e-9) / 1e9
     count = counted(len(document["tensors"]), "tensor")
@@ -63,18 +60,21 @@ def _pairs(document: Document, names: Sequence[str]) -> Table:
 
 
 def _groups(document: Document, groups: Mapping[str, Any], names: Sequence[str]) -> Table:
-    pairs = document["pairs"][:_MOST_PAIRS]
-    of_pairs = (f"{what} {names[i]}, {names[j]}" for i, j in pairs for what in ("cosine", "opposed"))
-    table = new_table("", *(f"{name}, of base's" for name in names), *of_pairs)
+    """Show how much of the base's norm each model changed, and what pairs have in common: of several, the extremes."""
+    count = len(document["pairs"])
+    titles = ["cosine", "opposed by magnitude"] if count == 1 else ["least cosine", "greatest", "most opposed"]
+    table = new_table("", *names, *(titles if count else []))
     for group, figures in groups.items():
-        table.add_row(group, *(_share(each["relative_norm"]) for each in figures["models"]), *_of_pairs(figures))
+        changes = (_share(each["relative_norm"]) for each in figures["models"])
+        table.add_row(group, *changes, *_extremes(figures["pairs"]))
     return table
 
 
-def _of_pairs(figures: Mapping[str, Any]) -> Iterator[str]:
-    for each in figures["pairs"][:_MOST_PAIRS]:
-        yield _cosine(each["cosine"])
-        yield _share(each["weighted_conflict"])
+def _extremes(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    cosines = [each["cosine"] for each in pairs if each["cosine"] is not None]
+    opposed = [each["weighted_conflict"] for each in pairs if each["weighted_conflict"] is not None]
+    cells = [_cosine(choose(cosines, default=None)) for choose in ((min, max) if len(pairs) > 1 else (min,))]
+    return [*cells, _share(max(opposed, default=None))] if pairs else []
 
 
 def _number(value: float | None) -> str:

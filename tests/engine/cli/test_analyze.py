@@ -23,7 +23,7 @@ def test_tables_for_people(family: Family) -> None:
         "of base's",
         "in 4:16",
         "math, code",
-        "By layer:",
+        "by layer:",
         "self_attn.q_proj.weight",
     ):
         assert expected in outcome.out
@@ -53,6 +53,22 @@ def test_json_and_files(family: Family) -> None:
     assert "analysis" == last.pop("event")
     assert last == read_analysis(path)
     assert 0 == dovetail("analyze", family.recipe_path, "--quiet", "--save", path).code
+
+
+def test_pages(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--html writes the page, and dovetail report makes the same of the saved figures; other files stay."""
+    pytest.importorskip("plotly")
+    monkeypatch.chdir(family.home)
+    assert 0 == dovetail("analyze", "recipe.yml", "--save", "found.json", "--html", "page.html", "--quiet").code
+    outcome = dovetail("report", "found.json")
+    assert 0 == outcome.code, outcome.err
+    assert (family.home / "page.html").read_bytes() == (family.home / "found-report.html").read_bytes()
+    (family.home / "found.json").write_text('{"format": "dovetail analysis", "version": 1}')
+    outcome = dovetail("report", "found.json")
+    assert (5, True) == (outcome.code, "found.json is damaged" in outcome.err)
+    (family.home / "notes.html").write_text("mine")
+    assert 5 == dovetail("analyze", "recipe.yml", "--html", "notes.html").code
+    assert "mine" == (family.home / "notes.html").read_text()
 
 
 @pytest.mark.parametrize("content", [b"{}", b"text"])

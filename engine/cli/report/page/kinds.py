@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dovetail.engine.actions.conflicts import Conflicts
+from dovetail.engine.actions.saved_analysis import is_analysis
 from dovetail.engine.actions.verify import DEFECTS, read_manifest
+from dovetail.engine.cli.report.page.analysis_page import saved_analysis_page
 from dovetail.engine.cli.report.page.merge_page import merge_page
 from dovetail.engine.cli.report.page.modular_page import modular_page
 from dovetail.engine.cli.report.page.pair_page import pair_page
@@ -22,12 +24,12 @@ from dovetail.io.files.smallfile import is_named
 
 
 def page_of(folder: Path, done: Done | None = None, conflicts: Conflicts | None = None) -> Page:
-    """Make the page of a merge's output, of a search, or of a modular network.
+    """Make the page of a merge's output, of a search, of a modular network, or of an analysis in a file.
 
     Parameters
     ----------
     folder
-        The output or the network; an output's manifest stands for it.
+        The output, the network or the file; an output's manifest stands for it.
     done
         What a merge that has just been done took; an output itself does not tell.
     conflicts
@@ -38,13 +40,15 @@ def page_of(folder: Path, done: Done | None = None, conflicts: Conflicts | None 
     MissingFileError
         The folder is none of these.
     VerificationError
-        Its manifest or its history is damaged.
+        Its manifest or its history is damaged, or the file.
     CheckpointError
         The network or its counts are damaged.
 
     """
     from dovetail.engine.modular.network.parent import PARENT_NAME, read_parent
 
+    if is_analysis(folder):
+        return saved_analysis_page(folder)
     folder = output_folder(folder)
     if is_named(folder / PARENT_NAME):
         return modular_page(read_parent(folder))
@@ -53,7 +57,7 @@ def page_of(folder: Path, done: Done | None = None, conflicts: Conflicts | None 
     if not is_named(folder / MANIFEST_NAME):
         raise MissingFileError(
             f"{folder} has neither {MANIFEST_NAME} nor {HISTORY_NAME} nor {PARENT_NAME}",
-            "an output of dovetail merge or search, or a modular network",
+            "an output of dovetail merge or search, a modular network, or a file of dovetail analyze --save",
             "check the path",
         )
     with _reading(folder):
