@@ -175,3 +175,10 @@ def test_comparisons_stay_below_the_limit(models: Path) -> None:
     peak_bytes, events = measure("compare", str(models / "base"), str(models / "math"), "--max-abs", "1e9")
     assert events[-1]["read_bytes"] >= 400 * 10**6
     assert peak_bytes <= events[-1]["projected_bytes"] <= 256 * MIB, f"{peak_bytes / MIB:.1f} MiB, {events[-1]}"
+
+
+def test_analyses_stay_below_the_limit(models: Path) -> None:
+    """Two fine-tunes of 200 MB are analysed beside their base within the projection, which is within 256 MiB."""
+    peak_bytes, events = measure("analyze", "--base", *(str(models / name) for name in ("base", "math", "code")))
+    assert events[-1]["read_bytes"] >= 600 * 10**6
+    assert peak_bytes <= events[-1]["projected_bytes"] <= 256 * MIB, f"{peak_bytes / MIB:.1f} MiB, {events[-1]}"
