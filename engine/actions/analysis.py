@@ -113,8 +113,16 @@ class Analysis:
                 places.setdefault(name, []).append(place)
         return {name: figures(total(self.records[chosen])) for name, chosen in places.items()}
 
-    def to_json(self) -> dict[str, Any]:
-        """Give all of it as a JSON object, from which ``dovetail report`` makes a page."""
+    def to_json(self, *, tensors: bool = True) -> dict[str, Any]:
+        """Give all of it as a JSON object, from which ``dovetail report`` makes a page.
+
+        Parameters
+        ----------
+        tensors
+            Whether every tensor is in it, and every kind in every layer.
+
+        """
+        cells = self.cells.items() if tensors else ()
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -129,8 +137,9 @@ class Analysis:
             "total": self.total.to_json(),
             "layers": {name: each.to_json() for name, each in self.layers.items()},
             "kinds": {name: each.to_json() for name, each in self.kinds.items()},
-            "cells": [{"layer": at, "kind": kind, **each.to_json()} for (at, kind), each in self.cells.items()],
-            "tensors": list(self._tensors_json()),
+            "tensor_count": len(self.tensors),
+            "cells": [{"layer": at, "kind": kind, **each.to_json()} for (at, kind), each in cells],
+            "tensors": list(self._tensors_json()) if tensors else [],
             "read_bytes": self.read_bytes,
             "seconds": self.seconds,
             "workers": self.budget.workers,

@@ -98,8 +98,7 @@ def analyze(
     for note in plan.warnings:
         listen(events.Notice("warning", note))
     records = new_table(len(plan.tensors), len(plan.models))
-    accumulator_bytes = plan.accumulated_bytes(1)  # each worker can have begun another tensor
-    budget, _ = prepare(plan, run, listen, compared_bytes=accumulator_bytes)
+    budget, _ = prepare(plan, run, listen)
     unmerged: dict[int, Differing] = {}
     done, most = 0, plan.read_bytes
     with held(), contextlib.closing(measure(plan, budget)) as measurements:

@@ -75,7 +75,7 @@ def analyze(
     run = run_options(memory, workers, overwrite=False, restart=False)
     with choose_display(quiet=quiet, as_json=as_json, label="analysing") as display:
         found = run_analysis(_recipe(given, base), base, options, run, display, n=n, m=m)
-    document = found.to_json()
+    document = found.to_json(tensors=as_json or save is not None or html is not None)
     if target is not None:
         save_analysis(document, target)
     if page is not None:

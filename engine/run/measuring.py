@@ -60,7 +60,7 @@ def measure(plan: Plan, budget: Budget) -> Generator[Measurement, None, None]:
 
     """
     with open_session(budget, plan.read_ahead_bytes) as session:
-        yield from _InOrder(plan, session).run()
+        yield from _InOrder(plan, session, budget.open_jobs).run()
 
 
 @dataclass(slots=True)
@@ -78,19 +78,30 @@ class _Pass:
 
 
 class _InOrder:
-    """Gives tasks to threads, and folds their results in the order in which they were given."""
+    """Gives tasks to threads, and folds their results in the order in which they were given.
 
-    def __init__(self, plan: Plan, session: Session) -> None:
-        self._plan, self._session = plan, session
+    Parameters
+    ----------
+    plan
+        What is measured.
+    session
+        What the tasks share.
+    open_jobs
+        Jobs of several tasks that may be under way at once, each with an accumulator.
+
+    """
+
+    def __init__(self, plan: Plan, session: Session, open_jobs: int) -> None:
+        self._plan, self._session, self._room = plan, session, open_jobs
+        self._jobs = deque(plan.jobs)
         self._waiting: deque[tuple[_Pass, int]] = deque()
         self._flying: deque[tuple[_Pass, int, Future[tuple[list[Any], int]]]] = deque()
 
     def run(self) -> Iterator[Measurement]:
-        jobs = iter(self._plan.jobs)
         with Threads(self._session.workers, thread_name_prefix="dovetail-measure") as pool:
             try:
                 while True:
-                    while len(self._flying) < self._session.workers + READ_AHEAD and self._has_next(jobs):
+                    while len(self._flying) < self._session.workers + READ_AHEAD and self._has_next():
                         self._submit(pool, *self._waiting.popleft())
                     if not self._flying:
                         return
@@ -102,8 +113,11 @@ class _InOrder:
                 for _, _, future in self._flying:
                     future.cancel()
 
-    def _has_next(self, jobs: Iterator[Job]) -> bool:
-        if not self._waiting and (job := next(jobs, None)) is not None:
+    def _has_next(self) -> bool:
+        """Whether there is a task to give away; opens the next job if none waits and there is room for it."""
+        if not self._waiting and self._jobs and (self._room or len(self._jobs[0].tasks) == 1):
+            job = self._jobs.popleft()
+            self._room -= len(job.tasks) > 1
             self._enter(_Pass(job, 0, None))
         return bool(self._waiting)
 
@@ -133,6 +147,7 @@ class _InOrder:
         if state.open:
             self._enter(_Pass(job, entered.step + 1, state))
             return ()
+        self._room += 1
         return ((pieces[0].tensor, state),)
 
 

@@ -25,7 +25,7 @@ def print_analysis(document: Document) -> None:
         show(f"Changes, of the base's norm, and pairs, by {title}:", _groups(document, groups, names), "")
     print_cautions(document)
     speed = document["read_bytes"] / max(document["seconds"], 1e-9) / 1e9
-    count = counted(len(document["tensors"]), "tensor")
+    count = counted(document["tensor_count"], "tensor")
     show(f"{count} analysed ({format_size(document['read_bytes'])} at {speed:.2f} GB/s)")
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dovetail.engine import events
 from dovetail.engine.actions.analysis import Analysis
 from dovetail.engine.actions.analyze import analyze
 from dovetail.engine.errors import MemoryLimitError, RecipeError
 from dovetail.engine.methods.measured import SHARES
 from dovetail.engine.planning import grid
 from dovetail.engine.planning.plan import PlanOptions
+from dovetail.engine.run import prepare
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.io.errors import NonFiniteError
 from tests.checkpoints import BF16, Tensors, llama_tensors, read_output, write_checkpoint, write_recipe
@@ -214,6 +217,33 @@ def test_limits_that_are_too_small_are_refused(family: Family) -> None:
     """The error names the limit that would do."""
     with pytest.raises(MemoryLimitError, match="pass --memory"):
         analyze(family.recipe_path, run=RunOptions(memory="20MiB"))
+
+
+def test_it_can_be_stopped(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, here from whoever listens, ends the work at once, with no thread left."""
+    monkeypatch.setattr(grid, "CHUNK_STEP", 64)
+    monkeypatch.setattr(grid, "TASK_BYTES", 1)
+    before = threading.active_count()
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Progress):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        analyze(family.recipe_path, listen=stop, n=4, m=16)
+    assert before == threading.active_count()
+
+
+def test_little_memory_opens_one_tensor_at_a_time(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the limit has no room for the sums of several tensors, one is measured after another, to the same bits."""
+    monkeypatch.setattr(grid, "CHUNK_STEP", 512)
+    monkeypatch.setattr(grid, "TASK_BYTES", 1)
+    monkeypatch.setattr(prepare, "resident_bytes", lambda: 200 * 2**20)
+    roomy = analyze(family.recipe_path, run=RunOptions(workers=1))
+    less = RunOptions(workers=1, memory_bytes=roomy.budget.projected_bytes - 1)
+    tight = analyze(family.recipe_path, run=less)
+    assert (4, 1) == (roomy.budget.open_jobs, tight.budget.open_jobs)
+    assert roomy.records.tobytes() == tight.records.tobytes()
 
 
 def test_it_is_shown_in_a_few_lines(family: Family) -> None:
