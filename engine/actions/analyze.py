@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,8 +32,8 @@ from dovetail.io.files.machine import resident_bytes
 
 @shows_progress("analysing")
 def analyze(
-    recipe: RecipeSource | Sequence[str],
-    base: str | None = None,
+    recipe: RecipeSource | Sequence[str | os.PathLike[str]],
+    base: str | os.PathLike[str] | None = None,
     options: PlanOptions | None = None,
     run: RunOptions | None = None,
     listen: events.Listener = events.ignore,
@@ -100,7 +101,7 @@ def analyze(
     records = new_table(len(plan.tensors), len(plan.models))
     budget, _ = prepare(plan, run, listen)
     unmerged: dict[int, Differing] = {}
-    done, most = 0, plan.read_bytes
+    done, most = 0, sum(tensor.input_bytes for tensor in plan.tensors)
     with held(), contextlib.closing(measure(plan, budget)) as measurements:
         for step in measurements:
             for place, found in step.tensors:
@@ -109,7 +110,7 @@ def analyze(
                     unmerged[place] = found
                 else:
                     fill_record(records[place], found, tensor.order, tensor.length)
-            done += step.read_bytes
+            done, most = done + step.read_bytes, most + step.again_bytes
             listen(events.Progress(done, most, time.monotonic() - started, resident_bytes()))
     for checkpoint in plan.checkpoints:
         checkpoint.check_unchanged()
@@ -128,7 +129,9 @@ def analyze(
     )
 
 
-def _asked(given: RecipeSource | Sequence[str], base: str | None) -> tuple[RecipeSource, ModelRef | None]:
+def _asked(
+    given: RecipeSource | Sequence[str | os.PathLike[str]], base: str | os.PathLike[str] | None
+) -> tuple[RecipeSource, ModelRef | None]:
     """Make a recipe of a list of models; give a recipe with the base model to take in place of its own."""
     if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
         return given, None if base is None else _reference(base)
@@ -137,7 +140,7 @@ def _asked(given: RecipeSource | Sequence[str], base: str | None) -> tuple[Recip
     return {"merge_method": "linear", "parameters": {"weight": 1.0}, **named, **models}, None
 
 
-def _reference(base: str) -> ModelRef:
+def _reference(base: str | os.PathLike[str]) -> ModelRef:
     """Read the name of a base model.
 
     Raises

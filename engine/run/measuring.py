@@ -44,6 +44,8 @@ class Measurement:
     """Indices in the plan of tensors that are complete, with what all passes have found in each."""
     read_bytes: int
     """Bytes that were read for it."""
+    again_bytes: int = 0
+    """Bytes that turned out to be needed once more, as something was left open."""
 
 
 def measure(plan: Plan, budget: Budget) -> Generator[Measurement, None, None]:
@@ -107,11 +109,18 @@ class _InOrder:
                         return
                     entered, position, future = self._flying.popleft()
                     found, read_bytes = result_of(future)
-                    yield Measurement(self._take(entered, position, found), read_bytes)
+                    complete = self._take(entered, position, found)
+                    yield Measurement(complete, read_bytes, self._again_bytes(entered, position, complete))
             finally:
                 self._session.patience.give_up()  # so that no task goes on waiting for a server
                 for _, _, future in self._flying:
                     future.cancel()
+
+    def _again_bytes(self, entered: _Pass, position: int, complete: tuple[tuple[int, Any], ...]) -> int:
+        """Give the bytes of a tensor whose pass has ended with something left open."""
+        pieces = entered.job.tasks[position]
+        ended = position == len(entered.job.tasks) - 1
+        return 0 if complete or not ended else self._plan.tensors[pieces[0].tensor].input_bytes
 
     def _has_next(self) -> bool:
         """Whether there is a task to give away; opens the next job if none waits and there is room for it."""

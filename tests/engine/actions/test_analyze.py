@@ -98,9 +98,17 @@ def test_workers_and_limits_change_no_bit(tmp_path: Path, monkeypatch: pytest.Mo
     base = llama_tensors(0, dtype=dtype)
     tuned = [llama_tensors(seed, base) for seed in (1, 2)]
     one = run(tmp_path, base, *tuned, run=RunOptions(workers=1), m=256)
-    several = analyze(one.models, one.base, run=RunOptions(workers=4, memory="2GiB"), m=256)
+    seen: list[events.Progress] = []
+    several = analyze(
+        one.models,
+        one.base,
+        run=RunOptions(workers=4, memory="2GiB"),
+        listen=lambda event: seen.append(event) if isinstance(event, events.Progress) else None,
+        m=256,
+    )
     assert one.records.tobytes() == several.records.tobytes()
     assert one.read_bytes == several.read_bytes
+    assert (seen[-1].done_bytes, seen[-1].total_bytes) == (several.read_bytes, several.read_bytes)
     total = sum(tensor.nbytes for tensors in (base, *tuned) for tensor in tensors.values())
     assert (one.read_bytes > total) == (dtype != BF16)  # only where cuts are open, tensors are read again
 
