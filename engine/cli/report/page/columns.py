@@ -35,7 +35,7 @@ def fitting_columns(
         The columns, and a sentence that names those that are left out; empty if none is.
 
     """
-    shown: list[Column] = []
+    groups, shown = [group for group in groups if group], list[Column]()
     for index, group in enumerate(groups):
         if (len(shown) + len(group)) * tensors > most:
             first, last = groups[index][0].name, groups[-1][-1].name

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from dovetail.engine import merge, read_manifest
+from dovetail.engine.cli.report.page.columns import fitting_columns
 from dovetail.engine.cli.report.page.kinds import page_of_two
+from dovetail.engine.cli.report.page.parts import Column
 from dovetail.engine.cli.report.page.recipe_differences import differing_keys
 from dovetail.engine.cli.report.page.render import render
 from tests.checkpoints import llama_tensors, write_checkpoint
@@ -186,3 +188,13 @@ def test_many_tensors_fit(both: tuple[Path, Path], monkeypatch: pytest.MonkeyPat
         "of the columns from 'model-0: density, out' to 'model-3: norm kept, other minus out' the table has"
         in found.text
     )
+
+
+def test_columns_that_fit() -> None:
+    """Groups of columns are shown whole or not at all, the first ones first; empty groups are nothing."""
+    groups = [[Column("a", [])], [], [Column("b", []), Column("c", [])], [], [Column("d", [])], []]
+    for most, names in ((40, "abcd"), (39, "abc"), (29, "a"), (9, "")):
+        shown, sentence = fitting_columns(groups, 10, most)
+        assert list(names) == [column.name for column in shown]
+        assert ("" if names == "abcd" else f"{'abcd'[len(names)]!r} to 'd'") in sentence
+        assert (names == "abcd") == (sentence == "")
