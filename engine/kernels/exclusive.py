@@ -129,6 +129,30 @@ def _task_vector(raw, code, first, base, tau):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def select_free(tau, n, m, free, marks, memory, ahead, mask):  # type: ignore[no-untyped-def]
+    """Select what a model keeps of a run that begins with a block, and claim it.
+
+    Parameters
+    ----------
+    tau : float32[:]
+        The task vector of the run, as `selection.select` needs it.
+    n, m : int
+        How many elements of a block the model keeps, and how many a block has.
+    free, marks, memory
+        As for `selection.select`; `free` loses what the model keeps.
+    ahead : uint8[:]
+        Nothing.
+    mask : uint8[:]
+        Receives 1 where the model keeps an element of the run, else 0.
+
+    """
+    select(tau, free, marks, len(mask), m, n, memory, ahead)
+    for i in range(len(mask)):
+        free[i] &= np.uint16(~marks[i])
+        mask[i] = np.uint8(marks[i] & np.uint16(1))
+
+
+@njit(nogil=True, cache=True)
 def exclusive_chunk(sources, codes, blocks, weights, bounds, scratch, out, totals):  # type: ignore[no-untyped-def]
     """Merge one chunk by CABS with ``overlap: forbid`` (algorithm 1 of the paper).
 

@@ -44,15 +44,17 @@ WORD: Final = 64
 LANES: Final = 16
 """Partial sums of squares."""
 
-_GROUP: Final = 8
-_FLOATS: Final = ir.VectorType(F32, _GROUP)
-_DOUBLES: Final = ir.VectorType(F64, _GROUP)
-_NUMBERS: Final = ir.VectorType(I32, _GROUP)
-_PLACES: Final = ir.VectorType(I8, _GROUP)
-_MARKS: Final = ir.VectorType(I1, _GROUP)
-_NOTHING: Final = ir.Constant(_FLOATS, [0.0] * _GROUP)
+GROUP: Final = 8
+"""Elements that are spread at once."""
 
-SLACK: Final = _GROUP
+_FLOATS: Final = ir.VectorType(F32, GROUP)
+_DOUBLES: Final = ir.VectorType(F64, GROUP)
+_NUMBERS: Final = ir.VectorType(I32, GROUP)
+_PLACES: Final = ir.VectorType(I8, GROUP)
+_MARKS: Final = ir.VectorType(I1, GROUP)
+_NOTHING: Final = ir.Constant(_FLOATS, [0.0] * GROUP)
+
+SLACK: Final = GROUP
 """Elements by which arrays of values reach beyond the last value that is used."""
 
 _NONE, _ONE = np.uint64(0), np.uint64(1)
@@ -61,19 +63,36 @@ _ZERO = np.float32(0.0)
 
 def _places() -> Any:
     """Make the table of what goes where: for each combination of 8 marks, how many come before each element."""
-    rows = [[(marks & ((1 << place) - 1)).bit_count() for place in range(_GROUP)] for marks in range(1 << _GROUP)]
+    rows = [[(marks & ((1 << place) - 1)).bit_count() for place in range(GROUP)] for marks in range(1 << GROUP)]
     return ir.Constant(ir.ArrayType(_PLACES, len(rows)), [constant(I8, row) for row in rows])
 
 
-def _change(builder: Any, values: Any, at: Any, mask: Any, before: Any) -> tuple[Any, Any]:
-    """Spread the values of 8 elements; give their marks, and by how much the model changes what was before."""
+def spread_group(builder: Any, found: Any, mask: Any, before: Any) -> tuple[Any, Any]:
+    """Generate code that spreads the values of 8 elements.
+
+    Parameters
+    ----------
+    builder
+        Where to generate it.
+    found
+        The next 8 values of the model: those of the marked elements first.
+    mask
+        Eight marks, as an integer of 8 bits.
+    before
+        The base model's 8 values.
+
+    Returns
+    -------
+    marks, change
+        The marks as a vector of bits, and by how much the model changes the values: 0 where it keeps nothing.
+
+    """
     global_constant: Any = cgutils.global_constant
     table = builder.bitcast(global_constant(builder, "places", _places()), _PLACES.as_pointer())
-    places = builder.zext(builder.load(builder.gep(table, [builder.zext(mask, I64)]), align=_GROUP), _NUMBERS)
+    places = builder.zext(builder.load(builder.gep(table, [builder.zext(mask, I64)]), align=GROUP), _NUMBERS)
     permute = declare(builder, "llvm.x86.avx2.permps", ir.FunctionType(_FLOATS, [_FLOATS, _NUMBERS]))
-    found = builder.call(permute, [load(builder, values, at, F32, _GROUP, 4), places])
     marks = builder.bitcast(mask, _MARKS)
-    return marks, builder.select(marks, builder.fsub(found, before), _NOTHING)
+    return marks, builder.select(marks, builder.fsub(builder.call(permute, [found, places]), before), _NOTHING)
 
 
 _Step = Callable[[Any, Any, Any, list[Any]], list[Any]]
@@ -88,9 +107,10 @@ def _each_group(builder: Any, data: Sequence[Any], numbers: Sequence[Any], carri
         at, *others = state
         word = builder.load(builder.gep(words, [builder.add(first, i)]))
         start = builder.add(place, builder.mul(i, integer(I64, WORD)))
-        for low in range(0, WORD, _GROUP):
+        for low in range(0, WORD, GROUP):
             here, mask = offset(builder, start, low), builder.trunc(builder.lshr(word, integer(I64, low)), I8)
-            marks, change = _change(builder, values, at, mask, load(builder, base, here, F32, _GROUP, 4))
+            found, before = load(builder, values, at, F32, GROUP, 4), load(builder, base, here, F32, GROUP, 4)
+            marks, change = spread_group(builder, found, mask, before)
             others = step(here, marks, change, others)
             at = builder.add(at, builder.zext(builder.ctpop(mask), I64))
         return [at, *others]
@@ -123,17 +143,17 @@ def _add(typing, words, first, count, values, at, base, total, place, scale, wei
     def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
         kinds = signature.args
         words, values, base, total = (data_of(context, builder, kinds[i], arguments[i]) for i in (0, 3, 5, 6))
-        scales, weights = (fill(builder, arguments[i], _GROUP) for i in (8, 9))
+        scales, weights = (fill(builder, arguments[i], GROUP) for i in (8, 9))
 
         def add(here: Any, marks: Any, change: Any, state: list[Any]) -> list[Any]:
-            before = load(builder, total, here, F32, _GROUP, 4)
+            before = load(builder, total, here, F32, GROUP, 4)
             after = builder.fadd(before, builder.fmul(weights, builder.fmul(scales, change)))
             store(builder, builder.select(marks, after, before), total, here, 4)
             wide = builder.fpext(change, _DOUBLES)
             this, other = state
             return [other, builder.fadd(this, builder.fmul(wide, wide))]
 
-        numbers, zeros = [arguments[i] for i in (1, 2, 4, 7)], ir.Constant(_DOUBLES, [0.0] * _GROUP)
+        numbers, zeros = [arguments[i] for i in (1, 2, 4, 7)], ir.Constant(_DOUBLES, [0.0] * GROUP)
         at, *squares = _each_group(builder, (words, values, base), numbers, [zeros, zeros], add)
         return context.make_tuple(
             builder, signature.return_type, [at, sum_lanes(builder, concatenate(builder, squares))]
@@ -216,9 +236,10 @@ def _add_by_places(words, first, count, values, at, base, total, place, scale, w
 
 _HAS_PERMUTATION: Final = bool(binding.get_host_cpu_features().get("avx2"))
 
-_BY_INSTRUCTIONS: Final = _HAS_PERMUTATION and not settings.DISABLE_JIT
+BY_INSTRUCTIONS: Final = _HAS_PERMUTATION and not settings.DISABLE_JIT
+"""Whether values are spread by vector instructions."""
 
-spread_words: Final[Any] = _spread if _BY_INSTRUCTIONS else _spread_by_places
+spread_words: Final[Any] = _spread if BY_INSTRUCTIONS else _spread_by_places
 """``spread_words(words, first, count, values, at, base, tau, place) -> at``
 
 Make a task vector of whole words of marks: where the model keeps an element, its value minus the base model's, else 0.
@@ -246,7 +267,7 @@ int
     The place of the value after the last.
 """
 
-add_words: Final[Any] = _add if _BY_INSTRUCTIONS else _add_by_places
+add_words: Final[Any] = _add if BY_INSTRUCTIONS else _add_by_places
 """``add_words(words, first, count, values, at, base, total, place, scale, weight) -> (at, squares)``
 
 Add the contributions of whole words of marks to a sum: ``total += weight * (scale * (value - base))`` at the marks.

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from dovetail.engine.kernels.bits import count_ones
-from dovetail.engine.kernels.convert import decode, encode
+from dovetail.engine.kernels.convert import BF16, ITEMSIZES, decode, encode
 from dovetail.engine.kernels.election import add_voting, elect_signs, scale_change
 from dovetail.engine.kernels.expansion import (
     LANES,
@@ -24,6 +24,7 @@ from dovetail.engine.kernels.expansion import (
     total_lanes,
 )
 from dovetail.engine.kernels.statistics import count_nonfinite
+from dovetail.engine.kernels.stored_words import merge_words
 from dovetail.engine.kernels.sums import sum_squares
 from dovetail.engine.kernels.task_vectors import add_change
 
@@ -31,7 +32,7 @@ TILE = 4096
 """Elements of a tile: few enough for the L1 and L2 caches; whole words of marks."""
 
 _ALL, _ONE = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(1)
-_ZERO = np.float32(0.0)
+_ZERO, _UNIT = np.float32(0.0), np.float32(1.0)
 
 
 @njit(nogil=True, cache=True)
@@ -145,6 +146,17 @@ def add_kept(words, begin, end, values, origin, scale, weight, total):  # type: 
 
 
 @njit(nogil=True, cache=True)
+def _sum_squares(values):  # type: ignore[no-untyped-def]
+    """Sum the squares of a tile, element i being added to partial sum i modulo 16."""
+    lanes = np.zeros(LANES, np.float64)
+    for i in range(0, len(values), LANES):
+        row = values[i : i + LANES]
+        for lane in range(len(row)):
+            lanes[lane] += np.float64(row[lane]) * np.float64(row[lane])
+    return total_lanes(lanes)
+
+
+@njit(nogil=True, cache=True)
 def stored_sum(sources, codes, marks, bounds, factors, options, out, totals):  # type: ignore[no-untyped-def]
     """Merge a run of elements: W0 + factor * sum(weight * (scale * kept tau)), with or without voting.
 
@@ -181,8 +193,11 @@ def stored_sum(sources, codes, marks, bounds, factors, options, out, totals):  #
     models, out_code = factors.shape[1], codes[len(codes) - 1]
     base, change, kept = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE + SLACK, np.float32)
     tau, mask = np.empty(TILE if voting else 0, np.float32), np.empty(TILE if voting else 0, np.uint8)
-    sums, at = np.empty((5 if voting else 0, TILE), np.float32), np.zeros(models, np.int64)
-    overflowed = 0
+    sums, at, found = np.empty((5 if voting else 0, TILE), np.float32), np.zeros(models, np.int64), np.zeros_like(pairs)
+    swept, overflowed = np.empty(models + 1, np.float64), 0
+    is_plain = not voting and divisor == _UNIT
+    for code in codes:
+        is_plain &= code == BF16
     if begin > 0:
         for j in range(models):
             at[j] = count_words(marks[j], marks[j], 0, begin)
@@ -190,22 +205,35 @@ def stored_sum(sources, codes, marks, bounds, factors, options, out, totals):  #
     while start < end:
         stop = min(end, (start // TILE + 1) * TILE)
         count = stop - start
+        written = place + start - begin
+        is_whole = is_plain and start % WORD == 0 and count % WORD == 0
+        for j in range(models):
+            for i in range(j + 1):
+                found[i, j] = count_words(marks[j], marks[i], start, stop)
+                pairs[i, j] += found[i, j]
+                if i != j:
+                    pairs[j, i] += found[i, j]
+            # The sweep loads some values more than it uses, which the last tile does not have.
+            is_whole &= at[j] + found[j, j] + SLACK <= len(sources[j + 1]) // ITEMSIZES[BF16]
+        if is_whole and merge_words(
+            sources[0], sources[1:], marks, start // WORD, count // WORD, at, factors, factor, out, written, swept
+        ):
+            for j in range(models):
+                squares[j] += swept[j]
+                at[j] += found[j, j]
+            squares[models] += swept[models]
+            start = stop
+            continue
         origin, delta = base[:count], change[:count]
         decode(sources[0], codes[0], start, stop, origin)
         nonfinite[0] += count_nonfinite(origin)
         delta[:] = _ZERO
         sums[:] = _ZERO
         for j in range(models):
-            for i in range(j):
-                both = count_words(marks[j], marks[i], start, stop)
-                pairs[i, j] += both
-                pairs[j, i] += both
-            found = count_words(marks[j], marks[j], start, stop)
-            pairs[j, j] += found
-            values = kept[: found + SLACK]
-            decode(sources[j + 1], codes[j + 1], at[j], at[j] + found, values)
-            nonfinite[j + 1] += count_nonfinite(values[:found])
-            at[j] += found
+            values = kept[: found[j, j] + SLACK]
+            decode(sources[j + 1], codes[j + 1], at[j], at[j] + found[j, j], values)
+            nonfinite[j + 1] += count_nonfinite(values[: found[j, j]])
+            at[j] += found[j, j]
             scale, weight = factors[0, j], factors[1, j]
             if voting:
                 unpack(marks[j], start, stop, values, origin, tau[:count])
@@ -217,10 +245,9 @@ def stored_sum(sources, codes, marks, bounds, factors, options, out, totals):  #
         if voting:
             elect_signs(sums, normalize, np.float32(-np.inf), delta)
         scale_change(delta, divisor, factor)
-        squares[models] += sum_squares(delta)
+        squares[models] += _sum_squares(delta)
         add_change(delta, origin)
         overflowed += count_nonfinite(delta)
-        written = place + start - begin
         overflowed += encode(delta, out_code, written, written + count, out)
         start = stop
     return overflowed

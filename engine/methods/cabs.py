@@ -17,7 +17,8 @@ import numpy as np
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels import exclusive
 from dovetail.engine.kernels.exclusive import tile_elements
-from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE, claim_blocks
+from dovetail.engine.kernels.general import FORBID, IGNORE, MAX_BLOCK, MINIMIZE
+from dovetail.engine.methods.cabs_choosing import choose_any, choose_free
 from dovetail.engine.methods.cabs_kernels import KernelCabs
 from dovetail.engine.methods.cabs_magnitude import MagnitudeCabs
 from dovetail.engine.methods.cabs_sum import AddsMasked
@@ -94,7 +95,8 @@ class BalancedCabs(AddsMasked, OnePass):
         """Bytes of working memory of `mark` for a window of `elements`."""
         size = min(elements, self._step + 2 * max(sum(self.m), lcm(*self.m) if self._tile else 0))
         summing = self.summing_bytes(min(elements, self._step))
-        return TaskVectors.scratch_bytes(size) + summing + 3 * size + 8 * max(self.m)
+        choosing = exclusive.scratch_bytes(size, self.m) if self._tile else 0
+        return TaskVectors.scratch_bytes(size) + summing + 3 * size + 8 * max(self.m) + choosing
 
     def most_kept(self, model: int, elements: int) -> int:
         """Give the most of so many elements in a row that a model can keep: n of each block that they meet."""
@@ -142,16 +144,12 @@ class BalancedCabs(AddsMasked, OnePass):
         size = max((high - low for low, high in windows), default=0)
         vectors = TaskVectors(chunk, self.codes, size)
         merged = begin(vectors.nonfinite, min(size, self._step))
-        claims, mask = np.empty(size, np.uint16), np.empty(size, np.uint8)
-        ranks = np.empty(min(size, max(self.m)), np.int64)
-        for (start, stop), (first, last) in zip(cuts, windows, strict=True):
-            vectors.begin(first, last, (start, stop))
+        blocks = tuple(zip(self.n, self.m, strict=True))
+        choose = choose_free(blocks, size) if self._tile else choose_any(blocks, size, self.mode)
+        for (start, stop), window in zip(cuts, windows, strict=True):
+            vectors.begin(*window, (start, stop))
             merged.begin(stop - start)
-            claims[: last - first] = 0
-            for model, (low, high) in enumerate(self._ranges(start, stop)):
-                tau, marks = vectors.tau(model, low, high), mask[: high - low]
-                n, m = self.n[model], self.m[model]
-                claim_blocks(tau, n, m, self.mode, claims[low - first : high - first], marks, ranks)
+            for model, (low, tau, marks) in enumerate(choose(vectors, window, self._ranges(start, stop))):
                 merged.add(model, tau[start - low : stop - low], marks[start - low : stop - low])
             merged.finish(vectors.base(start, stop), out, self.out_code, start - chunk.start)
         return merged
