@@ -49,7 +49,7 @@ FOLDER: Final = "candidates"
 def reads_from_disk(checkpoints: Sequence[Checkpoint]) -> bool:
     """Whether every merge of some checkpoints has to read them from the disk, as they do not fit in free memory.
 
-    Else the system keeps them, and a merge of the models takes less time than one from a store, which is unpacked.
+    Else the system keeps them, and a merge from a store takes as long as one of the models: making it would not pay.
     """
     return sum(each.nbytes for each in checkpoints) > available_bytes()
 
