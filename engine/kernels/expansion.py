@@ -234,7 +234,8 @@ def _add_by_places(words, first, count, values, at, base, total, place, scale, w
     return at, total_lanes(lanes)
 
 
-_HAS_PERMUTATION: Final = bool(binding.get_host_cpu_features().get("avx2"))
+_IS_FOR_HERE: Final = not (settings.CPU_NAME or settings.CPU_FEATURES)  # not for another processor, by numba's settings
+_HAS_PERMUTATION: Final = _IS_FOR_HERE and bool(binding.get_host_cpu_features().get("avx2"))
 
 BY_INSTRUCTIONS: Final = _HAS_PERMUTATION and not settings.DISABLE_JIT
 """Whether values are spread by vector instructions."""
