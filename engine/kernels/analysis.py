@@ -191,8 +191,10 @@ def _prune(taus, count, block, scratch, counts, squares):  # type: ignore[no-unt
         mine = marks[len(taus) if j else 0]
         if j:
             select(tau, free, mine, count, m, n, memory, nothing)
-        counts[j, 2] += _keep(tau, mine, kept)
-        squares[j, 1] += sum_squares(kept)
+            counts[j, 2] += _keep(tau, mine, kept)
+            squares[j, 1] += sum_squares(kept)
+        else:
+            counts[0, 2], squares[0, 1] = counts[0, 1], squares[0, 0]
         for i in range(count):
             free[i] &= np.uint16(~mine[i])
 

@@ -21,6 +21,9 @@ LOWER_BINS = 1 << 16
 _ABS = np.uint32(0x7FFFFFFF)
 _LOW = np.uint32(0xFFFF)
 _ONE = np.uint32(1)
+_SPARE = BINS - 64
+"""First of the bins, all of them of NaN, in which zeros are counted until all elements are."""
+_WAYS = 8
 _RUN = 64
 """Elements that are tested together: if none of them is in a bin, all are passed over."""
 
@@ -42,12 +45,16 @@ def count_upper(tau, counts, uneven, energies):  # type: ignore[no-untyped-def]
     bits = tau.view(np.uint32)
     for i in range(len(bits)):
         magnitude = np.uint32(bits[i] & _ABS)
-        place = magnitude >> np.uint32(16)
+        # Zeros take turns in bins that finite values leave empty: else each would wait until the last is counted.
+        place = magnitude >> np.uint32(16) if magnitude != 0 else np.uint32(_SPARE + (i & (_WAYS - 1)))
         counts[place] += _ONE
         if (magnitude & _LOW) != 0:
             uneven[place] += _ONE
             value = np.float64(tau[i])
             energies[place] += value * value
+    for way in range(_WAYS):
+        counts[0] += counts[_SPARE + way]
+        counts[_SPARE + way] = np.uint32(0)
 
 
 @njit(nogil=True, cache=True)
