@@ -32,6 +32,7 @@ from dovetail.engine.run.records import RecordTable
 from dovetail.io.output import SafetensorsFormat, ZarrFormat
 from dovetail.io.zarr import layout as zarr_layout
 from dovetail.io.zarr.layout import PlacedArray
+from dovetail.io.zarr.vectors import VALUES_CODEC
 from tests.checkpoints import llama_tensors, write_checkpoint, write_recipe
 
 OPTIONS = PlanOptions(SafetensorsFormat(100_000))
@@ -62,7 +63,7 @@ class CrashCase:
     def plan(self, subject: Path) -> Plan:
         """Plan what `run` does."""
         if self.vectors == "make":
-            return plan_store(subject, store_options(self.options, "zstd")).plan
+            return plan_store(subject, store_options(self.options, VALUES_CODEC)).plan
         return make_plan(subject, self.options) if self.content else plan_conversion(str(subject), self.options)
 
 

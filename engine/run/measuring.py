@@ -25,6 +25,7 @@ from dovetail.engine.run.budget import Budget
 from dovetail.engine.run.session import Session, open_session
 from dovetail.engine.run.task import batches, nonfinite_error, prefetch, read_chunk, resident, unmapped
 from dovetail.io.files.threads import Threads, result_of
+from dovetail.io.source import checked_slot
 
 
 class Found(Protocol):
@@ -160,6 +161,7 @@ class _InOrder:
         return ((pieces[0].tensor, state),)
 
 
+@checked_slot
 class _NoSlot:
     """The place of an output that there is none of."""
 

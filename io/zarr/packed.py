@@ -18,7 +18,17 @@ HEADER: Final = np.dtype([("count", "<u8"), ("base", "<u8"), ("scale", "<f4"), (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dovetail.io.checkpoint import TensorInfo
+
 _ALIGNMENT = 8
+
+
+def rows_of(info: TensorInfo) -> ZarrSource | None:
+    """Give the source of a matrix whose chunks are its rows, each an object; None if it is stored otherwise."""
+    source = info.source
+    if isinstance(source, ZarrSource) and source.chunk_shape == (1, *info.shape[1:]) and not source.sharded:
+        return source
+    return None
 
 
 @checked_source

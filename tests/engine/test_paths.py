@@ -77,6 +77,7 @@ def _of_output(function: Callable[..., Any], *arguments: Any) -> Callable[[Famil
 
 
 CALLS: dict[str, Callable[[Family, As], object]] = {
+    "analyze": lambda family, given: dovetail.engine.analyze(given(family.recipe_path)),
     "merge": _merge,
     "convert": _convert,
     "convert_all": _convert_all,

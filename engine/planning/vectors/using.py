@@ -23,7 +23,7 @@ from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DTYPES
 from dovetail.io.errors import StoreError
 from dovetail.io.output_format import Chunking
-from dovetail.io.zarr.packed import PackedSource
+from dovetail.io.zarr.packed import PackedSource, rows_of
 from dovetail.io.zarr.prints import ChunksFingerprint
 from dovetail.io.zarr.source import ZarrSource
 from dovetail.io.zarr.vectors import array_names, mark_bytes
@@ -200,8 +200,8 @@ def _input(
         if info is None or (info.dtype.name, info.shape) != (kind, shape):
             found = "is not there" if info is None else f"is {info.dtype.name} of shape {list(info.shape)}"
             raise StoreError(f"array {array!r} of {store.label} {found}", f"{kind} of shape {list(shape)}", _AGAIN)
-        source = info.source
-        if not isinstance(source, ZarrSource) or source.chunk_shape != (1, shape[1]) or source.sharded:
+        source = rows_of(info)
+        if source is None:
             raise StoreError(f"array {array!r} of {store.label} is cut otherwise", "Zarr with a row a chunk", _AGAIN)
         files = sizes[source.prefix]
         if files.count != rows:

@@ -114,7 +114,7 @@ def test_an_interruption_when_all_is_done(family: Family, monkeypatch: pytest.Mo
     assert expected_files(family) == folder_bytes(family.out)
 
 
-def _raise_interrupt(*_: object) -> None:
+def _raise_interrupt(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
