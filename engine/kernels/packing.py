@@ -65,7 +65,9 @@ def pack(marks, stored, first, bits, values, count):  # type: ignore[no-untyped-
         How many elements are kept so far.
 
     """
-    size = len(stored) // max(1, len(marks))
+    if not len(marks):
+        return count
+    size = len(stored) // len(marks)
     _pack_bits(marks, first, bits)
     if size == 1:
         return _pack_values(marks, stored, values, count)

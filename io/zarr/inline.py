@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
@@ -36,10 +37,13 @@ class _Loop:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(_Inline(1))
+        # A __del__ could come after that of the loop's sockets, where all are found together in a cycle of an error.
+        weakref.finalize(self, _close, self.loop)
 
-    def __del__(self) -> None:
-        if not self.loop.is_running():
-            self.loop.close()
+
+def _close(loop: asyncio.AbstractEventLoop) -> None:
+    if not loop.is_running():
+        loop.close()
 
 
 _thread = threading.local()
