@@ -45,7 +45,7 @@ QUICK = (Training(examples=480), Counts(search=40, selection=40, test=150), ("co
 def main() -> None:
     options = _options()
     if options.report:
-        report(json.loads(options.report.read_text())["results"])
+        report(json.loads(options.report.read_text())["results"], options.markdown)
         return
     torch.set_num_threads(options.threads)
     training, counts, stages = QUICK if options.quick else (Training(), Counts(), options.stages)
@@ -103,6 +103,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="two tasks, one seed, few texts")
     parser.add_argument("--plan", action="store_true", help="say what it would cost, and stop")
     parser.add_argument("--report", type=Path, help="print the tables of a file of results, and stop")
+    parser.add_argument("--markdown", action="store_true", help="print them as Markdown")
     return parser.parse_args()
 
 

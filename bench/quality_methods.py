@@ -19,8 +19,8 @@ from dovetail.engine import PlanOptions, merge_tensors
 if TYPE_CHECKING:
     from quality_models import State
 
-STRENGTHS: Final = tuple(round(0.1 * 1.2**step, 4) for step in range(16))
-"""Strengths from 0.1 to 1.54: as many as a method may try, over all of its settings."""
+STRENGTHS: Final = tuple(round(0.1 * 1.2**step, 4) for step in range(20))
+"""Strengths from 0.1 to 3.2: as many as a method may try, over all of its settings."""
 MARGIN: Final = 0.03
 """The search goes on in a direction until it is worse than the best by as much accuracy."""
 

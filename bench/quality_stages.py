@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from quality_case import Case, Counts
-from quality_methods import EXPLORED, PRUNERS, SETTINGS, families, strengths
+from quality_methods import EXPLORED, PRUNERS, SETTINGS, STRENGTHS, families, strengths
 from quality_models import Training
-from quality_weights import BUDGET, GRIDDED, LEVELS, ORDERED, WEIGHTED, explore, layers, orders, search_weights
+from quality_weights import BUDGET, GRIDDED, ORDERED, POINTS, WEIGHTED, explore, layers, orders, search_weights
 
 STAGES: Final = ("compare", "pruning", "orders", "weights", "explore", "grid")
 """Names of stages; all but the first need what the first finds."""
@@ -35,8 +35,7 @@ def carry_out(case: Case, stage: str) -> Any:
         case "explore":
             return explore(case)
         case _:
-            points = LEVELS ** len(case.tasks)
-            return {name: search_weights(case, name, "grid", points) for name in GRIDDED}
+            return {name: search_weights(case, name, "grid", POINTS) for name in GRIDDED}
 
 
 def jobs(stages: Sequence[str], seeds: int) -> list[tuple[str, int]]:
@@ -63,8 +62,8 @@ def texts_of(stage: str, tasks: int, training: Training, counts: Counts) -> floa
         case "weights":
             return len(WEIGHTED) * (BUDGET * search + test)
         case "explore":
-            return len(EXPLORED) * (8 * search + tasks * counts.selection + test)
+            return len(EXPLORED) * (len(STRENGTHS) // 2 * search + tasks * counts.selection + test)
         case "grid":
-            return len(GRIDDED) * (LEVELS**tasks * search + test)
+            return len(GRIDDED) * (POINTS * search + test)
         case _:
             return 0.0

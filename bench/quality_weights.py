@@ -18,8 +18,8 @@ from dovetail.engine.searching.space import Dimension, Space, Values
 
 BUDGET: Final = 25
 """Candidates of a search of weights, the start included."""
-LEVELS: Final = 4
-"""Weights of each model on the grid; with four models it has 256 points, ten times the budget."""
+POINTS: Final = 256
+"""Most points of the grid, ten times the budget: 4 weights of each of four models, 16 of each of two."""
 BOUNDS: Final = (0.25, 2.0)
 """Range of every weight, relative to the best common factor."""
 WEIGHTED: Final = ("task arithmetic", "CABS 3:32")
