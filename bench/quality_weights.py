@@ -36,7 +36,9 @@ def named(name: str) -> Setting:
 
 
 def search_weights(case: Case, name: str, optimizer: str, budget: int) -> dict[str, Any]:
-    """Search a weight for each model so that no task loses, as CABS+ does (awa), from the best common factor.
+    """Search a weight for each model so that no task loses by it (awa), as CABS+ does: from weights of 1.
+
+    From the best common factor there would be nothing to find: what is better for one task is worse for another.
 
     Parameters
     ----------
@@ -50,10 +52,10 @@ def search_weights(case: Case, name: str, optimizer: str, budget: int) -> dict[s
     """
     setting = named(name)
     common = case.best(setting)["factor"]
-    low, high = (bound * common for bound in BOUNDS)
+    low, high = min(1.0, BOUNDS[0] * common), max(1.0, BOUNDS[1] * common)
     count = len(case.tasks)
     space = Space(tuple(Dimension(f"w{place}", "weight", (), "float", low, high) for place in range(count)))
-    start: Values = (float(f"{common:.6g}"),) * count
+    start: Values = (1.0,) * count
 
     def evaluate(candidates: Sequence[Candidate]) -> list[Evaluation]:
         found = [weighted(case, setting, candidate.values, "search") for candidate in candidates]
