@@ -128,13 +128,13 @@ def _measured(plan: Plan, run: RunOptions, listen: events.Listener, started: flo
         np.zeros((count, models, models)),
         left_out,
     )
-    done = 0
+    done, total = 0, sum(tensor.input_bytes for tensor in plan.tensors)
     with held(), contextlib.closing(measure(plan, budget)) as measurements:
         for step in measurements:
             for place, losses in step.tensors:
                 _put(found, place, losses, plan.tensors[place].order)
-            done += step.read_bytes
-            listen(events.Progress(done, plan.read_bytes, time.monotonic() - started, resident_bytes()))
+            done, total = done + step.read_bytes, total + step.again_bytes  # each pass says whether another follows
+            listen(events.Progress(done, max(done, total), time.monotonic() - started, resident_bytes()))
     for checkpoint in plan.checkpoints:
         checkpoint.check_unchanged()
     return found

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dovetail.engine import merge
+from dovetail.engine import events, merge
 from dovetail.engine.actions.conflicts import Conflicts, conflicts
 from dovetail.engine.cli.report.page.kinds import page_of
 from dovetail.engine.cli.report.page.render import render
@@ -117,7 +117,10 @@ def test_chunks_and_workers(family: Family, monkeypatch: pytest.MonkeyPatch) -> 
             merge(family.recipe(merge_method=method, parameters=parameters), output)
             whole = conflicts(output, RunOptions(workers=1))
             commit_often(patch)
-            cut = conflicts(output, RUN)
+            heard: list[events.Event] = []
+            cut = conflicts(output, RUN, heard.append)
+        last = [event for event in heard if isinstance(event, events.Progress)][-1]
+        assert last.done_bytes == last.total_bytes
         assert whole.tensors == cut.tensors
         assert whole.wanted.tolist() == cut.wanted.tolist()
         assert whole.lost.tolist() == cut.lost.tolist()
