@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dovetail.engine.actions.analysis_table import ALONE, IN_TURN, pairs_of
+from dovetail.engine.output.places import ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class ModelFigures:
     base_cosine: float
     """Cosine between the task vector and the base model."""
     unchanged: float
-    """Share of elements that are exactly the base model's."""
+    """Share of elements whose change is zero, in float32."""
     below_bfloat16: float
     """Share of the changes that are lost where the model and the base model are rounded to bfloat16."""
     strongest: tuple[float, ...]
@@ -48,7 +49,7 @@ class PairFigures:
     distance: float
     """Norm of their difference over the lesser of both norms."""
     differing: int
-    """Elements in which the models differ."""
+    """Elements at which the changes differ, in float32."""
     both_changed: float
     """Share of elements that both change."""
     sign_conflict: float
@@ -92,13 +93,13 @@ def _of_model(record: Any, model: int) -> ModelFigures:
     return ModelFigures(
         elements=elements,
         norm=math.sqrt(square),
-        relative_norm=math.sqrt(_ratio(square, base_square)),
-        base_cosine=_ratio(float(record["base_product"][model]), math.sqrt(square) * math.sqrt(base_square)),
-        unchanged=_ratio(int(record["zeros"][model]), elements),
-        below_bfloat16=_ratio(int(record["below"][model]), changed),
-        strongest=tuple(_ratio(float(each), square) for each in record["strongest"][model]),
-        density=tuple(_ratio(int(record["kept"][model][way]), elements) for way in ways),  # type: ignore[arg-type]
-        energy=tuple(_ratio(float(record["kept_square"][model][way]), square) for way in ways),  # type: ignore[arg-type]
+        relative_norm=math.sqrt(ratio(square, base_square)),
+        base_cosine=ratio(float(record["base_product"][model]), math.sqrt(square) * math.sqrt(base_square)),
+        unchanged=ratio(int(record["zeros"][model]), elements),
+        below_bfloat16=ratio(int(record["below"][model]), changed),
+        strongest=tuple(ratio(float(each), square) for each in record["strongest"][model]),
+        density=tuple(ratio(int(record["kept"][model][way]), elements) for way in ways),  # type: ignore[arg-type]
+        energy=tuple(ratio(float(record["kept_square"][model][way]), square) for way in ways),  # type: ignore[arg-type]
         nonfinite=int(record["nonfinite"][model]),
     )
 
@@ -110,18 +111,14 @@ def _of_pair(record: Any, pair: int) -> PairFigures:
     kept = int(record["kept"][i][ALONE]) + int(record["kept"][j][ALONE])
     return PairFigures(
         elements=elements,
-        cosine=_ratio(product, math.sqrt(first) * math.sqrt(second)),
-        distance=math.sqrt(max(0.0, _ratio(first + second - 2 * product, min(first, second)))) if differing else 0.0,
+        cosine=ratio(product, math.sqrt(first) * math.sqrt(second)),
+        distance=math.sqrt(max(0.0, ratio(first + second - 2 * product, min(first, second)))) if differing else 0.0,
         differing=differing,
-        both_changed=_ratio(both, elements),
-        sign_conflict=_ratio(opposite, both),
-        weighted_conflict=_ratio(opposed, product + 2 * opposed),
-        overlap=_ratio(common, kept - common),
+        both_changed=ratio(both, elements),
+        sign_conflict=ratio(opposite, both),
+        weighted_conflict=ratio(opposed, product + 2 * opposed),
+        overlap=ratio(common, kept - common),
     )
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

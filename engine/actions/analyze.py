@@ -13,7 +13,7 @@ from dovetail.engine import events
 from dovetail.engine.actions.analysis import AnalysedTensor, Analysis
 from dovetail.engine.actions.analysis_figures import figures
 from dovetail.engine.actions.analysis_table import Records, fill_record, new_table, total
-from dovetail.engine.actions.cautions import Measured, find_cautions
+from dovetail.engine.actions.cautions import Findings, find_cautions
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.analysis import DEFAULT_BLOCK
 from dovetail.engine.methods.sameness import Differing
@@ -121,7 +121,7 @@ def analyze(
         block=(n, m),
         tensors=tensors,
         records=records,
-        cautions=find_cautions(_measured(planned, tensors, records)),
+        cautions=find_cautions(_findings(planned, tensors, records)),
         notes=plan.warnings,
         budget=budget,
         read_bytes=done,
@@ -166,6 +166,6 @@ def _tensors(planned: AnalysisPlan, unmerged: Mapping[int, Differing]) -> tuple[
     return tuple(found)
 
 
-def _measured(planned: AnalysisPlan, tensors: tuple[AnalysedTensor, ...], records: Records) -> Measured:
+def _findings(planned: AnalysisPlan, tensors: tuple[AnalysedTensor, ...], records: Records) -> Findings:
     names = labels(planned.plan.models)
-    return Measured(planned, names, short_name(planned.base), figures(total(records)), tensors, records)
+    return Findings(planned, names, short_name(planned.base), figures(total(records)), tensors, records)

@@ -34,7 +34,7 @@ _MOST_NAMES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Findings:
     """What cautions are made of."""
 
     plan: AnalysisPlan
@@ -51,7 +51,7 @@ class Measured:
     """Their sums."""
 
 
-def find_cautions(found: Measured) -> tuple[Caution, ...]:
+def find_cautions(found: Findings) -> tuple[Caution, ...]:
     """List all that is to be looked at, what most likely spoils a merge first."""
     kinds = (
         _far_models,
@@ -70,7 +70,7 @@ def find_cautions(found: Measured) -> tuple[Caution, ...]:
     return tuple(caution for kind in kinds for caution in kind(found))
 
 
-def _far_models(found: Measured) -> Iterator[Caution]:
+def _far_models(found: Findings) -> Iterator[Caution]:
     norms = [each.relative_norm for each in found.total.models]
     near = [name for name, norm in zip(found.names, norms, strict=True) if 0 < norm <= FAR]
     for name, norm in zip(found.names, norms, strict=True):
@@ -83,7 +83,7 @@ def _far_models(found: Measured) -> Iterator[Caution]:
             )
 
 
-def _shared_bases(found: Measured) -> Iterator[Caution]:
+def _shared_bases(found: Findings) -> Iterator[Caution]:
     pairs = [
         (names, figures.cosine)
         for names, figures in zip(_pairs(found), found.total.pairs, strict=True)
@@ -100,7 +100,7 @@ def _shared_bases(found: Measured) -> Iterator[Caution]:
         )
 
 
-def _far_tensors(found: Measured) -> Iterator[Caution]:
+def _far_tensors(found: Findings) -> Iterator[Caution]:
     for model, name in enumerate(found.names):
         if found.total.models[model].relative_norm > FAR:
             continue
@@ -119,7 +119,7 @@ def _far_tensors(found: Measured) -> Iterator[Caution]:
             )
 
 
-def _unchanged_models(found: Measured) -> Iterator[Caution]:
+def _unchanged_models(found: Findings) -> Iterator[Caution]:
     for name, figures in zip(found.names, found.total.models, strict=True):
         if figures.elements and figures.unchanged == 1:
             yield Caution(
@@ -129,7 +129,7 @@ def _unchanged_models(found: Measured) -> Iterator[Caution]:
             )
 
 
-def _identical_models(found: Measured) -> Iterator[Caution]:
+def _identical_models(found: Findings) -> Iterator[Caution]:
     for name in found.plan.repeated:
         yield Caution(
             "identical_models",
@@ -143,7 +143,7 @@ def _identical_models(found: Measured) -> Iterator[Caution]:
             )
 
 
-def _same_tensors(found: Measured) -> Iterator[Caution]:
+def _same_tensors(found: Findings) -> Iterator[Caution]:
     for pair, ((one, other), (i, _)) in enumerate(zip(_pairs(found), _places(found), strict=True)):
         if not found.total.pairs[pair].differing:
             continue
@@ -158,7 +158,7 @@ def _same_tensors(found: Measured) -> Iterator[Caution]:
             )
 
 
-def _uneven_models(found: Measured) -> Iterator[Caution]:
+def _uneven_models(found: Findings) -> Iterator[Caution]:
     norms = {name: each.norm for name, each in zip(found.names, found.total.models, strict=True) if each.norm}
     if len(norms) < 2:
         return
@@ -171,7 +171,7 @@ def _uneven_models(found: Measured) -> Iterator[Caution]:
         )
 
 
-def _rows(found: Measured) -> Iterator[Caution]:
+def _rows(found: Findings) -> Iterator[Caution]:
     if found.plan.aligned or not found.plan.rows:
         return
     first, more = found.plan.rows[0], len(found.plan.rows) - 1
@@ -184,7 +184,7 @@ def _rows(found: Measured) -> Iterator[Caution]:
     )
 
 
-def _lost_changes(found: Measured) -> Iterator[Caution]:
+def _lost_changes(found: Findings) -> Iterator[Caution]:
     for name, figures in zip(found.names, found.total.models, strict=True):
         if figures.below_bfloat16 > LOST:
             yield Caution(
@@ -194,7 +194,7 @@ def _lost_changes(found: Measured) -> Iterator[Caution]:
             )
 
 
-def _nonfinite(found: Measured) -> Iterator[Caution]:
+def _nonfinite(found: Findings) -> Iterator[Caution]:
     for model, name in enumerate(found.names):
         if count := int(found.records["nonfinite"][:, model].sum()):
             yield Caution(
@@ -210,7 +210,7 @@ def _nonfinite(found: Measured) -> Iterator[Caution]:
         )
 
 
-def _unmerged(found: Measured) -> Iterator[Caution]:
+def _unmerged(found: Findings) -> Iterator[Caution]:
     differing = [each.name for each in found.tensors if each.same is not None and not all(each.same)]
     if differing:
         yield Caution(
@@ -220,7 +220,7 @@ def _unmerged(found: Measured) -> Iterator[Caution]:
         )
 
 
-def _unchanged_tensors(found: Measured) -> Iterator[Caution]:
+def _unchanged_tensors(found: Findings) -> Iterator[Caution]:
     zeros, elements = found.records["zeros"], found.records["elements"]
     unchanged = (zeros == elements).all(axis=1) & (elements.sum(axis=1) > 0)
     names = [found.tensors[at].name for at in unchanged.nonzero()[0]]
@@ -232,11 +232,11 @@ def _unchanged_tensors(found: Measured) -> Iterator[Caution]:
         )
 
 
-def _places(found: Measured) -> list[tuple[int, int]]:
+def _places(found: Findings) -> list[tuple[int, int]]:
     return pairs_of(len(found.names))
 
 
-def _pairs(found: Measured) -> list[tuple[str, str]]:
+def _pairs(found: Findings) -> list[tuple[str, str]]:
     return [(found.names[i], found.names[j]) for i, j in _places(found)]
 
 

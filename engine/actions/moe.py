@@ -50,7 +50,7 @@ from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import to_numpy
 from dovetail.io.errors import CheckpointError
 from dovetail.io.files.checksum import hex_checksum
-from dovetail.io.files.durable import sync_folder, write_durably
+from dovetail.io.files.durable import replace_durably
 from dovetail.io.files.home import expand_home
 from dovetail.io.files.interrupts import held
 from dovetail.io.formats.header import build_header
@@ -202,9 +202,7 @@ def _gates(
         listen(events.Notice("warning", text + "that are less alike."))
     stored = {name: np.ascontiguousarray(each.astype(to_numpy(mixture.dtype))) for name, each in values.items()}
     header = build_header(((name, mixture.dtype, each.shape) for name, each in stored.items()), {_KEY: identity})
-    write_durably(path.with_suffix(".partial"), (header, *(each.tobytes() for each in stored.values())))
-    path.with_suffix(".partial").replace(path)
-    sync_folder(folder)
+    replace_durably(path, (header, *(each.tobytes() for each in stored.values())))
     return read_file(path)
 
 

@@ -8,32 +8,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from dovetail.engine.actions.analysis import FORMAT, VERSION
-from dovetail.engine.errors import OutputError, VerificationError
-from dovetail.io.files.durable import sync_folder, write_durably
+from dovetail.engine.actions.verify import DEFECTS
+from dovetail.engine.errors import VerificationError
+from dovetail.io.files.durable import replace_durably
 from dovetail.io.files.smallfile import read_at_most
+from dovetail.io.files.strict_json import brief
 
 _MOST_BYTES: Final = 2**30
+
+_MOST_VALUES: Final = 50_000_000
+"""Most values in an analysis that is read: those of 50,000 tensors of 10 models."""
+
 _BEGINNING: Final = f'{{"format": {json.dumps(FORMAT)}'.encode()
-
-
-def check_file(path: Path, *, overwrite: bool) -> Path:
-    """Refuse to write an analysis where something else lies; an older analysis may be replaced.
-
-    Raises
-    ------
-    OutputError
-        There is a folder or a file that is no analysis, and `overwrite` is not set, or the folder is missing.
-
-    """
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder", "the name of a file to write", "name a file by --save")
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {path.parent}", "a folder to write the analysis into", "make it first")
-    if not overwrite and path.exists() and not is_analysis(path):
-        raise OutputError(
-            f"{path} is there already and is no analysis", "a new file, or an older analysis", "pass --overwrite"
-        )
-    return path
 
 
 def save_analysis(document: Mapping[str, Any], path: Path) -> None:
@@ -45,10 +31,7 @@ def save_analysis(document: Mapping[str, Any], path: Path) -> None:
         The disk is full or fails.
 
     """
-    partial = path.with_name(f".{path.name}.partial")
-    write_durably(partial, json.dumps(document).encode() + b"\n")
-    partial.replace(path)
-    sync_folder(path.parent)
+    replace_durably(path, json.dumps(document).encode() + b"\n")
 
 
 def is_analysis(path: Path) -> bool:
@@ -69,11 +52,21 @@ def read_analysis(path: Path) -> dict[str, Any]:
 
     """
     try:
-        document: dict[str, Any] = json.loads(read_at_most(path, _MOST_BYTES))
+        raw = read_at_most(path, _MOST_BYTES + 1)
+        if len(raw) > _MOST_BYTES or sum(map(raw.count, (b",", b"[", b"{"))) > _MOST_VALUES:
+            raise ValueError("it is larger than any analysis")
+        document: dict[str, Any] = json.loads(raw)
         if (document["format"], document["version"]) != (FORMAT, VERSION):
             raise ValueError(f"version {document['version']!r}")
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise VerificationError(
-            f"{path} cannot be used ({type(error).__name__}: {error})", "an analysis", "run dovetail analyze again"
-        ) from error
+    except (OSError, RecursionError, *DEFECTS) as error:
+        raise damaged(path, error) from error
     return document
+
+
+def damaged(path: Path, error: Exception) -> VerificationError:
+    """Make the error that reports a fault of an analysis in a file."""
+    return VerificationError(
+        f"{path} cannot be used ({type(error).__name__}: {brief(str(error))})",
+        "an analysis",
+        "run dovetail analyze again",
+    )

@@ -61,31 +61,37 @@ def analyze(
     Every element is read, within the memory limit. Of RECIPE, only the models, their layers and the tokenizer count.
     """
     from dovetail.engine.actions.analyze import analyze as run_analysis
-    from dovetail.engine.actions.saved_analysis import check_file, save_analysis
+    from dovetail.engine.actions.saved_analysis import is_analysis, save_analysis
     from dovetail.engine.cli.report.analysis import print_analysis, print_cautions
     from dovetail.engine.cli.report.display import choose_display
     from dovetail.engine.cli.report.page.analysis_page import analysis_page
     from dovetail.engine.cli.report.page.render import check_place, tell_page, write_page
+    from dovetail.engine.errors import RecipeError
+    from dovetail.engine.output.single_file import check_file
     from dovetail.engine.planning.plan import PlanOptions
     from dovetail.io.files.home import expand_home
 
-    target = None if save is None else check_file(Path(expand_home(save)), overwrite=overwrite)
-    page = None if html is None else check_place(Path(expand_home(html)), overwrite=overwrite)
+    target = None if save is None else Path(expand_home(save))
+    if target is not None:
+        check_file(target, "analysis", "--save", is_analysis, overwrite=overwrite)
+    page = None if html is None else check_place(Path(expand_home(html)), "--html", overwrite=overwrite)
+    if target is not None and target == page:
+        raise RecipeError(f"--save and --html both name {target}", "two files", "name another one")
     options = PlanOptions(keep_nonfinite=nonfinite is OnNonFinite.keep, strict=strict)
     run = run_options(memory, workers, overwrite=False, restart=False)
     with choose_display(quiet=quiet, as_json=as_json, label="analysing") as display:
         found = run_analysis(_recipe(given, base), base, options, run, display, n=n, m=m)
     document = found.to_json(tensors=as_json or save is not None or html is not None)
-    if target is not None:
+    if quiet and not as_json:
+        print_cautions(document)
+    elif not as_json:
+        print_analysis(document)
+    if target is not None:  # after the figures have been shown, which a full disk then cannot lose
         save_analysis(document, target)
     if page is not None:
         tell_page(page, write_page(analysis_page(document), page), quiet=quiet, as_json=as_json)
     if as_json:
         print(json.dumps({"event": "analysis", **document}))
-    elif quiet:
-        print_cautions(document)
-    else:
-        print_analysis(document)
 
 
 def _recipe(given: list[str], base: str | None) -> RecipeSource | Sequence[str]:

@@ -79,7 +79,7 @@ def merge(
     from dovetail.io.files.home import expand_home
 
     begin_work()
-    page = None if report is None else check_place(Path(expand_home(report)), overwrite=overwrite)
+    page = None if report is None else check_place(Path(expand_home(report)), "--report", overwrite=overwrite)
     with choose_display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
         tell(ctx, recorder)

@@ -162,13 +162,8 @@ def plan_options(
         An option is for another output format, or its value is wrong.
 
     """
-    from dovetail.engine.errors import RecipeError
     from dovetail.engine.planning.plan import PlanOptions
 
-    if card_pictures and not model_card:
-        raise RecipeError(
-            "--card-pictures and --no-write-model-card are given", "pictures with a card", "leave one of them out"
-        )
     given = {
         "--shard-size": size_bytes("--shard-size", shard_size),
         "--codec": codec,

@@ -162,7 +162,7 @@ def report(
 
     places = [Path(expand_home(place)) for place in (folder, other) if place is not None]
     target = Path(f"{'-'.join(_title(place) for place in places)}-report.html" if html is None else expand_home(html))
-    check_place(target, overwrite=overwrite)
+    check_place(target, "--html", overwrite=overwrite)
     if not conflicts and (memory, workers) != (None, None):
         raise RecipeError(
             "--memory and --workers have no effect", "a limit for --conflicts, which reads models", "leave them out"

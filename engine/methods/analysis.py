@@ -19,7 +19,7 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.analysis import PAIR_COUNTS, analyse_tile, load_base, load_finite, load_task_vector
 from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.kernels.exclusive import TILE, tile_elements
-from dovetail.engine.kernels.selection import SLACK, TABLE_ELEMENTS, plane_elements, span_elements
+from dovetail.engine.kernels.selection import SLACK, TABLE_ELEMENTS, plane_elements, whole_span
 from dovetail.engine.kernels.upper_bits import BINS, LOWER_BINS, count_lower
 from dovetail.engine.methods.decoding import read_only
 from dovetail.engine.methods.measured import SHARES, Ints, Lower, Measured, OpenCut, Sums, measured, no_sums, settle
@@ -161,7 +161,7 @@ _thread = threading.local()
 
 def _longest(tile: int, m: int) -> int:
     """Give the length of arrays that hold a tile, with room for a span more."""
-    return -(-(tile + span_elements(m) + SLACK) // 64) * 64
+    return -(-(tile + whole_span(m) + SLACK) // 64) * 64
 
 
 def _thread_scratch(tile: int, m: int, models: int) -> tuple[Any, ...]:

@@ -52,8 +52,6 @@ class AnalysisPlan:
     """What is read: a plan without an output."""
     base: str
     """Name of the base model."""
-    alone: tuple[str, ...]
-    """Tensors of the base model that no model has in the same shape."""
     rows: tuple[Rows, ...]
     """Tensors that have another number of rows in some model."""
     repeated: tuple[str, ...]
@@ -105,11 +103,9 @@ def plan_analysis(
         [tensor.element_bytes for tensor in tensors],
         [tensor.chunking.chunk_elements for tensor in tensors],
     )
-    found = {tensor.name for tensor in tensors}
     return AnalysisPlan(
         plan=replace(plan, tensors=tensors, jobs=tuple(jobs)),
         base=str(plain.base_model),
-        alone=tuple(tensor.name for tensor in plan.tensors if tensor.name not in found),
         rows=tuple(_rows(plain, plan)),
         repeated=tuple(str(ref) for ref, count in Counter(each.model for each in plain.models).items() if count > 1),
         aligned=plan.vocabulary is not None,

@@ -20,7 +20,7 @@ from dovetail.engine.run.factoring import Factors
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import CheckpointError
-from dovetail.io.files.durable import sync_folder, write_durably
+from dovetail.io.files.durable import replace_durably, sync_folder, write_durably
 from dovetail.io.files.smallfile import read_at_most
 from dovetail.io.formats.header import build_header
 from dovetail.io.formats.safetensors_reader import read_file
@@ -131,10 +131,7 @@ class FactorStore:
         said = json.dumps({"hash": self._identity, "report": {"name": report.name, **report.to_json()}})
         header = build_header(((name, dtype, each.shape) for name, each in tensors.items()), {_KEY: said})
         path = self._path(index)
-        made = path.with_suffix(".partial")
-        write_durably(made, (header, *(np.ascontiguousarray(each).tobytes() for each in tensors.values())))
-        made.replace(path)
-        sync_folder(self._folder)
+        replace_durably(path, (header, *(np.ascontiguousarray(each).tobytes() for each in tensors.values())))
         return report, read_file(path)
 
     def _path(self, index: int) -> Path:

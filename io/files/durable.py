@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -58,3 +59,23 @@ def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
             file.write(piece)
         file.flush()
         os.fsync(file.fileno())
+
+
+def replace_durably(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write a whole file durably, so that it is there either as it was or as it is to be.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or fails; the file is as it was.
+
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write_durably(partial, data)
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+    sync_folder(path.parent)

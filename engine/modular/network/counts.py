@@ -22,7 +22,7 @@ from dovetail.engine.modular.network.parent import Parent
 from dovetail.io.checkpoint import Checkpoint, TensorInfo, cannot_read
 from dovetail.io.dtypes import DTYPES, to_numpy
 from dovetail.io.errors import MissingFileError, TensorMismatchError
-from dovetail.io.files.durable import sync_folder, write_durably
+from dovetail.io.files.durable import replace_durably
 from dovetail.io.files.smallfile import is_named
 from dovetail.io.formats.header import build_header
 from dovetail.io.formats.index import resolve_in_folder
@@ -75,10 +75,8 @@ def write_counts(folder: Path, counts: Counts) -> None:
     tensors |= {_SOFT + layer: each.astype(np.float64) for layer, each in counts.soft.items()}
     kinds = {"i": DTYPES["I64"], "f": DTYPES["F64"]}
     header = build_header((name, kinds[each.dtype.kind], each.shape) for name, each in tensors.items())
-    partial = folder / f"{COUNTS_NAME}.partial"
-    write_durably(partial, (header, *(np.ascontiguousarray(each).tobytes() for each in tensors.values())))
-    partial.replace(folder / COUNTS_NAME)
-    sync_folder(folder)
+    parts = (np.ascontiguousarray(each).tobytes() for each in tensors.values())
+    replace_durably(folder / COUNTS_NAME, (header, *parts))
 
 
 def open_counts(parent: Parent) -> Checkpoint:

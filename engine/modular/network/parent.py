@@ -34,7 +34,7 @@ from dovetail.engine.modular.network.settings import check_name
 from dovetail.engine.text import counted
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import TensorMismatchError
-from dovetail.io.files.durable import sync_folder, write_durably
+from dovetail.io.files.durable import replace_durably
 from dovetail.io.files.strict_json import brief
 from dovetail.io.opening import read_checkpoint
 
@@ -105,10 +105,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
         If the disk is full or fails.
 
     """
-    partial = path.with_name(path.name + ".partial")
-    write_durably(partial, (json.dumps(document, indent=1) + "\n").encode())
-    partial.replace(path)
-    sync_folder(path.parent)
+    replace_durably(path, (json.dumps(document, indent=1) + "\n").encode())
 
 
 def read_parent(folder: str | Path) -> Parent:

@@ -28,7 +28,7 @@ def normalisation_of(inputs: InputScale | None, data: DataSet) -> Normalisation:
 
 @contextmanager
 def in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation, without gradients and with channels innermost; afterwards as it was."""
+    """Put a network into evaluation, without gradients, and afterwards back; channels become innermost, and stay so."""
     before = model.training
     model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types it for tensors alone
     try:

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dovetail.engine.errors import OutputError
-from dovetail.io.files.durable import sync_folder, write_durably
+from dovetail.io.files.durable import replace_durably
 
 STATE_NAME: Final = "training_state.safetensors"
 """File name of the state in the staging folder."""
@@ -70,10 +70,7 @@ def write_state(folder: Path, identity: Mapping[str, Any], state: State) -> None
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file durably, in one step; raises an OSError if the disk is full or fails."""
     contiguous = {name: each.detach().contiguous().cpu() for name, each in tensors.items()}
-    new = path.with_name(f"{path.name}.new")
-    write_durably(new, save(_unshared(contiguous), metadata))
-    new.replace(path)
-    sync_folder(path.parent)
+    replace_durably(path, save(_unshared(contiguous), metadata))
 
 
 def read_state(folder: Path, identity: Mapping[str, Any]) -> State | None:

@@ -49,13 +49,14 @@ INPUTS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["merge", "plan", "inspect", "compare", "convert", "extract-lora"])
+@pytest.mark.parametrize("command", ["merge", "plan", "analyze", "inspect", "compare", "convert", "extract-lora"])
 def test_inputs(family: Family, command: str) -> None:
     """Pipes among the files of a model are refused, or left alone where nothing is read of such files."""
     whole = shutil.copytree(family.base, family.home / "whole")
     arguments: dict[str, list[Any]] = {
         "merge": [family.recipe_path, family.out],
         "plan": [family.recipe_path],
+        "analyze": [family.recipe_path],
         "inspect": [family.base],
         "compare": [family.base, family.math],
         "convert": [family.base, family.out],
@@ -126,3 +127,24 @@ def test_a_file_that_becomes_a_pipe(family: Family) -> None:
     os.mkfifo(family.math / "model.safetensors")
     with pytest.raises(ChangedFileError, match="changed since the checkpoint was opened"):
         info.source.read(0, 1)
+
+
+@pytest.mark.parametrize("command", ["merge", "report", "analyze", "analysis"])
+def test_files_that_are_named(family: Family, command: str) -> None:
+    """A pipe in the place of a page or of an analysis is refused before anything is done, and stays."""
+    pipe = family.home / "pipe"
+    os.mkfifo(pipe)
+    arguments: dict[str, list[Any]] = {
+        "merge": ["merge", family.recipe_path, family.out, "--report", pipe],
+        "report": ["report", family.home / "merged", "--html", pipe, "--overwrite"],
+        "analyze": ["analyze", family.recipe_path, "--html", pipe],
+        "analysis": ["analyze", family.recipe_path, "--save", pipe, "--overwrite"],
+    }
+    assert 0 == dovetail("merge", family.recipe_path, family.home / "merged").code
+    outcome = dovetail(*arguments[command])
+    option = {"merge": "--report", "analysis": "--save"}.get(command, "--html")
+    assert 5 == outcome.code
+    told = f"error: {pipe} is no regular file; expected the name of a file to write; name a file by {option}\n"
+    assert told == outcome.err
+    assert pipe.is_fifo()
+    assert not family.out.exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dovetail.engine.actions import saved_analysis
 from dovetail.engine.actions.saved_analysis import read_analysis
 from dovetail.engine.errors import VerificationError
 from tests.checkpoints import llama_tensors, write_checkpoint
@@ -65,7 +66,7 @@ def test_pages(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (family.home / "page.html").read_bytes() == (family.home / "found-report.html").read_bytes()
     (family.home / "found.json").write_text('{"format": "dovetail analysis", "version": 1}')
     outcome = dovetail("report", "found.json")
-    assert (5, True) == (outcome.code, "found.json is damaged" in outcome.err)
+    assert (5, True) == (outcome.code, "found.json cannot be used" in outcome.err)
     (family.home / "notes.html").write_text("mine")
     assert 5 == dovetail("analyze", "recipe.yml", "--html", "notes.html").code
     assert "mine" == (family.home / "notes.html").read_text()
@@ -123,3 +124,36 @@ def test_nan_is_an_error_unless_it_is_kept(tmp_path: Path) -> None:
     assert 3 == dovetail("analyze", "--base", *paths).code
     outcome = dovetail("analyze", "--base", *paths, "--nonfinite", "keep", "--quiet")
     assert (0, True) == (outcome.code, "1 value of a is NaN or infinite" in outcome.out)
+
+
+def test_one_file_for_both_is_refused(family: Family) -> None:
+    """Figures and page cannot have one name, of which the second would replace the first."""
+    outcome = dovetail("analyze", family.recipe_path, "--save", family.home / "x", "--html", family.home / "x")
+    assert (2, True) == (outcome.code, "--save and --html both name" in outcome.err)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        '"version": 1, "models": ' + "[" * 100_000 + "]" * 100_000,
+        '"version": 1, "base": "b", "models": 7',
+        '"version": 1' + ', "x": 1e999' * 3,
+    ],
+    ids=["deep", "wrong", "large"],
+)
+def test_hostile_files_are_refused(tmp_path: Path, rest: str) -> None:
+    """A file that only begins like an analysis ends in one line."""
+    path = tmp_path / "analysis.json"
+    path.write_text(f'{{"format": "dovetail analysis", {rest}}}')
+    outcome = dovetail("report", path)
+    assert (5, 1) == (outcome.code, outcome.err.count("\n"))
+    assert "analysis.json cannot be used" in outcome.err
+
+
+def test_hostile_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has more values than any analysis is refused before it is decoded."""
+    monkeypatch.setattr(saved_analysis, "_MOST_VALUES", 50)
+    path = tmp_path / "analysis.json"
+    path.write_text('{"format": "dovetail analysis", "version": 1, "x": [' + "[]," * 60 + "[]]}")
+    outcome = dovetail("report", path)
+    assert (5, True) == (outcome.code, "it is larger than any analysis" in outcome.err)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from dovetail.engine.actions.saved_analysis import read_analysis
+from dovetail.engine.actions.saved_analysis import damaged, read_analysis
+from dovetail.engine.actions.verify import DEFECTS
 from dovetail.engine.cli.report.page.analysis_values import (
     OF_PAIR,
     Value,
@@ -16,17 +17,13 @@ from dovetail.engine.cli.report.page.analysis_values import (
     values_of_pairs,
 )
 from dovetail.engine.cli.report.page.columns import MOST_CHOICES, fitting_columns, shape_text
-from dovetail.engine.cli.report.page.layers import MOST_CELLS, MOST_PAIRS, MOST_VALUES
+from dovetail.engine.cli.report.page.layers import MOST_CELLS, MOST_PAIRS, TENSORS, fitting, too_many_kinds
 from dovetail.engine.cli.report.page.parts import Column, Curves, HeatMap, Measure, Page, Part, Section, Table, Text
-from dovetail.engine.errors import VerificationError
 from dovetail.engine.output.tensor_table import labels
 from dovetail.engine.text import format_size, short_name
 
 Document = Mapping[str, Any]
 """What `dovetail.engine.actions.analysis.Analysis.to_json` gives."""
-
-_TENSORS: Final = "tensors"
-"""Id of the table of tensors."""
 
 
 def saved_analysis_page(path: Path) -> Page:
@@ -41,10 +38,8 @@ def saved_analysis_page(path: Path) -> Page:
     document = read_analysis(path)
     try:
         return analysis_page(document)
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise VerificationError(
-            f"{path} is damaged ({type(error).__name__}: {error})", "an analysis", "run dovetail analyze again"
-        ) from error
+    except (LookupError, RecursionError, *DEFECTS) as error:
+        raise damaged(path, error) from error
 
 
 def analysis_page(document: Document) -> Page:
@@ -165,12 +160,10 @@ def _layers(document: Document, names: Sequence[str], block: str) -> Section:
     cells = {(each["layer"], each["kind"]): each for each in document["cells"]}
     kinds = [kind for kind in document["kinds"] if any(found == kind for _, found in cells)]
     if len(layers) * len(kinds) > MOST_CELLS:
-        more = f"There are too many kinds of tensors ({len(kinds):,}) for a heat map; the table below has them."
-        return Section("Layers", (more,), parts)
+        return Section("Layers", (too_many_kinds(len(kinds)),), parts)
     grid = [[cells.get((layer, kind)) for kind in kinds] for layer in layers]
-    most = max(1, MOST_VALUES // max(1, len(layers) * len(kinds)))
-    measures = list(_measures(document, names, block, grid))[:most]
-    parts.insert(0, HeatMap("By layer and kind of tensor", "kind", kinds, "layer", layers, measures, _TENSORS))
+    measures = fitting(len(layers) * len(kinds), _measures(document, names, block, grid))
+    parts.insert(0, HeatMap("By layer and kind of tensor", "kind", kinds, "layer", layers, measures, TENSORS))
     sentence = "Where every model changed most, and where two models change the same elements against each other."
     return Section("Layers", (sentence,), parts)
 
@@ -209,6 +202,5 @@ def _tensors(document: Document, names: Sequence[str], block: str) -> Section:
         *values_of_pairs(document, names, block, len(document["pairs"])),
     )
     groups = [[column(title, value, percent=percent)] for title, value, percent in values]
-    fitting, more = fitting_columns(groups, len(rows))
-    more = more.replace("The manifests have", "The file has")
-    return Section("Tensors", (more,) if more else (), [Table("Every tensor", [*columns, *fitting], id=_TENSORS)])
+    shown, more = fitting_columns(groups, len(rows))
+    return Section("Tensors", (more,) if more else (), [Table("Every tensor", [*columns, *shown], id=TENSORS)])

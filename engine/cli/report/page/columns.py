@@ -59,8 +59,3 @@ def place_columns(names: Sequence[str], places: Places) -> list[Column]:
 def shape_text(shape: Sequence[int]) -> str:
     """Write a shape."""
     return " x ".join(map(str, shape))
-
-
-def unique(names: Sequence[str]) -> list[str]:
-    """Number names that several models have."""
-    return [f"{name} ({index + 1})" if names.count(name) > 1 else name for index, name in enumerate(names)]

@@ -65,20 +65,20 @@ def _by_kind(
         f"{OUTSIDE.capitalize()} is what belongs to no layer, such as embeddings.",
     )
     if grid.cells > MOST_CELLS:
-        return (*sentences, too_many_kinds(grid)), [curves]
+        return (*sentences, too_many_kinds(len(grid.kinds))), [curves]
     title = "By layer and kind of tensor"
-    measures = fitting(grid, _measures(names, table, grid))
+    measures = fitting(grid.cells, _measures(names, table, grid))
     return sentences, [HeatMap(title, "kind", grid.kinds, "layer", grid.layers, measures, TENSORS), curves]
 
 
-def too_many_kinds(grid: Grid) -> str:
+def too_many_kinds(kinds: int) -> str:
     """Say why there is no heat map."""
-    return f"There are too many kinds of tensors ({len(grid.kinds):,}) for a heat map; the table below has them."
+    return f"There are too many kinds of tensors ({kinds:,}) for a heat map; the table below has them."
 
 
-def fitting(grid: Grid, measures: Iterator[Measure]) -> list[Measure]:
+def fitting(cells: int, measures: Iterator[Measure]) -> list[Measure]:
     """Take the first measures, as many as a page has room for, and one at the least."""
-    return list(itertools.islice(measures, max(1, MOST_VALUES // max(1, grid.cells))))
+    return list(itertools.islice(measures, max(1, MOST_VALUES // max(1, cells))))
 
 
 def _measures(names: Sequence[str], table: np.recarray[Any, Any], grid: Grid) -> Iterator[Measure]:

@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from dovetail.engine.cli.report.console import show
 from dovetail.engine.cli.report.page.parts import Curves, HeatMap, Page, Table
-from dovetail.engine.errors import OutputError
+from dovetail.engine.output.single_file import check_file
 from dovetail.engine.text import format_size
 from dovetail.io.extras import require
-from dovetail.io.files.durable import sync_folder, write_durably
+from dovetail.io.files.durable import replace_durably
 
 _PACKAGES: Final = ("jinja2", "plotly")
 
@@ -81,39 +81,23 @@ def write_page(page: Page, path: Path) -> int:
 
     """
     data = render(page).encode()
-    partial = path.with_name(f".{path.name}.partial")
-    write_durably(partial, data)
-    partial.replace(path)
-    sync_folder(path.parent)
+    replace_durably(path, data)
     return len(data)
 
 
-def check_place(path: Path, *, overwrite: bool) -> Path:
-    """Refuse to write a page where something else lies; an older page of ours may be replaced.
-
-    Returns
-    -------
-    Path
-        The same path.
+def check_place(path: Path, option: str, *, overwrite: bool) -> Path:
+    """Refuse to write a page where something else lies, as `check_file` does; `option` has named the place.
 
     Raises
     ------
     UnsupportedError
         Jinja2 or Plotly is not installed.
     OutputError
-        There is a folder or a file that is no such page, and `overwrite` is not set, or the folder is missing.
+        Something else lies there, or the folder is missing.
 
     """
     _require()
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder", "the name of a file to write", "name a file by --html")
-    if not path.parent.is_dir():
-        raise OutputError(f"there is no folder {path.parent}", "a folder to write the report into", "make it first")
-    if not overwrite and path.exists() and not _is_page(path):
-        raise OutputError(
-            f"{path} is there already and is no report", "a new file, or an older report", "pass --overwrite"
-        )
-    return path
+    return check_file(path, "report", option, _is_page, overwrite=overwrite)
 
 
 def tell_page(path: Path, size: int, *, quiet: bool, as_json: bool) -> None:

@@ -90,7 +90,7 @@ def test_killed_before_the_state_is_written(tmp_path: Path, monkeypatch: pytest.
         killed_after(writes, patched, before=True)
         with pytest.raises(Killed):
             parts.run(ignore, save_seconds=0)
-    (tmp_path / "parts" / f"{STATE_NAME}.new").write_bytes(b"half a state")
+    (tmp_path / "parts" / f".{STATE_NAME}.partial").write_bytes(b"half a state")
     parts = training(tmp_path / "parts")
     parts.run(ignore, save_seconds=0)
     assert outcome(whole) == outcome(parts)
