@@ -118,16 +118,16 @@ def _measured(plan: Plan, run: RunOptions, listen: events.Listener, started: flo
     problems = [tensor.problem for tensor in plan.tensors if tensor.problem is not None]
     needed = [partial(try_contest, *each) for each in trials(plan.method.name, problems) if isinstance(each, tuple)]
     warm_up(needed, lambda: listen(events.Notice("info", "Compiling kernels for this machine.")))
-    budget, _ = prepare(plan, run, listen, compared_bytes=plan.accumulated_bytes(1))
     count, models = len(plan.tensors), len(plan.models)
-    found = Conflicts(
+    found = Conflicts(  # all of it in memory at once, so that the budget counts it
         tuple(tensor.name for tensor in plan.tensors),
-        np.zeros((count, models), np.int64),
-        np.zeros((count, models)),
-        np.zeros((count, models, models), np.int64),
-        np.zeros((count, models, models)),
+        np.full((count, models), 0, np.int64),
+        np.full((count, models), 0.0),
+        np.full((count, models, models), 0, np.int64),
+        np.full((count, models, models), 0.0),
         left_out,
     )
+    budget, _ = prepare(plan, run, listen, compared_bytes=plan.accumulated_bytes(1))
     done, total = 0, sum(tensor.input_bytes for tensor in plan.tensors)
     with held(), contextlib.closing(measure(plan, budget)) as measurements:
         for step in measurements:
@@ -145,5 +145,7 @@ def _put(found: Conflicts, place: int, losses: Losses, order: tuple[int, ...]) -
     where = np.array(order, np.int64)
     np.add.at(found.wanted[place], where, losses.wanted)
     np.add.at(found.wanted_square[place], where, losses.wanted_square)
-    np.add.at(found.lost[place], np.ix_(where, where), losses.lost)
-    np.add.at(found.lost_square[place], np.ix_(where, where), losses.lost_square)
+    # A model that is named twice is its own rival, which is no loss to another model.
+    counts = (where[:, None] != where) | np.eye(len(where), dtype=bool)
+    np.add.at(found.lost[place], np.ix_(where, where), losses.lost * counts)
+    np.add.at(found.lost_square[place], np.ix_(where, where), losses.lost_square * counts)

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.kernels.general import IGNORE
 from dovetail.engine.methods.cabs import BalancedCabs
+from dovetail.engine.methods.cabs_kernels import KernelCabs
+from dovetail.engine.methods.cabs_magnitude import MagnitudeCabs
 from dovetail.engine.methods.decoding import STRETCH, Floats, Marks
 from dovetail.engine.methods.marking import Marking
 from dovetail.engine.methods.masked import StretchSum
@@ -79,6 +81,8 @@ def make_contest(method: Method, problem: Problem) -> Contest | None:
     if method.masks is None or len(problem.model_codes) < 2:
         return None
     of = method.masks.program(problem)
+    if isinstance(of, MagnitudeCabs | KernelCabs) and of.mode != IGNORE:
+        return None  # what a model would keep alone takes passes of its own to find
     alone = replace(of, mode=IGNORE) if isinstance(of, BalancedCabs) and of.mode != IGNORE else None
     return Contest(of, alone, len(problem.model_codes)) if alone is not None or of.addition.voting else None
 

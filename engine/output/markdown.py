@@ -8,7 +8,7 @@ from typing import Final
 _PLAIN: Final = re.compile(r"[A-Za-z0-9]+(?:[ ._+-]+[A-Za-z0-9]+)*")
 """Names in which nothing can be markup."""
 
-_MARKUP: Final = re.compile(r"[\\`*\[\]<>#|~$&]|(?<=[a-z]):(?=//)")
+_MARKUP: Final = re.compile(r"[\\`*\[\]<>#|~$&]|(?<=[a-z]):(?=//)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 """What would be markup in a sentence, or make a link of it."""
 
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from dovetail.engine.output.places import Grid, Places
 from dovetail.engine.output.svg import Drawing, cut
+from dovetail.engine.output.tensor_table import labels
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.records import RecordTable
-from dovetail.engine.text import percent, short_name
+from dovetail.engine.text import percent
 
 SHARES_NAME: Final = "dovetail_models.svg"
 """File name of the picture of what each model gives."""
@@ -80,11 +81,13 @@ def card_pictures(plan: Plan, table: RecordTable) -> list[Picture]:
     if not 0 < len(grid.layers) <= _MOST_LAYERS or not 0 < math.fsum(kept[merged].flat) < math.inf:
         return []
     elements = np.array([tensor.domain for tensor in plan.tensors], np.float64)
-    changes = np.array(
-        grid.values(lambda rows: math.sqrt(math.fsum(sums["merged_square"][rows]) / math.fsum(elements[rows])))
-    )
-    names = [short_name(name) for name in plan.models]
-    return [_shares(names, kept, grid), _changes(changes, grid)]
+    squares = sums["merged_square"]
+
+    def change(rows: NDArray[np.int64]) -> float:
+        return math.sqrt(math.fsum(squares[rows]) / max(1.0, math.fsum(elements[rows])))
+
+    changes = np.array(grid.values(change))
+    return [_shares(labels(plan.models), kept, grid), _changes(changes, grid)]
 
 
 def _by_model(plan: Plan, squares: NDArray[Any]) -> NDArray[np.float64]:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 
 from dovetail.engine.text import short_name
 from dovetail.io.extras import require
 
-_EACH = ("kept", "density", "task_vector_norm", "kept_norm")
-"""Columns with a value for each model."""
+_JOINED: Final[dict[str, Callable[[list[Any]], Any]]] = {
+    "kept": sum,
+    "density": statistics.fmean,
+    "task_vector_norm": lambda norms: math.hypot(*norms),
+    "kept_norm": lambda norms: math.hypot(*norms),
+}
+"""Columns with a value for each model, and how those of one that is named several times are joined."""
+
+_EACH = tuple(_JOINED)
 
 
 def tensor_table(models: int, tensors: Mapping[str, Mapping[str, Any]]) -> np.recarray[Any, Any]:
@@ -60,15 +68,15 @@ def _add_statistics(row: Any, found: Mapping[str, Any]) -> None:
 
     A norm that is not finite is None in JSON.
     """
-    order: dict[int, int] = {}
+    order: dict[int, list[int]] = {}
     for place, model in enumerate(found["models"]):
-        order.setdefault(model, place)
-    for model, place in order.items():
+        order.setdefault(model, []).append(place)
+    for model, places in order.items():  # a model that is named twice gives twice, as in the totals
         for key in _EACH:
-            value = found[key][place]
-            row[key][model] = math.inf if value is None else value
-        for other, where in order.items():
-            row["overlap"][model, other] = found["overlap"][place][where]
+            values = [math.inf if found[key][place] is None else found[key][place] for place in places]
+            row[key][model] = _JOINED[key](values)
+        for other, others in order.items():
+            row["overlap"][model, other] = found["overlap"][places[0]][others[0]]
     norm = found["merged_norm"]
     row["merged_norm"] = math.inf if norm is None else norm
     row["overflowed"], row["nonfinite"] = found["overflowed"], sum(found["nonfinite"])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from dovetail.engine.errors import RecipeError
 from dovetail.engine.facts import cut, facts_html, facts_text, listed
 from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.extract_lora import EXTRACT_LORA
@@ -64,6 +65,11 @@ class PlanOptions:
     """Whether the output has a README.md that says how it was made."""
     card_pictures: bool = False
     """Whether the README.md shows pictures of what the merge did, which are files beside it."""
+
+    def __post_init__(self) -> None:
+        """Refuse pictures for a card that is not wanted."""
+        if self.card_pictures and not self.model_card:
+            raise RecipeError("card_pictures is asked for without model_card", "pictures with a card", "leave one out")
 
     def small_files(self) -> dict[str, bool]:
         """Say which of the output's small files are wanted, where that is otherwise than it is without a word."""

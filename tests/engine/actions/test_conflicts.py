@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dovetail.engine import events, merge
+from dovetail.engine import events, merge, read_manifest
 from dovetail.engine.actions.conflicts import Conflicts, conflicts
 from dovetail.engine.cli.report.page.kinds import page_of
 from dovetail.engine.cli.report.page.render import render
+from dovetail.engine.errors import VerificationError
 from dovetail.engine.run.prepare import RunOptions
 from tests.checkpoints import llama_tensors, write_checkpoint
 from tests.engine.cli.report.pages import parse
@@ -146,7 +147,7 @@ def test_the_page(family: Family) -> None:
     assert "Conflicts" not in parse(render(page_of(family.out))).text
 
 
-def test_what_cannot_be_told(family: Family) -> None:
+def test_where_nothing_is_said(family: Family) -> None:
     """Methods that override nothing, two outputs, and inputs that are gone are errors of one line."""
     merge(family.recipe(merge_method="task_arithmetic", parameters={"weight": 1.0}), family.out)
     target = family.home / "page.html"
@@ -162,3 +163,31 @@ def test_what_cannot_be_told(family: Family) -> None:
     outcome = dovetail("report", family.home / "other", "--conflicts", "--html", target)
     assert (3, 1) == (outcome.code, outcome.err.count("\n"))
     assert not target.exists()
+
+
+@pytest.mark.parametrize("parameters", [{"balanced": False}, {"granularity": "kernel"}], ids=str)
+@pytest.mark.parametrize("consensus", ["sum", "ties"])
+def test_what_cannot_be_told(family: Family, parameters: dict[str, Any], consensus: str) -> None:
+    """Where models exclude each other otherwise than by blocks, nothing is said, whatever comes after."""
+    merge(family.recipe(parameters={"n": 4, "m": 16, "weight": 0.8, "consensus": consensus, **parameters}), family.out)
+    if "balanced" in parameters:
+        with pytest.raises(VerificationError, match="as the recipe of .* uses it, no model overrides another"):
+            conflicts(family.out, RUN)
+        return
+    found = conflicts(family.out, RUN)
+    # Of a kernel's tensors, those of one dimension are pruned by elements, and are told.
+    assert all("norm" in name for name in found.tensors)
+    assert found.left_out > 0
+
+
+def test_a_model_named_twice_is_no_rival_of_itself(family: Family) -> None:
+    """What a model loses to its twin is lost, and to no other model; it cannot lose more than it wants."""
+    models = [{"model": str(family.math), "parameters": {"weight": 1}}] * 2
+    merge(family.recipe(models=models, parameters={"n": 4, "m": 16}), family.out)
+    found = conflicts(family.out, RUN)
+    assert 0 < found.lost.sum() <= found.wanted.sum()
+    manifest = read_manifest(family.out)
+    table = manifest.table()
+    for key in ("task_vector_norm", "kept_norm"):
+        joint = np.sqrt((np.nan_to_num(table[key][:, 0]) ** 2).sum())
+        assert manifest["totals"][key][0] == pytest.approx(joint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import pytest
 import yaml
 
 from dovetail.engine import merge, read_manifest, verify
+from dovetail.engine.errors import RecipeError
 from dovetail.engine.output.pictures import PICTURE_NAMES
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run.prepare import RunOptions
-from tests.checkpoints import write_checkpoint
+from tests.checkpoints import llama_tensors, write_checkpoint
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 from tests.engine.interrupt import OPTIONS, commit_often, interrupt
@@ -123,7 +125,7 @@ def test_nothing_to_draw(family: Family) -> None:
     assert "svg" not in (family.out / "README.md").read_text()
     outcome = dovetail("merge", family.recipe_path, family.home / "x", "--card-pictures", "--no-write-model-card")
     assert 2 == outcome.code
-    assert "--card-pictures and --no-write-model-card are given; expected pictures with a card" in outcome.err
+    assert "card_pictures is asked for without model_card; expected pictures with a card; leave one out" in outcome.err
 
 
 def test_many_models_and_kinds(family: Family) -> None:
@@ -155,3 +157,29 @@ def test_interrupted_merges(family: Family, monkeypatch: pytest.MonkeyPatch) -> 
     merge(family.recipe_path, family.out, options)
     for name in PICTURE_NAMES:
         assert (family.home / "whole" / name).read_bytes() == (family.out / name).read_bytes()
+
+
+def test_an_empty_tensor(family: Family) -> None:
+    """A kind of tensor that has no elements does not keep the merge from its end."""
+    for seed, folder in enumerate((family.base, family.math, family.code)):
+        shutil.rmtree(folder)
+        tensors = llama_tensors(0) if seed == 0 else llama_tensors(seed, llama_tensors(0))
+        write_checkpoint(folder, {**tensors, "model.layers.0.empty.weight": np.zeros(0, np.float32)})
+    merge(family.recipe_path, family.out, WITH)
+    assert set(PICTURE_NAMES) <= {path.name for path in family.out.iterdir()}
+
+
+def test_models_of_one_name_are_told_apart(family: Family) -> None:
+    """The legend tells models apart whose folders have the same name."""
+    folders = [family.home / name / "final" for name in ("one", "two")]
+    for folder, model in zip(folders, (family.math, family.code), strict=True):
+        shutil.copytree(model, folder)
+    merge(family.recipe(models=[{"model": str(folder)} for folder in folders]), family.out, WITH)
+    shown = texts(family.out / PICTURE_NAMES[0])
+    assert all(any(text.endswith(str(folder)[-40:]) for text in shown) for folder in folders)
+
+
+def test_pictures_without_a_card(family: Family) -> None:
+    """Pictures of a card that is not wanted are refused, from Python too."""
+    with pytest.raises(RecipeError, match="card_pictures is asked for without model_card"):
+        PlanOptions(card_pictures=True, model_card=False)

@@ -43,9 +43,10 @@ def conflicts_section(names: Sequence[str], found: Conflicts) -> Section:
         sentences.append(f"Of {counted(found.left_out, 'tensor')} this cannot be told.")
     parts: list[Part] = [_models(names, found), _pairs(names, found)]
     if grid.cells > MOST_CELLS:
-        sentences.append(too_many_kinds(grid))
+        sentences.append(too_many_kinds(len(grid.kinds)))
     else:
-        title, measures = "Changes lost, by layer and kind of tensor", fitting(grid, _measures(names, found, grid))
+        title = "Changes lost, by layer and kind of tensor"
+        measures = fitting(grid.cells, _measures(names, found, grid))
         parts.append(HeatMap(title, "kind", grid.kinds, "layer", grid.layers, measures, _CONFLICTS))
     groups = [
         [Column(f"{name}: {title}", values[:, place].tolist(), percent=True) for place, name in enumerate(names)]

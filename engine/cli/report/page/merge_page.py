@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from dovetail.engine.cli.report.page.columns import fitting_columns, place_columns, shape_text, unique
+from dovetail.engine.cli.report.page.columns import fitting_columns, place_columns, shape_text
 from dovetail.engine.cli.report.page.conflicts import conflicts_section
 from dovetail.engine.cli.report.page.layers import TENSORS, layer_sections
 from dovetail.engine.cli.report.page.models import models_section
@@ -17,6 +17,7 @@ from dovetail.engine.facts import listed
 from dovetail.engine.methods.registry import all_methods
 from dovetail.engine.output.manifest import has_task_vectors, norm_text
 from dovetail.engine.output.places import Places
+from dovetail.engine.output.tensor_table import labels
 from dovetail.engine.text import counted, format_size, short_name
 from dovetail.io.zarr.vectors import VectorsFormat
 
@@ -50,7 +51,7 @@ def merge_page(manifest: Manifest, done: Done | None = None, conflicts: Conflict
         The manifest is damaged.
 
     """
-    totals, names = manifest["totals"], unique([short_name(str(name)) for name in manifest["models"]])
+    totals, names = manifest["totals"], labels([str(name) for name in manifest["models"]])
     table = manifest.table()
     method = str(manifest["recipe"].get("merge_method", "conversion"))
     elements = int(table["elements"].sum())

@@ -116,8 +116,8 @@ def _layers(first: Side, second: Side, shared: Shared, places: Places) -> Sectio
     heights = dict(zip((first.label, second.label), changes, strict=True))
     curves = Curves("Change of the base, by layer", "layer", grid.layers, "norm of the change", heights)
     if grid.cells > MOST_CELLS:
-        return Section("Layers", (*sentences, too_many_kinds(grid)), [curves])
-    measures = fitting(grid, _measures(first, second, shared, grid))
+        return Section("Layers", (*sentences, too_many_kinds(len(grid.kinds))), [curves])
+    measures = fitting(grid.cells, _measures(first, second, shared, grid))
     title = "Differences by layer and kind of tensor"
     return Section(
         "Layers", sentences, [HeatMap(title, "kind", grid.kinds, "layer", grid.layers, measures, TENSORS), curves]

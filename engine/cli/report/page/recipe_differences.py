@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dovetail.engine.text import short_name
+from dovetail.engine.output.tensor_table import labels
 
 
 def differing_keys(first: Any, second: Any) -> list[tuple[str, str | None, str | None]]:
@@ -40,13 +39,8 @@ def _flat(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _labels(items: list[Any]) -> Iterator[str]:
-    """Name the items of a list: models by their names, numbered where one comes again, and others by their places."""
-    seen: Counter[str] = Counter()
-    for place, item in enumerate(items):
-        name = item.get("model") if isinstance(item, Mapping) else None
-        if not isinstance(name, str):
-            yield str(place)
-            continue
-        name = short_name(name)
-        seen[name] += 1
-        yield name if seen[name] == 1 else f"{name} ({seen[name]})"
+    """Name the items of a list: models as reports name them, and others by their places."""
+    models = [item.get("model") if isinstance(item, Mapping) else None for item in items]
+    named = iter(labels([name for name in models if isinstance(name, str)]))
+    for place, name in enumerate(models):
+        yield next(named) if isinstance(name, str) else str(place)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.cli.report.page.columns import unique
 from dovetail.engine.errors import VerificationError
 from dovetail.engine.output.manifest import has_task_vectors
+from dovetail.engine.output.tensor_table import labels
 from dovetail.engine.text import short_name
 
 if TYPE_CHECKING:
     from dovetail.engine.output.document import Manifest
 
-_HOW_STORED = ("dtype", "shape", "chunk_elements", "chunk_period", "chunk_edges")
+_HOW_STORED = ("chunk_elements", "chunk_period", "chunk_edges")
 """Keys of a tensor's entry on which checksums of chunks depend beside the values."""
 
 
@@ -48,8 +48,7 @@ class Side:
 
 def side(label: str, manifest: Manifest) -> Side:
     """Make a side of a manifest."""
-    names = unique([short_name(str(name)) for name in manifest["models"]])
-    return Side(label, manifest, manifest.table(), names)
+    return Side(label, manifest, manifest.table(), labels([str(name) for name in manifest["models"]]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +116,17 @@ def _same(first: Any, second: Any) -> int:
 
 
 def _pair_models(first: Side, second: Side) -> list[tuple[int, int]]:
-    """Pair models by their whole names, and those that are left by their last parts."""
+    """Pair models by their whole names, and those that are left by their last parts, where these are of one model."""
+    names, others = ([str(name) for name in each.manifest["models"]] for each in (first, second))
     pairs: dict[int, int] = {}
-    for names in ([str(name) for name in first.manifest["models"]], first.names):
-        others = [str(name) for name in second.manifest["models"]] if names is not first.names else second.names
-        for place, name in enumerate(names):
-            free = [at for at, other in enumerate(others) if other == name and at not in pairs.values()]
-            if place not in pairs and free:
-                pairs[place] = free[0]
+    for place, name in enumerate(names):
+        free = [at for at, other in enumerate(others) if other == name and at not in pairs.values()]
+        if free:
+            pairs[place] = free[0]
+    short, short_others = ([short_name(name) for name in each] for each in (names, others))
+    for place, name in enumerate(short):
+        if place not in pairs and short.count(name) == short_others.count(name) == 1:
+            at = short_others.index(name)
+            if at not in pairs.values():
+                pairs[place] = at
     return sorted(pairs.items())

@@ -12,9 +12,8 @@ from dovetail.engine.actions.analyze import analyze
 from dovetail.engine.cli.report.page.analysis_page import analysis_page
 from dovetail.engine.cli.report.page.render import render, write_page
 from tests.checkpoints import llama_tensors, write_checkpoint
+from tests.engine.cli.report.browsing import CHROMIUM, NO_CHROMIUM, Shown
 from tests.engine.cli.report.pages import Parsed, hash_source, parse
-from tests.engine.cli.report.test_in_browser import CHROMIUM, Shown
-from tests.engine.cli.report.test_in_browser import browser as browser
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -82,7 +81,7 @@ def test_one_model_and_none_of_a_kind(tmp_path: Path) -> None:
     assert "model.norm.weight" not in page.column("Every tensor", "tensor")
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (400, "dark")])
 def test_in_a_browser(browser: Any, found: Analysis, tmp_path: Path, width: int, scheme: str) -> None:
     """Every choice draws, a click on a cell shows its tensors, tables sort, and the page fits the window."""
@@ -95,14 +94,7 @@ def test_in_a_browser(browser: Any, found: Analysis, tmp_path: Path, width: int,
             colours.select_option(name)
             seen.add(figure.locator("svg").first.inner_html())
         assert len(seen) > 1
-    figure.locator(".nsewdrag").first.scroll_into_view_if_needed()
-    area = figure.locator(".nsewdrag").first.bounding_box()
-    rows = len(found.layers)
-    place = (area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
-    shown.page.mouse.move(*place)
-    shown.page.mouse.click(*place)
-    layer = shown.figure("Every tensor").get_by_label("layer", exact=True)
-    shown.page.wait_for_function("select => select.value !== '0'", arg=layer.element_handle())
+    layer = shown.click_first_cell(figure, "Every tensor")
     assert {layer.locator("option:checked").inner_text()} == set(shown.cells("Every tensor", 1))
     layer.select_option("all")
     shown.figure("Every tensor").get_by_role("button", name="elements", exact=True).click()

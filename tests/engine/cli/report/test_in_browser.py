@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,72 +12,12 @@ from dovetail.engine.actions.conflicts import conflicts
 from dovetail.engine.cli.report.page.kinds import page_of, page_of_two
 from dovetail.engine.cli.report.page.render import write_page
 from dovetail.engine.run.prepare import RunOptions
+from tests.engine.cli.report.browsing import CHROMIUM, NO_CHROMIUM, Shown
 from tests.engine.cli.report.test_page import _hostile
 from tests.engine.conftest import Family
 from tests.engine.modular.parents import make_parent
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright, which drives browsers, is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium; apt-get install chromium brings one")
-
-TIMEOUT_MS = 120_000
-"""Long enough for any machine."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Give a headless Chromium."""
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield running
-        running.close()
-
-
-class Shown:
-    """A page in the browser.
-
-    Parameters
-    ----------
-    browser
-        The browser.
-    path
-        The page.
-    width
-        Of the window, in pixels.
-    scheme
-        What the reader's system prefers: light or dark.
-
-    """
-
-    def __init__(self, browser: Any, path: Path, width: int = 1400, scheme: str = "light") -> None:
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        context.set_default_timeout(TIMEOUT_MS)
-        self.page = context.new_page()
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
-        self.page.goto(path.as_uri())
-        self.page.wait_for_selector("html[data-ready=yes]")
-        assert [path.as_uri()] == self.asked
-
-    def figure(self, title: str) -> Any:
-        """Give the picture or table of a title."""
-        caption = self.page.get_by_text(title, exact=True)
-        return self.page.locator("figure").filter(has=caption)
-
-    def cells(self, title: str, column: int) -> list[str]:
-        """Give the texts of a column of a table, from the top."""
-        texts: list[str] = self.figure(title).locator(f"tbody tr td:nth-child({column + 1})").all_inner_texts()
-        return texts
-
-    def end(self) -> None:
-        """Make sure that nothing was asked for, and nothing went wrong."""
-        assert [] == self.complaints
-        assert 1 == len(self.asked)
-        self.page.context.close()
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 
 
 @pytest.fixture
@@ -128,13 +66,7 @@ def test_heat_maps(browser: Any, merged: Path) -> None:
     assert figure.locator("tbody tr").count() > 1
     assert not figure.locator(".plot").is_visible()
     figure.get_by_role("button", name="As a table").click()
-    figure.locator(".nsewdrag").first.scroll_into_view_if_needed()
-    area = figure.locator(".nsewdrag").first.bounding_box()
-    rows = figure.locator("g.ytick").count()
-    shown.page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
-    shown.page.mouse.click(area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
-    layers = shown.figure("Every tensor of the output").get_by_label("layer", exact=True)
-    playwright.expect(layers).not_to_have_value("0", timeout=TIMEOUT_MS)
+    layers = shown.click_first_cell(figure, "Every tensor of the output")
     assert {layers.locator("option:checked").inner_text()} == set(shown.cells("Every tensor of the output", 1))
     shown.end()
 
@@ -181,13 +113,7 @@ def test_two_merges(browser: Any, family: Family, width: int, scheme: str) -> No
         colours.select_option(name)
         low, high = shown.page.evaluate(f"[{scale}.zmin, {scale}.zmax]")
         assert (-high == low) == ("(norm)" not in name or name == "change of the base (norm)"), name
-    figure.locator(".nsewdrag").first.scroll_into_view_if_needed()
-    area = figure.locator(".nsewdrag").first.bounding_box()
-    rows = figure.locator("g.ytick").count()
-    shown.page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
-    shown.page.mouse.click(area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
-    layers = shown.figure("Every tensor of both").get_by_label("layer", exact=True)
-    playwright.expect(layers).not_to_have_value("0", timeout=TIMEOUT_MS)
+    shown.click_first_cell(figure, "Every tensor of both")
     assert {"differ"} == set(shown.cells("Every tensor of both", 4))
     assert width >= shown.page.evaluate("document.documentElement.scrollWidth")
     shown.end()
@@ -201,13 +127,7 @@ def test_conflicts(browser: Any, family: Family, width: int, scheme: str) -> Non
     write_page(page_of(family.out, None, found), family.home / "page.html")
     shown = Shown(browser, family.home / "page.html", width, scheme)
     figure = shown.figure("Changes lost, by layer and kind of tensor")
-    figure.locator(".nsewdrag").first.scroll_into_view_if_needed()
-    area = figure.locator(".nsewdrag").first.bounding_box()
-    rows = figure.locator("g.ytick").count()
-    shown.page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
-    shown.page.mouse.click(area["x"] + area["width"] / 2, area["y"] + area["height"] / (2 * rows))
-    layers = shown.figure("Changes lost, in every tensor").get_by_label("layer", exact=True)
-    playwright.expect(layers).not_to_have_value("0", timeout=TIMEOUT_MS)
+    shown.click_first_cell(figure, "Changes lost, in every tensor")
     assert 1 == len(shown.cells("Changes lost, in every tensor", 0))
     assert 9 == len(shown.cells("Every tensor of the output", 0))
     assert width >= shown.page.evaluate("document.documentElement.scrollWidth")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from dovetail.engine.cli.report.page.kinds import page_of_two
 from dovetail.engine.cli.report.page.parts import Column
 from dovetail.engine.cli.report.page.recipe_differences import differing_keys
 from dovetail.engine.cli.report.page.render import render
+from dovetail.engine.cli.report.page.side import find_shared, side
 from tests.checkpoints import llama_tensors, write_checkpoint
 from tests.engine.cli.report.pages import Parsed, grow_manifest, parse
 from tests.engine.command import dovetail
@@ -198,3 +200,21 @@ def test_columns_that_fit() -> None:
         assert list(names) == [column.name for column in shown]
         assert ("" if names == "abcd" else f"{'abcd'[len(names)]!r} to 'd'") in sentence
         assert (names == "abcd") == (sentence == "")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "pairs"),
+    [
+        (["old/a", "old/m1/final", "old/m2/final"], ["new/m1/final", "new/m2/final"], []),
+        (["old/a", "old/b"], ["new/b", "new/a"], [(0, 1), (1, 0)]),
+        (["m1/final", "m2/final"], ["m2/final", "m1/final"], [(0, 1), (1, 0)]),
+        (["a", "a"], ["a"], [(0, 0)]),
+    ],
+)
+def test_models_are_paired(
+    both: tuple[Path, Path], first: list[str], second: list[str], pairs: list[tuple[int, int]]
+) -> None:
+    """Models are the same by their whole names, else by their last parts, unless several models have these."""
+    manifest = read_manifest(both[0])
+    sides = [replace(side("A", manifest), manifest={**manifest, "models": names}) for names in (first, second)]
+    assert pairs == list(find_shared(*sides).models)
