@@ -73,10 +73,8 @@ def format_of(manifest: Mapping[str, Any]) -> type[OutputFormat[Any]]:
 
     """
     name = manifest.get("output_format", SafetensorsFormat.name)
-    written: dict[str, type[OutputFormat[Any]]] = {
-        **FORMATS,
-        VectorsFormat.name: VectorsFormat,
-    }  # a store of task vectors has a format of its own
+    # A store of task vectors has a format that no option names. The table is made anew, as others may add to FORMATS.
+    written: dict[str, type[OutputFormat[Any]]] = {**FORMATS, VectorsFormat.name: VectorsFormat}
     if name not in written:
         raise OutputFormatError(
             f"the output is in the format {name!r}", "one of " + ", ".join(written), "use the version that wrote it"

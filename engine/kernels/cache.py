@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from numba import __version__ as numba_version
 from numba.core import caching
 from numba.core import config as numba_config
 
@@ -30,15 +31,15 @@ ending: list[Callable[[], None]] = []
 
 
 def _digest_of_sources() -> str:
-    """Compute a digest of all kernels' sources."""
-    digest = hashlib.sha256()
+    """Compute a digest of all kernels' sources, and of the version of numba."""
+    digest = hashlib.sha256(numba_version.encode())  # an index is of one version of numba
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 SOURCES = _digest_of_sources()
-"""Digest of all kernels' sources."""
+"""Digest of all kernels' sources, and of the version of numba."""
 
 
 @functools.cache

@@ -46,12 +46,12 @@ FOLDER: Final = "candidates"
 """Name of the folder of candidates."""
 
 
-def reads_from_disk(checkpoints: Sequence[Checkpoint]) -> bool:
-    """Whether every merge of some checkpoints has to read them from the disk, as they do not fit in free memory.
+def must_read_again(checkpoints: Sequence[Checkpoint]) -> bool:
+    """Whether every merge of some checkpoints has to read them anew: over a network, or as they exceed free memory.
 
     Else the system keeps them, and a merge from a store takes as long as one of the models: making it would not pay.
     """
-    return sum(each.nbytes for each in checkpoints) > available_bytes()
+    return any(each.remote for each in checkpoints) or sum(each.nbytes for each in checkpoints) > available_bytes()
 
 
 @dataclass(slots=True)
@@ -153,7 +153,7 @@ class Maker:
 
         """
         origin = self.template.filled(start)
-        if self.checkpoints is None or not self._is_storable(origin) or not reads_from_disk(self.checkpoints):
+        if self.checkpoints is None or not self._is_storable(origin) or not must_read_again(self.checkpoints):
             return
         try:
             make_vectors(origin, store, self.options, self.run, self.hear)

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-import numcodecs
-from numcodecs.checksum32 import CRC32C
-
 from dovetail.io.errors import ZarrError
 from dovetail.io.zarr.bounds import Bounded
 from dovetail.io.zarr.document import dtype_of
@@ -60,6 +57,8 @@ class DirectCodec:
             The object is damaged.
 
         """
+        from numcodecs.checksum32 import CRC32C
+
         try:
             inner: Any = CRC32C(location="end").decode(data)
             if self.compressor is not None:
@@ -87,7 +86,10 @@ def direct_codec(text: bytes) -> DirectCodec | None:
     document = json.loads(text)
     if document["zarr_format"] != 3 or document.get("chunk_key_encoding") != _KEYS:
         return None
-    itemsize = dtype_of(document["data_type"]).itemsize
+    dtype = dtype_of(document["data_type"])
+    if (fill := document.get("fill_value")) != 0 or isinstance(fill, bool) != (dtype.name == "BOOL"):
+        return None
+    itemsize = dtype.itemsize
     size = math.prod(document["chunk_grid"]["configuration"]["chunk_shape"]) * itemsize
     for codec in CODECS:
         codecs = chunk_codecs(codec, itemsize)
@@ -98,6 +100,8 @@ def direct_codec(text: bytes) -> DirectCodec | None:
 
 def _compressor(codecs: list[dict[str, Any]], size_bytes: int) -> Bounded | None:
     """Make the compressor of a chunk, which has to give just as many bytes as the chunk has."""
+    import numcodecs
+
     for codec in codecs:
         name = codec["name"]
         if name in ("zstd", "blosc"):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -22,8 +23,8 @@ LONGEST = 300 if JITTED else 40
 
 
 def examples(count: int) -> int:
-    """Give the number of examples of a test: `count`, or fewer unjitted."""
-    return count if JITTED else max(10, count // 3)
+    """Give the number of examples of a test: `count`, or fewer unjitted, or more with ``--hypothesis-profile long``."""
+    return (count if JITTED else max(10, count // 3)) * max(1, settings.default.max_examples // 40)
 
 
 @dataclass(frozen=True)

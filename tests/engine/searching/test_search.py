@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from dovetail.engine.searching import candidates, request
 from dovetail.engine.searching.candidates import Maker
 from dovetail.engine.searching.options import SearchOptions
 from dovetail.engine.searching.search import search
+from dovetail.io.opening import read_checkpoint
 from tests.checkpoints import folder_bytes, read_output, write_recipe
 from tests.engine.conftest import Family
 from tests.engine.searching.searches import TARGET, Weights, history_of, in_memory, marked
@@ -262,7 +264,7 @@ def test_groups_of_layers(family: Family) -> None:
 def test_candidates_from_a_store(family: Family, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     """Where only weights are searched, candidates are merged from what models keep, and have the same bits."""
     recipe = marked(family, merge_method="cabs", parameters={"n": 4, "m": 16})
-    monkeypatch.setattr(candidates, "reads_from_disk", lambda _: True)
+    monkeypatch.setattr(candidates, "must_read_again", lambda _: True)
     seen: dict[str, list[dict[str, bytes]]] = {"store": [], "models": []}
     for name, bits in seen.items():
         if name == "models":
@@ -284,7 +286,7 @@ def test_what_decides_the_masks_needs_the_models(family: Family, monkeypatch: py
     recipe = marked(family, merge_method="cabs", parameters={"n": 4, "m": 16})
     search(recipe, lambda _: float((small / "vectors").exists()), family.home / "small", in_memory(budget=1))
     assert '"result": 0.0' in (family.home / "small" / "history.json").read_text()
-    monkeypatch.setattr(candidates, "reads_from_disk", lambda _: True)
+    monkeypatch.setattr(candidates, "must_read_again", lambda _: True)
     parameters = {"n": {"search": [1, 8]}, "m": 16}
     for number, recipe in enumerate((marked(family, merge_method="cabs", parameters=parameters), marked(family))):
         staging = family.home / f".{number}.dovetail-partial"
@@ -316,3 +318,14 @@ def test_recipes_of_several_documents(family: Family) -> None:
     for how in (in_memory(), SearchOptions(start="nan")):
         with pytest.raises(RecipeError, match="the recipe has 2 documents"):
             search(text, lambda given: 1, family.home / "b", how)
+
+
+@pytest.mark.parametrize(("remote", "room", "expected"), [(True, 10**9, True), (False, 10**9, False), (False, 1, True)])
+def test_what_every_candidate_reads_anew(
+    family: Family, monkeypatch: pytest.MonkeyPatch, remote: bool, room: int, expected: bool
+) -> None:
+    """Models at an address, and models larger than the free memory, are read anew for each candidate."""
+    found = read_checkpoint(family.base)
+    found = replace(found, path="https://example.org/base") if remote else found
+    monkeypatch.setattr(candidates, "available_bytes", lambda: room)
+    assert expected == candidates.must_read_again([found])

@@ -71,6 +71,9 @@ OTHERS = {
     "big endian": _with_codecs({"name": "bytes", "configuration": {"endian": "big"}}, ZSTD, SUM),
     "transposed": _with_codecs({"name": "transpose", "configuration": {"order": [1, 0]}}, BYTES, ZSTD, SUM),
     "in folders": _changed(chunk_key_encoding={"name": "default", "configuration": {"separator": "/"}}),
+    "filled otherwise": _changed(fill_value=1),
+    "filled with a word": _changed(fill_value="many"),
+    "filled with a truth": _changed(fill_value=False),
     "in shards": _document("zstd", "BF16", (1, 100)),
 }
 
