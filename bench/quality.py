@@ -27,8 +27,9 @@ from typing import Any
 
 import torch
 from quality_cache import Cache
-from quality_case import Case, Counts
-from quality_data import Task, open_task
+from quality_case import VERSION, Case, Counts
+from quality_data import ORIGINS, Task, open_task
+from quality_methods import STRENGTHS
 from quality_models import Encoder, Training
 from quality_report import report
 from quality_stages import STAGES, carry_out, jobs, texts_of
@@ -58,7 +59,13 @@ def main() -> None:
         return
     with Cache(options.work) as cache:
         cases = {seed: Case(cache, encoder, tasks, seed, training, counts) for _, seed in work}
-        settings = {"tasks": names, "training": asdict(training), "counts": asdict(counts)}
+        settings = {
+            "tasks": names,
+            "training": asdict(training),
+            "counts": asdict(counts),
+            "strengths": STRENGTHS,
+            "version": VERSION,
+        }
         _carry_out(work, cases, settings, "quality-quick" if options.quick else "quality")
 
 
@@ -89,13 +96,21 @@ def _plan(
     for stage, _ in work:
         costs[stage] = costs.get(stage, 0.0) + each_s * texts_of(stage, len(tasks), training, counts)
     parts = ", ".join(f"{stage} {cost / 60:.0f}" for stage, cost in costs.items())
+    wanted = counts.test * (1 + max((seed for _, seed in work), default=0))
+    for task in tasks:
+        if (there := len(task.parts["test"])) < wanted:
+            print(
+                f"{task.name} has {there} test texts, and {wanted} are drawn: later seeds repeat texts of earlier ones"
+            )
     print(f"At most {sum(costs.values()) / 60:.0f} minutes, less what is known already: {parts}", flush=True)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of text sets that are files")
-    parser.add_argument("--tasks", nargs="+", help="names of tasks, as in quality_data.py")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=ORIGINS, metavar="TASK", help="names of tasks, as in quality_data.py"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="seeds [5]")
     parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES, help="what is looked at [all]")
     parser.add_argument("--work", type=Path, default=Path(__file__).parent / ".cache/quality", help="what is kept")

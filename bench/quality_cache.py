@@ -1,6 +1,7 @@
 """What `quality.py` has found so far, on the disk: an interrupted run continues, and hours add up over several runs.
 
-Whatever costs time has a key: a checksum of all that decides it. Scores are lines of one file, appended as they are
+Whatever costs time has a key: a checksum of all that decides it but the code, for which `quality_case.VERSION` stands:
+raise it when a method or the training computes otherwise. Scores are lines of one file, appended as they are
 found; models are files of their own, which get their names when they are complete.
 """
 
@@ -64,10 +65,6 @@ class Cache:
             self._file.flush()
             os.fsync(self._file.fileno())
         return self._known[key]
-
-    def knows(self, **what: Any) -> bool:
-        """Say whether a key is known."""
-        return key_of(**what) in self._known
 
     def file(self, suffix: str, make: Callable[[Path], None], **what: Any) -> Path:
         """Give the file of a key; if it is not there, have it made under another name first."""

@@ -104,6 +104,11 @@ def wins(seeds: Seeds, tasks: Sequence[str]) -> Iterator[Table]:
     found = bootstrap([_tests(each) for each in seeds.values()], tasks)
     names = list(families())
     yield Table(
+        "Points by which the row is more accurate than the column, with 95% intervals",
+        ("", *names),
+        [(one, *("" if one == two else _points(found.difference(one, two)) for two in names)) for one in names],
+    )
+    yield Table(
         "Wins of the row against the column, in percent of seeds and tasks; a draw is half a win",
         ("", *names),
         [(one, *("" if one == two else f"{100 * found.wins(one, two):.0f}" for two in names)) for one in names],
@@ -174,12 +179,23 @@ def orders(seeds: Seeds, tasks: Sequence[str]) -> Iterator[Table]:
             for place in (0, -1)
         )
         figures = (means.mean(), np.ptp(means, axis=1).mean(), np.ptp(means.mean(0)), first, last)
-        rows.append((setting, *(f"{100 * each:.2f}" for each in figures)))
+        places = bootstrap([_by_place(one, tasks) for one in found], tasks)
+        difference = _points(places.difference("first", "last"))
+        rows.append((setting, *(f"{100 * each:.2f}" for each in figures), difference))
+    places_columns = ("tasks when first", "tasks when last", "first less last")
     yield Table(
         f"Orders of pruning (seeds: {len(seeds)}), every task being first once",
-        ("", "mean", "range within a seed", "range of the orders' means", "tasks when first", "tasks when last"),
+        (*("", "mean", "range within a seed", "range of the orders' means"), *places_columns),
         rows,
     )
+
+
+def _by_place(orders: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Give every task's result of the order in which it was first, and of that in which it was last."""
+    return {
+        what: {order.split()[place]: result[order.split()[place]] for order, result in orders.items()}
+        for what, place in (("first", 0), ("last", -1))
+    }
 
 
 def weights(seeds: Seeds, tasks: Sequence[str]) -> Iterator[Table]:

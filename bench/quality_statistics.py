@@ -44,7 +44,8 @@ class Bootstrap:
 
     A replicate draws as many seeds as there are, with replacement, and for each of them texts of every task; all
     methods are looked at on the same draws, so that what they have in common cancels in differences. Tasks are not
-    drawn: what is found is found for these tasks.
+    drawn: what is found is found for these tasks. With several seeds, whose spread has the luck of their texts in it
+    already, that luck counts twice: intervals are too wide then, rather than too narrow.
 
     Parameters
     ----------
