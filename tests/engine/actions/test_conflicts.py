@@ -171,7 +171,7 @@ def test_what_cannot_be_told(family: Family, parameters: dict[str, Any], consens
     """Where models exclude each other otherwise than by blocks, nothing is said, whatever comes after."""
     merge(family.recipe(parameters={"n": 4, "m": 16, "weight": 0.8, "consensus": consensus, **parameters}), family.out)
     if "balanced" in parameters:
-        with pytest.raises(VerificationError, match="as the recipe of .* uses it, no model overrides another"):
+        with pytest.raises(VerificationError, match=r"as the recipe of .* uses it, no model overrides another"):
             conflicts(family.out, RUN)
         return
     found = conflicts(family.out, RUN)
