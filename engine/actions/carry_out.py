@@ -80,6 +80,7 @@ def carry_out(
     for warning in plan.warnings:
         listen(events.Notice("warning", warning))
     budget, table = prepare(plan, run, listen)
+    plan = plan.frugal() if budget.frugal else plan
     if not staging.exists():
         check_disk_space(staging, plan.write_bytes + side_bytes(plan))
     with held(), locked(staging):  # within, requests to stop are answered between tasks

@@ -93,6 +93,7 @@ def run_plan(plan: Plan, run: RunOptions, slots: Sequence[Slot], listen: events.
 
     """
     budget, table = prepare(plan, run, listen)
+    plan = plan.frugal() if budget.frugal else plan
     total = plan.read_bytes + sum(tensor.length * tensor.dtype.itemsize for tensor in plan.tensors)
     done, began = 0, time.monotonic()
     with held(), open_session(budget) as session, open_executor(run.executor, budget.workers) as pool:

@@ -171,6 +171,7 @@ def recompute(
         slots = _slots(plan, plan.options.format.open(output))
     todo = _sample(plan, fraction, seed)
     budget, _ = prepare(plan, run, listen, compared_bytes=_compared_bytes(plan, slots))
+    plan = plan.frugal() if budget.frugal else plan
     compared, total_bytes = 0, _output_bytes(plan, todo)
     ahead_bytes = plan.read_ahead_bytes if run.executor is None else 0
     with (

@@ -24,7 +24,7 @@ from dovetail.engine.kernels.upper_bits import BINS, LOWER_BINS, count_lower
 from dovetail.engine.methods.decoding import read_only
 from dovetail.engine.methods.measured import SHARES, Ints, Lower, Measured, OpenCut, Sums, measured, no_sums, settle
 from dovetail.engine.methods.method import Method
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, EveryChunk, Problem
 
 DEFAULT_BLOCK: Final = (64, 256)
 """n and m of n:m pruning, unless others are asked for."""
@@ -34,7 +34,7 @@ _HISTOGRAM_BYTES: Final = 16 * BINS
 
 
 @dataclass(frozen=True, slots=True)
-class Analysing:
+class Analysing(EveryChunk):
     """Program of one tensor: reduce passes alone. The second is needed only where the first leaves something open."""
 
     length: int

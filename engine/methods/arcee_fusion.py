@@ -10,8 +10,8 @@ in float64 and rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,8 @@ from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.parameters import task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
-from dovetail.engine.methods.threshold import (
-    DIGITS,
-    DigitCounter,
-    Rules,
-    Tally,
-    count_partial_bytes,
-    follow_exactly,
-    tally_bytes,
-)
+from dovetail.engine.methods.selection import PASSES, Search
+from dovetail.engine.methods.threshold import Rules
 
 _QUARTILES = 3
 
@@ -62,19 +55,39 @@ class Fusion:
     """Dtype codes of the tensors of the base model and of the other model."""
     out_code: int
     """Dtype code of the output."""
+    sampled: bool = True
+    """Whether a sample may show where the quartiles are."""
 
     @property
     def reduce_passes(self) -> int:
-        """Number of reduce passes: one for the divergences of the rows, three for the quartiles."""
-        return 1 + DIGITS
+        """Number of reduce passes: one for the divergences of the rows, and those of a search for the quartiles."""
+        return 1 + PASSES
 
     def partial_bytes(self, elements: int) -> int:
-        """Histograms, or a number for each row of a chunk."""
-        return max(count_partial_bytes(_QUARTILES), 4 * block_count(elements, self.row_length))
+        """What a search takes, or a number for each row of a chunk."""
+        return max(self._search.partial_bytes(elements), 4 * block_count(elements, self.row_length))
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
-        """Tallies and rules, and every row's divergence, which stays as part of the state."""
-        return tally_bytes(_QUARTILES, chunks) + 8 * chunks * block_count(elements, self.row_length)
+        """What a search takes, and every row's divergence, which stays as part of the state."""
+        return self._search.accumulator_bytes(chunks) + 8 * chunks * block_count(elements, self.row_length)
+
+    @property
+    def _search(self) -> Search:
+        return Search(self.length, _QUARTILES, self.sampled, exactly=True)
+
+    def reads(self, step: int, state: Found | None) -> Sequence[ElementRange] | None:
+        """Everything for the divergences; then what a search reads."""
+        return None if state is None else self._search.reads(step - 1, (state.rules,))
+
+    @property
+    def readings(self) -> tuple[int, int]:
+        """One for the divergences, and those of a search."""
+        passes, sampled = self._search.readings
+        return 1 + passes, sampled
+
+    def frugal(self) -> Fusion:
+        """Search without a sample."""
+        return replace(self, sampled=False)
 
     @property
     def _block(self) -> int:
@@ -88,42 +101,55 @@ class Fusion:
     def scratch_bytes(self, elements: int) -> int:
         """Bytes for the sources, sums and masks of a stretch, and for float64 copies of it, or of a short row."""
         size = min(elements, STRETCH)
-        return Values.scratch_bytes(2, size) + 24 * size + 24 * min(self.row_length, STRETCH)
+        searching = self._search.scratch_bytes(size)
+        return Values.scratch_bytes(2, size) + 24 * size + 24 * min(self.row_length, STRETCH) + searching
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
-        """Compute the divergences of the rows that begin in a chunk, or count one digit of the chunk's importances."""
+        """Compute the divergences of the rows that begin in a chunk, or count importances for the search."""
         if state is None:
             return self._divergences(chunk)
         values, scores = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
-        counter = DigitCounter(step - 1, state.rules)
+        counter = self._search.counter(step - 1, state.rules, np.empty(STRETCH + 1, np.uint32))
+        if ranges := self.reads(step, state):
+            return self._sample(values, ranges, counter, state.divergences)
         for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
             _, taus = values.load_task_vectors(start, stop, (start, stop))
             importance(taus[0], start, self.row_length, state.divergences, scores[: stop - start])
             counter.add(scores[: stop - start])
         return counter.counts
 
-    def begin(self, step: int, state: Found | None) -> Tally | list[NDArray[np.float32]]:
-        """Begin to gather divergences, or to add up histograms."""
-        return [] if state is None else Tally(step - 1)
+    def _sample(
+        self, values: Values, ranges: Sequence[ElementRange], counter: Any, divergences: NDArray[np.float32]
+    ) -> Any:
+        """Compute the importances of ranges of elements, which the chunk holds one after another."""
+        place, scores = 0, np.empty(STRETCH, np.float32)
+        for start, stop in ranges:
+            size = stop - start
+            _, taus = values.load_task_vectors(place, place + size, (place, place + size))
+            importance(taus[0], start, self.row_length, divergences, scores[:size])
+            counter.add(scores[:size])
+            place += size
+        return counter.counts
 
-    def fold(
-        self, step: int, accumulator: Tally | list[NDArray[np.float32]], partial: Any
-    ) -> Tally | list[NDArray[np.float32]]:
-        """Keep a chunk's divergences, or add its histograms."""
-        if isinstance(accumulator, Tally):
-            return accumulator.add(partial)
+    def begin(self, step: int, state: Found | None) -> Any:
+        """Begin to gather divergences, or to add up what is counted."""
+        return [] if state is None else self._search.begin(step - 1)
+
+    def fold(self, step: int, accumulator: Any, partial: Any) -> Any:
+        """Keep a chunk's divergences, or add what is counted in it."""
+        if step > 0:
+            return self._search.fold(step - 1, accumulator, partial)
         accumulator.append(partial)
         return accumulator
 
-    def finish(self, step: int, accumulator: Tally | list[NDArray[np.float32]], state: Found | None) -> Found:
-        """Join the divergences, then find the next digit of the quartiles, then the threshold."""
-        if not isinstance(accumulator, Tally):
+    def finish(self, step: int, accumulator: Any, state: Found | None) -> Found:
+        """Join the divergences, then find more of the quartiles, then the threshold."""
+        if state is None:
             return Found(np.concatenate(accumulator))
-        assert state is not None
         # Index i of the ascending order is rank length - i of the descending one.
         ranks = [self.length - (self.length - 1) * quarter // 4 for quarter in (1, 2, 3)]
-        rules = follow_exactly(step - 1, accumulator, ranks, state.rules)
-        if step < DIGITS:
+        rules = self._search.finish(step - 1, accumulator, ranks, state.rules)
+        if not all(rule.final for rule in rules) and step < PASSES:
             return Found(state.divergences, rules)
         bits = [0 if rule.threshold == NO_THRESHOLD else rule.threshold for rule in rules]
         low, median, high = np.array(bits, np.uint32).view(np.float32)

@@ -20,14 +20,14 @@ from dovetail.engine.kernels.sums import sum_magnitudes
 from dovetail.engine.methods.cabs_sum import AddsMasked
 from dovetail.engine.methods.decoding import STRETCH, ElementRange, Marks, TaskVectors, stretches
 from dovetail.engine.methods.masked import BeginSum, StretchSum
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, EveryChunk
 
 Sums = NDArray[np.float64]
 """Sums of magnitudes: ``[models, parts of rows]``."""
 
 
 @dataclass(frozen=True, slots=True)
-class KernelCabs(AddsMasked):
+class KernelCabs(AddsMasked, EveryChunk):
     """Program of CABS with n:m blocks of rows."""
 
     length: int

@@ -8,19 +8,23 @@ before are made again from their rules. Without it, all models are searched in t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.general import IGNORE, MINIMIZE
 from dovetail.engine.kernels.magnitude import DIGIT_BINS, claim_strongest, count_digits
+from dovetail.engine.kernels.task_vectors import keep_masked
 from dovetail.engine.methods.cabs_sum import AddsMasked
 from dovetail.engine.methods.decoding import STRETCH, ElementRange, Floats, Marks, TaskVectors, stretches
 from dovetail.engine.methods.masked import BeginSum, StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
+from dovetail.engine.methods.selection import PASSES, SAMPLE, Search
 from dovetail.engine.methods.threshold import (
+    DIGITS,
     KEEP_NONE,
     Rule,
     Rules,
@@ -30,8 +34,6 @@ from dovetail.engine.methods.threshold import (
     next_digit,
     tally_bytes,
 )
-
-_DIGITS = len(DIGIT_BINS)
 
 Counts = tuple[NDArray[np.uint32], ...]
 """Histograms of one chunk, one for each searched model; empty for a model with a rule that is known already."""
@@ -57,19 +59,48 @@ class MagnitudeCabs(AddsMasked):
     """What claims of earlier models mean: IGNORE, FORBID or MINIMIZE."""
     ties: bool
     """Whether elements kept by several models are merged by sign election instead of a sum."""
+    sampled: bool = True
+    """Whether a sample may show where the wanted ranks are."""
 
     @property
     def reduce_passes(self) -> int:
-        """Number of reduce passes: three for each model, or three in all if every model prunes alone."""
-        return _DIGITS * (1 if self.mode == IGNORE else len(self.n))
+        """Number of reduce passes: those of a search for each model, or of one in all if every model prunes alone."""
+        return self._passes * (1 if self.mode == IGNORE else len(self.n))
+
+    @property
+    def _passes(self) -> int:
+        """Passes of a search. Where claims decide before magnitudes do, they are those that count digits."""
+        return DIGITS if self.mode == MINIMIZE else PASSES
+
+    @property
+    def _search(self) -> Search:
+        return Search(self.length, len(self.n) if self.mode == IGNORE else 1, self.sampled and self.mode != MINIMIZE)
+
+    def reads(self, step: int, state: Rules | None) -> Sequence[ElementRange] | None:
+        """What the search reads that is at work."""
+        if self.mode == MINIMIZE:
+            return None
+        rules = [(state or ())[model : model + 1] for model in self._searched(step)]
+        return self._search.reads(step % PASSES, rules)
+
+    @property
+    def readings(self) -> tuple[int, int]:
+        """Those of as many searches as follow each other."""
+        passes, sampled = self._search.readings
+        searches = self.reduce_passes // self._passes
+        return passes * searches, sampled * searches
+
+    def frugal(self) -> MagnitudeCabs:
+        """Search without a sample."""
+        return replace(self, sampled=False)
 
     def partial_bytes(self, elements: int) -> int:
-        """Bytes of one histogram of 32-bit counts for each number of claims or each model."""
-        return 4 * DIGIT_BINS[0] * len(self.n)
+        """What a search takes, or one histogram of 32-bit counts for each number of claims."""
+        return max(self._search.partial_bytes(elements), 4 * DIGIT_BINS[0] * len(self.n))
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
-        """A tally for each claim level or model, and the rules."""
-        return tally_bytes(len(self.n), chunks)
+        """What a search takes, or a tally for each claim level, and the rules."""
+        return self._search.accumulator_bytes(chunks) + tally_bytes(len(self.n), chunks)
 
     def window(self, start: int, stop: int) -> ElementRange:
         """Need only the chunk itself."""
@@ -80,7 +111,8 @@ class MagnitudeCabs(AddsMasked):
         size, models = min(elements, STRETCH), len(self.n)
         merge = self.summing_bytes(size)
         # Histograms are of 64 bits while they are counted, and of 32 bits afterwards.
-        return TaskVectors.scratch_bytes(size) + merge + 3 * size + 12 * DIGIT_BINS[0] * models
+        searching = self._search.scratch_bytes(size) + 5 * size
+        return TaskVectors.scratch_bytes(size) + merge + 3 * size + 12 * DIGIT_BINS[0] * models + searching
 
     def marking_bytes(self, elements: int) -> int:
         """Bytes of working memory of `mark` for a window of `elements`."""
@@ -88,15 +120,40 @@ class MagnitudeCabs(AddsMasked):
 
     def _searched(self, step: int) -> range:
         """Give the models with the rules that pass `step` searches for."""
-        return range(len(self.n)) if self.mode == IGNORE else range(step // _DIGITS, step // _DIGITS + 1)
+        first = step // self._passes
+        return range(len(self.n)) if self.mode == IGNORE else range(first, first + 1)
 
     def _kept(self, model: int) -> int:
         """Compute how many elements a model may keep."""
         return self.length * self.n[model] // self.m[model]
 
-    def reduce(self, step: int, chunk: Chunk, state: Rules | None) -> Counts:
-        """Count one digit of the magnitudes of a chunk's candidates."""
-        rules, digit = state or (), step % _DIGITS
+    def reduce(self, step: int, chunk: Chunk, state: Rules | None) -> tuple[Any, ...]:
+        """Count the magnitudes of a chunk's candidates."""
+        rules = state or ()
+        return self._count_levels(step, chunk, rules) if self.mode == MINIMIZE else self._count(step, chunk, rules)
+
+    def _count(self, step: int, chunk: Chunk, rules: Rules) -> tuple[Any, ...]:
+        """Count for the search, in which what an earlier model claims is as good as zero."""
+        sampling, room = step % PASSES == SAMPLE, np.empty(STRETCH + 1, np.uint32)
+        searched = self._searched(step)
+        counters = {model: self._search.counter(step % PASSES, rules[model : model + 1], room) for model in searched}
+        work = _Stretches(self, chunk)
+        free = np.empty(work.size, np.float32)
+        for start, stop in work:
+            for model in range(searched[-1] + 1):
+                if model not in counters:
+                    work.claim(model, rules[model], start, stop, sampling=sampling)
+                    continue
+                tau = work.vectors.tau(model, start, stop)
+                if self.mode != IGNORE and model > 0:
+                    keep_masked(tau, (work.claims[: stop - start] == 0).view(np.uint8), free[: stop - start])
+                    tau = free[: stop - start]
+                counters[model].add(tau)
+        return tuple(counters[model].counts for model in searched)
+
+    def _count_levels(self, step: int, chunk: Chunk, rules: Rules) -> Counts:
+        """Count one digit, by the number of claims at the first of them."""
+        digit = step % DIGITS
         searched = [
             model for model in self._searched(step) if (self._kept(model) > 0 if digit == 0 else not rules[model].final)
         ]
@@ -121,24 +178,40 @@ class MagnitudeCabs(AddsMasked):
             for model in self._searched(step)
         )
 
-    def begin(self, step: int, state: Rules | None) -> Tally:
-        """Begin to add up histograms."""
-        return Tally(step % _DIGITS)
+    def begin(self, step: int, state: Rules | None) -> Any:
+        """Begin to add up what is counted."""
+        if self.mode == MINIMIZE:
+            return Tally(step % DIGITS)
+        return [self._search.begin(step % PASSES) for _ in self._searched(step)]
 
-    def fold(self, step: int, accumulator: Tally, partial: Counts) -> Tally:
-        """Add a chunk's histograms."""
-        return accumulator.add(partial)
+    def fold(self, step: int, accumulator: Any, partial: tuple[Any, ...]) -> Any:
+        """Add what is counted in a chunk."""
+        if self.mode == MINIMIZE:
+            return accumulator.add(partial)
+        return [self._search.fold(step % PASSES, *pair) for pair in zip(accumulator, partial, strict=True)]
 
-    def finish(self, step: int, accumulator: Tally, state: Rules | None) -> Rules:
-        """Follow each searched model's rule one digit further."""
-        rules = list(state or ())
+    def finish(self, step: int, accumulator: Any, state: Rules | None) -> Rules:
+        """Find more of each searched model's rule."""
+        rules = state or ()
+        if self.mode == MINIMIZE:
+            return self._finish_levels(step, accumulator, rules)
+        searched = self._searched(step)
+        found = [
+            self._search.finish(step % PASSES, part, (self._kept(model),), rules[model : model + 1])
+            for model, part in zip(searched, accumulator, strict=True)
+        ]
+        return (*rules[: searched[0]], *(rule for each in found for rule in each))
+
+    def _finish_levels(self, step: int, accumulator: Tally, before: Rules) -> Rules:
+        """Follow a model's rule one digit further."""
+        rules = list(before)
         for place, model in enumerate(self._searched(step)):
             counts = accumulator.totals[place]
-            if step % _DIGITS == 0:
+            if step % DIGITS == 0:
                 rules.append(first_digit(counts, self._kept(model)))
             elif not rules[model].final:
                 rules[model] = next_digit(rules[model], counts)
-                if step % _DIGITS == _DIGITS - 1:
+                if step % DIGITS == DIGITS - 1:
                     rules[model] = finish(rules[model], [each[place] for each in accumulator.chunks])
         return tuple(rules)
 
@@ -176,15 +249,19 @@ class _Stretches:
             self.claims[: stop - start] = 0
             yield start, stop
 
-    def claim(self, model: int, rule: Rule, start: int, stop: int) -> tuple[Floats, Marks]:
-        """Give a model's task vector and the mask that its rule makes; called once for each stretch, in order."""
+    def claim(self, model: int, rule: Rule, start: int, stop: int, *, sampling: bool = False) -> tuple[Floats, Marks]:
+        """Give a model's task vector and the mask that its rule makes; called once for each stretch, in order.
+
+        A run of a sample does not know how many ties come before it, and takes its share of those that are kept.
+        """
         tau, mask = self.vectors.tau(model, start, stop), self._mask[: stop - start]
-        before = rule.before[self._chunk.index] if rule.before else 0
+        before = rule.before[self._chunk.index] if rule.before and not sampling else 0
+        ties = round(rule.ties * (stop - start) / self._program.length) if sampling else rule.ties
         seen = claim_strongest(
             tau,
             self._program.mode,
             self.claims[: stop - start],
-            (rule.level, rule.threshold, rule.ties),
+            (rule.level, rule.threshold, ties),
             before + self._seen[model],
             mask,
         )

@@ -80,7 +80,7 @@ def make_contest(method: Method, problem: Problem) -> Contest | None:
     """Make the program that finds who overrides whom in a tensor; None if a method overrides nothing, or is unknown."""
     if method.masks is None or len(problem.model_codes) < 2:
         return None
-    of = method.masks.program(problem)
+    of = method.masks.program(problem).frugal()
     if isinstance(of, MagnitudeCabs | KernelCabs) and of.mode != IGNORE:
         return None  # what a model would keep alone takes passes of its own to find
     alone = replace(of, mode=IGNORE) if isinstance(of, BalancedCabs) and of.mode != IGNORE else None
@@ -125,6 +125,20 @@ class Contest:
         marking_bytes = max(each.marking_bytes(elements) for each in (self.of, self.alone) if each is not None)
         tiles = (6 * self.models + 48) * min(elements, _LONGEST)
         return max(self.of.scratch_bytes(elements), marking_bytes + tiles + self.models * (elements // 8 + STRETCH))
+
+    def reads(self, step: int, state: State) -> Sequence[tuple[int, int]] | None:
+        """What marking reads, which is frugal; in the last pass, everything."""
+        return self.of.reads(step, _inner(state)) if step < self.of.reduce_passes else None
+
+    @property
+    def readings(self) -> tuple[int, int]:
+        """What marking reads, and everything once."""
+        passes, sampled = self.of.readings
+        return passes + 1, sampled
+
+    def frugal(self) -> Contest:
+        """Give the program itself."""
+        return self
 
     def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
         """Reduce as marking needs it; in the last pass, compare."""

@@ -79,6 +79,19 @@ class Kept:
         """What marking takes, and at least what a reduce pass does."""
         return max(self.of.scratch_bytes(elements), self.of.marking_bytes(elements))
 
+    def reads(self, step: int, state: State) -> Sequence[tuple[int, int]] | None:
+        """What marking reads."""
+        return self.of.reads(step, state)
+
+    @property
+    def readings(self) -> tuple[int, int]:
+        """What marking reads."""
+        return self.of.readings
+
+    def frugal(self) -> Kept:
+        """Mark by a frugal program."""
+        return replace(self, of=self.of.frugal())
+
     def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
         """Reduce as marking needs it."""
         return self.of.reduce(step, chunk, state)

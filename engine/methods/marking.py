@@ -32,6 +32,10 @@ class Addition:
 class Marking(Program, Protocol):
     """A program that can say what each model keeps, apart from how that is added up."""
 
+    def frugal(self) -> Marking:
+        """Give a program that keeps the same, as `Program.frugal` says."""
+        ...
+
     def mark(self, chunk: Chunk, state: State, begin: BeginSum, out: Bytes) -> StretchSum:
         """Go through a chunk stretch by stretch, and hand what each model keeps to a sum, which `begin` makes.
 

@@ -35,7 +35,7 @@ from dovetail.engine.methods.decoding import (
 from dovetail.engine.methods.low_rank import Matrix
 from dovetail.engine.methods.method import Parameter
 from dovetail.engine.methods.parameters import merge_number, model_weights, task_vector_codes
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, EveryChunk, Problem
 from dovetail.engine.methods.task_arithmetic import TaskArithmetic
 
 BLOCK = 1 << 18
@@ -87,7 +87,7 @@ def averaged(problem: Problem) -> TaskArithmetic:
 
 
 @dataclass(frozen=True, slots=True)
-class MatrixProgram:
+class MatrixProgram(EveryChunk):
     """What programs of matrices have in common. Subclasses have the reduce passes, and compute the change of a block.
 
     Their state is None where the inputs are not finite; the whole change is NaN then.

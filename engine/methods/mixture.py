@@ -30,7 +30,7 @@ from dovetail.engine.methods.decoding import (
     plain_statistics,
 )
 from dovetail.engine.methods.geometry import Geometry
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, EveryChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Combination:
 
 
 @dataclass(frozen=True, slots=True)
-class Mixture:
+class Mixture(EveryChunk):
     """Program of a combination with one set of coefficients for the whole tensor."""
 
     name: str

@@ -12,7 +12,7 @@ that folds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -132,6 +132,24 @@ class Program(Protocol):
         """Compute the bytes of working memory for a window of so many elements, without inputs and output."""
         ...
 
+    def reads(self, step: int, state: State) -> Sequence[tuple[int, int]] | None:
+        """Say which elements reduce pass `step` reads: None for all of them, chunk by chunk.
+
+        Otherwise ranges, first element and one past the last. `reduce` is called once then, with a chunk of just these
+        elements, one after another, that begins at 0. If there are no ranges, the pass is left out, with `begin` and
+        `finish`. Ranges are read only from sources that give a few elements as quickly as their share; see `frugal`.
+        """
+        ...
+
+    @property
+    def readings(self) -> tuple[int, int]:
+        """Foresee what reduce passes read: how many of them all elements, and how many elements the others in all."""
+        ...
+
+    def frugal(self) -> Program:
+        """Give a program with the same result that takes less memory, and reads whole chunks alone; perhaps itself."""
+        ...
+
     def reduce(self, step: int, chunk: Chunk, state: State) -> Any:
         """Compute the partial result of one chunk in pass `step`."""
         ...
@@ -156,7 +174,26 @@ class Program(Protocol):
         ...
 
 
-class OnePass:
+class EveryChunk:
+    """Base of programs that have one way to go, and read every chunk in every pass."""
+
+    __slots__ = ()
+
+    def reads(self, step: int, state: State) -> Sequence[tuple[int, int]] | None:
+        """Read all elements."""
+        return None
+
+    @property
+    def readings(self) -> tuple[int, int]:
+        """Every reduce pass reads all elements."""
+        return getattr(self, "reduce_passes"), 0  # noqa: B009 - subclasses have it
+
+    def frugal(self) -> Any:
+        """Give the program itself."""
+        return self
+
+
+class OnePass(EveryChunk):
     """Base of programs without reduce passes in which a chunk needs no elements but those of its range."""
 
     __slots__ = ()
@@ -199,6 +236,25 @@ def reduce_whole(program: Program, chunk: Chunk) -> State:
     """Run every reduce pass of a tensor that is one chunk, and give the state for the apply pass."""
     state: State = None
     for step in range(program.reduce_passes):
-        partial = program.reduce(step, chunk, state)
-        state = program.finish(step, program.fold(step, program.begin(step, state), partial), state)
+        ranges = program.reads(step, state)
+        if ranges is None or ranges:
+            part = chunk if ranges is None else _sample_of(chunk, ranges)
+            accumulator = program.fold(step, program.begin(step, state), program.reduce(step, part, state))
+            state = program.finish(step, accumulator, state)
     return state
+
+
+def _sample_of(chunk: Chunk, ranges: Sequence[tuple[int, int]]) -> Chunk:
+    """Cut ranges of elements out of a chunk of a whole tensor."""
+    length = chunk.stop - chunk.start
+
+    def cut(raw: Bytes) -> Bytes:
+        size = raw.size // length
+        return np.concatenate([raw[start * size : stop * size] for start, stop in ranges])
+
+    return sample_chunk(ranges, None if chunk.base is None else cut(chunk.base), [cut(raw) for raw in chunk.models])
+
+
+def sample_chunk(ranges: Sequence[tuple[int, int]], base: Bytes | None, models: Sequence[Bytes]) -> Chunk:
+    """Make the chunk of a pass that reads ranges, of their elements one after another."""
+    return Chunk(0, 0, sum([stop - start for start, stop in ranges]), 0, base, tuple(models))

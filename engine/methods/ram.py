@@ -14,11 +14,11 @@ from dovetail.engine.methods.decoding import STRETCH, Floats, Marks, Values, str
 from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method, Parameter
 from dovetail.engine.methods.parameters import merge_number, task_vector_codes
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, EveryChunk, Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Reinforced:
+class Reinforced(EveryChunk):
     """Program of a tensor: W0, plus unique changes times a factor of their model, plus the mean of shared changes.
 
     A change is unique if no other model changes the element, else shared.

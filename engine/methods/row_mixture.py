@@ -21,7 +21,7 @@ from dovetail.engine.methods.decoding import (
     stretches,
 )
 from dovetail.engine.methods.mixture import Combination
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, EveryChunk, OnePass
 
 _LEAST_BLOCK, _MOST_BLOCK, _BLOCKS = 1 << 18, 1 << 22, 64
 """Least and greatest number of elements in a block of rows, and the number of blocks that is aimed at between these
@@ -98,7 +98,7 @@ class RowMixture(OnePass):
 
 
 @dataclass(frozen=True, slots=True)
-class ColumnMixture:
+class ColumnMixture(EveryChunk):
     """Program of a combination column by column; a column runs along the first dimension."""
 
     length: int

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, EveryChunk
 
 _STRETCH = 1 << 20
 """Bytes that are compared at a time."""
@@ -26,7 +26,7 @@ class Differing:
 
 
 @dataclass(frozen=True, slots=True)
-class Sameness:
+class Sameness(EveryChunk):
     """Program of one tensor: a reduce pass alone."""
 
     models: int

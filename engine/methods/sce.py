@@ -9,7 +9,7 @@ a divisor is at least 1e-6.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any
 
@@ -27,17 +27,9 @@ from dovetail.engine.methods.masked import StretchSum
 from dovetail.engine.methods.method import Method, Parameter
 from dovetail.engine.methods.parameters import LARGEST, merge_number, task_vector_codes
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
+from dovetail.engine.methods.selection import PASSES, Search
 from dovetail.engine.methods.task_vector_parameters import INT8_MASK
-from dovetail.engine.methods.threshold import (
-    DIGITS,
-    KEEP_ALL,
-    DigitCounter,
-    Rule,
-    Tally,
-    count_partial_bytes,
-    follow,
-    tally_bytes,
-)
+from dovetail.engine.methods.threshold import KEEP_ALL, Rule
 
 LEAST_WEIGHTS = 1e-6
 """Weights that add up to less than this are replaced by equal ones, and a smaller divisor is replaced by this."""
@@ -47,8 +39,8 @@ LEAST_WEIGHTS = 1e-6
 class Found:
     """What the reduce passes have found."""
 
-    rule: Rule = KEEP_ALL
-    """The rule that selects elements by their variances."""
+    rules: tuple[Rule, ...] = ()
+    """The rule that selects elements by their variances; none before anything is known of it."""
     weights: tuple[float, ...] = ()
     """The models' weights."""
 
@@ -65,6 +57,8 @@ class SelectCalculateErase:
     """Dtype code of the output."""
     part: float
     """Which part of the elements with a variance above 0 is selected; 1 selects all elements."""
+    sampled: bool = True
+    """Whether a sample may show where the wanted rank is."""
 
     @property
     def _models(self) -> int:
@@ -76,16 +70,36 @@ class SelectCalculateErase:
 
     @property
     def reduce_passes(self) -> int:
-        """Number of reduce passes: three to find the rule, if it is needed, and one to sum squares."""
-        return DIGITS * self._searches + 1
+        """Number of reduce passes: those of a search for the rule, if it is needed, and one to sum squares."""
+        return PASSES * self._searches + 1
 
     def partial_bytes(self, elements: int) -> int:
-        """A histogram, or the sums of a chunk's blocks."""
-        return max(count_partial_bytes(1), self._sums_bytes(elements))
+        """What a search takes, or the sums of a chunk's blocks."""
+        return max(self._search.partial_bytes(elements), self._sums_bytes(elements))
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
-        """A tally and the rule, and the sums of all chunks' blocks, kept one by one and joined."""
-        return tally_bytes(int(self._searches), chunks) + 2 * chunks * self._sums_bytes(elements)
+        """What a search takes, and the sums of all chunks' blocks, kept one by one and joined."""
+        return self._search.accumulator_bytes(chunks) + 2 * chunks * self._sums_bytes(elements)
+
+    @property
+    def _search(self) -> Search:
+        return Search(self.length, 1, self.sampled and self._searches)
+
+    def reads(self, step: int, state: Found | None) -> Sequence[ElementRange] | None:
+        """What a search reads in its passes; everything where squares are summed."""
+        if not self._searches or step >= PASSES:
+            return None
+        return self._search.reads(step, (state.rules,) if state else ())
+
+    @property
+    def readings(self) -> tuple[int, int]:
+        """Those of a search, and one where squares are summed."""
+        passes, sampled = self._search.readings if self._searches else (0, 0)
+        return passes + 1, sampled
+
+    def frugal(self) -> SelectCalculateErase:
+        """Search without a sample."""
+        return replace(self, sampled=False)
 
     def _sums_bytes(self, elements: int) -> int:
         """Give the bytes of the sums of the blocks that begin in a chunk."""
@@ -98,14 +112,15 @@ class SelectCalculateErase:
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of the sources, variances, masks and sums of a stretch."""
         size = min(elements, STRETCH)
-        return Values.scratch_bytes(len(self.codes), size) + size * (4 + 2 + self._models + 8 + 20)
+        searching = self._search.scratch_bytes(size) if self._searches else 0
+        return Values.scratch_bytes(len(self.codes), size) + size * (4 + 2 + self._models + 8 + 20) + searching
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
-        """Count a digit of a chunk's variances or, in the last pass, sum the squares of its selected changes."""
+        """Count a chunk's variances for the search or, in the last pass, sum the squares of its selected changes."""
         state = state or Found()
-        if self._searches and step < DIGITS:
+        if self._searches and step < PASSES:
             values, spread = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
-            counter = DigitCounter(step, (state.rule,))
+            counter = self._search.counter(step, state.rules, np.empty(STRETCH + 1, np.uint32))
             for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
                 _, taus = values.load_task_vectors(start, stop, (start, stop))
                 variance(taus, spread[: stop - start])
@@ -113,32 +128,32 @@ class SelectCalculateErase:
             return counter.counts
         return self._squares(chunk, state)
 
-    def begin(self, step: int, state: Found | None) -> Tally | list[Any]:
-        """Begin to add up histograms, or to gather sums."""
-        return Tally(step) if self._searches and step < DIGITS else []
+    def begin(self, step: int, state: Found | None) -> Any:
+        """Begin to add up what is counted, or to gather sums."""
+        return self._search.begin(step) if self._searches and step < PASSES else []
 
-    def fold(self, step: int, accumulator: Tally | list[Any], partial: Any) -> Tally | list[Any]:
-        """Add a chunk's histogram, or keep its sums: they are rounded when all are there."""
-        if isinstance(accumulator, Tally):
-            return accumulator.add(partial)
+    def fold(self, step: int, accumulator: Any, partial: Any) -> Any:
+        """Add what is counted in a chunk, or keep its sums: they are rounded when all are there."""
+        if self._searches and step < PASSES:
+            return self._search.fold(step, accumulator, partial)
         accumulator.append(partial)
         return accumulator
 
-    def finish(self, step: int, accumulator: Tally | list[Any], state: Found | None) -> Found:
-        """Find the next digit of the least selected variance, then the weights."""
+    def finish(self, step: int, accumulator: Any, state: Found | None) -> Found:
+        """Find more of the least selected variance, then the weights."""
         state = state or Found()
-        if isinstance(accumulator, Tally):
-            kept = 0
-            if step == 0:  # the first histogram says how many variances are not zero
-                kept = int(int(accumulator.totals[0].sum()) * self.part)
-            (rule,) = follow(step, accumulator, (kept,), (state.rule,))
-            return Found(rule)
+        if self._searches and step < PASSES:
+            return Found(self._search.finish(step, accumulator, self._rank, state.rules))
         sums = np.concatenate(accumulator)
         means = [_mean(sums[:, model], self.length) for model in range(self._models)]
         whole = sum(means)
         if abs(whole) < LEAST_WEIGHTS:
-            return Found(state.rule, (1.0 / self._models,) * self._models)
-        return Found(state.rule, tuple(mean / whole for mean in means))
+            return Found(state.rules, (1.0 / self._models,) * self._models)
+        return Found(state.rules, tuple(mean / whole for mean in means))
+
+    def _rank(self, nonzero: int) -> tuple[int]:
+        """Give the rank of the least selected variance by how many are not zero."""
+        return (int(nonzero * self.part),)
 
     def _squares(self, chunk: Chunk, state: Found) -> NDArray[np.float64]:
         """Sum the squares of each model's selected changes over the blocks that begin in a chunk.
@@ -166,7 +181,8 @@ class SelectCalculateErase:
         self, chunk: Chunk, state: Found, values: Values, last: int
     ) -> Iterator[tuple[int, int, Floats, Floats, Marks]]:
         """Go through a chunk up to element `last`: (start, stop, base, task vectors, mask of the selected elements)."""
-        rule, spread, mask = state.rule, np.empty(STRETCH, np.float32), np.ones(STRETCH, np.uint8)
+        rule = state.rules[0] if state.rules else KEEP_ALL
+        spread, mask = np.empty(STRETCH, np.float32), np.ones(STRETCH, np.uint8)
         seen = rule.before[chunk.index] if rule.before else 0
         for start, stop in stretches(chunk.start, last, STRETCH):
             base, taus = values.load_task_vectors(start, stop, (start, stop))

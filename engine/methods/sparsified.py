@@ -8,7 +8,7 @@ summed, and the divisor is the sum of their weights. mergekit's ``generalized_ta
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any
 
@@ -43,16 +43,8 @@ from dovetail.engine.methods.marking import Addition
 from dovetail.engine.methods.masked import BeginSum, StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 from dovetail.engine.methods.scaled_sum import ScaledSum
-from dovetail.engine.methods.threshold import (
-    DIGITS,
-    Counts,
-    DigitCounter,
-    Rules,
-    Tally,
-    count_partial_bytes,
-    follow,
-    tally_bytes,
-)
+from dovetail.engine.methods.selection import PASSES, Search
+from dovetail.engine.methods.threshold import Rules
 
 LEAST_NORM = 1e-7
 """A model is not rescaled if its sum of magnitudes, kept or whole, is below this, as in mergekit."""
@@ -92,6 +84,8 @@ class SparsifiedSum:
     """Sum of all weights; 1 if it is too small to divide by."""
     factor: float
     """What the sum, or quotient, is multiplied by (lambda)."""
+    sampled: bool = True
+    """Whether a sample may show where the wanted ranks are."""
 
     @property
     def _row(self) -> int:
@@ -114,21 +108,38 @@ class SparsifiedSum:
 
     @property
     def reduce_passes(self) -> int:
-        """Number of reduce passes: three if rules of ranks are needed, and one if rescaling factors are."""
-        return DIGITS * self._searches + self._rescales
+        """Number of reduce passes: those of a search if rules of ranks are needed, and one if rescaling factors are."""
+        return PASSES * self._searches + self._rescales
 
     def partial_bytes(self, elements: int) -> int:
-        """Histograms of every rule, or the sums of a chunk's blocks."""
-        return max(count_partial_bytes(self._rank_count), self._sums_bytes(elements))
+        """What a search takes, or the sums of a chunk's blocks."""
+        return max(self._search.partial_bytes(elements), self._sums_bytes(elements))
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
-        """Tallies of every rule and the rules, and the sums of all chunks' blocks, kept one by one and joined."""
-        return tally_bytes(self._rank_count, chunks) + 2 * chunks * self._sums_bytes(elements)
+        """What a search takes, and the sums of all chunks' blocks, kept one by one and joined."""
+        return self._search.accumulator_bytes(chunks) + 2 * chunks * self._sums_bytes(elements)
 
     @property
-    def _rank_count(self) -> int:
-        """Number of rules."""
-        return sum(len(keep.ranks) for keep in self.keeps if isinstance(keep, KeepBand))
+    def _search(self) -> Search:
+        """The search for ranks; without any rules where no model keeps a band of ranks."""
+        rules = sum(len(keep.ranks) for keep in self.keeps if isinstance(keep, KeepBand))
+        return Search(self.length, rules, self.sampled and rules > 0)
+
+    def reads(self, step: int, state: Found | None) -> Sequence[ElementRange] | None:
+        """What a search reads in its passes; everything where magnitudes are summed."""
+        if not self._searches or step >= PASSES:
+            return None
+        return self._search.reads(step, state.rules if state else ())
+
+    @property
+    def readings(self) -> tuple[int, int]:
+        """Those of a search, and one where magnitudes are summed."""
+        passes, sampled = self._search.readings if self._searches else (0, 0)
+        return passes + self._rescales, sampled
+
+    def frugal(self) -> SparsifiedSum:
+        """Search without a sample."""
+        return replace(self, sampled=False) if self._searches else self
 
     def _sums_bytes(self, elements: int) -> int:
         """Give the bytes of the sums of the blocks that begin in a chunk."""
@@ -144,6 +155,8 @@ class SparsifiedSum:
         size, models = min(elements, self._block + 2 * self._row), len(self.weights)
         adding = ScaledSum.scratch_bytes(models, self.voting, 1)
         held = TaskVectors.scratch_bytes(size) + marker_scratch_bytes(size)
+        if self._searches:
+            held += self._search.scratch_bytes(min(elements, STRETCH))
         if self._row <= STRETCH:
             return held + adding * size
         return held + adding * STRETCH + max(models, 4) * size  # masks or, in the reduce pass, the kept part
@@ -157,32 +170,31 @@ class SparsifiedSum:
         return elements
 
     def reduce(self, step: int, chunk: Chunk, state: Found | None) -> Any:
-        """Count a digit of a chunk's magnitudes or, in the last pass, sum the magnitudes."""
-        if self._searches and step < DIGITS:
+        """Count a chunk's magnitudes for the search or, in the last pass, sum them."""
+        if self._searches and step < PASSES:
             return self._count(step, chunk, state)
         return self._sum_fused(chunk, state or self._nothing) if self._fused else self._sum(chunk)
 
     def begin(self, step: int, state: Found | None) -> list[Any]:
-        """Begin to add up every model's histograms, or to gather sums."""
-        return [Tally(step) for _ in self.keeps] if self._searches and step < DIGITS else []
+        """Begin to add up what is counted for every model, or to gather sums."""
+        return [self._search.begin(step) for _ in self.keeps] if self._searches and step < PASSES else []
 
     def fold(self, step: int, accumulator: list[Any], partial: Any) -> list[Any]:
-        """Add a chunk's histograms, or keep its sums: they are rounded when all are there."""
-        if self._searches and step < DIGITS:
-            for tally, counts in zip(accumulator, partial, strict=True):
-                tally.add(counts)
-        else:
-            accumulator.append(partial)
+        """Add what is counted in a chunk, or keep its sums: they are rounded when all are there."""
+        if self._searches and step < PASSES:
+            search = self._search
+            return [search.fold(step, *pair) for pair in zip(accumulator, partial, strict=True)]
+        accumulator.append(partial)
         return accumulator
 
     def finish(self, step: int, accumulator: list[Any], state: Found | None) -> Found:
-        """Find the next digit of every rule, then the scales."""
+        """Find more of every rule, then the scales."""
         state = state or self._nothing
-        if self._searches and step < DIGITS:
-            rules = (
-                follow(step, tally, keep.ranks, state.rules[model]) if isinstance(keep, KeepBand) else ()
-                for model, (keep, tally) in enumerate(zip(self.keeps, accumulator, strict=True))
-            )
+        if self._searches and step < PASSES:
+            rules = list(state.rules)
+            for model, keep in enumerate(self.keeps):
+                if isinstance(keep, KeepBand):
+                    rules[model] = self._search.finish(step, accumulator[model], keep.ranks, rules[model])
             return Found(tuple(rules), state.scales)
         sums = np.concatenate(accumulator)
         scales = (
@@ -195,11 +207,11 @@ class SparsifiedSum:
     def _nothing(self) -> Found:
         return Found(((),) * len(self.keeps), (1.0,) * len(self.keeps))
 
-    def _count(self, digit: int, chunk: Chunk, state: Found | None) -> tuple[Counts, ...]:
-        """Count one digit of the magnitudes of every model that keeps a band of ranks."""
-        state = state or self._nothing
+    def _count(self, step: int, chunk: Chunk, state: Found | None) -> tuple[Any, ...]:
+        """Count the magnitudes of every model that keeps a band of ranks."""
+        state, room = state or self._nothing, np.empty(STRETCH + 1, np.uint32)
         counters = {
-            model: DigitCounter(digit, state.rules[model])
+            model: self._search.counter(step, state.rules[model], room)
             for model, keep in enumerate(self.keeps)
             if isinstance(keep, KeepBand)
         }

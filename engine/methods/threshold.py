@@ -1,15 +1,15 @@
-"""Finding the rule that picks the strongest elements of a tensor of any size, exactly and chunk by chunk.
+"""Rules that pick the strongest elements of a tensor of any size, found digit by digit, exactly and chunk by chunk.
 
 The magnitude of the last element that is kept is found digit by digit, each digit from the histograms of all chunks
 (see `dovetail.engine.kernels.magnitude`). The number of elements of just that magnitude in each chunk settles ties by
-index.
+index. `dovetail.engine.methods.selection` finds the same rules with fewer passes, where it can.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,11 @@ class Rule:
     """For every chunk, the number of ties in the chunks before it."""
     final: bool = False
     """Whether the rule is complete."""
+    bracket: tuple[int, int] | None = None
+    """Magnitude bits between which the threshold is expected, where a sample says so and nothing else is known yet."""
 
+
+_OPEN = Rule(0, 0, 0)
 
 KEEP_ALL = Rule(ALL_LEVELS, 0, 0, final=True)
 KEEP_NONE = Rule(0, NO_THRESHOLD, 0, final=True)
@@ -150,8 +154,14 @@ def follow_exactly(digit: int, tally: Tally, ranks: Sequence[int], rules: Rules)
     if digit == 0:
         counts = tally.totals[0][np.newaxis]
         nonzero = counts.sum()
-        return tuple(KEEP_NONE if rank > nonzero else Rule(*find_place(counts, rank)) for rank in ranks)
+        found = (KEEP_NONE if rank > nonzero else Rule(*find_place(counts, rank)) for rank in ranks)
+        return _unless_final(rules, found)
     return follow(digit, tally, ranks, rules)
+
+
+def _unless_final(rules: Rules, found: Iterable[Rule]) -> Rules:
+    """Replace the rules that are not final yet; there may be none at all."""
+    return tuple(old if old.final else new for old, new in zip(rules or repeat(_OPEN), found, strict=False))
 
 
 def follow(digit: int, tally: Tally, kept: Sequence[int], rules: Rules) -> Rules:
@@ -166,12 +176,12 @@ def follow(digit: int, tally: Tally, kept: Sequence[int], rules: Rules) -> Rules
     kept
         How many elements each rule is to keep.
     rules
-        The rules so far; not read for digit 0.
+        The rules so far; for digit 0, those that are final already, if any.
 
     """
     if digit == 0:
         counts = tally.totals[0][np.newaxis]
-        return tuple(first_digit(counts, count) for count in kept)
+        return _unless_final(rules, (first_digit(counts, count) for count in kept))
     found = list(rules)
     for place, rule in enumerate(rules):
         if not rule.final:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dovetail.engine.errors import RecipeError
@@ -19,7 +19,7 @@ from dovetail.engine.methods.vectors import is_making
 from dovetail.engine.planning.grid import OPEN_JOBS, PAGE_SLACK_BYTES, Job, Piece
 from dovetail.engine.planning.planned_tensor import PlannedTensor
 from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
-from dovetail.engine.planning.work import OutputRange, PieceWork, Work
+from dovetail.engine.planning.work import OutputRange, PieceWork, SampleWork, Work
 from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.engine.text import counted, format_size, short_name
 from dovetail.io.checkpoint import Checkpoint
@@ -155,7 +155,7 @@ class Plan:
     @property
     def read_bytes(self) -> int:
         """Bytes read from checkpoints, every pass counted."""
-        return sum(tensor.input_bytes * tensor.passes for tensor in self.tensors)
+        return sum(tensor.input_bytes * tensor.passes + tensor.sampled_bytes for tensor in self.tensors)
 
     @property
     def write_bytes(self) -> int:
@@ -282,6 +282,21 @@ class Plan:
     def reduce_passes(self, job: Job) -> int:
         """Give a job's number of reduce passes; tensors that are one chunk run theirs inside their task."""
         return self.program(job).reduce_passes if len(job.tasks) > 1 else 0
+
+    def frugal(self) -> Plan:
+        """Give a plan of the same output whose programs take less memory, and perhaps more passes."""
+        programs: dict[int, Program] = {}
+        found = []
+        for tensor in self.tensors:
+            program = programs.setdefault(id(tensor.program), tensor.program.frugal())
+            found.append(tensor if program is tensor.program else replace(tensor, program=program))
+        same = all(old is new for old, new in zip(self.tensors, found, strict=True))
+        return self if same else replace(self, tensors=tuple(found))
+
+    def sample(self, job: Job, step: int, state: State, ranges: Sequence[tuple[int, int]]) -> SampleWork:
+        """Build the work of a reduce pass that reads ranges of elements, and not the tasks of a job."""
+        tensor = self.tensors[job.tasks[0][0].tensor]
+        return SampleWork(job.first_task, step, tensor.program, tuple(ranges), tensor.base, tensor.models, state)
 
     def work(self, job: Job, position: int, step: int, state: State, slots: Callable[[int], Slot]) -> Work:
         """Build the work of one task of a job.

@@ -98,8 +98,20 @@ class PlannedTensor:
 
     @property
     def passes(self) -> int:
-        """Number of times the inputs are read; a tensor of one chunk is read just once."""
-        return 1 if self.chunk_count == 1 else self.program.reduce_passes + 1
+        """Number of times the inputs are read, as far as can be foreseen; a tensor of one chunk is read just once."""
+        return 1 if self.chunk_count == 1 else self.program.readings[0] + 1
+
+    @property
+    def sampled_bytes(self) -> int:
+        """Bytes that are read besides, of a sample of the inputs."""
+        if self.chunk_count == 1:
+            return 0
+        return self.program.readings[1] * (self.element_bytes - self.dtype.itemsize)
+
+    @property
+    def mapped(self) -> bool:
+        """Whether all inputs are runs of mapped files, of which a few elements are read as quickly as their share."""
+        return all(item.source.mapped_bytes(0, item.source.length) is not None for item in self.inputs)
 
     @property
     def copied(self) -> bool:

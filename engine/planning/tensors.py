@@ -123,7 +123,10 @@ class TensorPlanner:
             problem = self._problem(spec, reference, dtype, base, models)
             known = self._programs[key] = problem, self._method.program(problem)
         problem, program = known
-        return self._planned(spec, reference, dtype, program, problem, base, models)
+        planned = self._planned(spec, reference, dtype, program, problem, base, models)
+        if planned.sampled_bytes and not planned.mapped:
+            return replace(planned, program=program.frugal())
+        return planned
 
     def _group(self, whole: PlannedTensor) -> Iterator[PlannedTensor]:
         """Give each of the method's outputs for a merged tensor, the first with the inputs; copies stay as they are."""

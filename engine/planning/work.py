@@ -97,6 +97,26 @@ class PieceWork:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleWork:
+    """A reduce pass that reads a sample of a tensor."""
+
+    task: int
+    """Index in the plan of the tensor's first task."""
+    step: int
+    """Which reduce pass."""
+    program: Program
+    """What to compute."""
+    ranges: tuple[tuple[int, int], ...]
+    """The elements that are read: first, and one past the last."""
+    base: Input | None
+    """The base model's tensor."""
+    models: tuple[Input, ...]
+    """The models' tensors, in the order of the method."""
+    state: State
+    """What earlier reduce passes found."""
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """One task and the pass to run."""
 

@@ -62,6 +62,8 @@ class Budget:
     """Most memory that decoded chunks take which several tasks use."""
     open_jobs: int = OPEN_JOBS
     """Jobs that may be open at once, each with an accumulator."""
+    frugal: bool = False
+    """Whether the plan's programs must be frugal to fit, as `Program.frugal` says."""
 
     @property
     def projected_bytes(self) -> int:

@@ -101,7 +101,7 @@ class Execution:
                         for record in finished:
                             self._take(record, committer)
                             self._report_durable()
-                            self._report_progress(started)
+                            self._report_progress(started, scheduler.unforeseen_bytes)
                 finally:  # after an early stop, take the tasks that were running then and have finished since
                     for record in scheduler.late:
                         self._take(record, committer)
@@ -129,7 +129,10 @@ class Execution:
     def _job_bytes(self, job: Job, todo: list[int]) -> int:
         """Count the bytes that this run will read and write for a job: its reduce passes need every task again."""
         total = 0
-        passes, wanted = self.plan.reduce_passes(job), set(todo)
+        wanted = set(todo)
+        passes, sampled = self.plan.program(job).readings if self.plan.reduce_passes(job) else (0, 0)
+        if sampled:
+            total += self.plan.tensors[job.tasks[0][0].tensor].sampled_bytes
         for position, pieces in enumerate(job.tasks):
             for piece in pieces:
                 tensor = self.plan.tensors[piece.tensor]
@@ -174,11 +177,11 @@ class Execution:
         }
         return events.ShardFinished(file=shard.file_name, bytes=shard.size_bytes, checksums=checksums)
 
-    def _report_progress(self, started: float) -> None:
+    def _report_progress(self, started: float, unforeseen_bytes: int) -> None:
         self.listen(
             events.Progress(
                 done_bytes=self.read_bytes + self.written_bytes,
-                total_bytes=self._total_bytes,
+                total_bytes=self._total_bytes + unforeseen_bytes,
                 seconds=time.monotonic() - started,
                 resident_bytes=resident_bytes(),
             )

@@ -132,7 +132,14 @@ class _InOrder:
         return bool(self._waiting)
 
     def _enter(self, entered: _Pass) -> None:
-        """Put the tasks of a pass before all others that wait."""
+        """Put the tasks of a pass before all others that wait; passes that read nothing are left out.
+
+        Programs that find something out take no samples, as `Program.frugal` says.
+        """
+        program, several = self._plan.program(entered.job), len(entered.job.tasks) > 1
+        while several and (reads := program.reads(entered.step, entered.state)) is not None:
+            assert not reads, "samples are taken by merges alone"
+            entered.step += 1
         self._waiting.extendleft((entered, position) for position in reversed(range(len(entered.job.tasks))))
 
     def _submit(self, pool: Threads, entered: _Pass, position: int) -> None:

@@ -87,14 +87,14 @@ def prepare(
 
         needed.append(compile_all)
     warm_up(needed, compiling)
-    workers = run.workers if run.workers is not None else usable_cores()
     # The table's pages become resident only as chunks finish.
-    reserved = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.read_ahead_bytes
-    reserved += READ_AHEAD * plan.partial_bytes
-    task_bytes = plan.task_bytes + UNFOLDED_PER_WORKER * plan.partial_bytes + compared_bytes
+    held = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.read_ahead_bytes
+    workers = run.workers if run.workers is not None else usable_cores()
+    frugal = plan.frugal()
+    needs = _Needs(frugal, held, compared_bytes)
     planning = plan.vocabulary.planning_bytes if plan.vocabulary else 0
     allowed = run.memory_bytes or default_limit_bytes(
-        max(planning, least(reserved + plan.accumulator_bytes, task_bytes))
+        max(planning, least(needs.reserved_bytes(OPEN_JOBS), needs.task_bytes))
     )
     if planning > allowed:
         raise MemoryLimitError(
@@ -103,8 +103,45 @@ def prepare(
             f"pass --memory {-(-planning // 2**20)}MiB or more",
         )
     # One job at a time is slower, and takes the memory of one accumulator instead of several.
-    roomy = Budget(allowed, reserved + plan.accumulator_bytes, task_bytes, 1)
-    open_jobs = OPEN_JOBS if roomy.projected_bytes <= allowed else 1
-    budget = fit(allowed, reserved + plan.accumulated_bytes(open_jobs), task_bytes, workers)
-    budget = replace(budget, open_jobs=open_jobs)
-    return replace(budget, shared_bytes=share_memory(plan, budget, listen)), table
+    open_jobs = OPEN_JOBS if needs.fits(allowed, 1, OPEN_JOBS) else 1
+    budget = fit(allowed, needs.reserved_bytes(open_jobs), needs.task_bytes, workers)
+    budget = replace(budget, open_jobs=open_jobs, frugal=frugal is not plan)
+    if budget.frugal:  # else there is no choice
+        budget = _generous(_Needs(plan, held, compared_bytes), budget) or budget
+    return replace(budget, shared_bytes=share_memory(frugal if budget.frugal else plan, budget, listen)), table
+
+
+@dataclass(frozen=True, slots=True)
+class _Needs:
+    """The memory that a plan needs, beyond the number of its workers."""
+
+    plan: Plan
+    """The plan."""
+    held_bytes: int
+    """Memory that the process holds before the first task."""
+    compared_bytes: int
+    """Memory that a task takes besides, to compare what it gives."""
+
+    @property
+    def task_bytes(self) -> int:
+        """Most memory that one running task adds."""
+        return self.plan.task_bytes + UNFOLDED_PER_WORKER * self.plan.partial_bytes + self.compared_bytes
+
+    def reserved_bytes(self, open_jobs: int) -> int:
+        """Give the memory that is taken whatever the number of workers, with so many open jobs."""
+        return self.held_bytes + READ_AHEAD * self.plan.partial_bytes + self.plan.accumulated_bytes(open_jobs)
+
+    def fits(self, allowed_bytes: int, workers: int, open_jobs: int) -> bool:
+        """Say whether the plan stays within a limit."""
+        budget = Budget(allowed_bytes, self.reserved_bytes(open_jobs), self.task_bytes, workers)
+        return budget.projected_bytes <= allowed_bytes
+
+
+def _generous(needs: _Needs, frugal: Budget) -> Budget | None:
+    """Give the budget of a plan that spares passes by taking more memory; None if that would cost workers."""
+    allowed, workers = frugal.allowed_bytes, frugal.workers
+    for open_jobs in dict.fromkeys((OPEN_JOBS, 2, frugal.open_jobs)):
+        if needs.fits(allowed, workers, open_jobs):
+            reserved = needs.reserved_bytes(open_jobs)
+            return Budget(allowed, reserved, needs.task_bytes, workers, open_jobs=open_jobs)
+    return None

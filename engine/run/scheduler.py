@@ -21,6 +21,7 @@ from dovetail.engine.errors import WorkerLostError
 from dovetail.engine.methods.program import Program
 from dovetail.engine.planning.grid import OPEN_JOBS, Job
 from dovetail.engine.planning.plan import READ_AHEAD, UNFOLDED_PER_WORKER, Plan
+from dovetail.engine.planning.work import SampleWork, Work
 from dovetail.engine.run.session import Session, execute_in
 from dovetail.engine.run.task import TaskRecord, prefetch
 from dovetail.io.files.interrupts import check_interrupts
@@ -55,18 +56,38 @@ class _Running:
     unfinished: int = 0
     """Tasks of this pass without a result."""
 
+    ranges: tuple[tuple[int, int], ...] = ()
+    """Elements that the present pass reads in place of the tasks; empty where it reads these."""
+    foreseen: int = 0
+    """Reduce passes over all tasks that are still to come, as far as could be foreseen."""
+    unforeseen: int = 0
+    """Reduce passes over all tasks that came besides."""
+
     @property
     def reduces(self) -> bool:
         """Whether this is a reduce pass."""
         return self.step < self.passes
 
     def begin(self, step: int) -> None:
-        """Enter pass `step`: a reduce pass runs every task of the job, the apply pass only those still to do."""
-        self.step = step
-        self.pending = deque(range(len(self.job.tasks)) if self.reduces else self.positions)
+        """Enter pass `step`, or the next that has something to read.
+
+        A reduce pass runs every task of the job, or one task for a sample; the apply pass only those still to do.
+        """
+        self.step, self.ranges = step, ()
+        while self.reduces:
+            reads = self.program.reads(self.step, self.state)
+            if reads is None:
+                self.foreseen, self.unforeseen = self.foreseen - 1, self.unforeseen + (self.foreseen <= 0)
+                break
+            if reads:
+                self.ranges = tuple(reads)
+                break
+            self.step += 1
+        tasks = [0] if self.ranges else range(len(self.job.tasks))
+        self.pending = deque(tasks if self.reduces else self.positions)
         self.unfinished = len(self.pending)
         self.folded = 0
-        self.accumulator = self.program.begin(step, self.state) if self.reduces else None
+        self.accumulator = self.program.begin(self.step, self.state) if self.reduces else None
 
     def take(self, position: int, partial: Any) -> int:
         """Fold a partial result and those that waited for it, or let it wait; return how many were folded."""
@@ -95,6 +116,9 @@ def unfolded_limit(workers: int) -> int:
 class Scheduler:
     """Runs jobs on an executor and yields the record of every finished apply task, in the order of completion.
 
+    `late` has the records of tasks that ended after an early stop, and `unforeseen_bytes` says how much more is read
+    than the plan foresaw, because samples misled.
+
     Parameters
     ----------
     executor
@@ -122,6 +146,7 @@ class Scheduler:
         self._plan, self._slots, self._open_jobs = plan, slots, open_jobs
         self._unfolded, self._most_unfolded = 0, unfolded_limit(session.workers)
         self.late: list[TaskRecord] = []
+        self.unforeseen_bytes = 0
         self._open: list[_Running] = []
         self._flying: dict[Future[TaskRecord], tuple[_Running, int]] = {}
         self._finishing: dict[Future[None], _Running] = {}
@@ -187,18 +212,26 @@ class Scheduler:
                 continue
             self._unfolded += running.reduces
             position = running.pending.popleft()
-            work = self._plan.work(running.job, position, running.step, running.state, self._slots)
-            with self._session.entered():
-                prefetch(work)
+            work = self._work(running, position)
             self._flying[self._executor.submit(execute_in, self._session, work)] = (running, position)
+
+    def _work(self, running: _Running, position: int) -> Work | SampleWork:
+        """Make the work of a task, and let the disk begin to read what it needs."""
+        if running.ranges:
+            return self._plan.sample(running.job, running.step, running.state, running.ranges)
+        work = self._plan.work(running.job, position, running.step, running.state, self._slots)
+        with self._session.entered():
+            prefetch(work)
+        return work
 
     def _open_next(self, queue: Iterator[tuple[Job, list[int]]]) -> bool:
         """Open the next job and return True, or return False if there is none."""
         job, positions = next(queue, (None, []))
         if job is None:
             return False
-        running = _Running(job, self._plan.reduce_passes(job), positions, self._plan.program(job))
-        running.begin(0)
+        program, passes = self._plan.program(job), self._plan.reduce_passes(job)
+        running = _Running(job, passes, positions, program, foreseen=program.readings[0])
+        self._begin(running, 0)
         if running.pending:
             self._open.append(running)
         return True
@@ -207,7 +240,14 @@ class Scheduler:
         """Let a job enter the next pass, when what the last one has found is there."""
         running = self._finishing.pop(future)
         future.result()
-        running.begin(running.step + 1)
+        self._begin(running, running.step + 1)
+
+    def _begin(self, running: _Running, step: int) -> None:
+        """Let a job enter a pass, and count what it reads if nobody could foresee it."""
+        before = running.unforeseen
+        running.begin(step)
+        if running.unforeseen > before:
+            self.unforeseen_bytes += self._plan.tensors[running.job.tasks[0][0].tensor].input_bytes
 
     def _take(self, future: Future[TaskRecord], finisher: Executor) -> TaskRecord:
         """Return the record of a finished task; if it was the last of its pass, let the pass be finished."""

@@ -13,8 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from dovetail.engine.planning.work import Work
+from dovetail.engine.planning.work import SampleWork, Work
 from dovetail.engine.run.budget import Budget
+from dovetail.engine.run.sampling import take_sample
 from dovetail.engine.run.task import TaskRecord, execute
 from dovetail.io.files.mapping import forget_files
 from dovetail.io.remote.read_ahead import Pool, reading_through
@@ -68,10 +69,13 @@ def open_session(budget: Budget, read_ahead_bytes: int = 0) -> Iterator[Session]
         forget_files()
 
 
-def execute_in(session: Session, work: Work) -> TaskRecord:
-    """Run one pass of one task within the session of its run; raises as `dovetail.engine.run.task.execute` does."""
+def execute_in(session: Session, work: Work | SampleWork) -> TaskRecord:
+    """Run one pass of one task, or the sample of a tensor, within the session of its run.
+
+    Raises as `dovetail.engine.run.task.execute` does.
+    """
     with session.entered():
-        return execute(work)
+        return take_sample(work) if isinstance(work, SampleWork) else execute(work)
 
 
 def _elsewhere(patience: Patience, chunks_bytes: int) -> Session:

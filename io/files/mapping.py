@@ -107,17 +107,28 @@ class MappedFile:
 def _map_whole(path: str, size_bytes: int, mtime_ns: int) -> mmap.mmap:
     descriptor = open_descriptor(path, os.O_RDONLY)
     try:
-        status = os.fstat(descriptor)
-        if (status.st_size, status.st_mtime_ns) != (size_bytes, mtime_ns):
-            raise ChangedFileError(
-                f"{path} changed since the checkpoint was opened: "
-                f"{status.st_size} bytes, modified at {status.st_mtime_ns} ns",
-                f"{size_bytes} bytes, modified at {mtime_ns} ns",
-                "leave checkpoints alone while they are read, and run again",
-            )
+        check_same(path, os.fstat(descriptor), size_bytes, mtime_ns)
         return mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
     finally:
         os.close(descriptor)
+
+
+def check_same(path: str, status: os.stat_result, size_bytes: int, mtime_ns: int) -> None:
+    """Refuse a file that is not as it was when its checkpoint was opened.
+
+    Raises
+    ------
+    ChangedFileError
+        Its size or modification time differs.
+
+    """
+    if (status.st_size, status.st_mtime_ns) != (size_bytes, mtime_ns):
+        raise ChangedFileError(
+            f"{path} changed since the checkpoint was opened: "
+            f"{status.st_size} bytes, modified at {status.st_mtime_ns} ns",
+            f"{size_bytes} bytes, modified at {mtime_ns} ns",
+            "leave checkpoints alone while they are read, and run again",
+        )
 
 
 _open_files: OrderedDict[tuple[str, int, int], MappedFile] = OrderedDict()

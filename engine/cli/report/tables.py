@@ -106,6 +106,7 @@ def _model_table(models: list[str], totals: Mapping[str, Any]) -> Table:
 
 def plan_json(plan: Plan, budget: Budget) -> dict[str, Any]:
     """Give a plan, and the memory that it will run in, as a JSON object."""
+    plan = plan.frugal() if budget.frugal else plan
     return {
         "method": plan.method.name,
         "base_model": None if plan.base is None else str(plan.base.path),
@@ -134,6 +135,7 @@ def plan_json(plan: Plan, budget: Budget) -> dict[str, Any]:
 
 def print_plan(plan: Plan, budget: Budget) -> None:
     """Print what a merge by this plan would read, write and hold in memory."""
+    plan = plan.frugal() if budget.frugal else plan
     dtypes, form = Counter(tensor.dtype.torch_name for tensor in plan.tensors), plan.options.format
     elements = sum(tensor.length for tensor in plan.tensors)
     rows = {

@@ -81,10 +81,17 @@ def run_program(
     # Unjitted kernels would warn where compiled ones compute NaN and infinity without a word.
     with np.errstate(all="ignore"):
         for step in range(program.reduce_passes):
+            wanted = program.reads(step, state)
+            if wanted is not None and not wanted:
+                continue
             accumulator = program.begin(step, state)
-            for index, edge in enumerate(ranges):
-                partial = program.reduce(step, _chunk(program, base, models, index, edge, widen, length), state)
-                accumulator = program.fold(step, accumulator, partial)
+            chunks = (
+                [_sample(base, models, wanted)]
+                if wanted
+                else [_chunk(program, base, models, *each, widen, length) for each in enumerate(ranges)]
+            )
+            for chunk in chunks:
+                accumulator = program.fold(step, accumulator, program.reduce(step, chunk, state))
             state = pickle.loads(pickle.dumps(program.finish(step, accumulator, state)))
         out_dtype = DTYPES[problem.out_code]
         out = np.full(length, 1, out_dtype)
@@ -114,6 +121,14 @@ def _chunk(
         part.flags.writeable = False
     base_part = None if base is None else np.ravel(base)[low:high].copy().view(np.uint8)
     return Chunk(index, edges[0], edges[1], low, base_part, tuple(parts))
+
+
+def _sample(base: Array | None, models: Sequence[Array], wanted: Sequence[tuple[int, int]]) -> Chunk:
+    """Cut the runs of a sample out of the sources, and nothing around them."""
+    places = np.concatenate([np.arange(*edges) for edges in wanted])
+    parts = [np.ravel(source)[places].view(np.uint8) for source in models]
+    base_part = None if base is None else np.ravel(base)[places].view(np.uint8)
+    return Chunk(0, 0, places.size, 0, base_part, tuple(parts))
 
 
 def add_up(statistics: Sequence[ChunkStatistics]) -> ChunkStatistics:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dovetail.engine.methods.decoding import plain_statistics
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.outputs import Output
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, Problem
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, EveryChunk, Problem
 from tests.checkpoints import BF16, Tensors
 
 Floats = NDArray[np.float32]
@@ -24,7 +24,7 @@ def _mean(chunk: Chunk) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class Halves:
+class Halves(EveryChunk):
     """The mean of all models over its largest magnitude: upper rows in bfloat16, lower rows in float32."""
 
     upper: int
@@ -95,7 +95,7 @@ def expected_halves(models: Sequence[Tensors]) -> dict[str, NDArray[Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Margins:
+class Margins(EveryChunk):
     """The first model's largest value in each row and in each column: two small outputs, as of a low-rank pair."""
 
     length: int

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dovetail.engine.methods.gram import ColumnProducts, Gathered
-from dovetail.engine.methods.program import Chunk
+from dovetail.engine.methods.program import Chunk, sample_chunk
 from dovetail.engine.methods.registry import METHODS
+from dovetail.engine.methods.selection import Gathering
 from dovetail.engine.methods.threshold import Tally
 from tests.engine.kernels.cases import JITTED
 from tests.engine.methods.probing import describe
@@ -49,6 +51,8 @@ def _size(value: Any, seen: set[int] | None = None) -> int:
         return int(owner.nbytes) if new else 0
     if isinstance(value, Tally):
         return _size(value.totals, seen) + _size(value.chunks, seen)
+    if isinstance(value, Gathering):
+        return _size(value.chunks, seen)
     if isinstance(value, ColumnProducts | Gathered):
         return sum(_size(each, seen) for each in vars(value).values())
     if isinstance(value, tuple | list):
@@ -56,6 +60,13 @@ def _size(value: Any, seen: set[int] | None = None) -> int:
     if is_dataclass(value):
         return sum(_size(getattr(value, field.name), seen) for field in fields(value))
     return 0 if value is None else 8
+
+
+def _sample(ranges: Sequence[tuple[int, int]], sources: Sequence[NDArray[Any]]) -> Chunk:
+    """Make the chunk of a pass that reads ranges."""
+    places = np.concatenate([np.arange(*each) for each in ranges])
+    base, *models = (source.reshape(-1)[places].view(np.uint8) for source in sources)
+    return sample_chunk(ranges, base, models)
 
 
 def _split(method: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -88,8 +99,11 @@ def test_programs_hold_no_more_than_they_say(case: str) -> None:
         chunks.append(Chunk(index, start, stop, low, views[0], tuple(views[1:])))
     state: Any = None
     for step in range(program.reduce_passes):
+        reads = program.reads(step, state)
+        if reads is not None and not reads:
+            continue
         accumulator = program.begin(step, state)
-        for chunk in chunks:
+        for chunk in [_sample(reads, [base, *models])] if reads else chunks:
             partial = program.reduce(step, chunk, state)
             assert _size(partial) <= program.partial_bytes(CHUNK), step
             accumulator = program.fold(step, accumulator, partial)

@@ -59,6 +59,11 @@ class _Program:
     def __init__(self, job: Job) -> None:
         self._job = job
 
+    readings = (99, 0)
+
+    def reads(self, step: int, state: Any) -> None:
+        return None
+
     def begin(self, step: int, state: Any) -> list[Any]:
         return []
 
@@ -224,6 +229,8 @@ class _Counted:
 
 class _Listing:
     """A program that lists the positions of the folded partial results, and keeps none of the results."""
+
+    readings, reads = (99, 0), _Program.reads
 
     def __init__(self, job: Job) -> None:
         self._job = job

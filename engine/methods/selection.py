@@ -1,0 +1,381 @@
+"""Finding the magnitudes of ranks of a tensor, in one pass over it where a sample leads to them, else digit by digit.
+
+The passes of a search come in this order, and those that have nothing to find are left out:
+
+1. a *sample* brackets the magnitude of every rank (see `dovetail.engine.methods.sample`);
+2. one pass counts what lies above each bracket, and gathers what lies inside;
+3. three passes find, digit by digit (see `dovetail.engine.methods.threshold`), what is still open: where the magnitude
+   lies outside its bracket, where there would be too much to gather, and where no sample was taken.
+
+Which way a rule was found never shows in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dovetail.engine.kernels.bracket import ABOVE, HIGH, LOW, NONZERO, count_bracket
+from dovetail.engine.methods.decoding import ElementRange
+from dovetail.engine.methods.sample import Bracket, Sample, runs, sample_elements
+from dovetail.engine.methods.threshold import (
+    DIGITS,
+    KEEP_ALL,
+    KEEP_NONE,
+    DigitCounter,
+    Rule,
+    Rules,
+    Tally,
+    count_partial_bytes,
+    follow,
+    follow_exactly,
+    tally_bytes,
+)
+
+SAMPLE: Final = 0
+"""The pass over the sample."""
+BRACKET: Final = 1
+"""The pass over all elements that counts against brackets."""
+FIRST_DIGIT: Final = 2
+"""The first of the passes that count digits."""
+PASSES: Final = FIRST_DIGIT + DIGITS
+"""Reduce passes of a search, those included that are left out."""
+
+MOST_GATHERED: Final = 1 << 20
+"""Most different magnitudes that are gathered inside a bracket, those of each chunk counted by themselves; in a tensor
+of few elements, no more than one in `_PART` of them."""
+
+_PART: Final = 8
+
+MOST_OF_CHUNK: Final = 1 << 15
+"""Most different magnitudes that are gathered in one chunk."""
+
+_GATHERED_BYTES: Final = 8
+_JOINED_BYTES: Final = 40
+"""Memory for each magnitude that is gathered, with its count; and while equal ones of a chunk are counted together."""
+
+Ranks = Sequence[int] | Callable[[int], Sequence[int]]
+"""Ranks, counted from 1 at the greatest magnitude, or what gives them by the number of elements that are not zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What one chunk has of a bracket."""
+
+    counts: NDArray[np.int64]
+    """Counts by `ABOVE`, `HIGH`, `LOW` and `NONZERO`."""
+    magnitudes: NDArray[np.uint32]
+    """Different magnitude bits strictly inside, ascending; empty if there are too many."""
+    reaching: NDArray[np.uint32]
+    """How many elements inside have at least each of them, and 0."""
+    whole: bool
+    """Whether all that lies inside is there."""
+
+
+class SampleCounter:
+    """Takes the magnitudes of the sample."""
+
+    def __init__(self) -> None:
+        self._parts: list[NDArray[np.uint32]] = []
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Take more values of the sample."""
+        self._parts.append(values.view(np.uint32) & np.uint32(0x7FFFFFFF))
+
+    @property
+    def counts(self) -> NDArray[np.uint32]:
+        """Magnitude bits."""
+        return self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
+
+
+class BracketCounter:
+    """Counts the values of a chunk against the brackets of several rules.
+
+    Parameters
+    ----------
+    rules
+        The rules; those without a bracket are passed over.
+    room
+        Receives magnitudes for a while: uint32, one more than the most values that are added at a time.
+
+    """
+
+    def __init__(self, rules: Rules, room: NDArray[np.uint32]) -> None:
+        self._brackets = [rule.bracket for rule in rules]
+        self._counts = [np.zeros(4, np.int64) for _ in rules]
+        self._parts: list[list[NDArray[np.uint32]]] = [[] for _ in rules]
+        self._found = [_NOTHING for _ in rules]
+        self._whole = [True for _ in rules]
+        self._room = room
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count more values of the chunk."""
+        for place, bracket in enumerate(self._brackets):
+            if bracket is None:
+                continue
+            inside = count_bracket(values, *bracket, self._room, self._counts[place])
+            if inside and self._whole[place]:
+                self._parts[place].append(self._room[:inside].copy())
+                if sum(part.size for part in self._parts[place]) > MOST_OF_CHUNK:
+                    self._join(place)
+
+    def _join(self, place: int) -> None:
+        """Count equal magnitudes together; give up if there are too many different ones."""
+        parts, self._parts[place] = self._parts[place], []
+        ones = [np.unique(part, return_counts=True) for part in ([np.concatenate(parts)] if parts else [])]
+        magnitudes, numbers = _joined([self._found[place], *ones])
+        self._whole[place] &= magnitudes.size <= MOST_OF_CHUNK
+        self._found[place] = (magnitudes, numbers) if self._whole[place] else _NOTHING
+
+    @property
+    def counts(self) -> tuple[Gathered, ...]:
+        """What the chunk has of each rule's bracket."""
+        for place in range(len(self._brackets)):
+            self._join(place)
+        found = zip(self._counts, self._found, self._whole, strict=True)
+        return tuple(
+            Gathered(counts, magnitudes, _reaching(numbers), whole) for counts, (magnitudes, numbers), whole in found
+        )
+
+
+_Counted = tuple[NDArray[Any], NDArray[Any]]
+"""Different magnitudes, ascending, and how many elements have each."""
+
+_OPEN: Final = Rule(0, 0, 0)
+"""A rule of which nothing is known."""
+
+_NOTHING: Final[_Counted] = (np.empty(0, np.uint32), np.empty(0, np.int64))
+
+
+def _reaching(numbers: NDArray[Any]) -> NDArray[np.uint32]:
+    return np.append(np.cumsum(numbers[::-1])[::-1], 0).astype(np.uint32)
+
+
+def _joined(parts: Sequence[_Counted]) -> _Counted:
+    """Count equal magnitudes of several parts together."""
+    parts = [part for part in parts if part[0].size]
+    if not parts:
+        return _NOTHING
+    if len(parts) == 1:
+        return parts[0]
+    magnitudes, where = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+    numbers = np.bincount(where, np.concatenate([part[1] for part in parts]), magnitudes.size)
+    return magnitudes, numbers.astype(np.int64)  # bincount adds in float64, which is exact for counts below 2^53
+
+
+class Gathering:
+    """The accumulator of a pass that counts against brackets: what every chunk has.
+
+    Parameters
+    ----------
+    most
+        Most different magnitudes that are held of one bracket.
+
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.chunks: list[tuple[Gathered, ...]] = []
+        self._held: list[int] = []
+
+    def add(self, found: tuple[Gathered, ...]) -> Gathering:
+        """Add the next chunk's, and give the gathering itself; of what becomes too much, only counts are kept."""
+        self._held = self._held or [0] * len(found)
+        self._held = [held + each.magnitudes.size for held, each in zip(self._held, found, strict=True)]
+        self.chunks.append(found)
+        for place, held in enumerate(self._held):
+            if held > self._most:
+                self._drop(place)
+        return self
+
+    def _drop(self, place: int) -> None:
+        self._held[place] = 0
+        for index, chunk in enumerate(self.chunks):
+            dropped = replace(chunk[place], magnitudes=_NOTHING[0], reaching=_NOTHING[1], whole=False)
+            self.chunks[index] = (*chunk[:place], dropped, *chunk[place + 1 :])
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Finds ranks of one or several task vectors of a tensor at once."""
+
+    length: int
+    """Elements of the tensor."""
+    rules: int
+    """Rules that are searched for, over all task vectors."""
+    sampled: bool
+    """Whether a sample may be taken."""
+    exactly: bool = False
+    """Whether a rank beyond the elements that are not zero has the magnitude zero; else all elements are kept."""
+
+    @property
+    def _samples(self) -> bool:
+        return self.sampled and sample_elements(self.length) > 0
+
+    @property
+    def _most(self) -> int:
+        return min(MOST_GATHERED, self.length // _PART)
+
+    def reads(self, step: int, rules: Sequence[Rules]) -> list[ElementRange] | None:
+        """Say what a pass reads: runs of elements, or nothing, or None for all.
+
+        Parameters
+        ----------
+        step
+            The pass.
+        rules
+            The rules so far of every task vector that is searched; empty before the first pass.
+
+        """
+        found = [rule for each in rules for rule in each]
+        if step == SAMPLE:
+            return runs(self.length) if self._samples else []
+        if step == BRACKET:
+            return None if any(rule.bracket is not None for rule in found) else []
+        return [] if found and all(rule.final for rule in found) else None
+
+    @property
+    def readings(self) -> tuple[int, int]:
+        """How many passes read all elements, and the elements of the sample, where no bracket misses."""
+        return (1, sample_elements(self.length)) if self._samples else (DIGITS, 0)
+
+    def partial_bytes(self, elements: int) -> int:
+        """Give the most bytes of a chunk's partial result."""
+        digits = count_partial_bytes(self.rules)
+        if not self._samples:
+            return digits
+        gathered = self.rules * (64 + _GATHERED_BYTES * min(elements, MOST_OF_CHUNK))
+        return max(digits, gathered, 4 * sample_elements(self.length) * self.rules)
+
+    def accumulator_bytes(self, chunks: int) -> int:
+        """Give the most bytes of an accumulator, with `finish` at work."""
+        digits = tally_bytes(self.rules, chunks)
+        if not self._samples:
+            return digits
+        most = self._most + MOST_OF_CHUNK
+        gathered = self.rules * (_GATHERED_BYTES * most + 320 * chunks)
+        sampled = 4 * sample_elements(self.length) * (self.rules + 3)
+        return digits + max(gathered, sampled)  # rules that are found one way hold what they know of ties meanwhile
+
+    def scratch_bytes(self, size: int) -> int:
+        """Give the bytes of working memory of the counters of a chunk, `size` elements of which are added at a time."""
+        if not self._samples:
+            return 0
+        size = min(size, self.length)
+        return 4 * size + self.rules * (12 * MOST_OF_CHUNK + 4 * size) + _JOINED_BYTES * (2 * MOST_OF_CHUNK + size)
+
+    def counter(
+        self, step: int, rules: Rules, room: NDArray[np.uint32]
+    ) -> SampleCounter | BracketCounter | DigitCounter:
+        """Make what counts a chunk's values of one task vector in a pass.
+
+        Parameters
+        ----------
+        step, rules
+            The pass, and the task vector's rules so far.
+        room
+            Working memory: one more element than the most values that are added at a time.
+
+        """
+        if step == SAMPLE:
+            return SampleCounter()
+        return BracketCounter(rules, room) if step == BRACKET else DigitCounter(step - FIRST_DIGIT, rules)
+
+    def begin(self, step: int) -> Any:
+        """Make what adds up chunks, for one task vector."""
+        if step == SAMPLE:
+            return []
+        return Gathering(self._most) if step == BRACKET else Tally(step - FIRST_DIGIT)
+
+    def fold(self, step: int, accumulator: Any, partial: Any) -> Any:
+        """Add the next chunk of one task vector."""
+        if step == SAMPLE:
+            accumulator.append(partial)
+            return accumulator
+        return accumulator.add(partial)
+
+    def finish(self, step: int, accumulator: Any, ranks: Ranks, rules: Rules) -> Rules:
+        """Find what can be found of the rules of one task vector.
+
+        Parameters
+        ----------
+        step, accumulator
+            The pass, and what all chunks have come to.
+        ranks
+            The wanted ranks.
+        rules
+            The rules so far.
+
+        """
+        if step == SAMPLE:
+            return self._bracketed(Sample(accumulator[0]), ranks)
+        if step == BRACKET:
+            return self._counted(accumulator, ranks, rules)
+        digit = step - FIRST_DIGIT
+        wanted = _wanted(ranks, int(accumulator.totals[0].sum())) if digit == 0 else ()
+        return (follow_exactly if self.exactly else follow)(digit, accumulator, wanted, rules)
+
+    def _bracketed(self, sample: Sample, ranks: Ranks) -> Rules:
+        found = []
+        for rank in _wanted(ranks, round(self.length * sample.nonzero)):
+            bracket = sample.bracket(min(1.0, rank / self.length))
+            fits = sample.inside(bracket) * self.length < 0.9 * self._most
+            found.append(Rule(0, 0, 0, bracket=bracket if fits else None) if rank else KEEP_NONE)
+        return tuple(found)
+
+    def _counted(self, gathering: Gathering, ranks: Ranks, rules: Rules) -> Rules:
+        found = list(rules)
+        for place, rule in enumerate(rules):
+            if rule.bracket is None:
+                continue
+            chunks = [chunk[place] for chunk in gathering.chunks]
+            nonzero = sum(int(chunk.counts[NONZERO]) for chunk in chunks)
+            found[place] = self._found(chunks, rule.bracket, nonzero, _wanted(ranks, nonzero)[place])
+        return tuple(found)
+
+    def _found(self, chunks: Sequence[Gathered], bracket: Bracket, nonzero: int, rank: int) -> Rule:
+        """Give the final rule of a rank, or one that is open if it is not inside the bracket."""
+        if rank == 0 or (self.exactly and rank > nonzero):
+            return KEEP_NONE
+        if not self.exactly and rank >= nonzero:
+            return KEEP_ALL
+        if not all(chunk.whole for chunk in chunks):
+            return _OPEN
+        above = [_at_least(chunk, bracket, bracket[1] + 1) for chunk in chunks]
+        there = [_at_least(chunk, bracket, bracket[0]) for chunk in chunks]
+        if not sum(above) < rank <= sum(there):
+            return _OPEN
+        # The magnitude of the rank is the largest that so many elements reach: found by halving the bracket.
+        low, high = bracket[0], bracket[1] + 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            if sum(_at_least(chunk, bracket, middle) for chunk in chunks) >= rank:
+                low = middle
+            else:
+                high = middle
+        stronger = [_at_least(chunk, bracket, low + 1) for chunk in chunks]
+        reaching = [_at_least(chunk, bracket, low) for chunk in chunks]
+        here = [most - least for most, least in zip(reaching, stronger, strict=True)]
+        before = tuple(accumulate(here[:-1], initial=0))
+        return Rule(0, low, rank - sum(stronger), before, final=True)
+
+
+def _at_least(chunk: Gathered, bracket: Bracket, magnitude: int) -> int:
+    """Count a chunk's elements of at least a magnitude, which is inside the bracket, at its edges, or just above."""
+    low, high = bracket
+    found = int(chunk.counts[ABOVE])
+    if magnitude <= high:
+        place = int(np.searchsorted(chunk.magnitudes, np.uint32(magnitude)))
+        found += int(chunk.counts[HIGH]) + int(chunk.reaching[place])
+    if magnitude <= low < high:
+        found += int(chunk.counts[LOW])
+    return found
+
+
+def _wanted(ranks: Ranks, nonzero: int) -> Sequence[int]:
+    return ranks(nonzero) if callable(ranks) else ranks

@@ -1,0 +1,279 @@
+"""Ranks are found the same whether a sample leads to them or their digits are counted, and whatever a sample says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dovetail.engine.kernels.bracket import ABOVE, HIGH, LOW, NONZERO, count_bracket
+from dovetail.engine.methods import sample, selection
+from dovetail.engine.methods.registry import METHODS
+from dovetail.engine.methods.sample import LEAST_LENGTH, RUN, Sample, runs, sample_elements
+from dovetail.engine.methods.selection import BRACKET, FIRST_DIGIT, PASSES, SAMPLE, Search
+from dovetail.engine.methods.threshold import KEEP_ALL, KEEP_NONE, Rules
+from tests.engine.kernels.cases import JITTED, examples, make_values, sources
+from tests.engine.kernels.drive import bits, run_program
+from tests.engine.methods.probing import describe
+
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let small tensors be sampled, by a few short runs."""
+    for name, value in (("RUN", 4), ("LEAST_LENGTH", 40), ("_LEAST_RUNS", 5), ("_ELEMENTS_PER_RUN", 30)):
+        monkeypatch.setattr(sample, name, value)
+    monkeypatch.setattr(selection, "_PART", 1)
+    runs.cache_clear()
+    yield
+    runs.cache_clear()
+
+
+def search(
+    values: Floats, ranks: Any, cuts: Sequence[int] = (), *, sampled: bool = True, exactly: bool = False
+) -> tuple[Rules, list[int]]:
+    """Search as the engine does; give the rules, and the passes that read anything."""
+    wanted = ranks(values.size) if callable(ranks) else ranks
+    how = Search(values.size, len(wanted), sampled, exactly)
+    edges = [0, *sorted(cut for cut in set(cuts) if 0 < cut < values.size), values.size]
+    room, rules, made = np.empty(values.size + 1, np.uint32), (), []
+    for step in range(PASSES):
+        reads = how.reads(step, (rules,))
+        if reads is not None and not reads:
+            continue
+        made.append(step)
+        accumulator = how.begin(step)
+        parts = [values[start:stop] for start, stop in pairwise(edges)]
+        if reads:
+            parts = [np.concatenate([values[start:stop] for start, stop in reads])]
+        for part in parts:
+            counter = how.counter(step, rules, room)
+            for start in range(0, max(1, part.size), 37):
+                counter.add(part[start : start + 37])
+            accumulator = how.fold(step, accumulator, counter.counts)
+        rules = how.finish(step, accumulator, ranks, rules)
+    assert all(rule.final for rule in rules)
+    return rules, made
+
+
+def kept(values: Floats, rule: Any, cuts: Sequence[int]) -> list[int]:
+    """Give the elements that a rule keeps."""
+    if rule == KEEP_NONE:
+        return []
+    magnitudes = values.view(np.uint32) & 0x7FFFFFFF
+    if rule == KEEP_ALL:
+        return np.flatnonzero(magnitudes).tolist()
+    equal = np.flatnonzero(magnitudes == rule.threshold)
+    edges = [0, *sorted(cut for cut in set(cuts) if 0 < cut < values.size)]
+    assert tuple(int((equal < edge).sum()) for edge in edges) == rule.before
+    return sorted([*np.flatnonzero(magnitudes > rule.threshold).tolist(), *equal[: rule.ties].tolist()])
+
+
+def strongest(values: Floats, rank: int) -> list[int]:
+    """Sort to find the strongest elements, equal ones by index, zeros never."""
+    magnitudes = (values.view(np.uint32) & 0x7FFFFFFF).astype(np.int64)
+    order = np.lexsort((np.arange(values.size), -magnitudes))
+    return sorted(index for index in order[:rank].tolist() if magnitudes[index])
+
+
+def _spikes(random: np.random.Generator, size: int) -> NDArray[np.float64]:
+    values = random.standard_normal(size) * 1e-3
+    values[::50] = 1e6
+    return values
+
+
+SHAPES: dict[str, Callable[[np.random.Generator, int], NDArray[np.float64]]] = {
+    "normal": lambda random, size: random.standard_normal(size),
+    "equal": lambda random, size: np.full(size, -0.5),
+    "two": lambda random, size: random.choice([0.25, -0.5], size),
+    "zeros": lambda random, size: np.zeros(size),
+    "mostly zeros": lambda random, size: np.where(random.random(size) < 0.9, -0.0, random.standard_normal(size)),
+    "ascending": lambda random, size: np.arange(size) / size,
+    "descending": lambda random, size: -np.arange(size)[::-1] / size,
+    "ties": lambda random, size: random.integers(-3, 4, size) / 8,
+    "spikes": _spikes,
+    "in a row": lambda random, size: np.where(np.arange(size) < size // 20, 100.0, random.standard_normal(size)),
+    "denormal": lambda random, size: random.standard_normal(size) * 1e-40,
+    "nan": lambda random, size: np.where(random.random(size) < 0.1, np.nan, random.standard_normal(size)),
+    "infinite": lambda random, size: np.where(random.random(size) < 0.1, -np.inf, random.standard_normal(size)),
+}
+"""Values that samples tell much, little, or the wrong thing about."""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@settings(derandomize=True, deadline=None, max_examples=examples(30))
+@given(data=st.data())
+def test_ranks_are_those_of_sorting(shape: str, data: st.DataObject) -> None:
+    """Every rank picks what sorting picks, with a sample or without, and both ways give the same rule."""
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    size = data.draw(st.sampled_from([1, 39, 40, 41, 64, 300] + [1500] * JITTED))
+    values = SHAPES[shape](random, size).astype(np.float32)
+    ranks = data.draw(st.lists(st.integers(0, size) | st.sampled_from([0, size]), min_size=1, max_size=3))
+    cuts = data.draw(st.lists(st.integers(0, size), max_size=4))
+    found, _ = search(values, ranks, cuts)
+    assert search(values, ranks, cuts, sampled=False)[0] == found
+    for rank, rule in zip(ranks, found, strict=True):
+        assert strongest(values, rank) == kept(values, rule, cuts)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_exact_ranks_and_those_of_what_is_not_zero(shape: str) -> None:
+    """Both kinds of search come to the same rules with a sample and without; ranks may depend on how many are zero."""
+    random = np.random.default_rng(5)
+    values = SHAPES[shape](random, 900).astype(np.float32)
+    for ranks, exactly in (
+        ((225, 450, 900), True),
+        ((1, 600, 899), True),
+        (lambda nonzero: (nonzero * 3 // 10,), False),
+    ):
+        found = [search(values, ranks, (300, 311), sampled=sampled, exactly=exactly)[0] for sampled in (True, False)]
+        assert found[0] == found[1]
+
+
+def test_one_pass_is_enough() -> None:
+    """Where the sample is good, one pass over all elements finds several ranks; without it there are three."""
+    values = np.random.default_rng(1).standard_normal(1500).astype(np.float32)
+    assert [SAMPLE, BRACKET] == search(values, (300, 30, 1400), (500, 900))[1]
+    assert [FIRST_DIGIT, FIRST_DIGIT + 1, FIRST_DIGIT + 2] == search(values, (300,), sampled=False)[1]
+    assert [FIRST_DIGIT, FIRST_DIGIT + 1, FIRST_DIGIT + 2] == search(values[:39], (3,))[1]
+    assert [SAMPLE] == search(values, (0,))[1]
+
+
+@pytest.mark.parametrize("bracket", [(1, 1), (1, 5), (0x7F000000, 0x7FFFFFFF), (0x3F000000, 0x3F000000)])
+def test_a_bracket_that_misses_costs_passes_alone(monkeypatch: pytest.MonkeyPatch, bracket: tuple[int, int]) -> None:
+    """Whatever a sample says, the rules are the same: what it missed is found digit by digit."""
+    values = np.random.default_rng(2).standard_normal(800).astype(np.float32)
+    expected = search(values, (200, 700), (300,), sampled=False)[0]
+    monkeypatch.setattr(Sample, "bracket", lambda self, share: bracket)
+    found, passes = search(values, (200, 700), (300,))
+    assert expected == found
+    assert [SAMPLE, BRACKET, FIRST_DIGIT, FIRST_DIGIT + 1, FIRST_DIGIT + 2] == passes
+
+
+def test_one_of_two_brackets_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that is found stays as it is while another is searched for."""
+    values = np.random.default_rng(3).standard_normal(800).astype(np.float32)
+    expected = search(values, (200, 700), (300,), sampled=False)[0]
+    good = Sample.bracket
+    monkeypatch.setattr(Sample, "bracket", lambda self, share: good(self, share) if share < 0.5 else (1, 1))
+    found, passes = search(values, (200, 700), (300,))
+    assert (expected, 5) == (found, len(passes))
+
+
+@pytest.mark.parametrize(("limit", "most"), [("MOST_GATHERED", 20), ("MOST_OF_CHUNK", 10)])
+def test_what_is_too_much_is_counted_digit_by_digit(monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
+    """Where there is too much inside a bracket to be held, in all or in a chunk, digits are counted."""
+    values = np.random.default_rng(4).standard_normal(1500).astype(np.float32)
+    expected = search(values, (450,), (700,), sampled=False)[0]
+    monkeypatch.setattr(Sample, "inside", lambda self, bracket: 0.0)  # the sample promises that there is little
+    monkeypatch.setattr(Sample, "bracket", lambda self, share: (0x3F000000, 0x40000000))
+    assert (expected, [SAMPLE, BRACKET]) == search(values, (450,), (700,))
+    monkeypatch.setattr(selection, limit, most)
+    assert (expected, PASSES) == (lambda found: (found[0], len(found[1])))(search(values, (450,), (700,)))
+    monkeypatch.undo()
+
+
+def test_many_equal_magnitudes_are_not_too_much() -> None:
+    """However many elements lie inside a bracket, few different magnitudes take little room."""
+    values = np.random.default_rng(5).integers(-3, 4, 100_000).astype(np.float32)
+    how = Search(values.size, 1, True)
+    counter = how.counter(BRACKET, (selection.Rule(0, 0, 0, bracket=(1, 0x7FFFFFFF)),), np.empty(1001, np.uint32))
+    for start in range(0, values.size, 1000):
+        counter.add(values[start : start + 1000])
+    assert isinstance(counter.counts, tuple)
+    (found,) = counter.counts
+    assert (True, 3) == (found.whole, found.magnitudes.size)
+    assert [int((np.abs(values) >= each).sum()) for each in (1, 2, 3, 4)] == found.reaching.tolist()
+
+
+@settings(derandomize=True, deadline=None, max_examples=examples(80))
+@given(data=st.data())
+def test_the_kernel_counts_and_gathers(data: st.DataObject) -> None:
+    """Counts above, at the edges, and of what is not zero; and all magnitudes strictly inside, in order."""
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    with np.errstate(all="ignore"):
+        style = data.draw(st.sampled_from(["ties", "plain", "special"]))
+        values = make_values(random, (data.draw(st.integers(0, 200)),), None, style).astype(np.float32)
+    magnitudes = (values.view(np.uint32) & 0x7FFFFFFF).tolist()
+    edges = st.sampled_from([*(each for each in magnitudes if each), 1, 0x7FFFFFFF])
+    low, high = sorted((data.draw(edges), data.draw(edges)))
+    inside, counts = np.empty(len(magnitudes) + 1, np.uint32), np.full(4, 7, np.int64)
+    found = count_bracket(values, low, high, inside, counts)
+    assert [each for each in magnitudes if low < each < high] == inside[:found].tolist()
+    expected = {ABOVE: [], HIGH: [], LOW: [], NONZERO: []}  # type: dict[int, list[int]]
+    for each in magnitudes:
+        for kind, fits in ((ABOVE, each > high), (HIGH, each == high), (LOW, each == low), (NONZERO, each > 0)):
+            expected[kind] += [each] * fits
+    assert [7 + len(expected[kind]) for kind in range(4)] == counts.tolist()
+
+
+@pytest.mark.parametrize("length", [LEAST_LENGTH, LEAST_LENGTH + 1, 10**6, 58_720_256, 235_929_600, 10**9 + 7])
+def test_samples_are_spread_and_small(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    """Runs lie inside, one in each part, do not overlap, and hold at most an eighth of the elements."""
+    monkeypatch.undo()
+    runs.cache_clear()
+    found = runs(length)
+    assert all(0 <= start and stop == start + RUN and stop <= length for start, stop in found)
+    assert all(one[1] <= two[0] for one, two in pairwise(found))
+    assert list(range(len(found))) == [start * len(found) // length for start, _ in found]
+    assert sample_elements(length) == RUN * len(found) <= length // 8
+    assert 0 == sample_elements(LEAST_LENGTH - 1)
+
+
+def test_brackets_seldom_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of brackets for elements that are alike within rows, none misses, though they hold few elements."""
+    monkeypatch.undo()
+    runs.cache_clear()
+    random, missed, shares = np.random.default_rng(7), 0, []
+    for _ in range(20):
+        rows = np.exp(0.2 * random.standard_normal((1024, 1), np.float32))
+        magnitudes = np.abs(random.standard_normal((1024, 1024), np.float32) * rows).reshape(-1).view(np.uint32)
+        taken = Sample(np.concatenate([magnitudes[start:stop] for start, stop in runs(magnitudes.size)]))
+        ordered = np.sort(magnitudes)
+        for share in (0.02, 0.3, 0.8):
+            low, high = taken.bracket(share)
+            missed += not low <= ordered[-int(share * magnitudes.size)] <= high
+            shares.append(float(np.mean((magnitudes >= low) & (magnitudes <= high))))
+    assert 0 == missed
+    assert max(shares) < 0.12
+
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ties": ("ties", {"density": 0.4, "weight": 0.7}),
+    "ties with rescaling": ("ties", {"density": 0.3, "weight": 0.7, "rescale": True}),
+    "magnitude": ("magnitude", {"density": 0.1, "weight": 0.7}),
+    "breadcrumbs": ("breadcrumbs", {"density": 0.6, "gamma": 0.1, "weight": 0.7}),
+    "breadcrumbs_ties": ("breadcrumbs_ties", {"density": 0.6, "gamma": 0.1, "weight": 0.7}),
+    "sce": ("sce", {"select_topk": 0.3}),
+    "arcee_fusion": ("arcee_fusion", {}),
+    "cabs": ("cabs", {"n": 3, "m": 10, "weight": 0.7, "balanced": False}),
+    "cabs, each alone": ("cabs", {"n": 3, "m": 10, "weight": 0.7, "balanced": False, "conflict_aware": False}),
+    "cabs, least overlap": ("cabs", {"n": 6, "m": 10, "weight": 0.7, "balanced": False, "overlap": "minimize"}),
+}
+"""Methods that search for ranks."""
+
+
+@pytest.mark.parametrize("case", CASES)
+@settings(derandomize=True, deadline=None, max_examples=examples(25))
+@given(data=st.data())
+def test_merges_do_not_depend_on_samples(case: str, data: st.DataObject) -> None:
+    """Every method gives the same bits from a program that samples and from a frugal one, however chunks are cut."""
+    method, given_ = CASES[case]
+    drawn = data.draw(sources(1 if method == "arcee_fusion" else 3))
+    own = {row.name for row in METHODS[method].parameters if row.scope == "model"}
+    each = {name: value for name, value in given_.items() if name in own}
+    whole = {name: value for name, value in given_.items() if name not in own}
+    problem = describe(method, drawn.base, drawn.models, whole, [each] * len(drawn.models), drawn.out_dtype)
+    program = METHODS[method].program(problem)
+    cuts = data.draw(st.lists(st.integers(0, max(1, problem.length)), max_size=4))
+    found = run_program(problem, program, drawn.base, drawn.models, cuts)
+    expected = run_program(problem, program.frugal(), drawn.base, drawn.models, cuts)
+    np.testing.assert_array_equal(bits(expected[0]), bits(found[0]))
+    assert program.readings[0] <= program.frugal().readings[0]
