@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from dovetail.engine import merge, recompute, verify
+from dovetail.engine.methods import sample
+from dovetail.engine.methods.sample import runs
 from dovetail.engine.planning import grid
 from tests.doc_blocks import ROOT, make_templates
 
@@ -154,10 +156,14 @@ def test_a_chunk_passes_every_function_named(tmp_path: Path, monkeypatch: pytest
     recipe = {"merge_method": "ties", "base_model": str(templates / "base"), "models": models}
     monkeypatch.setattr(grid, "CHUNK_STEP", 4096)
     monkeypatch.setattr(grid, "TASK_BYTES", 1)
+    for name, value in (("RUN", 16), ("LEAST_LENGTH", 5000), ("_LEAST_RUNS", 100)):
+        monkeypatch.setattr(sample, name, value)
+    runs.cache_clear()
     with recorded_calls() as called:
         merge(recipe, tmp_path / "out")
         verify(tmp_path / "out")
         recompute(tmp_path / "out", 0.1)
+    runs.cache_clear()
     _, _, rest = text_of("architecture.md").partition("## The life of one chunk\n")
     named = functions(code_names(rest.partition("\n## ")[0]))
     assert len(named) > 35

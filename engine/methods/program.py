@@ -108,7 +108,10 @@ class Program(Protocol):
         ...
 
     def partial_bytes(self, elements: int) -> int:
-        """Compute the most bytes of the partial result of a chunk of so many elements; 0 without reduce passes."""
+        """Compute the most bytes of the partial result of a chunk of so many elements; 0 without reduce passes.
+
+        That of a pass over ranges, of which there is one at a time, counts as part of its accumulator.
+        """
         ...
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:

@@ -46,18 +46,17 @@ FIRST_DIGIT: Final = 2
 PASSES: Final = FIRST_DIGIT + DIGITS
 """Reduce passes of a search, those included that are left out."""
 
-MOST_GATHERED: Final = 1 << 20
-"""Most different magnitudes that are gathered inside a bracket, those of each chunk counted by themselves; in a tensor
-of few elements, no more than one in `_PART` of them."""
+GATHERED_BYTES: Final = 8 << 20
+"""Most memory for the magnitudes inside one bracket; in a tensor of few elements, no more than a byte for each."""
 
-_PART: Final = 8
-
-MOST_OF_CHUNK: Final = 1 << 15
+MOST_OF_CHUNK: Final = 1 << 16
 """Most different magnitudes that are gathered in one chunk."""
 
-_GATHERED_BYTES: Final = 8
+_COUNTED_BYTES: Final = 8
+_SORTED_BYTES: Final = 24
 _JOINED_BYTES: Final = 40
-"""Memory for each magnitude that is gathered, with its count; and while equal ones of a chunk are counted together."""
+"""Memory for each magnitude that is gathered, with its count; while equal ones are found by sorting; and while those
+that are found are joined with those found before."""
 
 Ranks = Sequence[int] | Callable[[int], Sequence[int]]
 """Ranks, counted from 1 at the greatest magnitude, or what gives them by the number of elements that are not zero."""
@@ -71,10 +70,15 @@ class Gathered:
     """Counts by `ABOVE`, `HIGH`, `LOW` and `NONZERO`."""
     magnitudes: NDArray[np.uint32]
     """Different magnitude bits strictly inside, ascending; empty if there are too many."""
-    reaching: NDArray[np.uint32]
-    """How many elements inside have at least each of them, and 0."""
+    reaching: NDArray[np.uint32] | None
+    """How many elements inside have at least each of them, and 0; None if no two elements inside are equal."""
     whole: bool
     """Whether all that lies inside is there."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory for the magnitudes inside."""
+        return self.magnitudes.nbytes + (0 if self.reaching is None else self.reaching.nbytes)
 
 
 class SampleCounter:
@@ -152,7 +156,9 @@ _OPEN: Final = Rule(0, 0, 0)
 _NOTHING: Final[_Counted] = (np.empty(0, np.uint32), np.empty(0, np.int64))
 
 
-def _reaching(numbers: NDArray[Any]) -> NDArray[np.uint32]:
+def _reaching(numbers: NDArray[Any]) -> NDArray[np.uint32] | None:
+    if numbers.size and numbers.max() == 1:
+        return None
     return np.append(np.cumsum(numbers[::-1])[::-1], 0).astype(np.uint32)
 
 
@@ -173,30 +179,30 @@ class Gathering:
 
     Parameters
     ----------
-    most
-        Most different magnitudes that are held of one bracket.
+    most_bytes
+        Most memory for the magnitudes inside one bracket.
 
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
         self.chunks: list[tuple[Gathered, ...]] = []
         self._held: list[int] = []
 
     def add(self, found: tuple[Gathered, ...]) -> Gathering:
         """Add the next chunk's, and give the gathering itself; of what becomes too much, only counts are kept."""
         self._held = self._held or [0] * len(found)
-        self._held = [held + each.magnitudes.size for held, each in zip(self._held, found, strict=True)]
+        self._held = [held + each.nbytes for held, each in zip(self._held, found, strict=True)]
         self.chunks.append(found)
         for place, held in enumerate(self._held):
-            if held > self._most:
+            if held > self._most_bytes:
                 self._drop(place)
         return self
 
     def _drop(self, place: int) -> None:
         self._held[place] = 0
         for index, chunk in enumerate(self.chunks):
-            dropped = replace(chunk[place], magnitudes=_NOTHING[0], reaching=_NOTHING[1], whole=False)
+            dropped = replace(chunk[place], magnitudes=_NOTHING[0], reaching=None, whole=False)
             self.chunks[index] = (*chunk[:place], dropped, *chunk[place + 1 :])
 
 
@@ -218,8 +224,8 @@ class Search:
         return self.sampled and sample_elements(self.length) > 0
 
     @property
-    def _most(self) -> int:
-        return min(MOST_GATHERED, self.length // _PART)
+    def _most_bytes(self) -> int:
+        return min(GATHERED_BYTES, self.length)
 
     def reads(self, step: int, rules: Sequence[Rules]) -> list[ElementRange] | None:
         """Say what a pass reads: runs of elements, or nothing, or None for all.
@@ -249,17 +255,16 @@ class Search:
         digits = count_partial_bytes(self.rules)
         if not self._samples:
             return digits
-        gathered = self.rules * (64 + _GATHERED_BYTES * min(elements, MOST_OF_CHUNK))
-        return max(digits, gathered, 4 * sample_elements(self.length) * self.rules)
+        gathered = self.rules * (64 + _COUNTED_BYTES * min(elements, MOST_OF_CHUNK))
+        return max(digits, gathered)
 
     def accumulator_bytes(self, chunks: int) -> int:
         """Give the most bytes of an accumulator, with `finish` at work."""
         digits = tally_bytes(self.rules, chunks)
         if not self._samples:
             return digits
-        most = self._most + MOST_OF_CHUNK
-        gathered = self.rules * (_GATHERED_BYTES * most + 320 * chunks)
-        sampled = 4 * sample_elements(self.length) * (self.rules + 3)
+        gathered = self.rules * (self._most_bytes + _COUNTED_BYTES * MOST_OF_CHUNK + 320 * chunks)
+        sampled = 4 * sample_elements(self.length) * (2 * self.rules + 3)
         return digits + max(gathered, sampled)  # rules that are found one way hold what they know of ties meanwhile
 
     def scratch_bytes(self, size: int) -> int:
@@ -267,7 +272,8 @@ class Search:
         if not self._samples:
             return 0
         size = min(size, self.length)
-        return 4 * size + self.rules * (12 * MOST_OF_CHUNK + 4 * size) + _JOINED_BYTES * (2 * MOST_OF_CHUNK + size)
+        joining = max(_SORTED_BYTES * (MOST_OF_CHUNK + size), _JOINED_BYTES * 2 * MOST_OF_CHUNK)
+        return 4 * size + self.rules * (12 * MOST_OF_CHUNK + 4 * size) + joining
 
     def counter(
         self, step: int, rules: Rules, room: NDArray[np.uint32]
@@ -290,7 +296,7 @@ class Search:
         """Make what adds up chunks, for one task vector."""
         if step == SAMPLE:
             return []
-        return Gathering(self._most) if step == BRACKET else Tally(step - FIRST_DIGIT)
+        return Gathering(self._most_bytes) if step == BRACKET else Tally(step - FIRST_DIGIT)
 
     def fold(self, step: int, accumulator: Any, partial: Any) -> Any:
         """Add the next chunk of one task vector."""
@@ -324,7 +330,8 @@ class Search:
         found = []
         for rank in _wanted(ranks, round(self.length * sample.nonzero)):
             bracket = sample.bracket(min(1.0, rank / self.length))
-            fits = sample.inside(bracket) * self.length < 0.9 * self._most
+            # Where there are many, hardly any two are equal, and each takes half of `_COUNTED_BYTES`.
+            fits = sample.inside(bracket) * self.length * _COUNTED_BYTES / 2 < 0.9 * self._most_bytes
             found.append(Rule(0, 0, 0, bracket=bracket if fits else None) if rank else KEEP_NONE)
         return tuple(found)
 
@@ -371,7 +378,8 @@ def _at_least(chunk: Gathered, bracket: Bracket, magnitude: int) -> int:
     found = int(chunk.counts[ABOVE])
     if magnitude <= high:
         place = int(np.searchsorted(chunk.magnitudes, np.uint32(magnitude)))
-        found += int(chunk.counts[HIGH]) + int(chunk.reaching[place])
+        inside = chunk.magnitudes.size - place if chunk.reaching is None else int(chunk.reaching[place])
+        found += int(chunk.counts[HIGH]) + inside
     if magnitude <= low < high:
         found += int(chunk.counts[LOW])
     return found

@@ -217,7 +217,7 @@ class SparsifiedSum:
         }
         vectors = TaskVectors(chunk, self.codes, STRETCH)
         for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
-            vectors.begin(start, stop, (start, stop))
+            vectors.begin(start, stop, (start, start))  # what is not finite is counted when it is merged
             for model, counter in counters.items():
                 counter.add(vectors.tau(model, start, stop))
         return tuple(counters[model].counts if model in counters else () for model in range(len(self.keeps)))

@@ -85,13 +85,14 @@ def run_program(
             if wanted is not None and not wanted:
                 continue
             accumulator = program.begin(step, state)
-            chunks = (
-                [_sample(base, models, wanted)]
-                if wanted
-                else [_chunk(program, base, models, *each, widen, length) for each in enumerate(ranges)]
-            )
-            for chunk in chunks:
+            for index, edge in enumerate(ranges if wanted is None else [(0, 0)]):
+                chunk = (
+                    _sample(base, models, wanted)
+                    if wanted
+                    else _chunk(program, base, models, index, edge, widen, length)
+                )
                 accumulator = program.fold(step, accumulator, program.reduce(step, chunk, state))
+                del chunk  # one at a time
             state = pickle.loads(pickle.dumps(program.finish(step, accumulator, state)))
         out_dtype = DTYPES[problem.out_code]
         out = np.full(length, 1, out_dtype)

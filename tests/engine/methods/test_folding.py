@@ -105,7 +105,8 @@ def test_programs_hold_no_more_than_they_say(case: str) -> None:
         accumulator = program.begin(step, state)
         for chunk in [_sample(reads, [base, *models])] if reads else chunks:
             partial = program.reduce(step, chunk, state)
-            assert _size(partial) <= program.partial_bytes(CHUNK), step
+            bound = program.accumulator_bytes(CHUNK, len(chunks)) if reads else program.partial_bytes(CHUNK)
+            assert _size(partial) <= bound, step
             accumulator = program.fold(step, accumulator, partial)
         before, state = state, program.finish(step, accumulator, state)
         assert _size([before, accumulator, state]) <= program.accumulator_bytes(CHUNK, len(chunks)), step

@@ -118,12 +118,12 @@ def test_memory_is_within_the_projection(method: str, parameters: dict[str, Any]
     [
         ("model_stock", {"filter_wise": True}, 2),
         ("nuslerp", {"nuslerp_flatten": False}, 2),
-        ("arcee_fusion", {}, 6),
+        ("arcee_fusion", {}, 12),
     ],
 )
 def test_long_rows_take_no_more_than_a_stretch(method: str, parameters: dict[str, Any], most_mib: int) -> None:
     """Methods that need no whole row at once take the same working memory for any row that is longer than a stretch."""
-    shape, found = [np.broadcast_to(np.float32(0), (1, columns)) for columns in (2 * STRETCH, 64 * STRETCH)], []
+    shape, found = [np.broadcast_to(np.float32(0), (1, columns)) for columns in (16 * STRETCH, 64 * STRETCH)], []
     for row in shape:
         described = by_rows(method, parameters, row, [row] * (1 if method == "arcee_fusion" else 2))
         found.append(METHODS[method].program(described).scratch_bytes(row.size))

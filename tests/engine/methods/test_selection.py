@@ -30,7 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let small tensors be sampled, by a few short runs."""
     for name, value in (("RUN", 4), ("LEAST_LENGTH", 40), ("_LEAST_RUNS", 5), ("_ELEMENTS_PER_RUN", 30)):
         monkeypatch.setattr(sample, name, value)
-    monkeypatch.setattr(selection, "_PART", 1)
+    monkeypatch.setattr(Search, "_most_bytes", property(lambda self: selection.GATHERED_BYTES))
     runs.cache_clear()
     yield
     runs.cache_clear()
@@ -167,7 +167,7 @@ def test_one_of_two_brackets_misses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (expected, 5) == (found, len(passes))
 
 
-@pytest.mark.parametrize(("limit", "most"), [("MOST_GATHERED", 20), ("MOST_OF_CHUNK", 10)])
+@pytest.mark.parametrize(("limit", "most"), [("GATHERED_BYTES", 80), ("MOST_OF_CHUNK", 10)])
 def test_what_is_too_much_is_counted_digit_by_digit(monkeypatch: pytest.MonkeyPatch, limit: str, most: int) -> None:
     """Where there is too much inside a bracket to be held, in all or in a chunk, digits are counted."""
     values = np.random.default_rng(4).standard_normal(1500).astype(np.float32)
@@ -190,6 +190,7 @@ def test_many_equal_magnitudes_are_not_too_much() -> None:
     assert isinstance(counter.counts, tuple)
     (found,) = counter.counts
     assert (True, 3) == (found.whole, found.magnitudes.size)
+    assert found.reaching is not None
     assert [int((np.abs(values) >= each).sum()) for each in (1, 2, 3, 4)] == found.reaching.tolist()
 
 

@@ -67,8 +67,8 @@ from dovetail.engine.run import budget, commit, execution
 options.LEAST_BYTES = 1
 grid.CHUNK_STEP, grid.TASK_BYTES, commit.GROUP_BYTES, budget.Budget.unwritten_bytes = 1000, 1, 1, 4000
 report = execution.Execution._report_progress
-def slowly(self, started):
-    report(self, started)
+def slowly(self, *given):
+    report(self, *given)
     if self._durable_tasks:
         time.sleep(0.2)  # a request to stop is answered when this returns
 execution.Execution._report_progress = slowly

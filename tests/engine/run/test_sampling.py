@@ -14,6 +14,7 @@ import pytest
 from dovetail.engine import events, merge
 from dovetail.engine.methods import sample, selection
 from dovetail.engine.methods.sample import Sample, runs, sample_elements
+from dovetail.engine.methods.selection import Search
 from dovetail.engine.planning import grid
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.run import prepare
@@ -42,7 +43,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(grid, "TASK_BYTES", 1)
     for name, value in (("RUN", 8), ("LEAST_LENGTH", 150), ("_LEAST_RUNS", 16), ("_ELEMENTS_PER_RUN", 10)):
         monkeypatch.setattr(sample, name, value)
-    monkeypatch.setattr(selection, "_PART", 1)
+    monkeypatch.setattr(Search, "_most_bytes", property(lambda self: selection.GATHERED_BYTES))
     runs.cache_clear()
     yield
     runs.cache_clear()
