@@ -327,12 +327,12 @@ class Search:
         return (follow_exactly if self.exactly else follow)(digit, accumulator, wanted, rules)
 
     def _bracketed(self, sample: Sample, ranks: Ranks) -> Rules:
-        found = []
+        found, known = [], not callable(ranks)  # else a sample of zeros alone would make a rank 0
         for rank in _wanted(ranks, round(self.length * sample.nonzero)):
             bracket = sample.bracket(min(1.0, rank / self.length))
             # Where there are many, hardly any two are equal, and each takes half of `_COUNTED_BYTES`.
             fits = sample.inside(bracket) * self.length * _COUNTED_BYTES / 2 < 0.9 * self._most_bytes
-            found.append(Rule(0, 0, 0, bracket=bracket if fits else None) if rank else KEEP_NONE)
+            found.append(KEEP_NONE if known and rank == 0 else Rule(0, 0, 0, bracket=bracket if fits else None))
         return tuple(found)
 
     def _counted(self, gathering: Gathering, ranks: Ranks, rules: Rules) -> Rules:

@@ -137,6 +137,20 @@ def test_exact_ranks_and_those_of_what_is_not_zero(shape: str) -> None:
         assert found[0] == found[1]
 
 
+def test_what_no_sample_shows_is_counted() -> None:
+    """A rank that depends on how many are not zero does not become 0 because the sample has zeros alone."""
+    values = np.zeros(1500, np.float32)
+    values[[3, 700, 1499]] = 1.0, -3.0, 2.0
+    for start, stop in runs(values.size):
+        values[start:stop] = 0.0
+    of_nonzero: Any = lambda nonzero: ((nonzero + 1) // 2,)  # noqa: E731
+    nonzero = int(np.count_nonzero(values))
+    assert nonzero > 0
+    (rule,), passes = search(values, of_nonzero, (800,))
+    assert strongest(values, (nonzero + 1) // 2) == kept(values, rule, (800,))
+    assert SAMPLE == passes[0]
+
+
 def test_one_pass_is_enough() -> None:
     """Where the sample is good, one pass over all elements finds several ranks; without it there are three."""
     values = np.random.default_rng(1).standard_normal(1500).astype(np.float32)
