@@ -3,6 +3,9 @@
 numba itself looks only at the file of the function that is called, and would miss changes in those that it calls. It
 also compiles again for every place that a package is installed in; here the same sources share what is compiled. The
 place is ours alone: functions of other packages in the process are kept where numba keeps them.
+
+Compiled kernels are loaded without the compiler. numba makes it ready before it looks into a cache, which takes five
+times as long as loading all kernels of a merge, and imports SciPy where that is installed.
 """
 
 from __future__ import annotations
@@ -17,12 +20,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llvmlite import binding
 from numba import __version__ as numba_version
-from numba.core import caching
+from numba.core import caching, dispatcher
 from numba.core import config as numba_config
+from numba.core.runtime import nrt
 
 settings: Any = numba_config  # made at run time, so unknown to type checkers
 _numba: Any = caching
+_dispatcher: Any = dispatcher
+_runtime: Any = nrt
 
 _OURS = "dovetail."
 
@@ -99,21 +106,56 @@ if _OurLocator not in _numba.CacheImpl._locator_classes:
 
 
 class _FileOfEach(_numba.IndexDataCacheFile):  # type: ignore[misc]
-    """The index of one function's compiled code, with a file for each signature whose name says which.
+    """The compiled code of one function: a file for each signature, whose name says which.
 
-    numba numbers these files. Two processes that compile a function for two signatures at the same time can both take
-    the same number, and a third would then run code that expects other arguments.
+    numba numbers these files, and keeps their numbers in an index. Two processes that compile a function for two
+    signatures at the same time can both take the same number, and a third would then run code that expects other
+    arguments. Here no index is needed, nor read.
     """
 
     def save(self, key: Any, data: Any) -> None:
-        """Write compiled code, and only then the line of the index that leads to it."""
-        if Path(FOLDER) not in Path(self._cache_path).parents or not str(self._source_stamp).startswith(SOURCES):
-            super().save(key, data)  # of another package
-            return
+        """Write the compiled code of one signature."""
+        if self._is_ours():
+            self._save_data(self._name(key), data)
+        else:
+            super().save(key, data)
+
+    def load(self, key: Any) -> Any:
+        """Read the compiled code of one signature; None if there is none."""
+        if not self._is_ours():
+            return super().load(key)
+        try:
+            return self._load_data(self._name(key))
+        except FileNotFoundError:
+            return None
+
+    def _is_ours(self) -> bool:
+        return Path(FOLDER) in Path(self._cache_path).parents and str(self._source_stamp).startswith(SOURCES)
+
+    def _name(self, key: Any) -> str:
         digest = hashlib.sha256(repr((self._source_stamp, key)).encode()).hexdigest()[:20]
-        name = f"{self._index_name.removesuffix('.nbi')}.{digest}.nbc"
-        self._save_data(name, data)
-        self._save_index({**self._load_index(), key: name})
+        return f"{self._index_name.removesuffix('.nbi')}.{digest}.nbc"
 
 
 _numba.IndexDataCacheFile = _FileOfEach
+
+
+@functools.cache
+def _name_symbols() -> None:
+    """Tell the linker where the functions are with which compiled code counts references to arrays."""
+    for name, address in _runtime._nrt.c_helpers.items():
+        binding.add_symbol(name if name.startswith("_") else f"NRT_{name}", address)
+
+
+class _LightCache(_numba.FunctionCache):  # type: ignore[misc]
+    """Loads our kernels without making the compiler ready; if one must be compiled, numba does that itself."""
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load the compiled code of one signature; None if there is none."""
+        if not isinstance(self._impl.locator, _OurLocator):
+            return super().load_overload(sig, target_context)
+        _name_symbols()
+        return self._load_overload(sig, target_context)
+
+
+_dispatcher.FunctionCache = _LightCache
