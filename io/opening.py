@@ -1,4 +1,7 @@
-"""Opening a checkpoint of any format: look at what is there, call the reader of its format, and dequantise."""
+"""Opening a checkpoint of any format: look at what is there, call the reader of its format, and dequantise.
+
+Most models are folders of safetensors on the disk; the readers of all else are imported when they are needed.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from dovetail.io.adapters.config_reader import named_as_model
 from dovetail.io.checkpoint import Checkpoint, cannot_read
 from dovetail.io.errors import MissingFileError, UnsupportedError
 from dovetail.io.files.home import expand_home
-from dovetail.io.formats import safetensors_reader, torch_reader
+from dovetail.io.formats import safetensors_reader
 from dovetail.io.formats.quantised import dequantise
-from dovetail.io.remote import reader as remote_reader
 from dovetail.io.remote.addresses import is_address
-from dovetail.io.zarr import reader as zarr_reader
-from dovetail.io.zarr.remote import is_zarr_address
 
 OTHER_FORMATS: Final[Mapping[str, str]] = {
     ".ckpt": "PyTorch Lightning",
@@ -70,10 +69,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _read_stored(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint of any format as it is stored."""
-    if is_zarr_address(os.fspath(path)):
-        return zarr_reader.read_address(os.fspath(path))
-    if isinstance(path, str) and is_address(path):
-        return remote_reader.read_remote(path)
+    if "://" in os.fspath(path) and (found := _read_address(path)) is not None:
+        return found
     absolute = Path(os.path.abspath(expand_home(path)))  # noqa: PTH100 - resolve() would lose the folder of a linked file
     try:
         return _read_path(absolute)
@@ -81,31 +78,73 @@ def _read_stored(path: str | os.PathLike[str]) -> Checkpoint:
         raise cannot_read(absolute, error) from error
 
 
+def _read_address(path: str | os.PathLike[str]) -> Checkpoint | None:
+    """Read a checkpoint at an address; None if it is a path after all."""
+    from dovetail.io.zarr.remote import is_zarr_address
+
+    if is_zarr_address(os.fspath(path)):
+        from dovetail.io.zarr.reader import read_address
+
+        return read_address(os.fspath(path))
+    if isinstance(path, str) and is_address(path):
+        from dovetail.io.remote.reader import read_remote
+
+        return read_remote(path)
+    return None
+
+
 def _read_path(path: Path) -> Checkpoint:
     """Find out which format a local checkpoint has, and read it."""
     if path.is_file():
-        if path.suffix == ".zip":
-            return zarr_reader.read_zip(path)
-        if kind := OTHER_FORMATS.get(path.suffix):
-            raise UnsupportedError(f"{path} is a {kind} file", "a .safetensors file", "convert it first")
-        if path.suffix in torch_reader.SUFFIXES:
-            return torch_reader.read_file(path)
-        return safetensors_reader.read_file(path)
+        return _read_file(path)
     if not path.is_dir():
         raise MissingFileError(f"there is no checkpoint at {path}", "a folder or a file", "check the path")
     if safetensors_reader.is_there(path):
-        odd, usual = safetensors_reader.odd_file(path), torch_reader.usual_file(path)
-        if odd == safetensors_reader.ADAPTER_NAME and usual is not None:
-            return torch_reader.read_folder(path)
-        if safetensors_reader.is_adapter(path):
-            raise named_as_model(path)
-        if odd is not None and usual is not None:
-            raise MissingFileError(
-                f"{path} has {odd} and {usual}, and nothing shows which is the model",
-                safetensors_reader.LOOKED_FOR,
-                "give the path of one file, or remove the other",
-            )
-        return safetensors_reader.read_folder(path)
+        odd = safetensors_reader.odd_file(path)
+        return safetensors_reader.read_folder(path) if odd is None else _read_odd(path, odd)
+    return _read_other(path)
+
+
+def _read_file(path: Path) -> Checkpoint:
+    """Read one file, by its suffix."""
+    if path.suffix == ".safetensors":
+        return safetensors_reader.read_file(path)
+    if path.suffix == ".zip":
+        from dovetail.io.zarr.reader import read_zip
+
+        return read_zip(path)
+    if kind := OTHER_FORMATS.get(path.suffix):
+        raise UnsupportedError(f"{path} is a {kind} file", "a .safetensors file", "convert it first")
+    from dovetail.io.formats import torch_reader
+
+    return (torch_reader if path.suffix in torch_reader.SUFFIXES else safetensors_reader).read_file(path)
+
+
+def _read_odd(path: Path, odd: str) -> Checkpoint:
+    """Read a folder whose only safetensors file, of the name `odd`, is not called as models are."""
+    from dovetail.io.formats import torch_reader
+
+    usual = torch_reader.usual_file(path)
+    if odd == safetensors_reader.ADAPTER_NAME and usual is not None:
+        return torch_reader.read_folder(path)
+    if safetensors_reader.is_adapter(path):
+        from dovetail.io.adapters.config_reader import named_as_model
+
+        raise named_as_model(path)
+    if usual is not None:
+        raise MissingFileError(
+            f"{path} has {odd} and {usual}, and nothing shows which is the model",
+            safetensors_reader.LOOKED_FOR,
+            "give the path of one file, or remove the other",
+        )
+    return safetensors_reader.read_folder(path)
+
+
+def _read_other(path: Path) -> Checkpoint:
+    """Read a folder without safetensors files."""
+    from dovetail.io.formats import torch_reader
+    from dovetail.io.zarr import reader as zarr_reader
+
     if zarr_reader.is_there(path):
         return zarr_reader.read_folder(path)
     zarr_reader.refuse_ocdbt(path)

@@ -11,7 +11,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
-from numba.np import arrayobj
 
 I1, I8, I16, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 F32, F64 = ir.FloatType(), ir.DoubleType()
@@ -29,6 +28,8 @@ def constant(kind: Any, values: Sequence[int]) -> Any:
 
 def data_of(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     """Generate the address of the first element of an array."""
+    from numba.np import arrayobj  # imports much, and is needed only to compile
+
     make_array: Any = arrayobj.make_array
     return make_array(kind)(context, builder, array).data
 

@@ -1,50 +1,89 @@
-"""The table of methods. A new method is one file and one entry here, or a plug-in: see `plugins`."""
+"""The table of methods. A new method is one file and one entry here, or a plug-in: see `plugins`.
+
+Methods are imported when they are looked up, since a merge needs one of them, and its kernels alone.
+"""
 
 from __future__ import annotations
 
 import difflib
 import functools
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
 from typing import Final
 
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.methods.analysis import ANALYZE
-from dovetail.engine.methods.arcee_fusion import ARCEE_FUSION
-from dovetail.engine.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
-from dovetail.engine.methods.cabs import CABS
-from dovetail.engine.methods.consensus_ta import CONSENSUS_TA
-from dovetail.engine.methods.convert import CONVERT
-from dovetail.engine.methods.dare import DARE_LINEAR, DARE_TIES
-from dovetail.engine.methods.della import DELLA, DELLA_LINEAR
-from dovetail.engine.methods.iso_c import ISO_C
-from dovetail.engine.methods.karcher import KARCHER
-from dovetail.engine.methods.linear import LINEAR
 from dovetail.engine.methods.method import Method
-from dovetail.engine.methods.model_stock import MODEL_STOCK
-from dovetail.engine.methods.moe import MOE
-from dovetail.engine.methods.multislerp import MULTISLERP
-from dovetail.engine.methods.nearswap import NEARSWAP
-from dovetail.engine.methods.nm_pruning import NM_PRUNING
-from dovetail.engine.methods.nuslerp import NUSLERP
-from dovetail.engine.methods.passthrough import PASSTHROUGH
 from dovetail.engine.methods.plugins import UPDATE, PlugIns, load_plug_ins
-from dovetail.engine.methods.ram import RAM, RAMPLUS_TL
-from dovetail.engine.methods.sce import SCE
-from dovetail.engine.methods.slerp import SLERP
-from dovetail.engine.methods.task_arithmetic import TASK_ARITHMETIC
-from dovetail.engine.methods.ties import MAGNITUDE, TIES
-from dovetail.engine.methods.tsv_m import TSV_M
 from dovetail.engine.methods.vectors import making, method_behind, using
 
-METHODS: Final[dict[str, Method]] = {
-    row.name: row
-    for row in (
-        *(CABS, NM_PRUNING, MAGNITUDE),
-        *(TASK_ARITHMETIC, TIES, DARE_LINEAR, DARE_TIES, BREADCRUMBS, BREADCRUMBS_TIES, DELLA, DELLA_LINEAR),
-        *(LINEAR, SLERP, NUSLERP, MULTISLERP, KARCHER, MODEL_STOCK),
-        *(TSV_M, ISO_C, CONSENSUS_TA),
-        *(SCE, RAM, RAMPLUS_TL, NEARSWAP, ARCEE_FUSION, PASSTHROUGH),
-    )
+_HOMES: Final = {
+    "cabs": "cabs",
+    "nm_pruning": "nm_pruning",
+    "magnitude": "ties",
+    "task_arithmetic": "task_arithmetic",
+    "ties": "ties",
+    "dare_linear": "dare",
+    "dare_ties": "dare",
+    "breadcrumbs": "breadcrumbs",
+    "breadcrumbs_ties": "breadcrumbs",
+    "della": "della",
+    "della_linear": "della",
+    "linear": "linear",
+    "slerp": "slerp",
+    "nuslerp": "nuslerp",
+    "multislerp": "multislerp",
+    "karcher": "karcher",
+    "model_stock": "model_stock",
+    "tsv_m": "tsv_m",
+    "iso_c": "iso_c",
+    "consensus_ta": "consensus_ta",
+    "sce": "sce",
+    "ram": "ram",
+    "ramplus_tl": "ram",
+    "nearswap": "nearswap",
+    "arcee_fusion": "arcee_fusion",
+    "passthrough": "passthrough",
 }
+"""For each method, the module of this folder that has its row, under the method's name in capitals."""
+
+_HIDDEN: Final = {"convert": "convert", "moe": "moe", "analyze": "analysis"}
+"""The same for the methods that no recipe can name."""
+
+
+def _row(name: str, module: str) -> Method:
+    found: Method = getattr(import_module(f"dovetail.engine.methods.{module}"), name.upper())
+    return found
+
+
+class _Rows(MutableMapping[str, Method]):
+    """Rows by name, each of which is imported when it is first looked up."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Method | None] = dict.fromkeys(_HOMES)
+
+    def __getitem__(self, name: str) -> Method:
+        found = self._found[name]
+        if found is None:
+            found = self._found[name] = _row(name, _HOMES[name])
+        return found
+
+    def __setitem__(self, name: str, row: Method) -> None:
+        self._found[name] = row
+
+    def __delitem__(self, name: str) -> None:
+        del self._found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+METHODS: Final[MutableMapping[str, Method]] = _Rows()
 """Dovetail's own methods by name."""
 
 _LONGEST_SHOWN = 250
@@ -57,7 +96,7 @@ _LONGEST_SLIP = 60
 @functools.cache
 def plug_ins() -> PlugIns:
     """Load the methods of other installed distributions, once a process: built-in methods never wait for this."""
-    return load_plug_ins(taken={*METHODS, CONVERT.name})
+    return load_plug_ins(taken={*METHODS, "convert"})
 
 
 def all_methods() -> dict[str, Method]:
@@ -98,4 +137,4 @@ def find_any(name: str) -> Method:
     """Give the row of a method, or of one of those that no recipe can name."""
     if (behind := method_behind(name)) is not None:
         return making(find(behind[0])) if behind[1] else using(find(behind[0]))
-    return {each.name: each for each in (CONVERT, MOE, ANALYZE)}.get(name) or find(name)
+    return _row(name, _HIDDEN[name]) if name in _HIDDEN else find(name)

@@ -1,26 +1,26 @@
 """The rows that stand in a plan for a method of which the models' kept changes are stored, or merged from a store.
 
-No recipe can name them. A plan has them in place of the row of the table of methods that its recipe names.
+No recipe can name them. A plan has them in place of the row of the table of methods that its recipe names. Every plan
+asks whether it has one, so what these rows compute with is imported only where they are used.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import xxhash
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.convert import ITEMSIZES
-from dovetail.engine.methods.keeping import Kept, kept_outputs, kept_program
 from dovetail.engine.methods.method import Masks, Method
 from dovetail.engine.methods.outputs import Output
 from dovetail.engine.methods.program import Bytes, Chunk, Problem
-from dovetail.engine.methods.stored import StoredSum
-from dovetail.io.zarr.packed import HEADER
-from dovetail.io.zarr.vectors import mark_bytes
+
+if TYPE_CHECKING:
+    from dovetail.engine.methods.keeping import Kept
 
 _MAKING: Final = "vectors of "
 _USING: Final = " from vectors"
@@ -80,15 +80,21 @@ def method_behind(name: str) -> tuple[str, bool] | None:
 
 
 def _make_kept(method: Method, problem: Problem) -> Kept:
+    from dovetail.engine.methods.keeping import kept_program
+
     return kept_program(method, problem, max(1, problem.length))
 
 
 def _outputs(method: Method, problem: Problem) -> tuple[Output, ...]:
+    from dovetail.engine.methods.keeping import kept_outputs
+
     return kept_outputs(problem, _make_kept(method, problem))
 
 
 def _try(masks: Masks, problem: Problem) -> None:
     """Merge made-up parts once."""
+    from dovetail.engine.methods.stored import StoredSum
+
     assert problem.base_code is not None
     codes = (problem.base_code, *problem.model_codes)
     program = StoredSum(masks.program(problem), codes, problem.out_code, problem.length, problem.length, "")
@@ -100,6 +106,9 @@ def _try(masks: Masks, problem: Problem) -> None:
 
 def _made_up(base: Bytes, elements: int, size: int) -> Bytes:
     """Make the packed part of a model that keeps its first element, a zero."""
+    from dovetail.io.zarr.packed import HEADER
+    from dovetail.io.zarr.vectors import mark_bytes
+
     row = np.zeros(mark_bytes(elements), np.uint8)
     header = row[: HEADER.itemsize].view(HEADER)[0]
     header["count"], header["base"], header["scale"] = 1, xxhash.xxh3_64_intdigest(base.data), 1

@@ -6,17 +6,19 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dovetail.engine.methods.method import Method, plug_in_entry
 from dovetail.engine.planning.grid import Job, make_jobs
 from dovetail.engine.planning.placing import lay_out
 from dovetail.engine.planning.plan import MATHS_VERSION, Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor
-from dovetail.engine.planning.vocabulary import Vocabulary
 from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.output_format import Layout
+
+if TYPE_CHECKING:
+    from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
 
 _NOT_HASHED = ("format", "strict", "allow_partial", "round_float32", "copy_tokenizer", "model_card", "card_pictures")
 """Options that are no part of a plan's hash by themselves: a format has an identity, what decides between an error and

@@ -12,7 +12,6 @@ from dovetail.engine.planning.copies import is_copy
 from dovetail.engine.planning.locations import Location, locate, open_location
 from dovetail.engine.planning.opened import plan_opened
 from dovetail.engine.planning.plan import Plan, PlanOptions
-from dovetail.engine.planning.vectors.using import open_store, use_store
 from dovetail.engine.recipe import Recipe, RecipeSource, load_recipe
 from dovetail.engine.recipe.unused import refuse_unused
 from dovetail.io.checkpoint import Checkpoint, only_inputs
@@ -64,6 +63,8 @@ def make_plan(
     configs = [config_of(checkpoint) for checkpoint in opened]
     if recipe.vectors is None:
         return plan_opened(recipe, options, opened, configs, is_copy)
+    from dovetail.engine.planning.vectors.using import open_store, use_store
+
     store = open_store(opened[-1], str(recipe.vectors))
     cast = store.cast(recipe, opened, configs, is_copy)
     return use_store(plan_opened(recipe, options, *cast), store, opened[:-1])

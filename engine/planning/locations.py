@@ -13,12 +13,9 @@ from dovetail.engine import events
 from dovetail.engine.recipe.model_ref import ModelRef, resolve_adapter_path, resolve_model_path
 from dovetail.engine.recipe.places import shown
 from dovetail.engine.text import format_size
-from dovetail.io.adapters import apply_adapter, read_adapter
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.opening import read_checkpoint
 from dovetail.io.remote.addresses import is_address
-from dovetail.io.remote.reader import pin
-from dovetail.io.zarr.remote import is_zarr_address
 
 _SNAPSHOT = re.compile(r"models--([^/]+)--([^/]+)/snapshots/([0-9a-f]{40})")
 _MODEL = re.compile(r"([^/@]+/[^/@]+)@([0-9a-f]{40})")
@@ -73,16 +70,24 @@ def locate(ref: ModelRef, recipe_folder: Path | None = None, download: events.Li
 def _locate_model(ref: ModelRef, recipe_folder: Path | None, download: events.Listener | None) -> Location:
     """Find a model without its adapter."""
     named = f"{ref.path}@{ref.revision}" if ref.revision else ref.path
-    if ref.path.startswith("hf://") and is_zarr_address(named):
-        return Location(named)
-    if is_zarr_address(ref.path):
-        return Location(ref.path, note=_ignored(ref.path, "an address of Zarr arrays", ref.revision))
-    if is_address(ref.path):
-        return Location(pin(named))
+    if "://" in ref.path and (found := _locate_address(ref, named)) is not None:
+        return found
     path = resolve_model_path(ref, recipe_folder)
     if path is not None:
         return Location(str(path), note=_ignored(ref.path, "a local path", ref.revision))
     return _locate_on_hub(ref, download)
+
+
+def _locate_address(ref: ModelRef, named: str) -> Location | None:
+    """Find a model at an address; None if it is none that is known."""
+    from dovetail.io.remote.reader import pin
+    from dovetail.io.zarr.remote import is_zarr_address
+
+    if ref.path.startswith("hf://") and is_zarr_address(named):
+        return Location(named)
+    if is_zarr_address(ref.path):
+        return Location(ref.path, note=_ignored(ref.path, "an address of Zarr arrays", ref.revision))
+    return Location(pin(named)) if is_address(ref.path) else None
 
 
 def _ignored(path: str, kind: str, revision: str | None) -> str:
@@ -143,4 +148,8 @@ def open_location(location: Location) -> Checkpoint:
     checkpoint = read_checkpoint(address)
     known = [text for text in (location.note, location.to_download) if text]
     checkpoint = replace(checkpoint, notes=(*known, *checkpoint.notes))
-    return checkpoint if location.adapter is None else apply_adapter(checkpoint, read_adapter(location.adapter))
+    if location.adapter is None:
+        return checkpoint
+    from dovetail.io.adapters import apply_adapter, read_adapter
+
+    return apply_adapter(checkpoint, read_adapter(location.adapter))

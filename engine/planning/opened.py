@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
@@ -20,11 +20,13 @@ from dovetail.engine.planning.layer_config import restack
 from dovetail.engine.planning.model_config import depth_of, is_untied, says_tied
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.tensors import TensorPlanner
-from dovetail.engine.planning.vocabulary import Vocabulary, plan_vocabulary
 from dovetail.engine.recipe import Expansion, ModelRef, Recipe, expand
 from dovetail.engine.recipe.unused import notes
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.dtypes import DType, parse_dtype
+
+if TYPE_CHECKING:
+    from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
 
 Config = dict[str, Any] | None
 """A model's configuration, if it has one."""
@@ -71,7 +73,7 @@ def plan_opened(
     checkpoints, views = make_alike(checkpoints, configs, labels, allow_partial=options.allow_partial)
     # A chat template alone is written into the tokenizer's files, and without these there is no place for it.
     bare = not options.copy_tokenizer and recipe.tokenizer is None and recipe.tokenizer_source is None
-    vocabulary = None if bare else plan_vocabulary(recipe, references, checkpoints)
+    vocabulary = None if bare else _plan_vocabulary(recipe, references, checkpoints)
     expansion = _expand(recipe, method, checkpoints, configs, vocabulary, options, is_copy)
     dtype = requested_dtype(options.dtype or recipe.out_dtype or recipe.dtype)
     sources = spec_sources(expansion.tensors, checkpoints)
@@ -102,6 +104,17 @@ def plan_opened(
             *([_NO_PLACE] if bare and recipe.chat_template is not None else ()),
         ),
     )
+
+
+def _plan_vocabulary(
+    recipe: Recipe, references: Sequence[ModelRef], checkpoints: Sequence[Checkpoint]
+) -> Vocabulary | None:
+    """Decide the output's vocabulary; None if the recipe asks for nothing, as most do."""
+    if recipe.tokenizer is None and recipe.tokenizer_source is None and recipe.chat_template is None:
+        return None
+    from dovetail.engine.planning.vocabulary.making import plan_vocabulary
+
+    return plan_vocabulary(recipe, references, checkpoints)
 
 
 def _tie(ref: ModelRef, expansion: Expansion, checkpoint: Checkpoint) -> bool | None:

@@ -6,7 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.facts import cut, facts_html, facts_text, listed
@@ -18,7 +18,6 @@ from dovetail.engine.methods.program import Program, State
 from dovetail.engine.methods.vectors import is_making
 from dovetail.engine.planning.grid import OPEN_JOBS, PAGE_SLACK_BYTES, Job, Piece
 from dovetail.engine.planning.planned_tensor import PlannedTensor
-from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
 from dovetail.engine.planning.work import OutputRange, PieceWork, SampleWork, Work
 from dovetail.engine.recipe import Recipe, StackedLayers
 from dovetail.engine.text import counted, format_size, short_name
@@ -26,6 +25,9 @@ from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.output import SafetensorsFormat
 from dovetail.io.output_format import Layout, OutputFormat
 from dovetail.io.source import Slot
+
+if TYPE_CHECKING:
+    from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
 
 MATHS_VERSION = 3
 """Changes whenever the same recipe and inputs give other bits than before."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.convert import CONVERT, Recode, conversion
@@ -16,7 +16,6 @@ from dovetail.engine.planning.grid import chunk_elements
 from dovetail.engine.planning.islands import Islands
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.planned_tensor import PlannedTensor, widest_window
-from dovetail.engine.planning.vocabulary import Vocabulary
 from dovetail.engine.planning.work import Input, stored_bytes
 from dovetail.engine.recipe import Expansion, SourceTensor, TensorSpec
 from dovetail.engine.recipe.shares import LEAST_SHARE
@@ -28,6 +27,9 @@ from dovetail.io.output import FORMATS
 from dovetail.io.output_format import Chunking
 from dovetail.io.sources.parts import ElementRun
 from dovetail.io.sources.rows import FilledElements
+
+if TYPE_CHECKING:
+    from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
 
 _MOST_WIDENED: Final = 1.5
 """How much wider than a chunk what it needs of its inputs may be, before chunks are cut at the ends of rows."""

@@ -8,10 +8,3 @@
 
 Rows are gathered while the merge streams; no permutation matrix and no whole embedding is ever held.
 """
-
-from __future__ import annotations
-
-from dovetail.engine.planning.vocabulary.making import plan_vocabulary
-from dovetail.engine.planning.vocabulary.output_vocabulary import Vocabulary
-
-__all__ = ["Vocabulary", "plan_vocabulary"]
