@@ -11,7 +11,10 @@ from dovetail.engine.cli.stopping import answer_interrupts
 def main() -> NoReturn:
     """Run the command and exit."""
     answer_interrupts(sys.argv[1:])
-    from dovetail.engine.cli.main import main as run  # which imports much
+    from dovetail.io.files.collector import collector_paused
+
+    with collector_paused():
+        from dovetail.engine.cli.main import main as run  # which imports much
 
     run()
 

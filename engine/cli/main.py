@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import sys
@@ -104,6 +105,17 @@ for _name, _command, _line in _MODULE_COMMANDS:
 app.add_typer(modules, name="modules", short_help="Train modular networks and take them apart.")
 
 
+def _program_for(arguments: Sequence[str]) -> typer.Typer:
+    """Give the program with the one command that is asked for, since making all of them takes a while; else all."""
+    name = arguments[0] if arguments else ""
+    if name == "help":  # shows any of them
+        return app
+    alone = copy.copy(app)
+    alone.registered_commands = [each for each in app.registered_commands if each.name == name]
+    alone.registered_groups = [each for each in app.registered_groups if each.name == name]
+    return alone if alone.registered_commands or alone.registered_groups else app
+
+
 def _command_names() -> list[str]:
     named = [command.name for command in app.registered_commands if command.name and not command.hidden]
     return [*named, "modules"]
@@ -163,7 +175,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 def _run(arguments: list[str]) -> NoReturn:
     try:
         # Typer swallows Ctrl-C: some versions return this code, others raise Abort.
-        interrupted = app(arguments, prog_name="dovetail", standalone_mode=False) == EXIT_INTERRUPTED
+        interrupted = (
+            _program_for(arguments)(arguments, prog_name="dovetail", standalone_mode=False) == EXIT_INTERRUPTED
+        )
         finish_output()
     except (KeyboardInterrupt, typer.Abort):
         interrupted = True

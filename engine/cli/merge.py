@@ -37,6 +37,7 @@ from dovetail.engine.cli.options import (
     run_options,
 )
 from dovetail.engine.cli.parser import tell
+from dovetail.io.files.collector import collector_paused
 from dovetail.io.zarr.vectors import VALUES_CODEC
 
 
@@ -71,15 +72,12 @@ def merge(
     debug: DebugOption = False,
 ) -> None:
     """Merge checkpoints as RECIPE says; the same command again continues an interrupted merge."""
-    from dovetail.engine.actions.merge import merge as run_merge
-    from dovetail.engine.cli.report.display import Recorder, choose_display
-    from dovetail.engine.cli.report.page.kinds import page_of
-    from dovetail.engine.cli.report.page.render import check_place, tell_page, write_page
-    from dovetail.engine.cli.report.tables import print_summary
-    from dovetail.io.files.home import expand_home
+    with collector_paused():
+        from dovetail.engine.actions.merge import merge as run_merge
+        from dovetail.engine.cli.report.display import Recorder, choose_display
 
     begin_work()
-    page = None if report is None else check_place(Path(expand_home(report)), "--report", overwrite=overwrite)
+    page = None if report is None else _page_place(report, overwrite=overwrite)
     with choose_display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
         tell(ctx, recorder)
@@ -102,9 +100,22 @@ def merge(
         manifest = run_merge(recipe_source(recipe), output, options, run, recorder, stages)
     done = recorder.done[-1]
     if not quiet and not as_json and not done.already:
+        from dovetail.engine.cli.report.tables import print_summary  # in the end, so that no task waits for it
+
         print_summary(manifest, done)
     if page is not None:
+        from dovetail.engine.cli.report.page.kinds import page_of
+        from dovetail.engine.cli.report.page.render import tell_page, write_page
+
         tell_page(page, write_page(page_of(Path(done.output), done), page), quiet=quiet, as_json=as_json)
+
+
+def _page_place(report: Path, *, overwrite: bool) -> Path:
+    """Give the place of the page that is asked for; raises as `check_place` does."""
+    from dovetail.engine.cli.report.page.render import check_place
+    from dovetail.io.files.home import expand_home
+
+    return check_place(Path(expand_home(report)), "--report", overwrite=overwrite)
 
 
 def plan(
@@ -129,9 +140,10 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Say what a merge would read, write and hold in memory; no tensor is read."""
-    from dovetail.engine.actions.forecasts import plan_stages, prepare_stages
-    from dovetail.engine.cli.report.display import NoticeDisplay
-    from dovetail.engine.cli.report.tables import print_stages, stages_json
+    with collector_paused():
+        from dovetail.engine.actions.forecasts import plan_stages, prepare_stages
+        from dovetail.engine.cli.report.display import NoticeDisplay
+        from dovetail.engine.cli.report.tables import print_stages, stages_json
 
     display, nonfinite = NoticeDisplay(), OnNonFinite.error
     tell(ctx, display)

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import textwrap
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, Self, TextIO
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Final, Protocol, Self, TextIO
 
 from dovetail.engine import events
-from dovetail.engine.text import counted, format_size
+from dovetail.engine.cli.report.lines import learnt_line, notice_line, rate_line, started_line
+
+if TYPE_CHECKING:
+    from dovetail.engine.cli.report.bar import Bar
 
 PLAIN_SECONDS = 10.0
 """Seconds between two progress lines where there is no terminal."""
 
-_ROOM_COLUMNS = (40, 60, 80)
-"""Columns that a terminal must have for bytes done, speed and memory to stand beside the bar."""
+SHOWN: Final = events.Notice | events.Failed | events.Started | events.Progress | events.Trained
+"""The events that a bar shows."""
 
 
 class Display(Protocol):
@@ -59,7 +63,7 @@ class QuietDisplay(_Simple):
     def __call__(self, event: events.Event) -> None:
         """Print a warning or a failure to stderr."""
         if isinstance(event, events.Failed) or (isinstance(event, events.Notice) and event.level == "warning"):
-            print(_notice(event), file=sys.stderr)
+            print(notice_line(event), file=sys.stderr)
 
 
 class NoticeDisplay(_Simple):
@@ -68,7 +72,7 @@ class NoticeDisplay(_Simple):
     def __call__(self, event: events.Event) -> None:
         """Print a notice or a failure to stderr."""
         if isinstance(event, events.Notice | events.Failed):
-            print(_notice(event), file=sys.stderr, flush=True)
+            print(notice_line(event), file=sys.stderr, flush=True)
 
 
 class JsonDisplay(_Simple):
@@ -91,37 +95,38 @@ class PlainDisplay(_Simple):
     def __call__(self, event: events.Event) -> None:
         """Print a line for the start, for each notice or failure, and every `PLAIN_SECONDS` for the progress."""
         if isinstance(event, events.Notice | events.Failed):
-            print(_notice(event), file=sys.stderr, flush=True)
+            print(notice_line(event), file=sys.stderr, flush=True)
         elif isinstance(event, events.Started):
-            print(_started(event), flush=True)
+            print(started_line(event), flush=True)
         elif isinstance(event, events.Progress) and time.monotonic() - self._last >= PLAIN_SECONDS:
             self._last = time.monotonic()
             share = event.done_bytes / max(1, event.total_bytes)
-            print(f"{share:6.1%}  {_rate(event)}", flush=True)
+            print(f"{share:6.1%}  {rate_line(event)}", flush=True)
         elif isinstance(event, events.Trained) and time.monotonic() - self._last >= PLAIN_SECONDS:
             self._last = time.monotonic()
             share = event.done_images / max(1, event.total_images)
-            print(f"{share:6.1%}  {_learnt(event)}", flush=True)
+            print(f"{share:6.1%}  {learnt_line(event)}", flush=True)
 
 
 class LiveDisplay:
-    """Shows a live bar with bytes done, GB/s, time left and resident memory."""
+    """Shows a live bar with bytes done, GB/s, time left and resident memory.
 
-    def __init__(self, console: Console, label: str) -> None:
-        self._console = console
-        self._progress = Progress(
-            TextColumn(label),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
-        self._task: TaskID | None = None
+    The bar, and what draws it, are made for the first event that needs them, by when the first task is running.
+
+    Parameters
+    ----------
+    label
+        Text before the bar.
+    make
+        Makes the bar, given its label; None for one on the terminal.
+
+    """
+
+    def __init__(self, label: str, make: Callable[[str], Bar] | None = None) -> None:
+        self._label, self._make = label, make
+        self.bar: Bar | None = None
 
     def __enter__(self) -> Self:
-        self._progress.start()
         return self
 
     def __exit__(
@@ -131,26 +136,24 @@ class LiveDisplay:
         trace: TracebackType | None,
     ) -> None:
         """Remove the bar from the terminal."""
-        self._progress.stop()
+        if self.bar is not None:
+            self.bar.stop()
 
     def __call__(self, event: events.Event) -> None:
         """Move the bar to show progress; print any other event above it."""
-        if isinstance(event, events.Notice | events.Failed):
-            style = "dim" if isinstance(event, events.Notice) and event.level == "info" else "yellow"
-            self._console.print(_notice(event), style=style, highlight=False, markup=False)
-        elif isinstance(event, events.Started):
-            self._console.print(_started(event), highlight=False, markup=False)
-        elif isinstance(event, events.Progress):
-            if self._task is None:
-                self._task = self._progress.add_task("", total=event.total_bytes, rate="")
-            room = sum(self._console.width >= columns for columns in _ROOM_COLUMNS)
-            rate = _rate(event, room)
-            self._progress.update(self._task, total=event.total_bytes, completed=event.done_bytes, rate=rate)
-        elif isinstance(event, events.Trained):
-            if self._task is None:
-                self._task = self._progress.add_task("", total=event.total_images, rate="")
-            room = sum(self._console.width >= columns for columns in _ROOM_COLUMNS)
-            self._progress.update(self._task, completed=event.done_images, rate=_learnt(event, room))
+        if isinstance(event, events.Started) and self.bar is None:
+            columns = max(1, shutil.get_terminal_size().columns)
+            print(textwrap.fill(started_line(event), columns, break_long_words=False), flush=True)
+        elif isinstance(event, SHOWN):
+            if self.bar is None:
+                self.bar = (self._make or _bar)(self._label)
+            self.bar.show(event)
+
+
+def _bar(label: str) -> Bar:
+    from dovetail.engine.cli.report.bar import Bar
+
+    return Bar(label)
 
 
 class Recorder:
@@ -196,35 +199,14 @@ def choose_display(*, quiet: bool, as_json: bool, label: str = "merging") -> Dis
         return JsonDisplay()
     if quiet:
         return QuietDisplay()
-    console = Console()
-    movable = console.is_terminal and not console.is_dumb_terminal
-    return LiveDisplay(console, label) if movable else PlainDisplay()
+    return LiveDisplay(label) if _is_movable() else PlainDisplay()
 
 
-def _notice(event: events.Notice | events.Failed) -> str:
-    if isinstance(event, events.Failed):
-        return f"failed: {event.source}: {event.text}"
-    return f"warning: {event.text}" if event.level == "warning" else event.text
-
-
-def _started(event: events.Started) -> str:
-    return (
-        f"{event.method}: {counted(event.tensors, 'tensor')}, reading {format_size(event.read_bytes)}, "
-        f"writing {format_size(event.write_bytes)}, {counted(event.workers, 'worker')}, "
-        f"at most {format_size(event.projected_bytes)} of {format_size(event.allowed_bytes)} allowed"
-    )
-
-
-def _learnt(event: events.Trained, most: int = 3) -> str:
-    """Give epochs, loss and accuracy, or only the first of these if there is no room for more."""
-    right = "" if event.validation is None else f"{event.validation:.1%} right in validation"
-    parts = [f"epoch {min(event.epoch + 1, event.epochs)} of {event.epochs}", f"loss {event.loss:.3f}", right]
-    return "  ".join(parts[:most]).rstrip()
-
-
-def _rate(event: events.Progress, most: int = 3) -> str:
-    """Give bytes, speed and memory, or only the first of these if there is no room for more."""
-    speed = event.done_bytes / max(event.seconds, 1e-9) / 1e9
-    done, total = format_size(event.done_bytes), format_size(event.total_bytes)
-    parts = [f"{done} of {total}", f"{speed:.2f} GB/s", f"{format_size(event.resident_bytes)} resident"]
-    return "  ".join(parts[:most])
+def _is_movable() -> bool:
+    """Whether standard output is a terminal in which a bar can move, as rich decides this."""
+    compatible, forced = os.environ.get("TTY_COMPATIBLE", ""), os.environ.get("FORCE_COLOR")
+    if compatible in ("0", "1"):
+        terminal = compatible == "1"
+    else:
+        terminal = sys.stdout.isatty() if forced is None else forced != ""
+    return terminal and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")

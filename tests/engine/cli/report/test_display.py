@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
 from dovetail.engine import events
 from dovetail.engine.cli.report import display
+from dovetail.engine.cli.report.bar import Bar
 from dovetail.engine.cli.report.display import JsonDisplay, LiveDisplay, PlainDisplay, QuietDisplay, choose_display
 
 STARTED = events.Started(
@@ -32,22 +35,50 @@ LEARNT = events.Trained(
 )
 
 
+def bar_on(screen: io.StringIO) -> Callable[[str], Bar]:
+    """Give what makes a bar on a wide terminal without colours."""
+    return lambda label: Bar(label, Console(file=screen, force_terminal=True, width=140, color_system=None))
+
+
+def look(live: LiveDisplay, screen: io.StringIO) -> str:
+    """Give all that a terminal was sent, up to now."""
+    assert live.bar is not None
+    progress = live.bar._progress
+    with progress.live._lock:  # nothing else is drawn between drawing and looking
+        progress.refresh()
+        return screen.getvalue()
+
+
 def test_the_live_bar() -> None:
     """On a terminal one bar shows bytes done, speed and memory; notices stand above it, and it goes away at the end."""
     screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=140, color_system=None)
-    with LiveDisplay(console, "merging") as live:
-        for event in (STARTED, WARNING, HALFWAY, COMMITTED):
+    with LiveDisplay("merging", bar_on(screen)) as live:
+        for event in (WARNING, STARTED, HALFWAY, COMMITTED):
             live(event)
-        with live._progress.live._lock:  # nothing else is drawn between drawing and looking
-            live._progress.refresh()
-            shown = screen.getvalue()
+        shown = look(live, screen)
     assert "cabs: 291 tensors, reading 3 GiB, writing 1 GiB, 2 workers, at most 300 MiB of 512 MiB allowed" in shown
     assert "warning: [red]not markup[/red]" in shown
     bar = shown.splitlines()[-1]
     for part in ("merging", "50%", "2 GiB of 4 GiB", "0.54 GB/s", "250 MiB resident"):
         assert part in bar
     assert screen.getvalue().endswith("\x1b[2K")  # the line of the bar is cleared
+
+
+def test_the_bar_waits_for_its_first_task(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a merge will do is told before there is a bar, folded between words where the terminal is narrow."""
+    monkeypatch.setenv("COLUMNS", "60")
+    screen = io.StringIO()
+    with LiveDisplay("merging", bar_on(screen)) as live:
+        live(STARTED)
+        live(COMMITTED)
+        assert live.bar is None
+        live(HALFWAY)
+        assert "50%" in look(live, screen)
+    lines = capsys.readouterr().out.splitlines()
+    assert "cabs: 291 tensors, reading 3 GiB, writing 1 GiB, 2 workers, at most 300 MiB of 512 MiB allowed" == (
+        " ".join(lines)
+    )
+    assert 60 >= max(map(len, lines))
 
 
 def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,11 +100,9 @@ def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str], mo
 def test_the_progress_of_a_training(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A training shows its epoch, loss and accuracy, in a bar or in a line every few seconds."""
     screen, now = io.StringIO(), [0.0]
-    with LiveDisplay(Console(file=screen, force_terminal=True, width=140, color_system=None), "training") as live:
+    with LiveDisplay("training", bar_on(screen)) as live:
         live(LEARNT)
-        with live._progress.live._lock:
-            live._progress.refresh()
-            bar = screen.getvalue().splitlines()[-1]
+        bar = look(live, screen).splitlines()[-1]
     for part in ("training", "25%", "epoch 2 of 4", "loss 1.235", "62.5% right in validation"):
         assert part in bar
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
@@ -110,6 +139,28 @@ def test_the_choice_of_display(monkeypatch: pytest.MonkeyPatch) -> None:
     """Options come first, then whether there is a terminal."""
     assert isinstance(choose_display(quiet=True, as_json=True), JsonDisplay)
     assert isinstance(choose_display(quiet=True, as_json=False), QuietDisplay)
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     for terminal, kind in ((True, LiveDisplay), (False, PlainDisplay)):
-        monkeypatch.setattr(Console, "is_terminal", terminal)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda found=terminal: found)
         assert isinstance(choose_display(quiet=False, as_json=False), kind)
+
+
+@pytest.mark.parametrize("force", [None, "", "1"])
+@pytest.mark.parametrize("compatible", [None, "0", "1"])
+@pytest.mark.parametrize("term", ["", "xterm", "dumb", "Unknown"])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_bar_is_where_rich_would_draw_one(
+    force: str | None, compatible: str | None, term: str, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether there is a bar follows the same variables as colours do, though rich is not asked."""
+    for name, value in (("FORCE_COLOR", force), ("TTY_COMPATIBLE", compatible), ("TERM", term)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    console = Console()
+    expected = LiveDisplay if console.is_terminal and not console.is_dumb_terminal else PlainDisplay
+    assert expected is type(choose_display(quiet=False, as_json=False))
