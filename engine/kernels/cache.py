@@ -14,7 +14,9 @@ import atexit
 import functools
 import hashlib
 import os
+import pickle
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,13 +24,14 @@ from typing import Any
 
 from llvmlite import binding
 from numba import __version__ as numba_version
-from numba.core import caching, dispatcher
+from numba.core import caching, dispatcher, environment
 from numba.core import config as numba_config
 from numba.core.runtime import nrt
 
 settings: Any = numba_config  # made at run time, so unknown to type checkers
 _numba: Any = caching
 _dispatcher: Any = dispatcher
+_environment: Any = environment
 _runtime: Any = nrt
 
 _OURS = "dovetail."
@@ -105,6 +108,32 @@ if _OurLocator not in _numba.CacheImpl._locator_classes:
     _numba.CacheImpl._locator_classes.insert(0, _OurLocator)
 
 
+def _constants_of(module: str, constants: Any, name: str) -> Any:
+    """Give the constants of a compiled function, as numba does, but import none of numba's modules for that.
+
+    Whatever compiled code has inlined of numba's own has an entry of its own, with the globals of its module. Code that
+    was compiled without Python objects, as ours, asks for constants alone.
+    """
+    if module.partition(".")[0] != "numba" or module in sys.modules:
+        return _environment._rebuild_env(module, constants, name)
+    found = _environment.lookup_environment(name)
+    if found is None:
+        found = _environment.Environment({"__name__": module})
+        found.consts[:] = constants
+        found.env_name = name
+        _environment.Environment._memo[name] = found
+    return found
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads compiled code."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """Find what is named; in place of numba's, our function that gives constants."""
+        found = super().find_class(module_name, global_name)
+        return _constants_of if found is _environment._rebuild_env else found
+
+
 class _FileOfEach(_numba.IndexDataCacheFile):  # type: ignore[misc]
     """The compiled code of one function: a file for each signature, whose name says which.
 
@@ -125,7 +154,8 @@ class _FileOfEach(_numba.IndexDataCacheFile):  # type: ignore[misc]
         if not self._is_ours():
             return super().load(key)
         try:
-            return self._load_data(self._name(key))
+            with open(self._data_path(self._name(key)), "rb") as file:  # noqa: PTH123  as numba does
+                return _Unpickler(file).load()
         except FileNotFoundError:
             return None
 

@@ -52,7 +52,8 @@ import numpy as np
 
 from dovetail.engine.kernels import sums
 
-print(sums.sum_squares(np.arange(5, dtype=np.float32)), "numba.np.arraymath" in sys.modules)
+compilers = {"numba.np.arrayobj", "numba.np.arraymath", "scipy.linalg"} & set(sys.modules)
+print(sums.sum_squares(np.arange(5, dtype=np.float32)), sorted(compilers))
 """
 
 COMPILES_AFTER = """
@@ -147,7 +148,7 @@ def test_loading_leaves_the_compiler_alone() -> None:
     """A kernel that another process has compiled is loaded without the parts of numba that compile, and runs."""
     sums.sum_squares(np.arange(5, dtype=np.float32))
     done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True)
-    assert "30.0 False\n" == done.stdout
+    assert "30.0 []\n" == done.stdout
 
 
 def test_other_functions_compile_after_loaded_kernels(tmp_path: Path) -> None:
