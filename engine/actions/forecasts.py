@@ -29,6 +29,10 @@ from dovetail.io.sources.absent import AbsentSource
 
 _NOT_YET: Final = "the stage that makes this tensor is not merged yet"
 
+Made = dict[str | None, Plan]
+"""The plans that were made of stages from models on this machine and from plans of other stages, by the stages' names.
+They hold as long as no result of another stage is there to be read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
@@ -96,7 +100,13 @@ def prepare_stages(
 
 
 def forecast_stages(
-    stages: Sequence[Stage], options: PlanOptions, folder: Path | None, *, everything: bool, results: bool = True
+    stages: Sequence[Stage],
+    options: PlanOptions,
+    folder: Path | None,
+    *,
+    everything: bool,
+    results: bool = True,
+    made: Made | None = None,
 ) -> Iterator[Forecast]:
     """Plan the stages one after another, each from the results of others, or from their plans if there is no result.
 
@@ -112,14 +122,22 @@ def forecast_stages(
         Whether stages that nothing uses are planned too.
     results
         Whether results that exist already are read; else every stage is planned from the plans of others.
+    made
+        Receives the plans that hold later, and has those of an earlier call, which need not be made again.
 
     """
+    made = {} if made is None else made
     expected: dict[str, Checkpoint | None] = {}
     for stage in stages:
         if not stage.needed and not everything:
             continue
-        checkpoints = _checkpoints(stage, stages, expected)
-        plan = None if checkpoints is None else make_plan(stage.recipe, options, checkpoints=checkpoints)
+        unread = all((found := expected[name]) is not None and found.planned for name in stage.needs)
+        plan = made.get(stage.name) if unread else None
+        if plan is None:
+            checkpoints = _checkpoints(stage, stages, expected)
+            plan = None if checkpoints is None else make_plan(stage.recipe, options, checkpoints=checkpoints)
+            if plan is not None and unread and not any(each.remote for each in plan.checkpoints):
+                made[stage.name] = plan  # models on a hub may be downloaded later
         result = None if folder is None or stage.name is None or not results else folder / stage.name
         complete = plan is not None and result is not None and stage is not stages[-1] and is_complete(result, plan)
         if stage.name is not None:

@@ -2,7 +2,7 @@
 
 The results of the stages lie in one folder, each in a folder with the name of its stage. From the manifest of a result,
 a later run sees whether it is the result of the same plan and need not be merged again. All stages are planned before
-the first is merged.
+the first is merged; those that use results of others are planned once more when these are there.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths, input_paths
+from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
 from dovetail.engine.actions.finished import find_finished, tell_finished
-from dovetail.engine.actions.forecasts import forecast_stages, is_complete, stage_locations
+from dovetail.engine.actions.forecasts import Made, forecast_stages, is_complete, stage_locations
 from dovetail.engine.actions.staged_request import staged_request
 from dovetail.engine.errors import OutputError
 from dovetail.engine.output.manifest import stage_entry
@@ -65,18 +65,19 @@ def merge_stages(
     started = time.monotonic()
     folder = kept or stages_path(output)
     _make_way(folder, output, run, ours=kept is None)
-    request = staged_request(stages, options)
+    made: Made = {}
+    request = staged_request(stages, options, made)
     finished = find_finished(output, request, _existing(checkpoint_paths(request.checkpoints)), run)
     if finished is not None and kept is None:
         if _is_folder_of(folder, request.hash) or is_bare(folder):
             discard_unused(folder)
         tell_finished(output, request.noun, finished, run, listen, started)
         return finished
-    _check(stages, output, folder, options, run, everything=kept is not None, finished=finished is not None)
+    _check(stages, made, output, folder, options, run, everything=kept is not None, finished=finished is not None)
     with held(), locked(folder) if kept is None else contextlib.nullcontext():
         if kept is None:
             write_durably(folder / _IDENTITY, request.hash.encode())
-        manifest = _merge_each(stages, request, output, options, run, listen, kept, finished)
+        manifest = _merge_each(stages, made, request, output, options, run, listen, kept, finished)
         if kept is None:
             discard(folder)
     if finished is not None:
@@ -86,6 +87,7 @@ def merge_stages(
 
 def _merge_each(
     stages: Sequence[Stage],
+    made: Made,
     request: Request,
     output: Path,
     options: PlanOptions,
@@ -103,7 +105,9 @@ def _merge_each(
     entries: dict[str, dict[str, Any]] = {}
 
     def plan_next(stage: Stage) -> tuple[Plan, list[dict[str, Any]]]:
-        plan = make_plan(stage.recipe, options, stage_locations(stage, stages, folder, listen))
+        plan = None if stage.needs else made.get(stage.name)
+        if plan is None:
+            plan = make_plan(stage.recipe, options, stage_locations(stage, stages, folder, listen))
         return plan, [entries[name] for name in _all_needs(stage, stages)]
 
     # The folder beside the output is ours: whatever it holds that is not this plan's comes from an earlier recipe.
@@ -159,6 +163,7 @@ def _refuse_links(folder: Path) -> None:
 
 def _check(
     stages: Sequence[Stage],
+    made: Made,
     output: Path,
     folder: Path,
     options: PlanOptions,
@@ -178,7 +183,7 @@ def _check(
 
     """
     needed: dict[int, tuple[Path, int]] = {}
-    for forecast in forecast_stages(stages, options, folder, everything=everything):
+    for forecast in forecast_stages(stages, options, folder, everything=everything, made=made):
         if forecast.plan is None or forecast.complete:
             continue
         final = forecast.stage is stages[-1]
@@ -186,7 +191,7 @@ def _check(
         if final and finished:
             continue
         if final or everything:
-            check_target(target, _existing(input_paths(forecast.plan)), overwrite=run.overwrite)
+            check_target(target, _existing(_read_now(forecast.plan)), overwrite=run.overwrite)
         prepare(forecast.plan, run)
         staging = staging_path(target)
         if not staging.exists():
@@ -204,6 +209,13 @@ def _all_needs(stage: Stage, stages: Sequence[Stage]) -> list[str]:
         if other.name in found:
             found.update(other.needs)
     return [other.name for other in stages if other.name in found and other.name is not None]
+
+
+def _read_now(plan: Plan) -> Iterator[Path]:
+    """Give the paths of a plan that the output must spare, but for results that are not there yet."""
+    if plan.recipe.origin.path is not None:
+        yield plan.recipe.origin.path
+    yield from checkpoint_paths(each for each in plan.checkpoints if not each.planned)
 
 
 def _existing(paths: Iterator[Path]) -> Iterator[Path]:

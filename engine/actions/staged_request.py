@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from dovetail.engine.actions.forecasts import forecast_stages, real_checkpoints
+from dovetail.engine.actions.forecasts import Made, forecast_stages, real_checkpoints
 from dovetail.engine.output.manifest import options_entry
 from dovetail.engine.output.request import Part, Request
 from dovetail.engine.output.side_files import inherited_files
@@ -23,7 +23,7 @@ _NOWHERE: Final = Path("/")
 """Where results of stages are said to be, so that their real place is no part of the hash."""
 
 
-def staged_request(stages: Sequence[Stage], options: PlanOptions) -> Request:
+def staged_request(stages: Sequence[Stage], options: PlanOptions, made: Made | None = None) -> Request:
     """Give what a recipe of several stages asks for.
 
     The plan of the final merge has fingerprints of the stages' results, which are removed at the end. What is asked for
@@ -35,11 +35,14 @@ def staged_request(stages: Sequence[Stage], options: PlanOptions) -> Request:
         The stages of the recipe, as `load_stages` gives them.
     options
         The options that, with the recipe, decide the output's bytes.
+    made
+        Receives the plans of stages that hold later.
 
     """
     content: list[Any] = [MATHS_VERSION]
     parts, checkpoints = [], []
-    for number, forecast in enumerate(forecast_stages(stages, options, _NOWHERE, everything=False, results=False)):
+    forecasts = forecast_stages(stages, options, _NOWHERE, everything=False, results=False, made=made)
+    for number, forecast in enumerate(forecasts):
         recipe, found = forecast.stage.recipe, real_checkpoints(forecast, stages)
         content.append([
             recipe.canonical_json(),

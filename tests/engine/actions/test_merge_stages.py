@@ -13,10 +13,12 @@ import pytest
 import yaml
 
 from dovetail.engine import RunOptions, events, merge, plan_stages
+from dovetail.engine.actions import forecasts, merge_stages
 from dovetail.engine.actions.forecasts import prepare_stages
 from dovetail.engine.actions.recompute import recompute
 from dovetail.engine.actions.verify import read_manifest, verify
 from dovetail.engine.errors import DiskSpaceError, MemoryLimitError, OutputError, RecipeError, VerificationError
+from dovetail.engine.planning.builder import make_plan
 from dovetail.io.errors import ChangedFileError, MissingFileError
 from tests.checkpoints import folder_bytes, read_output, write_recipe
 from tests.engine.command import COMMAND, dovetail
@@ -164,6 +166,28 @@ def test_an_input_that_changes_after_its_stage(family: Family) -> None:
     assert read_output(family.home / "anew").keys() == read_output(family.out).keys()
     for name, tensor in read_output(family.home / "anew").items():
         assert tensor.tobytes() == read_output(family.out)[name].tobytes()
+
+
+def test_stages_are_planned_once(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage is planned once, and one that uses results of others once more when these are there."""
+    planned: list[str] = []
+
+    def count(recipe: Any, *arguments: Any, **options: Any) -> Any:
+        planned.append(recipe.models[0].model.path)
+        return make_plan(recipe, *arguments, **options)
+
+    for module in (forecasts, merge_stages):
+        monkeypatch.setattr(module, "make_plan", count)
+    recipe = two(family)
+    merge(recipe, family.out)
+    assert [str(family.math), "mean", "mean"] == planned
+    planned.clear()
+    merge(recipe, family.home / "kept-out", stages=family.home / "kept")
+    assert [str(family.math), "mean", "mean"] == planned
+    planned.clear()
+    merge(recipe, family.home / "again", stages=family.home / "kept")
+    assert [str(family.math), "mean", "mean", "mean"] == planned  # for the hash, from the result, and to be carried out
+    assert folder_bytes(family.home / "kept-out") == folder_bytes(family.home / "again")
 
 
 def test_chain_and_layers(family: Family) -> None:
