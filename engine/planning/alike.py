@@ -60,6 +60,9 @@ def make_alike(
     for checkpoint, config, label in zip(checkpoints[1:], configs[1:], labels[1:], strict=True):
         alike = _renamed(checkpoint, first, label, labels[0], notes)
         types = model_types(config) or ours, ours or model_types(config)
+        if types[0] == types[1] and _same_tensors(alike, first):
+            made.append(alike)
+            continue
         alike = _with_experts(alike, first, types, (label, labels[0]), notes, allow_partial)
         if not allow_partial and (place := first_difference(first.tensors, alike.tensors)):
             raise TensorMismatchError(
@@ -90,6 +93,17 @@ def _renamed(checkpoint: Checkpoint, first: Checkpoint, label: str, first_label:
         "matched by what follows"
     )
     return replace(checkpoint, tensors={found.names.get(name, name): info for name, info in tensors.items()})
+
+
+def _same_tensors(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two checkpoints have the same tensors in the same shapes, and so, of one architecture, the same experts.
+
+    Most have, and names of experts, of which there may be 50,000, need not be taken apart.
+    """
+    theirs = other.tensors
+    return one.tensors.keys() == theirs.keys() and all(
+        info.shape == theirs[name].shape for name, info in one.tensors.items()
+    )
 
 
 def _with_experts(
