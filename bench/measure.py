@@ -100,7 +100,7 @@ def run(
     with tempfile.TemporaryFile("w+") as errors:
         started = time.monotonic()
         process = subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(environment or {})}
+            words, stdout=subprocess.PIPE, stderr=errors, text=True, env={**_environment(), **(environment or {})}
         )
         if on_start is not None:
             on_start(process)
@@ -146,6 +146,11 @@ def run(
         tail=tail,
         errors=said,
     )
+
+
+def _environment() -> dict[str, str]:
+    """Give the variables of a process that finds byte code where it has been before, as one that is installed does."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 class _Sampler(threading.Thread):

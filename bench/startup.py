@@ -13,7 +13,6 @@ tensors with the names of the 0.85B model, and the model of the demonstration.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import time
@@ -79,7 +78,6 @@ def main() -> None:
     parser.add_argument("--other", type=Path, action="append", default=[], metavar="PYTHON", help="of another version")
     parser.add_argument("--only", default="", metavar="WORD", help="only commands with this word")
     args = parser.parse_args()
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed has its byte code
     results: dict[str, Any] = {}
     with workplace.workplace(args.work, 10**9) as place:
         chosen = {name: words for name, words in commands(place).items() if args.only in name}

@@ -117,7 +117,9 @@ def _read_file(path: Path) -> Checkpoint:
         raise UnsupportedError(f"{path} is a {kind} file", "a .safetensors file", "convert it first")
     from dovetail.io.formats import torch_reader
 
-    return (torch_reader if path.suffix in torch_reader.SUFFIXES else safetensors_reader).read_file(path)
+    if path.suffix in torch_reader.SUFFIXES:
+        return torch_reader.read_file(path)
+    return safetensors_reader.read_file(path)
 
 
 def _read_odd(path: Path, odd: str) -> Checkpoint:
