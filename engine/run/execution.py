@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from typing import Final
 
 from dovetail.engine import events
 from dovetail.engine.planning.grid import Job
@@ -22,6 +24,9 @@ from dovetail.engine.run.session import open_session
 from dovetail.engine.run.task import TaskRecord
 from dovetail.io.files.machine import resident_bytes
 from dovetail.io.output_format import Sink
+
+_MEASURED_S: Final = 0.1
+"""Seconds between two measurements of this process's memory for reports of progress, which follow every task."""
 
 
 class Execution:
@@ -64,6 +69,7 @@ class Execution:
             self._shard_chunks[placed.shard] += int((table.of_tensor(index)["done"] == 0).sum())
         self._durable: queue.SimpleQueue[Sequence[TaskRecord]] = queue.SimpleQueue()
         self._durable_tasks = 0
+        self._resident_bytes, self._measured = 0, -math.inf
 
     @property
     def remaining_bytes(self) -> int:
@@ -178,11 +184,14 @@ class Execution:
         return events.ShardFinished(file=shard.file_name, bytes=shard.size_bytes, checksums=checksums)
 
     def _report_progress(self, started: float, unforeseen_bytes: int) -> None:
+        now = time.monotonic()
+        if now - self._measured >= _MEASURED_S:
+            self._resident_bytes, self._measured = resident_bytes(), now
         self.listen(
             events.Progress(
                 done_bytes=self.read_bytes + self.written_bytes,
                 total_bytes=self._total_bytes + unforeseen_bytes,
-                seconds=time.monotonic() - started,
-                resident_bytes=resident_bytes(),
+                seconds=now - started,
+                resident_bytes=self._resident_bytes,
             )
         )

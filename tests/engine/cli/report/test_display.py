@@ -6,12 +6,13 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from dovetail.engine import events
-from dovetail.engine.cli.report import display
+from dovetail.engine.cli.report import bar, display
 from dovetail.engine.cli.report.bar import Bar
 from dovetail.engine.cli.report.display import JsonDisplay, LiveDisplay, PlainDisplay, QuietDisplay, choose_display
 
@@ -79,6 +80,19 @@ def test_the_bar_waits_for_its_first_task(capsys: pytest.CaptureFixture[str], mo
         " ".join(lines)
     )
     assert 60 >= max(map(len, lines))
+
+
+def test_the_bar_moves_as_often_as_anyone_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the events of many short tasks the bar shows some; what stands above it is shown at once."""
+    now, screen = [0.0], io.StringIO()
+    with LiveDisplay("merging", bar_on(screen)) as live:
+        monkeypatch.setattr(bar.time, "monotonic", lambda: now[0])
+        for second, shown in ((1.0, "25%"), (1.05, "25%"), (1.15, "75%")):
+            now[0] = second
+            live(replace(HALFWAY, done_bytes=2**30 if second == 1.0 else 3 * 2**30))
+            assert shown in look(live, screen).splitlines()[-1]
+        live(WARNING)
+        assert "warning: [red]not markup[/red]" in look(live, screen)
 
 
 def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
