@@ -33,6 +33,9 @@ Made = dict[str | None, Plan]
 """The plans that were made of stages from models on this machine and from plans of other stages, by the stages' names.
 They hold as long as no result of another stage is there to be read."""
 
+_MOST_MADE: Final = 5_000
+"""Most tensors in all plans that are kept to be used again: 10 MB. Those of larger recipes are made again instead."""
+
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
@@ -136,8 +139,8 @@ def forecast_stages(
         if plan is None:
             checkpoints = _checkpoints(stage, stages, expected)
             plan = None if checkpoints is None else make_plan(stage.recipe, options, checkpoints=checkpoints)
-            if plan is not None and unread and not any(each.remote for each in plan.checkpoints):
-                made[stage.name] = plan  # models on a hub may be downloaded later
+            if plan is not None and unread and _holds_later(plan, made):
+                made[stage.name] = plan
         result = None if folder is None or stage.name is None or not results else folder / stage.name
         complete = plan is not None and result is not None and stage is not stages[-1] and is_complete(result, plan)
         if stage.name is not None:
@@ -147,6 +150,12 @@ def forecast_stages(
                 path = (folder or Path()) / stage.name
                 expected[stage.name] = None if plan is None else _planned_checkpoint(plan, path.absolute())
         yield Forecast(stage, plan, complete)
+
+
+def _holds_later(plan: Plan, made: Made) -> bool:
+    """Whether a plan is kept beside others: models on a hub may be downloaded until it is carried out."""
+    size = len(plan.tensors) + sum(len(other.tensors) for other in made.values())
+    return size <= _MOST_MADE and not any(each.remote for each in plan.checkpoints)
 
 
 def real_checkpoints(forecast: Forecast, stages: Sequence[Stage]) -> list[Checkpoint]:

@@ -15,6 +15,7 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.plugins import UPDATE, PlugIns, load_plug_ins
 from dovetail.engine.methods.vectors import making, method_behind, using
+from dovetail.io.files.interrupts import held
 
 _HOMES: Final = {
     "cabs": "cabs",
@@ -51,7 +52,8 @@ _HIDDEN: Final = {"convert": "convert", "moe": "moe", "analyze": "analysis"}
 
 
 def _row(name: str, module: str) -> Method:
-    found: Method = getattr(import_module(f"dovetail.engine.methods.{module}"), name.upper())
+    with held(at_once=True):  # an import that Ctrl-C cuts short leaves halves of modules behind
+        found: Method = getattr(import_module(f"dovetail.engine.methods.{module}"), name.upper())
     return found
 
 
