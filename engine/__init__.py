@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dovetail.engine import errors, events
+from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.interrupts import held
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that the command's help does not wait for numba."""
     for module, names in _HOMES.items():
         if name in names:
-            with held(at_once=True):  # an import that Ctrl-C cuts short leaves halves of modules behind
+            # An import that Ctrl-C cuts short leaves halves of modules behind, and nothing imported is garbage.
+            with held(at_once=True), collector_paused():
                 return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -19,6 +19,7 @@ from dovetail.engine.errors import InterruptedMergeError
 from dovetail.engine.events import Listener, Notice
 from dovetail.engine.text import counted
 from dovetail.io.errors import DovetailError
+from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.home import expand_home
 
 # Some versions of Typer contain a copy of click, and others use the installed click: each has another class.
@@ -148,7 +149,8 @@ class Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; see `closest`."""
         try:
-            return super().parse_args(ctx, args)
+            with collector_paused():  # some versions of Typer import pydantic for this
+                return super().parse_args(ctx, args)
         except UsageError as error:
             if getattr(error, "possibilities", None):
                 error.possibilities = closest(error.option_name, self.spellings())
