@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.output.places import Grid, Places
-from dovetail.engine.output.svg import Drawing, cut
 from dovetail.engine.output.tensor_table import labels
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.records import RecordTable
@@ -101,6 +100,8 @@ def _by_model(plan: Plan, squares: NDArray[Any]) -> NDArray[np.float64]:
 
 def _shares(names: Sequence[str], kept: NDArray[np.float64], grid: Grid) -> Picture:
     """Draw a bar for each layer, cut into what each model gives; those that give most have colours of their own."""
+    from dovetail.engine.output.svg import Drawing, cut  # which imports XML, and few merges draw
+
     layers = np.array([grid.by_layer(partial(_sum_of, kept[:, place])) for place in range(len(names))])
     totals = [math.fsum(row) for row in layers]
     order = sorted(range(len(names)), key=lambda place: (-totals[place], place))
@@ -137,6 +138,8 @@ def _sum_of(squares: NDArray[np.float64], rows: NDArray[np.int64]) -> float:
 
 def _changes(changes: NDArray[np.float64], grid: Grid) -> Picture:
     """Draw a cell for each layer and kind of tensor; of many kinds, those with the largest changes."""
+    from dovetail.engine.output.svg import Drawing, cut
+
     shown = sorted(np.argsort(-np.nan_to_num(changes).max(axis=0), kind="stable")[:_MOST_KINDS].tolist())
     scale = _Scale(changes[:, shown])
     title = "Where the merge changes the base model"

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
 import os
-from functools import lru_cache
 from pathlib import Path
-
-import psutil
 
 
 def resident_bytes() -> int:
     """Measure the memory that this process holds now, pages of memory-mapped files included."""
-    return int(_process(os.getpid()).memory_info().rss)
-
-
-@lru_cache(maxsize=1)
-def _process(pid: int) -> psutil.Process:
-    """Give the handle of a process, which takes longer to make than to ask."""
-    return psutil.Process(pid)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 def peak_resident_bytes() -> int:
@@ -33,7 +25,8 @@ def peak_resident_bytes() -> int:
 
 def available_bytes() -> int:
     """Measure the memory that this process could still take: what the machine or one of its cgroups has least of."""
-    free = [int(psutil.virtual_memory().available)]
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     free += [limit - used for limit, used in _cgroup_limits()]
     return max(0, min(free))
 

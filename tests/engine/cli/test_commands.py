@@ -22,7 +22,7 @@ from tests.pace import HANGS_S
 
 def test_help_waits_for_no_heavy_import() -> None:
     """Help imports neither numpy nor numba nor the modules for tables."""
-    heavy = {"numpy", "numba", "llvmlite", "zarr", "torch", "ml_dtypes", "rich", "safetensors", "psutil"}
+    heavy = {"numpy", "numba", "llvmlite", "zarr", "torch", "ml_dtypes", "rich", "safetensors"}
     code = (
         "import sys\n"
         "from dovetail.engine.cli.main import main\n"

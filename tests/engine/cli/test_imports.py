@@ -84,4 +84,4 @@ def test_a_merge_imports_its_method_alone(family: Family) -> None:
 @pytest.mark.parametrize("command", [("--help",), ("help", "merge"), ("modules", "train", "--help"), ("--version",)])
 def test_help_imports_no_engine(command: tuple[str, ...]) -> None:
     """Help, of whatever command, waits neither for arrays nor for tables."""
-    assert set() == imported(*command) & {"numpy", "numba", "llvmlite", "rich", "psutil", "yaml"}
+    assert set() == imported(*command) & {"numpy", "numba", "llvmlite", "rich", "yaml"}
