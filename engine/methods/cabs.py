@@ -211,6 +211,28 @@ def make_program(problem: Problem) -> Marking:
     )
 
 
+_CROWDED = 0.5
+"""A part of the places that models before the last take at most, unless that is said: more leaves the last model less
+than half of the energy of its change, as far as changes have nothing to do with each other."""
+
+
+def caution(problem: Problem) -> str:
+    """Warn of a last model that is left with little: what earlier ones keep is closed to it."""
+    options, models = problem.parameters, problem.model_parameters
+    if not options["conflict_aware"] or options["overlap"] != "forbid" or len(models) < 2:
+        return ""
+    taken = sum(int(each["n"]) / int(each["m"]) for each in models[:-1])
+    if taken <= _CROWDED:
+        return ""
+    last = problem.model_names[-1] if problem.model_names else "the last model"
+    taken, left = min(taken, 1.0), max(1.0 - taken, 0.0)
+    return (
+        f"The models before {last} take {taken:.0%} of the places, and leave it about as little of the energy of its "
+        f"change as of the places: {left:.0%}. A smaller n for each m, or overlap: minimize, leaves more; pruning_order "
+        "says which model comes last."
+    )
+
+
 CABS = Method(
     name="cabs",
     summary="Keep each model's strongest changes, n of every m, with no two models in one place: "
@@ -264,5 +286,6 @@ CABS = Method(
     program=make_program,
     by_name=False,
     masks=Masks("cabs", make_program),
+    caution=caution,
 )
 """The row of the table of methods."""

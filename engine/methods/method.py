@@ -101,6 +101,8 @@ class Method:
     Where it is off and a model lacks a tensor, the other models' weights are scaled to the sum of all."""
     masks: Masks | None = None
     """What models keep, if that depends on no weight, so that it can be stored; None for other methods."""
+    caution: Callable[[Problem], str] | None = field(default=None, repr=False)
+    """Says what a person should know of a problem's parameters before a merge, or nothing; None to say nothing."""
     trial: Callable[[Problem], None] | None = field(default=None, repr=False)
     """Calls the kernels of a small problem's program, where its inputs are not the elements of tensors; None to call
     the program with made-up elements."""

@@ -59,6 +59,7 @@ class TensorPlanner:
         self.models = sorted(used)
         self._model_index = {checkpoint: index for index, checkpoint in enumerate(self.models)}
         self._programs: dict[Any, tuple[Problem, Program]] = {}
+        self._cautions: dict[str, None] = {}
         self._double = self._copied = self._integers = 0
 
     def warnings(self) -> list[str]:
@@ -68,6 +69,9 @@ class TensorPlanner:
             found.append(f"{self._double} float64 tensors are merged in float32.")
         if self._copied:
             found.append(f"{counted(self._copied, 'integer tensor')} not merged but taken from the base model.")
+        for caution in list(self._cautions)[:1]:  # parameters can differ from layer to layer
+            others = counted(len(self._cautions) - 1, "further case")
+            found.append(caution + (f" ({others} like it.)" if len(self._cautions) > 1 else ""))
         return found
 
     def tensors(self, specs: Sequence[TensorSpec]) -> tuple[PlannedTensor, ...]:
@@ -124,6 +128,8 @@ class TensorPlanner:
         if known is None:
             problem = self._problem(spec, reference, dtype, base, models)
             known = self._programs[key] = problem, self._method.program(problem)
+            if self._method.caution and (caution := self._method.caution(problem)):
+                self._cautions[caution] = None
         problem, program = known
         planned = self._planned(spec, reference, dtype, program, problem, base, models)
         if planned.sampled_bytes and not planned.mapped:

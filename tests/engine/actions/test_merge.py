@@ -14,10 +14,12 @@ import pytest
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.planning import grid
+from dovetail.engine.planning.builder import make_plan
 from tests import naive
 from tests.checkpoints import Tensors, cabs_recipe, read_output, write_recipe
 from tests.engine.awkward import DTYPES, SHAPES, base_tensors, same_bits, tuned_tensors, write_family
 from tests.engine.command import dovetail
+from tests.engine.conftest import Family
 
 
 @pytest.fixture
@@ -329,3 +331,13 @@ def test_enormous_counts(tmp_path: Path) -> None:
     parameters = {"n": n, "m": m, "weight": 1.0, "balanced": False}
     merge(cabs_recipe(tmp_path / "r.yml", folder, folders, dtype=None, parameters=parameters), tmp_path / "out")
     check_cabs(tmp_path / "out", base, models, [n] * 2, [m] * 2, weights=[1.0] * 2, dtype=np.float32, balanced=False)
+
+
+def test_a_last_model_that_is_left_with_little_is_a_warning(family: Family) -> None:
+    """The plan says it once, however many tensors it has, and names the model that is pruned last."""
+    parameters = {"n": 3, "m": 4, "weight": 1}
+    plan = make_plan(family.recipe(parameters=parameters))
+    (found,) = [each for each in plan.warnings if "take 75% of the places" in each]
+    assert found.startswith(f"The models before {family.code} take")
+    turned = make_plan(family.recipe(parameters={**parameters, "pruning_order": [str(family.code), str(family.math)]}))
+    assert any(f"The models before {family.math} take" in each for each in turned.warnings)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dovetail.engine.errors import RecipeError
+from dovetail.engine.methods.cabs import caution
 from dovetail.engine.methods.program import ChunkStatistics
 from dovetail.engine.methods.registry import METHODS
 from tests import naive
@@ -207,3 +208,36 @@ def test_scratch_is_bounded(options: dict[str, Any]) -> None:
     program = METHODS["cabs"].program(make_problem("cabs", one, [one, one], parameters, one.dtype, **options))
     assert program.scratch_bytes(1 << 24) == program.scratch_bytes(1 << 30)
     assert program.scratch_bytes(1 << 24) < 4 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("blocks", "options", "expected"),
+    [
+        ([(64, 256)] * 4, {}, "take 75% of the places, and leave it about as little of the energy"),
+        (
+            [(3, 4)] * 3,
+            {},
+            "take 100% of the places, and leave it about as little of the energy",
+        ),
+        ([(64, 256)] * 3, {}, ""),
+        ([(3, 32)] * 4, {}, ""),
+        ([(3, 4)], {}, ""),
+        ([(64, 256)] * 4, {"overlap": "minimize"}, ""),
+        ([(64, 256)] * 4, {"conflict_aware": False}, ""),
+    ],
+)
+def test_a_last_model_that_is_starved(blocks: list[tuple[int, int]], options: dict[str, Any], expected: str) -> None:
+    """Where models before the last take more than half of the places, and keep others out, that is said."""
+    values = np.ones(8, np.float32)
+    each = [{"n": n, "m": m, "weight": 1.0} for n, m in blocks]
+    problem = make_problem("cabs", values, [values] * len(blocks), each, np.dtype(np.float32), **options)
+    assert (expected in caution(problem), bool(expected)) == (True, bool(caution(problem)))
+
+
+def test_random_changes_leave_the_last_model_what_the_warning_says() -> None:
+    """Of four models with changes that have nothing to do with each other, the last keeps a quarter of its energy."""
+    random = np.random.default_rng(0)
+    base = np.zeros(2560 if JITTED else 512, np.float32)
+    models = [random.standard_normal(base.size).astype(np.float32) for _ in range(4)]
+    found = naive.cabs(base, models, [64] * 4, [256] * 4, [0, 0, 0, 1], np.dtype(np.float32)).output
+    assert 0.25 == pytest.approx(float((found**2).sum() / (models[-1] ** 2).sum()), abs=0.06)
