@@ -228,8 +228,8 @@ def caution(problem: Problem) -> str:
     taken, left = min(taken, 1.0), max(1.0 - taken, 0.0)
     return (
         f"The models before {last} take {taken:.0%} of the places, and leave it about as little of the energy of its "
-        f"change as of the places: {left:.0%}. A smaller n for each m, or overlap: minimize, leaves more; pruning_order "
-        "says which model comes last."
+        f"change as of the places: {left:.0%}. A smaller n for each m, or overlap: minimize, leaves more; "
+        "pruning_order says which model comes last."
     )
 
 
