@@ -40,17 +40,28 @@ def recipes(place: Path, family: Sequence[Path]) -> dict[str, Path]:
     return {name: SETTINGS[name].write(place / f"{name}.yml", name, family, "bfloat16") for name in METHODS}
 
 
-def commands(place: Path) -> dict[str, list[str]]:
-    """Make models and recipes; give the commands that are measured by what they are called in the table."""
-    (place / "small").mkdir()
-    (place / "demo").mkdir()
-    small = recipes(place / "small", workplace.make_family(place / "small", "tiny", **SMALL))
-    demo = recipes(place / "demo", workplace.make_family(place / "demo", "demo"))
+def commands(place: Path, word: str) -> dict[str, list[str]]:
+    """Make models and recipes; give the commands that are measured by what they are called in the table.
+
+    Parameters
+    ----------
+    place
+        Folder for the models.
+    word
+        What the names of the commands have in common.
+
+    """
     out = [str(place / "out"), "--overwrite", "--restart", "--memory", "512MiB"]
     found = {"--help": ["--help"], "merge --help": ["merge", "--help"]}
+    (place / "small").mkdir()
+    small = recipes(place / "small", workplace.make_family(place / "small", "tiny", **SMALL))
     found |= {f"plan, 147 tensors, {method}": ["plan", str(small[method])] for method in METHODS}
     found |= {f"merge, 147 tensors, {method}": ["merge", str(small[method]), *out] for method in METHODS}
-    return found | {"merge, demo, cabs": ["merge", str(demo["cabs"]), *out]}
+    if word in (name := "merge, demo, cabs"):
+        (place / "demo").mkdir()
+        demo = recipes(place / "demo", workplace.make_family(place / "demo", "demo"))
+        found[name] = ["merge", str(demo["cabs"]), *out]
+    return {name: words for name, words in found.items() if word in name}
 
 
 def measured(python: Path, arguments: Sequence[str], place: Path, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -70,7 +81,7 @@ def columns(runs: Sequence[Mapping[str, Any]], which: int) -> list[str]:
 
 def trees(others: Iterable[Path]) -> dict[str, Path]:
     """Name the interpreters: that of this script first."""
-    return {"this": Path(sys.executable), **{f"other {path}": path for path in others}}
+    return {"this": Path(sys.executable), **{f"other {number}": path for number, path in enumerate(others, 1)}}
 
 
 def main() -> None:
@@ -80,7 +91,7 @@ def main() -> None:
     args = parser.parse_args()
     results: dict[str, Any] = {}
     with workplace.workplace(args.work, 10**9) as place:
-        chosen = {name: words for name, words in commands(place).items() if args.only in name}
+        chosen = commands(place, args.only)
         environment = {"PYTHONPYCACHEPREFIX": str(place / "byte-code")}
         for name, words in chosen.items():
             found: dict[str, list[Any]] = {tree: [] for tree in trees(args.other)}
@@ -89,16 +100,20 @@ def main() -> None:
                     once = measured(python, words, place, environment)
                     found[tree] += [once] if repeat else []  # the first fills the caches
             results[name] = found
+    for tree, python in trees(args.other).items():
+        print(f"{tree}: {python}")
     titles = ("Seconds from the start of the process: median (least)", "Processor time until then: median (least)")
     for which, title in enumerate(titles):
         rows = [(name, tree, *columns(runs, which)) for name, each in results.items() for tree, runs in each.items()]
         print_table(title, ("command", "tree", *HEADINGS), rows)
     for name, found in results.items():
-        ours = statistics.median(each["end"][1] for each in found["this"])
+        until = "task" if "task" in found["this"][0] else "end"
+        ours = statistics.median(each[until][1] for each in found["this"])
         for tree, runs in found.items():
             if tree != "this":
-                ratio = statistics.median(each["end"][1] for each in runs) / ours
-                print(f"{name}: {tree} takes {ratio:.2f} times the processor time of this tree.")
+                ratio = statistics.median(each[until][1] for each in runs) / ours
+                what = "the first task" if until == "task" else "the end"
+                print(f"{name}: until {what}, {tree} takes {ratio:.2f} times the processor time of this tree.")
     write_results("startup", results)
 
 

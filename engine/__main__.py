@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import NoReturn
 
@@ -16,7 +17,12 @@ def main() -> NoReturn:
     with collector_paused():
         from dovetail.engine.cli.main import main as run  # which imports much
 
-    run()
+    try:
+        run()
+    finally:
+        # The process ends. Python would search all that it holds for garbage, twice, for longer than a plan takes.
+        gc.disable()
+        gc.freeze()
 
 
 if __name__ == "__main__":
