@@ -150,13 +150,13 @@ class _FileOfEach(_numba.IndexDataCacheFile):  # type: ignore[misc]
             super().save(key, data)
 
     def load(self, key: Any) -> Any:
-        """Read the compiled code of one signature; None if there is none."""
+        """Read the compiled code of one signature; None if there is none that can be read, and it is compiled anew."""
         if not self._is_ours():
             return super().load(key)
         try:
             with open(self._data_path(self._name(key)), "rb") as file:  # noqa: PTH123  as numba does
                 return _Unpickler(file).load()
-        except FileNotFoundError:
+        except OSError:
             return None
 
     def _is_ours(self) -> bool:
