@@ -123,13 +123,16 @@ def elect_signs(sums: np.ndarray, normalize: bool, least: np.float32, change: np
 
     """
     total, positive, negative, above, below = sums[0], sums[1], sums[2], sums[3], sums[4]
+    # Both of what is chosen from are read first, because a read that depends on the choice is no vector code.
     for i in range(len(change)):
-        value = positive[i] if total[i] >= _ZERO else negative[i]
+        votes, plus, minus = total[i], positive[i], negative[i]
+        value = plus if votes >= _ZERO else minus
         # A total that is NaN elects no sign, and the NaN is passed on.
-        change[i] = value if total[i] == total[i] else total[i]
+        change[i] = value if votes == votes else votes
     if normalize:
         for i in range(len(change)):
-            divisor = above[i] if total[i] >= _ZERO else below[i]
+            plus, minus = above[i], below[i]
+            divisor = plus if total[i] >= _ZERO else minus
             divisor = least if divisor < least else divisor
             divisor = _ONE if divisor == _ZERO else divisor
             change[i] = np.float32(change[i] / divisor)

@@ -34,6 +34,21 @@ def data_of(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     return make_array(kind)(context, builder, array).data
 
 
+def lines_of(context: Any, builder: Any, kind: Any, array: Any, count: int) -> list[Any]:
+    """Generate the addresses of the first `count` lines of an array of two dimensions."""
+    from numba.np import arrayobj  # imports much, and is needed only to compile
+
+    make_array: Any = arrayobj.make_array
+    unpack_tuple: Any = cgutils.unpack_tuple
+    made = make_array(kind)(context, builder, array)
+    step, _ = unpack_tuple(builder, made.strides, 2)
+    start = builder.ptrtoint(made.data, I64)
+    return [
+        builder.inttoptr(builder.add(start, builder.mul(step, integer(I64, line))), made.data.type)
+        for line in range(count)
+    ]
+
+
 def declare(builder: Any, name: str, kind: Any) -> Any:
     """Find a function that LLVM provides in the module, or declare it there."""
     return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
@@ -110,6 +125,16 @@ def count_ones(builder: Any, vector: Any) -> Any:
     kind = vector.type
     name = f"llvm.ctpop.v{kind.count}i{kind.element.width}"
     return builder.call(declare(builder, name, ir.FunctionType(kind, [kind])), [vector])
+
+
+def multiply_add(builder: Any, first: Any, second: Any, third: Any) -> Any:
+    """Multiply two vectors of numbers and add a third, in one instruction where the machine has one.
+
+    Such an instruction rounds only once, so that this is for products that are exact, which are the same either way.
+    """
+    kind = first.type
+    name = f"llvm.fmuladd.v{kind.count}f{64 if kind.element == F64 else 32}"
+    return builder.call(declare(builder, name, ir.FunctionType(kind, [kind] * 3)), [first, second, third])
 
 
 def largest_lane(builder: Any, vector: Any) -> Any:

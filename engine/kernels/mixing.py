@@ -9,10 +9,20 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from dovetail.engine.kernels.combining import combine, combine_and_add, rounded
 from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
+from dovetail.engine.kernels.products import add_rows, add_totals, gram, lane_bytes, mirror
 from dovetail.engine.kernels.statistics import count_nonfinite
-from dovetail.engine.kernels.sums import TILE, gram, sum_products
+from dovetail.engine.kernels.sums import LANES, TILE
 from dovetail.engine.kernels.task_vectors import subtract
+
+PART = 1024
+"""Elements of every source that are decoded at a time: few enough for the L1 cache, and whole rows of lanes."""
+
+
+def tile_bytes(sources: int) -> int:
+    """Compute the bytes of working memory of `source_gram` or `mix_sources` for so many sources."""
+    return 4 * PART * (sources + 1) + lane_bytes(sources)
 
 
 @njit(nogil=True, cache=True)
@@ -63,17 +73,6 @@ def add_column_grams(vectors: np.ndarray, columns: int, first: int, grams: np.nd
         done, column = done + here, 0
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _rounded(change: float, base: np.float32, adds: bool) -> np.float32:
-    """Round a combination to float32 or, if `adds`, the sum of it and the base model's value.
-
-    A sum with a combination of zero is the base model's value, so that a -0.0 keeps its sign.
-    """
-    if not adds:
-        return np.float32(change)
-    return base if change == 0.0 else np.float32(np.float64(base) + change)
-
-
 @njit(nogil=True, cache=True)
 def mix_rows(
     vectors: np.ndarray, row_length: int, coefficients: np.ndarray, base: np.ndarray, adds: bool, out: np.ndarray
@@ -107,7 +106,7 @@ def mix_rows(
                 change[k] += factor * np.float64(vector[k])
         origin, result = base[begin:end], out[begin:end]
         for k in range(row_length):
-            result[k] = _rounded(change[k], origin[k], adds)
+            result[k] = rounded(change[k], origin[k], adds)
 
 
 @njit(nogil=True, cache=True)
@@ -145,7 +144,7 @@ def mix_columns(
                 change[k] += factors[k] * np.float64(vector[k])
         origin, result = base[done : done + here], out[done : done + here]
         for k in range(here):
-            result[k] = _rounded(change[k], origin[k], adds)
+            result[k] = rounded(change[k], origin[k], adds)
         done, column = done + here, 0
 
 
@@ -177,18 +176,20 @@ def source_gram(sources, codes, relative, start, stop, out):  # type: ignore[no-
         Receives the symmetric matrix of dot products.
 
     """
-    lines = np.empty((len(sources), TILE), np.float32)
+    lines = np.empty((len(sources), PART), np.float32)
+    lanes = np.zeros((len(out) * (len(out) + 1) // 2, LANES))
     skipped = 1 if relative else 0
     out[:] = 0.0
     for first in range(start, stop, TILE):
-        last = min(first + TILE, stop)
-        _decode_all(sources, codes, relative, first, last, lines)
-        for i in range(len(out)):
-            for j in range(i + 1):
-                out[i, j] += sum_products(lines[i + skipped, : last - first], lines[j + skipped, : last - first])
-    for i in range(len(out)):
-        for j in range(i):
-            out[j, i] = out[i, j]
+        end = min(first + TILE, stop)
+        for low in range(first, end, PART):
+            high = min(low + PART, end)
+            _decode_all(sources, codes, relative, low, high, lines)
+            vectors = lines[skipped:, : high - low]
+            add_rows(vectors, lanes)
+            if high == end:
+                add_totals(vectors, lanes, out)
+    mirror(out)
 
 
 @njit(nogil=True, cache=True)
@@ -218,28 +219,21 @@ def mix_sources(sources, codes, coefficients, adds, out, out_code, nonfinite):  
         The number of elements of the output that are not finite.
 
     """
-    lines = np.empty((len(sources), TILE), np.float32)
-    change, result = np.empty(TILE, np.float64), np.empty(TILE, np.float32)
-    skipped = 1 if adds else 0
+    lines, result = np.empty((len(sources), PART), np.float32), np.empty(PART, np.float32)
     overflowed = 0
     length = len(out) // ITEMSIZES[out_code]
-    for start in range(0, length, TILE):
-        stop = min(start + TILE, length)
+    for start in range(0, length, PART):
+        stop = min(start + PART, length)
         count = stop - start
         _decode_all(sources, codes, False, start, stop, lines)
-        for j in range(len(sources)):
-            nonfinite[j] += count_nonfinite(lines[j, :count])
-            if adds and j > 0:
-                subtract(lines[j, :count], lines[0, :count])
-        for k in range(count):
-            change[k] = 0.0
-        for j in range(len(coefficients)):
-            factor, vector = coefficients[j], lines[j + skipped]
-            for k in range(count):
-                change[k] += factor * np.float64(vector[k])
-        base = lines[0]
-        for k in range(count):
-            result[k] = _rounded(change[k], base[k], adds)
-        overflowed += count_nonfinite(result[:count])
-        overflowed += encode(result, out_code, start, stop, out)
+        if adds:
+            combine_and_add(sources, lines, coefficients, count, result)
+        else:
+            combine(sources, lines, coefficients, count, result)
+        wrong = count_nonfinite(result[:count])
+        if wrong:  # as it is wherever a source is not finite, because no sum leaves NaN or infinity behind
+            _decode_all(sources, codes, False, start, stop, lines)
+            for j in range(len(sources)):
+                nonfinite[j] += count_nonfinite(lines[j, :count])
+        overflowed += wrong + encode(result, out_code, start, stop, out)
     return overflowed

@@ -11,12 +11,13 @@ import numpy as np
 from numba import njit
 
 from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
-from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs, scale_change
+from dovetail.engine.kernels.election import add_scaled, scale_change
 from dovetail.engine.kernels.philox import mark_random, random_words
 from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero
 from dovetail.engine.kernels.strongest import mark_strongest
 from dovetail.engine.kernels.sums import sum_magnitudes, sum_squares
 from dovetail.engine.kernels.task_vectors import add_change, keep_masked, subtract
+from dovetail.engine.kernels.voting import vote
 
 TILE = 4096
 """Elements of a tile: few enough for the L1 and L2 caches."""
@@ -109,22 +110,22 @@ def sparsified_sum(sources, codes, keeps, index, factors, options, out, totals):
 
     """
     voting, normalize, divisor, factor = options
+    kinds = keeps[0]
     nonfinite, pairs, squares = totals
     models, out_code = factors.shape[1], codes[len(codes) - 1]
-    base, tau, kept = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    change, sums = np.empty(TILE, np.float32), np.empty((5 if voting else 0, TILE), np.float32)
+    base, kept, change = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    taus = np.empty((models if voting else 1, TILE), np.float32)
     words, other, masks = np.empty(TILE, np.uint32), np.empty(TILE, np.uint8), np.empty((models, TILE), np.uint8)
     length, overflowed = len(out) // ITEMSIZES[out_code], 0
     for start in range(0, length, TILE):
         stop = min(start + TILE, length)
         count = stop - start
-        origin, vector, delta = base[:count], tau[:count], change[:count]
+        origin, delta = base[:count], change[:count]
         decode(sources[0], codes[0], start, stop, origin)
         delta[:] = np.float32(0.0)
-        sums[:] = np.float32(0.0)
         finite = True
         for j in range(models):
-            marks = masks[j, :count]
+            marks, vector = masks[j, :count], taus[j if voting else 0, :count]
             decode(sources[j + 1], codes[j + 1], start, stop, vector)
             subtract(vector, origin)
             square = sum_squares(vector)
@@ -132,18 +133,19 @@ def sparsified_sum(sources, codes, keeps, index, factors, options, out, totals):
             # Squares of float32 do not overflow float64, so a finite sum means that both sources are finite here.
             finite &= np.isfinite(square)
             _mark(vector, j, keeps, index + start, words[:count], marks, other[:count])
-            keep_masked(vector, marks, kept[:count])
-            squares[models + j] += sum_squares(kept[:count])
-            if voting:
-                add_voting(vector, marks, factors[0, j], factors[1, j], factors[1, j], sums)
+            if kinds[j] == EVERYTHING:
+                squares[models + j] += square
             else:
+                keep_masked(vector, marks, kept[:count])
+                squares[models + j] += sum_squares(kept[:count])
+            if not voting:
                 add_scaled(vector, marks, factors[0, j], factors[1, j], delta)
         if not finite:
             for j in range(models + 1):
-                decode(sources[j], codes[j], start, stop, vector)
-                nonfinite[j] += count_nonfinite(vector)
+                decode(sources[j], codes[j], start, stop, kept[:count])
+                nonfinite[j] += count_nonfinite(kept[:count])
         if voting:
-            elect_signs(sums, normalize, np.float32(-np.inf), delta)
+            vote(sources[1:], taus, masks, factors, normalize, count, change)
         scale_change(delta, divisor, factor)
         squares[2 * models] += sum_squares(delta)
         count_pairs(masks, count, pairs)

@@ -12,14 +12,14 @@ from collections.abc import Callable
 import numpy as np
 from numba import njit
 
-_LANES = 32
+LANES = 32
 """Partial sums in float64; enough of them to hide the latency of an addition at any vector width."""
 
-_ROW = 4 * _LANES
+ROW = 4 * LANES
 """Elements added to the lanes at a time: four to each lane, because loading and storing the lanes costs the most."""
 
 TILE = 4096
-"""Elements of each vector that `gram` reads before it goes on, so that both vectors of a pair stay in the L1 cache."""
+"""Elements whose products are added up, lanes and all, before the next ones are looked at: it belongs to the order."""
 
 
 # The terms of the sums. Those of one vector leave b alone, so that the compiler drops the second load of each element.
@@ -46,21 +46,21 @@ def _sum_terms(first: np.ndarray, second: np.ndarray, term: Callable[[float, flo
 
     The function is inlined where it is called, so that each sum is a loop of vector code without calls.
     """
-    lanes = np.zeros(_LANES, np.float64)
-    rows = len(first) // _ROW
+    lanes = np.zeros(LANES, np.float64)
+    rows = len(first) // ROW
     for row in range(rows):
-        a = first[row * _ROW : (row + 1) * _ROW]
-        b = second[row * _ROW : (row + 1) * _ROW]
-        for lane in range(_LANES):
+        a = first[row * ROW : (row + 1) * ROW]
+        b = second[row * ROW : (row + 1) * ROW]
+        for lane in range(LANES):
             t0 = term(np.float64(a[lane]), np.float64(b[lane]))
-            t1 = term(np.float64(a[lane + _LANES]), np.float64(b[lane + _LANES]))
-            t2 = term(np.float64(a[lane + 2 * _LANES]), np.float64(b[lane + 2 * _LANES]))
-            t3 = term(np.float64(a[lane + 3 * _LANES]), np.float64(b[lane + 3 * _LANES]))
+            t1 = term(np.float64(a[lane + LANES]), np.float64(b[lane + LANES]))
+            t2 = term(np.float64(a[lane + 2 * LANES]), np.float64(b[lane + 2 * LANES]))
+            t3 = term(np.float64(a[lane + 3 * LANES]), np.float64(b[lane + 3 * LANES]))
             lanes[lane] += t0 + t1 + t2 + t3
     total = 0.0
-    for lane in range(_LANES):
+    for lane in range(LANES):
         total += lanes[lane]
-    for i in range(rows * _ROW, len(first)):
+    for i in range(rows * ROW, len(first)):
         total += term(np.float64(first[i]), np.float64(second[i]))
     return total
 
@@ -120,31 +120,6 @@ def sum_products(first: np.ndarray, second: np.ndarray) -> float:
     """
     # Slow equivalent, but for the order of additions: (first.astype(np.float64) * second.astype(np.float64)).sum()
     return _sum_terms(first, second, _product)
-
-
-@njit(nogil=True, cache=True)
-def gram(vectors: np.ndarray, count: int, out: np.ndarray) -> None:
-    """Compute the dot product of every pair of vectors, tile by tile.
-
-    Parameters
-    ----------
-    vectors : float32[:, :]
-        One vector in each row.
-    count : int
-        Elements of each row that take part, from the first on.
-    out : float64[:, :]
-        Receives the symmetric matrix of dot products.
-
-    """
-    out[:] = 0.0
-    for start in range(0, count, TILE):
-        stop = min(start + TILE, count)
-        for i in range(len(vectors)):
-            for j in range(i + 1):
-                out[i, j] += sum_products(vectors[i, start:stop], vectors[j, start:stop])
-    for i in range(len(vectors)):
-        for j in range(i):
-            out[j, i] = out[i, j]
 
 
 @njit(nogil=True, cache=True, inline="always")

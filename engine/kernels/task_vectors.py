@@ -41,9 +41,10 @@ def keep_masked(tau: np.ndarray, mask: np.ndarray, kept: np.ndarray) -> None:
         Receives the kept part.
 
     """
-    # Slow equivalent: kept[:] = np.where(mask != 0, tau, 0)
+    # Slow equivalent: kept[:] = np.where(mask != 0, tau, 0). Read whether it is kept or not, tau is read by vectors.
     for i in range(len(tau)):
-        kept[i] = tau[i] if mask[i] != 0 else _ZERO
+        change = tau[i]
+        kept[i] = change if mask[i] != 0 else _ZERO
 
 
 @njit(nogil=True, cache=True)

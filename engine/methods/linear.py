@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dovetail.engine.errors import RecipeError
-from dovetail.engine.kernels.linear import TILE, weighted_sum
+from dovetail.engine.kernels.linear import PART, weighted_sum
 from dovetail.engine.methods.decoding import elements, plain_statistics
 from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.methods.parameters import model_weights, sum_float32
@@ -29,7 +29,7 @@ class Linear(OnePass):
 
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of two tiles of float32."""
-        return 8 * TILE
+        return 8 * PART
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""

@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.convert import encode
-from dovetail.engine.kernels.mixing import mix_sources, source_gram
+from dovetail.engine.kernels.mixing import mix_sources, source_gram, tile_bytes
 from dovetail.engine.kernels.statistics import count_nonfinite
-from dovetail.engine.kernels.sums import TILE
 from dovetail.engine.kernels.task_vectors import subtract
 from dovetail.engine.methods.decoding import (
     STRETCH,
@@ -112,8 +111,8 @@ class Mixture(EveryChunk):
         return start, min(self.length, -(-stop // STRETCH) * STRETCH)
 
     def scratch_bytes(self, elements: int) -> int:
-        """Bytes of a tile of every source, of the sum and of the result."""
-        return TILE * (4 * len(self.sources.codes) + 12)
+        """Bytes of a tile of every source and of the result, and of the lanes of the dot products."""
+        return tile_bytes(len(self.sources.codes))
 
     def reduce(self, step: int, chunk: Chunk, state: Any) -> NDArray[np.float64]:
         """Compute the dot products of every block that begins in a chunk: float64[blocks, V, V]."""

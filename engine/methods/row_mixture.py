@@ -9,8 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.convert import ITEMSIZES
-from dovetail.engine.kernels.mixing import add_column_grams, mix_columns, mix_rows, mix_sources, row_grams, source_gram
-from dovetail.engine.kernels.sums import TILE
+from dovetail.engine.kernels.mixing import (
+    add_column_grams,
+    mix_columns,
+    mix_rows,
+    mix_sources,
+    row_grams,
+    source_gram,
+    tile_bytes,
+)
+from dovetail.engine.kernels.products import lane_bytes
 from dovetail.engine.methods.decoding import (
     STRETCH,
     ElementRange,
@@ -54,10 +62,10 @@ class RowMixture(OnePass):
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of working memory for a window of `elements`."""
         if self.row_length > STRETCH:
-            return TILE * (4 * len(self.sources.codes) + 12)
+            return tile_bytes(len(self.sources.codes))
         size = min(elements, self._block)
         rows = 8 * self.row_length + 24 * len(self.sources.codes) ** 2 * (size // self.row_length + 1)
-        return self.sources.scratch_bytes(size) + rows
+        return self.sources.scratch_bytes(size) + rows + lane_bytes(self.sources.vectors)
 
     def apply(self, chunk: Chunk, state: Any, out: Bytes) -> ChunkStatistics:
         """Merge a chunk, a group of rows at a time."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.mixing import add_column_grams, mix_columns, mix_rows, row_grams
-from dovetail.engine.kernels.sums import TILE, gram, sum_magnitudes, sum_products, sum_squares
+from dovetail.engine.kernels.sums import sum_magnitudes, sum_products, sum_squares
 from tests.engine.kernels.cases import JITTED, LONGEST, examples
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -84,17 +84,6 @@ def test_sums_are_vector_code(kernel: Any, vectors: int) -> None:
     assert added > 0
     assert widened == vectors * added
     assert "fmadd" not in assembly
-
-
-@pytest.mark.parametrize("length", [1, 130, TILE + 77 if JITTED else 200])
-def test_gram_matrices_hold_all_products(length: int) -> None:
-    """The matrix holds the dot product of every pair of lines, over the first elements only."""
-    vectors = np.random.default_rng(length).standard_normal((3, length + 5)).astype(np.float32)
-    out = np.full((3, 3), 9.0)
-    gram(vectors, length, out)
-    part = vectors[:, :length].astype(np.float64)
-    np.testing.assert_allclose(out, part @ part.T, rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(out, out.T)
 
 
 @settings(derandomize=True, deadline=None, max_examples=examples(60))

@@ -1,0 +1,108 @@
+"""Combinations of stored tensors, and their sums with a base model."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dovetail.engine.kernels.mixing import PART, mix_sources
+from tests.engine.kernels.cases import JITTED, examples, make_values
+from tests.engine.kernels.drive import DTYPES, bits
+
+LENGTHS = [0, 1, 7, 8, 9, PART - 1, PART, PART + 1, 2 * PART + 100] if JITTED else [0, 1, 9]
+
+
+def combined(stored: Sequence[NDArray[Any]], coefficients: Sequence[float], adds: bool) -> list[np.float32]:
+    """Combine tensors element by element: sums in float64, in order, rounded to float32 once."""
+    values = [each.astype(np.float32) for each in stored]
+    found = []
+    for element in range(len(stored[0])):
+        column = [each[element] for each in values]
+        base = column[0]
+        terms = [each - base for each in column[1:]] if adds else column
+        change = np.float64(0)
+        for factor, term in zip(coefficients, terms, strict=True):
+            change = change + np.float64(factor) * np.float64(term)
+        if not adds:
+            found.append(np.float32(change))
+        else:
+            found.append(base if change == 0 else np.float32(np.float64(base) + change))
+    return found
+
+
+def check(stored: list[NDArray[Any]], coefficients: list[float], code: int, adds: bool) -> None:
+    """Combine stored tensors by the kernel, and compare it with the definition."""
+    out, nonfinite = np.full(len(stored[0]), 1, DTYPES[code]), np.zeros(len(stored), np.int64)
+    with np.errstate(all="ignore"):
+        overflowed = mix_sources(
+            tuple(each.view(np.uint8) for each in stored),
+            np.full(len(stored), code, np.int64),
+            np.array(coefficients),
+            adds,
+            out.view(np.uint8),
+            code,
+            nonfinite,
+        )
+        expected = np.array(combined(stored, coefficients, adds), np.float32).astype(DTYPES[code])
+        wrong = [np.sum(~np.isfinite(each.astype(np.float32))) for each in (*stored, out)]
+    np.testing.assert_array_equal(bits(expected), bits(out))
+    assert wrong == [*nonfinite.tolist(), overflowed]
+
+
+@pytest.mark.parametrize("adds", [False, True])
+@pytest.mark.parametrize("code", [0, 1, 2, 4, 5])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_every_length_and_dtype(length: int, code: int, adds: bool) -> None:
+    """Wherever a tensor ends, each element and each count of values that are not finite is that of the definition."""
+    random = np.random.default_rng((length, code))
+    with np.errstate(all="ignore"):
+        stored = [make_values(random, (length,), None, "special").astype(DTYPES[code]) for _ in range(3)]
+    check(stored, [0.75, -0.3][: 3 - adds] + [0.1] * (not adds), code, adds)
+
+
+@settings(derandomize=True, deadline=None, max_examples=examples(100))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(2, 6),
+    length=st.integers(0, 60),
+    style=st.sampled_from(["ties", "plain", "special"]),
+    adds=st.booleans(),
+)
+def test_any_number_of_vectors(seed: int, count: int, length: int, style: str, adds: bool) -> None:
+    """Sums go through the vectors in order; zero coefficients, and those that are not finite, act by the rules."""
+    random = np.random.default_rng(seed)
+    with np.errstate(all="ignore"):
+        stored = [make_values(random, (length,), None, style).astype(np.float32) for _ in range(count)]
+    choices = [1.0, -0.7, 0.0, 1 / 3, 1e-300, *([np.nan, np.inf] if style == "special" else [])]
+    check(stored, [float(random.choice(choices)) for _ in range(count - adds)], 0, adds)
+
+
+def test_a_change_of_zero_leaves_the_base_alone() -> None:
+    """The sign of a zero in the base is kept where nothing is added to it."""
+    stored = np.array([[-0.0, 0.0, 1.0], [-0.0, 0.0, 1.0]], np.float32)
+    out, nonfinite = np.full(3, 9, np.float32), np.zeros(2, np.int64)
+    sources = tuple(each.view(np.uint8) for each in stored)
+    mix_sources(sources, np.zeros(2, np.int64), np.array([0.3]), True, out.view(np.uint8), 0, nonfinite)
+    np.testing.assert_array_equal(bits(stored[0]), bits(out))
+
+
+@pytest.mark.skipif(not JITTED or platform.machine() != "x86_64", reason="reads x86-64 machine code")
+def test_combinations_are_packed_and_never_fused() -> None:
+    """Products of coefficients are not exact, so that each is rounded before it is added."""
+    code = numba.types.Array(numba.uint8, 1, "C", readonly=True)
+    integers = numba.int64[::1]
+    fresh = numba.njit(nogil=True)(mix_sources.py_func)
+    arguments = (numba.types.UniTuple(code, 3), integers, numba.float64[::1], numba.boolean)
+    fresh.compile((*arguments, numba.uint8[::1], numba.int64, integers))
+    (assembly,) = fresh.inspect_asm().values()
+    assert "mulpd" in assembly
+    assert "addpd" in assembly
+    assert "fmadd" not in assembly
