@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from dovetail.io.checkpoint import Checkpoint, cannot_read
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import OutputFormatError
 from dovetail.io.source import Slot, Source, WrittenRange
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,8 @@ class OutputFormat(ABC, Generic[LayoutT]):
     """Whether planned sizes are upper limits rather than exact."""
     takes_any_range: ClassVar[bool] = True
     """Whether tasks may write any range of a tensor; if not, they must keep to the ranges that `Chunking` gives."""
+    takes_parts: ClassVar[bool] = False
+    """Whether several processes may make one output, each some of its shards, by `share_sink`."""
     document_names: ClassVar[frozenset[str]] = frozenset()
     """Names, in lower case, that `Layout.documents` can have; no file with such a name is copied from a base model."""
     command_options: ClassVar[Mapping[str, str]] = {}
@@ -243,6 +249,49 @@ class OutputFormat(ABC, Generic[LayoutT]):
             If a file is missing or is not as it was created, and cannot be created again.
 
         """
+
+    def share_sink(self, layout: LayoutT, folder: Path, shards: Collection[int], begun: Collection[int]) -> Sink:
+        """Open some shards, and create those that are not there; `Layout.documents` are left to the caller.
+
+        Several processes may do this at the same time, on other machines too, and even for the same shards: what is
+        there of a shard stays, and who writes a range that another has written writes the same bytes.
+
+        Parameters
+        ----------
+        layout
+            The layout that `lay_out` gave.
+        folder
+            The folder in which the output grows.
+        shards
+            Positions in `Layout.shards`. The sink takes tensors of these alone.
+        begun
+            Those of `shards` that must be there, because an earlier run has written to them.
+
+        Raises
+        ------
+        OutputFormatError
+            If the format has not `takes_parts`.
+        OSError
+            If a shard that must be there is missing or is not as it was created, the disk is full, or the folder cannot
+            be written.
+
+        """
+        raise OutputFormatError(f"{self.name} output cannot be shared", "a format that can", "choose another format")
+
+    @property
+    def shard_limit_bytes(self) -> int | None:
+        """Most bytes of the tensors of one shard, where that can be chosen; None where each tensor is a shard."""
+        return None
+
+    def with_shard_limit(self, limit_bytes: int) -> Self:
+        """Give the same format with another `shard_limit_bytes`; the same where that cannot be chosen."""
+        return self
+
+    def shard_starts(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the positions of the tensors with which shards begin, for tensors of so many bytes, in their order."""
+        import numpy as np  # not at the top: help has no need of it
+
+        return np.arange(len(sizes))
 
     @classmethod
     def open(cls, folder: Path) -> Checkpoint:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from dovetail.io.files.outfile import naming
-from dovetail.io.files.smallfile import without_waiting
+from dovetail.io.files.smallfile import is_named, without_waiting
 
 
 def sync_folder(folder: str | Path) -> None:
@@ -43,6 +43,23 @@ def remove_folder(folder: Path) -> None:
     if not stat.S_ISDIR(folder.lstat().st_mode):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     shutil.rmtree(folder)
+
+
+def remove_if_there(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it; another process may be removing it too.
+
+    Raises
+    ------
+    OSError
+        It cannot be removed.
+
+    """
+    while is_named(path):
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(path.lstat().st_mode):
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def write_durably(path: Path, data: bytes | Iterable[bytes]) -> None:

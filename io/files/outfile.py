@@ -74,6 +74,27 @@ def create_file(path: Path, head: bytes, size_bytes: int) -> None:
         os.close(descriptor)
 
 
+def ensure_file(path: Path, head: bytes, size_bytes: int) -> None:
+    """Make sure that there is a file of `size_bytes` that starts with `head`, durably; what follows stays as it is.
+
+    Several processes may do this for one file at the same time, and others may write what follows.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or the folder cannot be written.
+
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
+    try:
+        with naming(path):
+            write_all(descriptor, memoryview(head), 0)
+            os.ftruncate(descriptor, size_bytes)
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def find_file(path: Path, size_bytes: int) -> OutFile:
     """Identify an existing output file, which must have `size_bytes`.
 

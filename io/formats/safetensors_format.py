@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import InitVar, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.formats import shard_check
-from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME, SafetensorsLayout, plan_layout
+from dovetail.io.formats.safetensors_layout import INDEX_NAME, SINGLE_NAME, SafetensorsLayout, plan_layout, shard_starts
 from dovetail.io.output_format import Chunking, OutputCheck, OutputFormat, OutputTensor, Sink
 from dovetail.io.sizes import part_size_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class SafetensorsFormat(OutputFormat[SafetensorsLayout]):
 
     name: ClassVar[str] = "safetensors"
     part_noun: ClassVar[str] = "shard"
+    takes_parts: ClassVar[bool] = True
     document_names: ClassVar[frozenset[str]] = frozenset({INDEX_NAME})
     command_options: ClassVar[Mapping[str, str]] = {"--shard-size": "shard_size_bytes"}
 
@@ -66,6 +71,27 @@ class SafetensorsFormat(OutputFormat[SafetensorsLayout]):
         from dovetail.io.formats.safetensors_sink import SafetensorsSink
 
         return SafetensorsSink(layout, folder)
+
+    def share_sink(
+        self, layout: SafetensorsLayout, folder: Path, shards: Collection[int], begun: Collection[int]
+    ) -> Sink:
+        """Open some files, and create those that are not there."""
+        from dovetail.io.formats.safetensors_sink import SafetensorsSink
+
+        return SafetensorsSink.share(layout, folder, shards, begun)
+
+    @property
+    def shard_limit_bytes(self) -> int:
+        """Most bytes of tensor data in one file."""
+        return self.shard_size_bytes
+
+    def with_shard_limit(self, limit_bytes: int) -> Self:
+        """Give the format with files of another size."""
+        return replace(self, shard_size_bytes=limit_bytes, shard_size=None)
+
+    def shard_starts(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Give the positions of the tensors with which files begin."""
+        return shard_starts(sizes, self.shard_size_bytes)
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:

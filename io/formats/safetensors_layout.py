@@ -6,11 +6,16 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
 
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import HeaderError
 from dovetail.io.formats.header import build_header
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 INDEX_NAME: Final = "model.safetensors.index.json"
 """Name of the index beside the shards of a sharded checkpoint."""
@@ -151,17 +156,34 @@ def build_index(weight_map: Mapping[str, str], total_size_bytes: int) -> bytes:
 
 def _group(tensors: Iterable[TensorSpec], shard_size_bytes: int) -> Sequence[list[TensorSpec]]:
     """Cut the sequence of tensors into shards, each as full as the order allows."""
-    groups: list[list[TensorSpec]] = [[]]
-    filled = 0
-    for tensor in tensors:
-        _, dtype, shape = tensor
-        size = math.prod(shape) * dtype.itemsize
-        if groups[-1] and filled + size > shard_size_bytes:
-            groups.append([])
-            filled = 0
-        groups[-1].append(tensor)
-        filled += size
-    return groups
+    import numpy as np  # not at the top: help has no need of it
+
+    listed = list(tensors)
+    sizes = np.array([math.prod(shape) * dtype.itemsize for _, dtype, shape in listed], np.int64)
+    starts = shard_starts(sizes, shard_size_bytes).tolist()
+    return [listed[start:stop] for start, stop in pairwise([*starts, len(listed)])] if listed else [[]]
+
+
+def shard_starts(sizes: NDArray[np.int64], shard_size_bytes: int) -> NDArray[np.int64]:
+    """Give the positions of the tensors with which shards begin, each shard as full as the order allows.
+
+    Parameters
+    ----------
+    sizes
+        Bytes of each tensor, in order.
+    shard_size_bytes
+        Most bytes of a shard; a larger tensor gets a shard that holds nothing else.
+
+    """
+    import numpy as np
+
+    ends = np.cumsum(sizes)
+    starts, start, before = [], 0, 0
+    while start < len(sizes):
+        starts.append(start)
+        start = max(start + 1, int(np.searchsorted(ends, before + shard_size_bytes, "right")))
+        before = int(ends[start - 1])
+    return np.array(starts, np.int64)
 
 
 def _file_name(number: int, count: int) -> str:

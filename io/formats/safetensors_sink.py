@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from dovetail.io.files.durable import sync_folder
-from dovetail.io.files.outfile import FileSlot, OutFile, borrow, close_files, create_file, find_file
+from dovetail.io.files.outfile import FileSlot, OutFile, borrow, close_files, create_file, ensure_file, find_file
 from dovetail.io.files.system import drop_cached
 from dovetail.io.formats.safetensors_layout import INDEX_NAME, SafetensorsLayout
 from dovetail.io.source import WrittenRange
@@ -29,6 +29,8 @@ class SafetensorsSink:
         The files, and the places of all tensors in them.
     folder
         The folder in which `create` has made the files, in this run or an earlier one.
+    shards
+        Positions in `SafetensorsLayout.shards` of the files that will be written; None for all.
 
     Raises
     ------
@@ -37,11 +39,15 @@ class SafetensorsSink:
 
     """
 
-    def __init__(self, layout: SafetensorsLayout, folder: Path) -> None:
+    def __init__(self, layout: SafetensorsLayout, folder: Path, shards: Iterable[int] | None = None) -> None:
         self.layout = layout
         self.folder = folder
         absolute = folder.absolute()
-        self._files = [find_file(absolute / shard.file_name, shard.size_bytes) for shard in layout.shards]
+        wanted = range(len(layout.shards)) if shards is None else shards
+        found = {number: layout.shards[number] for number in wanted}
+        self._files = {
+            number: find_file(absolute / shard.file_name, shard.size_bytes) for number, shard in found.items()
+        }
 
     @classmethod
     def create(cls, layout: SafetensorsLayout, folder: Path) -> Self:
@@ -61,6 +67,28 @@ class SafetensorsSink:
             create_file(folder / INDEX_NAME, layout.index, len(layout.index))
         sync_folder(folder)
         return cls(layout, folder)
+
+    @classmethod
+    def share(cls, layout: SafetensorsLayout, folder: Path, shards: Iterable[int], begun: Collection[int]) -> Self:
+        """Open some files, and create those that are not there, as others may at the same time; leave out the index.
+
+        Those that have been `begun` must be there.
+
+        Raises
+        ------
+        OSError
+            If a file that must be there is missing or has another size, the disk is full, or the folder cannot be
+            written.
+
+        """
+        wanted = sorted(shards)
+        for number in wanted:
+            shard = layout.shards[number]
+            if number in begun:
+                find_file(folder / shard.file_name, shard.size_bytes)
+            ensure_file(folder / shard.file_name, shard.header, shard.size_bytes)
+        sync_folder(folder)
+        return cls(layout, folder, wanted)
 
     def slot(self, tensor_index: int) -> FileSlot:
         """Return the slot through which a tensor is written, by this process or others."""
@@ -95,7 +123,7 @@ class SafetensorsSink:
 
     def close(self) -> None:
         """Close all files, without flushing them: only ranges that were committed are durable."""
-        close_files(self._files)
+        close_files(self._files.values())
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import InitVar, asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -30,6 +30,7 @@ class ZarrFormat(OutputFormat[ZarrLayout]):
     data_noun: ClassVar[str] = "Zarr chunks"
     sizes_are_limits: ClassVar[bool] = True
     takes_any_range: ClassVar[bool] = False
+    takes_parts: ClassVar[bool] = True
     document_names: ClassVar[frozenset[str]] = frozenset({GROUP_NAME})
     command_options: ClassVar[Mapping[str, str]] = {"--codec": "codec", "--zarr-shards": "shard_bytes"}
 
@@ -92,6 +93,12 @@ class ZarrFormat(OutputFormat[ZarrLayout]):
         from dovetail.io.zarr.sink import ZarrSink
 
         return ZarrSink(layout, folder)
+
+    def share_sink(self, layout: ZarrLayout, folder: Path, shards: Collection[int], begun: Collection[int]) -> Sink:
+        """Open the folders of some arrays, and create those that are not there."""
+        from dovetail.io.zarr.sink import ZarrSink
+
+        return ZarrSink.share(layout, folder, shards, begun)
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -135,6 +136,9 @@ class ZarrSink:
         The layout of the group.
     folder
         The folder in which `create` made the group, in this run or in an earlier one.
+    shards
+        Positions in `ZarrLayout.shards` of the arrays that will be written, whose documents alone are looked at; None
+        for the whole group.
 
     Raises
     ------
@@ -144,15 +148,18 @@ class ZarrSink:
 
     """
 
-    def __init__(self, layout: ZarrLayout, folder: Path) -> None:
+    def __init__(self, layout: ZarrLayout, folder: Path, shards: Iterable[int] | None = None) -> None:
         self.layout = layout
         self.folder = folder.absolute()
-        self._inodes: list[int] = []
+        self._inodes: dict[int, int] = {}
         self._durable: set[int] = set()
-        for shard in layout.shards:
+        for number in range(len(layout.shards)) if shards is None else shards:
+            shard = layout.shards[number]
             home = f"{self.folder}/{shard.file_name}"
             _mend_document(f"{home}/{GROUP_NAME}", shard.header)
-            self._inodes.append(os.stat(home).st_ino)  # noqa: PTH116 - 50,000 Path objects take a while
+            self._inodes[number] = os.stat(home).st_ino  # noqa: PTH116 - 50,000 Path objects take a while
+        if shards is not None:
+            return
         for name, content in layout.documents.items():
             _mend_document(f"{self.folder}/{name}", content)
             _make_durable([f"{self.folder}/{name}"])
@@ -177,6 +184,27 @@ class ZarrSink:
             _create_document(f"{folder}/{name}", content)
         sync_folder(folder)
         return cls(layout, folder)
+
+    @classmethod
+    def share(cls, layout: ZarrLayout, folder: Path, shards: Iterable[int], begun: Collection[int]) -> Self:
+        """Open the folders of some arrays, and create those that are not there, as others may at the same time.
+
+        Those that have been `begun` must be there.
+
+        Raises
+        ------
+        OSError
+            If a folder that must be there is missing, the disk is full, or the folder cannot be written.
+
+        """
+        wanted = sorted(shards)
+        for number in wanted:
+            if number in begun:
+                continue
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(f"{folder}/{layout.shards[number].file_name}")  # noqa: PTH102 - as above
+        sync_folder(folder)
+        return cls(layout, folder, wanted)
 
     def slot(self, tensor_index: int) -> ArraySlot:
         """Return the slot of a tensor, through which other processes can write to it as well."""
@@ -234,10 +262,13 @@ def _decoding_text(dtype: DType, shape: tuple[int, ...], grid: ArrayGrid, codec:
 
 
 def _write_file(folder: int, name: str, content: NDArray[np.uint8]) -> None:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+    # Not emptied first: who writes an object that another process has written already writes the same bytes over it.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
     descriptor = os.open(name, flags, 0o666, dir_fd=folder)
     try:
         write_all(descriptor, content.data.cast("B"), 0)
+        if os.fstat(descriptor).st_size != content.size:
+            os.ftruncate(descriptor, content.size)
     finally:
         os.close(descriptor)
 
@@ -256,8 +287,8 @@ def _mend_document(path: str, content: bytes) -> None:
     with open(os.open(path, flags, 0o666), "r+b") as file, naming(path):  # noqa: PTH123
         if file.read() != content:
             file.seek(0)
-            file.truncate()
             file.write(content)
+            file.truncate()  # last, because others may write the same document at the same time
 
 
 def _make_durable(paths: list[str]) -> None:
