@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
+from dovetail.engine.actions.carry_out import carry_out
 from dovetail.engine.actions.convert import find_source, parse_source
 from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.given_manifest import gives_manifest
+from dovetail.engine.actions.parts import refuse_part
+from dovetail.engine.actions.spared import checkpoint_paths
 from dovetail.engine.errors import InterruptedMergeError, RecipeError
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.extract_lora import EXTRACT_LORA
@@ -132,6 +134,7 @@ def extract_lora(
 
     """
     started, output, run = time.monotonic(), expand_home(output), run or RunOptions()
+    refuse_part(run, "an extraction")
     names = (os.fspath(tuned), os.fspath(base))
     opened = [open_location(find_source(parse_source(name), listen)) for name in names]
     plan = plan_extraction(opened[0], opened[1], names, options or ExtractionOptions())
@@ -143,7 +146,7 @@ def extract_lora(
         tell_finished(output, request.noun, manifest, run, listen, started)
         return manifest
     check_target(output, spared, overwrite=run.overwrite)
-    with held(), locked(folder):
+    with held(), locked(folder, listen):
         try:
             adapter = _factor(plan, folder, run, listen)
             manifest = _put_together(plan, adapter, output, run, listen, started)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
+from dovetail.engine.actions.carry_out import carry_out
 from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.forecasts import Made, forecast_stages, is_complete, stage_locations
+from dovetail.engine.actions.spared import checkpoint_paths
 from dovetail.engine.actions.staged_request import staged_request
 from dovetail.engine.errors import OutputError
 from dovetail.engine.output.manifest import stage_entry
@@ -74,7 +75,7 @@ def merge_stages(
         tell_finished(output, request.noun, finished, run, listen, started)
         return finished
     _check(stages, made, output, folder, options, run, everything=kept is not None, finished=finished is not None)
-    with held(), locked(folder) if kept is None else contextlib.nullcontext():
+    with held(), locked(folder, listen) if kept is None else contextlib.nullcontext():
         if kept is None:
             write_durably(folder / _IDENTITY, request.hash.encode())
         manifest = _merge_each(stages, made, request, output, options, run, listen, kept, finished)

@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
+from dovetail.engine.actions.carry_out import carry_out
 from dovetail.engine.actions.convert import HEADER_METADATA
 from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.given_manifest import gives_manifest
+from dovetail.engine.actions.parts import refuse_part
+from dovetail.engine.actions.spared import checkpoint_paths
 from dovetail.engine.methods.moe import MOE
 from dovetail.engine.output.lineage import card_head, hub_names
 from dovetail.engine.output.manifest import MANIFEST_NAME, build_manifest, options_entry, write_manifest
@@ -111,6 +113,7 @@ def make_moe(
 
     """
     started, output, run, options = time.monotonic(), expand_home(output), run or RunOptions(), options or PlanOptions()
+    refuse_part(run, "a mixture of experts")
     asked = load_moe_recipe(recipe)
     if options.strict:
         refuse_unused([asked])
@@ -126,7 +129,7 @@ def make_moe(
         tell_finished(output, request.noun, manifest, run, listen, started)
         return manifest
     check_target(output, spared, overwrite=run.overwrite)
-    with held(), locked(folder):
+    with held(), locked(folder, listen):
         for warning in _warnings(mixture):
             listen(events.Notice("warning", warning))
         try:

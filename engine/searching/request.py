@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import checkpoint_paths
 from dovetail.engine.actions.merge import merge
+from dovetail.engine.actions.spared import checkpoint_paths
 from dovetail.engine.errors import EvaluationError, InterruptedMergeError, MemoryLimitError, RecipeError
 from dovetail.engine.output.staging import discard, publish, staging_path, tidy_up
 from dovetail.engine.output.target import check_disk_space, check_empty, check_target
@@ -95,7 +95,7 @@ class Request:
             maker.check_bounds(plain)
         most = self._room(plans)
         try:
-            with held(), locked(staging):  # within, requests to stop are answered between candidates and in them
+            with held(), locked(staging, self.listen):  # within, requests to stop are answered between candidates
                 if not self.run.overwrite:
                     check_empty(self.output)
                 if self.run.restart:

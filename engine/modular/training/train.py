@@ -82,7 +82,7 @@ def train(
     observed, staging = make_observed(request, data), staging_path(output)
     if restart:
         discard(staging)
-    with locked(staging):
+    with locked(staging, listen):
         training = Training(observed, data, request.options, staging, identity)
         training.run(listen, save_seconds)
         counts = _count(training, data)
