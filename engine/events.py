@@ -145,6 +145,31 @@ class Done(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class PartDone(Event):
+    """A part of a merge is done, and others are left: the output is not complete."""
+
+    name: ClassVar[str] = "part"
+    part: int
+    """Which part, from 1."""
+    parts: int
+    """Number of parts."""
+    left: str
+    """Numbers of the parts that are not done, as ``--array`` of SLURM takes them."""
+    seconds: float
+    """Time from the call to the end, in seconds."""
+    read_bytes: int
+    """Bytes read from the inputs, in all passes together."""
+    written_bytes: int
+    """Bytes written to the output."""
+    peak_resident_bytes: int
+    """Most memory that the process has held."""
+    allowed_bytes: int
+    """Limit on the memory of the process."""
+    workers: int
+    """Tasks that ran at once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed(Event):
     """One of several conversions has failed; the others go on."""
 

@@ -158,6 +158,12 @@ def scribble(plan: Plan, output: Path) -> int:
         return 0
     table = RecordTable(plan)
     Journal(journal, plan, table).close()
+    scribble_chunks(plan, staging, table)
+    return int(table.rows["done"].sum())
+
+
+def scribble_chunks(plan: Plan, staging: Path, table: RecordTable) -> None:
+    """Overwrite every chunk that a table does not have as done."""
     for index, placed in enumerate(plan.layout.tensors):
         path = staging / plan.layout.shards[placed.shard].file_name
         if isinstance(placed, PlacedArray) and path.is_dir():
@@ -165,7 +171,6 @@ def scribble(plan: Plan, output: Path) -> int:
         elif path.is_file() and path.stat().st_size == plan.layout.shards[placed.shard].size_bytes:
             with path.open("r+b") as file:
                 _scribble_tensor(file, plan, index, table)
-    return int(table.rows["done"].sum())
 
 
 def _scribble_array(folder: Path, plan: Plan, placed: PlacedArray, table: RecordTable) -> None:

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import carry_out, input_paths
+from dovetail.engine.actions.carry_out import carry_out
 from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.given_manifest import gives_manifest
+from dovetail.engine.actions.parts import refuse_part
+from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.errors import ConversionsFailedError, InterruptedMergeError, RecipeError, describe
 from dovetail.engine.methods.convert import CONVERT, conversion
 from dovetail.engine.methods.copy import Copy
@@ -221,6 +223,7 @@ def convert(
 
     """
     started, output, run = time.monotonic(), expand_home(output), run or RunOptions()
+    refuse_part(run, "a conversion")
     plan = plan_conversion(source, options, listen)
     if (manifest := find_finished(output, plan_request(plan), input_paths(plan), run)) is not None:
         tell_finished(output, plan.noun, manifest, run, listen, started)

@@ -40,7 +40,7 @@ def find_finished(output: Path, request: Request, spared: Iterable[Path], run: R
         Files and folders that the output must spare.
     run
         With `RunOptions.overwrite`, only an output whose run was killed while it tidied up is taken: the same command
-        has made it.
+        has made it. With `RunOptions.part` too, any that is what is asked for: another part has made it.
 
     Returns
     -------
@@ -55,7 +55,8 @@ def find_finished(output: Path, request: Request, spared: Iterable[Path], run: R
 
     """
     check_target(output, spared, overwrite=True)
-    if not (output / MANIFEST_NAME).is_file() or (run.overwrite and not is_untidied(output)):
+    remade = run.overwrite and run.part is None and not is_untidied(output)
+    if remade or not (output / MANIFEST_NAME).is_file():
         return None
     try:
         manifest = _manifest_of(output, request)

@@ -7,9 +7,11 @@ import time
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import carry_out, input_paths
+from dovetail.engine.actions.carry_out import carry_out
 from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.given_manifest import gives_manifest
+from dovetail.engine.actions.parts import laid_out, refuse_part
+from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.output.request import plan_request
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import PlanOptions
@@ -61,6 +63,7 @@ def merge(
     -------
     Manifest
         A dict: the manifest without its ``tensors``, which can be many; `dovetail.engine.read_manifest` reads them too.
+        It is empty where `RunOptions.part` is done and other parts are left.
 
     Raises
     ------
@@ -89,8 +92,9 @@ def merge(
     options, run, output = options or PlanOptions(), run or RunOptions(), expand_home(output)
     found = load_stages(recipe, strict=options.strict)
     if len(found) > 1:
+        refuse_part(run, f"a recipe of {len(found)} stages")
         return merge_stages(found, output, options, run, listen, None if stages is None else expand_home(stages))
-    plan = make_plan(found[0].recipe, options, download=listen)
+    plan = laid_out(make_plan(found[0].recipe, options, download=listen), output, run)
     if (manifest := find_finished(output, plan_request(plan), input_paths(plan), run)) is not None:
         tell_finished(output, plan.noun, manifest, run, listen, started)
         return manifest

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import Complete, carry_out, input_paths
+from dovetail.engine.actions.carry_out import carry_out
+from dovetail.engine.actions.completion import Complete
 from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.given_manifest import gives_manifest
+from dovetail.engine.actions.parts import laid_out
+from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.output.card import CARD_NAME, store_card
 from dovetail.engine.output.manifest import build_manifest, total_statistics, write_manifest
 from dovetail.engine.output.request import plan_request
@@ -94,7 +97,7 @@ def make_vectors(
     """
     started, output, run = time.monotonic(), expand_home(output), run or RunOptions()
     store = plan_store(recipe, store_options(options or PlanOptions(), codec), download=listen)
-    plan = store.plan
+    plan = laid_out(store.plan, output, run)
     request = replace(plan_request(plan), side_files=dict)
     if (manifest := find_finished(output, request, input_paths(plan), run)) is not None:
         tell_finished(output, plan.noun, manifest, run, listen, started)

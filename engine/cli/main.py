@@ -28,6 +28,7 @@ from dovetail.engine.cli.report.streams import (
 )
 from dovetail.engine.cli.reports import compare, inspect, methods, report, verify
 from dovetail.engine.cli.search import search
+from dovetail.engine.cli.status import status
 from dovetail.engine.cli.stopping import EXIT_INTERRUPTED, INTERRUPTED, answer_interrupts
 from dovetail.engine.cli.training import count, evaluate, train
 from dovetail.io.files.interrupts import ignore_requests, is_main
@@ -70,6 +71,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None], str], ...] = (
     ("search", search, "Search the values that make the best merge."),
     ("analyze", analyze, "Say how models changed, and conflict, before a merge."),
     ("inspect", inspect, "List a checkpoint's tensors."),
+    ("status", status, "Say how far an output is, and who makes it."),
     ("verify", verify, "Check every byte of an output."),
     ("compare", compare, "Say how far two checkpoints lie apart."),
     ("report", report, "Show what a merge did, as a web page."),

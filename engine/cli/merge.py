@@ -21,6 +21,7 @@ from dovetail.engine.cli.options import (
     NoTokenizerOption,
     OnNonFinite,
     PartialOption,
+    PartOption,
     PicturesOption,
     RecipeArgument,
     RoundOption,
@@ -55,6 +56,7 @@ def merge(
     seed: SeedOption = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished merge into OUT away.")] = False,
+    part: PartOption = None,
     nonfinite: NonFiniteOption = OnNonFinite.error,
     strict: StrictOption = False,
     allow_partial: PartialOption = False,
@@ -96,8 +98,10 @@ def merge(
             model_card=not no_card,
             card_pictures=card_pictures,
         )
-        run = run_options(memory, workers, overwrite, restart)
+        run = run_options(memory, workers, overwrite, restart, part)
         manifest = run_merge(recipe_source(recipe), output, options, run, recorder, stages)
+    if not recorder.done:
+        return  # other parts are left
     done = recorder.done[-1]
     if not quiet and not as_json and not done.already:
         from dovetail.engine.cli.report.tables import print_summary  # in the end, so that no task waits for it
@@ -180,6 +184,7 @@ def vectors(
     seed: SeedOption = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace STORE if it is not empty.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished STORE away.")] = False,
+    part: PartOption = None,
     strict: StrictOption = False,
     allow_partial: PartialOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
@@ -201,7 +206,7 @@ def vectors(
     with choose_display(quiet=quiet, as_json=as_json, label="storing") as display:
         recorder = Recorder(display)
         options = PlanOptions(seed=seed, strict=strict, allow_partial=allow_partial)
-        run = run_options(memory, workers, overwrite, restart)
+        run = run_options(memory, workers, overwrite, restart, part)
         manifest = make_vectors(recipe_source(recipe), output, options, run, recorder, codec or VALUES_CODEC)
-    if not quiet and not as_json and not recorder.done[-1].already:
+    if recorder.done and not quiet and not as_json and not recorder.done[-1].already:
         print_store(manifest, recorder.done[-1])

@@ -132,6 +132,14 @@ PicturesOption = Annotated[
     bool,
     typer.Option("--card-pictures", help="Show in README.md what the merge did, as two pictures (SVG) beside it."),
 ]
+PartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="I/N",
+        help="Make one of N parts, on any machine; the last one publishes. 'auto' asks SLURM or MPI for I and N.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
@@ -184,18 +192,20 @@ def plan_options(
     )
 
 
-def run_options(memory: str | None, workers: int | None, overwrite: bool, restart: bool) -> RunOptions:
+def run_options(
+    memory: str | None, workers: int | None, overwrite: bool, restart: bool, part: str | None = None
+) -> RunOptions:
     """Turn the options of a command into those of a run.
 
     Raises
     ------
     RecipeError
-        A size cannot be read or is too small, or a number is not positive.
+        A size cannot be read or is too small, a number is not positive, or the part is none.
 
     """
     from dovetail.engine.run.prepare import RunOptions
 
-    return RunOptions(size_bytes("--memory", memory), workers, overwrite, restart)
+    return RunOptions(size_bytes("--memory", memory), workers, overwrite, restart, part=part)
 
 
 @overload

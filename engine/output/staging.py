@@ -13,7 +13,8 @@ from pathlib import Path
 from dovetail.engine.errors import OutputError
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME, if_unlocked
-from dovetail.io.files.durable import remove_folder, sync_folder
+from dovetail.engine.run.parts.folder import PARTS_NAME
+from dovetail.io.files.durable import remove_folder, remove_if_there, sync_folder
 from dovetail.io.files.interrupts import held
 from dovetail.io.files.real_path import real_path
 from dovetail.io.files.smallfile import is_named
@@ -101,21 +102,26 @@ def _replace(place: Path, staging: Path, old: Path) -> None:
         raise
 
 
+def tidy(output: Path) -> None:
+    """Remove what is not the output's from its folder and beside it; raises an OSError if something cannot be."""
+    _tidy(place_of(output), old_path(output))
+
+
 def _tidy(place: Path, old: Path) -> None:
     """Remove the former output, and then the files that only the work needed.
 
-    The journal goes before the lock. If the process is killed before both are gone, the next run sees that it has to
-    tidy up.
+    The journals go before the lock. If the process is killed before all are gone, the next run sees that it has to
+    tidy up. Several processes may tidy up at the same time.
     """
-    if is_named(old):
-        remove_folder(old)
-    for name in (JOURNAL_NAME, LOCK_NAME):
-        (place / name).unlink(missing_ok=True)
+    remove_if_there(old)
+    for name in (PARTS_NAME, JOURNAL_NAME, LOCK_NAME):
+        remove_if_there(place / name)
 
 
 def is_untidied(output: Path) -> bool:
     """Whether a run that published this output was killed before it had tidied up, or is about to tidy up."""
-    return is_named(place_of(output) / JOURNAL_NAME)
+    place = place_of(output)
+    return is_named(place / JOURNAL_NAME) or is_named(place / PARTS_NAME)
 
 
 def tidy_up(output: Path) -> None:
@@ -128,7 +134,7 @@ def tidy_up(output: Path) -> None:
 
     """
     place = place_of(output)
-    if is_named(place / JOURNAL_NAME) or is_named(place / LOCK_NAME):
+    if is_untidied(output) or is_named(place / LOCK_NAME):
         with held(), if_unlocked(place) as ours:
             if ours:
                 _tidy(place, old_path(output))

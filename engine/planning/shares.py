@@ -42,7 +42,11 @@ class Unit:
 def tensor_costs(plan: Plan) -> NDArray[np.int64]:
     """Give the bytes that are read, in all passes, and written for each tensor."""
     return np.array(
-        [item.input_bytes * item.passes + item.length * item.dtype.itemsize for item in plan.tensors], np.int64
+        [
+            item.input_bytes * item.passes + item.sampled_bytes + item.length * item.dtype.itemsize
+            for item in plan.tensors
+        ],
+        np.int64,
     )
 
 

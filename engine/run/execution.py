@@ -17,7 +17,7 @@ from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.run.commit import Committer
 from dovetail.engine.run.executors import open_executor
-from dovetail.engine.run.journal import Journal
+from dovetail.engine.run.journal import RowFile
 from dovetail.engine.run.records import RecordTable, chunk_checksums
 from dovetail.engine.run.scheduler import Scheduler
 from dovetail.engine.run.session import open_session
@@ -44,6 +44,8 @@ class Execution:
         Takes the output's bytes.
     listen
         Receives events, always on the thread that calls `run`.
+    jobs
+        Those of the plan's jobs that are carried out; None for all.
 
     """
 
@@ -52,16 +54,18 @@ class Execution:
         plan: Plan,
         budget: Budget,
         table: RecordTable,
-        journal: Journal,
+        journal: RowFile,
         sink: Sink,
         listen: events.Listener,
+        jobs: Sequence[Job] | None = None,
     ) -> None:
         self.plan, self.budget, self.table, self.journal = plan, budget, table, journal
         self.sink, self.listen = sink, listen
         self.read_bytes = self.written_bytes = 0
         self.seconds = 0.0
-        self._jobs = [(job, todo) for job in plan.jobs if (todo := self._positions(job))]
-        self._total_bytes = sum(self._job_bytes(job, todo) for job, todo in self._jobs)
+        wanted = plan.jobs if jobs is None else jobs
+        self._jobs = [(job, todo) for job in wanted if (todo := self._positions(job))]
+        self.total_bytes = sum(self._job_bytes(job, todo) for job, todo in self._jobs)
         self._shard_chunks: Counter[int] = Counter()
         self._shard_tensors: defaultdict[int, list[int]] = defaultdict(list)
         for index, placed in enumerate(plan.layout.tensors):
@@ -190,7 +194,7 @@ class Execution:
         self.listen(
             events.Progress(
                 done_bytes=self.read_bytes + self.written_bytes,
-                total_bytes=self._total_bytes + unforeseen_bytes,
+                total_bytes=self.total_bytes + unforeseen_bytes,
                 seconds=now - started,
                 resident_bytes=self._resident_bytes,
             )

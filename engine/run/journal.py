@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import xxhash
@@ -28,16 +28,49 @@ from dovetail.engine.planning.plan import MATHS_VERSION, Plan
 from dovetail.engine.run.records import RecordTable, are_possible
 from dovetail.io.files.kinds import MISSING, unlike_a_file
 from dovetail.io.files.outfile import naming
+from dovetail.io.files.smallfile import read_at_most
 
 JOURNAL_NAME = "dovetail_journal"
 """File name of the journal in the staging folder."""
 
 _LONGEST_LINE_BYTES = 64 * 2**20
-_NUMBER_BYTES = 8
-_CHECKSUM_BYTES = 8
+NUMBER_BYTES = 8
+CHECKSUM_BYTES = 8
 
 
-class Journal:
+class RowFile:
+    """A file that is open for appending rows of a table.
+
+    Parameters
+    ----------
+    file, path
+        The open file, and its place.
+    table
+        The table.
+
+    """
+
+    def __init__(self, file: IO[bytes], path: Path, table: RecordTable) -> None:
+        self._file, self._path, self._table = file, path, table
+
+    def append(self, numbers: NDArray[np.int64]) -> None:
+        """Append rows of the table, by their numbers, durably; the bytes of their chunks must be durable already."""
+        entries = bytearray()
+        for number in numbers:
+            body = int(number).to_bytes(NUMBER_BYTES, "little") + self._table.rows[number].tobytes()
+            entries += body + xxhash.xxh3_64_digest(body)
+        with naming(self._path):
+            self._file.write(entries)
+            self._file.flush()
+            os.fdatasync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        with naming(self._path):
+            self._file.close()
+
+
+class Journal(RowFile):
     """A journal that is open for appending.
 
     Parameters
@@ -57,37 +90,20 @@ class Journal:
     """
 
     def __init__(self, path: Path, plan: Plan, table: RecordTable) -> None:
-        self._table, self._path = table, path
-        self._entry_bytes = _NUMBER_BYTES + table.rows.dtype.itemsize + _CHECKSUM_BYTES
         if (fault := unlike_a_file(path)) not in ("", MISSING):
             raise OutputError(f"the journal {path} {fault}", "the journal of an unfinished output", "pass --restart")
-        self._file = open(path, "a+b")  # noqa: SIM115, PTH123  stays open for the merge
+        super().__init__(open(path, "a+b"), path, table)  # noqa: SIM115, PTH123  stays open for the merge
         try:
             self.resumed_rows = self._load(path, plan)
         except BaseException:
             self._file.close()
             raise
 
-    def append(self, numbers: NDArray[np.int64]) -> None:
-        """Append rows of the table, by their numbers, durably; the bytes of their chunks must be durable already."""
-        entries = bytearray()
-        for number in numbers:
-            body = int(number).to_bytes(_NUMBER_BYTES, "little") + self._table.rows[number].tobytes()
-            entries += body + xxhash.xxh3_64_digest(body)
-        with naming(self._path):
-            self._file.write(entries)
-            self._file.flush()
-            os.fdatasync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the journal's file."""
-        with naming(self._path):
-            self._file.close()
-
     def _load(self, path: Path, plan: Plan) -> int:
         """Read the entries of an earlier run, or begin a new journal; return the number of entries found."""
         self._file.seek(0)
-        content = self._file.read(_LONGEST_LINE_BYTES + len(self._table.rows) * self._entry_bytes)
+        size = entry_bytes(self._table)
+        content = self._file.read(_LONGEST_LINE_BYTES + len(self._table.rows) * size)
         line, newline, body = content.partition(b"\n")
         header = identity(plan)
         if not newline or (not body and line != json.dumps(header).encode()):
@@ -98,27 +114,45 @@ class Journal:
                 self._file.flush()
                 os.fsync(self._file.fileno())
             return 0
-        _check_identity(path, line, header)
-        rows = self._read_entries(body)
-        self._file.truncate(len(line) + 1 + rows * self._entry_bytes)
+        check_identity(path, line, header)
+        rows = take_entries(body, self._table)
+        self._file.truncate(len(line) + 1 + rows * size)
         return rows
 
-    def _read_entries(self, body: bytes) -> int:
-        """Copy the entries before the first damaged one into the table; return their number."""
-        numbers: list[int] = []
-        rows: list[bytes] = []
-        for begin in range(0, len(body) - self._entry_bytes + 1, self._entry_bytes):
-            entry = body[begin : begin + self._entry_bytes]
-            number = int.from_bytes(entry[:_NUMBER_BYTES], "little")
-            sound = xxhash.xxh3_64_digest(entry[:-_CHECKSUM_BYTES]) == entry[-_CHECKSUM_BYTES:]
-            if not sound or number >= len(self._table.rows):
-                break
-            numbers.append(number)
-            rows.append(entry[_NUMBER_BYTES:-_CHECKSUM_BYTES])
-        found = np.frombuffer(b"".join(rows), self._table.rows.dtype)
-        count = int(np.append(are_possible(found), False).argmin())  # those before the first that cannot be
-        self._table.rows[numbers[:count]] = found[:count]
-        return count
+
+def entry_bytes(table: RecordTable) -> int:
+    """Give the size of an entry."""
+    return NUMBER_BYTES + int(table.rows.dtype.itemsize) + CHECKSUM_BYTES
+
+
+def sound_entries(body: bytes, entry_bytes: int, rows: int) -> Iterator[tuple[int, bytes]]:
+    """Give number and row of each entry before the first damaged one.
+
+    Parameters
+    ----------
+    body
+        Entries, one after another; what is not a whole entry at the end is left out.
+    entry_bytes
+        Size of an entry.
+    rows
+        Rows that there are: a greater number is damage.
+
+    """
+    for begin in range(0, len(body) - entry_bytes + 1, entry_bytes):
+        entry = body[begin : begin + entry_bytes]
+        number = int.from_bytes(entry[:NUMBER_BYTES], "little")
+        if xxhash.xxh3_64_digest(entry[:-CHECKSUM_BYTES]) != entry[-CHECKSUM_BYTES:] or number >= rows:
+            return
+        yield number, entry[NUMBER_BYTES:-CHECKSUM_BYTES]
+
+
+def take_entries(body: bytes, table: RecordTable) -> int:
+    """Copy the entries before the first damaged one into a table; return their number."""
+    found = list(sound_entries(body, entry_bytes(table), len(table.rows)))
+    rows = np.frombuffer(b"".join(row for _, row in found), table.rows.dtype)
+    count = int(np.append(are_possible(rows), False).argmin())  # those before the first that cannot be
+    table.rows[[number for number, _ in found[:count]]] = rows[:count]
+    return count
 
 
 def identity(plan: Plan) -> dict[str, Any]:
@@ -150,7 +184,7 @@ def _tokenizer_files(plan: Plan) -> dict[str, Any]:
     return files | {f"{item['checkpoint']}/config.json": item["vocab_size"] for item in entries}
 
 
-def _check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:
+def check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:
     """Raise an error that names the first difference, if the journal is that of another plan."""
     try:
         found = json.loads(line)
@@ -178,6 +212,24 @@ def _check_identity(path: Path, line: bytes, header: dict[str, Any]) -> None:
         if found.get(part) != header[part]:
             raise _changed(path, f"the {part} {'are' if part == 'options' else 'is'} not the same")
     raise _changed(path, "the plan is not the same")
+
+
+def check_begun(path: Path, plan: Plan) -> None:
+    """Refuse to continue the journal of another plan; one without entries, or that is not there, is of none.
+
+    Raises
+    ------
+    OutputError
+        The journal is that of another plan; the message says what differs.
+
+    """
+    try:
+        content = read_at_most(path, _LONGEST_LINE_BYTES)
+    except FileNotFoundError:
+        return
+    line, _, body = content.partition(b"\n")
+    if body:
+        check_identity(path, line, identity(plan))
 
 
 def _plug_in_name(header: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from dovetail.engine.planning.plan import READ_AHEAD, UNFOLDED_PER_WORKER, Plan
 from dovetail.engine.planning.tensors import conversions, problems
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
 from dovetail.engine.run.chunk_sharing import share_memory
+from dovetail.engine.run.parts.part import Part
 from dovetail.engine.run.records import RecordTable
 from dovetail.engine.run.warm import Trial, trials, warm_up
 from dovetail.engine.text import format_size, parse_size
@@ -34,10 +35,22 @@ class RunOptions:
     executor: Executor | None = None
     """Runs the tasks; None for a pool of threads. Its workers must see the same files. The memory limit bounds this
     process alone, and not the processes in which an executor runs tasks."""
+    part: Part | str | None = None
+    """Which part of the merge this process makes, as ``"3/16"``, or ``"auto"`` for what SLURM's or MPI's variables say;
+    None for all of it. Each part is made by a process of its own, on any machine that sees the same files, and the last
+    one publishes the output. `dovetail.engine.merge` and `dovetail.engine.make_vectors` alone take it."""
     memory: InitVar[int | str | None] = None
     """Another way to give `memory_bytes`: as people write sizes, ``"512MiB"``."""
 
     def __post_init__(self, memory: int | str | None) -> None:
+        if isinstance(self.part, str):
+            object.__setattr__(self, "part", Part.parse(self.part))
+        if self.part is not None and self.restart:
+            raise RecipeError(
+                f"an unfinished output is to be thrown away, and part {self.part} to be made",
+                "one process that begins anew, before the parts",
+                "delete the unfinished output once, and leave out --restart",
+            )
         if memory is not None:
             if self.memory_bytes is not None:
                 raise RecipeError("both memory and memory_bytes are given", "one of them", "leave out memory_bytes")

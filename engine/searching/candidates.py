@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import carry_out, input_paths
+from dovetail.engine.actions.carry_out import carry_out
 from dovetail.engine.actions.finished import find_finished
 from dovetail.engine.actions.forecasts import plan_stages
 from dovetail.engine.actions.in_memory import merge_in_memory
 from dovetail.engine.actions.merge import merge
+from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.actions.vectors import make_vectors
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.registry import find

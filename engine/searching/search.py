@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dovetail.engine import events
+from dovetail.engine.actions.parts import refuse_part
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.recipe import RecipeSource
 from dovetail.engine.recipe.load import read_origin
@@ -88,13 +89,15 @@ def search(
     ('recipe.yml', 'model')
 
     """
+    run = run or RunOptions()
+    refuse_part(run, "a search")
     request = Request(
         read_template(read_origin(recipe)),
         evaluate,
         expand_home(output),
         search_options or SearchOptions(),
         options or PlanOptions(),
-        run or RunOptions(),
+        run,
         listen,
     )
     return request.carry_out()

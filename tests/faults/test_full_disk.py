@@ -23,8 +23,8 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     [
         "commit:1",
         "commit:9",
-        "dovetail.engine.actions.carry_out:write_side_files",
-        "dovetail.engine.actions.carry_out:write_manifest",
+        "dovetail.engine.actions.completion:write_side_files",
+        "dovetail.engine.actions.completion:write_manifest",
     ],
 )
 def test_a_disk_that_fills_up(family: Family, disk: SmallDisk, place: str) -> None:

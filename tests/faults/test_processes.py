@@ -129,8 +129,8 @@ def test_a_forked_child_does_not_keep_the_lock(family: Family) -> None:
 @pytest.mark.parametrize(
     "place",
     [
-        "dovetail.engine.actions.carry_out:write_side_files",
-        "dovetail.engine.actions.carry_out:write_manifest",
+        "dovetail.engine.actions.completion:write_side_files",
+        "dovetail.engine.actions.completion:write_manifest",
         "dovetail.engine.actions.carry_out:publish",
     ],
 )

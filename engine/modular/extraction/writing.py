@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out import carry_out, checkpoint_paths
+from dovetail.engine.actions.carry_out import carry_out
 from dovetail.engine.actions.finished import find_finished, tell_finished
+from dovetail.engine.actions.parts import refuse_part
+from dovetail.engine.actions.spared import checkpoint_paths
 from dovetail.engine.methods.copy import Copy
 from dovetail.engine.methods.modules import MODULES
 from dovetail.engine.modular.extraction.document import MODULE_NAME, ModuleDescription, description_to_json
@@ -69,6 +71,7 @@ def write_module(wanted: Wanted, output: Path, run: RunOptions, listen: events.L
 
     """
     started = time.monotonic()
+    refuse_part(run, "a module")
     plan = _plan(wanted)
     request = Request(
         noun="module",

@@ -57,6 +57,16 @@ def test_an_interrupted_merge_continues(family: Family) -> None:
     assert written == (family.out / "part0.npy").stat().st_ino
 
 
+def test_parts_are_refused(family: Family) -> None:
+    """A format that says nothing of parts refuses them in one line, before anything is made."""
+    outcome = dovetail("merge", family.recipe_path, family.out, "--format", "npy", "--part", "1/2")
+    assert (
+        2,
+        "error: npy output cannot be made in parts; expected a format that can; merge it without a part\n",
+    ) == (outcome.code, outcome.err)
+    assert not family.staging.exists()
+
+
 def test_a_damaged_output_is_found(family: Family) -> None:
     """Verification covers every byte, and traces damage to files and elements."""
     merge(family.recipe_path, family.out, OPTIONS)

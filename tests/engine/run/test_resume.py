@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dovetail.engine import events
-from dovetail.engine.actions import carry_out
+from dovetail.engine.actions import completion
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.planning.builder import make_plan
@@ -104,7 +104,7 @@ def test_an_interruption_before_anything_is_done(family: Family) -> None:
 def test_an_interruption_when_all_is_done(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a merge is stopped while it writes the side files, the same call writes them and computes nothing again."""
     with monkeypatch.context() as patched:
-        patched.setattr(carry_out, "write_side_files", _raise_interrupt)
+        patched.setattr(completion, "write_side_files", _raise_interrupt)
         with pytest.raises(KeyboardInterrupt):
             merge(family.recipe_path, family.out, OPTIONS)
     assert not family.out.exists()

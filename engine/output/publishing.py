@@ -1,0 +1,134 @@
+"""Publishing an output that several processes have made: exactly once, by whichever comes first, and without a lock.
+
+Each process that finds all chunks done writes the small files into a folder of its own, gives them their names by
+renaming, and renames the staging folder. The files of all are the same, and the staging folder can be renamed but once:
+who comes later finds that it is gone.
+
+A former output that is replaced is moved into the staging folder first. Of two processes that replace it, the slower
+one can then never move the new output away in its stead: once the new output has its name, the staging folder is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+from dovetail.engine.errors import OutputError
+from dovetail.engine.output.staging import place_of, tidy
+from dovetail.engine.run.parts.folder import parts_path
+from dovetail.io.files.durable import remove_if_there, sync_folder
+from dovetail.io.files.smallfile import is_named
+
+_FORMER: Final = "former"
+_TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
+_IN_USE: Final = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ESTALE)
+
+
+def put_in_place(own: Path, staging: Path, last: str) -> None:
+    """Give files of this process their names in the staging folder: all at once each, and one after the others.
+
+    Parameters
+    ----------
+    own
+        The folder of this process.
+    staging
+        The staging folder.
+    last
+        Name of the file that comes last.
+
+    """
+    for path in sorted(own.iterdir(), key=lambda path: (path.name == last, path.name)):
+        path.rename(staging / path.name)
+    sync_folder(staging)
+
+
+def remove_others(staging: Path, names: Collection[str]) -> None:
+    """Remove what belongs to no output: what a run left that was stopped before it had begun."""
+    for path in staging.iterdir():
+        if path.name not in names:
+            remove_if_there(path)
+
+
+def publish_once(staging: Path, output: Path, *, overwrite: bool) -> bool:
+    """Rename a complete staging folder to `output`, durably, unless another process has; give whether this one has.
+
+    Parameters
+    ----------
+    staging
+        The complete staging folder.
+    output
+        The name that it gets.
+    overwrite
+        Whether a former output that is not empty is replaced.
+
+    Raises
+    ------
+    OutputError
+        Somebody has put files into `output` since it was checked, and `overwrite` is not set.
+
+    """
+    place = place_of(output)
+    sync_folder(staging)
+    try:
+        try:
+            staging.rename(place)  # also replaces an empty folder, in one step
+        except OSError as error:
+            if error.errno not in _TAKEN or not is_named(staging):
+                raise
+            if not overwrite:
+                raise OutputError(
+                    f"files have come into the output folder {output} while it was being made",
+                    "an empty folder",
+                    "move them away and run the same command again: nothing is computed twice",
+                ) from None
+            _replace(place, staging)
+    except FileNotFoundError:
+        if is_named(staging):
+            raise
+        return False
+    sync_folder(place.parent)
+    try:
+        tidy(output)
+    except OSError as error:
+        if error.errno not in _IN_USE:  # by a process that was started twice; the next run tidies up
+            raise
+    return True
+
+
+def _replace(place: Path, staging: Path) -> None:
+    """Move the former output into the staging folder, and give that its name, or leave both as they are."""
+    former = parts_path(staging) / _FORMER
+    moved = _move_away(place, former)
+    try:
+        staging.rename(place)
+    except OSError:
+        if moved:
+            with contextlib.suppress(OSError):
+                former.rename(place)
+        raise
+
+
+def _move_away(place: Path, former: Path) -> bool:
+    """Move the former output away, unless another process has, or has published the new one; give whether it did."""
+    for _ in range(2):
+        try:
+            place.rename(former)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.EINVAL):  # invalid: the staging folder is the output by now
+                return False
+            if error.errno not in _TAKEN:
+                raise
+            remove_if_there(former)  # left by a process that was stopped, and older than what is there now
+        else:
+            return True
+    return False
+
+
+def restore_former(staging: Path, output: Path) -> None:
+    """Give a former output its name again, if a process was stopped between moving it away and replacing it."""
+    former, place = parts_path(staging) / _FORMER, place_of(output)
+    if is_named(former) and not is_named(place):
+        former.rename(place)

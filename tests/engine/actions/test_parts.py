@@ -1,0 +1,310 @@
+"""A merge in parts gives the files of a merge in one piece with shards of the same size, however it is divided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dovetail.engine import RunOptions, convert, events, make_vectors, merge, read_manifest
+from dovetail.engine.actions import carry_out_part
+from dovetail.engine.actions.recompute import recompute
+from dovetail.engine.actions.verify import verify
+from dovetail.engine.errors import InterruptedMergeError, OutputError, RecipeError
+from dovetail.engine.planning.plan import PlanOptions
+from dovetail.io.output import SafetensorsFormat, ZarrFormat
+from tests.engine.command import dovetail
+from tests.engine.conftest import Family
+from tests.engine.interrupt import Interrupter, commit_often
+from tests.engine.outputs import contents, unreadable
+
+ZARR = PlanOptions(ZarrFormat())
+
+
+@pytest.fixture(autouse=True)
+def _many_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut merges into many tasks and commit them in small groups."""
+    commit_often(monkeypatch)
+
+
+def make(
+    family: Family, part: str | None, options: PlanOptions | None = None, listen: Any = None, **run: Any
+) -> list[events.Event]:
+    """Make a part of the family's merge; give what was told."""
+    seen: list[events.Event] = []
+
+    def hear(event: events.Event) -> None:
+        seen.append(event)
+        if listen is not None:
+            listen(event)
+
+    merge(family.recipe_path, family.out, options, RunOptions(part=part, workers=2, **run), hear)
+    return seen
+
+
+def make_all(family: Family, count: int, options: PlanOptions | None = None) -> None:
+    """Make all parts, one after another."""
+    for number in range(1, count + 1):
+        make(family, f"{number}/{count}", options)
+
+
+def in_one_piece(family: Family, options: PlanOptions | None = None) -> dict[str, bytes | None]:
+    """Make in one piece what the parts have made, with shards of the same size; give the files."""
+    options = options or PlanOptions()
+    if options.format.shard_limit_bytes is not None:
+        options = PlanOptions(SafetensorsFormat(read_manifest(family.out)["options"]["shard_size_bytes"]))
+    merge(family.recipe_path, family.home / "one-piece", options)
+    return contents(family.home / "one-piece")
+
+
+def told(seen: list[events.Event]) -> list[str]:
+    """Give the texts of notices about parts."""
+    return [event.text for event in seen if isinstance(event, events.Notice) and "art" in event.text.split()[0]]
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+@pytest.mark.parametrize("options", [None, ZARR], ids=["safetensors", "zarr"])
+def test_any_number_of_parts(family: Family, count: int, options: PlanOptions | None) -> None:
+    """The last part publishes, and the output is that of one piece, manifest, card and side files included."""
+    for number in range(1, count + 1):
+        (report, *_) = [
+            event
+            for event in make(family, f"{number}/{count}", options)
+            if isinstance(event, events.Done | events.PartDone)
+        ]
+        assert isinstance(report, events.Done) == family.out.exists()
+    assert family.out.exists()
+    assert not family.staging.exists()
+    assert in_one_piece(family, options) == contents(family.out)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"merge_method": "ties", "parameters": {"weight": 0.5, "density": 0.3}},
+        {"merge_method": "dare_ties", "parameters": {"weight": 0.5, "density": 0.3}},
+        {"merge_method": "della", "parameters": {"weight": 0.5, "density": 0.5}},
+        {"merge_method": "model_stock", "parameters": {}},
+        {"merge_method": "tsv_m", "parameters": {}},
+        {"merge_method": "karcher", "parameters": {}, "base_model": None},
+    ],
+    ids=lambda method: method["merge_method"],
+)
+def test_methods(family: Family, method: dict[str, Any]) -> None:
+    """Selections over whole tensors, random masks, angles and matrices come out of parts as they do in one piece."""
+    family.recipe(**method)
+    content = {key: value for key, value in yaml.safe_load(family.recipe_path.read_text()).items() if value is not None}
+    family.recipe_path.write_text(yaml.safe_dump(content))
+    make_all(family, 3)
+    assert in_one_piece(family) == contents(family.out)
+
+
+def test_no_file_is_written_by_two_parts(family: Family) -> None:
+    """Each output file belongs to one part: it is there once that part has begun, and complete when it is done."""
+    make(family, "2/3")
+    layout = {path.name: path.read_bytes() for path in family.staging.glob("*.safetensors")}
+    make(family, "1/3")
+    assert layout.items() <= {path.name: path.read_bytes() for path in family.staging.glob("*.safetensors")}.items()
+    make(family, "3/3")
+    assert layout.items() <= contents(family.out).items()
+
+
+def test_a_part_without_files_says_so(family: Family) -> None:
+    """There are nine tensors: of 40 parts most have nothing to make, say so, and end well."""
+    seen = make(family, "40/40")
+    assert [
+        "Part 40/40 has nothing to make: the other parts have all that there is.",
+        "Part 40/40 is done; 39 parts of 40 left: 1-39.",
+    ] == told(seen)
+    (report,) = (event for event in seen if isinstance(event, events.PartDone))
+    assert (40, 40, "1-39", 0) == (report.part, report.parts, report.left, report.written_bytes)
+
+
+def test_many_parts(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more parts than are looked at closely, the last publishes, and so does one that finds nothing to make."""
+    monkeypatch.setattr(carry_out_part, "_FEW_PARTS", 1)
+    for number in range(2, 6):
+        make(family, f"{number}/5")
+    for path in family.staging.glob("dovetail_parts/of-5/*.done"):
+        path.unlink()  # as if all had been killed at their very ends
+    assert [] == [event for event in make(family, "1/5") if isinstance(event, events.Done)]
+    assert 1 == len([event for event in make(family, "3/5") if isinstance(event, events.Done)])
+    assert in_one_piece(family) == contents(family.out)
+
+
+def test_the_command_says_what_is_left(family: Family) -> None:
+    """The command ends with 0 while parts are left, and names them as SLURM does; the last prints the summary."""
+    first = dovetail("merge", family.recipe_path, family.out, "--part", "2/3")
+    assert (0, "") == (first.code, first.out[:0])
+    assert "Part 2/3 is done; 2 parts of 3 left: 1,3.\n" in first.err
+    as_json = dovetail("merge", family.recipe_path, family.out, "--part", "1/3", "--json")
+    assert [("part", "3")] == [(each["event"], each["left"]) for each in as_json.events if each["event"] == "part"]
+    last = dovetail("merge", family.recipe_path, family.out, "--part", "3/3")
+    assert (0, True) == (last.code, "density" in last.out)
+    again = dovetail("merge", family.recipe_path, family.out, "--part", "1/3")
+    assert (0, f"{family.out} is this merge already, verified by its plan; nothing to do.\n") == (again.code, again.err)
+
+
+def test_a_finished_output_is_known_by_any_number_of_parts(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another number of parts would have other shards, but the output is there; nothing is read."""
+    make_all(family, 3)
+    before = contents(family.out)
+    unreadable(monkeypatch)
+    (report,) = (event for event in make(family, "7/8") if isinstance(event, events.Done))
+    assert report.already
+    assert before == contents(family.out)
+
+
+def test_an_interrupted_part_continues(family: Family) -> None:
+    """After Ctrl-C, the same part does only what is left of it."""
+    with pytest.raises(InterruptedMergeError) as caught:
+        make(family, "1/2", listen=Interrupter(5))
+    assert str(caught.value).startswith("part 1/2 of the merge interrupted; ")
+    (whole,) = (event for event in make(family, "2/2") if isinstance(event, events.PartDone))
+    (rest,) = (event for event in make(family, "1/2") if isinstance(event, events.Done))
+    assert 0 < rest.written_bytes < whole.written_bytes
+    assert in_one_piece(family) == contents(family.out)
+
+
+@pytest.mark.parametrize("options", [None, ZARR], ids=["safetensors", "zarr"])
+@pytest.mark.parametrize("count", [2, 5])
+def test_another_number_of_parts_continues(family: Family, options: PlanOptions | None, count: int) -> None:
+    """What three parts have left, any other number shares: nothing that is done is computed again."""
+    with pytest.raises(InterruptedMergeError):
+        make(family, "1/3", options, Interrupter(5))
+    make(family, "2/3", options)
+    done = contents(family.staging)
+    written = sum(
+        event.written_bytes
+        for number in range(1, count + 1)
+        for event in make(family, f"{number}/{count}", options)
+        if isinstance(event, events.PartDone) or (isinstance(event, events.Done) and not event.already)
+    )
+    assert written < 74_880 * 2 // 3
+    found = contents(family.out)
+    assert {name for name in done if "dovetail" not in name} <= found.keys()
+    assert in_one_piece(family, options) == found
+
+
+def test_one_process_continues_what_parts_have_begun(family: Family) -> None:
+    """Without a part, the command does all that is left, and publishes."""
+    make(family, "2/3")
+    (report,) = (event for event in make(family, None) if isinstance(event, events.Done))
+    assert 0 < report.written_bytes < 74_880
+    assert in_one_piece(family) == contents(family.out)
+
+
+def test_parts_continue_what_one_process_has_begun(family: Family) -> None:
+    """What a process has done that began alone is not done again; its shards keep their size."""
+    with pytest.raises(InterruptedMergeError):
+        make(family, None, listen=Interrupter(20))
+    written = 0
+    for number in (1, 2):
+        written += sum(
+            event.written_bytes
+            for event in make(family, f"{number}/2")
+            if isinstance(event, events.PartDone | events.Done)
+        )
+    assert 0 < written < 74_880
+    assert 5 * 10**9 == read_manifest(family.out)["options"]["shard_size_bytes"]
+    assert in_one_piece(family) == contents(family.out)
+
+
+def test_another_recipe_is_refused(family: Family) -> None:
+    """Parts of two merges never come into one output: the second is told what differs."""
+    make(family, "1/2")
+    before = contents(family.staging)
+    family.recipe(dtype="float32")
+    with pytest.raises(OutputError, match="cannot be continued: the recipe is not the same"):
+        make(family, "2/2")
+    assert before == contents(family.staging)
+
+
+def test_another_recipe_begun_by_one_process_is_refused(family: Family) -> None:
+    """Nor do parts continue what one process has begun by another recipe."""
+    with pytest.raises(InterruptedMergeError):
+        make(family, None, listen=Interrupter(5))
+    family.recipe(dtype="float32")
+    with pytest.raises(OutputError, match="cannot be continued: the recipe is not the same"):
+        make(family, "1/2")
+
+
+def test_a_file_that_is_gone_is_not_taken_for_zeros(family: Family) -> None:
+    """A file with chunks that are done must be there when its part, or the last, comes again."""
+    make(family, "1/2")
+    (path,) = sorted(family.staging.glob("*.safetensors"))[:1]
+    path.unlink()
+    with pytest.raises(OutputError, match=r"cannot be continued: No such file or directory .*model-00001"):
+        make(family, "1/2")
+    with pytest.raises(OutputError, match=r"cannot be continued: No such file or directory .*model-00001"):
+        make(family, "2/2")
+    assert not family.out.exists()
+
+
+def test_overwrite(family: Family) -> None:
+    """A former output stays whole until the last part replaces it; a part that comes late leaves the new one alone."""
+    merge(family.recipe_path, family.out)
+    before = contents(family.out)
+    family.recipe(parameters={"n": 2, "m": 16, "weight": 0.8})
+    with pytest.raises(OutputError, match="is not empty"):
+        make(family, "1/2")
+    make(family, "1/2", overwrite=True)
+    assert before == contents(family.out)
+    make(family, "2/2", overwrite=True)
+    found = contents(family.out)
+    assert in_one_piece(family) == found
+    (report,) = (event for event in make(family, "1/2", overwrite=True) if isinstance(event, events.Done))
+    assert report.already
+    assert found == contents(family.out)
+    assert {".out.dovetail-partial", ".out.dovetail-old"}.isdisjoint(path.name for path in family.home.iterdir())
+
+
+def test_restart_without_parts(family: Family) -> None:
+    """One process may throw away what parts have begun; a part may not, since the others would lose what they do."""
+    make(family, "1/2")
+    with pytest.raises(RecipeError, match="an unfinished output is to be thrown away, and part 2/2 to be made"):
+        make(family, "2/2", restart=True)
+    make(family, None, restart=True)
+    assert in_one_piece(family) == contents(family.out)
+    assert 5 * 10**9 == read_manifest(family.out)["options"]["shard_size_bytes"]
+
+
+def test_stores(family: Family) -> None:
+    """A store of task vectors is made in parts, and merged from in parts, to the bytes of one piece."""
+    make_vectors(family.recipe_path, family.home / "store")
+    for number in (1, 2, 3):
+        make_vectors(family.recipe_path, family.home / "parts", run=RunOptions(part=f"{number}/3"))
+    assert contents(family.home / "store") == contents(family.home / "parts")
+    family.recipe(vectors=str(family.home / "store"))
+    make_all(family, 3)
+    assert in_one_piece(family) == contents(family.out)
+
+
+def test_pictures_and_a_recomputed_output(family: Family) -> None:
+    """Pictures of the card show all parts; the output is verified and computed again like any other."""
+    options = PlanOptions(card_pictures=True)
+    make_all(family, 2, options)
+    verdict = verify(family.out)
+    assert ((), ()) == (verdict.damage, verdict.unlisted)
+    assert 74_880 == recompute(family.out, 1.0)
+    assert any(path.suffix == ".svg" for path in family.out.iterdir())
+
+
+def test_what_has_no_parts(family: Family, tmp_path: Path) -> None:
+    """Recipes of several stages, and conversions, refuse a part in one line."""
+    with pytest.raises(RecipeError) as caught:
+        convert(family.math, tmp_path / "converted", run=RunOptions(part="1/2"))
+    assert (
+        "part 1/2 of a conversion is asked for; expected a merge, or the store of one recipe; leave the part out"
+    ) == str(caught.value)
+    stage = {"merge_method": "linear", "models": [{"model": str(family.math)}], "parameters": {"weight": 1}}
+    documents = [{"name": "first", **stage}, {**stage, "models": [{"model": "first"}]}]
+    family.recipe_path.write_text(yaml.safe_dump_all(documents))
+    outcome = dovetail("merge", family.recipe_path, family.out, "--part", "1/2")
+    assert (
+        2,
+        "error: part 1/2 of a recipe of 2 stages is asked for; expected a merge, or the store of one recipe; leave the "
+        "part out\n",
+    ) == (outcome.code, outcome.err)
