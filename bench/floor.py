@@ -1,6 +1,7 @@
 """A CABS merge beside the floor that input and output set, with a warm and a cold page cache.
 
     python bench/floor.py                       # 3 x 1.7 GB; the disk as it is
+    python bench/floor.py --pages               # and more ways of reading and writing than merges could use
     python bench/floor.py --disk 2GB            # cold runs read at most 2 GB/s (needs the right to make control groups)
 
 The floor (`floor_io.py`) reads every input byte once and writes as many bytes as the output has, durably, with as many
@@ -28,6 +29,14 @@ from report import mebibytes, print_table, spread, write_results
 from dovetail.engine.text import parse_size
 
 OURS = "dovetail"
+PAGES = (
+    *(("map", "steady", size, False) for size in (0.25, 1, 16)),
+    *(("buffer", "steady", size, False) for size in (0.25, 1, 16)),
+    *((read, "steady", 4, False) for read in ("release", "fault")),
+    *(("map", flush, 4, False) for flush in ("groups", "uncached", "direct")),
+    ("map", "steady", 4, True),
+)
+"""More ways of reading and writing: how, when the output is flushed, MiB of a block, and whether in huge pages."""
 COLUMNS = ("", "s", "CPU s", "MiB", "GB/s", "merge / this")
 
 
@@ -38,10 +47,12 @@ def contestants(
     recipe = workplace.cabs_recipe(place / "recipe.yml", family)
     out = place / "out"
     commands: dict[str, list[Any]] = {OURS: workplace.dovetail(recipe, out, memory=args.memory, workers=args.workers)}
-    for read, flush in itertools.product(("buffer", "map"), ("end", "steady")):
+    variants = [(read, flush, 4, False) for read, flush in itertools.product(("buffer", "map"), ("end", "steady"))]
+    for read, flush, size, huge in [*variants, *(PAGES if args.pages else ())]:
         script = [sys.executable, workplace.HERE / "floor_io.py", out, *family]
-        options = ["--threads", args.workers, "--read", read, "--flush", flush]
-        commands[f"floor, read by {read}, flush {flush}"] = [*script, *options]
+        options = ["--threads", args.workers, "--read", read, "--flush", flush, "--block", int(size * 2**20)]
+        name = f"floor, read by {read}, flush {flush}" + (f", {size:g} MiB" if size != 4 else "")
+        commands[name + (", huge" if huge else "")] = [*script, *options, *(["--huge"] if huge else [])]
 
     def contestant(command: list[Any]) -> Callable[[], Run]:
         def measured() -> Run:
@@ -98,6 +109,7 @@ def race(family: Sequence[Path], place: Path, args: argparse.Namespace, *, cold:
 def main() -> None:
     parser = workplace.arguments(__doc__)
     parser.add_argument("--disk", help="let cold runs read at most so many bytes a second, such as 2GB")
+    parser.add_argument("--pages", action="store_true", help="try every way of reading and writing")
     parser.add_argument("--only", choices=("warm", "cold"), help="one state of the page cache only")
     args = parser.parse_args()
     with workplace.workplace(args.work, 8 * 10**9) as place:
