@@ -23,7 +23,7 @@ from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
-from dovetail.engine.output.publishing import publish_once, put_in_place, remove_others
+from dovetail.engine.output.publishing import publish_once, put_in_place, remove_others, settle
 from dovetail.engine.output.side_files import side_bytes
 from dovetail.engine.output.staging import discard_unused, is_bare, staging_path
 from dovetail.engine.output.target import check_disk_space, check_target
@@ -109,7 +109,7 @@ def carry_out_part(
             if remade or not is_made_by(output, known_by):
                 return maker.run()
     except OSError:
-        if remade or not is_made_by(output, known_by):
+        if remade or maker.published or not is_made_by(output, known_by):
             raise
     # Another process has made the same chunks, and has published the output while this one was working.
     if is_bare(maker.staging):  # made by this process a moment after
@@ -137,6 +137,7 @@ class _Maker:
         self.part, self.divided = run.part or Part(1, 1), run.part is not None
         self.staging = staging_path(output)
         self.division = division_path(self.staging, self.part.count)
+        self.published = False
         self.shares: Shares = ()
         self.shards: tuple[int, ...] = ()
 
@@ -255,6 +256,8 @@ class _Maker:
         remove_others(staging, names | {PARTS_NAME, JOURNAL_NAME, LOCK_NAME})
         if not publish_once(staging, self.output, overwrite=self.overwrite):
             raise FileNotFoundError(errno.ENOENT, "another process has published the output", str(staging))
+        self.published = True
+        settle(self.output)
         return manifest
 
     def _tell_begin(self, jobs: Sequence[Job], execution: Execution) -> None:

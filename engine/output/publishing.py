@@ -53,7 +53,9 @@ def remove_others(staging: Path, names: Collection[str]) -> None:
 
 
 def publish_once(staging: Path, output: Path, *, overwrite: bool) -> bool:
-    """Rename a complete staging folder to `output`, durably, unless another process has; give whether this one has.
+    """Rename a complete staging folder to `output`, unless another process has; give whether this one has.
+
+    `settle` makes that durable.
 
     Parameters
     ----------
@@ -89,13 +91,26 @@ def publish_once(staging: Path, output: Path, *, overwrite: bool) -> bool:
         if is_named(staging):
             raise
         return False
-    sync_folder(place.parent)
+    return True
+
+
+def settle(output: Path) -> None:
+    """Make the name of a published output durable, and remove what only the work needed.
+
+    What a process that was started twice still uses is left to the next run.
+
+    Raises
+    ------
+    OSError
+        The disk fails, or a file cannot be removed.
+
+    """
+    sync_folder(place_of(output).parent)
     try:
         tidy(output)
     except OSError as error:
-        if error.errno not in _IN_USE:  # by a process that was started twice; the next run tidies up
+        if error.errno not in _IN_USE:
             raise
-    return True
 
 
 def _replace(place: Path, staging: Path) -> None:

@@ -127,6 +127,10 @@ SCENARIOS = (
     Scenario("merge-zarr", (*_MERGE, "--format", "zarr"), _family),
     Scenario("overwrite", (*_MERGE, *_SHARDS, "--overwrite"), _family, earlier=(_OTHER,)),
     Scenario("resume", (*_MERGE, *_SHARDS), _family, cut=_HALF),
+    Scenario(
+        "last-part", (*_MERGE, *_SHARDS, "--part", "2/2"), _family, earlier=((*_MERGE, *_SHARDS, "--part", "1/2"),)
+    ),
+    Scenario("part-overwrite", (*_MERGE, *_SHARDS, "--part", "1/1", "--overwrite"), _family, earlier=(_OTHER,)),
     Scenario("restart", (*_MERGE, *_SHARDS, "--restart"), _family, cut=_HALF),
     Scenario("finished", (*_MERGE, *_SHARDS), _family, earlier=((*_MERGE, *_SHARDS),)),
     Scenario("linked", (*_MERGE, *_SHARDS), _family, links=(("out", "elsewhere/real"),)),
