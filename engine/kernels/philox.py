@@ -65,6 +65,14 @@ def _fill_groups(k0: np.uint64, k1: np.uint64, stream: np.uint64, first: np.uint
 
 
 @njit(nogil=True, cache=True)
+def _fill_part(key: np.ndarray, stream: int, group: int, skip: int, out: np.ndarray) -> None:
+    """Write words of one group, from word `skip` of it on."""
+    words = np.empty(GROUP, np.uint32)
+    _fill_groups(key[0], key[1], np.uint64(stream), np.uint64(group), words)
+    out[:] = words[skip : skip + len(out)]
+
+
+@njit(nogil=True, cache=True)
 def random_words(key: np.ndarray, stream: int, start: int, out: np.ndarray) -> None:
     """Write consecutive random words of a stream.
 
@@ -84,15 +92,15 @@ def random_words(key: np.ndarray, stream: int, start: int, out: np.ndarray) -> N
         Receives the words.
 
     """
-    first = start // GROUP
-    groups = (start + len(out) + GROUP - 1) // GROUP - first
-    skip = start - first * GROUP
-    if skip == 0 and len(out) == groups * GROUP:
-        _fill_groups(key[0], key[1], np.uint64(stream), np.uint64(first), out)
-        return
-    words = np.empty(groups * GROUP, np.uint32)
-    _fill_groups(key[0], key[1], np.uint64(stream), np.uint64(first), words)
-    out[:] = words[skip : skip + len(out)]
+    first, skip = start // GROUP, start % GROUP
+    head = min(len(out), (GROUP - skip) % GROUP)
+    whole = (len(out) - head) // GROUP * GROUP
+    if head > 0:
+        _fill_part(key, stream, first, skip, out[:head])
+        first += 1
+    _fill_groups(key[0], key[1], np.uint64(stream), np.uint64(first), out[head : head + whole])
+    if head + whole < len(out):
+        _fill_part(key, stream, first + whole // GROUP, 0, out[head + whole :])
 
 
 @njit(nogil=True, cache=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.philox import mark_random, random_words
-from dovetail.engine.kernels.ranks import BINS, mark_by_rank
+from dovetail.engine.kernels.ranks import BINS, mark_by_rank, rank_scratch_bytes
 from dovetail.engine.kernels.statistics import mark_nonzero
 from dovetail.engine.kernels.strongest import mark_strongest
 from dovetail.engine.methods.decoding import Floats, Marks
@@ -136,8 +136,8 @@ def _make_marker(keep: Keep, bounds: Bounds, scratch: _Scratch) -> Marker:
 
 
 def marker_scratch_bytes(size: int) -> int:
-    """Compute the bytes of all markers for `size` elements: masks, random words, bins, and sort keys of a long row."""
-    return (2 + 4 + 4 + 8 + 1) * size + 8 * BINS
+    """Compute the bytes of all markers for `size` elements: masks, random words, bins, and what ranks of a row take."""
+    return (2 + 4) * size + rank_scratch_bytes(size)
 
 
 class _Scratch:
@@ -146,7 +146,7 @@ class _Scratch:
     def __init__(self, size: int) -> None:
         self.mask, self.other = np.empty(size, np.uint8), np.empty(size, np.uint8)
         self.words = np.empty(size, np.uint32)
-        self.bins = np.zeros((2, BINS), np.uint32)
+        self.counts = np.zeros(BINS, np.uint32)
 
 
 class _EverythingMarker:
@@ -197,7 +197,7 @@ class _RankMarker:
         words, mask = scratch.words[: last - first], scratch.mask[: last - first]
         random_words(self._key, keep.stream, first, words)
         rows = tau[first - low : last - low]
-        mark_by_rank(rows, row, (keep.density, keep.epsilon), words, mask, scratch.bins)
+        mark_by_rank(rows, row, (keep.density, keep.epsilon), words, mask, scratch.counts)
         return mask[start - first : stop - first]
 
 
