@@ -99,7 +99,7 @@ def _usual(bits: np.ndarray) -> np.uint32:
             sample[place] = sample[place - 1]
             place -= 1
         sample[place] = each
-    return sample[_USUAL]
+    return np.uint32(sample[_USUAL])
 
 
 @njit(nogil=True, cache=True)
