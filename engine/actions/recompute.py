@@ -179,7 +179,7 @@ def recompute(
         open_session(budget, ahead_bytes) as session,
         open_executor(run.executor, budget.workers) as pool,
     ):
-        scheduler = Scheduler(pool, session, plan, lambda tensor: slots[tensor], budget.open_jobs)
+        scheduler = Scheduler(pool, session, plan, lambda tensor: slots[tensor], budget.open_jobs, budget.held_bytes)
         with contextlib.closing(scheduler.run(todo)) as finished:
             for record in finished:
                 compared += record.written_bytes

@@ -1,7 +1,8 @@
 """Ranks of a row whose magnitudes have many bits: bounds by a histogram, and exact ranks where the bounds do not do.
 
 Bins are equally wide up to a magnitude that is usual in the row, and then become wider with every power of two, so that
-neither many small values nor a few large ones crowd into few bins. The elements before a bin and those up to its end
+neither many small values nor a few large ones crowd into few bins. Rows of values of all orders of magnitude get bins
+by their upper bits. The elements before a bin and those up to its end
 bound the ranks in it, and the random word mostly lies outside of what the bounds leave open. The ranks of the other
 elements are found by counting; a row in which that would take long is sorted.
 """
@@ -23,6 +24,9 @@ _RUN = 64
 """Elements that are tested together for an undecided one."""
 _SAMPLE, _USUAL = 15, 11
 """Elements of a sample, of which one of high rank is the usual magnitude."""
+_MANY, _UPPER = 24, np.uint32(15)
+"""If more elements are undecided, and one in 256, bins are made of the upper bits of magnitudes instead: values of all
+orders of magnitude need them. What they leave out."""
 _MOST_MAGNITUDES = 64
 """A row is sorted if its undecided elements have more distinct magnitudes than this."""
 
@@ -89,8 +93,8 @@ def _mark_counted(
 
 
 @njit(nogil=True, cache=True)
-def _usual(bits: np.ndarray) -> np.uint32:
-    """Give a finite magnitude that three of four elements of a small sample do not exceed."""
+def _usual(bits: np.ndarray, most: np.uint32) -> np.uint32:
+    """Give a finite magnitude that three of four elements of a small sample do not exceed; a greater one than 0."""
     sample = np.empty(_SAMPLE, np.uint32)
     for k in range(_SAMPLE):
         each = min(np.uint32(bits[(2 * k + 1) * len(bits) // (2 * _SAMPLE)] & _ABS), np.uint32(_INFINITE - _ONE))
@@ -99,14 +103,19 @@ def _usual(bits: np.ndarray) -> np.uint32:
             sample[place] = sample[place - 1]
             place -= 1
         sample[place] = each
-    return np.uint32(sample[_USUAL])
+    for k in range(_USUAL, _SAMPLE):
+        if sample[k] != 0:
+            return np.uint32(sample[k])
+    return min(most, np.uint32(_INFINITE - _ONE))
 
 
 @njit(nogil=True, cache=True)
-def _make_keys(values: np.ndarray, bits: np.ndarray, octave_bits: int, sums: np.ndarray, keys: np.ndarray) -> int:
+def _make_keys(
+    values: np.ndarray, bits: np.ndarray, most: np.uint32, octave_bits: int, sums: np.ndarray, keys: np.ndarray
+) -> int:
     """Give each element its bin, and zeros those from the one on that is returned; sums: float32[:] is scratch."""
     usual = np.empty(1, np.uint32)
-    usual[0] = _usual(bits)
+    usual[0] = _usual(bits, most)
     # Halves, because the sum of two magnitudes may be too large for float32.
     center = np.float32(_HALF * usual.view(np.float32)[0])
     usual.view(np.float32)[0] = center
@@ -120,6 +129,17 @@ def _make_keys(values: np.ndarray, bits: np.ndarray, octave_bits: int, sums: np.
         # Adding is monotone for finite numbers; the others share the last bin.
         key = np.uint32(np.uint32(raised[i] - origin) >> shift)
         key = last if (key > last) | (magnitude >= _INFINITE) else key
+        keys[i] = np.uint16(np.uint32(spare + np.uint32(i & (_WAYS - 1))) if magnitude == 0 else key)
+    return int(spare)
+
+
+@njit(nogil=True, cache=True)
+def _make_upper_keys(bits: np.ndarray, keys: np.ndarray) -> int:
+    """Give each element the upper bits of its magnitude, as `_make_keys` gives bins."""
+    last, spare = np.uint32(_INFINITE >> _UPPER), np.uint32(np.uint32(_INFINITE >> _UPPER) + _ONE)
+    for i in range(len(bits)):
+        magnitude = np.uint32(bits[i] & _ABS)
+        key = min(np.uint32(magnitude >> _UPPER), last)
         keys[i] = np.uint16(np.uint32(spare + np.uint32(i & (_WAYS - 1))) if magnitude == 0 else key)
     return int(spare)
 
@@ -184,8 +204,40 @@ def _list_open(mask: np.ndarray, found: int) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
+def _mark_bounded(
+    bits: np.ndarray,
+    keys: np.ndarray,
+    spare: int,
+    scratch: np.ndarray,
+    line: tuple[float, float],
+    words: np.ndarray,
+    mask: np.ndarray,
+    counts: np.ndarray,
+) -> int:
+    """Do as `_bound` does, with bounds by a histogram of keys; those from `spare` on are zeros'."""
+    for i in range(len(keys)):
+        counts[keys[i]] += _ONE
+    zeros = 0
+    for k in range(spare, spare + _WAYS):
+        zeros += int(np.int64(counts[k]))
+        counts[k] = 0
+    used = counts[: _greatest(keys, spare) + 2]
+    _accumulate(used, zeros)
+    lowest, ends = scratch.view(np.uint32)[: len(bits)], scratch.view(np.uint32)[len(bits) :]
+    for i in range(len(keys)):
+        lowest[i], ends[i] = counts[keys[i]], counts[np.uint32(keys[i]) + _ONE]
+    used[:] = 0
+    return _bound(bits, lowest, ends, line, words, mask)
+
+
+@njit(nogil=True, cache=True)
 def mark_binned(
-    values: np.ndarray, line: tuple[float, float], words: np.ndarray, mask: np.ndarray, counts: np.ndarray
+    values: np.ndarray,
+    most: np.uint32,
+    line: tuple[float, float],
+    words: np.ndarray,
+    mask: np.ndarray,
+    counts: np.ndarray,
 ) -> None:
     """Mark one row by its ranks.
 
@@ -193,6 +245,8 @@ def mark_binned(
     ----------
     values : float32[:]
         The row.
+    most : uint32
+        Bits of the greatest magnitude.
     line : (float, float)
         What a word must be below, for rank 0, and by how much that grows from rank to rank.
     words : uint32[:]
@@ -207,20 +261,11 @@ def mark_binned(
     while octave_bits < _MOST_BITS and (16 << octave_bits) <= len(values):
         octave_bits += 1
     scratch = np.empty(len(values), np.int64)  # one thing after another, because rows can be long
-    spare = _make_keys(values, bits, octave_bits, scratch.view(np.float32)[: len(values)], keys)
-    for i in range(len(keys)):
-        counts[keys[i]] += _ONE
-    zeros = 0
-    for k in range(spare, spare + _WAYS):
-        zeros += int(np.int64(counts[k]))
-        counts[k] = 0
-    used = counts[: _greatest(keys, spare) + 2]
-    _accumulate(used, zeros)
-    lowest, ends = scratch.view(np.uint32)[: len(values)], scratch.view(np.uint32)[len(values) :]
-    for i in range(len(keys)):
-        lowest[i], ends[i] = counts[keys[i]], counts[np.uint32(keys[i]) + _ONE]
-    found = _bound(bits, lowest, ends, line, words, mask)
-    used[:] = 0
+    spare = _make_keys(values, bits, most, octave_bits, scratch.view(np.float32)[: len(values)], keys)
+    found = _mark_bounded(bits, keys, spare, scratch, line, words, mask, counts)
+    if found > _MANY + len(bits) // 256:
+        spare = _make_upper_keys(bits, keys)
+        found = _mark_bounded(bits, keys, spare, scratch, line, words, mask, counts)
     if found == 0:
         return
     is_short = found <= _MOST_MAGNITUDES + len(bits) // 8

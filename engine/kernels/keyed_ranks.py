@@ -1,8 +1,8 @@
 """Exact ranks of a row whose magnitudes have few bits: those of the differences of two numbers in bfloat16.
 
 The upper 16 bits of a magnitude are its key. Almost always the other 15 are zero, so that the elements of one key are
-equal, and are ranked by index: one sweep counts the elements of every key, and gives each its place among those before
-it. Elements with more bits are odd: they are sorted, and come after the others of their key.
+equal, and are ranked by index: one sweep counts the elements of every key, and a second gives each its place among the
+elements before it. Those with more bits are odd: they are sorted, and come after the others of their key.
 """
 
 from __future__ import annotations

@@ -10,20 +10,50 @@ _BYTE = 8
 
 
 @njit(nogil=True, cache=True)
-def _pack_bits(marks, first, bits):  # type: ignore[no-untyped-def]
-    """Set the bits of a run, those of whole bytes at once."""
+def pack_bits(marks, first, bits):  # type: ignore[no-untyped-def]
+    """Set the bits of a run, those of whole bytes at once.
+
+    Parameters
+    ----------
+    marks : uint8[:]
+        1 where the bit is to be set, else 0.
+    first : int
+        Place of the run's first bit.
+    bits : uint8[:]
+        Marks of one bit, the lowest bit of a byte first. Those of the run are 0 before.
+
+    """
     head = min(len(marks), -first % _BYTE)
     whole = (len(marks) - head) // _BYTE
     for i in range(head):
         bits[(first + i) >> 3] |= np.uint8(np.uint8(marks[i] != 0) << np.uint8((first + i) & 7))
     begin = (first + head) >> 3
+    # Slices of their own, because LLVM makes vector code of loops that count from 0.
+    middle, target = marks[head : head + whole * _BYTE], bits[begin : begin + whole]
     for place in range(whole):
         byte = np.uint8(0)
         for bit in range(_BYTE):
-            byte |= np.uint8(np.uint8(marks[head + place * _BYTE + bit] != 0) << np.uint8(bit))
-        bits[begin + place] = byte
+            byte |= np.uint8(np.uint8(middle[place * _BYTE + bit] != 0) << np.uint8(bit))
+        target[place] = byte
     for i in range(head + whole * _BYTE, len(marks)):
         bits[(first + i) >> 3] |= np.uint8(np.uint8(marks[i] != 0) << np.uint8((first + i) & 7))
+
+
+@njit(nogil=True, cache=True)
+def unpack_bits(bits, first, marks):  # type: ignore[no-untyped-def]
+    """Read the bits of a run, those of whole bytes at once; `marks` receives what `pack_bits` was given."""
+    head = min(len(marks), -first % _BYTE)
+    whole = (len(marks) - head) // _BYTE
+    for i in range(head):
+        marks[i] = np.uint8((bits[(first + i) >> 3] >> np.uint8((first + i) & 7)) & _ONE)
+    begin = (first + head) >> 3
+    middle, origin = marks[head : head + whole * _BYTE], bits[begin : begin + whole]
+    for place in range(whole):
+        byte = origin[place]
+        for bit in range(_BYTE):
+            middle[place * _BYTE + bit] = np.uint8((byte >> np.uint8(bit)) & _ONE)
+    for i in range(head + whole * _BYTE, len(marks)):
+        marks[i] = np.uint8((bits[(first + i) >> 3] >> np.uint8((first + i) & 7)) & _ONE)
 
 
 @njit(nogil=True, cache=True)
@@ -68,7 +98,7 @@ def pack(marks, stored, first, bits, values, count):  # type: ignore[no-untyped-
     if not len(marks):
         return count
     size = len(stored) // len(marks)
-    _pack_bits(marks, first, bits)
+    pack_bits(marks, first, bits)
     if size == 1:
         return _pack_values(marks, stored, values, count)
     if size == 2:

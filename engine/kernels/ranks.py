@@ -71,7 +71,7 @@ def _mark_row(
     if most < _INFINITE and is_narrow and int(odd) * _MOST_ODD <= len(bits):
         mark_keyed(bits, int(odd), (int(first), int(last)), (low, step), words, mask, counts)
     else:
-        mark_binned(values, (low, step), words, mask, counts)
+        mark_binned(values, most, (low, step), words, mask, counts)
 
 
 @njit(nogil=True, cache=True)

@@ -43,6 +43,13 @@ def elements(chunk: Chunk, raw: Bytes, code: int, low: int, high: int) -> Bytes:
     return read_only(raw[(low - offset) * size : (high - offset) * size])
 
 
+def stored(chunk: Chunk, codes: Sequence[int], low: int, high: int) -> tuple[Bytes, ...]:
+    """Cut elements ``low:high`` of the tensor out of the windows of the base model and of the models."""
+    assert chunk.base is not None
+    sources = zip((chunk.base, *chunk.models), codes, strict=True)
+    return tuple(elements(chunk, raw, code, low, high) for raw, code in sources)
+
+
 class TaskVectors:
     """Decodes the task vectors of a chunk, part by part.
 
@@ -151,6 +158,29 @@ def blocks(chunk: Chunk, length: int, block: int) -> Iterator[ElementRange]:
 def block_count(elements: int, block: int) -> int:
     """Give the most blocks of so many elements that can begin in a chunk, wherever the chunk begins."""
     return -(-elements // block)
+
+
+Totals = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+"""What kernels that merge task vectors count and sum: see `dovetail.engine.kernels.sparsified.sparsified_sum`."""
+
+
+def no_totals(models: int) -> Totals:
+    """Begin with nothing."""
+    return np.zeros(models + 1, np.int64), np.zeros((models, models), np.int64), np.zeros(2 * models + 1)
+
+
+def statistics_of(totals: Totals, overflowed: int) -> ChunkStatistics:
+    """Make the statistics of a chunk of what kernels have counted and summed."""
+    nonfinite, kept, squares = totals
+    models = len(kept)
+    return ChunkStatistics(
+        kept=kept,
+        delta_square=squares[:models],
+        kept_square=squares[models : 2 * models],
+        merged_square=float(squares[2 * models]),
+        overflowed=overflowed,
+        nonfinite=nonfinite,
+    )
 
 
 def plain_statistics(models: int, overflowed: int, nonfinite: NDArray[np.int64]) -> ChunkStatistics:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.philox import mark_random, random_words
 from dovetail.engine.kernels.ranks import BINS, mark_by_rank, rank_scratch_bytes
+from dovetail.engine.kernels.sparsified import BAND, RANDOM
 from dovetail.engine.kernels.statistics import mark_nonzero
 from dovetail.engine.kernels.strongest import mark_strongest
 from dovetail.engine.methods.decoding import Floats, Marks
+from dovetail.engine.methods.threshold import Rules
 
 Key = tuple[int, int]
 """Key of the random numbers of a tensor: two words of 32 bits."""
@@ -102,6 +104,31 @@ Keep = KeepEverything | KeepBand | KeepAtRandom | KeepByRank
 
 Bounds = tuple[tuple[int, int, int], ...]
 """Of each rank that a band of ranks asks for, the threshold, the ties, and the ties that come before the chunk."""
+
+
+def bounds_of(rules: Sequence[Rules], chunk: int) -> list[Bounds]:
+    """Give what has been found of every model's ranks, for the chunk of an index."""
+    return [
+        tuple((rule.threshold, rule.ties, rule.before[chunk] if rule.before else 0) for rule in found)
+        for found in rules
+    ]
+
+
+def describe_keeps(keeps: Sequence[Keep], bounds: Sequence[Bounds]) -> tuple[NDArray[Any], ...]:
+    """Describe what the models keep in the arrays that `dovetail.engine.kernels.sparsified` reads."""
+    count = len(keeps)
+    kinds, edges, key = np.zeros(count, np.int64), np.zeros(count), np.zeros(2, np.uint64)
+    rules, seen = np.full((count, 2, 2), -1, np.int64), np.zeros((count, 2), np.int64)
+    for model, (keep, found) in enumerate(zip(keeps, bounds, strict=True)):
+        if isinstance(keep, KeepBand):
+            kinds[model] = BAND
+            for place, (threshold, ties, before) in enumerate(found):
+                rules[model, place] = threshold, ties
+                seen[model, place] = before
+        elif isinstance(keep, KeepAtRandom):
+            kinds[model], edges[model] = RANDOM, keep.density * 2.0**32
+            key[:] = keep.key
+    return kinds, rules, seen, edges, key
 
 
 def make_markers(keeps: Sequence[Keep], bounds: Sequence[Bounds], size: int) -> list[Marker]:

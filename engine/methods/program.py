@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,6 +174,32 @@ class Program(Protocol):
 
     def apply(self, chunk: Chunk, state: State, out: Bytes) -> ChunkStatistics:
         """Compute elements ``chunk.start:chunk.stop`` into `out` (stored bytes of the output dtype)."""
+        ...
+
+
+@runtime_checkable
+class Holding(Program, Protocol):
+    """A program that can hold, between passes, what it would compute again; the output is the same."""
+
+    def held_bytes(self, elements: int, chunks: int) -> int:
+        """Bytes that are held of a tensor, from a reduce pass to the apply pass, beside the accumulator; 0 if none are.
+
+        Parameters
+        ----------
+        elements
+            Elements of a chunk.
+        chunks
+            Chunks of the tensor.
+
+        """
+        ...
+
+    def holding(self) -> Self:
+        """Give the same program, which holds it. It has to be the one of all passes."""
+        ...
+
+    def part(self, state: State, start: int, stop: int) -> State:
+        """Leave out of a state what is held of other elements than ``start:stop``, those of one chunk."""
         ...
 
 

@@ -11,6 +11,9 @@ from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs
 from dovetail.engine.methods.decoding import Floats, Marks
 from dovetail.engine.methods.masked import NO_LEAST, StretchSum
 
+LEAST_NORM = 1e-7
+"""A model is not rescaled if its sum of magnitudes, kept or whole, is below this, as in mergekit."""
+
 
 class ScaledSum(StretchSum):
     """The sum of scaled and weighted contributions, or of those with the elected sign.
@@ -66,3 +69,11 @@ class ScaledSum(StretchSum):
         if self._sums is not None:
             elect_signs(self._sums, self._normalize, NO_LEAST, delta)
         scale_change(delta, self._divisor, self._factor)
+
+
+def rescaling_factor(whole: float, kept: float) -> float:
+    """Compute the factor by which the kept sum of magnitudes becomes the whole sum, rounded once."""
+    if whole < LEAST_NORM or kept < LEAST_NORM:
+        return 1.0
+    with np.errstate(all="ignore"):
+        return float(np.float32(whole / kept))

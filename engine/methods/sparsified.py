@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.sparsified import BAND, RANDOM, sparsified_norms, sparsified_sum
+from dovetail.engine.kernels.sparsified import TILE, sparsified_norms, sparsified_sum
 from dovetail.engine.kernels.sums import sum_magnitudes
 from dovetail.engine.kernels.task_vectors import keep_masked
 from dovetail.engine.methods.decoding import (
@@ -26,7 +26,9 @@ from dovetail.engine.methods.decoding import (
     TaskVectors,
     block_count,
     blocks,
-    elements,
+    no_totals,
+    statistics_of,
+    stored,
     stretches,
 )
 from dovetail.engine.methods.keeps import (
@@ -36,18 +38,18 @@ from dovetail.engine.methods.keeps import (
     KeepByRank,
     KeepEverything,
     Marker,
+    bounds_of,
+    describe_keeps,
     make_markers,
     marker_scratch_bytes,
 )
 from dovetail.engine.methods.marking import Addition
 from dovetail.engine.methods.masked import BeginSum, StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
-from dovetail.engine.methods.scaled_sum import ScaledSum
+from dovetail.engine.methods.row_marks import HeldMarks, RowMarks
+from dovetail.engine.methods.scaled_sum import ScaledSum, rescaling_factor
 from dovetail.engine.methods.selection import PASSES, Search
 from dovetail.engine.methods.threshold import Rules
-
-LEAST_NORM = 1e-7
-"""A model is not rescaled if its sum of magnitudes, kept or whole, is below this, as in mergekit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Found:
     """For each model, the rules of its ranks."""
     scales: tuple[float, ...]
     """For each model, its rescaling factor."""
+    held: tuple[HeldMarks, ...] = ()
+    """What models keep at random, where that is held for the apply pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,8 @@ class SparsifiedSum:
     """What the sum, or quotient, is multiplied by (lambda)."""
     sampled: bool = True
     """Whether a sample may show where the wanted ranks are."""
+    holds: bool = False
+    """Whether what models keep at random is held for the apply pass; that of a tensor of one chunk always is."""
 
     @property
     def _row(self) -> int:
@@ -117,7 +123,20 @@ class SparsifiedSum:
 
     def accumulator_bytes(self, elements: int, chunks: int) -> int:
         """What a search takes, and the sums of all chunks' blocks, kept one by one and joined."""
-        return self._search.accumulator_bytes(chunks) + 2 * chunks * self._sums_bytes(elements)
+        held = self.held_bytes(elements, chunks) if chunks == 1 else 0
+        return self._search.accumulator_bytes(chunks) + 2 * chunks * self._sums_bytes(elements) + held
+
+    def held_bytes(self, elements: int, chunks: int) -> int:
+        """Bytes of what models keep at random, where a pass finds it out before the apply pass."""
+        return self._at_random.held_bytes(elements, chunks) if self._draws and self._rescales else 0
+
+    def holding(self) -> SparsifiedSum:
+        """Give the same program, which holds what models keep at random."""
+        return replace(self, holds=True)
+
+    def part(self, state: Found | None, start: int, stop: int) -> Found | None:
+        """Leave out what is held of other elements than ``start:stop``."""
+        return replace(state, held=self._at_random.part(state.held, start, stop)) if state and state.held else state
 
     @property
     def _search(self) -> Search:
@@ -152,6 +171,10 @@ class SparsifiedSum:
 
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of working memory for a window of `elements`."""
+        return self._at_random.scratch_bytes(elements) if self._draws else self.marking_bytes(elements)
+
+    def marking_bytes(self, elements: int) -> int:
+        """Bytes of working memory of `mark` for a window of `elements`."""
         size, models = min(elements, self._block + 2 * self._row), len(self.weights)
         adding = ScaledSum.scratch_bytes(models, self.voting, 1)
         held = TaskVectors.scratch_bytes(size) + marker_scratch_bytes(size)
@@ -161,10 +184,6 @@ class SparsifiedSum:
             return held + adding * size
         return held + adding * STRETCH + max(models, 4) * size  # masks or, in the reduce pass, the kept part
 
-    def marking_bytes(self, elements: int) -> int:
-        """Bytes of working memory of `mark` for a window of `elements`."""
-        return self.scratch_bytes(elements)
-
     def most_kept(self, model: int, elements: int) -> int:
         """Give the most of so many elements in a row that a model can keep."""
         return elements
@@ -173,7 +192,9 @@ class SparsifiedSum:
         """Count a chunk's magnitudes for the search or, in the last pass, sum them."""
         if self._searches and step < PASSES:
             return self._count(step, chunk, state)
-        return self._sum_fused(chunk, state or self._nothing) if self._fused else self._sum(chunk)
+        if self._draws:
+            return self._at_random.find(chunk, hold=self.holds or chunk.stop - chunk.start == self.length)
+        return (self._sum_fused(chunk, state or self._nothing) if self._fused else self._sum(chunk)), ()
 
     def begin(self, step: int, state: Found | None) -> list[Any]:
         """Begin to add up what is counted for every model, or to gather sums."""
@@ -196,12 +217,14 @@ class SparsifiedSum:
                 if isinstance(keep, KeepBand):
                     rules[model] = self._search.finish(step, accumulator[model], keep.ranks, rules[model])
             return Found(tuple(rules), state.scales)
-        sums = np.concatenate(accumulator)
+        sums = np.concatenate([found for found, _ in accumulator])
         scales = (
-            _scale(fsum(sums[:, model, 0]), fsum(sums[:, model, 1])) if not isinstance(keep, KeepEverything) else 1.0
+            rescaling_factor(fsum(sums[:, model, 0]), fsum(sums[:, model, 1]))
+            if not isinstance(keep, KeepEverything)
+            else 1.0
             for model, keep in enumerate(self.keeps)
         )
-        return Found(state.rules, tuple(scales))
+        return Found(state.rules, tuple(scales), tuple(each for _, held in accumulator for each in held))
 
     @property
     def _nothing(self) -> Found:
@@ -223,14 +246,7 @@ class SparsifiedSum:
         return tuple(counters[model].counts if model in counters else () for model in range(len(self.keeps)))
 
     def _sum(self, chunk: Chunk) -> NDArray[np.float64]:
-        """Sum magnitudes over the blocks that begin in a chunk.
-
-        Returns
-        -------
-        float64[blocks, models, 2]
-            The sum over the task vector, and over its kept part.
-
-        """
+        """Sum magnitudes over the blocks that begin in a chunk, as `row_marks.RowMarks.find` does."""
         vectors, markers, size = self._begin(chunk, self._nothing)
         kept = np.empty(size, np.float32)
         found = []
@@ -246,11 +262,11 @@ class SparsifiedSum:
         """Make a chunk's task vectors, a marker for each model, and the most elements of a stretch with whole rows."""
         low, high = self.window(chunk.start, chunk.stop)
         size = min(high - low, self._block + 2 * self._row)
-        bounds = [
-            tuple((rule.threshold, rule.ties, rule.before[chunk.index] if rule.before else 0) for rule in rules)
-            for rules in state.rules
-        ]
-        return TaskVectors(chunk, self.codes, size), make_markers(self.keeps, bounds, size), size
+        return (
+            TaskVectors(chunk, self.codes, size),
+            make_markers(self.keeps, bounds_of(state.rules, chunk.index), size),
+            size,
+        )
 
     def _mark(
         self, vectors: TaskVectors, markers: Sequence[Marker], start: int, stop: int, *, counted: bool = True
@@ -265,8 +281,15 @@ class SparsifiedSum:
 
     def apply(self, chunk: Chunk, state: Found | None, out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""
+        found, divides = state or self._nothing, self.normalize and not self.voting
+        factors = np.array((found.scales, self.weights), np.float32)
+        divisor, factor = np.float32(self.divisor if divides else 1.0), np.float32(self.factor)
+        options = self.voting, self.normalize, divisor, factor
+        # Sums are rounded at the ends of tiles that are counted from the chunk's first element.
+        if self._draws and (not self._fused or (found.held and chunk.start % TILE == 0)):
+            return self._at_random.apply(chunk, found.held, factors, options, self.out_code, out)
         if self._fused:
-            return self._apply_fused(chunk, state or self._nothing, out)
+            return self._apply_fused(chunk, found, factors, options, out)
         return self.mark(chunk, state, self._summing(self.scales(state)), out).statistics
 
     def mark(self, chunk: Chunk, state: Found | None, begin: BeginSum, out: Bytes) -> StretchSum:
@@ -298,70 +321,51 @@ class SparsifiedSum:
         options = self.voting, self.normalize, self.divisor, self.factor
         return lambda nonfinite, size: ScaledSum(nonfinite, size, (factors, self.weights), options)
 
-    def _apply_fused(self, chunk: Chunk, state: Found, out: Bytes) -> ChunkStatistics:
+    def _apply_fused(
+        self, chunk: Chunk, state: Found, factors: Floats, options: tuple[Any, ...], out: Bytes
+    ) -> ChunkStatistics:
         """Merge a chunk in one call."""
-        models = len(self.weights)
-        kept, nonfinite = np.zeros((models, models), np.int64), np.zeros(models + 1, np.int64)
-        squares = np.zeros(2 * models + 1)
-        divides = self.normalize and not self.voting
+        totals = no_totals(len(self.weights))
         overflowed = sparsified_sum(
-            self._stored(chunk, chunk.start, chunk.stop),
+            stored(chunk, self.codes, chunk.start, chunk.stop),
             np.array((*self.codes, self.out_code), np.int64),
-            self._kept_by(chunk, state),
+            describe_keeps(self.keeps, bounds_of(state.rules, chunk.index)),
             chunk.start,
-            np.array((state.scales, self.weights), np.float32),
-            (self.voting, self.normalize, np.float32(self.divisor if divides else 1.0), np.float32(self.factor)),
+            factors,
+            options,
             out,
-            (nonfinite, kept, squares),
+            totals,
         )
-        return ChunkStatistics(
-            kept=kept,
-            delta_square=squares[:models],
-            kept_square=squares[models : 2 * models],
-            merged_square=float(squares[2 * models]),
-            overflowed=overflowed,
-            nonfinite=nonfinite,
-        )
+        return statistics_of(totals, overflowed)
 
     def _sum_fused(self, chunk: Chunk, state: Found) -> NDArray[np.float64]:
         """Compute the same sums as `_sum`, with one call of a kernel for each block."""
         models, low = len(self.keeps), chunk.window_start
-        keeps, codes = self._kept_by(chunk, state), np.array((*self.codes, self.out_code), np.int64)
-        stored = self._stored(chunk, low, self.window(chunk.start, chunk.stop)[1])
+        keeps, codes = describe_keeps(self.keeps, bounds_of(state.rules, chunk.index)), np.array(self.codes, np.int64)
+        raw = stored(chunk, self.codes, low, self.window(chunk.start, chunk.stop)[1])
         found, unneeded = [np.empty((0, models, 2))], np.empty((models, 2))
         first = -(-chunk.start // STRETCH) * STRETCH
         if chunk.start < first < chunk.stop:  # the end of an earlier block, of which only the ties are counted
-            sparsified_norms(stored, codes, keeps, (chunk.start - low, first - low, chunk.start), unneeded)
+            sparsified_norms(raw, codes, keeps, (chunk.start - low, first - low, chunk.start), unneeded)
         for start, stop in blocks(chunk, self.length, STRETCH):
             found.append(np.empty((1, models, 2)))
-            sparsified_norms(stored, codes, keeps, (start - low, stop - low, start), found[-1][0])
+            sparsified_norms(raw, codes, keeps, (start - low, stop - low, start), found[-1][0])
         return np.concatenate(found)
+
+    @property
+    def _draws(self) -> bool:
+        """Whether models keep parts at random, by rank only in rows that are short enough to be marked as a block."""
+        is_random = any(isinstance(keep, KeepAtRandom | KeepByRank) for keep in self.keeps)
+        return is_random and not self._searches and self._row <= STRETCH
+
+    @property
+    def _at_random(self) -> RowMarks:
+        return RowMarks(self.keeps, self.codes, self.length, self._row, self._block, by_tile=self._fused)
 
     @property
     def _fused(self) -> bool:
         """Whether the fused kernels serve the models: they cannot rank by rows."""
         return not any(isinstance(keep, KeepByRank) for keep in self.keeps)
-
-    def _stored(self, chunk: Chunk, low: int, high: int) -> tuple[Bytes, ...]:
-        assert chunk.base is not None
-        sources = zip((chunk.base, *chunk.models), self.codes, strict=True)
-        return tuple(elements(chunk, raw, code, low, high) for raw, code in sources)
-
-    def _kept_by(self, chunk: Chunk, state: Found) -> tuple[NDArray[Any], ...]:
-        """Describe what the models keep in the arrays that the fused kernels read."""
-        count = len(self.keeps)
-        kinds, edges, key = np.zeros(count, np.int64), np.zeros(count), np.zeros(2, np.uint64)
-        rules, seen = np.full((count, 2, 2), -1, np.int64), np.zeros((count, 2), np.int64)
-        for model, (keep, found) in enumerate(zip(self.keeps, state.rules, strict=True)):
-            if isinstance(keep, KeepBand):
-                kinds[model] = BAND
-                for place, rule in enumerate(found):
-                    rules[model, place] = rule.threshold, rule.ties
-                    seen[model, place] = rule.before[chunk.index] if rule.before else 0
-            elif isinstance(keep, KeepAtRandom):
-                kinds[model], edges[model] = RANDOM, keep.density * 2.0**32
-                key[:] = keep.key
-        return kinds, rules, seen, edges, key
 
     def _mark_short(self, chunk: Chunk, state: Found, begin: BeginSum, out: Bytes) -> StretchSum:
         """Mark, and add up, stretch by stretch."""
@@ -390,11 +394,3 @@ class SparsifiedSum:
                     merged.add(model, tau, masks[model, start - first : stop - first])
                 merged.finish(vectors.base(start, stop), out, self.out_code, start - chunk.start)
         return merged
-
-
-def _scale(whole: float, kept: float) -> float:
-    """Compute the factor by which the kept sum of magnitudes becomes the whole sum, rounded once."""
-    if whole < LEAST_NORM or kept < LEAST_NORM:
-        return 1.0
-    with np.errstate(all="ignore"):
-        return float(np.float32(whole / kept))

@@ -14,7 +14,7 @@ from dovetail.engine.methods.convert import CONVERT
 from dovetail.engine.methods.extract_lora import EXTRACT_LORA
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.modules import MODULES
-from dovetail.engine.methods.program import Program, State
+from dovetail.engine.methods.program import Holding, Program, State
 from dovetail.engine.methods.vectors import is_making
 from dovetail.engine.planning.grid import OPEN_JOBS, PAGE_SLACK_BYTES, Job, Piece
 from dovetail.engine.planning.planned_tensor import PlannedTensor
@@ -241,6 +241,13 @@ class Plan:
         return max(
             (tensor.program.partial_bytes(tensor.chunking.chunk_elements) for tensor in self._reduced), default=0
         )
+
+    def held_bytes(self, job: Job) -> int:
+        """Give the memory that a job would take to hold, between its passes, what it can; 0 if it can hold nothing."""
+        tensor = self.tensors[job.tasks[0][0].tensor]
+        if not self.reduce_passes(job) or not isinstance(tensor.program, Holding):
+            return 0
+        return tensor.program.held_bytes(tensor.chunking.chunk_elements, tensor.chunk_count)
 
     @property
     def _reduced(self) -> Iterator[PlannedTensor]:

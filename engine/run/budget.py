@@ -64,12 +64,14 @@ class Budget:
     """Jobs that may be open at once, each with an accumulator."""
     frugal: bool = False
     """Whether the plan's programs must be frugal to fit, as `Program.frugal` says."""
+    held_bytes: int = 0
+    """Most memory that each of these jobs takes to hold what a pass has decided, so as not to compute it again."""
 
     @property
     def projected_bytes(self) -> int:
         """Most memory that the process will hold."""
         tasks = self.workers * (self.task_bytes + WORKER_OVERHEAD_BYTES)
-        return self.reserved_bytes + tasks + self.shared_bytes + MARGIN_BYTES
+        return self.reserved_bytes + tasks + self.shared_bytes + self.open_jobs * self.held_bytes + MARGIN_BYTES
 
     @property
     def unwritten_bytes(self) -> int:

@@ -105,7 +105,9 @@ class Execution:
                 open_session(self.budget, ahead_bytes) as session,
                 open_executor(executor, self.budget.workers) as pool,
             ):
-                scheduler = Scheduler(pool, session, self.plan, self.sink.slot, self.budget.open_jobs)
+                scheduler = Scheduler(
+                    pool, session, self.plan, self.sink.slot, self.budget.open_jobs, self.budget.held_bytes
+                )
                 try:
                     with contextlib.closing(scheduler.run(self._jobs)) as finished:
                         for record in finished:

@@ -121,7 +121,10 @@ def prepare(
     budget = replace(budget, open_jobs=open_jobs, frugal=frugal is not plan)
     if budget.frugal:  # else there is no choice
         budget = _generous(_Needs(plan, held, compared_bytes), budget) or budget
-    return replace(budget, shared_bytes=share_memory(frugal if budget.frugal else plan, budget, listen)), table
+    budget = replace(budget, shared_bytes=share_memory(frugal if budget.frugal else plan, budget, listen))
+    room = (budget.allowed_bytes - budget.projected_bytes) // budget.open_jobs
+    fitting = (size for size in map(plan.held_bytes, plan.jobs) if size <= room)
+    return replace(budget, held_bytes=max(fitting, default=0)), table
 
 
 @dataclass(frozen=True, slots=True)

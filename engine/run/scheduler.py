@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dovetail.engine.errors import WorkerLostError
-from dovetail.engine.methods.program import Program
+from dovetail.engine.methods.program import Holding, Program
 from dovetail.engine.planning.grid import OPEN_JOBS, Job
 from dovetail.engine.planning.plan import READ_AHEAD, UNFOLDED_PER_WORKER, Plan
 from dovetail.engine.planning.work import SampleWork, Work
@@ -55,7 +55,8 @@ class _Running:
     """Partial results of this pass that wait for one of an earlier chunk, by position."""
     unfinished: int = 0
     """Tasks of this pass without a result."""
-
+    holder: Holding | None = None
+    """The program, where it holds what a pass has decided."""
     ranges: tuple[tuple[int, int], ...] = ()
     """Elements that the present pass reads in place of the tasks; empty where it reads these."""
     foreseen: int = 0
@@ -88,6 +89,14 @@ class _Running:
         self.unfinished = len(self.pending)
         self.folded = 0
         self.accumulator = self.program.begin(self.step, self.state) if self.reduces else None
+
+    def holding(self, work: Work) -> Work:
+        """Let a task work with what the program holds of its chunk, if it holds anything."""
+        if self.holder is None:
+            return work
+        [piece] = work.pieces
+        state = self.holder.part(self.state, piece.start, piece.stop)
+        return replace(work, pieces=(replace(piece, program=self.holder, state=state),))
 
     def take(self, position: int, partial: Any) -> int:
         """Fold a partial result and those that waited for it, or let it wait; return how many were folded."""
@@ -131,6 +140,8 @@ class Scheduler:
         Gives the place to which a tensor is written, by the tensor's index.
     open_jobs
         Jobs that may be open at once.
+    held_bytes
+        Most memory that each of them may take to hold what a pass has decided.
 
     """
 
@@ -141,9 +152,11 @@ class Scheduler:
         plan: Plan,
         slots: Callable[[int], Slot],
         open_jobs: int = OPEN_JOBS,
+        held_bytes: int = 0,
     ) -> None:
         self._executor, self._session, self._window = executor, session, session.workers + READ_AHEAD
         self._plan, self._slots, self._open_jobs = plan, slots, open_jobs
+        self._held_bytes = held_bytes
         self._unfolded, self._most_unfolded = 0, unfolded_limit(session.workers)
         self.late: list[TaskRecord] = []
         self.unforeseen_bytes = 0
@@ -219,7 +232,7 @@ class Scheduler:
         """Make the work of a task, and let the disk begin to read what it needs."""
         if running.ranges:
             return self._plan.sample(running.job, running.step, running.state, running.ranges)
-        work = self._plan.work(running.job, position, running.step, running.state, self._slots)
+        work = running.holding(self._plan.work(running.job, position, running.step, running.state, self._slots))
         with self._session.entered():
             prefetch(work)
         return work
@@ -230,7 +243,10 @@ class Scheduler:
         if job is None:
             return False
         program, passes = self._plan.program(job), self._plan.reduce_passes(job)
-        running = _Running(job, passes, positions, program, foreseen=program.readings[0])
+        holder = None
+        if isinstance(program, Holding) and 0 < self._plan.held_bytes(job) <= self._held_bytes:
+            holder = program.holding()
+        running = _Running(job, passes, positions, holder or program, foreseen=program.readings[0], holder=holder)
         self._begin(running, 0)
         if running.pending:
             self._open.append(running)

@@ -1,0 +1,86 @@
+"""What models keep of whole rows, as bits, and the sums of magnitudes of their task vectors and of what is kept.
+
+The kernel reads stored bytes, some rows at a time, so that all that it works with stays in the processor's caches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dovetail.engine.kernels.convert import decode
+from dovetail.engine.kernels.packing import pack_bits
+from dovetail.engine.kernels.philox import mark_random, random_words
+from dovetail.engine.kernels.ranks import mark_by_rank
+from dovetail.engine.kernels.running_sums import LANES, ROW, add_magnitudes
+from dovetail.engine.kernels.statistics import mark_nonzero
+from dovetail.engine.kernels.task_vectors import subtract
+
+EVERYTHING, RANDOM, RANKED = range(3)
+"""What a model keeps: everything, a part at random, or a part at random by rank."""
+_LEAST = 4096
+"""Elements that are worked on at a time are at least so many."""
+
+
+@njit(nogil=True, cache=True)
+def _rows_length(row: int, count: int) -> int:
+    """Give the elements of the rows that are worked on at a time: whole rows of sums too, or all."""
+    size, rest = row, ROW
+    while rest > 0:  # the greatest common divisor
+        size, rest = rest, size % rest
+    unit = row // size * ROW
+    return min(count, unit * max(1, _LEAST // unit))
+
+
+@njit(nogil=True, cache=True)
+def mark_rows(sources, codes, keeps, place, run, counts, bits, sums):  # type: ignore[no-untyped-def]
+    """Mark what each model keeps of some whole rows.
+
+    Parameters
+    ----------
+    sources : tuple of uint8[:]
+        Stored bytes of the base model and of the K models; all arrays are of one numba type.
+    codes : int64[K + 1]
+        Dtype codes of the sources.
+    keeps : (int64[K], float64[K, 2], int64[K], uint64[2], int)
+        What each model keeps: `EVERYTHING`, `RANDOM` or `RANKED`; its density and epsilon; its stream of random words.
+        The key of the words, and the elements of a row.
+    place : (int, int, int, int)
+        First element of the rows in the sources and one past the last; the index of the first in the tensor, and in
+        `bits`.
+    run : int
+        Elements after which the sums are rounded: whole rows of sums; or as many as there are, or more.
+    counts : uint32[BINS]
+        As for `ranks.mark_by_rank`.
+    bits : uint8[K, :]
+        Marks of one bit, the lowest bit of a byte first; the kernel sets those of the elements that are kept.
+    sums : float64[K, 2]
+        The sums of magnitudes, of each task vector and of the part that is kept, which the kernel adds to.
+
+    """
+    kinds, numbers, streams, key, row = keeps
+    begin, end, index, first = place
+    is_one = run >= end - begin
+    size = _rows_length(row, end - begin) if is_one else run
+    base, tau = np.empty(size, np.float32), np.empty(size, np.float32)
+    words, mask, lanes = np.empty(size, np.uint32), np.empty(size, np.uint8), np.zeros((len(kinds), 2, LANES))
+    for start in range(begin, end, size):
+        stop = min(start + size, end)
+        count = stop - start
+        vector, marks = tau[:count], mask[:count]
+        decode(sources[0], codes[0], start, stop, base[:count])
+        for j in range(len(kinds)):
+            decode(sources[j + 1], codes[j + 1], start, stop, vector)
+            subtract(vector, base[:count])
+            if kinds[j] == EVERYTHING:
+                mark_nonzero(vector, marks)
+            else:
+                random_words(key, streams[j], index + start - begin, words[:count])
+                if kinds[j] == RANDOM:
+                    mark_random(words[:count], numbers[j, 0] * 4294967296.0, vector, marks)
+                else:
+                    mark_by_rank(vector, row, (numbers[j, 0], numbers[j, 1]), words[:count], marks, counts)
+            pack_bits(marks, first + start - begin, bits[j])
+            whole, part = add_magnitudes(vector, marks, lanes[j], stop == end or not is_one)
+            sums[j, 0] += whole
+            sums[j, 1] += part
