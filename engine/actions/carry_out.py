@@ -13,6 +13,7 @@ from typing import Any
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out_part import carry_out_part
 from dovetail.engine.actions.completion import Complete, complete_model, done_event, started_event, tell_findings
+from dovetail.engine.actions.parts import laid_out
 from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.output.publishing import restore_former
@@ -77,13 +78,21 @@ def carry_out(
         return complete_model(plan, table, folder, earlier, known_by or plan.hash)
 
     complete = complete or complete_usually
+
+    def carry_out_parts(*, warned: bool) -> dict[str, Any]:
+        again = (
+            laid_out(plan, output, run) if run.part is None else plan
+        )  # as the processes have agreed that came first
+        known = known_by or again.hash
+        return carry_out_part(again, output, run, listen, complete, started=started, known_by=known, warned=warned)
+
     if run.part is not None or (is_divided(staging) and not run.restart):
-        return carry_out_part(plan, output, run, listen, complete, started=started, known_by=known_by or plan.hash)
+        return carry_out_parts(warned=False)
     check_target(output, input_paths(plan), overwrite=run.overwrite)
     for warning in plan.warnings:
         listen(events.Notice("warning", warning))
     budget, table = prepare(plan, run, listen)
-    plan = plan.frugal() if budget.frugal else plan
+    lean = plan.frugal() if budget.frugal else plan
     if not staging.exists():
         check_disk_space(staging, plan.write_bytes + side_bytes(plan))
     with held(), locked(staging, listen) as sure:  # within, requests to stop are answered between tasks
@@ -93,10 +102,11 @@ def carry_out(
             _check_still_empty(output, staging)
         if run.restart:
             _clear(staging)
-        if sure or not plan.options.format.takes_parts:
-            return _carry_out(plan, budget, table, output, run, listen, complete, started)
-    # Where nothing keeps a second process out, the way of several processes is right for this one too.
-    return carry_out_part(plan, output, run, listen, complete, started=started, known_by=known_by or plan.hash)
+        if (sure or not plan.options.format.takes_parts) and not is_divided(staging):
+            return _carry_out(lean, budget, table, output, run, listen, complete, started)
+    # Parts have been made while this process was planning; or nothing keeps a second process out, and then the way of
+    # several processes is right for this one too.
+    return carry_out_parts(warned=True)
 
 
 def _carry_out(
@@ -147,7 +157,7 @@ def _execute(
             share = journal.resumed_rows / len(table.rows)
             listen(events.Notice("info", f"Continuing an unfinished {plan.noun}: {share:.1%} of its chunks are done."))
         else:
-            _clear(staging, keep={JOURNAL_NAME, LOCK_NAME})
+            _clear_unused(staging, {JOURNAL_NAME, LOCK_NAME})
         with contextlib.closing(_open_sink(plan, staging, resumed=bool(journal.resumed_rows))) as sink:
             execution = Execution(plan, budget, table, journal, sink, listen)
             check_disk_space(staging, execution.remaining_bytes)
@@ -174,6 +184,17 @@ def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> Sink:
             "the output files as the interrupted merge left them",
             "pass --restart to begin anew",
         ) from error
+
+
+def _clear_unused(staging: Path, keep: set[str]) -> None:
+    """Do as `_clear` before work begins, unless there are parts, which only ``--restart`` throws away."""
+    if is_divided(staging):
+        raise OutputError(
+            f"unfinished output {staging} holds parts of a merge",
+            "a folder in which no parts are made",
+            "run the same command again to continue them, or pass --restart to begin anew",
+        )
+    _clear(staging, keep)
 
 
 def _clear(staging: Path, keep: frozenset[str] | set[str] = frozenset({LOCK_NAME})) -> None:

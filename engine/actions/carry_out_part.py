@@ -69,6 +69,7 @@ def carry_out_part(
     *,
     started: float,
     known_by: str,
+    warned: bool = False,
 ) -> dict[str, Any]:
     """Run those tasks of a part of a plan that are not done yet, and publish the output if all others are done too.
 
@@ -84,6 +85,8 @@ def carry_out_part(
         When the work began, by the monotonic clock.
     known_by
         Hash by which the output is known again.
+    warned
+        Whether the plan's warnings have been told.
 
     Returns
     -------
@@ -100,7 +103,7 @@ def carry_out_part(
     remade = run.overwrite and run.part is None  # whatever is there
     try:
         check_target(output, input_paths(plan), overwrite=run.overwrite)
-        for warning in plan.warnings:
+        for warning in () if warned else plan.warnings:
             listen(events.Notice("warning", warning))
         maker.prepare(run)
         if not maker.staging.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import yaml
 
 from dovetail.engine import RunOptions, convert, events, make_vectors, merge, read_manifest
-from dovetail.engine.actions import carry_out_part
+from dovetail.engine.actions import carry_out, carry_out_part
 from dovetail.engine.actions.recompute import recompute
 from dovetail.engine.actions.verify import verify
 from dovetail.engine.errors import InterruptedMergeError, OutputError, RecipeError
@@ -269,6 +270,55 @@ def test_restart_without_parts(family: Family) -> None:
     make(family, None, restart=True)
     assert in_one_piece(family) == contents(family.out)
     assert 5 * 10**9 == read_manifest(family.out)["options"]["shard_size_bytes"]
+
+
+def _late(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Let something happen while the next process without a part prepares its work."""
+    prepare = carry_out.prepare
+
+    def be_late(*arguments: Any) -> Any:
+        monkeypatch.setattr(carry_out, "prepare", prepare)
+        act()
+        return prepare(*arguments)
+
+    monkeypatch.setattr(carry_out, "prepare", be_late)
+
+
+def test_parts_that_end_while_one_process_prepares(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process without a part continues what a part has made meanwhile, with shards as the parts have them."""
+    _late(monkeypatch, lambda: make(family, "1/3"))
+    (report,) = (event for event in make(family, None) if isinstance(event, events.Done))
+    assert 0 < report.written_bytes < 74_880
+    assert in_one_piece(family) == contents(family.out)
+
+
+def test_parts_of_another_merge_that_end_while_one_process_prepares(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts that another recipe has made meanwhile stay, and the process is told what differs."""
+    recipe = family.recipe_path.read_text()
+
+    def make_another() -> None:
+        family.recipe(dtype="float32")
+        make(family, "1/3")
+        family.recipe_path.write_text(recipe)
+
+    _late(monkeypatch, make_another)
+    with pytest.raises(OutputError, match="cannot be continued: the recipe is not the same"):
+        make(family, None)
+    family.recipe(dtype="float32")
+    make(family, "2/3")
+    make(family, "3/3")
+    assert in_one_piece(family) == contents(family.out)
+
+
+def test_parts_are_never_cleared_away(family: Family) -> None:
+    """Even a process that has missed that there are parts refuses to begin in their folder."""
+    make(family, "1/2")
+    before = contents(family.staging)
+    with pytest.raises(OutputError, match=r"holds parts of a merge; .*pass --restart to begin anew"):
+        carry_out._clear_unused(family.staging, {"dovetail_lock"})
+    assert before == contents(family.staging)
 
 
 def test_stores(family: Family) -> None:
