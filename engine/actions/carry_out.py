@@ -13,11 +13,12 @@ from typing import Any
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out_part import carry_out_part
 from dovetail.engine.actions.completion import Complete, complete_model, done_event, started_event, tell_findings
+from dovetail.engine.actions.finished import is_finished
 from dovetail.engine.actions.parts import laid_out
 from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.output.publishing import restore_former
-from dovetail.engine.output.side_files import side_bytes
+from dovetail.engine.output.side_files import expected_side_files, side_bytes
 from dovetail.engine.output.staging import discard, publish, staging_path
 from dovetail.engine.output.target import check_disk_space, check_empty, check_target
 from dovetail.engine.planning.plan import Plan
@@ -77,14 +78,17 @@ def carry_out(
     def complete_usually(plan: Plan, table: RecordTable, folder: Path) -> dict[str, Any]:
         return complete_model(plan, table, folder, earlier, known_by or plan.hash)
 
-    complete = complete or complete_usually
+    special, complete = complete is not None, complete or complete_usually
 
     def carry_out_parts(*, warned: bool) -> dict[str, Any]:
         again = (
             laid_out(plan, output, run) if run.part is None else plan
         )  # as the processes have agreed that came first
-        known = known_by or again.hash
-        return carry_out_part(again, output, run, listen, complete, started=started, known_by=known, warned=warned)
+
+        def finished() -> bool:
+            return is_finished(output, known_by or again.hash, dict if special else lambda: expected_side_files(again))
+
+        return carry_out_part(again, output, run, listen, complete, started=started, finished=finished, warned=warned)
 
     if run.part is not None or (is_divided(staging) and not run.restart):
         return carry_out_parts(warned=False)

@@ -11,17 +11,17 @@ import contextlib
 import errno
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from dovetail.engine import events
 from dovetail.engine.actions.completion import Complete, done_event, started_event, tell_findings
-from dovetail.engine.actions.finished import is_made_by, tell_finished
+from dovetail.engine.actions.finished import tell_finished
 from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.actions.verify import read_manifest
-from dovetail.engine.errors import InterruptedMergeError, OutputError
+from dovetail.engine.errors import DiskSpaceError, InterruptedMergeError, OutputError
 from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
 from dovetail.engine.output.publishing import publish_once, put_in_place, remove_others, settle
 from dovetail.engine.output.side_files import side_bytes
@@ -68,7 +68,7 @@ def carry_out_part(
     complete: Complete,
     *,
     started: float,
-    known_by: str,
+    finished: Callable[[], bool],
     warned: bool = False,
 ) -> dict[str, Any]:
     """Run those tasks of a part of a plan that are not done yet, and publish the output if all others are done too.
@@ -83,8 +83,8 @@ def carry_out_part(
         Writes the small files and the manifest into a folder.
     started
         When the work began, by the monotonic clock.
-    known_by
-        Hash by which the output is known again.
+    finished
+        Says whether the output is there, whole, and just what is asked for.
     warned
         Whether the plan's warnings have been told.
 
@@ -109,10 +109,10 @@ def carry_out_part(
         if not maker.staging.exists():
             check_disk_space(maker.staging, plan.write_bytes + side_bytes(plan))
         with held(), locked(maker.staging, shared=True):  # within, requests to stop are answered between tasks
-            if remade or not is_made_by(output, known_by):
+            if remade or not finished():
                 return maker.run()
-    except OSError:
-        if remade or maker.published or not is_made_by(output, known_by):
+    except (OSError, OutputError, DiskSpaceError):
+        if remade or maker.published or not finished():
             raise
     # Another process has made the same chunks, and has published the output while this one was working.
     if is_bare(maker.staging):  # made by this process a moment after

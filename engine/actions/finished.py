@@ -7,7 +7,7 @@ fingerprints of the inputs. No tensor is read.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,28 @@ def is_made_by(output: Path, plan_hash: str) -> bool:
         return False
 
 
+def is_finished(output: Path, plan_hash: str, side_files: Callable[[], Mapping[str, str]]) -> bool:
+    """Whether an output that a certain plan has made is there, with all of its files; no tensor is read.
+
+    Parameters
+    ----------
+    output
+        The output folder.
+    plan_hash
+        Hash by which the output is known.
+    side_files
+        As for `Request`.
+
+    """
+    if not is_made_by(output, plan_hash):
+        return False
+    try:
+        manifest = read_manifest(output)
+        return not check_files(output, manifest) and not _changed_side_files(side_files(), manifest)
+    except VerificationError:
+        return False
+
+
 def tell_finished(
     output: Path, noun: str, manifest: dict[str, Any], run: RunOptions, listen: events.Listener, started: float
 ) -> None:
@@ -128,7 +150,7 @@ def _manifest_of(output: Path, request: Request) -> dict[str, Any]:
                 "a new or empty folder, or an output of the same recipe, options and inputs",
                 _REPLACE,
             )
-        damage = [*check_files(output, manifest), *_changed_side_files(request, manifest)]
+        damage = [*check_files(output, manifest), *_changed_side_files(request.side_files(), manifest)]
     except VerificationError as error:
         raise OutputError(f"output folder {output} is not empty: {error.what}", error.expected, _REPLACE) from None
     except CheckpointError:  # an input cannot be read, which says nothing of the output
@@ -146,11 +168,11 @@ def _manifest_of(output: Path, request: Request) -> dict[str, Any]:
     return manifest
 
 
-def _changed_side_files(request: Request, manifest: dict[str, Any]) -> list[str]:
+def _changed_side_files(expected: Mapping[str, str], manifest: dict[str, Any]) -> list[str]:
     """Name the side files that are not what the inputs' side files would give now."""
     entries = manifest["side_files"]
     return [
         f"its {name} is not what the base model's files give now"
-        for name, checksum in request.side_files().items()
+        for name, checksum in expected.items()
         if name not in entries or entries[name]["checksum"] != checksum
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from dovetail.engine.actions.finished import is_made_by
@@ -52,7 +53,8 @@ def laid_out(plan: Plan, output: Path, run: RunOptions) -> Plan:
             f"{form.name} output cannot be made in parts", "a format that can", "merge it without a part"
         )
     if is_divided(staging) and not run.restart:
-        return resized(plan, read_layout(staging).shard_limit_bytes)
+        with contextlib.suppress(FileNotFoundError):  # it is being published
+            return resized(plan, read_layout(staging).shard_limit_bytes)
     if run.part is None:
         return plan
     if is_named(staging / JOURNAL_NAME):  # one process has begun it alone

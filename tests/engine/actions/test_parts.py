@@ -14,6 +14,7 @@ from dovetail.engine.actions import carry_out, carry_out_part
 from dovetail.engine.actions.recompute import recompute
 from dovetail.engine.actions.verify import verify
 from dovetail.engine.errors import InterruptedMergeError, OutputError, RecipeError
+from dovetail.engine.output import target
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.io.output import SafetensorsFormat, ZarrFormat
 from tests.engine.command import dovetail
@@ -260,6 +261,47 @@ def test_overwrite(family: Family) -> None:
     assert report.already
     assert found == contents(family.out)
     assert {".out.dovetail-partial", ".out.dovetail-old"}.isdisjoint(path.name for path in family.home.iterdir())
+
+
+def _cut_a_shard(family: Family) -> None:
+    path = next(family.out.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def _change_a_side_file(family: Family) -> None:
+    (family.base / "generation_config.json").write_text('{"top_k": 7}')
+
+
+@pytest.mark.parametrize("damage", [_cut_a_shard, _change_a_side_file])
+def test_a_damaged_output_is_made_again(family: Family, damage: Callable[[Family], None]) -> None:
+    """An output that lacks bytes, or has other side files than it would get now, is not taken for a finished one."""
+    make_all(family, 2)
+    damage(family)
+    before = contents(family.out)
+    with pytest.raises(OutputError, match="pass --overwrite to make the output again"):
+        make(family, "1/2")
+    assert [] == [event for event in make(family, "1/2", overwrite=True) if isinstance(event, events.Done)]
+    assert before == contents(family.out)
+    (report,) = (event for event in make(family, "2/2", overwrite=True) if isinstance(event, events.Done))
+    assert not report.already
+    assert in_one_piece(family) == contents(family.out)
+
+
+def test_a_full_disk_is_no_matter_once_the_output_is_there(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that another process has made, and published, while this one prepared needs no room of its own."""
+    make(family, "2/2")
+    prepare = carry_out_part.prepare
+
+    def be_late(*arguments: Any) -> Any:
+        monkeypatch.setattr(carry_out_part, "prepare", prepare)
+        make(family, "1/2")
+        monkeypatch.setattr(target, "DISK_MARGIN_BYTES", 2**62)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(carry_out_part, "prepare", be_late)
+    (report,) = (event for event in make(family, "1/2") if isinstance(event, events.Done))
+    assert report.already
+    assert not family.staging.exists()
 
 
 def test_restart_without_parts(family: Family) -> None:
