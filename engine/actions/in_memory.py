@@ -97,11 +97,12 @@ def run_plan(plan: Plan, run: RunOptions, slots: Sequence[Slot], listen: events.
     total = plan.read_bytes + sum(tensor.length * tensor.dtype.itemsize for tensor in plan.tensors)
     done, began = 0, time.monotonic()
     with held(), open_session(budget) as session, open_executor(run.executor, budget.workers) as pool:
-        scheduler = Scheduler(pool, session, plan, slots.__getitem__)
+        scheduler = Scheduler(pool, session, plan, slots.__getitem__, budget.open_jobs, budget.held_bytes)
         jobs = [(job, list(range(len(job.tasks)))) for job in plan.jobs]
         with contextlib.closing(scheduler.run(jobs)) as finished:
             for record in finished:
                 table.add(record.pieces)
                 done += record.read_bytes + record.written_bytes
-                listen(events.Progress(done, total, time.monotonic() - began, resident_bytes()))
+                whole = total + scheduler.unforeseen_bytes
+                listen(events.Progress(done, whole, time.monotonic() - began, resident_bytes()))
     return table

@@ -156,7 +156,7 @@ class _FileOfEach(_numba.IndexDataCacheFile):  # type: ignore[misc]
         try:
             with open(self._data_path(self._name(key)), "rb") as file:  # noqa: PTH123  as numba does
                 return _Unpickler(file).load()
-        except OSError:
+        except Exception:  # what a file that was cut short or damaged makes of unpickling can be anything
             return None
 
     def _is_ours(self) -> bool:

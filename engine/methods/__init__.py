@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dovetail.engine.methods.method import REQUIRED, Method, Parameter
 from dovetail.engine.methods.outputs import GroupProgram, Output
-from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, Problem, Program, State
+from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, EveryChunk, OnePass, Problem, Program, State
 
 if TYPE_CHECKING:
     from dovetail.engine.kernels.convert import encode
@@ -23,6 +23,7 @@ __all__ = [
     "Bytes",
     "Chunk",
     "ChunkStatistics",
+    "EveryChunk",
     "GroupProgram",
     "Method",
     "OnePass",

@@ -87,7 +87,7 @@ class Fusion:
 
     def frugal(self) -> Fusion:
         """Search without a sample."""
-        return replace(self, sampled=False)
+        return replace(self, sampled=False) if self._search.samples else self
 
     @property
     def _block(self) -> int:

@@ -92,7 +92,7 @@ class MagnitudeCabs(AddsMasked):
 
     def frugal(self) -> MagnitudeCabs:
         """Search without a sample."""
-        return replace(self, sampled=False)
+        return replace(self, sampled=False) if self._search.samples else self
 
     def partial_bytes(self, elements: int) -> int:
         """What a search takes, or one histogram of 32-bit counts for each number of claims."""
@@ -262,7 +262,7 @@ class _Stretches:
             self._program.mode,
             self.claims[: stop - start],
             (rule.level, rule.threshold, ties),
-            before + self._seen[model],
+            0 if sampling else before + self._seen[model],
             mask,
         )
         self._seen[model] = seen - before

@@ -31,7 +31,7 @@ RUN: Final = 256
 """Elements of a run. More of them would tell little more, being alike, and more runs cost more pages."""
 
 _LEAST_RUNS: Final = 256
-_MOST_RUNS: Final = 2048
+_MOST_RUNS: Final = 4096
 _ELEMENTS_PER_RUN: Final = 1 << 15
 """Elements of a tensor for each run of its sample: one page in sixteen of a tensor of bfloat16, or fewer."""
 

@@ -99,7 +99,7 @@ class SelectCalculateErase:
 
     def frugal(self) -> SelectCalculateErase:
         """Search without a sample."""
-        return replace(self, sampled=False)
+        return replace(self, sampled=False) if self._search.samples else self
 
     def _sums_bytes(self, elements: int) -> int:
         """Give the bytes of the sums of the blocks that begin in a chunk."""

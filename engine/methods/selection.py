@@ -206,6 +206,11 @@ class Gathering:
             self.chunks[index] = (*chunk[:place], dropped, *chunk[place + 1 :])
 
 
+def try_sampling() -> None:
+    """Call the kernel that only large tensors need, as a search does: tensors on which kernels are tried are small."""
+    count_bracket(np.ones(2, np.float32), 1, 2, np.empty(3, np.uint32), np.zeros(4, np.int64))
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """Finds ranks of one or several task vectors of a tensor at once."""
@@ -220,7 +225,8 @@ class Search:
     """Whether a rank beyond the elements that are not zero has the magnitude zero; else all elements are kept."""
 
     @property
-    def _samples(self) -> bool:
+    def samples(self) -> bool:
+        """Whether a sample is taken."""
         return self.sampled and sample_elements(self.length) > 0
 
     @property
@@ -240,7 +246,7 @@ class Search:
         """
         found = [rule for each in rules for rule in each]
         if step == SAMPLE:
-            return runs(self.length) if self._samples else []
+            return runs(self.length) if self.samples else []
         if step == BRACKET:
             return None if any(rule.bracket is not None for rule in found) else []
         return [] if found and all(rule.final for rule in found) else None
@@ -248,12 +254,12 @@ class Search:
     @property
     def readings(self) -> tuple[int, int]:
         """How many passes read all elements, and the elements of the sample, where no bracket misses."""
-        return (1, sample_elements(self.length)) if self._samples else (DIGITS, 0)
+        return (1, sample_elements(self.length)) if self.samples else (DIGITS, 0)
 
     def partial_bytes(self, elements: int) -> int:
         """Give the most bytes of a chunk's partial result."""
         digits = count_partial_bytes(self.rules)
-        if not self._samples:
+        if not self.samples:
             return digits
         gathered = self.rules * (64 + _COUNTED_BYTES * min(elements, MOST_OF_CHUNK))
         return max(digits, gathered)
@@ -261,7 +267,7 @@ class Search:
     def accumulator_bytes(self, chunks: int) -> int:
         """Give the most bytes of an accumulator, with `finish` at work."""
         digits = tally_bytes(self.rules, chunks)
-        if not self._samples:
+        if not self.samples:
             return digits
         gathered = self.rules * (self._most_bytes + _COUNTED_BYTES * MOST_OF_CHUNK + 320 * chunks)
         sampled = 4 * sample_elements(self.length) * (2 * self.rules + 3)
@@ -269,7 +275,7 @@ class Search:
 
     def scratch_bytes(self, size: int) -> int:
         """Give the bytes of working memory of the counters of a chunk, `size` elements of which are added at a time."""
-        if not self._samples:
+        if not self.samples:
             return 0
         size = min(size, self.length)
         joining = max(_SORTED_BYTES * (MOST_OF_CHUNK + size), _JOINED_BYTES * 2 * MOST_OF_CHUNK)

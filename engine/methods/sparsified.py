@@ -158,7 +158,7 @@ class SparsifiedSum:
 
     def frugal(self) -> SparsifiedSum:
         """Search without a sample."""
-        return replace(self, sampled=False) if self._searches else self
+        return replace(self, sampled=False) if self._search.samples else self
 
     def _sums_bytes(self, elements: int) -> int:
         """Give the bytes of the sums of the blocks that begin in a chunk."""

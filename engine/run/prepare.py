@@ -99,6 +99,10 @@ def prepare(
         from dovetail.io.adapters.kernels import compile_all
 
         needed.append(compile_all)
+    if any(tensor.program.readings[1] for tensor in plan.tensors):
+        from dovetail.engine.methods.selection import try_sampling
+
+        needed.append(try_sampling)
     warm_up(needed, compiling)
     # The table's pages become resident only as chunks finish.
     held = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.read_ahead_bytes

@@ -126,7 +126,7 @@ class Scheduler:
     """Runs jobs on an executor and yields the record of every finished apply task, in the order of completion.
 
     `late` has the records of tasks that ended after an early stop, and `unforeseen_bytes` says how much more is read
-    than the plan foresaw, because samples misled.
+    than the plan foresaw, because samples misled; or less, below zero, because passes had nothing to find.
 
     Parameters
     ----------
@@ -246,7 +246,8 @@ class Scheduler:
         holder = None
         if isinstance(program, Holding) and 0 < self._plan.held_bytes(job) <= self._held_bytes:
             holder = program.holding()
-        running = _Running(job, passes, positions, holder or program, foreseen=program.readings[0], holder=holder)
+        foreseen = program.readings[0] if passes else 0
+        running = _Running(job, passes, positions, holder or program, foreseen=foreseen, holder=holder)
         self._begin(running, 0)
         if running.pending:
             self._open.append(running)
@@ -259,11 +260,14 @@ class Scheduler:
         self._begin(running, running.step + 1)
 
     def _begin(self, running: _Running, step: int) -> None:
-        """Let a job enter a pass, and count what it reads if nobody could foresee it."""
+        """Let a job enter a pass, and count what it reads, or does not read, if nobody could foresee it."""
         before = running.unforeseen
         running.begin(step)
-        if running.unforeseen > before:
-            self.unforeseen_bytes += self._plan.tensors[running.job.tasks[0][0].tensor].input_bytes
+        more = running.unforeseen - before
+        if not running.reduces:  # what was foreseen and not needed is not read any more
+            more, running.foreseen = -max(running.foreseen, 0), 0
+        if more:
+            self.unforeseen_bytes += more * self._plan.tensors[running.job.tasks[0][0].tensor].input_bytes
 
     def _take(self, future: Future[TaskRecord], finisher: Executor) -> TaskRecord:
         """Return the record of a finished task; if it was the last of its pass, let the pass be finished."""

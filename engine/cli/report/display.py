@@ -202,11 +202,17 @@ def choose_display(*, quiet: bool, as_json: bool, label: str = "merging") -> Dis
     return LiveDisplay(label) if _is_movable() else PlainDisplay()
 
 
+def _is_terminal() -> bool:
+    """Whether standard output is a terminal; where it is closed, there is none."""
+    try:
+        return sys.stdout is not None and sys.stdout.isatty()
+    except ValueError:  # closed by this process
+        return False
+
+
 def _is_movable() -> bool:
     """Whether standard output is a terminal in which a bar can move, as rich decides this."""
     compatible, forced = os.environ.get("TTY_COMPATIBLE", ""), os.environ.get("FORCE_COLOR")
-    if compatible in ("0", "1"):
-        terminal = compatible == "1"
-    else:
-        terminal = sys.stdout.isatty() if forced is None else forced != ""
+    asked = _is_terminal() if forced is None else forced != ""
+    terminal = compatible == "1" if compatible in ("0", "1") else asked
     return terminal and os.environ.get("TERM", "").lower() not in ("dumb", "unknown")

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from numba.core import caching
 
 from dovetail.engine.kernels import cache, sums
@@ -162,3 +163,20 @@ def test_other_functions_compile_after_loaded_kernels(tmp_path: Path) -> None:
         check=True,
     )
     assert "30.0 42 [1 2]\n" == done.stdout
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x05", b"cos\nmissing\n.", b"not a pickle"])
+def test_code_that_was_cut_short_is_compiled_anew(tmp_path: Path, content: bytes) -> None:
+    """A file that a crash left empty or damaged counts as none, and is replaced."""
+    folder = Path(cache.FOLDER) / f"test-{tmp_path.name}"
+    folder.mkdir()
+    try:
+        file = caching.IndexDataCacheFile(str(folder), "kernel-1.py311", f"{cache.SOURCES} file")
+        file.save(("int64",), "code")
+        [path] = folder.glob("*.nbc")
+        path.write_bytes(content)
+        assert file.load(("int64",)) is None
+        file.save(("int64",), "code")
+        assert file.load(("int64",)) == "code"
+    finally:
+        shutil.rmtree(folder)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine.kernels.bracket import ABOVE, HIGH, LOW, NONZERO, count_bracket
 from dovetail.engine.methods import sample, selection
+from dovetail.engine.methods.program import Chunk
 from dovetail.engine.methods.registry import METHODS
 from dovetail.engine.methods.sample import LEAST_LENGTH, RUN, Sample, runs, sample_elements
 from dovetail.engine.methods.selection import BRACKET, FIRST_DIGIT, PASSES, SAMPLE, Search
@@ -292,3 +293,29 @@ def test_merges_do_not_depend_on_samples(case: str, data: st.DataObject) -> None
     expected = run_program(problem, program.frugal(), drawn.base, drawn.models, cuts)
     np.testing.assert_array_equal(bits(expected[0]), bits(found[0]))
     assert program.readings[0] <= program.frugal().readings[0]
+
+
+@pytest.mark.skipif(not JITTED, reason="a million elements take minutes in plain Python")
+def test_models_after_others_are_bracketed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where many changes are equal, a sample tells what earlier models leave of them, in all of its stretches."""
+    monkeypatch.undo()
+    runs.cache_clear()
+    monkeypatch.setattr("dovetail.engine.methods.cabs_magnitude.STRETCH", 1 << 13)
+    random = np.random.default_rng(0)
+    base = np.zeros(1 << 20, np.float32)
+    models = [random.integers(-8, 9, base.size).astype(np.float32) / 64 for _ in range(2)]
+    each = [{"n": 3, "m": 10, "weight": 0.7}] * 2
+    problem = describe("cabs", base, models, {"balanced": False}, each, np.dtype(np.float32))
+    program = METHODS["cabs"].program(problem)
+    state, read = None, 0
+    places = [np.concatenate([np.arange(*each) for each in runs(base.size)]), np.arange(base.size)]
+    for step in range(program.reduce_passes):
+        reads = program.reads(step, state)
+        if reads is not None and not reads:
+            continue
+        read += reads is None
+        raws = [source[places[reads is None]].view(np.uint8) for source in (base, *models)]
+        chunk = Chunk(0, 0, places[reads is None].size, 0, raws[0], tuple(raws[1:]))
+        accumulator = program.fold(step, program.begin(step, state), program.reduce(step, chunk, state))
+        state = program.finish(step, accumulator, state)
+    assert 2 == read  # one for each model

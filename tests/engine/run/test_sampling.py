@@ -102,6 +102,36 @@ def test_what_a_sample_missed_is_read_again_and_counted(tmp_path: Path, monkeypa
     assert seen[-1].total_bytes > seen[0].total_bytes
 
 
+@pytest.mark.parametrize("sampled", [True, False])
+def test_passes_that_find_nothing_are_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampled: bool
+) -> None:
+    """Where models are the base model, every change is kept after one pass, and progress still ends at its total."""
+    base = base_tensors("bfloat16")
+    folder, folders = write_family(tmp_path, base, [base, base])
+    parameters = {"density": 0.4, "weight": 0.7}
+    recipe = cabs_recipe(tmp_path / "r.yml", folder, folders, merge_method="ties", parameters=parameters)
+    if not sampled:
+        short_of_memory(monkeypatch)
+    seen = list[events.Progress]()
+    merge(recipe, tmp_path / "out", run=RunOptions(workers=2), progress=lambda event: seen.append(event))
+    last = [event for event in seen if isinstance(event, events.Progress)][-1]
+    assert last.total_bytes == last.done_bytes
+
+
+def test_kernels_for_samples_are_ready(tmp_path: Path) -> None:
+    """What only large tensors need is loaded, or compiled by another process, before the first task."""
+    called = list[Any]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "warm_up", lambda needed, compiling: called.extend(needed))
+        prepare.prepare(make_plan(family(tmp_path, "ties")), RunOptions(2**40))
+    assert selection.try_sampling in called
+    before = len(selection.count_bracket.signatures)
+    selection.try_sampling()
+    merge(tmp_path / "recipe.yml", tmp_path / "out")
+    assert max(before, 1) == len(selection.count_bracket.signatures)
+
+
 def test_samples_are_taken_in_other_processes(tmp_path: Path) -> None:
     """Processes that share no memory with this one take samples too, with the same result."""
     recipe = family(tmp_path, "ties")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -80,6 +82,7 @@ class _Plan:
     """Replaces a plan; all of its jobs have the same number of passes."""
 
     def __init__(self, passes: int, program: Callable[[Job], Any] = _Program) -> None:
+        self.tensors = defaultdict[int, Any](lambda: SimpleNamespace(input_bytes=0))
         self._passes, self.program = passes, program
 
     def reduce_passes(self, job: Job) -> int:

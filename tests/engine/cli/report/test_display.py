@@ -178,3 +178,14 @@ def test_the_bar_is_where_rich_would_draw_one(
     console = Console()
     expected = LiveDisplay if console.is_terminal and not console.is_dumb_terminal else PlainDisplay
     assert expected is type(choose_display(quiet=False, as_json=False))
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_closed_standard_output_is_no_terminal(monkeypatch: pytest.MonkeyPatch, closed: bool) -> None:
+    """A command whose standard output is closed, by whoever started it or since, draws no bar, and does not fail."""
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr("sys.stdout", stream if closed else None)
+    for name in ("TTY_COMPATIBLE", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    assert not display._is_movable()
