@@ -39,6 +39,7 @@ from dovetail.engine.planning.model_config import is_untied, set_tie
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.progress import shows_progress
 from dovetail.engine.recipe import Recipe, RecipeSource
+from dovetail.engine.recipe.dumping import dump
 from dovetail.engine.recipe.moe import load_moe_recipe
 from dovetail.engine.recipe.schema import InputModel
 from dovetail.engine.recipe.unused import notes, refuse_unused
@@ -147,13 +148,13 @@ def _identity(mixture: Mixture, options: PlanOptions) -> str:
     """Hash all that decides the output."""
     inputs = input_identity(mixture.checkpoints.values())
     format = options.format.identity() | options.small_files()
-    content = [mixture.recipe.model_dump(mode="json"), options.seed, format, inputs]
+    content = [dump(mixture.recipe, defaults=True), options.seed, format, inputs]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _request(mixture: Mixture, identity: str, options: PlanOptions) -> Request:
     """Give what is asked for, so that it can be compared with a mixture that is there."""
-    asked, leave = mixture.recipe.model_dump(mode="json", exclude_defaults=True), side_files_left(options)
+    asked, leave = dump(mixture.recipe), side_files_left(options)
     return Request(
         noun="mixture",
         hash=identity,
@@ -257,7 +258,7 @@ def _completion(mixture: Mixture, identity: str) -> Any:
         manifest = build_manifest(plan, table, side_files, inputs=-1)  # the last are the routers
         manifest["moe"] = {
             "architecture": mixture.architecture.name,
-            "recipe": asked.model_dump(mode="json", exclude_defaults=True),
+            "recipe": dump(asked),
             "made": sorted(mixture.made_shapes()),
         }
         write_manifest(staging, manifest, plan, table, identity)

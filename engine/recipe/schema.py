@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from dovetail.engine.facts import listed
+from dovetail.engine.recipe.dumping import dump
 from dovetail.engine.recipe.model_ref import ModelRef
 from dovetail.engine.recipe.origin import Origin
 from dovetail.engine.recipe.places import Unused, nearest, one_of, shown
@@ -226,7 +227,8 @@ class Recipe(Strict):
 
     def to_json(self) -> dict[str, Any]:
         """Write what the recipe says as values that JSON has, its defaults left out."""
-        return self.model_dump(mode="json", exclude_defaults=True)
+        found: dict[str, Any] = dump(self)
+        return found
 
     def canonical_json(self) -> str:
         """Write what the recipe says, not how it says it: equal for equal recipes, fit for hashing."""

@@ -11,6 +11,7 @@ from dovetail.engine.output.manifest import total_statistics
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.recipe import load_recipe
+from dovetail.engine.recipe.dumping import dump
 from dovetail.engine.recipe.schema import Recipe
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.engine.searching.reading import Template
@@ -84,8 +85,8 @@ def _norms(
     listen: events.Listener,
 ) -> Mapping[str, float]:
     """Measure the norms of the task vectors, by name of the model."""
-    entries = [{"model": each.model.model_dump(mode="json"), "parameters": {WEIGHT: 1.0}} for each in recipe.models]
-    base = recipe.base_model.model_dump(mode="json") if recipe.base_model else None
+    entries = [{"model": dump(each.model, defaults=True), "parameters": {WEIGHT: 1.0}} for each in recipe.models]
+    base = dump(recipe.base_model, defaults=True) if recipe.base_model else None
     plain = load_recipe({"merge_method": "task_arithmetic", "base_model": base, "models": entries})
     opened = dict(zip(recipe.references(), checkpoints, strict=True))
     plan = make_plan(plain, options, checkpoints=[opened[ref] for ref in plain.references()])

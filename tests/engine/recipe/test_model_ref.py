@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
-from dovetail.engine.recipe import ModelRef, resolve_model_path
+from dovetail.engine.recipe import ModelRef, load_recipe, resolve_model_path
 from dovetail.engine.recipe.model_ref import resolve_adapter_path
 from dovetail.io.errors import MissingFileError
 
@@ -137,3 +138,23 @@ def test_adapter(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"adapter '\./k' is not there; expected an adapter's folder"):
         resolve_adapter_path(ModelRef.model_validate("m+./k"), tmp_path)
     assert resolve_adapter_path(ModelRef.model_validate("m+org/k@v1"), tmp_path) is None  # it may be on a hub
+
+
+def test_ctrl_c_while_a_recipe_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle of writing a recipe is Ctrl-C, and no error about writing; other errors stay as they are."""
+    text = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}]\n"
+    recipe = load_recipe(text)
+
+    def stop(self: ModelRef) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ModelRef, "__str__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        recipe.to_json()
+
+    def fail(self: ModelRef) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ModelRef, "__str__", fail)
+    with pytest.raises(PydanticSerializationError, match="ZeroDivisionError"):
+        recipe.to_json()
