@@ -23,7 +23,7 @@ from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.actions.verify import read_manifest
 from dovetail.engine.errors import DiskSpaceError, InterruptedMergeError, OutputError
 from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
-from dovetail.engine.output.publishing import publish_once, put_in_place, remove_others, settle
+from dovetail.engine.output.publishing import WorkFolder, publish_once, put_in_place, remove_others, settle, work_folder
 from dovetail.engine.output.side_files import side_bytes
 from dovetail.engine.output.staging import discard_unused, is_bare, staging_path
 from dovetail.engine.output.target import check_disk_space, check_target
@@ -108,9 +108,11 @@ def carry_out_part(
         maker.prepare(run)
         if not maker.staging.exists():
             check_disk_space(maker.staging, plan.write_bytes + side_bytes(plan))
-        with held(), locked(maker.staging, shared=True):  # within, requests to stop are answered between tasks
-            if remade or not finished():
-                return maker.run()
+        with held():  # within, requests to stop are answered between tasks
+            with locked(maker.staging, shared=True), work_folder(maker.staging) as folder:
+                made = None if not remade and finished() else maker.run(folder)
+            if made is not None:  # the locks are closed, since network file systems keep the names of open files
+                return maker.end(*made)
     except (OSError, OutputError, DiskSpaceError):
         if remade or maker.published or not finished():
             raise
@@ -149,15 +151,22 @@ class _Maker:
         self.budget, self.table = prepare(self.plan, run, self.listen)
         self.plan = self.plan.frugal() if self.budget.frugal else self.plan
 
-    def run(self) -> dict[str, Any]:
-        """Make what is left of this part, and publish the output if nothing is left of any."""
+    def run(self, folder: WorkFolder) -> tuple[Execution, dict[str, Any] | None]:
+        """Make what is left of this part, and publish the output if nothing is left of any; give its manifest then."""
         with self._agreed():
-            execution = self._make()
+            execution = self._make(folder)
+            folder.check()
             mark_done(self.division, self.part.number)
-            manifest = self._publish(made=bool(execution.written_bytes))
+            manifest = self._publish(folder, made=bool(execution.written_bytes))
             if manifest is None:
                 self._tell_left(execution)
-                return {}
+        return execution, manifest
+
+    def end(self, execution: Execution, manifest: dict[str, Any] | None) -> dict[str, Any]:
+        """Remove what only the work needed, if this process has published the output, and tell what was done."""
+        if manifest is None:
+            return {}
+        settle(self.output)
         tell_findings(self.plan, self.table, manifest, self.listen)
         self.listen(done_event(self.output, execution, manifest["totals"], time.monotonic() - self.started))
         return manifest
@@ -188,11 +197,13 @@ class _Maker:
         read_journals(self.staging, self.plan.hash, self.table)
         return divide_what_is_left(self.plan, self.table, self.part.count)
 
-    def _make(self) -> Execution:
+    def _make(self, folder: WorkFolder) -> Execution:
         """Run the tasks of this part that no journal has."""
         plan, table, shards = self.plan, self.table, self.shards
         check_disk_space(self.staging, left_bytes(plan, table, shards) + side_bytes(plan))
+        folder.check()
         with contextlib.closing(self._open_sink()) as sink:
+            folder.check()  # so that what is open now is in that folder
             journal = PartJournal.create(self.division, self.part, plan.hash, table)
             with contextlib.closing(journal):
                 jobs = share_jobs(plan, shards)
@@ -222,11 +233,13 @@ class _Maker:
         done = done_parts(self.division)
         return sum(1 for number, share in enumerate(self.shares, 1) if share and number not in done)
 
-    def _publish(self, *, made: bool) -> dict[str, Any] | None:
+    def _publish(self, folder: WorkFolder, *, made: bool) -> dict[str, Any] | None:
         """Complete and publish the output if all chunks are done; None if some are not.
 
         Parameters
         ----------
+        folder
+            The staging folder as it was when this process began.
         made
             Whether this process has made any. One that has not looks at all journals, whatever is marked as done.
 
@@ -250,17 +263,17 @@ class _Maker:
             plan.options.format.reopen_sink(plan.layout, staging).close()
         except OSError as error:
             raise _lost(staging, error) from error
+        folder.check()
         own = own_folder(staging)
         for name, content in plan.layout.documents.items():
             write_durably(own / name, content)
         manifest = self.complete(plan, table, own)
         names = {path.name for path in own.iterdir()} | {Path(shard.file_name).parts[0] for shard in plan.layout.shards}
-        put_in_place(own, staging, MANIFEST_NAME)
-        remove_others(staging, names | {PARTS_NAME, JOURNAL_NAME, LOCK_NAME})
-        if not publish_once(staging, self.output, overwrite=self.overwrite):
+        put_in_place(own, folder, MANIFEST_NAME)
+        remove_others(folder, names | {PARTS_NAME, JOURNAL_NAME, LOCK_NAME})
+        if not publish_once(folder, self.output, overwrite=self.overwrite):
             raise FileNotFoundError(errno.ENOENT, "another process has published the output", str(staging))
         self.published = True
-        settle(self.output)
         return manifest
 
     def _tell_begin(self, jobs: Sequence[Job], execution: Execution) -> None:

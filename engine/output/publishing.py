@@ -6,13 +6,16 @@ who comes later finds that it is gone.
 
 A former output that is replaced is moved into the staging folder first. Of two processes that replace it, the slower
 one can then never move the new output away in its stead: once the new output has its name, the staging folder is gone.
+Another merge may begin in a new folder of that name; so each step makes sure that the folder is still the same one.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +23,7 @@ from dovetail.engine.errors import OutputError
 from dovetail.engine.output.staging import place_of, tidy
 from dovetail.engine.run.parts.folder import parts_path
 from dovetail.io.files.durable import remove_if_there, sync_folder
+from dovetail.io.files.outfile import naming
 from dovetail.io.files.smallfile import is_named
 
 _FORMER: Final = "former"
@@ -27,7 +31,52 @@ _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
 _IN_USE: Final = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ESTALE)
 
 
-def put_in_place(own: Path, staging: Path, last: str) -> None:
+@dataclass(frozen=True, slots=True)
+class WorkFolder:
+    """The staging folder that a process works in, while another may publish it, and a third begin a new one there."""
+
+    path: Path
+    """The name that it has until it is published."""
+    descriptor: int
+    """The folder itself, open, so that no other folder gets its number."""
+
+    def is_there(self) -> bool:
+        """Whether the folder still has its name, and no other folder has that."""
+        try:
+            found = self.path.lstat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(found, os.fstat(self.descriptor))
+
+    def check(self) -> None:
+        """Make sure that the folder still has its name.
+
+        Raises
+        ------
+        FileNotFoundError
+            Another process has published it.
+
+        """
+        if not self.is_there():
+            raise FileNotFoundError(errno.ENOENT, "another process has published the output", str(self.path))
+
+    def sync(self) -> None:
+        """Make the entries of the folder durable, whatever its name is by now; raises an OSError if the disk fails."""
+        with naming(self.path):
+            os.fsync(self.descriptor)
+
+
+@contextlib.contextmanager
+def work_folder(staging: Path) -> Iterator[WorkFolder]:
+    """Keep in mind during the block which folder has the name of the staging folder now."""
+    descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield WorkFolder(staging, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def put_in_place(own: Path, staging: WorkFolder, last: str) -> None:
     """Give files of this process their names in the staging folder: all at once each, and one after the others.
 
     Parameters
@@ -41,18 +90,20 @@ def put_in_place(own: Path, staging: Path, last: str) -> None:
 
     """
     for path in sorted(own.iterdir(), key=lambda path: (path.name == last, path.name)):
-        path.rename(staging / path.name)
-    sync_folder(staging)
+        staging.check()
+        path.rename(staging.path / path.name)
+    staging.sync()
 
 
-def remove_others(staging: Path, names: Collection[str]) -> None:
+def remove_others(staging: WorkFolder, names: Collection[str]) -> None:
     """Remove what belongs to no output: what a run left that was stopped before it had begun."""
-    for path in staging.iterdir():
+    for path in staging.path.iterdir():
         if path.name not in names:
+            staging.check()
             remove_if_there(path)
 
 
-def publish_once(staging: Path, output: Path, *, overwrite: bool) -> bool:
+def publish_once(staging: WorkFolder, output: Path, *, overwrite: bool) -> bool:
     """Rename a complete staging folder to `output`, unless another process has; give whether this one has.
 
     `settle` makes that durable.
@@ -73,12 +124,13 @@ def publish_once(staging: Path, output: Path, *, overwrite: bool) -> bool:
 
     """
     place = place_of(output)
-    sync_folder(staging)
+    staging.sync()
     try:
         try:
-            staging.rename(place)  # also replaces an empty folder, in one step
+            staging.check()
+            staging.path.rename(place)  # also replaces an empty folder, in one step
         except OSError as error:
-            if error.errno not in _TAKEN or not is_named(staging):
+            if error.errno not in _TAKEN or not staging.is_there():
                 raise
             if not overwrite:
                 raise OutputError(
@@ -88,7 +140,7 @@ def publish_once(staging: Path, output: Path, *, overwrite: bool) -> bool:
                 ) from None
             _replace(place, staging)
     except FileNotFoundError:
-        if is_named(staging):
+        if staging.is_there():
             raise
         return False
     return True
@@ -113,22 +165,24 @@ def settle(output: Path) -> None:
             raise
 
 
-def _replace(place: Path, staging: Path) -> None:
+def _replace(place: Path, staging: WorkFolder) -> None:
     """Move the former output into the staging folder, and give that its name, or leave both as they are."""
-    former = parts_path(staging) / _FORMER
-    moved = _move_away(place, former)
+    former = parts_path(staging.path) / _FORMER
+    moved = _move_away(place, former, staging)
     try:
-        staging.rename(place)
+        staging.check()
+        staging.path.rename(place)
     except OSError:
-        if moved:
+        if moved and staging.is_there():
             with contextlib.suppress(OSError):
                 former.rename(place)
         raise
 
 
-def _move_away(place: Path, former: Path) -> bool:
+def _move_away(place: Path, former: Path, staging: WorkFolder) -> bool:
     """Move the former output away, unless another process has, or has published the new one; give whether it did."""
     for _ in range(2):
+        staging.check()
         try:
             place.rename(former)
         except OSError as error:
@@ -136,6 +190,7 @@ def _move_away(place: Path, former: Path) -> bool:
                 return False
             if error.errno not in _TAKEN:
                 raise
+            staging.check()
             remove_if_there(former)  # left by a process that was stopped, and older than what is there now
         else:
             return True

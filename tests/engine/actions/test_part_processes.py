@@ -173,6 +173,35 @@ def test_overtaken_at_every_step_of_publishing(
     assert step > 6
 
 
+@pytest.mark.parametrize("step", ["mark_done", "put_in_place", "remove_others", "publish_once"])
+def test_another_merge_begins_where_a_slow_process_publishes(
+    family: Family, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A process that another has overtaken leaves the merge alone that a third has begun under the same name."""
+    ready = Ready(family, former=False)
+    out, recipe, real = ready.copy(), family.recipe_path.read_text(), getattr(carry_out_part, step)
+    staging = out.with_name(f".{out.name}.dovetail-partial")
+    begun: list[dict[str, bytes | None]] = []
+
+    def pause(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(carry_out_part, step, real)
+        assert [True] == published(ready.publish(out, "2/2"))
+        family.recipe(parameters={"n": 2, "m": 16, "weight": 0.3})
+        make(family, "1/2", out, overwrite=True)
+        begun.append(contents(staging))
+        family.recipe_path.write_text(recipe)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(carry_out_part, step, pause)
+    assert [False] == published(ready.publish(out))
+    assert ready.expected == contents(out)
+    assert begun == [contents(staging)]
+    family.recipe(parameters={"n": 2, "m": 16, "weight": 0.3})
+    make(family, "2/2", out, overwrite=True)
+    merge(family.recipe_path, family.home / "third", OPTIONS)
+    assert contents(family.home / "third") == contents(out)
+
+
 def test_two_publish_at_the_same_time(family: Family) -> None:
     """Of processes that publish at the same time one does, and the others see that it is done."""
     ready = Ready(family, former=True)
