@@ -20,15 +20,13 @@ from pathlib import Path
 from typing import Final
 
 from dovetail.engine.errors import OutputError
-from dovetail.engine.output.staging import place_of, tidy
+from dovetail.engine.output.staging import FORMER_NAME, place_of, tidy
 from dovetail.engine.run.parts.folder import parts_path
 from dovetail.io.files.durable import remove_if_there, sync_folder
 from dovetail.io.files.outfile import naming
 from dovetail.io.files.smallfile import is_named
 
-_FORMER: Final = "former"
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
-_IN_USE: Final = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ESTALE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,16 +156,12 @@ def settle(output: Path) -> None:
 
     """
     sync_folder(place_of(output).parent)
-    try:
-        tidy(output)
-    except OSError as error:
-        if error.errno not in _IN_USE:
-            raise
+    tidy(output)
 
 
 def _replace(place: Path, staging: WorkFolder) -> None:
     """Move the former output into the staging folder, and give that its name, or leave both as they are."""
-    former = parts_path(staging.path) / _FORMER
+    former = parts_path(staging.path) / FORMER_NAME
     moved = _move_away(place, former, staging)
     try:
         staging.check()
@@ -199,6 +193,6 @@ def _move_away(place: Path, former: Path, staging: WorkFolder) -> bool:
 
 def restore_former(staging: Path, output: Path) -> None:
     """Give a former output its name again, if a process was stopped between moving it away and replacing it."""
-    former, place = parts_path(staging) / _FORMER, place_of(output)
+    former, place = parts_path(staging) / FORMER_NAME, place_of(output)
     if is_named(former) and not is_named(place):
         former.rename(place)

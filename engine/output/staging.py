@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from dovetail.engine.errors import OutputError
 from dovetail.engine.run.journal import JOURNAL_NAME
@@ -18,6 +20,12 @@ from dovetail.io.files.durable import remove_folder, remove_if_there, sync_folde
 from dovetail.io.files.interrupts import held
 from dovetail.io.files.real_path import real_path
 from dovetail.io.files.smallfile import is_named
+
+FORMER_NAME: Final = "former"
+"""Name, in the folder of the parts, of a former output that is being replaced."""
+
+_IN_USE: Final = (errno.ENOTEMPTY, errno.EEXIST, errno.EBUSY, errno.ESTALE)
+"""What a network file system says of a file that another process has open, or of the folder of such a file."""
 
 
 def place_of(output: Path) -> Path:
@@ -103,19 +111,43 @@ def _replace(place: Path, staging: Path, old: Path) -> None:
 
 
 def tidy(output: Path) -> None:
-    """Remove what is not the output's from its folder and beside it; raises an OSError if something cannot be."""
-    _tidy(place_of(output), old_path(output))
+    """Remove what is not the output's from its folder and beside it, but for what another process still uses.
+
+    Raises
+    ------
+    OSError
+        Something cannot be removed for another reason.
+
+    """
+    with _but_for_what_is_used():
+        _tidy(place_of(output), old_path(output))
+
+
+@contextlib.contextmanager
+def _but_for_what_is_used() -> Iterator[None]:
+    """Leave to the next run what cannot be removed because another process has it open, as on a network file system."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _IN_USE:
+            raise
 
 
 def _tidy(place: Path, old: Path) -> None:
-    """Remove the former output, and then the files that only the work needed.
+    """Remove the former output, and then the files that only the work needed; go on after an error of those.
 
-    The journals go before the lock. If the process is killed before all are gone, the next run sees that it has to
-    tidy up. Several processes may tidy up at the same time.
+    The former output may be large, so it goes first. The journals go before the lock. If the process is killed before
+    all are gone, the next run sees that it has to tidy up. Several processes may tidy up at the same time.
     """
     remove_if_there(old)
-    for name in (PARTS_NAME, JOURNAL_NAME, LOCK_NAME):
-        remove_if_there(place / name)
+    errors = []
+    for name in (f"{PARTS_NAME}/{FORMER_NAME}", PARTS_NAME, JOURNAL_NAME, LOCK_NAME):
+        try:
+            remove_if_there(place / name)
+        except OSError as error:
+            errors.append(error)
+    if errors:
+        raise min(errors, key=lambda error: error.errno in _IN_USE)  # what is in use is the least of them
 
 
 def is_untidied(output: Path) -> bool:
@@ -130,14 +162,14 @@ def tidy_up(output: Path) -> None:
     Raises
     ------
     OSError
-        A file cannot be removed.
+        A file cannot be removed, and no other process uses it.
 
     """
     place = place_of(output)
     if is_untidied(output) or is_named(place / LOCK_NAME):
         with held(), if_unlocked(place) as ours:
             if ours:
-                _tidy(place, old_path(output))
+                tidy(output)
     for folder in (staging_path(output), stages_path(output)):
         _finish_removal(folder)
 

@@ -178,7 +178,7 @@ def test_another_merge_begins_where_a_slow_process_publishes(
     family: Family, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """A process that another has overtaken leaves the merge alone that a third has begun under the same name."""
-    ready = Ready(family, former=False)
+    ready = Ready(family, former=True)
     out, recipe, real = ready.copy(), family.recipe_path.read_text(), getattr(carry_out_part, step)
     staging = out.with_name(f".{out.name}.dovetail-partial")
     begun: list[dict[str, bytes | None]] = []
@@ -186,7 +186,7 @@ def test_another_merge_begins_where_a_slow_process_publishes(
     def pause(*arguments: Any, **options: Any) -> Any:
         monkeypatch.setattr(carry_out_part, step, real)
         assert [True] == published(ready.publish(out, "2/2"))
-        family.recipe(parameters={"n": 2, "m": 16, "weight": 0.3})
+        family.recipe(dtype="float32")
         make(family, "1/2", out, overwrite=True)
         begun.append(contents(staging))
         family.recipe_path.write_text(recipe)
@@ -196,10 +196,47 @@ def test_another_merge_begins_where_a_slow_process_publishes(
     assert [False] == published(ready.publish(out))
     assert ready.expected == contents(out)
     assert begun == [contents(staging)]
-    family.recipe(parameters={"n": 2, "m": 16, "weight": 0.3})
+    family.recipe(dtype="float32")
     make(family, "2/2", out, overwrite=True)
     merge(family.recipe_path, family.home / "third", OPTIONS)
     assert contents(family.home / "third") == contents(out)
+
+
+def test_locks_are_closed_before_they_are_removed(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On NFS a file that is open stays under another name, and so would the folder of the parts."""
+    settle, holds = carry_out_part.settle, []
+
+    def look(out: Path) -> None:
+        for name in ("dovetail_lock", "dovetail_parts/of-1/1.lock"):
+            assert (out / name).exists()
+            with lock.hold_lock(out / name) as hold:
+                holds.append(hold)
+        settle(out)
+
+    monkeypatch.setattr(carry_out_part, "settle", look)
+    make(family, "1/1")
+    assert [lock.Hold.OURS] * 2 == holds
+
+
+@pytest.mark.parametrize("error", [errno.ENOTEMPTY, errno.EBUSY])
+def test_parts_that_another_process_still_uses(family: Family, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    """What cannot be removed yet keeps nothing else, least of all the former output, and a later run removes it."""
+    ready = Ready(family, former=True)
+    out, remove = ready.copy(), shutil.rmtree
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> None:
+        if str(path).endswith("dovetail_parts"):
+            raise OSError(error, os.strerror(error), str(path))
+        remove(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", refuse)
+        assert [True] == published(ready.publish(out))
+        assert {"dovetail_parts"} == {path.name for path in out.iterdir()} - ready.expected.keys()
+        assert not (out / "dovetail_parts" / "former").exists()
+        assert [False] == published(ready.publish(out))
+    assert [False] == published(ready.publish(out))
+    ready.check(out)
 
 
 def test_two_publish_at_the_same_time(family: Family) -> None:
