@@ -13,10 +13,13 @@ from dovetail.engine.errors import RecipeError
 MOST_PARTS: Final = 1_000_000
 """Most parts that a merge is divided into: more can only be a slip."""
 
+_STEP: Final = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+"""Variables that `srun` sets."""
+
 _RANKS: Final = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI_RANK", "PMI_SIZE"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    _STEP,
     ("SLURM_PROCID", "SLURM_NTASKS"),
 )
 """Variables with a process's number, from 0, and the number of processes; the closest launcher comes first."""
@@ -60,8 +63,11 @@ class Part:
 
 def _from_environment(found: Mapping[str, str]) -> tuple[int, int]:
     """Find out which part this process is: of an array of SLURM, of the ranks of a job, or of both."""
-    names = next((pair for pair in _RANKS if set(pair) <= found.keys()), None)
-    rank = None if names is None else (_number(found, names[0]), _number(found, names[1]))
+    names = [pair for pair in _RANKS if set(pair) <= found.keys()][:1]
+    if names and set(_STEP) <= found.keys():
+        names.append(_STEP)  # srun may have started processes each of which MPI takes for the only one
+    ranks = [(_number(found, number), _number(found, size)) for number, size in names]
+    rank = max(ranks, key=lambda each: each[1], default=None)
     task = _array_task(found) if "SLURM_ARRAY_TASK_ID" in found else None
     if rank is None and task is None:
         raise RecipeError(
