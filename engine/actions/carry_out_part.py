@@ -228,10 +228,10 @@ class _Maker:
         except OSError as error:
             raise _lost(self.staging, error) from error
 
-    def _others_missing(self) -> int:
-        """Count the parts that have something to make and are not marked as done."""
+    def _missing(self) -> list[int]:
+        """Give the numbers of the parts that have something to make and are not marked as done."""
         done = done_parts(self.division)
-        return sum(1 for number, share in enumerate(self.shares, 1) if share and number not in done)
+        return [number for number, share in enumerate(self.shares, 1) if share and number not in done]
 
     def _publish(self, folder: WorkFolder, *, made: bool) -> dict[str, Any] | None:
         """Complete and publish the output if all chunks are done; None if some are not.
@@ -250,7 +250,7 @@ class _Maker:
 
         """
         plan, table, staging = self.plan, self.table, self.staging
-        if made and self._others_missing() > _FEW_PARTS and len(divisions(staging)) == 1:
+        if made and len(self._missing()) > _FEW_PARTS and len(divisions(staging)) == 1:
             return None
         if count_entries(staging, plan.hash, table) < len(table.rows):
             return None
@@ -300,8 +300,7 @@ class _Maker:
 
     def _tell_left(self, execution: Execution) -> None:
         """Say which parts are left."""
-        done, part = done_parts(self.division), self.part
-        left = [number for number in range(1, part.count + 1) if number not in done]
+        left, part = self._missing(), self.part
         text = f"Part {part} is done; {counted(len(left), 'part')} of {part.count:,} left: {ranges(left)}."
         if not left:
             text = f"Part {part} is done, and chunks of other parts are missing: make all parts again."
@@ -326,5 +325,5 @@ def _lost(staging: Path, error: OSError) -> OutputError:
     return OutputError(
         f"unfinished output {staging} cannot be continued: {error.strerror} ({error.filename})",
         "the output files as the processes of this merge left them",
-        f"delete {staging} to begin anew",
+        "run the command with --restart, and without --part, to begin anew",
     )

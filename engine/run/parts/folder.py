@@ -197,5 +197,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _damaged(path: Path) -> OutputError:
     return OutputError(
-        f"{path} is damaged", "what the processes of this merge have agreed on", "delete the folder to begin anew"
+        f"{path} is damaged",
+        "what the processes of this merge have agreed on",
+        "run the command with --restart, and without --part, to begin anew",
     )

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from dovetail.engine import RunOptions, convert, events, make_vectors, merge, read_manifest
-from dovetail.engine.actions import carry_out, carry_out_part
+from dovetail.engine.actions import carry_out, carry_out_part, parts
 from dovetail.engine.actions.recompute import recompute
 from dovetail.engine.actions.verify import verify
 from dovetail.engine.errors import InterruptedMergeError, OutputError, RecipeError
@@ -114,14 +114,30 @@ def test_no_file_is_written_by_two_parts(family: Family) -> None:
 
 
 def test_a_part_without_files_says_so(family: Family) -> None:
-    """There are nine tensors: of 40 parts most have nothing to make, say so, and end well."""
+    """There are nine tensors: of 40 parts most have nothing to make, say so, end well, and are not left to be made."""
     seen = make(family, "40/40")
     assert [
         "Part 40/40 has nothing to make: the other parts have all that there is.",
-        "Part 40/40 is done; 39 parts of 40 left: 1-39.",
+        "Part 40/40 is done; 9 parts of 40 left: 1-9.",
     ] == told(seen)
     (report,) = (event for event in seen if isinstance(event, events.PartDone))
-    assert (40, 40, "1-39", 0) == (report.part, report.parts, report.left, report.written_bytes)
+    assert (40, 40, "1-9", 0) == (report.part, report.parts, report.left, report.written_bytes)
+
+
+def test_what_parts_agree_on_may_go_while_it_is_read(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that publishes just when this one looks takes the folder away: the output is there then."""
+    make(family, "1/2")
+    read = parts.read_layout
+
+    def read_late(staging: Path) -> Any:
+        monkeypatch.setattr(parts, "read_layout", read)
+        make(family, "2/2")
+        return read(staging)
+
+    monkeypatch.setattr(parts, "read_layout", read_late)
+    (report,) = (event for event in make(family, "1/2") if isinstance(event, events.Done))
+    assert report.already
+    assert not family.staging.exists()
 
 
 def test_many_parts(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +259,23 @@ def test_a_file_that_is_gone_is_not_taken_for_zeros(family: Family) -> None:
     with pytest.raises(OutputError, match=r"cannot be continued: No such file or directory .*model-00001"):
         make(family, "2/2")
     assert not family.out.exists()
+
+
+def test_beginning_anew_spares_a_former_output(family: Family) -> None:
+    """What a damaged folder of parts is told to do gives a former output that was moved into it its name back."""
+    merge(family.recipe_path, family.out)
+    before = contents(family.out)
+    family.recipe(parameters={"n": 2, "m": 16, "weight": 0.8})
+    make(family, "1/2", overwrite=True)
+    family.out.rename(family.staging / "dovetail_parts" / "former")  # as by a process that is killed then
+    (family.staging / "dovetail_parts" / "layout" / "decided").write_bytes(b"torn")
+    with pytest.raises(OutputError, match=r"is damaged; .*; run the command with --restart, and without --part, to"):
+        make(family, "2/2", overwrite=True)
+    with pytest.raises(OutputError, match="is not empty"):
+        make(family, None, restart=True)
+    assert before == contents(family.out)
+    make(family, None, restart=True, overwrite=True)
+    assert in_one_piece(family) == contents(family.out)
 
 
 def test_overwrite(family: Family) -> None:
