@@ -81,9 +81,8 @@ def carry_out(
     special, complete = complete is not None, complete or complete_usually
 
     def carry_out_parts(*, warned: bool) -> dict[str, Any]:
-        again = (
-            laid_out(plan, output, run) if run.part is None else plan
-        )  # as the processes have agreed that came first
+        # A part is laid out already; whoever comes without one keeps to what the parts have agreed on meanwhile.
+        again = laid_out(plan, output, run) if run.part is None else plan
 
         def finished() -> bool:
             return is_finished(output, known_by or again.hash, dict if special else lambda: expected_side_files(again))

@@ -240,6 +240,19 @@ def test_another_recipe_is_refused(family: Family) -> None:
     assert before == contents(family.staging)
 
 
+def test_another_kind_of_output_is_refused(family: Family) -> None:
+    """Nor do other formats, conversions and stores go on in the folder of a merge's parts, which stays as it is."""
+    make(family, "1/2")
+    before = contents(family.staging)
+    with pytest.raises(OutputError, match="cannot be continued: "):
+        make(family, None, ZARR)
+    with pytest.raises(OutputError, match="cannot be continued: "):
+        convert(family.math, family.out)
+    with pytest.raises(OutputError, match="cannot be continued: "):
+        make_vectors(family.recipe_path, family.out)
+    assert before == contents(family.staging)
+
+
 def test_another_recipe_begun_by_one_process_is_refused(family: Family) -> None:
     """Nor do parts continue what one process has begun by another recipe."""
     with pytest.raises(InterruptedMergeError):
