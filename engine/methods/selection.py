@@ -13,15 +13,26 @@ Which way a rule was found never shows in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.bracket import ABOVE, HIGH, LOW, NONZERO, count_bracket
+from dovetail.engine.kernels.bracket import NONZERO, count_bracket
 from dovetail.engine.methods.decoding import ElementRange
+from dovetail.engine.methods.gathering import (
+    COUNTED_BYTES,
+    GATHERED_BYTES,
+    JOINED_BYTES,
+    MOST_OF_CHUNK,
+    SORTED_BYTES,
+    BracketCounter,
+    Gathered,
+    Gathering,
+    at_least,
+)
 from dovetail.engine.methods.sample import Bracket, Sample, runs, sample_elements
 from dovetail.engine.methods.threshold import (
     DIGITS,
@@ -46,39 +57,8 @@ FIRST_DIGIT: Final = 2
 PASSES: Final = FIRST_DIGIT + DIGITS
 """Reduce passes of a search, those included that are left out."""
 
-GATHERED_BYTES: Final = 8 << 20
-"""Most memory for the magnitudes inside one bracket; in a tensor of few elements, no more than a byte for each."""
-
-MOST_OF_CHUNK: Final = 1 << 16
-"""Most different magnitudes that are gathered in one chunk."""
-
-_COUNTED_BYTES: Final = 8
-_SORTED_BYTES: Final = 24
-_JOINED_BYTES: Final = 40
-"""Memory for each magnitude that is gathered, with its count; while equal ones are found by sorting; and while those
-that are found are joined with those found before."""
-
 Ranks = Sequence[int] | Callable[[int], Sequence[int]]
 """Ranks, counted from 1 at the greatest magnitude, or what gives them by the number of elements that are not zero."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """What one chunk has of a bracket."""
-
-    counts: NDArray[np.int64]
-    """Counts by `ABOVE`, `HIGH`, `LOW` and `NONZERO`."""
-    magnitudes: NDArray[np.uint32]
-    """Different magnitude bits strictly inside, ascending; empty if there are too many."""
-    reaching: NDArray[np.uint32] | None
-    """How many elements inside have at least each of them, and 0; None if no two elements inside are equal."""
-    whole: bool
-    """Whether all that lies inside is there."""
-
-    @property
-    def nbytes(self) -> int:
-        """Memory for the magnitudes inside."""
-        return self.magnitudes.nbytes + (0 if self.reaching is None else self.reaching.nbytes)
 
 
 class SampleCounter:
@@ -97,113 +77,8 @@ class SampleCounter:
         return self._parts[0] if len(self._parts) == 1 else np.concatenate(self._parts)
 
 
-class BracketCounter:
-    """Counts the values of a chunk against the brackets of several rules.
-
-    Parameters
-    ----------
-    rules
-        The rules; those without a bracket are passed over.
-    room
-        Receives magnitudes for a while: uint32, one more than the most values that are added at a time.
-
-    """
-
-    def __init__(self, rules: Rules, room: NDArray[np.uint32]) -> None:
-        self._brackets = [rule.bracket for rule in rules]
-        self._counts = [np.zeros(4, np.int64) for _ in rules]
-        self._parts: list[list[NDArray[np.uint32]]] = [[] for _ in rules]
-        self._found = [_NOTHING for _ in rules]
-        self._whole = [True for _ in rules]
-        self._room = room
-
-    def add(self, values: NDArray[np.float32]) -> None:
-        """Count more values of the chunk."""
-        for place, bracket in enumerate(self._brackets):
-            if bracket is None:
-                continue
-            inside = count_bracket(values, *bracket, self._room, self._counts[place])
-            if inside and self._whole[place]:
-                self._parts[place].append(self._room[:inside].copy())
-                if sum(part.size for part in self._parts[place]) > MOST_OF_CHUNK:
-                    self._join(place)
-
-    def _join(self, place: int) -> None:
-        """Count equal magnitudes together; give up if there are too many different ones."""
-        parts, self._parts[place] = self._parts[place], []
-        ones = [np.unique(part, return_counts=True) for part in ([np.concatenate(parts)] if parts else [])]
-        magnitudes, numbers = _joined([self._found[place], *ones])
-        self._whole[place] &= magnitudes.size <= MOST_OF_CHUNK
-        self._found[place] = (magnitudes, numbers) if self._whole[place] else _NOTHING
-
-    @property
-    def counts(self) -> tuple[Gathered, ...]:
-        """What the chunk has of each rule's bracket."""
-        for place in range(len(self._brackets)):
-            self._join(place)
-        found = zip(self._counts, self._found, self._whole, strict=True)
-        return tuple(
-            Gathered(counts, magnitudes, _reaching(numbers), whole) for counts, (magnitudes, numbers), whole in found
-        )
-
-
-_Counted = tuple[NDArray[Any], NDArray[Any]]
-"""Different magnitudes, ascending, and how many elements have each."""
-
 _OPEN: Final = Rule(0, 0, 0)
 """A rule of which nothing is known."""
-
-_NOTHING: Final[_Counted] = (np.empty(0, np.uint32), np.empty(0, np.int64))
-
-
-def _reaching(numbers: NDArray[Any]) -> NDArray[np.uint32] | None:
-    if numbers.size and numbers.max() == 1:
-        return None
-    return np.append(np.cumsum(numbers[::-1])[::-1], 0).astype(np.uint32)
-
-
-def _joined(parts: Sequence[_Counted]) -> _Counted:
-    """Count equal magnitudes of several parts together."""
-    parts = [part for part in parts if part[0].size]
-    if not parts:
-        return _NOTHING
-    if len(parts) == 1:
-        return parts[0]
-    magnitudes, where = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
-    numbers = np.bincount(where, np.concatenate([part[1] for part in parts]), magnitudes.size)
-    return magnitudes, numbers.astype(np.int64)  # bincount adds in float64, which is exact for counts below 2^53
-
-
-class Gathering:
-    """The accumulator of a pass that counts against brackets: what every chunk has.
-
-    Parameters
-    ----------
-    most_bytes
-        Most memory for the magnitudes inside one bracket.
-
-    """
-
-    def __init__(self, most_bytes: int) -> None:
-        self._most_bytes = most_bytes
-        self.chunks: list[tuple[Gathered, ...]] = []
-        self._held: list[int] = []
-
-    def add(self, found: tuple[Gathered, ...]) -> Gathering:
-        """Add the next chunk's, and give the gathering itself; of what becomes too much, only counts are kept."""
-        self._held = self._held or [0] * len(found)
-        self._held = [held + each.nbytes for held, each in zip(self._held, found, strict=True)]
-        self.chunks.append(found)
-        for place, held in enumerate(self._held):
-            if held > self._most_bytes:
-                self._drop(place)
-        return self
-
-    def _drop(self, place: int) -> None:
-        self._held[place] = 0
-        for index, chunk in enumerate(self.chunks):
-            dropped = replace(chunk[place], magnitudes=_NOTHING[0], reaching=None, whole=False)
-            self.chunks[index] = (*chunk[:place], dropped, *chunk[place + 1 :])
 
 
 def try_sampling() -> None:
@@ -261,7 +136,7 @@ class Search:
         digits = count_partial_bytes(self.rules)
         if not self.samples:
             return digits
-        gathered = self.rules * (64 + _COUNTED_BYTES * min(elements, MOST_OF_CHUNK))
+        gathered = self.rules * (64 + COUNTED_BYTES * min(elements, MOST_OF_CHUNK))
         return max(digits, gathered)
 
     def accumulator_bytes(self, chunks: int) -> int:
@@ -269,7 +144,7 @@ class Search:
         digits = tally_bytes(self.rules, chunks)
         if not self.samples:
             return digits
-        gathered = self.rules * (self._most_bytes + _COUNTED_BYTES * MOST_OF_CHUNK + 320 * chunks)
+        gathered = self.rules * (self._most_bytes + COUNTED_BYTES * MOST_OF_CHUNK + 320 * chunks)
         sampled = 4 * sample_elements(self.length) * (2 * self.rules + 3)
         return digits + max(gathered, sampled)  # rules that are found one way hold what they know of ties meanwhile
 
@@ -278,7 +153,7 @@ class Search:
         if not self.samples:
             return 0
         size = min(size, self.length)
-        joining = max(_SORTED_BYTES * (MOST_OF_CHUNK + size), _JOINED_BYTES * 2 * MOST_OF_CHUNK)
+        joining = max(SORTED_BYTES * (MOST_OF_CHUNK + size), JOINED_BYTES * 2 * MOST_OF_CHUNK)
         return 4 * size + self.rules * (12 * MOST_OF_CHUNK + 4 * size) + joining
 
     def counter(
@@ -336,8 +211,8 @@ class Search:
         found, known = [], not callable(ranks)  # else a sample of zeros alone would make a rank 0
         for rank in _wanted(ranks, round(self.length * sample.nonzero)):
             bracket = sample.bracket(min(1.0, rank / self.length))
-            # Where there are many, hardly any two are equal, and each takes half of `_COUNTED_BYTES`.
-            fits = sample.inside(bracket) * self.length * _COUNTED_BYTES / 2 < 0.9 * self._most_bytes
+            # Where there are many, hardly any two are equal, and each takes half of `COUNTED_BYTES`.
+            fits = sample.inside(bracket) * self.length * COUNTED_BYTES / 2 < 0.9 * self._most_bytes
             found.append(KEEP_NONE if known and rank == 0 else Rule(0, 0, 0, bracket=bracket if fits else None))
         return tuple(found)
 
@@ -359,36 +234,23 @@ class Search:
             return KEEP_ALL
         if not all(chunk.whole for chunk in chunks):
             return _OPEN
-        above = [_at_least(chunk, bracket, bracket[1] + 1) for chunk in chunks]
-        there = [_at_least(chunk, bracket, bracket[0]) for chunk in chunks]
+        above = [at_least(chunk, bracket, bracket[1] + 1) for chunk in chunks]
+        there = [at_least(chunk, bracket, bracket[0]) for chunk in chunks]
         if not sum(above) < rank <= sum(there):
             return _OPEN
         # The magnitude of the rank is the largest that so many elements reach: found by halving the bracket.
         low, high = bracket[0], bracket[1] + 1
         while high - low > 1:
             middle = (low + high) // 2
-            if sum(_at_least(chunk, bracket, middle) for chunk in chunks) >= rank:
+            if sum(at_least(chunk, bracket, middle) for chunk in chunks) >= rank:
                 low = middle
             else:
                 high = middle
-        stronger = [_at_least(chunk, bracket, low + 1) for chunk in chunks]
-        reaching = [_at_least(chunk, bracket, low) for chunk in chunks]
+        stronger = [at_least(chunk, bracket, low + 1) for chunk in chunks]
+        reaching = [at_least(chunk, bracket, low) for chunk in chunks]
         here = [most - least for most, least in zip(reaching, stronger, strict=True)]
         before = tuple(accumulate(here[:-1], initial=0))
         return Rule(0, low, rank - sum(stronger), before, final=True)
-
-
-def _at_least(chunk: Gathered, bracket: Bracket, magnitude: int) -> int:
-    """Count a chunk's elements of at least a magnitude, which is inside the bracket, at its edges, or just above."""
-    low, high = bracket
-    found = int(chunk.counts[ABOVE])
-    if magnitude <= high:
-        place = int(np.searchsorted(chunk.magnitudes, np.uint32(magnitude)))
-        inside = chunk.magnitudes.size - place if chunk.reaching is None else int(chunk.reaching[place])
-        found += int(chunk.counts[HIGH]) + inside
-    if magnitude <= low < high:
-        found += int(chunk.counts[LOW])
-    return found
 
 
 def _wanted(ranks: Ranks, nonzero: int) -> Sequence[int]:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dovetail.engine.methods.gathering import Gathering
 from dovetail.engine.methods.gram import ColumnProducts, Gathered
 from dovetail.engine.methods.program import Chunk, sample_chunk
 from dovetail.engine.methods.registry import METHODS
-from dovetail.engine.methods.selection import Gathering
 from dovetail.engine.methods.threshold import Tally
 from tests.engine.kernels.cases import JITTED
 from tests.engine.methods.probing import describe

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.bracket import ABOVE, HIGH, LOW, NONZERO, count_bracket
-from dovetail.engine.methods import sample, selection
+from dovetail.engine.methods import gathering, sample, selection
 from dovetail.engine.methods.program import Chunk
 from dovetail.engine.methods.registry import METHODS
 from dovetail.engine.methods.sample import LEAST_LENGTH, RUN, Sample, runs, sample_elements
@@ -190,7 +190,8 @@ def test_what_is_too_much_is_counted_digit_by_digit(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Sample, "inside", lambda self, bracket: 0.0)  # the sample promises that there is little
     monkeypatch.setattr(Sample, "bracket", lambda self, share: (0x3F000000, 0x40000000))
     assert (expected, [SAMPLE, BRACKET]) == search(values, (450,), (700,))
-    monkeypatch.setattr(selection, limit, most)
+    for module in (gathering, selection):
+        monkeypatch.setattr(module, limit, most)
     assert (expected, PASSES) == (lambda found: (found[0], len(found[1])))(search(values, (450,), (700,)))
     monkeypatch.undo()
 
