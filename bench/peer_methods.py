@@ -14,7 +14,7 @@ Parameters = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How one method is measured on a base model and two fine-tunes."""
+    """How one method is measured on a base model and its fine-tunes."""
 
     models: str
     """Its models: letters of ``b`` (the base), ``1`` and ``2`` (the fine-tunes)."""
@@ -26,17 +26,23 @@ class Setting:
     """Parameters of every model."""
     random: bool = False
     """Whether masks are random, so that results can only be compared statistically."""
+    pair: bool = False
+    """Whether the method takes two models and no more."""
 
     def write(self, path: Path, method: str, family: Sequence[Path], dtype: str) -> Path:
-        """Write the recipe for a family of checkpoints."""
-        place = {"b": family[0], "1": family[1], "2": family[2]}
+        """Write the recipe for a family of checkpoints.
+
+        Fine-tunes beyond the second are merged too, with the parameters of the second, unless the method takes a pair.
+        """
+        place = {"b": family[0], **{str(number): folder for number, folder in enumerate(family[1:], 1)}}
+        more = [] if self.pair or "2" not in self.models else [str(number) for number in range(3, len(family))]
         return write_recipe(
             path,
             method,
             place[self.base] if self.base else None,
-            [place[letter] for letter in self.models],
+            [place[letter] for letter in (*self.models, *more)],
             parameters=self.parameters,
-            model_parameters=self.each,
+            model_parameters=(*self.each, *(self.each[-1:] * len(more))),
             dtype=dtype,
         )
 
@@ -56,13 +62,13 @@ SETTINGS: dict[str, Setting] = {
     "breadcrumbs_ties": Setting("12", "b", each=_weights(0.6, 0.4, density=0.5, gamma=0.01)),
     "della": Setting("12", "b", each=_weights(0.6, 0.4, density=0.5, epsilon=0.15), random=True),
     "della_linear": Setting("12", "b", each=_weights(0.6, 0.4, density=0.5, epsilon=0.15), random=True),
-    "slerp": Setting("12", "1", {"t": 0.4}),
-    "nuslerp": Setting("12", each=_weights(0.6, 0.4)),
+    "slerp": Setting("12", "1", {"t": 0.4}, pair=True),
+    "nuslerp": Setting("12", each=_weights(0.6, 0.4), pair=True),
     "multislerp": Setting("12", "b", each=_weights(0.6, 0.4)),
     "karcher": Setting("b12"),
     "model_stock": Setting("12", "b"),
-    "nearswap": Setting("12", "1", {"t": 1e-5}),
-    "arcee_fusion": Setting("12", "1"),
+    "nearswap": Setting("12", "1", {"t": 1e-5}, pair=True),
+    "arcee_fusion": Setting("12", "1", pair=True),
     "sce": Setting("12", "b", {"select_topk": 0.5}),
     "ram": Setting("12", "b"),
     "ramplus_tl": Setting("12", "b"),

@@ -2,6 +2,8 @@
 
     python bench/peers.py                        # 3 x 1.7 GB, every method that both have
     python bench/peers.py --methods cabs linear --repeats 5
+    python bench/peers.py --dtype float32        # models, arithmetic and output in float32
+    python bench/peers.py --fine-tunes 4         # methods of two models keep to two
     python bench/peers.py --check --size demo    # compare results instead of speed
 
 mergekit comes from the package index into an environment of its own under ``bench/.cache`` (about 2 GB). It runs with
@@ -96,12 +98,12 @@ def contestants(
 
 def race(python: Path, methods: list[str], place: Path, args: argparse.Namespace) -> None:
     """Measure every method, print the table and write the results."""
-    tiny = workplace.make_family(place / "tiny", "tiny")
-    family = workplace.make_family(place / "family", args.size)
+    tiny = workplace.make_family(place / "tiny", "tiny", args.fine_tunes, dtype=args.dtype)
+    family = workplace.make_family(place / "family", args.size, args.fine_tunes, dtype=args.dtype)
     results, rows = {}, []
     for method in methods:
         for index, models in enumerate((tiny, family)):
-            recipe = SETTINGS[method].write(place / f"{method}-{index}.yml", method, models, "bfloat16")
+            recipe = SETTINGS[method].write(place / f"{method}-{index}.yml", method, models, args.dtype)
             warm(models)
             runs = alternate(contestants(python, method, recipe, place, args), args.repeats if index else 1)
         ours, theirs = runs["dovetail"], runs["mergekit"]
@@ -128,19 +130,24 @@ def race(python: Path, methods: list[str], place: Path, args: argparse.Namespace
         print(f"{method}: {rows[-1][3]} times faster, peak memory {rows[-1][8]} times lower", flush=True)
     size_bytes = workplace.family_bytes(family)
     print_table(
-        f"Dovetail and mergekit {PACKAGES[1][10:]}: {len(family)} checkpoints, {size_bytes / 1e9:.2f} GB, bf16, warm",
+        f"Dovetail and mergekit {PACKAGES[1][10:]}: {len(family)} checkpoints, {size_bytes / 1e9:.2f} GB, "
+        f"{args.dtype}, warm",
         COLUMNS,
         rows,
     )
-    write_results(
-        "peers",
-        {"input_bytes": size_bytes, "memory": args.memory, "workers": args.workers, "methods": results},
-    )
+    settings = {"dtype": args.dtype, "fine_tunes": args.fine_tunes, "memory": args.memory, "workers": args.workers}
+    name = "-".join(("peers", *_kinds(args)))
+    write_results(name, {"input_bytes": size_bytes, **settings, "methods": results})
+
+
+def _kinds(args: argparse.Namespace) -> list[str]:
+    """Name what is not as by default, for the name of the results."""
+    return [args.dtype] * (args.dtype != "bfloat16") + [f"{args.fine_tunes}-fine-tunes"] * (args.fine_tunes != 2)
 
 
 def check(python: Path, methods: list[str], place: Path, args: argparse.Namespace) -> None:
     """Compare the results of both, computed and stored in float32."""
-    family = workplace.make_family(place / "family", args.size, dtype="float32")
+    family = workplace.make_family(place / "family", args.size, args.fine_tunes, dtype="float32")
     rows, results = [], {}
     for method in methods:
         recipe = SETTINGS[method].write(place / f"{method}.yml", method, family, "float32")
@@ -185,6 +192,8 @@ def _compare(ours: Path, theirs: Path) -> dict[str, float]:
 def main() -> None:
     parser = workplace.arguments(__doc__)
     parser.add_argument("--methods", nargs="+", help="methods to run [all that both have]")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the checkpoints")
+    parser.add_argument("--fine-tunes", type=int, default=2, help="checkpoints besides the base model [2]")
     parser.add_argument("--check", action="store_true", help="compare results instead of speed")
     args = parser.parse_args()
     os.environ.update(OFFLINE)
@@ -192,7 +201,10 @@ def main() -> None:
     methods = common_methods(python)
     if unknown := set(args.methods or ()) - set(methods):
         sys.exit(f"{', '.join(sorted(unknown))}: not a method of both; expected some of {', '.join(methods)}")
-    with workplace.workplace(args.work, 11 * 10**9) as place:
+    if args.fine_tunes < 2:
+        sys.exit(f"--fine-tunes {args.fine_tunes}; expected 2 or more; the recipes merge two at least")
+    needed_bytes = 11 * 10**9 * (args.fine_tunes + 3) // 5 * (2 if args.dtype == "float32" else 1)
+    with workplace.workplace(args.work, needed_bytes) as place:
         (check if args.check else race)(python, args.methods or methods, place, args)
 
 

@@ -1,6 +1,7 @@
 """A true 70B on a small machine: Llama-3-70B's shapes, a base and two fine-tunes, 424 GB in, 141 GB out.
 
-    python bench/scale.py                       # 80 layers
+    python bench/scale.py                       # 80 layers, by CABS
+    python bench/scale.py --method ties         # by TIES, which reads the models twice
     python bench/scale.py --layers 2            # the same in small: 22.9 GB in
 
 Needs Linux, the package xfsprogs and the right to mount: the checkpoints live on an XFS file system in a sparse
@@ -34,12 +35,16 @@ from typing import Any
 import workplace
 from measure import Run, run
 from report import mebibytes, print_table, write_results
-from shard_check import Checker, WrongOutputError, data_start, tensors_of
+from shard_check import Cabs, Checker, Definition, Ties, WrongOutputError, data_start, tensors_of
 from shared_blocks import ImageError, mounted_image, punch
 
 from dovetail.engine.synthetic import SIZES
 
-N, M, WEIGHT = 64, 256, 0.7
+N, M, DENSITY, WEIGHT = 64, 256, 0.5, 0.7
+EACH = {"cabs": {"weight": WEIGHT, "n_val": N, "m_val": M}, "ties": {"weight": WEIGHT, "density": DENSITY}}
+"""Parameters of every model, by method."""
+DEFINITIONS: dict[str, Definition] = {"cabs": Cabs(N, M, WEIGHT), "ties": Ties(DENSITY, WEIGHT)}
+TITLES = {"cabs": f"CABS {N}:{M}", "ties": f"TIES with density {DENSITY}"}
 DISKS = (0.5e9, 2e9, 7e9)
 LEAST_FREE_BYTES = 4 * 10**9
 """The run is given up rather than fill the disk under the image."""
@@ -139,12 +144,13 @@ def measure(place: Path, disk: Path, args: argparse.Namespace) -> dict[str, Any]
         f"they take {real_bytes / 1e9:.2f} GB of the disk",
         flush=True,
     )
-    recipe = workplace.cabs_recipe(place / "recipe.yml", family, N, M, weight=WEIGHT)
+    each = [EACH[args.method]] * args.fine_tunes
+    recipe = workplace.write_recipe(place / "recipe.yml", args.method, family[0], family[1:], model_parameters=each)
     inputs = [
         {name: spot for path in sorted(folder.glob("*.safetensors")) for name, spot in tensors_of(path).items()}
         for folder in family
     ]
-    watcher = Watcher(Checker(inputs, N, M, WEIGHT, args.blocks, args.full), disk)
+    watcher = Watcher(Checker(inputs, DEFINITIONS[args.method], args.blocks, args.full), disk)
     thread = threading.Thread(target=watcher.work, daemon=True)
     thread.start()
     command = workplace.dovetail(recipe, place / "out", memory=args.memory, workers=args.workers)
@@ -157,6 +163,7 @@ def measure(place: Path, disk: Path, args: argparse.Namespace) -> dict[str, Any]
         if watcher.failures:
             print(f"Given up: {watcher.failures[0]}", file=sys.stderr)
     return {
+        "method": args.method,
         "layers": args.layers,
         "memory": args.memory,
         "inputs_apparent_bytes": apparent_bytes,
@@ -164,6 +171,7 @@ def measure(place: Path, disk: Path, args: argparse.Namespace) -> dict[str, Any]
         "least_free_bytes": watcher.least_free_bytes,
         "shards_checked": watcher.shards,
         "tensors_checked": watcher.checker.tensors,
+        "tensors_computed_again": watcher.checker.computed,
         "computed_again_bytes": watcher.checker.compared_bytes,
         "hashed_again_bytes": watcher.checker.hashed_bytes,
         "check_cpu_s": watcher.busy_s,
@@ -197,11 +205,15 @@ def show(figures: dict[str, Any]) -> None:
         ("processors in use", f"{one['cpu_s'] / one['wall_s']:.2f} of {done['workers']} workers"),
         ("room taken by the inputs", f"{figures['inputs_real_bytes'] / 1e9:.2f} GB"),
         ("output checked", f"{figures['shards_checked']} shards, {figures['tensors_checked']} tensors"),
-        ("computed again, bit by bit", f"{figures['computed_again_bytes'] / 1e6:.1f} MB"),
+        (
+            "computed again, bit by bit",
+            f"{figures['computed_again_bytes'] / 1e6:.1f} MB of {figures['tensors_computed_again']} tensors",
+        ),
         ("checksums compared", f"{figures['hashed_again_bytes'] / 1e9:.2f} GB"),
         ("processor time of the checks", f"{figures['check_cpu_s']:.0f} s"),
     ]
-    print_table(f"CABS {N}:{M} of Llama-3-70B's shapes, {figures['layers']} layers", ("", ""), rows)
+    title = f"{TITLES[figures['method']]} of Llama-3-70B's shapes, {figures['layers']} layers"
+    print_table(title, ("", ""), rows)
     print_table(
         f"Projection: the longer of all bytes at the disk's speed and {figures['compute_s']:.0f} s of computing",
         ("disk", "s", "set by"),
@@ -215,9 +227,10 @@ def show(figures: dict[str, Any]) -> None:
 def main() -> None:
     parser = workplace.arguments(__doc__)
     parser.set_defaults(memory="2GiB")
+    parser.add_argument("--method", choices=EACH, default="cabs", help="how the models are merged [cabs]")
     parser.add_argument("--layers", type=int, default=SIZES["70B-shapes"].layers)
     parser.add_argument("--fine-tunes", type=int, default=2)
-    parser.add_argument("--blocks", type=int, default=64, help="blocks of every tensor to compute again [64]")
+    parser.add_argument("--blocks", type=int, default=64, help="blocks of a tensor to compute again [64]")
     parser.add_argument("--full", action="store_true", help="compare all checksums: reads the whole output back")
     parser.add_argument("--no-image", action="store_true", help="use the work folder itself, see above")
     args = parser.parse_args()
@@ -230,7 +243,7 @@ def main() -> None:
                 sys.exit(f"{error}; or choose a folder on XFS or btrfs with --work and --no-image")
         figures = measure(place, folder, args)
     show(figures)
-    write_results("scale", figures)
+    write_results("scale" if args.method == "cabs" else f"scale-{args.method}", figures)
 
 
 if __name__ == "__main__":
