@@ -10,6 +10,7 @@
     │   ├── MemoryLimitError           the plan's projection exceeds the memory limit
     │   └── DiskSpaceError             the output does not fit on the disk
     ├── OutputError (OSError)          exit code 5: the output cannot be written or is refused
+    │   └── PartTakenError             another process is making the same part of a merge
     ├── VerificationError              exit code 5: an output is not what its manifest says
     ├── WorkerLostError                exit code 5: a process that ran tasks has died
     ├── DifferenceError                exit code 6: compared checkpoints differ by more than was allowed
@@ -59,6 +60,10 @@ class OutputError(DovetailError, OSError):
     """The output cannot be written, or is refused."""
 
     exit_code = 5
+
+
+class PartTakenError(OutputError):
+    """Another process is making the same part of a merge."""
 
 
 class VerificationError(DovetailError):

@@ -8,8 +8,6 @@ parts, at most has some chunks made twice, with the same bytes.
 from __future__ import annotations
 
 import contextlib
-import errno
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,11 +17,12 @@ from typing import Any, Final
 from dovetail.engine import events
 from dovetail.engine.actions.completion import Complete, done_event, started_event, tell_findings
 from dovetail.engine.actions.finished import tell_finished
+from dovetail.engine.actions.publish_parts import agree_on_layout, lost_files, publish_if_done
 from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.actions.verify import read_manifest
-from dovetail.engine.errors import DiskSpaceError, InterruptedMergeError, OutputError
-from dovetail.engine.output.manifest import MANIFEST_NAME, SELF_CHECKSUM
-from dovetail.engine.output.publishing import WorkFolder, publish_once, put_in_place, remove_others, settle, work_folder
+from dovetail.engine.errors import DiskSpaceError, InterruptedMergeError, OutputError, PartTakenError
+from dovetail.engine.output.manifest import SELF_CHECKSUM
+from dovetail.engine.output.publishing import WorkFolder, settle, work_folder
 from dovetail.engine.output.side_files import side_bytes
 from dovetail.engine.output.staging import discard_unused, is_bare, staging_path
 from dovetail.engine.output.target import check_disk_space, check_target
@@ -31,25 +30,19 @@ from dovetail.engine.planning.grid import Job
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.planning.shares import Shares, share_jobs
 from dovetail.engine.run.execution import Execution
-from dovetail.engine.run.journal import JOURNAL_NAME, check_begun, check_identity, identity
-from dovetail.engine.run.lock import LOCK_NAME, Hold, hold_lock, locked, no_locks
+from dovetail.engine.run.lock import Hold, hold_lock, locked, no_locks
 from dovetail.engine.run.parts.folder import (
-    PARTS_NAME,
-    decide_layout,
     decide_shares,
     division_path,
     divisions,
     done_parts,
     mark_done,
-    own_folder,
-    parts_path,
 )
-from dovetail.engine.run.parts.journals import PartJournal, count_entries, read_journals
-from dovetail.engine.run.parts.left import begun_shards, describe, divide_what_is_left, left_bytes, share_done
+from dovetail.engine.run.parts.journals import PartJournal, read_journals
+from dovetail.engine.run.parts.left import begun_shards, divide_what_is_left, left_bytes, share_done
 from dovetail.engine.run.parts.part import Part, ranges
 from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.engine.text import counted, format_size
-from dovetail.io.files.durable import write_durably
 from dovetail.io.files.interrupts import held
 from dovetail.io.files.machine import peak_resident_bytes
 from dovetail.io.output_format import Sink
@@ -153,10 +146,7 @@ class _Maker:
 
     def run(self, folder: WorkFolder) -> tuple[Execution, dict[str, Any] | None]:
         """Make what is left of this part, and publish the output if nothing is left of any; give its manifest then."""
-        with self._agreed():
-            execution = self._make(folder)
-            folder.check()
-            mark_done(self.division, self.part.number)
+        with self.made(folder) as execution:
             manifest = self._publish(folder, made=bool(execution.written_bytes))
             if manifest is None:
                 self._tell_left(execution)
@@ -172,18 +162,25 @@ class _Maker:
         return manifest
 
     @contextlib.contextmanager
+    def made(self, folder: WorkFolder) -> Iterator[Execution]:
+        """Make what is left of this part, and hold its lock during the block."""
+        with self._agreed():
+            execution = self._make(folder)
+            folder.check()
+            mark_done(self.division, self.part.number)
+            yield execution
+
+    @contextlib.contextmanager
     def _agreed(self) -> Iterator[None]:
         """Agree with the others on who makes what, and hold the lock of this part during the block."""
         plan, table = self.plan, self.table
-        check_begun(self.staging / JOURNAL_NAME, plan)
-        agreed = decide_layout(self.staging, describe(plan, table))
-        check_identity(parts_path(self.staging), json.dumps(agreed.identity).encode(), identity(plan))
+        agree_on_layout(plan, table, self.staging)
         self.shares = decide_shares(self.staging, self.part.count, self._divide)
         read_journals(self.staging, plan.hash, table, self.part)
         self.shards = self.shares[self.part.number - 1]
         with hold_lock(self.division / f"{self.part.number}.lock") as hold:
             if hold is Hold.OTHERS:
-                raise OutputError(
+                raise PartTakenError(
                     f"another process is making part {self.part} of {self.output}",
                     "one process for one part",
                     "wait for it to end",
@@ -226,7 +223,7 @@ class _Maker:
         try:
             return plan.options.format.share_sink(plan.layout, self.staging, self.shards, begun)
         except OSError as error:
-            raise _lost(self.staging, error) from error
+            raise lost_files(self.staging, error) from error
 
     def _missing(self) -> list[int]:
         """Give the numbers of the parts that have something to make and are not marked as done."""
@@ -249,31 +246,10 @@ class _Maker:
             Another process has published it.
 
         """
-        plan, table, staging = self.plan, self.table, self.staging
-        if made and len(self._missing()) > _FEW_PARTS and len(divisions(staging)) == 1:
+        if made and len(self._missing()) > _FEW_PARTS and len(divisions(self.staging)) == 1:
             return None
-        if count_entries(staging, plan.hash, table) < len(table.rows):
-            return None
-        read_journals(staging, plan.hash, table)
-        if not table.rows["done"].all():
-            return None
-        for checkpoint in plan.checkpoints:
-            checkpoint.check_unchanged()
-        try:
-            plan.options.format.reopen_sink(plan.layout, staging).close()
-        except OSError as error:
-            raise _lost(staging, error) from error
-        folder.check()
-        own = own_folder(staging)
-        for name, content in plan.layout.documents.items():
-            write_durably(own / name, content)
-        manifest = self.complete(plan, table, own)
-        names = {path.name for path in own.iterdir()} | {Path(shard.file_name).parts[0] for shard in plan.layout.shards}
-        put_in_place(own, folder, MANIFEST_NAME)
-        remove_others(folder, names | {PARTS_NAME, JOURNAL_NAME, LOCK_NAME})
-        if not publish_once(folder, self.output, overwrite=self.overwrite):
-            raise FileNotFoundError(errno.ENOENT, "another process has published the output", str(staging))
-        self.published = True
+        manifest = publish_if_done(self.plan, self.table, folder, self.output, self.complete, overwrite=self.overwrite)
+        self.published = manifest is not None
         return manifest
 
     def _tell_begin(self, jobs: Sequence[Job], execution: Execution) -> None:
@@ -318,12 +294,3 @@ class _Maker:
                 workers=self.budget.workers,
             )
         )
-
-
-def _lost(staging: Path, error: OSError) -> OutputError:
-    """Make the error for files of an unfinished output that are not as they were left."""
-    return OutputError(
-        f"unfinished output {staging} cannot be continued: {error.strerror} ({error.filename})",
-        "the output files as the processes of this merge left them",
-        "run the command with --restart, and without --part, to begin anew",
-    )

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dovetail.engine import PlanOptions, RunOptions, SafetensorsFormat, events, merge
-from dovetail.engine.actions import carry_out_part
+from dovetail.engine.actions import carry_out_part, publish_parts
 from dovetail.engine.errors import OutputError
 from dovetail.engine.run import lock
 from tests.crash import cases
@@ -66,7 +66,7 @@ class Ready:
         merge(family.recipe_path, family.home / "expected", OPTIONS)
         self.expected = contents(family.home / "expected")
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(carry_out_part, "put_in_place", _die)
+            patched.setattr(publish_parts, "put_in_place", _die)
             with pytest.raises(Killed):
                 make(family, "1/1")
         self._numbers = itertools.count()
@@ -179,12 +179,13 @@ def test_another_merge_begins_where_a_slow_process_publishes(
 ) -> None:
     """A process that another has overtaken leaves the merge alone that a third has begun under the same name."""
     ready = Ready(family, former=True)
-    out, recipe, real = ready.copy(), family.recipe_path.read_text(), getattr(carry_out_part, step)
+    module = carry_out_part if step == "mark_done" else publish_parts
+    out, recipe, real = ready.copy(), family.recipe_path.read_text(), getattr(module, step)
     staging = out.with_name(f".{out.name}.dovetail-partial")
     begun: list[dict[str, bytes | None]] = []
 
     def pause(*arguments: Any, **options: Any) -> Any:
-        monkeypatch.setattr(carry_out_part, step, real)
+        monkeypatch.setattr(module, step, real)
         assert [True] == published(ready.publish(out, "2/2"))
         family.recipe(dtype="float32")
         make(family, "1/2", out, overwrite=True)
@@ -192,7 +193,7 @@ def test_another_merge_begins_where_a_slow_process_publishes(
         family.recipe_path.write_text(recipe)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(carry_out_part, step, pause)
+    monkeypatch.setattr(module, step, pause)
     assert [False] == published(ready.publish(out))
     assert ready.expected == contents(out)
     assert begun == [contents(staging)]

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from dovetail.engine import RunOptions, events, merge
-from dovetail.engine.actions import carry_out_part
+from dovetail.engine.actions import publish_parts
 from dovetail.engine.actions.status import status
 from dovetail.engine.errors import InterruptedMergeError, OutputError
 from dovetail.engine.run.parts.folder import parts_path
@@ -83,7 +83,7 @@ def test_all_done_and_not_published(family: Family, monkeypatch: pytest.MonkeyPa
 
     make(family, "1/2")
     with monkeypatch.context() as patched:
-        patched.setattr(carry_out_part, "put_in_place", die)
+        patched.setattr(publish_parts, "put_in_place", die)
         with pytest.raises(Killed):
             make(family, "2/2")
     assert "unpublished" == status(family.out).state
