@@ -25,6 +25,7 @@ from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.io.checkpoint import Checkpoint, TensorInfo
 from dovetail.io.errors import MissingFileError
 from dovetail.io.files.home import expand_home
+from dovetail.io.formats.parsed import headers_shared
 from dovetail.io.sources.absent import AbsentSource
 
 _NOT_YET: Final = "the stage that makes this tensor is not merged yet"
@@ -164,7 +165,8 @@ def real_checkpoints(forecast: Forecast, stages: Sequence[Stage]) -> list[Checkp
         return [each for each in forecast.plan.checkpoints if not each.planned]
     stage = forecast.stage
     refs = [ref for ref in stage.recipe.references() if not _is_stage(ref, stage)]
-    return [open_location(_locate(ref, stage, stages)) for ref in refs]
+    with headers_shared():
+        return [open_location(_locate(ref, stage, stages)) for ref in refs]
 
 
 def _checkpoints(
@@ -176,14 +178,15 @@ def _checkpoints(
     if unread and (recipe.tokenizer is not None or recipe.tokenizer_source not in (None, "base")):
         return None  # a vocabulary is read from a result, and not planned
     checkpoints = []
-    for ref in recipe.references():
-        if not _is_stage(ref, stage):
-            checkpoints.append(open_location(_locate(ref, stage, stages)))
-            continue
-        found = expected[ref.path]
-        if found is None or (ref.lora and found.planned):
-            return None
-        checkpoints.append(found)
+    with headers_shared():
+        for ref in recipe.references():
+            if not _is_stage(ref, stage):
+                checkpoints.append(open_location(_locate(ref, stage, stages)))
+                continue
+            found = expected[ref.path]
+            if found is None or (ref.lora and found.planned):
+                return None
+            checkpoints.append(found)
     return checkpoints
 
 

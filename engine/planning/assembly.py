@@ -82,7 +82,7 @@ def _jobs(tensors: Sequence[PlannedTensor]) -> tuple[Job, ...]:
             _check_edges(item)
     return tuple(
         replace(
-            job, tasks=tuple(tuple(replace(piece, tensor=places[piece.tensor]) for piece in task) for task in job.tasks)
+            job, tasks=tuple(tuple(piece._replace(tensor=places[piece.tensor]) for piece in task) for task in job.tasks)
         )
         for job in _jobs_of([tensors[place] for place in places])
     )

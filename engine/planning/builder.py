@@ -17,7 +17,7 @@ from dovetail.engine.recipe.unused import refuse_unused
 from dovetail.io.checkpoint import Checkpoint, only_inputs
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.formats.config import config_of
-from dovetail.io.formats.header import headers_shared
+from dovetail.io.formats.parsed import headers_shared
 
 
 @collector_paused()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dovetail.io.files.mapping import RELEASE_GRANULE_BYTES
 
@@ -31,8 +32,7 @@ CHUNK_STEP = 1 << 16
 """Chunks are multiples of this many elements: a multiple of all the usual block lengths m."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):  # faster to make than a frozen dataclass, and there can be a million
     """A run of elements of one output tensor."""
 
     tensor: int

@@ -88,7 +88,10 @@ def find_islands(
     """
     if rounded or (wanted is not None and wanted.itemsize >= _WIDE_BYTES):
         return Islands()
-    narrow = {index for index, checkpoint in enumerate(checkpoints) if _is_narrow(checkpoint)}
+    sizes = [_sizes(checkpoint) for checkpoint in checkpoints]
+    if not any(wide for wide, _ in sizes):
+        return Islands()  # as of most models, of which many thousand tensors need not be looked at one by one
+    narrow = {index for index, (wide, others) in enumerate(sizes) if sum(others) > sum(wide)}
     kept: list[str] = []
     lost: list[str] = []
     target = wanted
@@ -108,16 +111,15 @@ def find_islands(
     return Islands(frozenset(kept), tuple(_warnings(kept, lost, target)) if target else ())
 
 
-def _is_narrow(checkpoint: Checkpoint) -> bool:
-    """Whether most elements of a checkpoint have fewer bits than float32."""
-    wide = narrow = 0
+def _sizes(checkpoint: Checkpoint) -> tuple[list[int], list[int]]:
+    """Count the elements of each dtype of a checkpoint: those of float32 and wider ones, then those of others."""
+    lengths: dict[str, int] = {}
     for info in checkpoint.tensors.values():
-        if info.dtype.mergeable:
-            if info.output_dtype.itemsize >= _WIDE_BYTES:
-                wide += info.length
-            else:
-                narrow += info.length
-    return narrow > wide
+        if info.dtype.kernel_code >= 0:
+            name = (info.own_dtype or info.dtype).name
+            lengths[name] = lengths.get(name, 0) + info.source.length
+    wide = [length for name, length in lengths.items() if DTYPES[name].itemsize >= _WIDE_BYTES]
+    return wide, [length for name, length in lengths.items() if DTYPES[name].itemsize < _WIDE_BYTES]
 
 
 def _warnings(kept: Sequence[str], lost: Sequence[str], wanted: DType) -> Iterable[str]:

@@ -178,14 +178,15 @@ class Plan:
     def task_bytes(self) -> int:
         """Most memory that one running task takes: what all its pieces hold, one's scratch, pages around each input."""
         most = 0
+        known: dict[object, tuple[int, int]] = {}
         for job in self.jobs:
             for pieces in self._largest(job):
                 tensors = [self.tensors[piece.tensor] for piece in pieces]
-                places = [(tensor, piece.start, piece.stop) for tensor, piece in zip(tensors, pieces, strict=True)]
-                held = sum([tensor.held_bytes(start, stop) for tensor, start, stop in places])
-                scratch = max([tensor.scratch_bytes(start, stop) for tensor, start, stop in places])
+                needs = [
+                    tensor.needs(piece.start, piece.stop, known) for tensor, piece in zip(tensors, pieces, strict=True)
+                ]
                 slack = PAGE_SLACK_BYTES * max([len(tensor.inputs) for tensor in tensors])
-                most = max(most, held + scratch + slack)
+                most = max(most, sum([held for held, _ in needs]) + max([scratch for _, scratch in needs]) + slack)
         return most
 
     @property

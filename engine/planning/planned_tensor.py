@@ -118,6 +118,27 @@ class PlannedTensor:
         """Whether the tensor is taken as it is rather than merged."""
         return self.problem is None
 
+    def needs(self, start: int, stop: int, known: dict[object, tuple[int, int]]) -> tuple[int, int]:
+        """Give `held_bytes` and `scratch_bytes` of a chunk; `known` has those of others, and receives these.
+
+        Of many thousand small tensors most are alike, and need the same.
+        """
+        program, length, size = self.program, self.length, self.element_bytes
+        alike = id(program), start, stop, length, size, self.dtype.itemsize, self.chunking.write_scratch_bytes
+        if (found := known.get(alike)) is not None and self._plain:
+            return found
+        needs = self.held_bytes(start, stop), self.scratch_bytes(start, stop)
+        if self._plain:
+            known[alike] = needs
+        return needs
+
+    @property
+    def _plain(self) -> bool:
+        """Whether reading takes no memory besides the mapped pages, and there is one output."""
+        if self.followers or self.inputs_length is not None:
+            return False
+        return not any(item.source.copies or item.source.scratch_bytes for item in self.inputs)
+
     def held_bytes(self, start: int, stop: int) -> int:
         """Memory that a chunk ``start:stop`` takes for data: mapped windows, copies of them, output buffers."""
         low, high = self.program.window(start, stop)

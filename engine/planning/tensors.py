@@ -54,11 +54,14 @@ class TensorPlanner:
         self._method, self._checkpoints, self._options, self._dtype = method, checkpoints, options, dtype
         self._labels = [str(ref) for ref in expansion.checkpoints]
         self._vocabulary, self._islands = vocabulary, islands
+        self._catalogues = [checkpoint.tensors for checkpoint in checkpoints]
         self._gathered: dict[SourceTensor, TensorInfo] = {}
         used = {item.checkpoint for spec in expansion.tensors for item in spec.inputs}
         self.models = sorted(used)
         self._model_index = {checkpoint: index for index, checkpoint in enumerate(self.models)}
         self._programs: dict[Any, tuple[Problem, Program]] = {}
+        self._chunkings: dict[tuple[int, int, int, int], Chunking] = {}
+        self._orders: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._cautions: dict[str, None] = {}
         self._double = self._copied = self._integers = 0
 
@@ -115,9 +118,9 @@ class TensorPlanner:
             return self._copy(spec, reference)
         if spec.copied:
             return self._take(spec, reference)
-        base = None if spec.base is None else self._input(spec.base, spec.reference)
+        base = None if spec.base is None else self._input(spec.base, spec.reference, reference)
         # Comprehensions are faster than generators.
-        models = tuple([self._input(item, spec.reference) for item in spec.inputs])
+        models = tuple([self._input(item, spec.reference, reference) for item in spec.inputs])
         inputs = models if base is None else (base, *models)
         self._double += DTYPES["F64"].kernel_code in [item.code for item in inputs]
         dtype = self._islands.dtype(spec.name, self._dtype, reference.output_dtype)
@@ -132,7 +135,7 @@ class TensorPlanner:
                 self._cautions[caution] = None
         problem, program = known
         planned = self._planned(spec, reference, dtype, program, problem, base, models)
-        if planned.sampled_bytes and not planned.mapped:
+        if planned.length > planned.chunking.chunk_elements and planned.sampled_bytes and not planned.mapped:
             return replace(planned, program=program.frugal())
         return planned
 
@@ -201,7 +204,7 @@ class TensorPlanner:
             self._integers += reference.length
         alike = [item for item in spec.inputs if item != spec.reference and self._find(item).shape == reference.shape]
         base, models = self._raw(spec.reference), tuple(self._raw(item) for item in alike)
-        spec = replace(spec, inputs=tuple(alike))
+        spec = spec._replace(inputs=tuple(alike))
         return self._planned(spec, reference, reference.dtype, Copy(), None, base, models)
 
     def _take(self, spec: TensorSpec, reference: TensorInfo) -> PlannedTensor:
@@ -210,7 +213,7 @@ class TensorPlanner:
         if dtype == reference.dtype == DTYPES["F64"]:  # all else is exact by way of float32
             return self._planned(spec, reference, dtype, Copy(), None, self._raw(spec.reference), ())
         problem = conversion(spec.name, reference.shape, reference.dtype.kernel_code, dtype.kernel_code)
-        taken = self._input(spec.reference, spec.reference)
+        taken = self._input(spec.reference, spec.reference, reference)
         return self._planned(spec, reference, dtype, CONVERT.program(problem), None, None, (taken,))
 
     def _planned(
@@ -225,22 +228,31 @@ class TensorPlanner:
     ) -> PlannedTensor:
         inputs = models if base is None else (base, *models)
         element_bytes = dtype.itemsize + sum([item.source.itemsize for item in inputs])
+        length = reference.length
+        # Of many thousand tensors, most are cut alike: these share the objects that say so.
+        alike = id(program), element_bytes, len(inputs), length
+        chunking = self._chunkings.get(alike)
+        if chunking is None:
+            chunking = self._chunkings[alike] = Chunking(_chunk(program, element_bytes, len(inputs), length))
+        order = tuple([self._model_index[item.checkpoint] for item in spec.inputs])
         return PlannedTensor(
             name=spec.name,
             shape=reference.shape,
-            length=reference.length,
+            length=length,
             dtype=dtype,
             program=program,
             problem=problem,
             base=base,
             models=models,
-            order=tuple([self._model_index[item.checkpoint] for item in spec.inputs]),
+            order=self._orders.setdefault(order, order),
             element_bytes=element_bytes,
-            chunking=Chunking(_chunk(program, element_bytes, len(inputs), reference.length)),
+            chunking=chunking,
         )
 
     def _find(self, item: SourceTensor) -> TensorInfo:
-        return self._gathered.get(item) or self._checkpoints[item.checkpoint].tensors[item.name]
+        if self._gathered and (found := self._gathered.get(item)):
+            return found
+        return self._catalogues[item.checkpoint][item.name]
 
     def _unlike(self, item: SourceTensor) -> TensorMismatchError:
         """Make the error for a tensor of integers that others have as floating-point numbers."""
@@ -253,14 +265,16 @@ class TensorPlanner:
     def _raw(self, item: SourceTensor) -> Input:
         return Input(self._find(item).source, -1, self._labels[item.checkpoint], item.name)
 
-    def _input(self, item: SourceTensor, reference: SourceTensor) -> Input:
-        info, model = self._find(item), self._find(reference)
-        if not info.dtype.mergeable:
+    def _input(self, item: SourceTensor, reference: SourceTensor, model: TensorInfo) -> Input:
+        """Describe one source of a tensor, of which `reference` is found to be `model`."""
+        info = self._find(item)
+        if info.dtype.kernel_code < 0:  # as `mergeable` says, which takes longer to ask
             raise self._unlike(item)
         source = info.source
-        if info.length > model.length:
-            source = ElementRun(source, 0, model.length)
-        elif info.length < model.length:
+        length, wanted = source.length, model.source.length
+        if length > wanted:
+            source = ElementRun(source, 0, wanted)
+        elif length < wanted:
             if info.dtype != model.dtype:
                 raise TensorMismatchError(
                     f"tensor {item.name!r} of checkpoint {self._labels[item.checkpoint]} has {info.shape[0]} rows of "
@@ -270,7 +284,7 @@ class TensorPlanner:
                     "bring the models to one dtype or one vocabulary first",
                 )
             source = FilledElements(source, model.source)
-        stored = stored_bytes(info, source.length)
+        stored = None if info.stored is None else stored_bytes(info, source.length)
         return Input(source, info.dtype.kernel_code, self._labels[item.checkpoint], item.name, stored)
 
 

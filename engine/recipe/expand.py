@@ -10,7 +10,7 @@ they are. No tensor data is needed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from dovetail.engine.methods.method import Method
 from dovetail.engine.recipe.gaps import Gaps
@@ -142,7 +142,7 @@ def _read_instead(output: Output, heads: Heads, shared: Shared) -> None:
         copied, kept = output.specs.get(name), output.specs.get(original)
         # Slices may have moved another layer to either name.
         if copied and kept and (copied.reference.name, kept.reference.name) == (name, original):
-            output.specs[name] = replace(kept, name=name, layer=copied.layer, like=kept.name)
+            output.specs[name] = kept._replace(name=name, layer=copied.layer, like=kept.name)
 
 
 def _expand_whole(
@@ -154,12 +154,13 @@ def _expand_whole(
     others = _stacks_of_other_lengths(stacks, group, names, depths)
     taken = set(output.catalogues[group.reference.ref])
     for name in ours:
-        layer = stacks.parsed.get(name) or stacks.beyond.get(name)
-        beyond = name in stacks.beyond
-        fraction = (
-            float(beyond) if layer is None or beyond else layer_fraction(layer.number, stacks.lengths[layer.stack])
-        )
-        number = None if layer is None or beyond else layer.number
+        layer = stacks.parsed.get(name)
+        fraction = 0.0
+        number: int | None = None
+        if layer is not None:
+            fraction, number = layer_fraction(layer.number, stacks.lengths[layer.stack]), layer.number
+        elif name in stacks.beyond:
+            fraction, layer = 1.0, stacks.beyond[name]
         if others and layer is not None:
             theirs = [_same_layer(layer, stacks, other) for other in others]
             taken.update(theirs)

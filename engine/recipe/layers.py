@@ -98,9 +98,13 @@ def find_stacks(names: Iterable[str], depth: Depth = UNKNOWN) -> Stacks:
     parsed: dict[str, LayerName] = {}
     beyond: dict[str, LayerName | None] = {}
     loose = []
+    apart: dict[str, bool] = {}  # by stack, of which there are few
     for name in names:
         layer = parse_layer(name)
-        if is_apart(name if layer is None else layer.stack):
+        prefix = name if layer is None else layer.stack
+        if (found := apart.get(prefix)) is None:
+            found = apart[prefix] = is_apart(prefix)
+        if found:
             beyond[name] = None
         elif layer is None:
             loose.append(name)

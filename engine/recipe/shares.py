@@ -20,7 +20,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(slots=True)
-class _Count:
+class Count:
     """Elements of one model, or of several alike."""
 
     all: int = 0
@@ -29,6 +29,7 @@ class _Count:
     """Those of tensors that are no embeddings or heads."""
 
     def add(self, shape: Shape, *, vocabulary: bool) -> None:
+        """Count a tensor."""
         elements = prod(shape)
         self.all += elements
         self.body += 0 if vocabulary else elements
@@ -38,16 +39,20 @@ class _Count:
 class Shares:
     """Counts the elements of models that are merged, and those that are left out."""
 
-    _merged: dict[tuple[ModelRef, ...], _Count] = field(default_factory=dict)
-    _left_out: dict[ModelRef, _Count] = field(default_factory=dict)
+    _merged: dict[tuple[ModelRef, ...], Count] = field(default_factory=dict)
+    _left_out: dict[ModelRef, Count] = field(default_factory=dict)
+
+    def counter(self, refs: tuple[ModelRef, ...]) -> Count:
+        """Give what counts the tensors that are merged from all of some models."""
+        return self._merged.setdefault(refs, Count())
 
     def merged(self, refs: tuple[ModelRef, ...], shape: Shape, *, vocabulary: bool) -> None:
         """Count a tensor that is merged from all of some models."""
-        self._merged.setdefault(refs, _Count()).add(shape, vocabulary=vocabulary)
+        self.counter(refs).add(shape, vocabulary=vocabulary)
 
     def left_out(self, ref: ModelRef, shape: Shape, *, vocabulary: bool) -> None:
         """Count a tensor of a model that is merged without it."""
-        self._left_out.setdefault(ref, _Count()).add(shape, vocabulary=vocabulary)
+        self._left_out.setdefault(ref, Count()).add(shape, vocabulary=vocabulary)
 
     def least(self) -> dict[ModelRef, float]:
         """Give the share of its elements that every model gives of which something is left out.

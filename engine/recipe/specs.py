@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from math import fsum
 from typing import Any, NamedTuple
 
@@ -25,8 +24,7 @@ class SourceTensor(NamedTuple):
     """Its name there."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):  # faster to make than a frozen dataclass, and there can be a million
     """How one output tensor is merged."""
 
     name: str
@@ -58,7 +56,7 @@ class TensorSpec:
             return item._replace(name=stand_ins.get(checkpoints[item.checkpoint], {}).get(item.name, item.name))
 
         base = None if self.base is None else stored(self.base)
-        return replace(self, base=base, inputs=tuple(map(stored, self.inputs)), reference=stored(self.reference))
+        return self._replace(base=base, inputs=tuple(map(stored, self.inputs)), reference=stored(self.reference))
 
 
 class Output:
@@ -112,7 +110,7 @@ class GroupWriter:
         self._reference = indices[group.reference.ref], output.catalogues[group.reference.ref]
         self._sources = [(indices[s.ref], output.catalogues[s.ref].get) for s in group.sources]
         self._seen = {s.ref for s in group.sources} <= output.merged
-        self._refs = tuple(source.ref for source in group.sources)
+        self._merged = output.gaps.shares.counter(tuple(source.ref for source in group.sources))
 
     def add(self, name: str, fraction: float, layer: int | None) -> None:
         """Add a tensor that has the same name in the output and in every source.
@@ -132,16 +130,16 @@ class GroupWriter:
             A source lacks it or has it in another shape, and the merge is strict.
 
         """
-        index, catalogue = self._reference
+        own, catalogue = self._reference
         shape = catalogue[name]
-        reference = SourceTensor(index, name)
+        reference = SourceTensor(own, name)
         sources = []
         for index, get in self._sources:
             if get(name) != shape:
                 names = [name] * len(self._sources)
                 self._add_unlike(name, reference, names, self._resolve(fraction, name), layer)
                 return
-            sources.append(SourceTensor(index, name))
+            sources.append(reference if index == own else SourceTensor(index, name))
         self._append(name, sources, reference, self._resolve(fraction, name), layer)
 
     def add_renamed(
@@ -171,9 +169,8 @@ class GroupWriter:
         if not self._seen:
             self._seen = True
             self.output.merged.update(source.ref for source in self.group.sources)
-        self.output.gaps.shares.merged(
-            self._refs, self._reference[1][reference.name], vocabulary=layer is None and is_vocabulary(reference.name)
-        )
+        shape = self._reference[1][reference.name]
+        self._merged.add(shape, vocabulary=layer is None and is_vocabulary(reference.name))
         base = sources.pop(0) if self.group.base else None
         if not sources:  # nothing changes the base model
             self.output.copy(name, reference.checkpoint, layer, reference.name)

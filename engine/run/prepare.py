@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Executor
 from dataclasses import InitVar, dataclass, replace
+from functools import cached_property
 
 from dovetail.engine import events
 from dovetail.engine.errors import MemoryLimitError, RecipeError
@@ -131,7 +132,7 @@ def prepare(
     return replace(budget, held_bytes=max(fitting, default=0)), table
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots, so that what is asked for several times is computed once
 class _Needs:
     """The memory that a plan needs, beyond the number of its workers."""
 
@@ -142,7 +143,7 @@ class _Needs:
     compared_bytes: int
     """Memory that a task takes besides, to compare what it gives."""
 
-    @property
+    @cached_property
     def task_bytes(self) -> int:
         """Most memory that one running task adds."""
         return self.plan.task_bytes + UNFOLDED_PER_WORKER * self.plan.partial_bytes + self.compared_bytes

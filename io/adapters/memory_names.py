@@ -120,7 +120,7 @@ def with_file_names(
     modules = {file_name(f"{module}.weight").removesuffix(".weight"): each for module, each in parts.modules.items()}
     whole: dict[str, TensorInfo] = {}
     for name, info in parts.whole.items():
-        whole[file_name(name)] = replace(info, name=file_name(name))
+        whole[file_name(name)] = info._replace(name=file_name(name))
     return replace(parts, modules=modules, whole=whole)
 
 

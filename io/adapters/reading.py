@@ -136,7 +136,7 @@ def apply_adapter(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
     changed: set[str] = set()
     for name, info in parts.whole.items():
         target = names.get(name, name)
-        tensors[target] = _replaced(label, tensors.get(target), replace(info, name=target))
+        tensors[target] = _replaced(label, tensors.get(target), info._replace(name=target))
         changed.add(target)
     changes = Changes(
         adapter.folder, config, parts.modules, {module: names[f"{module}.weight"] for module in parts.modules}
@@ -159,4 +159,4 @@ def _replaced(adapter: str, old: TensorInfo | None, new: TensorInfo) -> TensorIn
             f"{old.dtype} and shape {list(old.shape)}, as in the model",
             "use the model that the adapter was trained on",
         )
-    return replace(new, own_dtype=old.output_dtype)
+    return new._replace(own_dtype=old.output_dtype)

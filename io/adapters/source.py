@@ -11,7 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -100,7 +100,7 @@ def changed_tensor(info: TensorInfo, change: Change) -> TensorInfo:
 
 def computed_tensor(info: TensorInfo, source: Source) -> TensorInfo:
     """Make the description of a tensor that is read from another source, as float32."""
-    return replace(info, dtype=DTYPES["F32"], source=source, own_dtype=info.output_dtype)
+    return info._replace(dtype=DTYPES["F32"], source=source, own_dtype=info.output_dtype)
 
 
 @checked_source

@@ -125,7 +125,7 @@ def _untied(
         f"{label} {does}, which {checkpoint.path} stores as one matrix: both are stored from now on, the head as "
         f"{head!r}"
     )
-    return parts, replace(checkpoint.tensors[found[0]], name=head), (note,)
+    return parts, checkpoint.tensors[found[0]]._replace(name=head), (note,)
 
 
 def _body_prefix(embedding: str) -> str:

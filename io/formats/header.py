@@ -7,14 +7,12 @@ code may rely on the offsets.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from contextvars import ContextVar
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple, NoReturn
@@ -24,6 +22,7 @@ from dovetail.io.errors import CheckpointError, HeaderError, MissingFileError, U
 from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.smallfile import open_descriptor
 from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
+from dovetail.io.formats.parsed import parsed_once
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """Longest header that the format allows, in bytes."""
@@ -97,11 +96,7 @@ def read_header(path: Path) -> tuple[Header, int, int]:
         raw = prefix + _read_up_to(file, length)
     if (got := len(raw) - LENGTH_BYTES) < length:
         _fail(f"{path} ended after {got} of {length} header bytes", "the whole header", _REDOWNLOAD)
-    shared = _shared.get({})
-    key = raw, status.st_size
-    header = shared.get(key)
-    if header is None:
-        header = shared[key] = parse_header(raw, status.st_size, str(path))
+    header = parsed_once((raw, status.st_size), lambda: parse_header(raw, status.st_size, str(path)))
     return header, status.st_size, status.st_mtime_ns
 
 
@@ -133,19 +128,6 @@ def open_regular(path: Path, error_kind: type[CheckpointError], expected: str) -
         os.close(descriptor)
         raise error_kind(f"{path} is not a regular file", expected, "check the path")
     return os.fdopen(descriptor, "rb", buffering=0)
-
-
-_shared: ContextVar[MutableMapping[tuple[bytes, int], Header]] = ContextVar("shared headers")
-
-
-@contextlib.contextmanager
-def headers_shared() -> Iterator[None]:
-    """Parse equal headers only once during the block; most fine-tunes have the same header as their base model."""
-    token = _shared.set({})
-    try:
-        yield
-    finally:
-        _shared.reset(token)
 
 
 @collector_paused()

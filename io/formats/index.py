@@ -13,6 +13,7 @@ from dovetail.io.files.kinds import stays_inside
 from dovetail.io.files.smallfile import read_at_most
 from dovetail.io.files.strict_json import JsonDefectError, brief, decode_json
 from dovetail.io.formats.header import MAX_NAME_LENGTH
+from dovetail.io.formats.parsed import parsed_once
 
 MAX_INDEX_BYTES: Final = 100_000_000
 """Longest index that is read, in bytes, which is the length of the longest header."""
@@ -50,7 +51,7 @@ def read_index(path: Path, suffix: str = ".safetensors") -> dict[str, str]:
         raw = read_at_most(path, MAX_INDEX_BYTES + 1)
     except OSError as error:
         raise MissingFileError(f"cannot open {path} ({error.strerror})", "a shard index") from error
-    return parse_index(raw, str(path), suffix)
+    return parsed_once((raw, suffix), lambda: parse_index(raw, str(path), suffix))
 
 
 def parse_index(raw: bytes, path: str, suffix: str = ".safetensors") -> dict[str, str]:
@@ -177,6 +178,8 @@ def check_index(path: Path | str, weight_map: Mapping[str, str], found_in: Mappi
         If a tensor is in another file, or in none.
 
     """
+    if weight_map.items() <= found_in.items():
+        return
     for tensor, file_name in weight_map.items():
         actual = found_in.get(tensor)
         if actual != file_name:

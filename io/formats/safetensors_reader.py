@@ -43,8 +43,9 @@ def read_folder(path: Path) -> Checkpoint:
     if not is_named(single) and (index := _find_index(path)):
         weight_map = read_index(index)
         shards = [resolve_in_folder(path, name, index.name) for name in sorted(set(weight_map.values()))]
-        checkpoint = _read_files(path, path, shards)
-        check_index(index, weight_map, _file_names(checkpoint))
+        found_in: dict[str, str] = {}
+        checkpoint = _read_files(path, path, shards, found_in)
+        check_index(index, weight_map, found_in)
         return checkpoint
     if not is_named(single):
         name = _find_single(path)
@@ -109,8 +110,10 @@ def _find_single(folder: Path) -> str:
 
 
 @collector_paused()
-def _read_files(path: Path, folder: Path | None, files: Iterable[Path]) -> Checkpoint:
-    """Read the headers of a checkpoint's files into one catalogue."""
+def _read_files(
+    path: Path, folder: Path | None, files: Iterable[Path], found_in: dict[str, str] | None = None
+) -> Checkpoint:
+    """Read the headers of a checkpoint's files into one catalogue; `found_in` receives the file of each tensor."""
     tensors: dict[str, TensorInfo] = {}
     metadata: dict[str, str] = {}
     fingerprints = []
@@ -122,26 +125,18 @@ def _read_files(path: Path, folder: Path | None, files: Iterable[Path]) -> Check
                 f"{path} has more than {MAX_TENSORS:,} tensors", "at most that many", "store equal parts as one tensor"
             )
         metadata = {**header.metadata, **metadata}
-        file_path = str(file)
-        for entry in header.entries:
-            if entry.name in tensors:
+        if found_in is not None:
+            found_in.update(dict.fromkeys([entry.name for entry in header.entries], file.name))
+        file_path, data_start = str(file), header.data_start_bytes
+        for name, dtype, shape, begin, end in header.entries:
+            if name in tensors:
                 raise IndexFileError(
-                    f"tensor {entry.name!r} is in {file.name} and in an earlier file of {path}",
+                    f"tensor {name!r} is in {file.name} and in an earlier file of {path}",
                     "each tensor in one file",
                     "download or export the checkpoint again",
                 )
-            itemsize = entry.dtype.itemsize
-            length = (entry.end_bytes - entry.begin_bytes) // itemsize
-            offset = header.data_start_bytes + entry.begin_bytes
-            source = MappedSource(file_path, offset, length, itemsize, size_bytes, mtime_ns)
-            tensors[entry.name] = TensorInfo(entry.name, entry.dtype, entry.shape, source)
+            itemsize = dtype.itemsize
+            length = (end - begin) // itemsize
+            source = MappedSource(file_path, data_start + begin, length, itemsize, size_bytes, mtime_ns)
+            tensors[name] = TensorInfo(name, dtype, shape, source)
     return Checkpoint(path, folder, tensors, metadata, tuple(fingerprints))
-
-
-def _file_names(checkpoint: Checkpoint) -> dict[str, str]:
-    """Give the name of the file that holds each tensor."""
-    paths = {
-        name: info.source.path for name, info in checkpoint.tensors.items() if isinstance(info.source, MappedSource)
-    }
-    names = {path: Path(path).name for path in set(paths.values())}
-    return {name: names[path] for name, path in paths.items()}

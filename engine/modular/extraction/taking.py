@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
@@ -38,4 +37,4 @@ def take(name: str, info: TensorInfo, part: Part) -> TensorInfo:
     if part.columns is not None:
         source = SelectedColumns(source, math.prod(shape[1:]), math.prod(shape[2:]), part.columns)
         shape = (shape[0], len(part.columns), *shape[2:])
-    return replace(info, name=name, shape=shape, source=source)
+    return info._replace(name=name, shape=shape, source=source)

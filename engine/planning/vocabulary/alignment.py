@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from dovetail.engine.errors import RecipeError
@@ -106,8 +106,7 @@ def _gathered(info: TensorInfo, place: int, row_map: RowMap, everything: Sequenc
     dtype = gathered_dtype(row_map, dtypes)
     width = info.length // info.shape[0]
     source = GatheredSource(tuple(item.source for item in everything), dtypes, width, row_map, dtype)
-    return replace(
-        info,
+    return info._replace(
         dtype=dtype,
         shape=(row_map.size, *info.shape[1:]),
         source=source,

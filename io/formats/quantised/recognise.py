@@ -107,7 +107,8 @@ def recognise(tensors: Mapping[str, TensorInfo], settings: Settings) -> Findings
     siblings = _siblings(tensors)
     taken: set[str] = set()
     unscaled: list[str] = []
-    for name, info in tensors.items():
+    harmless: set[str] = set()  # last parts of names, of which there are few
+    for name, info in tensors.items() if siblings else ():
         if info.dtype.name not in CODE_DTYPES:
             continue
         if info.dtype.name in FLOAT8:
@@ -120,13 +121,18 @@ def recognise(tensors: Mapping[str, TensorInfo], settings: Settings) -> Findings
         elif info.dtype.name in FLOAT8 and len(info.shape) > 1:
             unscaled.append(name)
     modules = {pair.codes.rpartition(".")[0] for pair in found.pairs}
-    for name in tensors:
-        if name in taken:
+    for name, info in tensors.items():
+        # Of plain numbers, nothing but the last part of the name counts.
+        plain = info.dtype.kernel_code >= 0 and info.dtype.name not in CODE_DTYPES
+        last = name.rpartition(".")[2]
+        if name in taken or (plain and not found.pairs and last in harmless):
             continue
-        if found.pairs and _scales_activations(name, tensors[name], modules):
+        if found.pairs and _scales_activations(name, info, modules):
             found.dropped.append(name)
         elif not found.refusal:
             found.refusal = _refusal(name, tensors, settings, siblings, taken)
+            if plain and not found.refusal:
+                harmless.add(last)
             blocks = bool(found.refusal) and name.endswith(("_blocks", ".blocks")) and "mxfp4" not in settings.methods
             found.action = NAME_MXFP4 if blocks else ""
     # Float8 without any scale is stored as it is; among scaled tensors, a scale must have got lost.

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dovetail.engine import plan
+from dovetail.engine.planning.grid import PAGE_SLACK_BYTES
 from dovetail.io import read_checkpoint
 from dovetail.io.formats import torch_catalogue, torch_reader
 from dovetail.io.source import Source
@@ -122,3 +123,21 @@ def test_decoded_chunks_are_held_once(tmp_path: Path) -> None:
         held.append(tensor.held_bytes(0, tensor.length) - 2 * tensor.length)
     size = ROWS * WIDTH * 4
     assert [size, size, 2 * size] == held
+
+
+def test_tensors_that_are_alike_need_the_same(tmp_path: Path) -> None:
+    """The memory of a task is that of its pieces, each computed by itself, whatever shapes and alignments they have."""
+    random = np.random.default_rng(0)
+    shapes = [(8, 64), (8, 64), (64, 8), (3, 5), (8, 64), (1,), (300, 300)]
+    tensors = {f"t{i}": stored(random.standard_normal(shape).astype(np.float32)) for i, shape in enumerate(shapes)}
+    aligned = write_raw(tmp_path / "aligned", tensors)
+    odd = write_raw(tmp_path / "odd", {"a": stored(np.zeros(3, np.uint8)), **tensors})
+    models = [{"model": str(folder), "parameters": {"weight": 1}} for folder in (aligned, odd)]
+    made = plan(write_recipe(tmp_path / "r.yml", merge_method="linear", models=models, dtype="bfloat16"))
+    most = 0
+    for task in (task for job in made.jobs for task in job.tasks):
+        pieces = [(made.tensors[piece.tensor], piece.start, piece.stop) for piece in task]
+        held = sum(tensor.held_bytes(start, stop) for tensor, start, stop in pieces)
+        scratch = max(tensor.scratch_bytes(start, stop) for tensor, start, stop in pieces)
+        most = max(most, held + scratch + PAGE_SLACK_BYTES * 2)
+    assert most == made.task_bytes
