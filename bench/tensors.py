@@ -2,6 +2,7 @@
 
     python bench/tensors.py                     # 50,000 tensors, 64 x 64 each, three models: 1.3 GB of disk
     python bench/tensors.py --tensors 5000      # a tenth
+    python bench/tensors.py --count 1000000     # as many as a checkpoint may have, of no size: planning, parts, status
 
 The names are those of a mixture of experts; the values are few and repeated. The floor is the merge of the same bytes
 in a thousandth as many tensors. Planning is timed in this process, merging in one of its own, without its start.
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import workplace
+from many_tensors import expert_names, report_many
 from measure import run, warm
 from report import print_table, spread, write_results
 
@@ -25,21 +27,7 @@ from dovetail.engine.actions.convert import plan_conversion
 from dovetail.engine.planning.builder import make_plan
 
 SIDE = 64
-EXPERTS = 128
 SHARD_BYTES = 200 << 20
-
-
-def expert_names(count: int) -> Iterator[str]:
-    """Name the weights of a mixture of experts, in the order of a checkpoint."""
-    yield "model.embed_tokens.weight"
-    given, layer = 2, 0
-    while given < count:
-        names = [f"self_attn.{part}_proj" for part in "qkvo"]
-        names += [f"mlp.experts.{expert}.{part}_proj" for expert in range(EXPERTS) for part in ("gate", "up", "down")]
-        for name in names[: count - given]:
-            yield f"model.layers.{layer}.{name}.weight"
-        given, layer = given + len(names), layer + 1
-    yield "lm_head.weight"
 
 
 def plain_names(count: int) -> Iterator[str]:
@@ -118,8 +106,13 @@ def merge_seconds(recipe: Path, out: Path, family: list[Path], args: Any) -> tup
 def main() -> None:
     parser = workplace.arguments(__doc__)
     parser.add_argument("--tensors", type=int, default=50_000, help="tensors of the checkpoint [50000]")
+    parser.add_argument("--count", type=int, help="instead: what so many tensors of no size cost in commands")
     parser.set_defaults(memory="1GiB")
     args = parser.parse_args()
+    if args.count:
+        with workplace.workplace(args.work, 4000 * args.count) as place:
+            report_many(place, args.count)
+        return
     few = max(1, args.tensors // 1000)
     size = args.tensors * SIDE * SIDE * 2
     with workplace.workplace(args.work, 9 * size) as place:
