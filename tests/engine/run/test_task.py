@@ -148,11 +148,11 @@ def test_sources_that_are_not_mapped_are_read_one_by_one(tmp_path: Path, mixed: 
     work = plan.work(job, 0, 0, None, find(slots))  # type: ignore[arg-type]
     wrapped = []
     for each in work.pieces:
-        models = tuple(replace(item, source=unmapped(item.source)) for item in each.models)
+        models = tuple(item._replace(source=unmapped(item.source)) for item in each.models)
         wrapped.append(replace(each, models=models))
         if not mixed:
             assert each.base is not None
-            wrapped[-1] = replace(wrapped[-1], base=replace(each.base, source=unmapped(each.base.source)))
+            wrapped[-1] = replace(wrapped[-1], base=each.base._replace(source=unmapped(each.base.source)))
     Unmapped.held = Unmapped.most = 0
     record = execute(replace(work, pieces=tuple(wrapped)))
     same = execute(plan.work(job, 0, 0, None, find(expected)))  # type: ignore[arg-type]
