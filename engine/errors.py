@@ -10,7 +10,8 @@
     │   ├── MemoryLimitError           the plan's projection exceeds the memory limit
     │   └── DiskSpaceError             the output does not fit on the disk
     ├── OutputError (OSError)          exit code 5: the output cannot be written or is refused
-    │   └── PartTakenError             another process is making the same part of a merge
+    │   ├── PartTakenError             another process is making the same part of a merge
+    │   └── OtherLayoutError           parts of the same merge have shards of another size
     ├── VerificationError              exit code 5: an output is not what its manifest says
     ├── WorkerLostError                exit code 5: a process that ran tasks has died
     ├── DifferenceError                exit code 6: compared checkpoints differ by more than was allowed
@@ -64,6 +65,10 @@ class OutputError(DovetailError, OSError):
 
 class PartTakenError(OutputError):
     """Another process is making the same part of a merge."""
+
+
+class OtherLayoutError(OutputError):
+    """Parts of the same merge have shards of another size than this process has planned."""
 
 
 class VerificationError(DovetailError):

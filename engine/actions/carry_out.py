@@ -16,7 +16,7 @@ from dovetail.engine.actions.completion import Complete, complete_model, done_ev
 from dovetail.engine.actions.finished import is_finished
 from dovetail.engine.actions.parts import laid_out
 from dovetail.engine.actions.spared import input_paths
-from dovetail.engine.errors import InterruptedMergeError, OutputError
+from dovetail.engine.errors import InterruptedMergeError, OtherLayoutError, OutputError
 from dovetail.engine.output.publishing import restore_former
 from dovetail.engine.output.side_files import expected_side_files, side_bytes
 from dovetail.engine.output.staging import discard, publish, staging_path
@@ -82,12 +82,20 @@ def carry_out(
 
     def carry_out_parts(*, warned: bool) -> dict[str, Any]:
         # A part is laid out already; whoever comes without one keeps to what the parts have agreed on meanwhile.
-        again = laid_out(plan, output, run) if run.part is None else plan
+        return carry_out_laid_out(laid_out(plan, output, run) if run.part is None else plan, warned=warned)
 
+    def carry_out_laid_out(again: Plan, *, warned: bool) -> dict[str, Any]:
         def finished() -> bool:
             return is_finished(output, known_by or again.hash, dict if special else lambda: expected_side_files(again))
 
-        return carry_out_part(again, output, run, listen, complete, started=started, finished=finished, warned=warned)
+        try:
+            return carry_out_part(
+                again, output, run, listen, complete, started=started, finished=finished, warned=warned
+            )
+        except OtherLayoutError:  # decided meanwhile, by a process that makes one of another number of parts
+            if (other := laid_out(plan, output, run)).hash == again.hash:
+                raise
+        return carry_out_laid_out(other, warned=True)
 
     if run.part is not None or (is_divided(staging) and not run.restart):
         return carry_out_parts(warned=False)

@@ -45,6 +45,7 @@ from dovetail.engine.run.prepare import RunOptions, prepare
 from dovetail.engine.text import counted, format_size
 from dovetail.io.files.interrupts import held
 from dovetail.io.files.machine import peak_resident_bytes
+from dovetail.io.files.smallfile import look_anew
 from dovetail.io.output_format import Sink
 
 _FEW_PARTS: Final = 8
@@ -107,6 +108,7 @@ def carry_out_part(
             if made is not None:  # the locks are closed, since network file systems keep the names of open files
                 return maker.end(*made)
     except (OSError, OutputError, DiskSpaceError):
+        look_anew(maker.staging.parent)
         if remade or maker.published or not finished():
             raise
     # Another process has made the same chunks, and has published the output while this one was working.

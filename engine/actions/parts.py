@@ -16,7 +16,7 @@ from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.parts.folder import is_divided, read_layout
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.io.errors import OutputFormatError
-from dovetail.io.files.smallfile import is_named
+from dovetail.io.files.smallfile import is_named, look_anew
 
 
 def laid_out(plan: Plan, output: Path, run: RunOptions) -> Plan:
@@ -52,6 +52,7 @@ def laid_out(plan: Plan, output: Path, run: RunOptions) -> Plan:
         raise OutputFormatError(
             f"{form.name} output cannot be made in parts", "a format that can", "merge it without a part"
         )
+    look_anew(staging.parent)
     if is_divided(staging) and not run.restart:
         with contextlib.suppress(FileNotFoundError):  # it is being published
             return resized(plan, read_layout(staging).shard_limit_bytes)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine.actions.completion import Complete
-from dovetail.engine.errors import OutputError
+from dovetail.engine.errors import OtherLayoutError, OutputError
 from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.output.publishing import WorkFolder, publish_once, put_in_place, remove_others
 from dovetail.engine.planning.plan import Plan
+from dovetail.engine.planning.shares import resized
 from dovetail.engine.run.journal import JOURNAL_NAME, check_begun, check_identity, identity
 from dovetail.engine.run.lock import LOCK_NAME
 from dovetail.engine.run.parts.folder import PARTS_NAME, PartsLayout, decide_layout, own_folder, parts_path
@@ -26,12 +27,24 @@ def agree_on_layout(plan: Plan, table: RecordTable, staging: Path) -> PartsLayou
 
     Raises
     ------
+    OtherLayoutError
+        The others make the same, with shards of another size: those who came first have divided it among another
+        number of processes. `dovetail.engine.actions.parts.laid_out` gives the plan with shards of that size.
     OutputError
         The others make something else, or what they have agreed on is damaged.
 
     """
     check_begun(staging / JOURNAL_NAME, plan)
     agreed = decide_layout(staging, describe(plan, table))
+    limit = agreed.shard_limit_bytes
+    if agreed.identity.get("plan_hash") not in (plan.hash, None) and (
+        resized(plan, limit).hash == agreed.identity["plan_hash"]
+    ):
+        raise OtherLayoutError(
+            f"unfinished output {staging} has shards of {limit:,} B, decided while this process was planning",
+            f"{plan.options.format.shard_limit_bytes:,} B",
+            "run the same command again",
+        )
     check_identity(parts_path(staging), json.dumps(agreed.identity).encode(), identity(plan))
     return agreed
 

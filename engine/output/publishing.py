@@ -24,7 +24,7 @@ from dovetail.engine.output.staging import FORMER_NAME, place_of, tidy
 from dovetail.engine.run.parts.folder import parts_path
 from dovetail.io.files.durable import remove_if_there, sync_folder
 from dovetail.io.files.outfile import naming
-from dovetail.io.files.smallfile import is_named
+from dovetail.io.files.smallfile import is_named, look_anew
 
 _TAKEN: Final = (errno.ENOTEMPTY, errno.EEXIST)
 
@@ -40,6 +40,7 @@ class WorkFolder:
 
     def is_there(self) -> bool:
         """Whether the folder still has its name, and no other folder has that."""
+        look_anew(self.path.parent)
         try:
             found = self.path.lstat()
         except FileNotFoundError:

@@ -1,7 +1,8 @@
-"""Reading small files whole from folders that are not trusted."""
+"""Reading small files whole from folders that are not trusted, and telling whether files are there."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -76,6 +77,16 @@ def is_named(path: Path | str) -> bool:
 def is_there(path: Path | str) -> bool:
     """Whether there is a file or a folder of a name, or a link that leads to one; raises as `is_named` does."""
     return _is_found(os.stat, path)
+
+
+def look_anew(folder: Path) -> None:
+    """Make a network file system look at the names in a folder anew, if there is such a folder.
+
+    A client of NFS remembers names for up to a minute, also that a name is not there. When a folder is opened it asks
+    the server whether that has changed.
+    """
+    with contextlib.suppress(OSError):
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
 def _is_found(look: Callable[[Path | str], object], path: Path | str) -> bool:

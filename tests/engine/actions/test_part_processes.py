@@ -22,7 +22,8 @@ from tests.crash import cases
 from tests.engine.conftest import Family
 from tests.engine.interrupt import commit_often
 from tests.engine.outputs import Killed, contents
-from tests.parts import end, kill_parts, start
+from tests.part_kills import kill_parts
+from tests.parts import end, start
 
 OPTIONS = PlanOptions(SafetensorsFormat(10_000))
 """Shards that are small enough for two parts and for three to be balanced without smaller ones."""

@@ -254,6 +254,24 @@ def test_parts_of_another_merge_that_end_while_one_process_prepares(
     assert in_one_piece(family) == contents(family.out)
 
 
+def test_another_number_of_parts_that_begins_while_a_part_prepares(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that begin at the same time with two numbers of parts agree on the shards of whoever is first."""
+    prepare = carry_out_part.prepare
+
+    def be_late(*arguments: Any) -> Any:
+        monkeypatch.setattr(carry_out_part, "prepare", prepare)
+        make(family, "1/5")
+        return prepare(*arguments)
+
+    monkeypatch.setattr(carry_out_part, "prepare", be_late)
+    seen = make(family, "1/2")
+    assert 1 == len([event for event in seen if isinstance(event, events.PartDone)])
+    make(family, "2/2")
+    assert in_one_piece(family) == contents(family.out)
+
+
 def test_parts_are_never_cleared_away(family: Family) -> None:
     """Even a process that has missed that there are parts refuses to begin in their folder."""
     make(family, "1/2")
