@@ -193,6 +193,24 @@ def source_gram(sources, codes, relative, start, stop, out):  # type: ignore[no-
 
 
 @njit(nogil=True, cache=True)
+def block_grams(sources, codes, relative, bounds, out):  # type: ignore[no-untyped-def]
+    """Compute the dot products of several runs of elements in one call.
+
+    Parameters
+    ----------
+    sources, codes, relative
+        As for `source_gram`.
+    bounds : int64[:, 2]
+        First element of every run in the sources, and one past its last.
+    out : float64[:, :, :]
+        Receives the symmetric matrix of dot products of every run.
+
+    """
+    for run in range(len(bounds)):
+        source_gram(sources, codes, relative, bounds[run, 0], bounds[run, 1], out[run])
+
+
+@njit(nogil=True, cache=True)
 def mix_sources(sources, codes, coefficients, adds, out, out_code, nonfinite):  # type: ignore[no-untyped-def]
     """Combine stored tensors linearly, with one set of coefficients, for all elements of `out`.
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.convert import encode
-from dovetail.engine.kernels.mixing import mix_sources, source_gram, tile_bytes
+from dovetail.engine.kernels.mixing import block_grams, mix_sources, tile_bytes
 from dovetail.engine.kernels.statistics import count_nonfinite
 from dovetail.engine.kernels.task_vectors import subtract
 from dovetail.engine.methods.decoding import (
@@ -118,12 +118,10 @@ class Mixture(EveryChunk):
         """Compute the dot products of every block that begins in a chunk: float64[blocks, V, V]."""
         count, first = self.sources.vectors, chunk.window_start
         parts = self.sources.stored(chunk, first, self.window(chunk.start, chunk.stop)[1])
-        codes = np.array(self.sources.codes, np.int64)
-        found = [np.empty((0, count, count))]
-        for start, stop in blocks(chunk, self.length, STRETCH):
-            found.append(np.empty((1, count, count)))
-            source_gram(parts, codes, self.sources.relative, start - first, stop - first, found[-1][0])
-        return np.concatenate(found)
+        bounds = np.array(list(blocks(chunk, self.length, STRETCH)), np.int64).reshape(-1, 2) - first
+        found = np.empty((len(bounds), count, count))
+        block_grams(parts, np.array(self.sources.codes, np.int64), self.sources.relative, bounds, found)
+        return found
 
     def begin(self, step: int, state: Any) -> list[NDArray[np.float64]]:
         """Begin with no blocks."""

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dovetail.io.files.system import reserve
 from dovetail.io.source import checked_slot, out_of_range
 
 _MAX_OPEN_FILES: Final = 128  # a process often may have only 1,024 open files
@@ -39,6 +40,7 @@ class OutFile:
 
         """
         with borrow(self) as descriptor:
+            reserve(descriptor, offset_bytes, data.nbytes)
             write_all(descriptor, data, offset_bytes)
 
 

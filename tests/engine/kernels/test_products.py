@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.mixing import PART, source_gram
+from dovetail.engine.kernels.mixing import PART, block_grams, source_gram
 from dovetail.engine.kernels.products import add_rows, gram
 from dovetail.engine.kernels.sums import LANES, TILE
 from tests.engine.kernels.cases import JITTED, examples, make_values
@@ -70,6 +70,20 @@ def test_stored_vectors_have_the_products_of_decoded_ones(code: int, relative: b
     sources = tuple(each.view(np.uint8) for each in stored)
     source_gram(sources, np.full(3, code, np.int64), relative, start, start + length, out)
     np.testing.assert_array_equal(products_in_order(vectors), out)
+
+
+def test_several_runs_are_as_each_by_itself() -> None:
+    """Runs that are given together, of any lengths, have the products of each; none is a result without matrices."""
+    random = np.random.default_rng(5)
+    sources = tuple(random.standard_normal(900).astype(np.float32).view(np.uint8) for _ in range(3))
+    bounds, codes = np.array([[0, 300], [300, 301], [301, 900]]), np.zeros(3, np.int64)
+    out = np.full((3, 2, 2), 9.0)
+    block_grams(sources, codes, True, bounds, out)
+    for (start, stop), found in zip(bounds, out, strict=True):
+        alone = np.empty((2, 2))
+        source_gram(sources, codes, True, start, stop, alone)
+        np.testing.assert_array_equal(bits(alone), bits(found))
+    block_grams(sources, codes, True, bounds[:0], out[:0])
 
 
 @pytest.mark.skipif(not JITTED or platform.machine() != "x86_64", reason="reads x86-64 machine code")
