@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from report import print_table, write_results
 
 from dovetail.engine.kernels.convert import BF16, F32
-from dovetail.engine.kernels.packing import pack_bits, unpack_bits
-from dovetail.engine.kernels.philox import mark_random, random_words
+from dovetail.engine.kernels.kept_magnitudes import add_magnitudes
+from dovetail.engine.kernels.marks import mark_above, take_bits
+from dovetail.engine.kernels.packing import pack_bits
+from dovetail.engine.kernels.philox import random_marks, random_words
 from dovetail.engine.kernels.ranks import BINS, mark_by_rank
-from dovetail.engine.kernels.running_sums import LANES, add_magnitudes
+from dovetail.engine.kernels.sums import LANES
 from dovetail.engine.methods.program import Chunk, Problem
 from dovetail.engine.methods.registry import find
 
@@ -58,13 +60,16 @@ def kernels(kind: Any, repeats: int) -> dict[str, float]:
     base, tuned = make_sources(size, kind, 1)
     tau = tuned.astype(np.float32) - base.astype(np.float32)
     key, words, mask = np.array((1, 2), np.uint64), np.empty(size, np.uint32), np.empty(size, np.uint8)
-    counts, bits, lanes = np.zeros(BINS, np.uint32), np.zeros(size // 8, np.uint8), np.zeros((2, LANES))
+    counts, lanes = np.zeros(BINS, np.uint32), np.zeros((2, LANES))
+    zeros = np.zeros(size, np.float32)
+    bits, line = np.zeros(size // 8, np.uint8), np.zeros(size // 8, np.uint8)
     runs: dict[str, Callable[[], Any]] = {
         "random words": lambda: random_words(key, 1, 0, words),
-        "marks at random": lambda: mark_random(words, 2.0**31, tau, mask),
-        "both sums of magnitudes": lambda: add_magnitudes(tau, mask, lanes, True),
+        "marks at random": lambda: random_marks(key, (1, 0), size, 2.0**31, line),
+        "marks of what is not zero": lambda: mark_above(zeros, tau, size, (0, 0), 0, line),
+        "both sums of magnitudes": lambda: add_magnitudes(zeros, tau, line, size, lanes, True),
         "marks to bits": lambda: pack_bits(mask, 0, bits),
-        "bits to marks": lambda: unpack_bits(bits, 0, mask),
+        "bits of a run": lambda: take_bits(bits, 3, size - 8, line),
     }
     found = {name: fastest(run, size, repeats) for name, run in runs.items()}
     for row in ROWS:

@@ -9,26 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dovetail.engine.kernels.convert import decode, encode
-from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs, scale_change
-from dovetail.engine.kernels.packing import unpack_bits
-from dovetail.engine.kernels.running_sums import LANES, add_squares
-from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs
-from dovetail.engine.kernels.task_vectors import add_change, subtract
+from dovetail.engine.kernels.convert import encode
+from dovetail.engine.kernels.marks import take_bits
+from dovetail.engine.kernels.merging import close_run, merge_tile
+from dovetail.engine.kernels.reading import STEP, count_stored, read_tile
+from dovetail.engine.kernels.statistics import count_common, count_nonfinite
+from dovetail.engine.kernels.sums import LANES, ROW
 
 TILE = 4096
-"""Elements of a tile: few enough for the L1 and L2 caches."""
-
-
-@njit(nogil=True, cache=True)
-def _count_nonfinite(sources, codes, start, stop, nonfinite):  # type: ignore[no-untyped-def]
-    """Count the NaN and infinite elements of a run in each source."""
-    values = np.empty(TILE, np.float32)
-    for source in range(len(nonfinite)):
-        for first in range(start, stop, TILE):
-            tile = values[: min(first + TILE, stop) - first]
-            decode(sources[source], codes[source], first, first + len(tile), tile)
-            nonfinite[source] += count_nonfinite(tile)
+"""Elements after which sums are rounded, where they are rounded tile by tile."""
 
 
 @njit(nogil=True, cache=True)
@@ -53,48 +42,30 @@ def marked_sum(sources, codes, marks, place, factors, options, out, totals):  # 
 
     """
     begin, end, offset, block, by_tile = place
-    voting, normalize, divisor, factor = options
     nonfinite, pairs, squares = totals
-    models, out_code = factors.shape[1], codes[len(codes) - 1]
-    base, tau, change = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    sums, masks = np.empty((5 if voting else 0, TILE), np.float32), np.empty((models, TILE), np.uint8)
-    ones, lanes, overflowed = np.ones(TILE, np.uint8), np.zeros((models + 1, 2, LANES)), 0
+    models, out_code, overflowed = factors.shape[1], codes[len(codes) - 1], 0
+    lines, bits = np.empty((models + 1, STEP), np.float32), np.empty((models, TILE // 8), np.uint8)
+    sums, merged = (np.zeros((2, 2 * models + 1, LANES)), np.empty(ROW, np.float32)), np.empty(STEP, np.float32)
     block_begin = begin
     while block_begin < end:
         line, at = (offset + block_begin - begin) // block, (offset + block_begin - begin) % block
         block_end = min(end, block_begin - at + block)
         finite = True
-        for start in range(block_begin, block_end, TILE):
-            stop = min(start + TILE, block_end)
-            count = stop - start
-            origin, vector, delta = base[:count], tau[:count], change[:count]
-            decode(sources[0], codes[0], start, stop, origin)
-            delta[:] = np.float32(0.0)
-            sums[:] = np.float32(0.0)
+        for first in range(block_begin, block_end, TILE):
+            last = min(first + TILE, block_end)
             for j in range(models):
-                mask = masks[j, :count]
-                decode(sources[j + 1], codes[j + 1], start, stop, vector)
-                subtract(vector, origin)
-                unpack_bits(marks[line, j], at + start - block_begin, mask)
-                square, kept = add_squares(vector, mask, lanes[j], by_tile or stop == block_end)
-                squares[j] += square
-                squares[models + j] += kept
-                # Squares of float32 do not overflow float64, so a finite sum means that both sources are finite here.
-                finite &= np.isfinite(square)
-                if voting:
-                    add_voting(vector, mask, factors[0, j], factors[1, j], factors[1, j], sums)
-                else:
-                    add_scaled(vector, mask, factors[0, j], factors[1, j], delta)
-            if voting:
-                elect_signs(sums, normalize, np.float32(-np.inf), delta)
-            scale_change(delta, divisor, factor)
-            square, _ = add_squares(delta, ones[:count], lanes[models], by_tile or stop == block_end)
-            squares[2 * models] += square
-            count_pairs(masks, count, pairs)
-            add_change(delta, origin)
-            overflowed += count_nonfinite(delta)
-            overflowed += encode(delta, out_code, start, stop, out)
+                take_bits(marks[line, j], at + first - block_begin, last - first, bits[j])
+            count_common(bits, last - first, pairs)
+            for start in range(first, last, STEP):
+                stop = min(start + STEP, last)
+                part, count = bits[:, (start - first) // 8 :], stop - start
+                read_tile(sources, codes, start, stop, end, lines)
+                merge_tile(sources[1:], lines, part, factors, options, count, sums, merged)
+                if stop == block_end or (by_tile and stop == last):
+                    finite &= close_run(lines, part, count, sums, squares)
+                overflowed += count_nonfinite(merged[:count])
+                overflowed += encode(merged, out_code, start, stop, out)
         if not finite:
-            _count_nonfinite(sources, codes, block_begin, block_end, nonfinite)
+            count_stored(sources, codes, block_begin, block_end, nonfinite)
         block_begin = block_end
     return overflowed

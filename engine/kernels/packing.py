@@ -40,23 +40,6 @@ def pack_bits(marks, first, bits):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def unpack_bits(bits, first, marks):  # type: ignore[no-untyped-def]
-    """Read the bits of a run, those of whole bytes at once; `marks` receives what `pack_bits` was given."""
-    head = min(len(marks), -first % _BYTE)
-    whole = (len(marks) - head) // _BYTE
-    for i in range(head):
-        marks[i] = np.uint8((bits[(first + i) >> 3] >> np.uint8((first + i) & 7)) & _ONE)
-    begin = (first + head) >> 3
-    middle, origin = marks[head : head + whole * _BYTE], bits[begin : begin + whole]
-    for place in range(whole):
-        byte = origin[place]
-        for bit in range(_BYTE):
-            middle[place * _BYTE + bit] = np.uint8((byte >> np.uint8(bit)) & _ONE)
-    for i in range(head + whole * _BYTE, len(marks)):
-        marks[i] = np.uint8((bits[(first + i) >> 3] >> np.uint8((first + i) & 7)) & _ONE)
-
-
-@njit(nogil=True, cache=True)
 def _pack_values(marks, stored, values, count):  # type: ignore[no-untyped-def]
     """Copy the values at the marks, after those that are there."""
     # Every value is written, and the place moves on only after a value that is kept: no branch can be mispredicted.

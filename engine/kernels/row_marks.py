@@ -9,12 +9,12 @@ import numpy as np
 from numba import njit
 
 from dovetail.engine.kernels.convert import decode
+from dovetail.engine.kernels.kept_magnitudes import add_magnitudes
+from dovetail.engine.kernels.marks import mark_above, put_bits
 from dovetail.engine.kernels.packing import pack_bits
-from dovetail.engine.kernels.philox import mark_random, random_words
+from dovetail.engine.kernels.philox import random_marks, random_words
 from dovetail.engine.kernels.ranks import mark_by_rank
-from dovetail.engine.kernels.running_sums import LANES, ROW, add_magnitudes
-from dovetail.engine.kernels.statistics import mark_nonzero
-from dovetail.engine.kernels.task_vectors import subtract
+from dovetail.engine.kernels.sums import LANES, ROW
 
 EVERYTHING, RANDOM, RANKED = range(3)
 """What a model keeps: everything, a part at random, or a part at random by rank."""
@@ -62,25 +62,30 @@ def mark_rows(sources, codes, keeps, place, run, counts, bits, sums):  # type: i
     begin, end, index, first = place
     is_one = run >= end - begin
     size = _rows_length(row, end - begin) if is_one else run
-    base, tau = np.empty(size, np.float32), np.empty(size, np.float32)
+    room = -(-size // ROW) * ROW
+    base, values, tau = np.empty(room, np.float32), np.empty(room, np.float32), np.empty(size, np.float32)
     words, mask, lanes = np.empty(size, np.uint32), np.empty(size, np.uint8), np.zeros((len(kinds), 2, LANES))
+    marks, other = np.empty(room // 8, np.uint8), np.empty(room // 8, np.uint8)
     for start in range(begin, end, size):
         stop = min(start + size, end)
-        count = stop - start
-        vector, marks = tau[:count], mask[:count]
+        count, at = stop - start, index + start - begin
         decode(sources[0], codes[0], start, stop, base[:count])
         for j in range(len(kinds)):
-            decode(sources[j + 1], codes[j + 1], start, stop, vector)
-            subtract(vector, base[:count])
-            if kinds[j] == EVERYTHING:
-                mark_nonzero(vector, marks)
+            decode(sources[j + 1], codes[j + 1], start, stop, values[:count])
+            if kinds[j] == RANKED:
+                random_words(key, streams[j], at, words[:count])
+                for i in range(count):
+                    tau[i] = values[i] - base[i]
+                mark_by_rank(tau[:count], row, (numbers[j, 0], numbers[j, 1]), words[:count], mask[:count], counts)
+                marks[:] = 0
+                pack_bits(mask[:count], 0, marks)
             else:
-                random_words(key, streams[j], index + start - begin, words[:count])
+                mark_above(base, values, count, (0, 0), 0, marks)
                 if kinds[j] == RANDOM:
-                    mark_random(words[:count], numbers[j, 0] * 4294967296.0, vector, marks)
-                else:
-                    mark_by_rank(vector, row, (numbers[j, 0], numbers[j, 1]), words[:count], marks, counts)
-            pack_bits(marks, first + start - begin, bits[j])
-            whole, part = add_magnitudes(vector, marks, lanes[j], stop == end or not is_one)
+                    random_marks(key, (streams[j], at), count, numbers[j, 0] * 4294967296.0, other)
+                    for i in range(len(other)):
+                        marks[i] &= other[i]
+            put_bits(marks, count, first + start - begin, bits[j])
+            whole, part = add_magnitudes(base, values, marks, count, lanes[j], stop == end or not is_one)
             sums[j, 0] += whole
             sums[j, 1] += part

@@ -10,37 +10,44 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
-from dovetail.engine.kernels.election import add_scaled, scale_change
-from dovetail.engine.kernels.philox import mark_random, random_words
-from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero
-from dovetail.engine.kernels.strongest import mark_strongest
-from dovetail.engine.kernels.sums import sum_magnitudes, sum_squares
-from dovetail.engine.kernels.task_vectors import add_change, keep_masked, subtract
-from dovetail.engine.kernels.voting import vote
+from dovetail.engine.kernels.convert import ITEMSIZES, encode
+from dovetail.engine.kernels.kept_magnitudes import add_magnitudes
+from dovetail.engine.kernels.marks import mark_above
+from dovetail.engine.kernels.merging import close_run, merge_tile
+from dovetail.engine.kernels.philox import random_marks
+from dovetail.engine.kernels.reading import STEP, count_stored, read_tile
+from dovetail.engine.kernels.statistics import count_common, count_nonfinite
+from dovetail.engine.kernels.sums import LANES, ROW
 
 TILE = 4096
-"""Elements of a tile: few enough for the L1 and L2 caches."""
+"""Elements of a tile, after which sums are rounded."""
 
 EVERYTHING, BAND, RANDOM = range(3)
 """What a model keeps: everything, a band of ranks by magnitude, or a part at random."""
 
 
 @njit(nogil=True, cache=True)
-def _mark(tau, model, keeps, first, words, mask, other):  # type: ignore[no-untyped-def]
-    """Mark the elements of a tile that a model keeps; `keeps` is as for `sparsified_sum`."""
-    kinds, rules, seen, edges, key = keeps
-    if kinds[model] == EVERYTHING:
-        mark_nonzero(tau, mask)
-    elif kinds[model] == BAND:
-        seen[model, 0] = mark_strongest(tau, rules[model, 0, 0], rules[model, 0, 1], seen[model, 0], mask)
+def _mark(lines, model, keeps, place, bits, other):  # type: ignore[no-untyped-def]
+    """Mark the elements of a part of a tile that a model keeps.
+
+    `keeps` is as for `sparsified_sum`; `place` is the index in the tensor of the first element, and how many there are.
+    """
+    (kinds, rules, seen, edges, key), (first, count) = keeps, place
+    base, values = lines[0], lines[model + 1]
+    if kinds[model] == BAND:
+        rule = rules[model, 0, 0], rules[model, 0, 1]
+        seen[model, 0] = mark_above(base, values, count, rule, seen[model, 0], bits)
         if rules[model, 1, 0] >= 0:
-            seen[model, 1] = mark_strongest(tau, rules[model, 1, 0], rules[model, 1, 1], seen[model, 1], other)
-            for i in range(len(mask)):
-                mask[i] &= other[i] ^ np.uint8(1)
+            rule = rules[model, 1, 0], rules[model, 1, 1]
+            seen[model, 1] = mark_above(base, values, count, rule, seen[model, 1], other)
+            for i in range(len(other)):
+                bits[i] &= ~other[i]
     else:
-        random_words(key, model, first, words)
-        mark_random(words, edges[model], tau, mask)
+        mark_above(base, values, count, (0, 0), 0, bits)
+        if kinds[model] == RANDOM:
+            random_marks(key, (model, first), count, edges[model], other)
+            for i in range(len(other)):
+                bits[i] &= other[i]
 
 
 @njit(nogil=True, cache=True)
@@ -58,21 +65,18 @@ def sparsified_norms(sources, codes, keeps, place, out):  # type: ignore[no-unty
 
     """
     begin, end, index = place
-    base, tau, kept = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    words, mask, other = np.empty(TILE, np.uint32), np.empty(TILE, np.uint8), np.empty(TILE, np.uint8)
+    lines, lanes = np.empty((len(out) + 1, STEP), np.float32), np.zeros((len(out), 2, LANES))
+    bits, other = np.empty(STEP // 8, np.uint8), np.empty(STEP // 8, np.uint8)
     out[:] = 0.0
-    for start in range(begin, end, TILE):
-        stop = min(start + TILE, end)
-        count = stop - start
-        decode(sources[0], codes[0], start, stop, base[:count])
+    for start in range(begin, end, STEP):
+        stop = min(start + STEP, end)
+        count, is_last = stop - start, stop == end or (stop - begin) % TILE == 0
+        read_tile(sources, codes, start, stop, end, lines)
         for j in range(len(out)):
-            vector, marks = tau[:count], mask[:count]
-            decode(sources[j + 1], codes[j + 1], start, stop, vector)
-            subtract(vector, base[:count])
-            _mark(vector, j, keeps, index + start - begin, words[:count], marks, other[:count])
-            keep_masked(vector, marks, kept[:count])
-            out[j, 0] += sum_magnitudes(vector)
-            out[j, 1] += sum_magnitudes(kept[:count])
+            _mark(lines, j, keeps, (index + start - begin, count), bits, other)
+            whole, kept = add_magnitudes(lines[0], lines[j + 1], bits, count, lanes[j], is_last)
+            out[j, 0] += whole
+            out[j, 1] += kept
 
 
 @njit(nogil=True, cache=True)
@@ -109,47 +113,25 @@ def sparsified_sum(sources, codes, keeps, index, factors, options, out, totals):
         The number of elements of the output that are not finite.
 
     """
-    voting, normalize, divisor, factor = options
-    kinds = keeps[0]
     nonfinite, pairs, squares = totals
     models, out_code = factors.shape[1], codes[len(codes) - 1]
-    base, kept, change = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
-    taus = np.empty((models if voting else 1, TILE), np.float32)
-    words, other, masks = np.empty(TILE, np.uint32), np.empty(TILE, np.uint8), np.empty((models, TILE), np.uint8)
-    length, overflowed = len(out) // ITEMSIZES[out_code], 0
-    for start in range(0, length, TILE):
-        stop = min(start + TILE, length)
-        count = stop - start
-        origin, delta = base[:count], change[:count]
-        decode(sources[0], codes[0], start, stop, origin)
-        delta[:] = np.float32(0.0)
-        finite = True
-        for j in range(models):
-            marks, vector = masks[j, :count], taus[j if voting else 0, :count]
-            decode(sources[j + 1], codes[j + 1], start, stop, vector)
-            subtract(vector, origin)
-            square = sum_squares(vector)
-            squares[j] += square
-            # Squares of float32 do not overflow float64, so a finite sum means that both sources are finite here.
-            finite &= np.isfinite(square)
-            _mark(vector, j, keeps, index + start, words[:count], marks, other[:count])
-            if kinds[j] == EVERYTHING:
-                squares[models + j] += square
-            else:
-                keep_masked(vector, marks, kept[:count])
-                squares[models + j] += sum_squares(kept[:count])
-            if not voting:
-                add_scaled(vector, marks, factors[0, j], factors[1, j], delta)
+    lines, bits = np.empty((models + 1, STEP), np.float32), np.zeros((models, TILE // 8), np.uint8)
+    sums, merged = (np.zeros((2, 2 * models + 1, LANES)), np.empty(ROW, np.float32)), np.empty(STEP, np.float32)
+    other, length, overflowed = np.empty(STEP // 8, np.uint8), len(out) // ITEMSIZES[out_code], 0
+    for first in range(0, length, TILE):
+        last, finite = min(first + TILE, length), True
+        for start in range(first, last, STEP):
+            stop, at = min(start + STEP, last), (start - first) // 8
+            part, count = bits[:, at : at + STEP // 8], stop - start
+            read_tile(sources, codes, start, stop, length, lines)
+            for j in range(models):
+                _mark(lines, j, keeps, (index + start, count), part[j], other)
+            merge_tile(sources[1:], lines, part, factors, options, count, sums, merged)
+            if stop == last:
+                finite = close_run(lines, part, count, sums, squares)
+            overflowed += count_nonfinite(merged[:count])
+            overflowed += encode(merged, out_code, start, stop, out)
         if not finite:
-            for j in range(models + 1):
-                decode(sources[j], codes[j], start, stop, kept[:count])
-                nonfinite[j] += count_nonfinite(kept[:count])
-        if voting:
-            vote(sources[1:], taus, masks, factors, normalize, count, change)
-        scale_change(delta, divisor, factor)
-        squares[2 * models] += sum_squares(delta)
-        count_pairs(masks, count, pairs)
-        add_change(delta, origin)
-        overflowed += count_nonfinite(delta)
-        overflowed += encode(delta, out_code, start, stop, out)
+            count_stored(sources, codes, first, last, nonfinite)
+        count_common(bits, last - first, pairs)
     return overflowed

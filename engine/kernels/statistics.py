@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from dovetail.engine.kernels.bits import count_ones
+
 _EXP = np.uint32(0x7F800000)
 _ABS = np.uint32(0x7FFFFFFF)
 
@@ -72,3 +74,29 @@ def count_pairs(masks: np.ndarray, count: int, pairs: np.ndarray) -> None:
             pairs[i, j] += np.int64(found)
             if i != j:
                 pairs[j, i] += np.int64(found)
+
+
+@njit(nogil=True, cache=True)
+def count_common(bits: np.ndarray, count: int, pairs: np.ndarray) -> None:
+    """Do as `count_pairs` does, for marks of one bit.
+
+    Parameters
+    ----------
+    bits : uint8[:, :]
+        Marks of one bit in each row, which reach to whole words of 64; those from `count` on are 0.
+    count : int
+        Elements of each row that take part, from the first on.
+    pairs : int64[:, :]
+        The kernel adds to ``pairs[i, j]`` the elements that both mask i and mask j mark.
+
+    """
+    words = -(-count // 64)
+    for i in range(len(bits)):
+        for j in range(i + 1):
+            first, second = bits[i].view(np.uint64)[:words], bits[j].view(np.uint64)[:words]
+            found = 0
+            for word in range(words):
+                found += count_ones(first[word] & second[word])
+            pairs[i, j] += found
+            if i != j:
+                pairs[j, i] += found

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.kernels.marked_sum import TILE, marked_sum
 from dovetail.engine.kernels.ranks import BINS, rank_scratch_bytes
+from dovetail.engine.kernels.reading import STEP
 from dovetail.engine.kernels.row_marks import EVERYTHING, RANDOM, RANKED, mark_rows
+from dovetail.engine.kernels.sums import LANES, ROW
 from dovetail.engine.methods.decoding import block_count, blocks, no_totals, statistics_of, stored, stretches
 from dovetail.engine.methods.keeps import Keep, KeepAtRandom, KeepByRank
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
@@ -60,8 +62,8 @@ class RowMarks:
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of working memory for a window of so many elements."""
         size, models = min(elements, self.block), len(self.keeps)
-        marking = (4 + 4 + 4 + 1) * size + rank_scratch_bytes(self.row)
-        adding = (3 * 4 + 5 * 4 + 1 + models) * TILE
+        marking = (4 * 4 + 1) * size + (3 * 4 + 1) * ROW + size // 4 + rank_scratch_bytes(self.row)
+        adding = 4 * (models + 2) * STEP + models * TILE // _BYTE + 2 * (2 * models + 2) * 8 * LANES
         return marking + adding + models * self._line_bytes
 
     @property

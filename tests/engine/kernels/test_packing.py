@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from dovetail.engine.kernels.expansion import SLACK, _add_by_places, _spread_by_places, add_words, spread_words
-from dovetail.engine.kernels.packing import pack, pack_bits, unpack_bits
+from dovetail.engine.kernels.packing import pack, pack_bits
 from dovetail.engine.kernels.stored import add_kept, count_words, unmark, unpack
 
 
@@ -37,17 +37,14 @@ def test_what_is_packed_is_unpacked(data: st.DataObject, size: int, count: int) 
 
 
 @given(data=st.data(), first=st.integers(0, 20), count=st.integers(0, 90))
-def test_bits_of_a_run_are_read_as_they_were_set(data: st.DataObject, first: int, count: int) -> None:
-    """Wherever a run begins in a line of bits, it is numpy's, its neighbours stay, and reading it gives the marks."""
+def test_bits_of_a_run_are_set(data: st.DataObject, first: int, count: int) -> None:
+    """Wherever a run begins in a line of bits, it is numpy's, and its neighbours stay."""
     marks = np.array(data.draw(st.lists(st.integers(0, 1), min_size=count, max_size=count)), np.uint8)
     around = np.concatenate([np.ones(first, np.uint8), np.zeros(count, np.uint8), np.ones(9, np.uint8)])
     bits = np.packbits(around, bitorder="little")
     pack_bits(marks, first, bits)
     found = np.unpackbits(bits, bitorder="little")[: first + count + 9].tolist()
     assert [1] * first + marks.tolist() + [1] * 9 == found
-    read = np.full(count, 7, np.uint8)
-    unpack_bits(bits, first, read)
-    assert marks.tolist() == read.tolist()
 
 
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dovetail.engine.kernels.philox import mark_random, random_words
+from dovetail.engine.kernels.philox import mark_random, random_marks, random_words
 from tests.engine.kernels.cases import examples
 
 WHOLE = 2**32
@@ -80,3 +80,21 @@ def test_marks_are_words_below_the_edge() -> None:
     for edge, expected in [(0.0, [0, 0, 0, 0]), (2.5, [1, 0, 1, 0]), (float(WHOLE), [1, 0, 1, 1])]:
         mark_random(given_words, edge, values, mask)
         assert expected == mask.tolist()
+
+
+@settings(derandomize=True, deadline=None, max_examples=examples(60))
+@given(start=st.integers(0, 2**40), count=st.integers(0, 700), edge=st.floats(0, WHOLE))
+def test_marks_of_a_run_are_those_of_its_words(start: int, count: int, edge: float) -> None:
+    """One bit for each word below the edge, wherever the run begins, and zeros after the last."""
+    bits = np.full(100, 255, np.uint8)
+    random_marks(np.array((1, 2), np.uint64), (3, start), count, edge, bits)
+    expected = [int(word < edge) for word in words((1, 2), 3, start, count)] + [0] * (800 - count)
+    assert expected == np.unpackbits(bits, bitorder="little").tolist()
+
+
+@pytest.mark.parametrize(("edge", "expected"), [(0.0, 0), (float(WHOLE), 300)])
+def test_marks_reach_from_none_to_all(edge: float, expected: int) -> None:
+    """Edge 0 marks none, 2^32 all."""
+    bits = np.empty(40, np.uint8)
+    random_marks(np.array((1, 2), np.uint64), (3, 5), 300, edge, bits)
+    assert expected == int(np.unpackbits(bits).sum())

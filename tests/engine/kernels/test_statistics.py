@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dovetail.engine.kernels.statistics import count_nonfinite, count_pairs, mark_nonzero
+from dovetail.engine.kernels.statistics import count_common, count_nonfinite, count_pairs, mark_nonzero
 from tests.engine.kernels.cases import examples
 
 
@@ -34,3 +34,6 @@ def test_pairs_are_added(seed: int, models: int, count: int) -> None:
     count_pairs(masks, count, pairs)
     wide = masks[:, :count].astype(np.int64)
     np.testing.assert_array_equal(1 + wide @ wide.T, pairs)
+    marks = np.packbits(np.pad(masks * (np.arange(100) < count), ((0, 0), (0, 28))), axis=1, bitorder="little")
+    count_common(marks, count, pairs)
+    np.testing.assert_array_equal(1 + 2 * wide @ wide.T, pairs)

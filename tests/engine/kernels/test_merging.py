@@ -1,0 +1,116 @@
+"""Merging the marked parts of task vectors in one sweep over all models, by the definition of every step."""
+
+from __future__ import annotations
+
+import platform
+import re
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dovetail.engine.kernels import merging
+from dovetail.engine.kernels.merging import close_run, merge_tile
+from dovetail.engine.kernels.sums import LANES, ROW
+from tests.engine.kernels.cases import JITTED, examples, make_values
+from tests.engine.kernels.drive import bits
+from tests.engine.kernels.test_sums import add_in_lanes
+
+Floats = NDArray[np.float32]
+ZERO, ONE = np.float32(0), np.float32(1)
+
+
+def change_of(
+    taus: Floats, masks: NDArray[np.uint8], factors: Floats, options: tuple[bool, bool, np.float32, np.float32]
+) -> Floats:
+    """Add or elect, element by element, and scale."""
+    voting, normalize, divisor, factor = options
+    found = []
+    for element in range(taus.shape[1]):
+        contributions = [
+            weight * (scale * tau) if mask else ZERO
+            for tau, mask, scale, weight in zip(taus[:, element], masks[:, element], *factors, strict=True)
+        ]
+        total, value, shares = ZERO, ZERO, ZERO
+        for each in contributions:
+            total = total + each
+        for each, weight in zip(contributions, factors[1], strict=True):
+            if (each > 0 and total >= 0) or (each < 0 and not total >= 0):
+                value, shares = value + each, shares + weight
+        if voting:
+            value = value if not normalize or shares == 0 else value / shares
+            value = total if np.isnan(total) else value
+        found.append((value if voting else total) / divisor * factor)
+    return np.array(found, np.float32)
+
+
+@settings(derandomize=True, deadline=None, max_examples=examples(150))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    count=st.integers(1, 5),
+    rows=st.integers(0, 2),
+    last=st.integers(0, 2 * ROW),
+    style=st.sampled_from(["ties", "plain", "special"]),
+    options=st.tuples(st.booleans(), st.booleans(), st.sampled_from([1.0, 1.5]), st.sampled_from([1.0, -0.3])),
+)
+@example(seed=1, count=3, rows=1, last=ROW, style="special", options=(True, True, 1.0, 1.0))
+def test_every_step_is_that_of_the_definition(
+    seed: int, count: int, rows: int, last: int, style: str, options: tuple[bool, bool, float, float]
+) -> None:
+    """A run in two tiles has the change of the definition, and its sums of squares in their order of additions."""
+    random = np.random.default_rng(seed)
+    voting, normalize, divisor, factor = options
+    how = voting, normalize, np.float32(1 if voting else divisor), np.float32(factor)
+    length = rows * ROW + last
+    room = -(-length // ROW) * ROW
+    factors = random.choice(np.array([1.0, -0.7, 0.0, 1 / 3, -1.0], np.float32), (2, count))
+    masks = (random.random((count, room)) < 0.6).astype(np.uint8)
+    marks = np.packbits(masks, axis=1, bitorder="little")
+    sums, merged = (np.zeros((2, 2 * count + 1, LANES)), np.empty(ROW, np.float32)), np.full(room, 9, np.float32)
+    squares = np.ones(2 * count + 1)
+    with np.errstate(all="ignore"):
+        lines = make_values(random, (count + 1, room), None, style).astype(np.float32)
+        merge_tile((0,) * count, lines, marks, factors, how, rows * ROW, sums, merged)
+        rest, begin = slice(rows * ROW, None), rows * ROW
+        tile = lines[:, rest], marks[:, begin // 8 :]
+        merge_tile((0,) * count, *tile, factors, how, last, sums, merged[rest])
+        is_finite = close_run(*tile, last, sums, squares)
+        base, taus, masks = lines[0, :length], (lines[1:] - lines[0])[:, :length], masks[:, :length]
+        change = change_of(taus, masks, factors, how)
+        expected = np.where(change == 0, base, base + change)
+        vectors = [*taus, *np.where(masks != 0, taus, ZERO), change]
+        added = [add_in_lanes(vector.astype(np.float64) ** 2) for vector in vectors]
+    np.testing.assert_array_equal(bits(expected), bits(merged[:length]))
+    np.testing.assert_array_equal(1 + np.array(added), squares)
+    assert bool(np.isfinite(taus).all()) == is_finite
+    assert not sums[0][0].any()
+
+
+@pytest.mark.parametrize("voting", [False, True])
+def test_of_several_nan_the_last_is_passed_on(voting: bool) -> None:
+    """Whatever order the machine code adds in, the sign of a NaN is that of the last model's contribution."""
+    for signs in ((1, -1), (-1, 1)):
+        lines = np.zeros((3, ROW), np.float32)
+        lines[1:] = np.copysign(np.float32(np.nan), np.array(signs, np.float32))[:, None]
+        merged, sums = np.empty(ROW, np.float32), (np.zeros((2, 5, LANES)), np.empty(ROW, np.float32))
+        marks, factors = np.full((2, ROW // 8), 255, np.uint8), np.ones((2, 2), np.float32)
+        merge_tile((0, 0), lines, marks, factors, (voting, False, ONE, ONE), ROW, sums, merged)
+        assert [signs[1] < 0] * ROW == np.signbit(merged).tolist()
+
+
+@pytest.mark.skipif(not JITTED or platform.machine() != "x86_64", reason="reads x86-64 machine code")
+def test_the_sweep_is_vector_code() -> None:
+    """All four kinds of merges are packed, and no product of float32 is fused with a sum."""
+    floats, line = numba.float32[:, ::1], numba.float32[::1]
+    swept = numba.njit(nogil=True)(merging._merge_compiled.py_func)
+    sources = numba.types.UniTuple(numba.int64, 3)
+    options = numba.types.Tuple((numba.boolean, numba.boolean, numba.float32, numba.float32))
+    sizes, lanes = (numba.int64, numba.int64), numba.float64[:, ::1]
+    swept.compile((sources, floats, numba.uint8[:, ::1], floats, options, *sizes, lanes, line, line))
+    (assembly,) = swept.inspect_asm().values()
+    assert re.search(r"fmadd\w*(ps|ss)\b", assembly) is None
+    needed = ("mulps", "addps", "subps", "divps", "cvtps2pd")
+    assert [name for name in needed if re.search(rf"\bv?{name}\b", assembly)] == list(needed)
