@@ -79,30 +79,35 @@ def _add_to_lanes(builder: Any, lanes: Any, first: Any, sums: Sequence[Any]) -> 
         store(builder, builder.fadd(load(builder, lanes, place, F64, _HALF, 8), found), lanes, place, 8)
 
 
-def _add_up(builder: Any, contributions: Sequence[Any]) -> Any:
-    """Generate the sum of contributions; of several NaN, which have signs too, the last one is the sum."""
+def _add_up(builder: Any, contributions: Sequence[Any], voting: bool) -> Any:
+    """Generate the sum of contributions; of several NaN, which have signs too, an election takes the first one."""
     total = _ZEROS
     for each in contributions:
         total = builder.fadd(total, each)
     before = builder.block
-    is_any = builder.icmp_unsigned("!=", builder.bitcast(builder.fcmp_unordered("uno", total, total), I16), _UNMARKED)
+    is_any = builder.icmp_unsigned("!=", builder.bitcast(_is_nan(builder, total), I16), _UNMARKED)
     with builder.if_then(is_any, likely=False):
         # An addition of two NaN gives the one or the other, depending on the order of operands in the machine code.
-        last = total
+        chosen = _ZEROS
         for each in contributions:
-            last = builder.select(builder.fcmp_unordered("uno", each, each), each, last)
+            added, stays = builder.fadd(chosen, each), chosen if voting else each
+            chosen = builder.select(_is_nan(builder, stays), stays, added)
         inside = builder.block
     result = builder.phi(_FLOATS)
     result.add_incoming(total, before)
-    result.add_incoming(last, inside)
+    result.add_incoming(chosen, inside)
     return result
+
+
+def _is_nan(builder: Any, vector: Any) -> Any:
+    return builder.fcmp_unordered("uno", vector, vector)
 
 
 def _resolve(
     builder: Any, contributions: Sequence[Any], weights: Sequence[Any], voting: bool, divisor: Any | None
 ) -> Any:
     """Generate the sum of contributions or, with voting, of those that have its sign; `divisor` says if it divides."""
-    total = _add_up(builder, contributions)
+    total = _add_up(builder, contributions, voting)
     if not voting:
         return total if divisor is None else builder.fdiv(total, divisor)
     is_plus = builder.fcmp_ordered(">=", total, _ZEROS)
@@ -114,7 +119,7 @@ def _resolve(
         elected = builder.fadd(elected, builder.select(agrees, each, _ZEROS))
         shares = builder.fadd(shares, builder.select(agrees, weight, _ZEROS))
     # A total that is NaN elects no sign, and the NaN is passed on.
-    elected = builder.select(builder.fcmp_ordered("ord", total, total), elected, total)
+    elected = builder.select(_is_nan(builder, total), total, elected)
     if divisor is None:
         return elected
     shares = builder.select(builder.fcmp_ordered("==", shares, _ZEROS), _ONES, shares)

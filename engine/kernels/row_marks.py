@@ -8,28 +8,26 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dovetail.engine.kernels.convert import decode
 from dovetail.engine.kernels.kept_magnitudes import add_magnitudes
 from dovetail.engine.kernels.marks import mark_above, put_bits
 from dovetail.engine.kernels.packing import pack_bits
 from dovetail.engine.kernels.philox import random_marks, random_words
 from dovetail.engine.kernels.ranks import mark_by_rank
+from dovetail.engine.kernels.reading import STEP, read_tile
 from dovetail.engine.kernels.sums import LANES, ROW
 
 EVERYTHING, RANDOM, RANKED = range(3)
 """What a model keeps: everything, a part at random, or a part at random by rank."""
-_LEAST = 4096
-"""Elements that are worked on at a time are at least so many."""
 
 
 @njit(nogil=True, cache=True)
 def _rows_length(row: int, count: int) -> int:
-    """Give the elements of the rows that are worked on at a time: whole rows of sums too, or all."""
+    """Give the elements of the rows that are worked on at a time, a step or more: whole rows of sums too, or all."""
     size, rest = row, ROW
     while rest > 0:  # the greatest common divisor
         size, rest = rest, size % rest
     unit = row // size * ROW
-    return min(count, unit * max(1, _LEAST // unit))
+    return min(count, unit * max(1, STEP // unit))
 
 
 @njit(nogil=True, cache=True)
@@ -60,18 +58,19 @@ def mark_rows(sources, codes, keeps, place, run, counts, bits, sums):  # type: i
     """
     kinds, numbers, streams, key, row = keeps
     begin, end, index, first = place
-    is_one = run >= end - begin
-    size = _rows_length(row, end - begin) if is_one else run
+    size = _rows_length(row, min(run, end - begin))
+    if run < end - begin and run % size:
+        size = run
     room = -(-size // ROW) * ROW
-    base, values, tau = np.empty(room, np.float32), np.empty(room, np.float32), np.empty(size, np.float32)
+    lines, tau = np.empty((len(kinds) + 1, room), np.float32), np.empty(size, np.float32)
     words, mask, lanes = np.empty(size, np.uint32), np.empty(size, np.uint8), np.zeros((len(kinds), 2, LANES))
     marks, other = np.empty(room // 8, np.uint8), np.empty(room // 8, np.uint8)
     for start in range(begin, end, size):
         stop = min(start + size, end)
-        count, at = stop - start, index + start - begin
-        decode(sources[0], codes[0], start, stop, base[:count])
+        count, at, is_last = stop - start, index + start - begin, stop == end or (stop - begin) % run == 0
+        read_tile(sources, codes, start, stop, end, lines)
         for j in range(len(kinds)):
-            decode(sources[j + 1], codes[j + 1], start, stop, values[:count])
+            base, values = lines[0], lines[j + 1]
             if kinds[j] == RANKED:
                 random_words(key, streams[j], at, words[:count])
                 for i in range(count):
@@ -86,6 +85,6 @@ def mark_rows(sources, codes, keeps, place, run, counts, bits, sums):  # type: i
                     for i in range(len(other)):
                         marks[i] &= other[i]
             put_bits(marks, count, first + start - begin, bits[j])
-            whole, part = add_magnitudes(base, values, marks, count, lanes[j], stop == end or not is_one)
+            whole, part = add_magnitudes(base, values, marks, count, lanes[j], is_last)
             sums[j, 0] += whole
             sums[j, 1] += part

@@ -109,7 +109,7 @@ class Fusion:
         if state is None:
             return self._divergences(chunk)
         values, scores = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
-        counter = self._search.counter(step - 1, state.rules, np.empty(STRETCH + 1, np.uint32))
+        counter = self._search.counter(step - 1, state.rules, np.empty(STRETCH, np.uint32))
         if ranges := self.reads(step, state):
             return self._sample(values, ranges, counter, state.divergences)
         for start, stop in stretches(chunk.start, chunk.stop, STRETCH):

@@ -134,7 +134,7 @@ class MagnitudeCabs(AddsMasked):
 
     def _count(self, step: int, chunk: Chunk, rules: Rules) -> tuple[Any, ...]:
         """Count for the search, in which what an earlier model claims is as good as zero."""
-        sampling, room = step % PASSES == SAMPLE, np.empty(STRETCH + 1, np.uint32)
+        sampling, room = step % PASSES == SAMPLE, np.empty(STRETCH, np.uint32)
         searched = self._searched(step)
         counters = {model: self._search.counter(step % PASSES, rules[model : model + 1], room) for model in searched}
         work = _Stretches(self, chunk)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.bracket import ABOVE, HIGH, LOW, count_bracket
+from dovetail.engine.kernels.bracket import ABOVE, HIGH, LOW, count_bracket, count_changes
 from dovetail.engine.methods.sample import Bracket
 from dovetail.engine.methods.threshold import Rules
 
@@ -66,7 +66,7 @@ class BracketCounter:
     rules
         The rules; those without a bracket are passed over.
     room
-        Receives magnitudes for a while: uint32, one more than the most values that are added at a time.
+        Receives magnitudes for a while: uint32, as many as the most values that are added at a time.
 
     """
 
@@ -81,13 +81,24 @@ class BracketCounter:
     def add(self, values: NDArray[np.float32]) -> None:
         """Count more values of the chunk."""
         for place, bracket in enumerate(self._brackets):
-            if bracket is None:
-                continue
-            inside = count_bracket(values, *bracket, self._room, self._counts[place])
-            if inside and self._whole[place]:
-                self._parts[place].append(self._room[:inside].copy())
-                if sum(part.size for part in self._parts[place]) > MOST_OF_CHUNK:
-                    self._join(place)
+            if bracket is not None:
+                self._keep(place, count_bracket(values, bracket, self._room, self._counts[place]))
+
+    def add_changes(
+        self, sources: tuple[NDArray[np.uint8], ...], codes: NDArray[np.int64], start: int, stop: int
+    ) -> None:
+        """Count the changes of elements ``start:stop`` from a stored base model to a stored model."""
+        for place, bracket in enumerate(self._brackets):
+            if bracket is not None:
+                inside = count_changes(sources, codes, start, stop, bracket, self._room, self._counts[place])
+                self._keep(place, inside)
+
+    def _keep(self, place: int, inside: int) -> None:
+        """Keep the magnitudes inside a bracket that the room has."""
+        if inside and self._whole[place]:
+            self._parts[place].append(self._room[:inside].copy())
+            if sum(part.size for part in self._parts[place]) > MOST_OF_CHUNK:
+                self._join(place)
 
     def _join(self, place: int) -> None:
         """Count equal magnitudes together; give up if there are too many different ones."""
@@ -127,9 +138,11 @@ def _joined(parts: Sequence[_Counted]) -> _Counted:
         return _NOTHING
     if len(parts) == 1:
         return parts[0]
-    magnitudes, where = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
-    numbers = np.bincount(where, np.concatenate([part[1] for part in parts]), magnitudes.size)
-    return magnitudes, numbers.astype(np.int64)  # bincount adds in float64, which is exact for counts below 2^53
+    magnitudes, numbers = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    order = np.argsort(magnitudes, kind="stable")  # merges what is sorted already
+    magnitudes, numbers = magnitudes[order], numbers[order]
+    first = np.flatnonzero(np.append(True, magnitudes[1:] != magnitudes[:-1]))
+    return magnitudes[first], np.add.reduceat(numbers, first)
 
 
 class Gathering:

@@ -62,7 +62,7 @@ class RowMarks:
     def scratch_bytes(self, elements: int) -> int:
         """Bytes of working memory for a window of so many elements."""
         size, models = min(elements, self.block), len(self.keeps)
-        marking = (4 * 4 + 1) * size + (3 * 4 + 1) * ROW + size // 4 + rank_scratch_bytes(self.row)
+        marking = (4 * models + 4 * 3 + 1) * size + 4 * (models + 2) * ROW + size // 4 + rank_scratch_bytes(self.row)
         adding = 4 * (models + 2) * STEP + models * TILE // _BYTE + 2 * (2 * models + 2) * 8 * LANES
         return marking + adding + models * self._line_bytes
 

@@ -120,7 +120,7 @@ class SelectCalculateErase:
         state = state or Found()
         if self._searches and step < PASSES:
             values, spread = Values(chunk, self.codes, min(STRETCH, self.length)), np.empty(STRETCH, np.float32)
-            counter = self._search.counter(step, state.rules, np.empty(STRETCH + 1, np.uint32))
+            counter = self._search.counter(step, state.rules, np.empty(STRETCH, np.uint32))
             for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
                 _, taus = values.load_task_vectors(start, stop, (start, stop))
                 variance(taus, spread[: stop - start])

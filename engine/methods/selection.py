@@ -20,8 +20,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.bracket import NONZERO, count_bracket
-from dovetail.engine.methods.decoding import ElementRange
+from dovetail.engine.kernels.bracket import NONZERO, count_bracket, count_changes
+from dovetail.engine.kernels.convert import F32
+from dovetail.engine.methods.decoding import ElementRange, read_only
 from dovetail.engine.methods.gathering import (
     COUNTED_BYTES,
     GATHERED_BYTES,
@@ -82,8 +83,11 @@ _OPEN: Final = Rule(0, 0, 0)
 
 
 def try_sampling() -> None:
-    """Call the kernel that only large tensors need, as a search does: tensors on which kernels are tried are small."""
-    count_bracket(np.ones(2, np.float32), 1, 2, np.empty(3, np.uint32), np.zeros(4, np.int64))
+    """Call the kernels that only large tensors need, as a search does: tensors on which kernels are tried are small."""
+    values, room, counts = np.ones(2, np.float32), np.empty(2, np.uint32), np.zeros(4, np.int64)
+    count_bracket(values, (1, 2), room, counts)
+    raw = read_only(values.view(np.uint8))
+    count_changes((raw, raw), np.array([F32, F32]), 0, 2, (1, 2), room, counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,7 @@ class Search:
         step, rules
             The pass, and the task vector's rules so far.
         room
-            Working memory: one more element than the most values that are added at a time.
+            Working memory: as many elements as the most values that are added at a time.
 
         """
         if step == SAMPLE:

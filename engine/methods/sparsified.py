@@ -31,6 +31,7 @@ from dovetail.engine.methods.decoding import (
     stored,
     stretches,
 )
+from dovetail.engine.methods.gathering import BracketCounter
 from dovetail.engine.methods.keeps import (
     Keep,
     KeepAtRandom,
@@ -48,7 +49,7 @@ from dovetail.engine.methods.masked import BeginSum, StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 from dovetail.engine.methods.row_marks import HeldMarks, RowMarks
 from dovetail.engine.methods.scaled_sum import ScaledSum, rescaling_factor
-from dovetail.engine.methods.selection import PASSES, Search
+from dovetail.engine.methods.selection import BRACKET, PASSES, Search
 from dovetail.engine.methods.threshold import Rules
 
 
@@ -232,17 +233,23 @@ class SparsifiedSum:
 
     def _count(self, step: int, chunk: Chunk, state: Found | None) -> tuple[Any, ...]:
         """Count the magnitudes of every model that keeps a band of ranks."""
-        state, room = state or self._nothing, np.empty(STRETCH + 1, np.uint32)
+        state, room = state or self._nothing, np.empty(STRETCH, np.uint32)
         counters = {
             model: self._search.counter(step, state.rules[model], room)
             for model, keep in enumerate(self.keeps)
             if isinstance(keep, KeepBand)
         }
-        vectors = TaskVectors(chunk, self.codes, STRETCH)
+        vectors = TaskVectors(chunk, self.codes, STRETCH) if step != BRACKET else None
+        raw, codes = stored(chunk, self.codes, chunk.start, chunk.stop), np.array(self.codes, np.int64)
         for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
-            vectors.begin(start, stop, (start, start))  # what is not finite is counted when it is merged
+            if vectors is not None:
+                vectors.begin(start, stop, (start, start))  # what is not finite is counted when it is merged
             for model, counter in counters.items():
-                counter.add(vectors.tau(model, start, stop))
+                if isinstance(counter, BracketCounter):
+                    sources, pair = (raw[0], raw[model + 1]), codes[[0, model + 1]]
+                    counter.add_changes(sources, pair, start - chunk.start, stop - chunk.start)
+                elif vectors is not None:
+                    counter.add(vectors.tau(model, start, stop))
         return tuple(counters[model].counts if model in counters else () for model in range(len(self.keeps)))
 
     def _sum(self, chunk: Chunk) -> NDArray[np.float64]:

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.bracket import ABOVE, HIGH, LOW, NONZERO, count_bracket
+from dovetail.engine.kernels.bracket import ABOVE, HIGH, LOW, NONZERO, count_bracket, count_changes
+from dovetail.engine.kernels.convert import F32
 from dovetail.engine.methods import gathering, sample, selection
+from dovetail.engine.methods.decoding import read_only
 from dovetail.engine.methods.program import Chunk
 from dovetail.engine.methods.registry import METHODS
 from dovetail.engine.methods.sample import LEAST_LENGTH, RUN, Sample, runs, sample_elements
@@ -44,7 +46,7 @@ def search(
     wanted = ranks(values.size) if callable(ranks) else ranks
     how = Search(values.size, len(wanted), sampled, exactly)
     edges = [0, *sorted(cut for cut in set(cuts) if 0 < cut < values.size), values.size]
-    room, rules, made = np.empty(values.size + 1, np.uint32), (), []
+    room, rules, made = np.empty(values.size, np.uint32), (), []
     for step in range(PASSES):
         reads = how.reads(step, (rules,))
         if reads is not None and not reads:
@@ -200,7 +202,7 @@ def test_many_equal_magnitudes_are_not_too_much() -> None:
     """However many elements lie inside a bracket, few different magnitudes take little room."""
     values = np.random.default_rng(5).integers(-3, 4, 100_000).astype(np.float32)
     how = Search(values.size, 1, True)
-    counter = how.counter(BRACKET, (selection.Rule(0, 0, 0, bracket=(1, 0x7FFFFFFF)),), np.empty(1001, np.uint32))
+    counter = how.counter(BRACKET, (selection.Rule(0, 0, 0, bracket=(1, 0x7FFFFFFF)),), np.empty(1000, np.uint32))
     for start in range(0, values.size, 1000):
         counter.add(values[start : start + 1000])
     assert isinstance(counter.counts, tuple)
@@ -221,14 +223,20 @@ def test_the_kernel_counts_and_gathers(data: st.DataObject) -> None:
     magnitudes = (values.view(np.uint32) & 0x7FFFFFFF).tolist()
     edges = st.sampled_from([*(each for each in magnitudes if each), 1, 0x7FFFFFFF])
     low, high = sorted((data.draw(edges), data.draw(edges)))
-    inside, counts = np.empty(len(magnitudes) + 1, np.uint32), np.full(4, 7, np.int64)
-    found = count_bracket(values, low, high, inside, counts)
+    inside, counts = np.empty(len(magnitudes), np.uint32), np.full(4, 7, np.int64)
+    found = count_bracket(values, (low, high), inside, counts)
     assert [each for each in magnitudes if low < each < high] == inside[:found].tolist()
     expected = {ABOVE: [], HIGH: [], LOW: [], NONZERO: []}  # type: dict[int, list[int]]
     for each in magnitudes:
         for kind, fits in ((ABOVE, each > high), (HIGH, each == high), (LOW, each == low), (NONZERO, each > 0)):
             expected[kind] += [each] * fits
     assert [7 + len(expected[kind]) for kind in range(4)] == counts.tolist()
+    stored = np.concatenate([np.zeros(1, np.float32), values]), np.zeros(len(values) + 1, np.float32)
+    sources, codes = tuple(read_only(each.view(np.uint8)) for each in stored), np.array([F32, F32])
+    twice = np.empty(len(magnitudes), np.uint32)
+    assert found == count_changes(sources, codes, 1, len(values) + 1, (low, high), twice, counts)
+    assert inside[:found].tolist() == twice[:found].tolist()
+    assert [7 + 2 * len(expected[kind]) for kind in range(4)] == counts.tolist()
 
 
 @pytest.mark.parametrize("length", [LEAST_LENGTH, LEAST_LENGTH + 1, 10**6, 58_720_256, 235_929_600, 10**9 + 7])
