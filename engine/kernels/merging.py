@@ -16,7 +16,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from dovetail.engine.kernels import settings
-from dovetail.engine.kernels.election import add_scaled, add_voting, elect_signs, scale_change
+from dovetail.engine.kernels.election import TOTAL, add_scaled, add_voting, elect_signs, scale_change
 from dovetail.engine.kernels.emit import (
     F32,
     F64,
@@ -209,11 +209,13 @@ def _merge_plainly(sources, lines, bits, factors, options, first, rows, lanes, c
     base, taus = lines[0, here], lines[1 : models + 1, here] - lines[0, here]
     change, sums = np.zeros(rows * ROW, np.float32), np.zeros((5, rows * ROW), np.float32)
     for j in range(models):
-        if voting:
-            add_voting(taus[j], marks[j], factors[0, j], factors[1, j], factors[1, j], sums)
-        else:
-            add_scaled(taus[j], marks[j], factors[0, j], factors[1, j], change)
+        (scale, weight), total = factors[:, j], change.copy()
+        add_scaled(taus[j], marks[j], scale, weight, change)
+        stays = total if voting else np.where(marks[j] != 0, weight * (scale * taus[j]), np.float32(0))
+        change = np.where(np.isnan(stays), stays, change)  # as in `_add_up`
+        add_voting(taus[j], marks[j], scale, weight, weight, sums)
     if voting:
+        sums[TOTAL] = change
         elect_signs(sums, normalize, np.float32(-np.inf), change)
     scale_change(change, divisor, factor)
     kept = np.where(marks != 0, taus, np.float32(0))
@@ -221,7 +223,8 @@ def _merge_plainly(sources, lines, bits, factors, options, first, rows, lanes, c
         squares = values.astype(np.float64) ** 2
         for row in squares.reshape(rows, ROW // LANES, LANES):
             line += row[0] + row[1] + row[2] + row[3]
-    changes[:] = change[-ROW:]
+    if rows:
+        changes[:] = change[-ROW:]
     out[here] = np.where(change == 0, base, base + change)
 
 
