@@ -1,7 +1,7 @@
 """Kill processes that make parts of merges, hundreds of times; and time the division of large plans.
 
 Run from the repository: ``.venv/bin/python -m bench.parts --kills 50`` (for each of the cases), with ``--machines 3``
-on machines that share a folder as over NFS, or ``--plans``.
+on machines that share a folder as over NFS, ``--methods`` for the bytes of every method, or ``--plans``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import multiprocessing
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,9 +18,10 @@ import numpy as np
 
 from dovetail.engine.planning.shares import Unit, divide, heaviest, limit_for
 from dovetail.io.output import SafetensorsFormat
-from tests.crash import CrashCase, cases
+from tests.crash import CrashCase, cases, small_tasks
 from tests.nfs import machines, why_not
 from tests.part_kills import Tally, kill_parts
+from tests.part_methods import FORMATS, VARIANTS, Trial
 
 COLUMNS = ("started", "killed", "publishing", "crashed", "refused", "twice", "mixed", "replaced")
 """Fields of a tally, in the order of the table."""
@@ -57,6 +59,26 @@ def _print_row(name: str, tally: Tally, seconds: float) -> None:
     print(f"{name:20}", *(f"{getattr(tally, column):10}" for column in COLUMNS), f"{seconds:8.1f}", flush=True)
 
 
+def methods(options: argparse.Namespace) -> None:
+    """Make every method in parts and in one piece, and print whether all bytes are the same."""
+    small_tasks()
+    faults = 0
+    print(f"{'method':58} {'output':12} {'files':>6} {'seconds':>8}")
+    with tempfile.TemporaryDirectory(prefix="dovetail-parts-") as name:
+        trial = Trial(Path(name), layers=6)
+        for variant in VARIANTS:
+            if options.cases and variant.method not in options.cases:
+                continue
+            for form in ("store",) if variant.store == "make" else FORMATS:
+                began = time.monotonic()
+                found = trial.differing(variant, form, options.counts, (1, 4))
+                faults += len(found)
+                verdict = f"{len(found)} differ: {found}" if found else "same"
+                print(f"{variant.name:58} {form:12} {verdict:>6} {time.monotonic() - began:8.1f}", flush=True)
+    print(f"{faults} files differ from those of one process with 1 and with 4 workers")
+    sys.exit(1 if faults else 0)
+
+
 def plans() -> None:
     """Divide models of many shapes among many parts, and print how long it takes and how even it is."""
     print(f"{'tensors':>9} {'parts':>6} {'files':>8} {'heaviest / fair':>16} {'seconds':>8}")
@@ -78,13 +100,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50, help="kills for each case")
     parser.add_argument("--seed", type=int, default=0, help="seed of the instants and the parts")
-    parser.add_argument("--cases", nargs="*", default=[], help="names of cases; all by default")
+    parser.add_argument("--cases", nargs="*", default=[], help="names of cases, or of methods; all by default")
     parser.add_argument("--no-locks", action="store_true", help="do as on a file system without locks")
     parser.add_argument("--machines", type=int, default=0, metavar="N", help="on N machines that see it as over NFS")
+    parser.add_argument("--methods", action="store_true", help="make every method in parts instead, and kill nothing")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 3, 8, 16], help="numbers of parts for --methods")
     parser.add_argument("--plans", action="store_true", help="divide large plans instead")
     options = parser.parse_args()
     if options.plans:
         plans()
+    elif options.methods:
+        methods(options)
     else:
         kill(options)
 

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from dovetail.engine import events
 from dovetail.engine.actions import carry_out_part, parts
+from dovetail.engine.methods.registry import METHODS
 from dovetail.engine.planning.plan import PlanOptions
 from tests.engine.actions.making_parts import ZARR, in_one_piece, make, make_all, told
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 from tests.engine.interrupt import commit_often
 from tests.engine.outputs import contents, unreadable
+from tests.part_methods import FORMATS, VARIANTS, Trial
 
 
 @pytest.fixture(autouse=True)
@@ -40,25 +41,21 @@ def test_any_number_of_parts(family: Family, count: int, options: PlanOptions | 
     assert in_one_piece(family, options) == contents(family.out)
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        {"merge_method": "ties", "parameters": {"weight": 0.5, "density": 0.3}},
-        {"merge_method": "dare_ties", "parameters": {"weight": 0.5, "density": 0.3}},
-        {"merge_method": "della", "parameters": {"weight": 0.5, "density": 0.5}},
-        {"merge_method": "model_stock", "parameters": {}},
-        {"merge_method": "tsv_m", "parameters": {}},
-        {"merge_method": "karcher", "parameters": {}, "base_model": None},
-    ],
-    ids=lambda method: method["merge_method"],
-)
-def test_methods(family: Family, method: dict[str, Any]) -> None:
-    """Selections over whole tensors, random masks, angles and matrices come out of parts as they do in one piece."""
-    family.recipe(**method)
-    content = {key: value for key, value in yaml.safe_load(family.recipe_path.read_text()).items() if value is not None}
-    family.recipe_path.write_text(yaml.safe_dump(content))
-    make_all(family, 3)
-    assert in_one_piece(family) == contents(family.out)
+SAMPLE = {variant.method: variant for variant in VARIANTS}
+"""For each method the last of its variants; ``python -m bench.parts --methods`` tries them all, in more parts."""
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
+    """Make the models that all methods merge."""
+    return Trial(tmp_path_factory.mktemp("methods"), layers=2)
+
+
+@pytest.mark.parametrize("place", range(len(METHODS)), ids=METHODS)
+def test_every_method(trial: Trial, place: int) -> None:
+    """Whatever a method looks at, parts give the bytes of one piece: safetensors by one method, Zarr by the next."""
+    form = sorted(FORMATS)[place % 2]
+    assert [] == trial.differing(SAMPLE[list(METHODS)[place]], form, counts=(2 + place % 2,), workers=(2,))
 
 
 def test_no_file_is_written_by_two_parts(family: Family) -> None:
