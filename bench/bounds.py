@@ -77,6 +77,8 @@ class Reference:
         self._process.stdin.flush()
         found = self._process.stdout.readline().strip()
         shutil.rmtree(out, ignore_errors=True)
+        if not re.fullmatch("[0-9a-f]+", found):
+            print(f"The merge without a group fails: {found or 'its process has ended'}", flush=True)
         return found
 
     def close(self) -> None:
@@ -182,13 +184,14 @@ def in_group(
     projected = max((int(each) for line in seen for each in re.findall(r'"projected_bytes": (\d+)', line)), default=0)
     projected *= projects
     faults = []
+    peak_bytes = result.peak_own_bytes if extra_mib else result.peak_rss_bytes  # workers are not in the projection
     if killed:
         faults.append(f"{killed} killed")
     if result.returncode:
         faults.append(f"exit code {result.returncode}: {result.errors[-300:]}")
-    elif result.peak_rss_bytes > (bound := projected or limit_mib * MIB):
-        faults.append(f"{mebibytes(result.peak_rss_bytes - bound)} MiB beyond the projection")
-    elif limit_mib > asked_mib and result.peak_rss_bytes < NEEDED_SHARE * limit_mib * MIB:
+    elif peak_bytes > (bound := projected or limit_mib * MIB):
+        faults.append(f"{mebibytes(peak_bytes - bound)} MiB beyond the projection")
+    elif limit_mib > asked_mib and peak_bytes < NEEDED_SHARE * limit_mib * MIB:
         faults.append("not needed")
     return Outcome(limit_mib, result, projected, tuple(faults))
 

@@ -34,7 +34,10 @@ class Run:
     user_s: float
     system_s: float
     peak_rss_bytes: int
-    """Greatest resident set, pages of memory-mapped files included, as the kernel accounts it."""
+    """Greatest resident set, pages of memory-mapped files included, as the kernel accounts it; that of the largest of
+    the processes that it has waited for, if one of them was larger."""
+    peak_own_bytes: int
+    """The same of the process itself (sampled)."""
     peak_anonymous_bytes: int
     """Greatest part of it that belongs to no file (sampled)."""
     peak_file_bytes: int
@@ -138,6 +141,7 @@ def run(
         user_s=usage.ru_utime,
         system_s=usage.ru_stime,
         peak_rss_bytes=max(usage.ru_maxrss * 1024, sampler.peaks["VmHWM"]),
+        peak_own_bytes=sampler.peaks["VmHWM"],
         peak_anonymous_bytes=sampler.peaks["RssAnon"],
         peak_file_bytes=sampler.peaks["RssFile"] + sampler.peaks["RssShmem"],
         group_peak_bytes=None if group is None else group.peak_bytes(),
