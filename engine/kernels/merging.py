@@ -103,6 +103,11 @@ def _is_nan(builder: Any, vector: Any) -> Any:
     return builder.fcmp_unordered("uno", vector, vector)
 
 
+def _first_nan(builder: Any, operand: Any, result: Any) -> Any:
+    """Generate the result of an operation, or its operand where that is NaN: machine code may take another one's."""
+    return builder.select(_is_nan(builder, operand), operand, result)
+
+
 def _resolve(
     builder: Any, contributions: Sequence[Any], weights: Sequence[Any], voting: bool, divisor: Any | None
 ) -> Any:
@@ -152,12 +157,13 @@ def _emit(context: Any, builder: Any, signature: Any, arguments: Any, voting: bo
                 tau = builder.fsub(load(builder, lines[j + 1], place, F32, GROUP, 4), base)
                 marks = load_marks(builder, bits[j], place)
                 squares[j].add(builder, tau, marks)
-                scaled = builder.fmul(weights[j], builder.fmul(scales[j], tau))
+                scaled = builder.fmul(weights[j], _first_nan(builder, tau, builder.fmul(scales[j], tau)))
                 contributions.append(builder.select(marks, scaled, _ZEROS))
             change = builder.fmul(_resolve(builder, contributions, weights, voting, divisor), factor)
             squares[models].add(builder, change, None)
             store(builder, change, changes, builder.add(lane, integer(I64, part)), 4)
-            merged = builder.fadd(base, change)
+            quiet = builder.fadd(base, _ZEROS)
+            merged = _first_nan(builder, quiet, builder.fadd(base, change))
             store(builder, builder.select(builder.fcmp_ordered("==", change, _ZEROS), base, merged), out, place, 4)
         for j, found in enumerate(squares):
             line = j if j < models else 2 * models
@@ -211,7 +217,8 @@ def _merge_plainly(sources, lines, bits, factors, options, first, rows, lanes, c
     for j in range(models):
         (scale, weight), total = factors[:, j], change.copy()
         add_scaled(taus[j], marks[j], scale, weight, change)
-        stays = total if voting else np.where(marks[j] != 0, weight * (scale * taus[j]), np.float32(0))
+        each = np.where(np.isnan(taus[j]), taus[j], weight * (scale * taus[j]))
+        stays = total if voting else np.where(marks[j] != 0, each, np.float32(0))
         change = np.where(np.isnan(stays), stays, change)  # as in `_add_up`
         add_voting(taus[j], marks[j], scale, weight, weight, sums)
     if voting:
@@ -225,7 +232,7 @@ def _merge_plainly(sources, lines, bits, factors, options, first, rows, lanes, c
             line += row[0] + row[1] + row[2] + row[3]
     if rows:
         changes[:] = change[-ROW:]
-    out[here] = np.where(change == 0, base, base + change)
+    out[here] = np.where(change == 0, base, np.where(np.isnan(base), base + np.float32(0), base + change))
 
 
 _merge_rows: Final[Any] = _merge_plainly if settings.DISABLE_JIT else _merge_compiled

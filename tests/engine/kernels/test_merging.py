@@ -101,6 +101,20 @@ def test_of_several_nan_the_same_is_always_passed_on(voting: bool) -> None:
         assert [signs[0 if voting else 1] < 0] * ROW == np.signbit(merged).tolist()
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_nan_of_a_model_goes_before_those_that_are_made_of_it(sign: int) -> None:
+    """The base model's NaN is passed on rather than the change's, and the task vector's rather than the scale's."""
+    nan = np.copysign(np.float32(np.nan), np.float32(sign))
+    for place, scale in ((0, ONE), (1, -nan)):
+        lines = np.zeros((2, ROW), np.float32)
+        lines[1] = -nan
+        lines[place] = nan
+        merged, sums = np.empty(ROW, np.float32), (np.zeros((2, 3, LANES)), np.empty(ROW, np.float32))
+        marks, factors = np.full((1, ROW // 8), 255, np.uint8), np.array([[scale], [ONE]], np.float32)
+        merge_tile((0,), lines, marks, factors, (True, False, ONE, ONE), ROW, sums, merged)
+        assert [sign < 0] * ROW == np.signbit(merged).tolist()
+
+
 @pytest.mark.skipif(not JITTED or platform.machine() != "x86_64", reason="reads x86-64 machine code")
 def test_the_sweep_is_vector_code() -> None:
     """All four kinds of merges are packed, and no product of float32 is fused with a sum."""
