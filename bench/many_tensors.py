@@ -87,9 +87,10 @@ def measure_many(place: Path, count: int, *, publish: bool = True) -> dict[str, 
     subprocess.run([sys.executable, __file__, str(place), str(count)], check=True)  # so that this process stays small
     recipe = workplace.cabs_recipe(place / "recipe.yml", [place / name for name in ("base", "tune1", "tune2")])
     dovetail, out = str(Path(sys.executable).with_name("dovetail")), place / "out"
-    merge = [dovetail, "merge", str(recipe), str(out), "--memory", "8GiB", "--json", "--part"]
+    options = ["--memory", "8GiB", "--shard-size", "100MB"]  # the header of one file could not hold all tensors
+    merge = [dovetail, "merge", str(recipe), str(out), *options, "--json", "--part"]
     commands = {
-        "plan": [dovetail, "plan", str(recipe), "--memory", "8GiB"],
+        "plan": [dovetail, "plan", str(recipe), *options],
         f"the first of {PARTS:,} parts": [*merge, f"1/{PARTS}"],
         f"another of {PARTS:,} parts": [*merge, f"2/{PARTS}"],
         "status": [dovetail, "status", str(out)],
