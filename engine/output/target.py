@@ -45,10 +45,11 @@ def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> No
                 f"the working folder {place} is no folder", "nothing of that name, or a folder", "move it away"
             )
     with only_inputs():
+        known: dict[Path, Path] = {}
         for path in inputs:
-            source = place_of(path)
+            source = _place_among(path, known)
             for place in places:
-                if source == place or place in source.parents or (source.is_dir() and source in place.parents):
+                if source == place or place in source.parents or (source in place.parents and source.is_dir()):
                     name = f"output folder {output}" if place == target else f"working folder {place}"
                     raise OutputError(
                         f"{name} holds, is or lies inside the input {path}",
@@ -72,6 +73,15 @@ def check_target(output: Path, inputs: Iterable[Path], *, overwrite: bool) -> No
         raise OutputError(f"output {output} is a file", "a folder", "choose another name")
     if not overwrite:
         check_empty(output)
+
+
+def _place_among(path: Path, known: dict[Path, Path]) -> Path:
+    """Follow links as `place_of` does, those of a folder once for all of its files: there may be hundreds."""
+    if path.name in ("", "..") or path.is_symlink():
+        return place_of(path)
+    if path.parent not in known:
+        known[path.parent] = place_of(path.parent)
+    return known[path.parent] / path.name
 
 
 def check_empty(output: Path) -> None:
