@@ -1,0 +1,108 @@
+"""How long merges on up to 1,000 machines take: computed from what is measured here, and what storage is said to do.
+
+    python bench/scaling.py                                 # measures for a minute, then computes
+    python bench/scaling.py --aggregate 400 --node-rate 4   # GB/s of all machines together, and of each
+    python bench/scaling.py --split                         # what it would bring to divide single tensors
+
+Measured on this machine: starting, planning, publishing and journals (`many_tensors.measure_many`), and the division of
+three models by the code that real parts use. Assumed: rates of the storage, and how many requests a second its metadata
+server answers. `scaling_model.py` says how the rest follows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+import workplace
+import xxhash
+from many_tensors import FEW, PARTS, measure_many
+from report import print_table, write_results
+from scaling_model import MODELS, ROW_BYTES, Constants, Storage, times
+
+from dovetail.engine.run.journal import sound_entries
+
+NODES: Final = (1, 4, 16, 64, 256, 1000)
+
+
+def measure(place: Path, few: int = 300, many: int = 20_000) -> Constants:
+    """Measure the constants by the commands themselves, with models of few and of many tensors."""
+    name = f"another of {PARTS:,} parts"
+    small, large = (measure_many(place / str(count), count) for count in (few, many))
+
+    def publishing(found: Any) -> float:
+        made = [each.wall_s for part, each in found.items() if part.startswith("part ")]
+        assert FEW == len(made)
+        return float(made[-1] - made[0])
+
+    body = bytes(ROW_BYTES - 8)
+    entry = body + xxhash.xxh3_64_digest(body)
+    entries, began = entry * 100_000, time.perf_counter()
+    assert 100_000 == sum(1 for _ in sound_entries(entries, len(entry), 1))
+    return Constants(
+        start_s=small[name].wall_s,
+        tensor_s=max(0.0, (large[name].wall_s - small[name].wall_s) / (many - few)),
+        publish_tensor_s=max(0.0, (publishing(large) - publishing(small)) / (many - few)),
+        row_s=(time.perf_counter() - began) / 100_000,
+    )
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people do."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def rows(constants: Constants, storage: Storage, inputs: int, passes: int) -> Iterable[tuple[str, ...]]:
+    """Give the rows of the table: for each number of machines, the time for each model and its efficiency."""
+    for nodes in NODES:
+        row = [f"{nodes:,}"]
+        for model in MODELS:
+            alone, found = (times(model, count, constants, storage, inputs, passes) for count in (1, nodes))
+            share = alone.total / (nodes * found.total)
+            row += [f"{duration(found.total)} ({share:.0%})", found.limit]
+        yield tuple(row)
+
+
+def splitting(constants: Constants, storage: Storage, inputs: int, passes: int) -> Iterable[tuple[str, ...]]:
+    """Give, for each model and number of machines, the time with whole tensors, and with any bytes divided for free."""
+    for model in MODELS:
+        for nodes in NODES[1:]:
+            found = times(model, nodes, constants, storage, inputs, passes)
+            split = found.total - found.uneven
+            saved = nodes * (found.total - split) / 3600
+            yield model.name, f"{nodes:,}", f"{found.total:.1f}", f"{split:.1f}", f"{saved:.2f}"
+
+
+def main() -> None:
+    parser = workplace.work_argument(__doc__)
+    parser.add_argument("--node-rate", type=float, default=1.0, help="GB/s that one machine reads and writes [1]")
+    parser.add_argument("--aggregate", type=float, default=200.0, help="GB/s of all machines together [200]")
+    parser.add_argument("--operations", type=float, default=50_000, help="metadata requests a second [50000]")
+    parser.add_argument("--latency", type=float, default=0.5, help="time of one of them alone, in ms [0.5]")
+    parser.add_argument("--inputs", type=int, default=3, help="models that are read, the base model included [3]")
+    parser.add_argument("--passes", type=int, default=1, help="how often they are read [1]")
+    parser.add_argument("--split", action="store_true", help="what it would bring to divide single tensors too")
+    args = parser.parse_args()
+    storage = Storage(1e9 * args.node_rate, 1e9 * args.aggregate, args.operations, args.latency / 1000)
+    with workplace.workplace(args.work, 200_000_000) as place:
+        constants = measure(place)
+    print_table("Measured", ("", "s"), [(name, f"{value:.2g}") for name, value in asdict(constants).items()])
+    columns = [text for model in MODELS for text in (f"{model.name} (efficiency)", "most of it")]
+    found = list(rows(constants, storage, args.inputs, args.passes))
+    print_table(
+        f"{args.node_rate:g} GB/s a machine, {args.aggregate:g} GB/s in all, {args.operations:,.0f} requests a second",
+        ("machines", *columns),
+        found,
+    )
+    if args.split:
+        split = list(splitting(constants, storage, args.inputs, args.passes))
+        columns = ["machines", "whole tensors, s", "divided, s", "machine hours saved"]
+        print_table("Dividing single tensors, if that cost nothing", ("", *columns), split)
+    write_results("scaling", {"constants": asdict(constants), "storage": asdict(storage), "rows": found})
+
+
+if __name__ == "__main__":
+    main()
