@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from botocore import retryhandler
 
 from dovetail.engine import merge
 from dovetail.io.errors import ChangedFileError, MissingFileError, RemoteError
@@ -61,6 +62,8 @@ def store(family: Family, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:  #
     (family.home / "www" / "models").symlink_to(family.home)
     monkeypatch.setattr(retrying, "FIRST_DELAY_S", 0.001)
     monkeypatch.setattr(retrying, "ATTEMPTS", 2)
+    # botocore would wait for half a second, at random, before it asks again what was refused.
+    monkeypatch.setattr(retryhandler, "delay_exponential", lambda base, growth_factor, attempts: 0.001)
     monkeypatch.setattr(side_files, "_fetched", {})
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
