@@ -41,6 +41,7 @@ def assemble(
     warnings: tuple[str, ...] = (),
     metadata: Mapping[str, str] | None = None,
     layout: Layout | None = None,
+    jobs: tuple[Job, ...] | None = None,
 ) -> Plan:
     """Give every planned tensor its place in the output and in a task; see `Plan` for the parameters.
 
@@ -50,6 +51,8 @@ def assemble(
         Free-form metadata of the output; None for the usual.
     layout
         Where the tensors go, if they have their places already; else None.
+    jobs
+        The tasks, if another layout of tensors that are cut alike has them already; else None.
 
     """
     if layout is None:
@@ -63,7 +66,7 @@ def assemble(
         models=models,
         tensors=tensors,
         layout=layout,
-        jobs=_jobs(tensors),
+        jobs=_jobs(tensors) if jobs is None else jobs,
         stacks=stacks,
         tie=tie,
         vocabulary=vocabulary,

@@ -62,6 +62,12 @@ class PlannedTensor:
         """Number of chunks, at least one."""
         return chunk_count(self.domain, self.chunking.chunk_elements, self.chunking.chunk_period)
 
+    @property
+    def _is_one_chunk(self) -> bool:
+        """Whether there is one chunk, of which most of many thousand tensors can say so without counting."""
+        chunking = self.chunking
+        return (not chunking.chunk_period and self.domain <= chunking.chunk_elements) or self.chunk_count == 1
+
     def chunk_range(self, index: int) -> tuple[int, int]:
         """Give the elements ``[start, stop)`` of the output that a chunk gives; they may be none of several outputs."""
         return self.output_range(self.output, *self.input_range(index))
@@ -99,14 +105,19 @@ class PlannedTensor:
     @property
     def passes(self) -> int:
         """Number of times the inputs are read, as far as can be foreseen; a tensor of one chunk is read just once."""
-        return 1 if self.chunk_count == 1 else self.program.readings[0] + 1
+        return 1 if self._is_one_chunk else self.program.readings[0] + 1
 
     @property
     def sampled_bytes(self) -> int:
         """Bytes that are read besides, of a sample of the inputs."""
-        if self.chunk_count == 1:
+        if self._is_one_chunk:
             return 0
         return self.program.readings[1] * (self.element_bytes - self.dtype.itemsize)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that are read, in all passes, and written."""
+        return self.input_bytes * self.passes + self.sampled_bytes + self.length * self.dtype.itemsize
 
     @property
     def mapped(self) -> bool:

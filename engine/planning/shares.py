@@ -41,13 +41,7 @@ class Unit:
 
 def tensor_costs(plan: Plan) -> NDArray[np.int64]:
     """Give the bytes that are read, in all passes, and written for each tensor."""
-    return np.array(
-        [
-            item.input_bytes * item.passes + item.sampled_bytes + item.length * item.dtype.itemsize
-            for item in plan.tensors
-        ],
-        np.int64,
-    )
+    return np.array([item.moved_bytes for item in plan.tensors], np.int64)
 
 
 def units(plan: Plan, costs: NDArray[np.int64]) -> list[Unit]:
@@ -159,6 +153,7 @@ def resized(plan: Plan, limit_bytes: int | None) -> Plan:
         vocabulary=plan.vocabulary,
         warnings=plan.warnings,
         layout=layout,
+        jobs=plan.jobs,
     )
 
 
