@@ -1,8 +1,8 @@
 """How long merges on up to 1,000 machines take: computed from what is measured here, and what storage is said to do.
 
-    python bench/scaling.py                                 # measures for a minute, then computes
-    python bench/scaling.py --aggregate 400 --node-rate 4   # GB/s of all machines together, and of each
-    python bench/scaling.py --split                         # what it would bring to divide single tensors
+    python bench/scaling.py                                  # measures for a minute, then computes for two storages
+    python bench/scaling.py --node-rate 2 --aggregate 100    # for one with these GB/s, of each machine and of all
+    python bench/scaling.py --split                          # what it would bring to divide single tensors
 
 Measured on this machine: starting, planning, publishing and journals (`many_tensors.measure_many`), and the division of
 three models by the code that real parts use. Assumed: rates of the storage, and how many requests a second its metadata
@@ -76,32 +76,41 @@ def splitting(constants: Constants, storage: Storage, inputs: int, passes: int) 
             yield model.name, f"{nodes:,}", f"{found.total:.1f}", f"{split:.1f}", f"{saved:.2f}"
 
 
+def report(constants: Constants, storage: Storage, inputs: int, passes: int, *, split: bool) -> list[tuple[str, ...]]:
+    """Print the tables for one storage, and give the rows of the first."""
+    columns = [text for model in MODELS for text in (f"{model.name} (efficiency)", "most of it")]
+    found = list(rows(constants, storage, inputs, passes))
+    node, together = storage.node_rate / 1e9, storage.aggregate_rate / 1e9
+    requests = storage.operations_rate
+    title = f"{node:g} GB/s a machine, {together:g} GB/s in all, {requests:,.0f} requests a second"
+    print_table(title, ("machines", *columns), found)
+    if split:
+        columns = ["machines", "whole tensors, s", "divided, s", "machine hours saved"]
+        divided = splitting(constants, storage, inputs, passes)
+        print_table("Dividing single tensors, if that cost nothing", ("", *columns), divided)
+    return found
+
+
 def main() -> None:
     parser = workplace.work_argument(__doc__)
-    parser.add_argument("--node-rate", type=float, default=1.0, help="GB/s that one machine reads and writes [1]")
-    parser.add_argument("--aggregate", type=float, default=200.0, help="GB/s of all machines together [200]")
+    parser.add_argument("--node-rate", type=float, nargs="+", default=[1, 4], help="GB/s of one machine [1 4]")
+    parser.add_argument("--aggregate", type=float, nargs="+", default=[200, 400], help="GB/s of all [200 400]")
     parser.add_argument("--operations", type=float, default=50_000, help="metadata requests a second [50000]")
     parser.add_argument("--latency", type=float, default=0.5, help="time of one of them alone, in ms [0.5]")
     parser.add_argument("--inputs", type=int, default=3, help="models that are read, the base model included [3]")
     parser.add_argument("--passes", type=int, default=1, help="how often they are read [1]")
     parser.add_argument("--split", action="store_true", help="what it would bring to divide single tensors too")
     args = parser.parse_args()
-    storage = Storage(1e9 * args.node_rate, 1e9 * args.aggregate, args.operations, args.latency / 1000)
+    if len(args.node_rate) != len(args.aggregate):
+        parser.error(f"--node-rate has {len(args.node_rate)} values and --aggregate {len(args.aggregate)}")
     with workplace.workplace(args.work, 200_000_000) as place:
         constants = measure(place)
     print_table("Measured", ("", "s"), [(name, f"{value:.2g}") for name, value in asdict(constants).items()])
-    columns = [text for model in MODELS for text in (f"{model.name} (efficiency)", "most of it")]
-    found = list(rows(constants, storage, args.inputs, args.passes))
-    print_table(
-        f"{args.node_rate:g} GB/s a machine, {args.aggregate:g} GB/s in all, {args.operations:,.0f} requests a second",
-        ("machines", *columns),
-        found,
-    )
-    if args.split:
-        split = list(splitting(constants, storage, args.inputs, args.passes))
-        columns = ["machines", "whole tensors, s", "divided, s", "machine hours saved"]
-        print_table("Dividing single tensors, if that cost nothing", ("", *columns), split)
-    write_results("scaling", {"constants": asdict(constants), "storage": asdict(storage), "rows": found})
+    found = {}
+    for node, together in zip(args.node_rate, args.aggregate, strict=True):
+        storage = Storage(1e9 * node, 1e9 * together, args.operations, args.latency / 1000)
+        found[f"{node:g}, {together:g}"] = report(constants, storage, args.inputs, args.passes, split=args.split)
+    write_results("scaling", {"constants": asdict(constants), "options": vars(args) | {"work": ""}, "rows": found})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # What a machine sets for its terminal must not decide how tables are printed; readline sets COLUMNS for all children.
 for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
     os.environ.pop(name, None)
+
+# Without byte code, each worker of a suite would compile all tests anew, and each process that a test starts all of
+# Dovetail, which takes half a second.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How long an example takes says nothing of what is tested: on a busy machine, any can take long. Fixtures of pytest
 # are made once for all examples, which the tests that have both allow for.
