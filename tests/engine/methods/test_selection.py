@@ -27,6 +27,9 @@ from tests.engine.methods.probing import describe
 
 Floats = NDArray[np.float32]
 
+SIZE = 900 if JITTED else 300
+"""Elements of a tensor that is searched several times."""
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -130,13 +133,14 @@ def test_ranks_are_those_of_sorting(shape: str, data: st.DataObject) -> None:
 def test_exact_ranks_and_those_of_what_is_not_zero(shape: str) -> None:
     """Both kinds of search come to the same rules with a sample and without; ranks may depend on how many are zero."""
     random = np.random.default_rng(5)
-    values = SHAPES[shape](random, 900).astype(np.float32)
+    values = SHAPES[shape](random, SIZE).astype(np.float32)
+    cuts = SIZE // 3, SIZE // 3 + 11
     for ranks, exactly in (
-        ((225, 450, 900), True),
-        ((1, 600, 899), True),
+        ((SIZE // 4, SIZE // 2, SIZE), True),
+        ((1, SIZE * 2 // 3, SIZE - 1), True),
         (lambda nonzero: (nonzero * 3 // 10,), False),
     ):
-        found = [search(values, ranks, (300, 311), sampled=sampled, exactly=exactly)[0] for sampled in (True, False)]
+        found = [search(values, ranks, cuts, sampled=sampled, exactly=exactly)[0] for sampled in (True, False)]
         assert found[0] == found[1]
 
 
@@ -166,10 +170,11 @@ def test_one_pass_is_enough() -> None:
 @pytest.mark.parametrize("bracket", [(1, 1), (1, 5), (0x7F000000, 0x7FFFFFFF), (0x3F000000, 0x3F000000)])
 def test_a_bracket_that_misses_costs_passes_alone(monkeypatch: pytest.MonkeyPatch, bracket: tuple[int, int]) -> None:
     """Whatever a sample says, the rules are the same: what it missed is found digit by digit."""
-    values = np.random.default_rng(2).standard_normal(800).astype(np.float32)
-    expected = search(values, (200, 700), (300,), sampled=False)[0]
+    values = np.random.default_rng(2).standard_normal(SIZE).astype(np.float32)
+    ranks, cuts = (SIZE // 4, SIZE * 7 // 8), (SIZE * 3 // 8,)
+    expected = search(values, ranks, cuts, sampled=False)[0]
     monkeypatch.setattr(Sample, "bracket", lambda self, share: bracket)
-    found, passes = search(values, (200, 700), (300,))
+    found, passes = search(values, ranks, cuts)
     assert expected == found
     assert [SAMPLE, BRACKET, FIRST_DIGIT, FIRST_DIGIT + 1, FIRST_DIGIT + 2] == passes
 
