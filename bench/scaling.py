@@ -29,12 +29,15 @@ NODES: Final = (1, 4, 16, 64, 256, 1000)
 
 
 def measure(place: Path, few: int = 300, many: int = 20_000) -> Constants:
-    """Measure the constants by the commands themselves, with models of few and of many tensors."""
+    """Measure the constants by the commands themselves, with models of few and of many tensors.
+
+    They are processor time: commands do this work on one core, and a machine that makes a part has cores to spare.
+    """
     name = f"another of {PARTS:,} parts"
     small, large = (measure_many(place / str(count), count) for count in (few, many))
 
     def publishing(found: Any) -> float:
-        made = [each.wall_s for part, each in found.items() if part.startswith("part ")]
+        made = [each.cpu_s for part, each in found.items() if part.startswith("part ")]
         assert FEW == len(made)
         return float(made[-1] - made[0])
 
@@ -43,8 +46,8 @@ def measure(place: Path, few: int = 300, many: int = 20_000) -> Constants:
     entries, began = entry * 100_000, time.perf_counter()
     assert 100_000 == sum(1 for _ in sound_entries(entries, len(entry), 1))
     return Constants(
-        start_s=small[name].wall_s,
-        tensor_s=max(0.0, (large[name].wall_s - small[name].wall_s) / (many - few)),
+        start_s=small[name].cpu_s,
+        tensor_s=max(0.0, (large[name].cpu_s - small[name].cpu_s) / (many - few)),
         publish_tensor_s=max(0.0, (publishing(large) - publishing(small)) / (many - few)),
         row_s=(time.perf_counter() - began) / 100_000,
     )

@@ -59,7 +59,7 @@ class Constants:
     """What is measured."""
 
     start_s: float
-    """From the prompt to the end of a part of a model of few tensors that has nothing to make."""
+    """Processor time of a part of a model of few tensors, from the prompt to its end."""
     tensor_s: float
     """What a tensor adds to that: planning, which every process does."""
     publish_tensor_s: float
