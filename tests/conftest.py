@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from dovetail.engine.run import warm
 from dovetail.io.formats import torch_reader
 from tests.torch_child import KeptChild
 
@@ -44,6 +45,16 @@ def _one_child_lists_pytorch_files() -> Iterator[None]:
     """Let one child process list the tensors of all tests' PyTorch files: each child takes seconds to load PyTorch."""
     with KeptChild() as child, pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch_reader, "list_tensors", child.list_tensors)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kernels_are_compiled_here() -> Iterator[None]:
+    """Let this process compile what no cache has, not a child for each merge: each child takes more than a second
+    before it begins. Commands in processes of their own, and `tests.engine.run.test_warm`, have their children.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(warm, "_compile_in_child", lambda needed: None)
         yield
 
 

@@ -17,6 +17,9 @@ from dovetail.engine.run import warm
 from dovetail.engine.run.warm import LARGEST_TRIAL_ELEMENTS, Trial, trials, warm_up
 from tests.pace import HANGS_S
 
+COMPILE_IN_CHILD = warm._compile_in_child
+"""As it is; while tests run, other tests compile in their own process."""
+
 PROBLEM = Problem(
     name="w",
     shape=(4096, 4096),
@@ -102,6 +105,7 @@ def test_missing_kernels_are_compiled_in_a_child(monkeypatch: pytest.MonkeyPatch
         assert ["compiling"] == said
         children.append(options)
 
+    monkeypatch.setattr(warm, "_compile_in_child", COMPILE_IN_CHILD)
     monkeypatch.setattr(warm, "_try_all", try_all)
     monkeypatch.setattr(subprocess, "run", run)
     warm_up(needed, lambda: said.append("compiling"))
