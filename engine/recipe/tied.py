@@ -152,8 +152,9 @@ def _loose(catalogue: Catalogue, endings: tuple[str, ...]) -> list[str]:
 
 
 def _is_head(catalogue: Catalogue, name: str) -> bool:
-    """Whether a tensor has the shape of an embedding of its checkpoint, as heads have."""
-    return any(catalogue[item] == catalogue[name] for item in _loose(catalogue, _EMBEDDINGS))
+    """Whether a tensor is a matrix with the shape of an embedding of its checkpoint, as heads are."""
+    shape = catalogue[name]
+    return len(shape) == 2 and any(catalogue[item] == shape for item in _loose(catalogue, _EMBEDDINGS))
 
 
 def _embedding(

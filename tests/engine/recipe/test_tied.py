@@ -189,3 +189,12 @@ def test_tensors_that_are_no_heads() -> None:
     expansion = expand(recipe, TABLE["sparse"], catalogues)
     assert "output.weight" not in names(expansion)
     assert "1 tensor with 8.3% of the elements of a: not in the output" in expansion.warnings[0]
+
+
+@pytest.mark.parametrize("shape", [(32,), (4, 8, 1)])
+def test_names_of_heads_that_are_no_matrices(shape: tuple[int, ...]) -> None:
+    """A tensor with the name of a head that is no matrix is merged as any other, whatever the configuration ties."""
+    catalogue = {"model.embed_tokens.weight": shape, "lm_head.weight": shape}
+    sources, untied = merged(dict.fromkeys(("base", "a", "b"), catalogue), {"base": True})
+    assert ["base:lm_head.weight", "a:lm_head.weight", "b:lm_head.weight"] == sources
+    assert set() == untied
