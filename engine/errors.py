@@ -14,6 +14,7 @@
     │   └── OtherLayoutError           parts of the same merge have shards of another size
     ├── VerificationError              exit code 5: an output is not what its manifest says
     ├── WorkerLostError                exit code 5: a process that ran tasks has died
+    ├── WorkerVersionError             exit code 5: a worker of a cluster has another version than the client
     ├── DifferenceError                exit code 6: compared checkpoints differ by more than was allowed
     ├── EvaluationError                exit code 7: no candidate of a search could be evaluated
     ├── ConversionsFailedError         the exit code of the first of several conversions that failed
@@ -79,6 +80,12 @@ class VerificationError(DovetailError):
 
 class WorkerLostError(DovetailError):
     """A process that ran tasks for the merge has died."""
+
+    exit_code = 5
+
+
+class WorkerVersionError(DovetailError):
+    """A worker of a cluster has another version of something than the client."""
 
     exit_code = 5
 

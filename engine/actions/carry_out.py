@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,11 @@ from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.errors import InterruptedMergeError, OtherLayoutError, OutputError
 from dovetail.engine.output.publishing import restore_former
 from dovetail.engine.output.side_files import expected_side_files, side_bytes
-from dovetail.engine.output.staging import discard, publish, staging_path
+from dovetail.engine.output.staging import clear, discard, publish, staging_path
 from dovetail.engine.output.target import check_disk_space, check_empty, check_target
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.budget import Budget
+from dovetail.engine.run.clusters.find import is_cluster
 from dovetail.engine.run.execution import Execution
 from dovetail.engine.run.journal import JOURNAL_NAME, Journal
 from dovetail.engine.run.lock import LOCK_NAME, locked
@@ -43,6 +42,7 @@ def carry_out(
     started: float | None = None,
     known_by: str | None = None,
     complete: Complete | None = None,
+    balance: bool = False,
 ) -> dict[str, Any]:
     """Run those tasks of a plan that no earlier run has done, and publish the output.
 
@@ -60,6 +60,8 @@ def carry_out(
         Hash by which the output is known again; None for the plan's.
     complete
         Writes the small files and the manifest into the staging folder; None for those of a model.
+    balance
+        Whether the workers of a cluster may cut the output into smaller files, so that their parts are even.
 
     Returns
     -------
@@ -80,17 +82,22 @@ def carry_out(
 
     special, complete = complete is not None, complete or complete_usually
 
+    def is_made(plan: Plan) -> bool:
+        return is_finished(output, known_by or plan.hash, dict if special else lambda: expected_side_files(plan))
+
+    if is_cluster(run.executor):
+        from dovetail.engine.actions.hand_out import hand_out
+
+        return hand_out(plan, output, run, listen, complete, started=started, finished=is_made, balance=balance)
+
     def carry_out_parts(*, warned: bool) -> dict[str, Any]:
         # A part is laid out already; whoever comes without one keeps to what the parts have agreed on meanwhile.
         return carry_out_laid_out(laid_out(plan, output, run) if run.part is None else plan, warned=warned)
 
     def carry_out_laid_out(again: Plan, *, warned: bool) -> dict[str, Any]:
-        def finished() -> bool:
-            return is_finished(output, known_by or again.hash, dict if special else lambda: expected_side_files(again))
-
         try:
             return carry_out_part(
-                again, output, run, listen, complete, started=started, finished=finished, warned=warned
+                again, output, run, listen, complete, started=started, finished=lambda: is_made(again), warned=warned
             )
         except OtherLayoutError:  # decided meanwhile, by a process that makes one of another number of parts
             if (other := laid_out(plan, output, run)).hash == again.hash:
@@ -112,7 +119,7 @@ def carry_out(
         if not run.overwrite:
             _check_still_empty(output, staging)
         if run.restart:
-            _clear(staging)
+            clear(staging, {LOCK_NAME})
         if (sure or not plan.options.format.takes_parts) and not is_divided(staging):
             return _carry_out(lean, budget, table, output, run, listen, complete, started)
     # Parts have been made while this process was planning; or nothing keeps a second process out, and then the way of
@@ -160,7 +167,7 @@ def _execute(
     table: RecordTable,
     staging: Path,
     listen: events.Listener,
-    executor: Executor | None,
+    executor: object,
 ) -> Execution:
     """Run the tasks that are left, until every chunk of the output is durable in the staging folder."""
     with contextlib.closing(Journal(staging / JOURNAL_NAME, plan, table)) as journal:
@@ -198,22 +205,11 @@ def _open_sink(plan: Plan, staging: Path, *, resumed: bool) -> Sink:
 
 
 def _clear_unused(staging: Path, keep: set[str]) -> None:
-    """Do as `_clear` before work begins, unless there are parts, which only ``--restart`` throws away."""
+    """Do as `clear` before work begins, unless there are parts, which only ``--restart`` throws away."""
     if is_divided(staging):
         raise OutputError(
             f"unfinished output {staging} holds parts of a merge",
             "a folder in which no parts are made",
             "run the same command again to continue them, or pass --restart to begin anew",
         )
-    _clear(staging, keep)
-
-
-def _clear(staging: Path, keep: frozenset[str] | set[str] = frozenset({LOCK_NAME})) -> None:
-    """Remove everything from the staging folder but the files with the names in `keep`."""
-    for path in staging.iterdir():
-        if path.name in keep:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    clear(staging, keep)

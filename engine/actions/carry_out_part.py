@@ -93,7 +93,7 @@ def carry_out_part(
         As `dovetail.engine.merge` does for a recipe that has been planned.
 
     """
-    maker = _Maker(plan, output, run, listen, complete, started)
+    maker = PartMaker(plan, output, run, listen, complete, started)
     remade = run.overwrite and run.part is None  # whatever is there
     try:
         check_target(output, input_paths(plan), overwrite=run.overwrite)
@@ -111,15 +111,24 @@ def carry_out_part(
         look_anew(maker.staging.parent)
         if remade or maker.published or not finished():
             raise
-    # Another process has made the same chunks, and has published the output while this one was working.
-    if is_bare(maker.staging):  # made by this process a moment after
-        discard_unused(maker.staging)
+    return tell_published(output, plan.noun, maker.staging, run, listen, started)
+
+
+def tell_published(
+    output: Path, noun: str, staging: Path, run: RunOptions, listen: events.Listener, started: float
+) -> dict[str, Any]:
+    """Report that another process has made the same chunks, and has published the output meanwhile; give its manifest.
+
+    The parameters are those of `tell_finished`, and the staging folder.
+    """
+    if is_bare(staging):  # made by this process a moment after
+        discard_unused(staging)
     manifest = {key: value for key, value in read_manifest(output).items() if key not in ("tensors", SELF_CHECKSUM)}
-    tell_finished(output, plan.noun, manifest, run, listen, started)
+    tell_finished(output, noun, manifest, run, listen, started)
     return manifest
 
 
-class _Maker:
+class PartMaker:
     """One process that makes a part."""
 
     def __init__(

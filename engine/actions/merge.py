@@ -92,10 +92,10 @@ def merge(
     options, run, output = options or PlanOptions(), run or RunOptions(), expand_home(output)
     found = load_stages(recipe, strict=options.strict)
     if len(found) > 1:
-        refuse_part(run, f"a recipe of {len(found)} stages")
+        refuse_part(run, f"a recipe of {len(found)} stages", by_cluster=True)
         return merge_stages(found, output, options, run, listen, None if stages is None else expand_home(stages))
     plan = laid_out(make_plan(found[0].recipe, options, download=listen), output, run)
     if (manifest := find_finished(output, plan_request(plan), input_paths(plan), run)) is not None:
         tell_finished(output, plan.noun, manifest, run, listen, started)
         return manifest
-    return carry_out(plan, output, run, listen, started=started)
+    return carry_out(plan, output, run, listen, started=started, balance=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 from dovetail.engine.actions.finished import is_made_by
 from dovetail.engine.actions.verify import DEFECTS, read_manifest
@@ -12,11 +13,13 @@ from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.output.staging import staging_path
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.planning.shares import balanced, resized
+from dovetail.engine.run.clusters.find import is_cluster
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.parts.folder import is_divided, read_layout
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.io.errors import OutputFormatError
 from dovetail.io.files.smallfile import is_named, look_anew
+from dovetail.io.output_format import OutputFormat
 
 
 def laid_out(plan: Plan, output: Path, run: RunOptions) -> Plan:
@@ -48,20 +51,26 @@ def laid_out(plan: Plan, output: Path, run: RunOptions) -> Plan:
 
     """
     staging, form = staging_path(output), plan.options.format
-    if run.part is not None and not form.takes_parts:
-        raise OutputFormatError(
-            f"{form.name} output cannot be made in parts", "a format that can", "merge it without a part"
-        )
+    if run.part is not None:
+        check_takes_parts(form)
     look_anew(staging.parent)
     if is_divided(staging) and not run.restart:
         with contextlib.suppress(FileNotFoundError):  # it is being published
             return resized(plan, read_layout(staging).shard_limit_bytes)
-    if run.part is None:
-        return plan
+    if run.part is None:  # a cluster makes parts too, and lays the plan out when its workers are known
+        return (_finished_plan(plan, output) or plan) if is_cluster(run.executor) else plan
     if is_named(staging / JOURNAL_NAME):  # one process has begun it alone
         return plan
     assert not isinstance(run.part, str)
     return _finished_plan(plan, output) or balanced(plan, run.part.count)
+
+
+def check_takes_parts(form: OutputFormat[Any]) -> None:
+    """Refuse a format that cannot be written by several processes; raises an OutputFormatError."""
+    if not form.takes_parts:
+        raise OutputFormatError(
+            f"{form.name} output cannot be made in parts", "a format that can", "merge it by one process"
+        )
 
 
 def _finished_plan(plan: Plan, output: Path) -> Plan | None:
@@ -76,16 +85,20 @@ def _finished_plan(plan: Plan, output: Path) -> Plan | None:
         return None
 
 
-def refuse_part(run: RunOptions, what: str) -> None:
-    """Refuse to make a part of what one process alone makes.
+def refuse_part(run: RunOptions, what: str, *, by_cluster: bool = False) -> None:
+    """Refuse to make a part of what one process alone makes; and to have it made by a cluster, unless that can do it.
 
     Raises
     ------
     RecipeError
-        A part is asked for.
+        A part, or a cluster, is asked for.
 
     """
     if run.part is not None:
         raise RecipeError(
             f"part {run.part} of {what} is asked for", "a merge, or the store of one recipe", "leave the part out"
+        )
+    if is_cluster(run.executor) and not by_cluster:
+        raise RecipeError(
+            f"a cluster is to make {what}", "a merge, or the store of one recipe", "leave the executor out"
         )

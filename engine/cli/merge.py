@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from dovetail.engine.cli.options import (
     CodecOption,
     DebugOption,
     DtypeOption,
+    ExecutorOption,
     FormatOption,
     JsonOption,
     MemoryOption,
@@ -57,6 +59,7 @@ def merge(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is not empty.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished merge into OUT away.")] = False,
     part: PartOption = None,
+    executor: ExecutorOption = None,
     nonfinite: NonFiniteOption = OnNonFinite.error,
     strict: StrictOption = False,
     allow_partial: PartialOption = False,
@@ -76,11 +79,13 @@ def merge(
     """Merge checkpoints as RECIPE says; the same command again continues an interrupted merge."""
     with collector_paused():
         from dovetail.engine.actions.merge import merge as run_merge
-        from dovetail.engine.cli.report.display import Recorder, choose_display
+        from dovetail.engine.cli.launching import find_launch
+        from dovetail.engine.cli.report.display import Recorder
 
     begin_work()
+    launch = find_launch(part, executor)
     page = None if report is None else _page_place(report, overwrite=overwrite)
-    with choose_display(quiet=quiet, as_json=as_json) as display:
+    with launch.display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
         tell(ctx, recorder)
         options = plan_options(
@@ -98,8 +103,9 @@ def merge(
             model_card=not no_card,
             card_pictures=card_pictures,
         )
-        run = run_options(memory, workers, overwrite, restart, part)
-        manifest = run_merge(recipe_source(recipe), output, options, run, recorder, stages)
+        run = launch.run_options(run_options(memory, workers, overwrite, restart, part, executor))
+        listen = launch.listener(recorder, output)
+        manifest = run_merge(recipe_source(recipe), output, options, run, listen, stages)
     if not recorder.done:
         return  # other parts are left
     done = recorder.done[-1]
@@ -140,6 +146,7 @@ def plan(
     no_tokenizer: NoTokenizerOption = False,
     no_card: NoCardOption = False,
     card_pictures: PicturesOption = False,
+    executor: ExecutorOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -169,10 +176,18 @@ def plan(
     forecasts = plan_stages(recipe_source(recipe), options, stages)
     run = run_options(memory, workers, overwrite=False, restart=False)
     budgets = prepare_stages(forecasts, run, display)
+    crew = None
+    if executor is not None:
+        from dovetail.engine.actions.hand_out import survey
+
+        crew = survey(replace(run, executor=executor), display)
     if as_json:
-        print(json.dumps(stages_json(forecasts, budgets), indent=1))
+        found = stages_json(forecasts, budgets)
+        print(json.dumps(found if crew is None else {**found, "cluster": crew.to_json()}, indent=1))
     else:
         print_stages(forecasts, budgets)
+        if crew is not None:
+            print(f"made by {crew}")
 
 
 def vectors(
@@ -185,6 +200,7 @@ def vectors(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace STORE if it is not empty.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished STORE away.")] = False,
     part: PartOption = None,
+    executor: ExecutorOption = None,
     strict: StrictOption = False,
     allow_partial: PartialOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print warnings and errors only.")] = False,
@@ -198,15 +214,18 @@ def vectors(
     same command again continues an interrupted one.
     """
     from dovetail.engine.actions.vectors import make_vectors
-    from dovetail.engine.cli.report.display import Recorder, choose_display
+    from dovetail.engine.cli.launching import find_launch
+    from dovetail.engine.cli.report.display import Recorder
     from dovetail.engine.cli.report.tables import print_store
     from dovetail.engine.planning.plan import PlanOptions
 
     begin_work()
-    with choose_display(quiet=quiet, as_json=as_json, label="storing") as display:
+    launch = find_launch(part, executor)
+    with launch.display(quiet=quiet, as_json=as_json, label="storing") as display:
         recorder = Recorder(display)
         options = PlanOptions(seed=seed, strict=strict, allow_partial=allow_partial)
-        run = run_options(memory, workers, overwrite, restart, part)
-        manifest = make_vectors(recipe_source(recipe), output, options, run, recorder, codec or VALUES_CODEC)
+        run = launch.run_options(run_options(memory, workers, overwrite, restart, part, executor))
+        listen = launch.listener(recorder, output)
+        manifest = make_vectors(recipe_source(recipe), output, options, run, listen, codec or VALUES_CODEC)
     if recorder.done and not quiet and not as_json and not recorder.done[-1].already:
         print_store(manifest, recorder.done[-1])

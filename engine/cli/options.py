@@ -140,6 +140,14 @@ PartOption = Annotated[
         help="Make one of N parts, on any machine; the last one publishes. 'auto' asks SLURM or MPI for I and N.",
     ),
 ]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        metavar="ADDRESS",
+        help="Let a Dask cluster make it in parts: dask://HOST:PORT or tls://HOST:PORT; or a pool of MPI: mpi.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 
@@ -193,19 +201,24 @@ def plan_options(
 
 
 def run_options(
-    memory: str | None, workers: int | None, overwrite: bool, restart: bool, part: str | None = None
+    memory: str | None,
+    workers: int | None,
+    overwrite: bool,
+    restart: bool,
+    part: str | None = None,
+    executor: str | None = None,
 ) -> RunOptions:
     """Turn the options of a command into those of a run.
 
     Raises
     ------
     RecipeError
-        A size cannot be read or is too small, a number is not positive, or the part is none.
+        A size cannot be read or is too small, a number is not positive, or the part or the executor is none.
 
     """
     from dovetail.engine.run.prepare import RunOptions
 
-    return RunOptions(size_bytes("--memory", memory), workers, overwrite, restart, part=part)
+    return RunOptions(size_bytes("--memory", memory), workers, overwrite, restart, executor, part)
 
 
 @overload

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +47,17 @@ def stages_path(output: Path) -> Path:
 def old_path(output: Path) -> Path:
     """Give the folder to which a replaced output is moved aside."""
     return _beside(output, "old")
+
+
+def clear(staging: Path, keep: Collection[str]) -> None:
+    """Remove everything from the staging folder but the files with the names in `keep`."""
+    for path in staging.iterdir():
+        if path.name in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _removed_path(folder: Path) -> Path:

@@ -8,7 +8,6 @@ import queue
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from typing import Final
 
 from dovetail.engine import events
@@ -85,7 +84,7 @@ class Execution:
             for piece in job.tasks[position]
         )
 
-    def run(self, executor: Executor | None = None) -> None:
+    def run(self, executor: object = None) -> None:
         """Run all tasks that are left; on return their output is durable and journalled.
 
         After an error or an interruption, the output of the tasks that have finished is made durable and journalled

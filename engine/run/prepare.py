@@ -14,6 +14,7 @@ from dovetail.engine.planning.plan import READ_AHEAD, UNFOLDED_PER_WORKER, Plan
 from dovetail.engine.planning.tensors import conversions, problems
 from dovetail.engine.run.budget import TENSOR_BYTES, Budget, default_limit_bytes, fit, least
 from dovetail.engine.run.chunk_sharing import share_memory
+from dovetail.engine.run.clusters.find import check_executor, is_cluster
 from dovetail.engine.run.parts.part import Part
 from dovetail.engine.run.records import RecordTable
 from dovetail.engine.run.warm import Trial, trials, warm_up
@@ -33,9 +34,14 @@ class RunOptions:
     """Whether an output folder that is not empty is replaced."""
     restart: bool = False
     """Whether an unfinished output is deleted instead of continued."""
-    executor: Executor | None = None
+    executor: Executor | object | None = None
     """Runs the tasks; None for a pool of threads. Its workers must see the same files. The memory limit bounds this
-    process alone, and not the processes in which an executor runs tasks."""
+    process alone, and not the processes in which an executor runs tasks.
+
+    A cluster makes whole parts instead, and the memory limit bounds each of its worker processes: the address of a Dask
+    scheduler as text, ``"dask://HOST:PORT"``; a ``Client``, a ``Cluster`` or a ``ClientExecutor`` of Dask; an
+    ``MPIPoolExecutor``, or ``"mpi"`` for that of ``python -m mpi4py.futures``. `dovetail.engine.merge` and
+    `dovetail.engine.make_vectors` alone take clusters."""
     part: Part | str | None = None
     """Which part of the merge this process makes, as ``"3/16"``, or ``"auto"`` for what SLURM's or MPI's variables say;
     None for all of it. Each part is made by a process of its own, on any machine that sees the same files, and the last
@@ -46,6 +52,13 @@ class RunOptions:
     def __post_init__(self, memory: int | str | None) -> None:
         if isinstance(self.part, str):
             object.__setattr__(self, "part", Part.parse(self.part))
+        check_executor(self.executor)
+        if self.part is not None and is_cluster(self.executor):
+            raise RecipeError(
+                f"part {self.part} is to be made, and a cluster to make all parts",
+                "one of both",
+                "leave out the part, or the executor",
+            )
         if self.part is not None and self.restart:
             raise RecipeError(
                 f"an unfinished output is to be thrown away, and part {self.part} to be made",

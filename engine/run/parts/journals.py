@@ -73,10 +73,10 @@ class JournalFile:
     changed: float
     """When it was last written to, in seconds since the epoch."""
 
-    def blocks(self, entry_bytes: int) -> Iterator[bytes]:
-        """Read the entries, block by block; each block but the last has whole entries."""
+    def blocks(self, entry_bytes: int, begin: int | None = None) -> Iterator[bytes]:
+        """Read the entries from a position on, block by block; each block but the last has whole entries."""
         with open(self.path, "rb") as file, naming(self.path):  # noqa: PTH123
-            file.seek(self.begin)
+            file.seek(self.begin if begin is None else begin)
             while block := file.read(_BLOCK_ENTRIES * entry_bytes):
                 yield block
 

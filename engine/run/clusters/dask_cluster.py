@@ -1,0 +1,185 @@
+"""Dask clusters: one job at a time is pinned to each worker process, so that slow workers are given fewer.
+
+A worker stops its job when the client says so, when the client is gone, since the scheduler then cancels what it had
+asked for, and when the worker itself is about to end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import socket
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any, Final
+
+from dovetail.engine.errors import RecipeError, WorkerLostError
+from dovetail.engine.run.clusters.cluster import Job, Seat, WorkerGoneError
+from dovetail.engine.run.clusters.probe import forget
+from dovetail.io.extras import require
+from dovetail.io.files.threads import start_thread
+
+CONNECT_S: Final = 30.0
+"""Seconds to wait for the scheduler's answer."""
+
+_ANSWER_S: Final = 10.0
+"""Seconds to wait for an answer that a worker has ready; a worker that has ended meanwhile never gives it."""
+
+_ENDING: Final = frozenset({"closing_gracefully", "closing", "closed", "failed", "stopping", "stopped"})
+"""States of a worker that is about to end."""
+
+_stopped: set[str] = set()
+"""Runs whose jobs are to stop, in a worker."""
+
+
+def open_dask(executor: Any) -> DaskCluster:
+    """Connect to a cluster by the address of its scheduler, or by what the user has of it; raises as `open_cluster`."""
+    require("distributed", "dask", "Dask clusters")
+    if isinstance(executor, str):
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of a command, which says itself what is wrong
+    distributed = importlib.import_module("distributed")
+    if isinstance(executor, distributed.cfexecutor.ClientExecutor):
+        executor = executor._client
+    if isinstance(executor, distributed.Client):
+        if executor.asynchronous:
+            raise RecipeError("executor is an asynchronous Client", "a Client of Dask that waits", "give another one")
+        return DaskCluster(executor, ours=False)
+    address = executor.replace("dask://", "tcp://", 1) if isinstance(executor, str) else executor
+    try:
+        client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:
+        name = executor if isinstance(executor, str) else type(executor).__name__
+        raise WorkerLostError(
+            f"the Dask scheduler {name} does not answer ({_line(error)})",
+            "a scheduler that runs, and can be reached from here",
+            "start one by 'dask scheduler', or correct the address",
+        ) from error
+    return DaskCluster(client, ours=True)
+
+
+class DaskCluster:
+    """The workers of a client's scheduler.
+
+    Parameters
+    ----------
+    client
+        A synchronous client.
+    ours
+        Whether the client was made for this run, and is closed with it.
+
+    """
+
+    asks = True
+
+    def __init__(self, client: Any, *, ours: bool) -> None:
+        self._client, self._ours = client, ours
+        self.name = str(client.scheduler.address) if client.scheduler else "Dask"
+
+    def workers(self) -> list[str]:
+        """Name the workers by their addresses; raises a WorkerLostError if the scheduler does not answer."""
+        try:
+            if self._client.status != "running":
+                raise OSError(f"its client is {self._client.status}")
+            return sorted(self._client.nthreads())
+        except (OSError, RuntimeError, TimeoutError) as error:
+            raise WorkerLostError(
+                f"the Dask scheduler {self.name} does not answer any more ({_line(error)})",
+                "a scheduler that lives until the end",
+                "start the cluster again, and run the same command again to continue",
+            ) from error
+
+    def start(self, worker: str, job: Job, request: Any, wake: Callable[[], None]) -> _Started:
+        """Give a worker a job, and no other worker."""
+        key = f"dovetail-{job.__name__}-{uuid.uuid4().hex}"
+        future = self._client.submit(
+            _do, job, request, key, key=key, workers=[worker], allow_other_workers=False, pure=False, retries=0
+        )
+        future.add_done_callback(lambda _: wake())
+        return _Started(future)
+
+    def stop(self, run: str) -> None:
+        """Tell the workers, beside the jobs that they are doing."""
+        self._tell(_stopped.add, run)
+
+    def close(self) -> None:
+        """Let workers forget plans, and close the client if it was made for this run."""
+        self._tell(forget)
+        if self._ours:
+            with contextlib.suppress(OSError, RuntimeError, TimeoutError):
+                self._client.close(timeout=_ANSWER_S)
+
+    def _tell(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call a function in every worker soon, whatever these do, and go on if some do not answer."""
+        if self._client.status != "running":
+            return
+        teller = threading.Thread(target=self._run, args=(function, *arguments), daemon=True)
+        start_thread(teller)
+        teller.join(_ANSWER_S)
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            self._client.run(_tell_here, function.__name__, *arguments, on_error="ignore")
+        except Exception:  # whatever a cluster that is gone makes of it: nothing is left to be told
+            logging.getLogger(__name__).debug("workers could not be told", exc_info=True)
+
+
+class _Started:
+    """A job whose answer a future of Dask gives."""
+
+    def __init__(self, future: Any) -> None:
+        self._future = future
+
+    def done(self) -> bool:
+        """Whether the job has ended."""
+        return bool(self._future.done())
+
+    def result(self) -> Any:
+        """Give its answer; raises as `Started.result`."""
+        scheduler = importlib.import_module("distributed.scheduler")
+        try:
+            return self._future.result(timeout=_ANSWER_S)
+        except (scheduler.KilledWorker, CancelledError, TimeoutError) as error:
+            raise WorkerGoneError(_line(error)) from error
+        except OSError as error:
+            if type(error).__module__.startswith("distributed"):  # a connection that has closed
+                raise WorkerGoneError(_line(error)) from error
+            raise
+        except Exception as error:
+            if type(error).__name__ == "FutureCancelledError":
+                raise WorkerGoneError(_line(error)) from error
+            raise
+
+    def forsake(self) -> None:
+        """Cancel it, which the worker's job notices."""
+        self._future.cancel()
+
+
+def _tell_here(name: str, *arguments: Any) -> None:
+    """Call one of two functions in a worker."""
+    if name == "add":
+        _stopped.add(*arguments)
+    else:
+        forget()
+
+
+def _do(job: Job, request: Any, key: str) -> Any:
+    """Do a job in a worker."""
+    worker = importlib.import_module("distributed").get_worker()
+    run = getattr(request, "run", "")
+
+    def stopped() -> bool:
+        task = worker.state.tasks.get(key)
+        forgotten = task is None or task.state == "cancelled"
+        return run in _stopped or forgotten or worker.status.name in _ENDING
+
+    limit = worker.memory_manager.memory_limit
+    name = f"{worker.address} on {socket.gethostname()}"
+    return job(request, Seat(name, worker.state.nthreads, 1, limit or None, stopped))
+
+
+def _line(error: BaseException) -> str:
+    """Write an error in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
