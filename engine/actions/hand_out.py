@@ -29,14 +29,16 @@ from dovetail.engine.output.target import check_disk_space, check_target
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.planning.shares import Shares, balanced, share_jobs, tensor_costs
 from dovetail.engine.run.clusters.cluster import Cluster
-from dovetail.engine.run.clusters.crew import Crew
-from dovetail.engine.run.clusters.dispatch import Dispatch, Patience
+from dovetail.engine.run.clusters.crew import Crew, fair_memory
+from dovetail.engine.run.clusters.dispatch import Dispatch
 from dovetail.engine.run.clusters.find import open_cluster
+from dovetail.engine.run.clusters.patience import Patience
 from dovetail.engine.run.clusters.probe import Answer, Question, save_plan, versions
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.parts.folder import decide_shares, divisions, is_divided, parts_path
 from dovetail.engine.run.parts.journals import read_journals
+from dovetail.engine.run.parts.launch import processes_here
 from dovetail.engine.run.parts.left import divide_what_is_left, left_bytes
 from dovetail.engine.run.parts.part import ranges
 from dovetail.engine.run.parts.watch import Watch
@@ -45,7 +47,7 @@ from dovetail.engine.run.records import RecordTable
 from dovetail.engine.text import counted
 from dovetail.io.files.durable import remove_if_there
 from dovetail.io.files.interrupts import held
-from dovetail.io.files.machine import peak_resident_bytes
+from dovetail.io.files.machine import available_bytes, peak_resident_bytes
 from dovetail.io.files.smallfile import is_named
 
 _PARTS_PER_WORKER: Final = 4
@@ -98,7 +100,6 @@ def hand_out(
         A worker has another version of Dovetail, numpy or numba than this process.
 
     """
-    output = Path.cwd() / output
     staging = staging_path(output)
     check_takes_parts(plan.options.format)
     check_target(output, input_paths(plan), overwrite=run.overwrite)
@@ -224,9 +225,10 @@ class _Client:
         def crew() -> Crew:
             return Crew(cluster.name, tuple(dispatch.answers.values()), options.memory_bytes, options.workers)
 
-        def request(part: int, answer: Answer | None) -> PartRequest:
+        def request(number: int, answer: Answer | None) -> PartRequest:
             memory = options.memory_bytes if answer is None else crew().memory_of(answer)
-            return PartRequest(question, str(self.output), f"{part}/{len(shares)}", memory, options.workers)
+            output, part = str(Path.cwd() / self.output), f"{number}/{len(shares)}"
+            return PartRequest(question, output, part, memory, options.workers)
 
         def chunks_done(part: int) -> int:
             watch.look()
@@ -287,7 +289,7 @@ class _Client:
         workers = len(cluster.workers())
         who = str(crew) if crew else f"{counted(workers, 'worker')} of {cluster.name}"
         self.listen(events.Notice("info", f"{who}: {counted(len(left), 'part')} of the {plan.noun} to make."))
-        memory = crew.all_memory_bytes if crew else workers * (self.options.memory_bytes or 0)
+        memory = crew.all_memory_bytes if crew else workers * (self.options.memory_bytes or _fair_here())
         tasks = sum(len(job.tasks) for job in share_jobs(plan, [shard for share in left.values() for shard in share]))
         self.listen(
             events.Started(
@@ -309,6 +311,11 @@ def parts_for(plan: Plan, workers: int) -> int:
     """Give the number of parts into which a plan is divided for so many workers."""
     moved = int(tensor_costs(plan).sum())
     return max(1, min(_PARTS_PER_WORKER * workers, -(-moved // LEAST_PART_BYTES)))
+
+
+def _fair_here() -> int:
+    """Give the memory limit that a rank of MPI on this machine chooses."""
+    return fair_memory(available_bytes(), processes_here(), None)
 
 
 def _no_request(part: int, answer: Answer | None) -> PartRequest:

@@ -17,14 +17,13 @@ from typing import Any, Final
 
 from dovetail.engine import events
 from dovetail.engine.errors import PartTakenError, WorkerLostError
+from dovetail.engine.run.clusters import patience as waiting
 from dovetail.engine.run.clusters.cluster import Cluster, Job, Started, WorkerGoneError
+from dovetail.engine.run.clusters.patience import Patience
 from dovetail.engine.run.clusters.probe import Answer, Question, ask
 from dovetail.engine.text import counted
 from dovetail.io.files.interrupts import check_interrupts
 from dovetail.io.files.threads import POLL_S
-
-WAIT_S: float = 600.0
-"""Seconds to wait for new workers when all are gone, and for a lost worker that still makes its part."""
 
 FIRST_ANSWERS_S: Final = 10.0
 """Seconds for which no part begins because a worker has not answered yet; a busy one is asked before its first part."""
@@ -64,46 +63,6 @@ class _History:
     """When it was first found that somebody else makes it, by the monotonic clock."""
     not_before: float = 0.0
     """When it may be handed out again, by the monotonic clock."""
-
-
-class Patience:
-    """Waits for workers when there are none, but not for ever."""
-
-    def __init__(self, cluster: Cluster, listen: events.Listener) -> None:
-        self._cluster, self._listen = cluster, listen
-        self._last_seen, self._told = time.monotonic(), False
-
-    def workers(self) -> list[str]:
-        """Name the workers that are there.
-
-        Raises
-        ------
-        WorkerLostError
-            There have been none for too long.
-
-        """
-        found = self._cluster.workers()
-        if found:
-            self._last_seen, self._told = time.monotonic(), False
-            return found
-        if time.monotonic() - self._last_seen > WAIT_S:
-            raise WorkerLostError(
-                f"{self._cluster.name} has no worker, and none has come in {WAIT_S:,.0f} s",
-                "at least one",
-                "start workers, and run the same command again to continue",
-            )
-        if not self._told:
-            self._told = True
-            text = f"{self._cluster.name} has no workers; waiting up to {WAIT_S:,.0f} s for some."
-            self._listen(events.Notice("warning", text))
-        return found
-
-    def count(self) -> int:
-        """Give the number of workers, when there is one."""
-        while not (found := self.workers()):
-            check_interrupts()
-            time.sleep(POLL_S)
-        return len(found)
 
 
 @dataclass
@@ -284,9 +243,9 @@ class Dispatch:
         """Wait for a worker that the cluster takes for lost, and that still makes a part."""
         past, now = self._past(part), time.monotonic()
         past.taken = past.taken or now
-        if now - past.taken > WAIT_S:
+        if now - past.taken > waiting.WAIT_S:
             raise PartTakenError(
-                f"another process has been making part {part} for {WAIT_S:,.0f} s",
+                f"another process has been making part {part} for {waiting.WAIT_S:,.0f} s",
                 "one process for one part",
                 "end it, or wait for its end, and run the same command again to continue",
             )

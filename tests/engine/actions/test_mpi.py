@@ -1,0 +1,119 @@
+"""Merges by processes that MPI has started: each makes its share, or one of them hands parts out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dovetail.engine import merge
+from tests.engine.actions.making_parts import in_one_piece
+from tests.engine.conftest import Family
+from tests.engine.outputs import contents
+from tests.pace import HANGS_S
+
+
+def _installed(name: str) -> Path | None:
+    """Give a file that the distribution of MPICH has installed; None if there is none."""
+    try:
+        files = importlib.metadata.files("mpich") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())).resolve() for file in files if file.name == name), None)
+
+
+MPIEXEC, LIBRARY = _installed("mpiexec.hydra"), _installed("libmpi.so.12")
+
+pytestmark = pytest.mark.skipif(
+    MPIEXEC is None or importlib.util.find_spec("mpi4py") is None, reason="mpich and mpi4py are not installed"
+)
+
+
+def mpiexec(ranks: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Start a command as several processes of MPI; give what they have said together."""
+    assert LIBRARY is not None
+    return subprocess.run(
+        [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", *map(str, arguments)],
+        env={**os.environ, "LD_LIBRARY_PATH": str(LIBRARY.parent)},
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+        check=False,
+    )
+
+
+def test_every_rank_makes_its_share(family: Family) -> None:
+    """Started by mpiexec without a word more, all ranks make the output, which is there when mpiexec returns."""
+    found = mpiexec(4, "dovetail.engine", "merge", family.recipe_path, family.out)
+    assert 0 == found.returncode, found.stderr
+    assert 1 == found.stderr.count("MPI has started 4 processes, each of which makes a part of the output.\n")
+    assert 1 == found.stdout.count("Statistics and checksums of every tensor")
+    assert 0 < found.stdout.count("allowed") <= 2  # the first rank's beginning, and the end
+    assert in_one_piece(family) == contents(family.out)
+    assert not family.staging.exists()
+
+
+def test_a_rank_hands_parts_out(family: Family) -> None:
+    """By mpi4py.futures the first rank hands parts out to the others, and an error ends all of them."""
+    pool = ("mpi4py.futures", "-m", "dovetail.engine", "merge")
+    found = mpiexec(3, *pool, family.recipe_path, family.out)
+    assert 0 == found.returncode, found.stderr
+    assert "2 workers of MPI: 1 part of the merge to make.\n" in found.stderr
+    merge(family.recipe_path, family.home / "threads")
+    assert contents(family.home / "threads") == contents(family.out)
+    wrong = mpiexec(2, *pool, family.home / "no.yml", family.out, "--executor", "mpi")
+    assert 0 != wrong.returncode
+    assert "no.yml" in wrong.stderr
+
+
+POOL = """
+import sys
+from dovetail.engine import RunOptions, merge
+from dovetail.engine.actions import hand_out
+from dovetail.engine.errors import InterruptedMergeError
+from dovetail.engine import events
+from dovetail.engine.planning import grid
+from mpi4py import MPI
+from mpi4py.futures import MPICommExecutor
+
+def stop(event):
+    if isinstance(event, events.PartDone):
+        raise KeyboardInterrupt
+
+if __name__ == "__main__":
+    grid.CHUNK_STEP, grid.TASK_BYTES, hand_out.LEAST_PART_BYTES = 1000, 1, 1
+    with MPICommExecutor(MPI.COMM_WORLD, root=0) as pool:
+        if pool is not None:
+            try:
+                merge(sys.argv[1], sys.argv[2], run=RunOptions(executor=pool), listen=stop)
+            except InterruptedMergeError as error:
+                print(error)
+            merge(sys.argv[1], sys.argv[2], run=RunOptions(executor=pool))
+"""
+
+
+def test_a_pool_of_a_program(family: Family) -> None:
+    """A pool that a program has opened makes parts, stops when it is told to, and goes on."""
+    script = family.home / "script.py"
+    script.write_text(POOL)
+    assert LIBRARY is not None
+    found: Any = subprocess.run(
+        [str(MPIEXEC), "-n", "3", sys.executable, str(script), str(family.recipe_path), str(family.out)],
+        env={**os.environ, "LD_LIBRARY_PATH": str(LIBRARY.parent)},
+        capture_output=True,
+        text=True,
+        timeout=HANGS_S,
+        check=False,
+    )
+    assert 0 == found.returncode, found.stderr
+    assert found.stdout.startswith("merge interrupted; ")
+    assert found.stdout.endswith("run the same command again to continue\n")
+    expected, made = in_one_piece(family), contents(family.out)
+    assert expected.keys() == made.keys()
+    assert [] == [name for name in expected if name.endswith(".safetensors") and expected[name] != made[name]]
