@@ -88,16 +88,29 @@ def carry_out(
     if is_cluster(run.executor):
         from dovetail.engine.actions.hand_out import hand_out
 
-        return hand_out(plan, output, run, listen, complete, started=started, finished=is_made, balance=balance)
+        def carry_out_by_cluster(again: Plan) -> dict[str, Any]:
+            try:
+                return hand_out(
+                    again, output, run, listen, complete, started=started, finished=is_made, balance=balance
+                )
+            except OtherLayoutError:  # as below
+                if (other := laid_out(plan, output, run)).hash == again.hash:
+                    raise
+            return carry_out_by_cluster(other)
+
+        return carry_out_by_cluster(plan)
 
     def carry_out_parts(*, warned: bool) -> dict[str, Any]:
         # A part is laid out already; whoever comes without one keeps to what the parts have agreed on meanwhile.
         return carry_out_laid_out(laid_out(plan, output, run) if run.part is None else plan, warned=warned)
 
     def carry_out_laid_out(again: Plan, *, warned: bool) -> dict[str, Any]:
+        def finished() -> bool:
+            return is_made(again)
+
         try:
             return carry_out_part(
-                again, output, run, listen, complete, started=started, finished=lambda: is_made(again), warned=warned
+                again, output, run, listen, complete, started=started, finished=finished, warned=warned
             )
         except OtherLayoutError:  # decided meanwhile, by a process that makes one of another number of parts
             if (other := laid_out(plan, output, run)).hash == again.hash:
