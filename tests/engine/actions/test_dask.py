@@ -34,7 +34,7 @@ def cluster() -> Iterator[Any]:
     """Give a cluster of four worker processes, each of which is started again when it ends."""
     with (
         distributed.LocalCluster(
-            n_workers=4, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+            n_workers=4, threads_per_worker=1, processes=True, dashboard_address=":0", silence_logs=50
         ) as made,
         distributed.Client(made) as client,
     ):
