@@ -12,7 +12,7 @@ from typing import Final
 
 from dovetail.io.checkpoint import Checkpoint, cannot_read
 from dovetail.io.errors import MissingFileError, UnsupportedError
-from dovetail.io.files.home import expand_home
+from dovetail.io.files.home import absolute_path
 from dovetail.io.formats import safetensors_reader
 from dovetail.io.formats.quantised import dequantise
 from dovetail.io.remote.addresses import is_address
@@ -71,7 +71,7 @@ def _read_stored(path: str | os.PathLike[str]) -> Checkpoint:
     """Read a checkpoint of any format as it is stored."""
     if "://" in os.fspath(path) and (found := _read_address(path)) is not None:
         return found
-    absolute = Path(os.path.abspath(expand_home(path)))  # noqa: PTH100 - resolve() would lose the folder of a linked file
+    absolute = absolute_path(path)
     try:
         return _read_path(absolute)
     except OSError as error:

@@ -6,7 +6,6 @@ the format together with its options. No other code distinguishes formats.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 from dovetail.io.checkpoint import Checkpoint, cannot_read
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import OutputFormatError
+from dovetail.io.files.home import absolute_path
 from dovetail.io.source import Slot, Source, WrittenRange
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ class OutputFormat(ABC, Generic[LayoutT]):
             If the output is damaged or cannot be read.
 
         """
-        absolute = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would lose the folder of a linked file
+        absolute = absolute_path(folder)
         try:
             return cls.read(absolute)
         except OSError as error:

@@ -43,7 +43,7 @@ from dovetail.io.checkpoint import TensorInfo, only_inputs
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import MissingFileError
 from dovetail.io.files.collector import collector_paused
-from dovetail.io.files.home import expand_home
+from dovetail.io.files.home import absolute_path, expand_home
 from dovetail.io.files.smallfile import is_named
 from dovetail.io.output_format import Chunking
 from dovetail.io.remote.addresses import refuse_secrets
@@ -64,10 +64,10 @@ def parse_source(source: str | os.PathLike[str]) -> ModelRef:
 
     """
     text = os.fspath(source)
-    path = os.path.abspath(expand_home(text))  # noqa: PTH100
+    path = absolute_path(text)
     with only_inputs():
         if is_named(path):
-            return ModelRef(path=path)
+            return ModelRef(path=str(path))
     for part in (text, *text.split("+")):
         refuse_secrets(part)
     try:

@@ -22,7 +22,7 @@ from dovetail.io.adapters.renaming import find_names
 from dovetail.io.adapters.ties import settle_ties
 from dovetail.io.checkpoint import AppliedAdapter, Checkpoint, FileFingerprint, TensorInfo, cannot_read
 from dovetail.io.errors import AdapterError, MissingFileError
-from dovetail.io.files.home import expand_home
+from dovetail.io.files.home import absolute_path
 from dovetail.io.files.smallfile import is_named
 from dovetail.io.formats import torch_reader
 from dovetail.io.formats.config import config_of
@@ -70,7 +70,7 @@ def read_adapter(path: str | os.PathLike[str]) -> Adapter:
         The adapter is of a kind that cannot be applied.
 
     """
-    folder = Path(os.path.abspath(expand_home(path)))  # noqa: PTH100 - as for checkpoints
+    folder = absolute_path(path)
     try:
         return _read(folder)
     except OSError as error:
