@@ -76,10 +76,6 @@ class Machines:
         finally:
             os.close(descriptor)
 
-    def command(self, machine: int, *words: str) -> list[str]:
-        """Give the command that runs another one on a machine."""
-        return ["nsenter", f"--mount=/proc/{self._clients[machine].pid}/ns/mnt", *words]
-
     def crash(self, machine: int, processes: Sequence[int]) -> None:
         """Let a machine fail, with its processes: what they have written and not synced is lost; then start it anew."""
         for process in processes:

@@ -50,6 +50,13 @@ def begin(shared: Machines, machine: int, family: Family, part: str) -> int:
     return start(work)
 
 
+def tidy_up(family: Family, part: str) -> None:
+    """Run a command again: what a process had open when another one published is removed by whoever comes after."""
+    seen: list[events.Event] = []
+    merge(family.recipe_path, family.out, None, RunOptions(part=part, workers=1), seen.append)
+    assert [True] == [event.already for event in seen if isinstance(event, events.Done)]
+
+
 @pytest.mark.parametrize("count", [3, 8])
 def test_parts_on_machines(family: Family, shared: Machines, count: int) -> None:
     """All parts at the same time, on machines that never learn by themselves what others do, give the right bytes."""
@@ -57,6 +64,7 @@ def test_parts_on_machines(family: Family, shared: Machines, count: int) -> None
     assert [0] * count == [end(child) for child in children]
     told = [path.read_text() for path in family.home.glob("told-*")]
     assert 1 == told.count("False")
+    tidy_up(family, f"1/{count}")
     assert in_one_piece(family) == contents(family.out)
     assert not family.staging.exists()
 
@@ -66,8 +74,31 @@ def test_a_part_is_started_on_two_machines(family: Family, shared: Machines) -> 
     children = [begin(shared, machine, family, "1/1") for machine in range(MACHINES)]
     assert [0] * MACHINES == [end(child) for child in children]
     assert ["False", "True"] == sorted(path.read_text() for path in family.home.glob("told-*"))
+    tidy_up(family, "1/1")
     assert in_one_piece(family) == contents(family.out)
     assert [] == [path for path in family.home.glob(".*") if "partial" in path.name]
+
+
+def test_parts_that_a_machine_has_not_seen(family: Family, shared: Machines) -> None:
+    """A process without a part continues what another machine has begun, though it remembers that nothing was there."""
+    family.staging.mkdir()
+
+    def look() -> None:
+        shared.enter(1)
+        assert not (family.staging / "dovetail_parts").exists()
+        assert not (family.staging / "dovetail_lock").exists()
+
+    def make_the_rest() -> None:
+        shared.enter(1)
+        seen: list[events.Event] = []
+        merge(family.recipe_path, family.out, None, RunOptions(workers=1), seen.append)
+        (done,) = (event for event in seen if isinstance(event, events.Done))
+        assert 0 < done.written_bytes < 74_880
+
+    assert 0 == end(start(look))
+    assert 0 == end(begin(shared, 0, family, "1/2"))
+    assert 0 == end(start(make_the_rest))
+    assert in_one_piece(family) == contents(family.out)
 
 
 def test_what_is_not_synced_is_lost_with_its_machine(tmp_path: Path) -> None:
