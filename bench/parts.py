@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dovetail.engine.planning import grid
 from dovetail.engine.planning.shares import Unit, divide, heaviest, limit_for
 from dovetail.io.output import SafetensorsFormat
-from tests.crash import CrashCase, cases, small_tasks
+from tests.crash import CrashCase, cases
 from tests.nfs import machines, why_not
 from tests.part_kills import Tally, kill_parts
 from tests.part_methods import FORMATS, VARIANTS, Trial
@@ -31,7 +32,10 @@ def _run(case: CrashCase, options: argparse.Namespace) -> Tally:
     with tempfile.TemporaryDirectory(prefix="dovetail-parts-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         shared = stack.enter_context(machines(folder, options.machines, 0.5)) if options.machines else None
-        return kill_parts(folder, case, options.kills, options.seed, locks=not options.no_locks, machines=shared)
+        counts = tuple(options.counts or (3, 3, 3, 2, 5))
+        return kill_parts(
+            folder, case, options.kills, options.seed, counts, locks=not options.no_locks, machines=shared
+        )
 
 
 def kill(options: argparse.Namespace) -> None:
@@ -61,17 +65,17 @@ def _print_row(name: str, tally: Tally, seconds: float) -> None:
 
 def methods(options: argparse.Namespace) -> None:
     """Make every method in parts and in one piece, and print whether all bytes are the same."""
-    small_tasks()
-    faults = 0
+    memory, faults = Path("/dev/shm"), 0
     print(f"{'method':58} {'output':12} {'files':>6} {'seconds':>8}")
-    with tempfile.TemporaryDirectory(prefix="dovetail-parts-") as name:
-        trial = Trial(Path(name), layers=6)
+    with tempfile.TemporaryDirectory(prefix="dovetail-parts-", dir=memory if memory.is_dir() else None) as name:
+        grid.CHUNK_STEP = 1024  # several chunks of each matrix
+        trial = Trial(Path(name), layers=5)
         for variant in VARIANTS:
             if options.cases and variant.method not in options.cases:
                 continue
             for form in ("store",) if variant.store == "make" else FORMATS:
                 began = time.monotonic()
-                found = trial.differing(variant, form, options.counts, (1, 4))
+                found = trial.differing(variant, form, options.counts or (1, 3, 8, 16), (1, 4))
                 faults += len(found)
                 verdict = f"{len(found)} differ: {found}" if found else "same"
                 print(f"{variant.name:58} {form:12} {verdict:>6} {time.monotonic() - began:8.1f}", flush=True)
@@ -104,7 +108,7 @@ def main() -> None:
     parser.add_argument("--no-locks", action="store_true", help="do as on a file system without locks")
     parser.add_argument("--machines", type=int, default=0, metavar="N", help="on N machines that see it as over NFS")
     parser.add_argument("--methods", action="store_true", help="make every method in parts instead, and kill nothing")
-    parser.add_argument("--counts", type=int, nargs="+", default=[1, 3, 8, 16], help="numbers of parts for --methods")
+    parser.add_argument("--counts", type=int, nargs="+", help="numbers of parts that are tried")
     parser.add_argument("--plans", action="store_true", help="divide large plans instead")
     options = parser.parse_args()
     if options.plans:

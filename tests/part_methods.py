@@ -158,15 +158,19 @@ class Trial:
 
         """
         recipe, options, found = self.recipe(variant), FORMATS.get(form, PlanOptions()), []
+        pieces: dict[int | None, list[dict[str, bytes]]] = {}
         for count in counts:
             runs = [RunOptions(workers=workers[-1], part=f"{number}/{count}") for number in range(1, count + 1)]
             parts = self.make(variant, recipe, options, *runs)
-            alike = options
+            limit, alike = None, options
             if form == "safetensors" and variant.store != "make":
-                alike = PlanOptions(SafetensorsFormat(read_manifest(parts)["options"]["shard_size_bytes"]))
+                limit = read_manifest(parts)["options"]["shard_size_bytes"]
+                alike = PlanOptions(SafetensorsFormat(limit))
+            if limit not in pieces:
+                alone = [self.make(variant, recipe, alike, RunOptions(workers=number)) for number in workers]
+                pieces[limit] = [tree_bytes(output) for output in alone]
             theirs = tree_bytes(parts)
-            for number in workers:
-                ours = tree_bytes(self.make(variant, recipe, alike, RunOptions(workers=number)))
+            for ours in pieces[limit]:
                 names = sorted(ours.keys() | theirs.keys())
                 found += [f"{count}: {name}" for name in names if ours.get(name) != theirs.get(name)]
         return found

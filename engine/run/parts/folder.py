@@ -30,7 +30,7 @@ from dovetail.engine.errors import OutputError
 from dovetail.engine.planning.shares import Shares
 from dovetail.io.files.checksum import hex_checksum
 from dovetail.io.files.durable import remove_folder, sync_folder, write_durably
-from dovetail.io.files.smallfile import is_named
+from dovetail.io.files.smallfile import is_named, look_anew
 
 PARTS_NAME: Final = "dovetail_parts"
 """Name of the folder in the staging folder."""
@@ -67,6 +67,8 @@ def parts_path(staging: Path) -> Path:
 
 def is_divided(staging: Path) -> bool:
     """Whether an unfinished output is made in parts."""
+    for folder in (staging, parts_path(staging)):
+        look_anew(folder)
     return is_named(parts_path(staging) / "layout")
 
 
