@@ -361,15 +361,6 @@ class Client(pyfuse3.Operations):  # type: ignore[misc]  # pyfuse3 has no types
             self._changed(folder)
             self._changed(other)
 
-    async def link(self, number: int, folder: int, name: bytes, ctx: Any) -> Any:
-        with _answering():
-            self._push(number)
-            source = f"/proc/self/fd/{self.files[number].descriptor}"
-            with self._making(folder, name):
-                os.link(source, name, dst_dir_fd=self.files[folder].descriptor, follow_symlinks=True)
-            self._changed(folder)
-            return self._given(number)
-
     async def symlink(self, folder: int, name: bytes, target: bytes, ctx: Any) -> Any:
         with _answering():
             with self._making(folder, name):
