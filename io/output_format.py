@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 from dovetail.io.checkpoint import Checkpoint, cannot_read
 from dovetail.io.dtypes import DType
 from dovetail.io.errors import OutputFormatError
-from dovetail.io.files.home import absolute_path
 from dovetail.io.source import Slot, Source, WrittenRange
 
 if TYPE_CHECKING:
@@ -302,7 +301,7 @@ class OutputFormat(ABC, Generic[LayoutT]):
             If the output is damaged or cannot be read.
 
         """
-        absolute = absolute_path(folder)
+        absolute = folder.absolute()
         try:
             return cls.read(absolute)
         except OSError as error:
