@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,34 +89,20 @@ def carry_out(
     if is_cluster(run.executor):
         from dovetail.engine.actions.hand_out import hand_out
 
-        def carry_out_by_cluster(again: Plan) -> dict[str, Any]:
-            try:
-                return hand_out(
-                    again, output, run, listen, complete, started=started, finished=is_made, balance=balance
-                )
-            except OtherLayoutError:  # as below
-                if (other := laid_out(plan, output, run)).hash == again.hash:
-                    raise
-            return carry_out_by_cluster(other)
+        def hand_it_out(again: Plan) -> dict[str, Any]:
+            return hand_out(again, output, run, listen, complete, started=started, finished=is_made, balance=balance)
 
-        return carry_out_by_cluster(plan)
+        return _as_agreed(plan, lambda: laid_out(plan, output, run), hand_it_out)
 
     def carry_out_parts(*, warned: bool) -> dict[str, Any]:
         # A part is laid out already; whoever comes without one keeps to what the parts have agreed on meanwhile.
-        return carry_out_laid_out(laid_out(plan, output, run) if run.part is None else plan, warned=warned)
+        first = laid_out(plan, output, run) if run.part is None else plan
 
-    def carry_out_laid_out(again: Plan, *, warned: bool) -> dict[str, Any]:
-        def finished() -> bool:
-            return is_made(again)
+        def make(again: Plan) -> dict[str, Any]:
+            made, told = partial(is_made, again), warned or again is not first
+            return carry_out_part(again, output, run, listen, complete, started=started, finished=made, warned=told)
 
-        try:
-            return carry_out_part(
-                again, output, run, listen, complete, started=started, finished=finished, warned=warned
-            )
-        except OtherLayoutError:  # decided meanwhile, by a process that makes one of another number of parts
-            if (other := laid_out(plan, output, run)).hash == again.hash:
-                raise
-        return carry_out_laid_out(other, warned=True)
+        return _as_agreed(first, lambda: laid_out(plan, output, run), make)
 
     if run.part is not None or (is_divided(staging) and not run.restart):
         return carry_out_parts(warned=False)
@@ -138,6 +125,17 @@ def carry_out(
     # Parts have been made while this process was planning; or nothing keeps a second process out, and then the way of
     # several processes is right for this one too.
     return carry_out_parts(warned=True)
+
+
+def _as_agreed(plan: Plan, lay_out: Callable[[], Plan], make: Callable[[Plan], dict[str, Any]]) -> dict[str, Any]:
+    """Make what a plan says, laid out as another process has decided meanwhile, if one has."""
+    while True:
+        try:
+            return make(plan)
+        except OtherLayoutError:  # decided by a process that makes a part of another number of them
+            if (other := lay_out()).hash == plan.hash:
+                raise
+        plan = other
 
 
 def _carry_out(

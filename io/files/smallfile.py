@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -84,9 +83,18 @@ def look_anew(folder: Path) -> None:
 
     A client of NFS remembers names for up to a minute, also that a name is not there. When a folder is opened it asks
     the server whether that has changed.
+
+    Raises
+    ------
+    OSError
+        The system cannot open another file.
+
     """
-    with contextlib.suppress(OSError):
+    try:
         os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
 
 
 def _is_found(look: Callable[[Path | str], object], path: Path | str) -> bool:

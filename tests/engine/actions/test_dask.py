@@ -225,4 +225,5 @@ def test_the_plan_says_who_makes_it(family: Family, client: Any) -> None:
     """``dovetail plan`` names the workers, their threads and the limit on each."""
     address = client.scheduler.address
     said = dovetail("plan", family.recipe_path, "--memory", "512MiB", "--executor", address)
+    assert (0, "") == (said.code, said.err)
     assert f"made by 4 workers x 512 MiB with 1 thread each on 1 machine ({address})" == said.out.splitlines()[-1]

@@ -62,7 +62,7 @@ def test_parts_are_refused(family: Family) -> None:
     outcome = dovetail("merge", family.recipe_path, family.out, "--format", "npy", "--part", "1/2")
     assert (
         2,
-        "error: npy output cannot be made in parts; expected a format that can; merge it without a part\n",
+        "error: npy output cannot be made in parts; expected a format that can; merge it by one process\n",
     ) == (outcome.code, outcome.err)
     assert not family.staging.exists()
 
