@@ -224,6 +224,6 @@ def test_other_versions(family: Family, client: Any) -> None:
 def test_the_plan_says_who_makes_it(family: Family, client: Any) -> None:
     """``dovetail plan`` names the workers, their threads and the limit on each; this process may be large by now."""
     address = client.scheduler.address
-    said = dovetail("plan", family.recipe_path, "--memory", "8GiB", "--executor", address)
+    said = dovetail("plan", family.recipe_path, "--memory", "2GiB", "--executor", address)
     assert (0, "") == (said.code, said.err)
-    assert f"made by 4 workers x 8 GiB with 1 thread each on 1 machine ({address})" == said.out.splitlines()[-1]
+    assert f"made by 4 workers x 2 GiB with 1 thread each on 1 machine ({address})" == said.out.splitlines()[-1]
