@@ -6,21 +6,24 @@ asked for, and when the worker itself is about to end.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import logging
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, wait
 from typing import Any, Final
 
 from dovetail.engine.errors import RecipeError, WorkerLostError
 from dovetail.engine.run.clusters.cluster import Job, Seat, WorkerGoneError
 from dovetail.engine.run.clusters.probe import forget
 from dovetail.io.extras import require
-from dovetail.io.files.threads import start_thread
+from dovetail.io.files.interrupts import check_interrupts
+from dovetail.io.files.threads import POLL_S, start_thread
 
 CONNECT_S: Final = 30.0
 """Seconds to wait for the scheduler's answer."""
@@ -38,9 +41,10 @@ _stopped: set[str] = set()
 def open_dask(executor: Any) -> DaskCluster:
     """Connect to a cluster by the address of its scheduler, or by what the user has of it; raises as `open_cluster`."""
     require("distributed", "dask", "Dask clusters")
-    if isinstance(executor, str):
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # of a command, which says itself what is wrong
     distributed = importlib.import_module("distributed")
+    if isinstance(executor, str):  # of a command, which says itself what is wrong
+        for name in ("distributed", "distributed.client"):  # to import the package sets the levels of both
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     if isinstance(executor, distributed.cfexecutor.ClientExecutor):
         executor = executor._client
     if isinstance(executor, distributed.Client):
@@ -83,13 +87,25 @@ class DaskCluster:
         try:
             if self._client.status != "running":
                 raise OSError(f"its client is {self._client.status}")
-            return sorted(self._client.nthreads())
+            return sorted(self._ask_scheduler())
         except (OSError, RuntimeError, TimeoutError) as error:
             raise WorkerLostError(
                 f"the Dask scheduler {self.name} does not answer any more ({_line(error)})",
                 "a scheduler that lives until the end",
                 "start the cluster again, and run the same command again to continue",
             ) from error
+
+    def _ask_scheduler(self) -> dict[str, int]:
+        """Ask who is there; a scheduler that hangs is not waited for without an end, nor without answering Ctrl-C."""
+        began = time.monotonic()
+        asked = asyncio.run_coroutine_threadsafe(self._client.scheduler.ncores(), self._client.loop.asyncio_loop)
+        while not wait([asked], timeout=POLL_S).done:
+            if time.monotonic() - began > CONNECT_S:
+                asked.cancel()
+                raise TimeoutError(f"no word in {CONNECT_S:,.0f} s")
+            check_interrupts()
+        found: dict[str, int] = asked.result()
+        return found
 
     def start(self, worker: str, job: Job, request: Any, wake: Callable[[], None]) -> _Started:
         """Give a worker a job, and no other worker."""

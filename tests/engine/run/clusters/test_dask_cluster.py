@@ -1,0 +1,72 @@
+"""What a client does about a scheduler that hangs or has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dovetail.engine.errors import WorkerLostError
+from dovetail.engine.run.clusters import dask_cluster
+from dovetail.engine.run.clusters.dask_cluster import DaskCluster, open_dask
+from dovetail.io.files.interrupts import held
+
+
+@pytest.fixture
+def hanging() -> Iterator[Any]:
+    """Give a client whose scheduler takes questions, and answers none."""
+    loop = asyncio.new_event_loop()
+    runner = threading.Thread(target=loop.run_forever)
+    runner.start()
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    yield SimpleNamespace(
+        status="running",
+        scheduler=SimpleNamespace(address="tcp://here", ncores=never),
+        loop=SimpleNamespace(asyncio_loop=loop),
+    )
+    loop.call_soon_threadsafe(loop.stop)
+    runner.join()
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+def test_a_scheduler_that_hangs(hanging: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for without an end."""
+    monkeypatch.setattr(dask_cluster, "CONNECT_S", 0.2)
+    with pytest.raises(WorkerLostError, match=r"^the Dask scheduler tcp://here does not answer any more \(no word in"):
+        DaskCluster(hanging, ours=False).workers()
+
+
+def test_ctrl_c_while_the_scheduler_hangs(hanging: Any) -> None:
+    """A request to stop is answered while the scheduler is being asked."""
+    threading.Timer(0.5, signal.raise_signal, (signal.SIGINT,)).start()
+    with pytest.raises(KeyboardInterrupt), held():
+        DaskCluster(hanging, ours=False).workers()
+
+
+def test_a_command_says_itself_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the command names a scheduler, Dask prints no errors of its own; importing it would let it do so again."""
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(dask_cluster, "CONNECT_S", 0.2)
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.INFO)
+        with pytest.raises(WorkerLostError):
+            open_dask("dask://127.0.0.1:1")
+        assert not any(logger.isEnabledFor(logging.ERROR) for logger in loggers)
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
