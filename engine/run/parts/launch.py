@@ -17,6 +17,10 @@ from dovetail.io.files.machine import usable_cores
 _RANKS: Final = (("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("PMI_RANK", "PMI_SIZE"))
 """Variables of Open MPI, and of MPICH, Intel MPI and Cray MPI."""
 
+_OF_OPEN_MPI: Final = ("prted", "prterun", "orted", "orterun")
+_OF_OTHERS: Final = ("hydra_", "pmi_proxy", "palsd", "apinit", "slurmstepd")
+"""Launchers that set variables of one kind alone: those of the other are inherited from ranks further up."""
+
 _ON_MACHINE: Final = (
     "OMPI_COMM_WORLD_LOCAL_SIZE",
     "MPI_LOCALNRANKS",
@@ -67,15 +71,26 @@ def rank_of_launch(
 
     """
     found = os.environ if environment is None else environment
-    for rank, size in _RANKS:
-        if found.get(rank, "").isdigit() and found.get(size, "").isdigit() and int(found[size]) > 1:
-            for name in (parents or _parents)():
-                if name.startswith(_LAUNCHERS):
-                    return Part(int(found[rank]) + 1, int(found[size]))
-                if name not in _BETWEEN:
-                    return None
-            return None
+    ranks = [pair for pair in _RANKS if all(found.get(name, "").isdigit() for name in pair)]
+    launcher = _launcher((parents or _parents)()) if ranks else ""
+    for rank, size in ranks:
+        if launcher.startswith(_OF_OTHERS if rank == _RANKS[0][0] else _OF_OPEN_MPI):
+            continue
+        # A batch script is started by SLURM as a rank is, and is given the variables of whoever has submitted it.
+        if launcher.startswith("slurmstepd") and found.get("SLURM_PROCID", found[rank]) != found[rank]:
+            continue
+        return Part(int(found[rank]) + 1, int(found[size])) if launcher and int(found[size]) > 1 else None
     return None
+
+
+def _launcher(parents: list[str]) -> str:
+    """Give the launcher that has started this process, itself or through a shell; empty if none has."""
+    for name in parents:
+        if name.startswith(_LAUNCHERS):
+            return name
+        if name not in _BETWEEN:
+            break
+    return ""
 
 
 def processes_here(environment: Mapping[str, str] | None = None) -> int:
