@@ -63,7 +63,7 @@ class RunOptions:
             raise RecipeError(
                 f"an unfinished output is to be thrown away, and part {self.part} to be made",
                 "one process that begins anew, before the parts",
-                "delete the unfinished output once, and leave out --restart",
+                "run one process with --restart and without a part first, or leave out --restart",
             )
         if memory is not None:
             if self.memory_bytes is not None:
