@@ -71,7 +71,7 @@ def test_one_process_continues_what_parts_have_begun(family: Family) -> None:
 def test_parts_continue_what_one_process_has_begun(family: Family) -> None:
     """What a process has done that began alone is not done again; its shards keep their size."""
     with pytest.raises(InterruptedMergeError):
-        make(family, None, listen=Interrupter(20))
+        make(family, None, listen=Interrupter(5))
     written = 0
     for number in (1, 2):
         written += sum(
