@@ -301,7 +301,7 @@ class OutputFormat(ABC, Generic[LayoutT]):
             If the output is damaged or cannot be read.
 
         """
-        absolute = folder.absolute()
+        absolute = Path(folder).absolute()
         try:
             return cls.read(absolute)
         except OSError as error:
