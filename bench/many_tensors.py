@@ -11,8 +11,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import workplace
 from measure import Run, run
@@ -41,34 +42,54 @@ def expert_names(count: int) -> Iterator[str]:
     yield "lm_head.weight"
 
 
-def write_sparse(folder: Path, names: list[str]) -> None:
-    """Write a checkpoint in bfloat16 of which all elements are zero, and take no room."""
+def write_checkpoint(
+    folder: Path, names: list[str], shape: tuple[int, int], per_file: int, fill: Callable[[BinaryIO, int], None]
+) -> None:
+    """Write a checkpoint in bfloat16 of tensors of one shape.
+
+    Parameters
+    ----------
+    folder
+        A new folder.
+    names, shape
+        The tensors.
+    per_file
+        Tensors in a file.
+    fill
+        Writes the elements of so many tensors into a file that is open behind its header.
+
+    """
     folder.mkdir(parents=True)
-    size = SIDE * SIDE * 2
-    parts = [names[first : first + FILE_TENSORS] for first in range(0, len(names), FILE_TENSORS)]
+    size = shape[0] * shape[1] * 2
+    parts = [names[first : first + per_file] for first in range(0, len(names), per_file)]
     weight_map: dict[str, str] = {}
     for number, part in enumerate(parts):
         file = f"model-{number + 1:05d}-of-{len(parts):05d}.safetensors"
         entries = {
-            name: {"dtype": "BF16", "shape": [SIDE, SIDE], "data_offsets": [index * size, (index + 1) * size]}
+            name: {"dtype": "BF16", "shape": shape, "data_offsets": [index * size, (index + 1) * size]}
             for index, name in enumerate(part)
         }
         header = json.dumps(entries).encode()
         header += b" " * (-len(header) % 8)
         with (folder / file).open("wb") as out:
             out.write(len(header).to_bytes(8, "little") + header)
-            out.truncate(8 + len(header) + size * len(part))
+            fill(out, len(part))
         weight_map |= dict.fromkeys(part, file)
     index = {"metadata": {"total_size": size * len(names)}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text('{"model_type": "mixtral", "torch_dtype": "bfloat16"}')
 
 
+def leave_sparse(out: BinaryIO, tensors: int) -> None:
+    """Let all elements be zero, and take no room."""
+    out.truncate(out.tell() + SIDE * SIDE * 2 * tensors)
+
+
 def write_family(place: Path, count: int) -> None:
     """Write a base model and two fine-tunes with as many tensors each."""
     names = list(expert_names(count))
     for folder in ("base", "tune1", "tune2"):
-        write_sparse(place / folder, names)
+        write_checkpoint(place / folder, names, (SIDE, SIDE), FILE_TENSORS, leave_sparse)
 
 
 def measure_many(place: Path, count: int, *, publish: bool = True) -> dict[str, Run]:

@@ -15,11 +15,11 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import workplace
-from many_tensors import expert_names, report_many
+from many_tensors import expert_names, report_many, write_checkpoint
 from measure import run, warm
 from report import print_table, spread, write_results
 
@@ -42,30 +42,15 @@ def write_model(folder: Path, names: list[str], rows: int, seed: int, base: Any 
     if base is not None:
         changed = random.random(values.size) < 0.5
         values[changed] ^= random.integers(1, 16, values.size, np.uint16)[changed]
-    folder.mkdir(parents=True)
     size = rows * SIDE * 2
-    per_shard = max(1, SHARD_BYTES // size)
-    parts = [names[first : first + per_shard] for first in range(0, len(names), per_shard)]
-    weight_map = {}
-    for number, part in enumerate(parts):
-        file = f"model-{number + 1:05d}-of-{len(parts):05d}.safetensors"
-        entries = {
-            name: {"dtype": "BF16", "shape": [rows, SIDE], "data_offsets": [index * size, (index + 1) * size]}
-            for index, name in enumerate(part)
-        }
-        header = json.dumps(entries).encode()
-        header += b" " * (-len(header) % 8)
-        with (folder / file).open("wb") as out:
-            out.write(len(header).to_bytes(8, "little") + header)
-            block = values.tobytes() * min(256, rows // SIDE * len(part))
-            left = size * len(part)
-            while left > 0:
-                out.write(block[: min(left, len(block))])
-                left -= len(block)
-        weight_map |= dict.fromkeys(part, file)
-    index = {"metadata": {"total_size": size * len(names)}, "weight_map": weight_map}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text('{"model_type": "mixtral", "torch_dtype": "bfloat16"}')
+
+    def fill(out: BinaryIO, tensors: int) -> None:
+        block, left = values.tobytes() * min(256, rows // SIDE * tensors), size * tensors
+        while left > 0:
+            out.write(block[: min(left, len(block))])
+            left -= len(block)
+
+    write_checkpoint(folder, names, (rows, SIDE), max(1, SHARD_BYTES // size), fill)
     return values
 
 
