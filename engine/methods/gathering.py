@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.bracket import ABOVE, HIGH, LOW, count_bracket, count_changes
+from dovetail.engine.methods.decoding import STRETCH, stored, stretches
+from dovetail.engine.methods.program import Chunk
 from dovetail.engine.methods.sample import Bracket
 from dovetail.engine.methods.threshold import Rules
 
@@ -117,6 +119,31 @@ class BracketCounter:
         return tuple(
             Gathered(counts, magnitudes, _reaching(numbers), whole) for counts, (magnitudes, numbers), whole in found
         )
+
+
+def count_in_brackets(
+    chunk: Chunk, codes: Sequence[int], rules: Mapping[int, Rules]
+) -> dict[int, tuple[Gathered, ...]]:
+    """Count a chunk's task vectors against the brackets of their rules.
+
+    Parameters
+    ----------
+    chunk
+        The chunk, with a base model.
+    codes
+        Dtype codes of the base model's tensor and of the models'.
+    rules
+        The rules of each model that has some.
+
+    """
+    room, pairs = np.empty(STRETCH, np.uint32), np.array(codes, np.int64)
+    base, *models = stored(chunk, codes, chunk.start, chunk.stop)
+    counters = {model: BracketCounter(each, room) for model, each in rules.items()}
+    for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
+        for model, counter in counters.items():  # all while the base model's elements are in the cache
+            first, last = start - chunk.start, stop - chunk.start
+            counter.add_changes((base, models[model]), pairs[[0, model + 1]], first, last)
+    return {model: counter.counts for model, counter in counters.items()}
 
 
 _Counted = tuple[NDArray[Any], NDArray[Any]]

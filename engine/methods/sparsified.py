@@ -31,7 +31,7 @@ from dovetail.engine.methods.decoding import (
     stored,
     stretches,
 )
-from dovetail.engine.methods.gathering import BracketCounter
+from dovetail.engine.methods.gathering import count_in_brackets
 from dovetail.engine.methods.keeps import (
     Keep,
     KeepAtRandom,
@@ -233,24 +233,20 @@ class SparsifiedSum:
 
     def _count(self, step: int, chunk: Chunk, state: Found | None) -> tuple[Any, ...]:
         """Count the magnitudes of every model that keeps a band of ranks."""
-        state, room = state or self._nothing, np.empty(STRETCH, np.uint32)
-        counters = {
-            model: self._search.counter(step, state.rules[model], room)
-            for model, keep in enumerate(self.keeps)
-            if isinstance(keep, KeepBand)
-        }
-        vectors = TaskVectors(chunk, self.codes, STRETCH) if step != BRACKET else None
-        raw, codes = stored(chunk, self.codes, chunk.start, chunk.stop), np.array(self.codes, np.int64)
-        for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
-            if vectors is not None:
+        rules = (state or self._nothing).rules
+        searched = {model: rules[model] for model, keep in enumerate(self.keeps) if isinstance(keep, KeepBand)}
+        found: dict[int, Any] = {}
+        if step == BRACKET:
+            found.update(count_in_brackets(chunk, self.codes, searched))
+        else:
+            vectors, room = TaskVectors(chunk, self.codes, STRETCH), np.empty(STRETCH, np.uint32)
+            counters = {model: self._search.counter(step, each, room) for model, each in searched.items()}
+            for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
                 vectors.begin(start, stop, (start, start))  # what is not finite is counted when it is merged
-            for model, counter in counters.items():
-                if isinstance(counter, BracketCounter):
-                    sources, pair = (raw[0], raw[model + 1]), codes[[0, model + 1]]
-                    counter.add_changes(sources, pair, start - chunk.start, stop - chunk.start)
-                elif vectors is not None:
+                for model, counter in counters.items():
                     counter.add(vectors.tau(model, start, stop))
-        return tuple(counters[model].counts if model in counters else () for model in range(len(self.keeps)))
+            found.update((model, counter.counts) for model, counter in counters.items())
+        return tuple(found.get(model, ()) for model in range(len(self.keeps)))
 
     def _sum(self, chunk: Chunk) -> NDArray[np.float64]:
         """Sum magnitudes over the blocks that begin in a chunk, as `row_marks.RowMarks.find` does."""
