@@ -90,7 +90,10 @@ def carry_out(
         from dovetail.engine.actions.hand_out import hand_out
 
         def hand_it_out(again: Plan) -> dict[str, Any]:
-            return hand_out(again, output, run, listen, complete, started=started, finished=is_made, balance=balance)
+            told = again is not plan
+            return hand_out(
+                again, output, run, listen, complete, started=started, finished=is_made, balance=balance, warned=told
+            )
 
         return _as_agreed(plan, lambda: laid_out(plan, output, run), hand_it_out)
 

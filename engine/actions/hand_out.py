@@ -67,6 +67,7 @@ def hand_out(
     started: float,
     finished: Callable[[Plan], bool],
     balance: bool,
+    warned: bool = False,
 ) -> dict[str, Any]:
     """Have the workers of a cluster run those tasks of a plan that are not done yet, and publish the output.
 
@@ -84,6 +85,8 @@ def hand_out(
         Says whether the output is there, whole, and just what a plan asks for.
     balance
         Whether files may be made so small that the parts are even.
+    warned
+        Whether the plan's warnings have been told.
 
     Returns
     -------
@@ -103,7 +106,7 @@ def hand_out(
     staging = staging_path(output)
     check_takes_parts(plan.options.format)
     check_target(output, input_paths(plan), overwrite=run.overwrite)
-    for warning in plan.warnings:
+    for warning in () if warned else plan.warnings:
         listen(events.Notice("warning", warning))
     client = _Client(plan, output, run, listen, complete, started)
     try:
