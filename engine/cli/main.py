@@ -18,7 +18,7 @@ from dovetail.engine.cli.analysis import analyze
 from dovetail.engine.cli.merge import merge, plan, vectors
 from dovetail.engine.cli.models import convert, extract_lora, moe
 from dovetail.engine.cli.options import DebugOption, size_bytes
-from dovetail.engine.cli.parser import Command, MergingCommand, Program, UsageError
+from dovetail.engine.cli.parser import Command, HelpCommand, MergingCommand, Program, UsageError
 from dovetail.engine.cli.report.streams import (
     LostOutputError,
     end_without_output,
@@ -123,7 +123,7 @@ def _command_names() -> list[str]:
     return [*named, "modules"]
 
 
-@app.command("help", cls=Command, short_help="Show the help of a command.")
+@app.command("help", cls=HelpCommand, short_help="Show the help of a command.")
 def show_help(
     context: typer.Context,
     words: Annotated[

@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from dovetail.engine.cli import options as cli_options
 from dovetail.engine.cli.flags import BY_NAME, PROGRAMS, Fate, Flag
+from dovetail.engine.cli.loading import load_numpy
 from dovetail.engine.errors import InterruptedMergeError
 from dovetail.engine.events import Listener, Notice
 from dovetail.engine.text import counted
@@ -146,6 +147,9 @@ class _StoppedError(DovetailError):
 class Command(TyperCommand):
     """A command that suggests only options that look like what was typed."""
 
+    computes = True
+    """Whether it needs numpy."""
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; see `closest`."""
         try:
@@ -158,6 +162,8 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; that it was interrupted stays an error of ours, of which Typer would drop the text."""
+        if self.computes:
+            load_numpy()
         try:
             return super().invoke(ctx)
         except InterruptedMergeError as error:
@@ -171,6 +177,12 @@ class Command(TyperCommand):
             for name in (*each.opts, *each.secondary_opts)
             if name.startswith("-")
         }
+
+
+class HelpCommand(Command):
+    """A command that only shows text."""
+
+    computes = False
 
 
 def closest(option: str, options: Collection[str]) -> list[str]:
