@@ -28,6 +28,9 @@ from measure import Run, alternate, median, ratios, run, warm
 from report import print_table, spread, write_results
 from shard_check import tensors_of
 
+POOL = ("-m", "mpi4py.futures")
+"""Options by which one of several ranks hands parts out, and makes some itself."""
+
 Way = Callable[[Path, Path], Run]
 """Merges a recipe into a folder."""
 
@@ -93,8 +96,7 @@ def ways(stack: ExitStack, args: argparse.Namespace) -> dict[str, tuple[int, Way
             start = [mpiexec, "-n", str(ranks), sys.executable]
             if ranks > 1:
                 found[f"MPI, {ranks} shares"] = ranks, by_ranks(start, variables, args)
-            handing = [mpiexec, "-n", str(ranks + 1), sys.executable, "-m", "mpi4py.futures"]
-            found[f"MPI, handed out to {ranks}"] = ranks, by_ranks(handing, variables, args)
+                found[f"MPI, handed out to {ranks}"] = ranks, by_ranks([*start, *POOL], variables, args)
     return found
 
 

@@ -33,7 +33,7 @@ from dovetail.engine.run.clusters.crew import Crew, fair_memory
 from dovetail.engine.run.clusters.dispatch import Dispatch
 from dovetail.engine.run.clusters.find import open_cluster
 from dovetail.engine.run.clusters.patience import Patience
-from dovetail.engine.run.clusters.probe import Answer, Question, save_plan, versions
+from dovetail.engine.run.clusters.probe import Answer, Question, forget, save_plan, versions
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.lock import LOCK_NAME, locked
 from dovetail.engine.run.parts.folder import decide_shares, divisions, is_divided, parts_path
@@ -256,6 +256,7 @@ class _Client:
             ) from None
         finally:
             self.merge_seconds = time.monotonic() - began
+            forget()
             with contextlib.suppress(OSError):
                 remove_if_there(Path(path))
 

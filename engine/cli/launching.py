@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dovetail.engine import events
 from dovetail.engine.cli.report.display import Display, choose_display
@@ -58,12 +58,19 @@ class Launch:
         return _Overall(display, output)
 
 
+_OF_WORKERS: Final = ("dovetail.engine.actions.cluster_part",)
+"""Modules with all that a worker needs to make parts."""
+
+
 def find_launch(part: str | None, executor: str | None) -> Launch:
     """Find out how this process was started, unless the user says what it makes."""
     if part is not None or executor is not None:
         return Launch()
     pool: Any = sys.modules.get("mpi4py.futures._core")
     if pool is not None and pool.SharedPool is not None:
+        from dovetail.engine.run.clusters.mpi_pool import wake_pool
+
+        wake_pool(_OF_WORKERS)
         return Launch(by_pool=True)
     from dovetail.engine.run.parts.launch import rank_of_launch
 

@@ -78,12 +78,13 @@ def merge(
 ) -> None:
     """Merge checkpoints as RECIPE says; the same command again continues an interrupted merge."""
     with collector_paused():
-        from dovetail.engine.actions.merge import merge as run_merge
         from dovetail.engine.cli.launching import find_launch
+
+        launch = find_launch(part, executor)  # first of all: other processes may have to get ready too
+        from dovetail.engine.actions.merge import merge as run_merge
         from dovetail.engine.cli.report.display import Recorder
 
     begin_work()
-    launch = find_launch(part, executor)
     page = None if report is None else _page_place(report, overwrite=overwrite)
     with launch.display(quiet=quiet, as_json=as_json) as display:
         recorder = Recorder(display)
@@ -213,14 +214,15 @@ def vectors(
     base model and STORE. Weights, lambda and dtype may then be others; what decides which changes are kept may not. The
     same command again continues an interrupted one.
     """
-    from dovetail.engine.actions.vectors import make_vectors
     from dovetail.engine.cli.launching import find_launch
+
+    launch = find_launch(part, executor)
+    from dovetail.engine.actions.vectors import make_vectors
     from dovetail.engine.cli.report.display import Recorder
     from dovetail.engine.cli.report.tables import print_store
     from dovetail.engine.planning.plan import PlanOptions
 
     begin_work()
-    launch = find_launch(part, executor)
     with launch.display(quiet=quiet, as_json=as_json, label="storing") as display:
         recorder = Recorder(display)
         options = PlanOptions(seed=seed, strict=strict, allow_partial=allow_partial)

@@ -1,16 +1,21 @@
 """Pools of MPI processes, as mpi4py.futures starts them: whichever rank is idle does the next job.
 
+In the pool of ``python -m mpi4py.futures``, the rank that hands jobs out does jobs too, on a thread of its own: it has
+cores like any other, and handing out takes next to nothing.
+
 A rank that dies takes all others along, so that no loss of a worker is survived; the same command continues. Ranks are
 asked to stop by a file beside the plan, as they take no message while they work.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import socket
 import time
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,10 +23,34 @@ from dovetail.engine.errors import RecipeError, WorkerLostError
 from dovetail.engine.run.clusters.cluster import Job, Seat
 from dovetail.engine.run.parts.launch import processes_here, threads_here
 from dovetail.io.extras import require
+from dovetail.io.files.collector import collector_paused
 from dovetail.io.files.smallfile import is_named
+
+_HERE: Final = "this process"
+"""Name of the rank that hands jobs out, as a worker."""
 
 _LOOK_S: Final = 0.3
 """Seconds between two looks for the file that says that a run is stopped."""
+
+
+def wake_pool(modules: Sequence[str]) -> None:
+    """Let the ranks of ``python -m mpi4py.futures`` import what they will need, while this process plans.
+
+    Nothing is waited for. A module that a rank cannot import is missed again by its first job, which says so.
+    """
+    comm = importlib.import_module("mpi4py.MPI").COMM_WORLD
+    executor = importlib.import_module("mpi4py.futures").MPIPoolExecutor()
+    for _ in range(1, comm.Get_size()):
+        executor.submit(_load, tuple(modules))
+    executor.shutdown(wait=False)
+
+
+def _load(modules: Sequence[str]) -> None:
+    """Import modules in a rank, which will end with the pool, and need not look for garbage then."""
+    with collector_paused():
+        for name in modules:
+            importlib.import_module(name)
+    atexit.register(gc.freeze)
 
 
 def open_pool(executor: Any) -> MpiPool:
@@ -61,15 +90,19 @@ class MpiPool:
         executor.bootup(wait=True)
         if not executor.num_workers:
             raise RecipeError("the pool of MPI has no worker", "two ranks or more", "start more: mpiexec -n N")
+        shared = ours and importlib.import_module("mpi4py.MPI").COMM_WORLD.Get_size() > 1
+        self._here = ThreadPoolExecutor(1, "dovetail-part") if shared else None
 
     def workers(self) -> list[str]:
-        """Name the places for jobs; which rank does a job is not ours to say."""
-        return [f"worker {number}" for number in range(1, self._executor.num_workers + 1)]
+        """Name the places for jobs; which rank does a job is not ours to say, but for this one, the last."""
+        others = [f"worker {number}" for number in range(1, self._executor.num_workers + 1)]
+        return others if self._here is None else [*others, _HERE]
 
     def start(self, worker: str, job: Job, request: Any, wake: Callable[[], None]) -> _Started:
-        """Give a job to whichever rank is idle."""
+        """Give a job to whichever rank is idle, or to this one."""
         self._stop = [_stop_path(request)]
-        future = self._executor.submit(_do, job, request)
+        chosen = self._here if worker == _HERE and self._here is not None else self._executor
+        future = chosen.submit(_do, job, request)
         future.add_done_callback(lambda _: wake())
         return _Started(future)
 
@@ -80,6 +113,8 @@ class MpiPool:
 
     def close(self) -> None:
         """Close the pool if it was opened for this run."""
+        if self._here is not None:
+            self._here.shutdown(wait=True)
         for path in self._stop:
             path.unlink(missing_ok=True)
         if self._ours:

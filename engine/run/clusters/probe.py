@@ -116,14 +116,19 @@ def check_versions(wanted: dict[str, str], seat: Seat) -> None:
 
 
 def save_plan(plan: Plan, folder: Path, run: str) -> tuple[str, str]:
-    """Write a plan for all workers, durably; give the file's path and digest."""
+    """Write a plan for all workers, durably; give the file's path and digest.
+
+    A worker that is this process needs not read it, until `forget` is called.
+    """
     text, path = pickle.dumps(plan, pickle.HIGHEST_PROTOCOL), folder / f"plan.{run}"
     write_durably(path, text)
-    return str(path), hashlib.sha256(text).hexdigest()
+    digest = hashlib.sha256(text).hexdigest()
+    _plans[digest] = plan
+    return str(path), digest
 
 
 _plans: dict[str, Plan] = {}
-"""The plan that this worker has read last, by its digest."""
+"""The plan that this worker has read last, or this client has written, by its digest."""
 
 
 def load_plan(path: str, digest: str, seat: Seat) -> Plan:
@@ -163,7 +168,7 @@ def _unpickled(text: bytes) -> Plan:
 
 
 def forget() -> None:
-    """Let the plan go that this worker has read."""
+    """Let the plan go that this worker has read, or this client has written."""
     _plans.clear()
 
 

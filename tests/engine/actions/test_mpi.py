@@ -48,6 +48,13 @@ def mpiexec(ranks: int, *arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+def check_tensors(family: Family) -> None:
+    """Make sure that an output has the files of one piece, with the same tensors; its chunks may be smaller."""
+    expected, made = in_one_piece(family), contents(family.out)
+    assert expected.keys() == made.keys()
+    assert [] == [name for name in expected if name.endswith(".safetensors") and expected[name] != made[name]]
+
+
 def test_every_rank_makes_its_share(family: Family) -> None:
     """Started by mpiexec without a word more, all ranks make the output, which is there when mpiexec returns."""
     found = mpiexec(4, "dovetail.engine", "merge", family.recipe_path, family.out)
@@ -60,16 +67,51 @@ def test_every_rank_makes_its_share(family: Family) -> None:
 
 
 def test_a_rank_hands_parts_out(family: Family) -> None:
-    """By mpi4py.futures the first rank hands parts out to the others, and an error ends all of them."""
+    """By mpi4py.futures the first rank hands parts out, to itself too, and an error ends all of them."""
     pool = ("mpi4py.futures", "-m", "dovetail.engine", "merge")
     found = mpiexec(3, *pool, family.recipe_path, family.out)
     assert 0 == found.returncode, found.stderr
-    assert "2 workers of MPI: 1 part of the merge to make.\n" in found.stderr
+    assert "3 workers of MPI: 1 part of the merge to make.\n" in found.stderr
     merge(family.recipe_path, family.home / "threads")
     assert contents(family.home / "threads") == contents(family.out)
+    alone = mpiexec(1, *pool, family.recipe_path, family.home / "alone")
+    assert 0 == alone.returncode, alone.stderr
+    assert "1 worker of MPI: 1 part of the merge to make.\n" in alone.stderr
     wrong = mpiexec(2, *pool, family.home / "no.yml", family.out, "--executor", "mpi")
     assert 0 != wrong.returncode
     assert "no.yml" in wrong.stderr
+
+
+MAKERS = """
+import sys
+from dovetail.engine.actions import hand_out
+from dovetail.engine.cli.main import main
+from dovetail.engine.planning import grid
+
+take = hand_out._Client._take
+
+def tell(client, number, report, *rest):
+    print("made by", report.worker, file=sys.stderr)
+    take(client, number, report, *rest)
+
+if __name__ == "__main__":
+    grid.CHUNK_STEP, grid.TASK_BYTES, hand_out.LEAST_PART_BYTES = 1000, 1, 1
+    hand_out._Client._take = tell
+    main(sys.argv[1:])
+"""
+"""The command, which makes of a small merge many parts, and says who has made each."""
+
+
+def test_the_rank_that_hands_out_works_too(family: Family) -> None:
+    """No rank is idle: the first one makes parts as the others do."""
+    script = family.home / "script.py"
+    script.write_text(MAKERS)
+    found = mpiexec(2, "mpi4py.futures", script, "merge", family.recipe_path, family.out)
+    assert 0 == found.returncode, found.stderr
+    makers = [line.split(" on ")[0] for line in found.stderr.splitlines() if line.startswith("made by")]
+    assert {"made by rank 0", "made by rank 1"} == {*makers}
+    assert len(makers) > 2
+    check_tensors(family)
 
 
 POOL = """
@@ -114,6 +156,4 @@ def test_a_pool_of_a_program(family: Family) -> None:
     assert 0 == found.returncode, found.stderr
     assert found.stdout.startswith("merge interrupted; ")
     assert found.stdout.endswith("run the same command again to continue\n")
-    expected, made = in_one_piece(family), contents(family.out)
-    assert expected.keys() == made.keys()
-    assert [] == [name for name in expected if name.endswith(".safetensors") and expected[name] != made[name]]
+    check_tensors(family)

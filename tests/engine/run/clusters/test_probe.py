@@ -23,9 +23,9 @@ GIB = 2**30
 
 @pytest.fixture
 def question(family: Family) -> Question:
-    """Write a plan, and ask for it."""
-    probe.forget()
+    """Write a plan, and ask for it, as if another process had written it."""
     path, digest = save_plan(plan(family.recipe_path), family.home, "run")
+    probe.forget()
     return Question("run", path, digest, versions(), GIB // 2)
 
 
@@ -38,6 +38,17 @@ def test_a_worker_that_can(question: Question) -> None:
     probe.forget()
     with pytest.raises(OutputError, match="worker tcp://one does not see the folder of the output: No such file"):
         ask(question, SEAT)
+
+
+def test_a_client_that_works_too(family: Family) -> None:
+    """A process that has written a plan needs not read it, until it is told to forget."""
+    written = plan(family.recipe_path)
+    path, digest = save_plan(written, family.home, "run")
+    Path(path).unlink()
+    assert written is load_plan(path, digest, SEAT)
+    probe.forget()
+    with pytest.raises(OutputError):
+        load_plan(path, digest, SEAT)
 
 
 def test_another_plan(question: Question) -> None:
