@@ -129,9 +129,9 @@ class Done(Event):
     merge_seconds: float
     """Part of that time, in seconds, in which tasks ran: without planning, compiling and finishing."""
     read_bytes: int
-    """Bytes read from the inputs, in all passes together."""
+    """Bytes that this run has read from the inputs, in all passes together."""
     written_bytes: int
-    """Bytes written to the output."""
+    """Bytes that this run has written to the output."""
     peak_resident_bytes: int
     """Most memory that the process has held."""
     allowed_bytes: int
@@ -140,6 +140,10 @@ class Done(Event):
     """Tasks that ran at once."""
     summary: dict[str, Any]
     """Statistics of the whole merge, as in the manifest under ``totals``."""
+    output_bytes: int
+    """Bytes of the output's data before any compression, whoever has written them; 0 if they were there already."""
+    share_made: float
+    """Share of the output's chunks that this run has made, from 0 to 1; other runs and processes made the rest."""
     already: bool = False
     """Whether an earlier run had made the output, so that this one had nothing to do."""
 

@@ -63,6 +63,13 @@ def started_event(plan: Plan, budget: Budget, staging: Path) -> events.Started:
     )
 
 
+def data_bytes(plan: Plan, written_bytes: int, share_made: float) -> int:
+    """Give the bytes of an output's data: what a run has written that has made all, else what the plan says."""
+    if share_made == 1:
+        return written_bytes  # plans of factors and of what is kept know only a limit
+    return sum(tensor.length * tensor.dtype.itemsize for tensor in plan.tensors)
+
+
 def done_event(output: Path, execution: Execution, totals: dict[str, Any], seconds: float) -> events.Done:
     """Say that an output has its name."""
     return events.Done(
@@ -75,4 +82,6 @@ def done_event(output: Path, execution: Execution, totals: dict[str, Any], secon
         allowed_bytes=execution.budget.allowed_bytes,
         workers=execution.budget.workers,
         summary=totals,
+        output_bytes=data_bytes(execution.plan, execution.written_bytes, execution.share_made),
+        share_made=execution.share_made,
     )

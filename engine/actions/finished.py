@@ -133,6 +133,8 @@ def tell_finished(
             allowed_bytes=run.memory_bytes or default_limit_bytes(0),
             workers=0,
             summary=manifest["totals"],
+            output_bytes=0,
+            share_made=0.0,
             already=True,
         )
     )

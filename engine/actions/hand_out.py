@@ -17,7 +17,7 @@ from typing import Any, Final
 from dovetail.engine import events
 from dovetail.engine.actions.carry_out_part import tell_published
 from dovetail.engine.actions.cluster_part import PartReport, PartRequest, make_part
-from dovetail.engine.actions.completion import Complete, tell_findings
+from dovetail.engine.actions.completion import Complete, data_bytes, tell_findings
 from dovetail.engine.actions.parts import check_takes_parts
 from dovetail.engine.actions.publish_parts import agree_on_layout, publish_if_done
 from dovetail.engine.actions.spared import input_paths
@@ -167,7 +167,7 @@ class _Client:
         self.staging = staging_path(self.output)
         self.reports: list[PartReport] = []
         self.published = False
-        self.merge_seconds = 0.0
+        self.merge_seconds = self.share_made = 0.0
 
     def run(self, cluster: Cluster, folder: WorkFolder, *, balance: bool) -> dict[str, Any]:
         """Have all made that is left, publish the output, and give its manifest."""
@@ -179,7 +179,9 @@ class _Client:
         watch = Watch(self.staging, agree_on_layout(self.plan, self.table, self.staging))
         read_journals(self.staging, self.plan.hash, self.table)
         folder.check()
-        if not self.table.rows["done"].all():
+        done = self.table.rows["done"]
+        self.share_made = 1 - float(done.mean()) if len(done) else 1.0
+        if not done.all():
             self._make(cluster, patience, watch, count)
         folder.check()
         overwrite = self.options.overwrite
@@ -197,19 +199,22 @@ class _Client:
         """Remove what only the work needed, and tell what was done."""
         settle(self.output)
         tell_findings(self.plan, self.table, manifest, self.listen)
+        written_bytes = sum(report.written_bytes for report in self.reports)
         self.listen(
             events.Done(
                 output=str(self.output),
                 seconds=time.monotonic() - self.started,
                 merge_seconds=self.merge_seconds,
                 read_bytes=sum(report.read_bytes for report in self.reports),
-                written_bytes=sum(report.written_bytes for report in self.reports),
+                written_bytes=written_bytes,
                 peak_resident_bytes=max(
                     [report.peak_resident_bytes for report in self.reports], default=peak_resident_bytes()
                 ),
                 allowed_bytes=max([report.allowed_bytes for report in self.reports], default=0),
                 workers=sum({report.worker: report.workers for report in self.reports}.values()),
                 summary=manifest["totals"],
+                output_bytes=data_bytes(self.plan, written_bytes, self.share_made),
+                share_made=self.share_made,
             )
         )
         return manifest

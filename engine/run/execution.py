@@ -61,6 +61,7 @@ class Execution:
         self.plan, self.budget, self.table, self.journal = plan, budget, table, journal
         self.sink, self.listen = sink, listen
         self.read_bytes = self.written_bytes = 0
+        self._made_rows = 0
         self.seconds = 0.0
         wanted = plan.jobs if jobs is None else jobs
         self._jobs = [(job, todo) for job in wanted if (todo := self._positions(job))]
@@ -73,6 +74,11 @@ class Execution:
         self._durable: queue.SimpleQueue[Sequence[TaskRecord]] = queue.SimpleQueue()
         self._durable_tasks = 0
         self._resident_bytes, self._measured = 0, -math.inf
+
+    @property
+    def share_made(self) -> float:
+        """Share of all chunks of the plan that this run has made durable, from 0 to 1."""
+        return self._made_rows / len(self.table.rows) if len(self.table.rows) else 1.0
 
     @property
     def remaining_bytes(self) -> int:
@@ -163,7 +169,9 @@ class Execution:
             checkpoint.check_unchanged()
         pieces = [piece for record in group for piece in record.pieces]
         self.sink.commit((piece.tensor, *self.plan.tensors[piece.tensor].chunk_range(piece.chunk)) for piece in pieces)
-        self.journal.append(self.table.add(pieces))
+        rows = self.table.add(pieces)
+        self.journal.append(rows)
+        self._made_rows += len(rows)
 
     def _report_durable(self) -> None:
         """Report the commits since the last call, and the output files that they completed."""

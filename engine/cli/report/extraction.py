@@ -40,6 +40,6 @@ def print_extraction(manifest: Mapping[str, Any], done: events.Done | None, top:
     )
     if done is not None:
         show(
-            f"{done.output}: {format_size(done.written_bytes)} in {done.seconds:.1f} s, peak memory "
+            f"{done.output}: {format_size(done.output_bytes)} in {done.seconds:.1f} s, peak memory "
             f"{format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed"
         )

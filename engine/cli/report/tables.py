@@ -51,16 +51,13 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
     speed = f"{moved / max(done.merge_seconds, 1e-9) / 1e9:.2f} GB/s read and written"
     form = format_of(manifest)
     parts = form.data_noun or counted(len(manifest["shards"]), form.part_noun)
-    show(
-        _facts(
-            {
-                "Output": f"{done.output} ({format_size(done.written_bytes)} in {parts})",
-                "Time": f"{done.seconds:.1f} s, of these {done.merge_seconds:.1f} s merging at {speed}, "
-                f"{counted(done.workers, 'worker')}",
-                "Memory": f"peak {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed",
-            }
-        )
-    )
+    rows = {
+        "Output": f"{done.output} ({format_size(done.output_bytes)} in {parts})",
+        "Time": f"{done.seconds:.1f} s, of these {done.merge_seconds:.1f} s merging at {speed}, "
+        f"{counted(done.workers, 'worker')}",
+        "Memory": f"peak {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed",
+    }
+    show(_facts({**rows, **made_now(done)}))
     if has_task_vectors(totals):
         show(_model_table(manifest["models"], totals))
     for i, j, value in pair_overlaps(totals):
@@ -72,12 +69,21 @@ def print_summary(manifest: Mapping[str, Any], done: events.Done) -> None:
     )
 
 
+def made_now(done: events.Done) -> dict[str, str]:
+    """Say, with its name, how much of an output this run has made, if others have made some of it."""
+    if done.share_made == 1:
+        return {}
+    made = f"{done.share_made:.1%} of the chunks, {format_size(done.read_bytes + done.written_bytes)} read and written"
+    return {"This run": f"{made}; earlier runs or other processes made the others"}
+
+
 def print_store(manifest: Mapping[str, Any], done: events.Done) -> None:
     """Print what a store of task vectors takes, how long it took to make, and how much of each model it has."""
     size_bytes = sum(path.stat().st_size for path in Path(done.output).rglob("*") if path.is_file())
     peak = f"peak {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed"
     time = f"{done.seconds:.1f} s, {counted(done.workers, 'worker')}"
-    show(_facts({"Store": f"{done.output} ({format_size(size_bytes)})", "Time": time, "Memory": peak}))
+    rows = {"Store": f"{done.output} ({format_size(size_bytes)})", "Time": time, "Memory": peak}
+    show(_facts({**rows, **made_now(done)}))
     if has_task_vectors(manifest["totals"]):
         show(_model_table(manifest["models"], manifest["totals"]))
     show(f"To merge from it, add this line to the recipe:  vectors: {done.output}")
@@ -86,9 +92,10 @@ def print_store(manifest: Mapping[str, Any], done: events.Done) -> None:
 def print_conversion(done: events.Done) -> None:
     """Print what a conversion did: size, speed and memory."""
     speed = (done.read_bytes + done.written_bytes) / max(done.merge_seconds, 1e-9) / 1e9
+    now = "".join(f"; this run: {text}" for text in made_now(done).values())
     show(
-        f"{done.output}: {format_size(done.written_bytes)} in {done.seconds:.1f} s, {speed:.2f} GB/s read and written, "
-        f"peak memory {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed"
+        f"{done.output}: {format_size(done.output_bytes)} in {done.seconds:.1f} s, {speed:.2f} GB/s read and written, "
+        f"peak memory {format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)} allowed{now}"
     )
 
 

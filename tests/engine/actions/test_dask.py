@@ -107,6 +107,7 @@ def test_the_bytes_are_those_of_threads(
     assert "" == parts[-1].left
     (done,) = (event for event in seen if isinstance(event, events.Done))
     assert (sum(part.written_bytes for part in parts), False) == (done.written_bytes, done.already)
+    assert (done.written_bytes, 1.0) == (done.output_bytes, done.share_made)
     assert in_one_piece(family, options) == contents(family.out)
     assert not family.staging.exists()
     again = make(family, client, options)
@@ -177,6 +178,8 @@ def test_interrupted(family: Family, client: Any) -> None:
     client.run(dask_workers.go_on)
     seen = make(family, client)
     assert notices(seen)[0].startswith("Continuing an unfinished merge: ")
+    (done,) = (event for event in seen if isinstance(event, events.Done))
+    assert (74_880, True) == (done.output_bytes, 0 < done.share_made < 1)
     assert in_one_piece(family) == contents(family.out)
 
 

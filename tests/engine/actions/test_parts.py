@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ def test_the_command_says_what_is_left(family: Family) -> None:
     assert [("part", "3")] == [(each["event"], each["left"]) for each in as_json.events if each["event"] == "part"]
     last = dovetail("merge", family.recipe_path, family.out, "--part", "3/3")
     assert (0, True) == (last.code, "density" in last.out)
+    assert re.search(rf"Output +{family.out} \(73\.1 KiB in ", last.out)
+    assert re.search(r"This run +3[0-9]\.[0-9]% of the chunks, [0-9.]+ KiB read and written; earlier runs or", last.out)
     again = dovetail("merge", family.recipe_path, family.out, "--part", "1/3")
     assert (0, f"{family.out} is this merge already, verified by its plan; nothing to do.\n") == (again.code, again.err)
 

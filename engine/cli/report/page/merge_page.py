@@ -166,6 +166,7 @@ def _costs(done: Done | None) -> dict[str, str]:
         return {}
     moved = done.read_bytes + done.written_bytes
     return {
+        **({} if done.share_made == 1 else {"Made by this run": f"{done.share_made:.1%} of the chunks"}),
         "Time": f"{done.seconds:.1f} s",
         "Read and written": f"{format_size(moved)}",
         "Peak memory": f"{format_size(done.peak_resident_bytes)} of {format_size(done.allowed_bytes)}",
