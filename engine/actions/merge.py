@@ -10,7 +10,7 @@ from dovetail.engine import events
 from dovetail.engine.actions.carry_out import carry_out
 from dovetail.engine.actions.finished import find_finished, tell_finished
 from dovetail.engine.actions.given_manifest import gives_manifest
-from dovetail.engine.actions.parts import laid_out, refuse_part
+from dovetail.engine.actions.parts import laid_out, refuse_stages
 from dovetail.engine.actions.spared import input_paths
 from dovetail.engine.output.request import plan_request
 from dovetail.engine.planning.builder import make_plan
@@ -92,7 +92,7 @@ def merge(
     options, run, output = options or PlanOptions(), run or RunOptions(), expand_home(output)
     found = load_stages(recipe, strict=options.strict)
     if len(found) > 1:
-        refuse_part(run, f"a recipe of {len(found)} stages", by_cluster=True)
+        refuse_stages(run, f"a recipe of {len(found)} stages")
         return merge_stages(found, output, options, run, listen, None if stages is None else expand_home(stages))
     plan = laid_out(make_plan(found[0].recipe, options, download=listen), output, run)
     if (manifest := find_finished(output, plan_request(plan), input_paths(plan), run)) is not None:

@@ -16,6 +16,7 @@ from dovetail.engine.planning.shares import balanced, resized
 from dovetail.engine.run.clusters.find import is_cluster
 from dovetail.engine.run.journal import JOURNAL_NAME
 from dovetail.engine.run.parts.folder import is_divided, read_layout
+from dovetail.engine.run.parts.launch import rank_of_launch
 from dovetail.engine.run.prepare import RunOptions
 from dovetail.io.errors import OutputFormatError
 from dovetail.io.files.smallfile import is_named, look_anew
@@ -85,8 +86,32 @@ def _finished_plan(plan: Plan, output: Path) -> Plan | None:
         return None
 
 
-def refuse_part(run: RunOptions, what: str, *, by_cluster: bool = False) -> None:
-    """Refuse to make a part of what one process alone makes; and to have it made by a cluster, unless that can do it.
+def refuse_stages(run: RunOptions, what: str) -> None:
+    """Refuse to make a part of several stages, each of which needs those before it as a whole; a cluster can make them.
+
+    Raises
+    ------
+    RecipeError
+        A part is asked for, by the user or by MPI.
+
+    """
+    if run.part is not None and run.part == rank_of_launch():
+        raise RecipeError(
+            f"MPI has started {run.part.count:,} processes, each of which is to make a part of {what}",
+            "one process, which makes one stage after another, or hands each out",
+            f"run it without mpiexec, or by mpiexec -n {run.part.count} python -m mpi4py.futures -m dovetail merge ...",
+        )
+    if run.part is not None:
+        raise RecipeError(
+            f"part {run.part} of {what} is asked for",
+            "a part of one merge",
+            "leave --part out, so that one process makes all stages; have a cluster make them (--executor); or write "
+            "each stage into a recipe of its own, and make one after another in parts",
+        )
+
+
+def refuse_part(run: RunOptions, what: str) -> None:
+    """Refuse to make a part of what one process alone makes, or to have it made by a cluster.
 
     Raises
     ------
@@ -98,7 +123,7 @@ def refuse_part(run: RunOptions, what: str, *, by_cluster: bool = False) -> None
         raise RecipeError(
             f"part {run.part} of {what} is asked for", "a merge, or the store of one recipe", "leave the part out"
         )
-    if is_cluster(run.executor) and not by_cluster:
+    if is_cluster(run.executor):
         raise RecipeError(
             f"a cluster is to make {what}", "a merge, or the store of one recipe", "leave the executor out"
         )

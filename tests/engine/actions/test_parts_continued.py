@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import pytest
 import yaml
 
 from dovetail.engine import RunOptions, convert, events, make_vectors, merge, read_manifest
-from dovetail.engine.actions import carry_out, carry_out_part
+from dovetail.engine.actions import carry_out, carry_out_part, parts
 from dovetail.engine.actions.recompute import recompute
 from dovetail.engine.actions.verify import verify
+from dovetail.engine.cli.report.tables import made_now
 from dovetail.engine.errors import InterruptedMergeError, OutputError, RecipeError
 from dovetail.engine.output import target
 from dovetail.engine.planning.plan import PlanOptions
+from dovetail.engine.run.parts.part import Part
 from tests.engine.actions.making_parts import ZARR, in_one_piece, make, make_all
 from tests.engine.command import dovetail
 from tests.engine.conftest import Family
@@ -38,6 +41,24 @@ def test_an_interrupted_part_continues(family: Family) -> None:
     (rest,) = (event for event in make(family, "1/2") if isinstance(event, events.Done))
     assert 0 < rest.written_bytes < whole.written_bytes
     assert in_one_piece(family) == contents(family.out)
+
+
+@pytest.mark.parametrize("part", [None, "1/1", "1/2"])
+def test_a_continued_merge_says_what_the_whole_has(family: Family, part: str | None) -> None:
+    """Whoever publishes names the size of all data, and how much of it this run has made."""
+    (fresh,) = (event for event in make(family, "1/1") if isinstance(event, events.Done))
+    assert (74_880, 74_880, 1.0) == (fresh.output_bytes, fresh.written_bytes, fresh.share_made)
+    shutil.rmtree(family.out)
+    if part == "1/2":
+        make(family, "2/2")
+    else:
+        with pytest.raises(InterruptedMergeError):
+            make(family, part, listen=Interrupter(5))
+    (rest,) = (event for event in make(family, part) if isinstance(event, events.Done))
+    assert (74_880, True) == (rest.output_bytes, 0 < rest.share_made < 1)
+    assert 0 < rest.written_bytes < 74_880
+    assert {"This run"} == made_now(rest).keys()
+    assert {} == made_now(fresh)
 
 
 @pytest.mark.parametrize("options", [None, ZARR], ids=["safetensors", "zarr"])
@@ -303,7 +324,7 @@ def test_pictures_and_a_recomputed_output(family: Family) -> None:
     assert any(path.suffix == ".svg" for path in family.out.iterdir())
 
 
-def test_what_has_no_parts(family: Family, tmp_path: Path) -> None:
+def test_what_has_no_parts(family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Recipes of several stages, and conversions, refuse a part in one line."""
     with pytest.raises(RecipeError) as caught:
         convert(family.math, tmp_path / "converted", run=RunOptions(part="1/2"))
@@ -316,6 +337,15 @@ def test_what_has_no_parts(family: Family, tmp_path: Path) -> None:
     outcome = dovetail("merge", family.recipe_path, family.out, "--part", "1/2")
     assert (
         2,
-        "error: part 1/2 of a recipe of 2 stages is asked for; expected a merge, or the store of one recipe; leave the "
-        "part out\n",
+        "error: part 1/2 of a recipe of 2 stages is asked for; expected a part of one merge; leave --part out, so that "
+        "one process makes all stages; have a cluster make them (--executor); or write each stage into a recipe of its "
+        "own, and make one after another in parts\n",
     ) == (outcome.code, outcome.err)
+    monkeypatch.setattr(parts, "rank_of_launch", lambda: Part(1, 2))  # as if mpiexec had started this process
+    with pytest.raises(RecipeError) as caught:
+        merge(family.recipe_path, family.out, run=RunOptions(part=Part(1, 2)))
+    assert (
+        "MPI has started 2 processes, each of which is to make a part of a recipe of 2 stages; expected one process, "
+        "which makes one stage after another, or hands each out; run it without mpiexec, or by mpiexec -n 2 python -m "
+        "mpi4py.futures -m dovetail merge ..."
+    ) == str(caught.value)
