@@ -238,11 +238,11 @@ class _Client:
             output, part = str(Path.cwd() / self.output), f"{number}/{len(shares)}"
             return PartRequest(question, output, part, memory, options.workers)
 
-        def chunks_done(part: int) -> int:
+        def chunks_left(part: int) -> int:
             watch.look()
-            return watch.rows_done(shares[part - 1])
+            return watch.rows_left(shares[part - 1])
 
-        dispatch = Dispatch(cluster, patience, question, make_part, request, chunks_done, self.listen)
+        dispatch = Dispatch(cluster, patience, question, make_part, request, chunks_left, self.listen)
         began = time.monotonic()
         try:
             dispatch.meet()
@@ -271,9 +271,11 @@ class _Client:
             count += 1
         return decide_shares(self.staging, count, lambda: divide_what_is_left(self.plan, self.table, count))
 
-    def _take(self, number: int, report: PartReport, count: int, left: dict[int, tuple[int, ...]]) -> None:
-        """Take the report of a part."""
+    def _take(self, number: int, report: PartReport | None, count: int, left: dict[int, tuple[int, ...]]) -> None:
+        """Take the report of a part; None if its worker was lost before it could report."""
         del left[number]
+        if report is None:
+            return
         self.reports.append(report)
         self.listen(
             events.PartDone(

@@ -34,6 +34,9 @@ _ANSWER_S: Final = 10.0
 _ENDING: Final = frozenset({"closing_gracefully", "closing", "closed", "failed", "stopping", "stopped"})
 """States of a worker that is about to end."""
 
+_CANCELLED: Final = "FutureCancelledError"
+"""Name of an error of Dask, which has not had the same place and base in all of its versions."""
+
 _stopped: set[str] = set()
 """Runs whose jobs are to stop, in a worker."""
 
@@ -154,19 +157,25 @@ class _Started:
 
     def result(self) -> Any:
         """Give its answer; raises as `Started.result`."""
-        scheduler = importlib.import_module("distributed.scheduler")
         try:
             return self._future.result(timeout=_ANSWER_S)
-        except (scheduler.KilledWorker, CancelledError, TimeoutError) as error:
-            raise WorkerGoneError(_line(error)) from error
-        except OSError as error:
-            if type(error).__module__.startswith("distributed"):  # a connection that has closed
-                raise WorkerGoneError(_line(error)) from error
-            raise
         except Exception as error:
-            if type(error).__name__ == "FutureCancelledError":
+            if self._is_gone(error):
                 raise WorkerGoneError(_line(error)) from error
             raise
+
+    def _is_gone(self, error: Exception) -> bool:
+        """Whether Dask says by an error that the worker or the job is gone, and the job itself has not raised it.
+
+        A job can raise any error of the same types, such as a TimeoutError of a file system.
+        """
+        scheduler = importlib.import_module("distributed.scheduler")
+        if isinstance(error, scheduler.KilledWorker):
+            return True
+        if self._future.status == "error":
+            return False
+        closed = isinstance(error, OSError) and type(error).__module__.startswith("distributed")  # a connection
+        return closed or isinstance(error, CancelledError | TimeoutError) or type(error).__name__ == _CANCELLED
 
     def forsake(self) -> None:
         """Cancel it, which the worker's job notices."""

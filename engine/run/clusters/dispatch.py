@@ -57,8 +57,8 @@ class _History:
 
     lost: int = 0
     """Workers that were lost since another chunk was done."""
-    chunks: int = 0
-    """Chunks that were done when the last one was lost."""
+    left: int = 0
+    """Chunks that were left when the last one was lost."""
     taken: float | None = None
     """When it was first found that somebody else makes it, by the monotonic clock."""
     not_before: float = 0.0
@@ -79,8 +79,8 @@ class Dispatch:
     """Makes a part; it answers None if it was stopped."""
     request: Callable[[int, Answer | None], Any]
     """Gives the request for a part, by its number, and what its worker has said of itself, if it has been asked."""
-    chunks_done: Callable[[int], int]
-    """Gives the number of chunks of a part that are done."""
+    chunks_left: Callable[[int], int]
+    """Gives the number of chunks of a part that are not done."""
     listen: events.Listener
     """Receives warnings about lost workers."""
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -92,6 +92,7 @@ class Dispatch:
         self._asked: dict[str, Started] = {}
         self._making: dict[str, _Making] = {}
         self._waiting: deque[int] = deque()
+        self._left_whole: list[int] = []
         self._history: dict[int, _History] = {}
         self._looked = 0.0
 
@@ -120,6 +121,8 @@ class Dispatch:
     def run(self, parts: Iterable[int]) -> Generator[tuple[int, Any] | None, None, None]:
         """Have parts made, and yield the number and the answer of each that is done; None now and then meanwhile.
 
+        The answer is None where the worker was lost between the last chunk of its part and its answer.
+
         When the caller stops early, or anything fails, the workers are stopped and waited for.
 
         Raises
@@ -132,7 +135,7 @@ class Dispatch:
         """
         self._waiting.extend(parts)
         try:
-            while self._waiting or self._making:
+            while self._waiting or self._making or self._left_whole:
                 self._hand_out()
                 self._turn()
                 yield from self._take()
@@ -217,17 +220,23 @@ class Dispatch:
                 continue
             del self._making[worker]
             yield part, answer
+        while self._left_whole:
+            yield self._left_whole.pop(), None
 
     def _past(self, part: int) -> _History:
         return self._history.setdefault(part, _History())
 
     def _lose(self, worker: str) -> None:
-        """Let another worker continue the part of one that has ended."""
+        """Let another worker continue the part of one that has ended, unless nothing is left of it."""
         making = self._making.pop(worker)
         making.job.forsake()
         self.answers.pop(worker, None)  # if it comes back, it is asked again
-        past, chunks = self._past(making.part), self.chunks_done(making.part)
-        past.lost, past.chunks = (past.lost if chunks == past.chunks else 0) + 1, chunks
+        past, left = self._past(making.part), self.chunks_left(making.part)
+        if not left:
+            self._left_whole.append(making.part)
+            self.listen(events.Notice("info", f"Worker {worker} is gone; its part {making.part} is done."))
+            return
+        past.lost, past.left = (past.lost if left == past.left else 0) + 1, left
         if past.lost >= MOST_LOST:
             raise WorkerLostError(
                 f"{counted(past.lost, 'worker')} ended while making part {making.part}, the last one {worker}, and no "

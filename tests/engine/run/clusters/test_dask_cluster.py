@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +17,10 @@ import pytest
 
 from dovetail.engine.errors import WorkerLostError
 from dovetail.engine.run.clusters import dask_cluster
+from dovetail.engine.run.clusters.cluster import Seat, WorkerGoneError
 from dovetail.engine.run.clusters.dask_cluster import DaskCluster, open_dask
 from dovetail.io.files.interrupts import held
+from tests.pace import HANGS_S
 
 
 @pytest.fixture
@@ -53,6 +58,31 @@ def test_ctrl_c_while_the_scheduler_hangs(hanging: Any) -> None:
     threading.Timer(0.5, signal.raise_signal, (signal.SIGINT,)).start()
     with pytest.raises(KeyboardInterrupt), held():
         DaskCluster(hanging, ours=False).workers()
+
+
+def times_out(request: int, seat: Seat) -> None:
+    """Meet a file system that does not answer in time; or a Dask that has forgotten something of the job's own."""
+    raise CancelledError("of the job") if request == 0 else OSError(request, os.strerror(request))
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, 0])
+def test_a_job_that_times_out(number: int) -> None:
+    """An error that a job raises is the job's, also if Dask would say by its like that the worker is gone."""
+    distributed = pytest.importorskip("distributed")
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as made,
+        distributed.Client(made) as client,
+    ):
+        cluster, ended = DaskCluster(client, ours=False), threading.Event()
+        (worker,) = cluster.workers()
+        job = cluster.start(worker, times_out, number, ended.set)
+        assert ended.wait(HANGS_S)
+        with pytest.raises(CancelledError if number == 0 else TimeoutError, match=r"of the job|timed out"):
+            job.result()
+        gone = cluster.start(worker, times_out, number, ended.set)
+        gone.forsake()
+        with pytest.raises(WorkerGoneError):
+            gone.result()
 
 
 def test_a_command_says_itself_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ class Workers:
         raise AssertionError("whoever has opened it closes it")
 
 
-def hand_out(workers: Workers, parts: list[int], chunks: Callable[[int], int] = lambda part: 0) -> list[Any]:
+def hand_out(workers: Workers, parts: list[int], left: Callable[[int], int] = lambda part: 1) -> list[Any]:
     """Have parts made; give what was yielded, and what was told."""
     told: list[Any] = []
     question = Question("run", "", "", {}, None)
@@ -85,7 +85,7 @@ def hand_out(workers: Workers, parts: list[int], chunks: Callable[[int], int] = 
         question,
         lambda request, seat: None,
         lambda part, answer: part,
-        chunks,
+        left,
         told.append,
     )
     dispatch.meet()
@@ -136,6 +136,22 @@ def test_a_lost_worker() -> None:
     assert [events.Notice("warning", "Worker a is gone; part 1 is given to another one.")] == found[3:]
 
 
+def test_a_worker_that_is_lost_after_its_work() -> None:
+    """A part of which nothing is left is given to nobody again, and nobody is warned."""
+
+    def make(worker: str, part: int) -> str:
+        if worker == "a":
+            workers.there.remove("a")
+            raise WorkerGoneError
+        return worker
+
+    workers = Workers(["a", "b"], make)
+    found = hand_out(workers, [1, 2], lambda part: 0)
+    assert [(1, None), (2, "b")] == sorted(each for each in found if isinstance(each, tuple))
+    assert [events.Notice("info", "Worker a is gone; its part 1 is done.")] == found[2:]
+    assert [("a", 1), ("b", 2)] == sorted(workers.given)
+
+
 @pytest.mark.parametrize("progress", [False, True])
 def test_a_part_that_loses_its_workers(progress: bool) -> None:
     """A part may lose three workers in a row, unless chunks of it become done in between."""
@@ -146,10 +162,10 @@ def test_a_part_that_loses_its_workers(progress: bool) -> None:
             raise WorkerGoneError
         return worker
 
-    chunks = iter(range(1, 10))
+    left = iter(range(9, 0, -1))
     workers = Workers(["a"], make)
     if progress:
-        assert (1, "a") in hand_out(workers, [1], lambda part: next(chunks))
+        assert (1, "a") in hand_out(workers, [1], lambda part: next(left))
         return
     with pytest.raises(WorkerLostError, match=r"^3 workers ended while making part 1, the last one a, and no further"):
         hand_out(workers, [1])
