@@ -89,11 +89,7 @@ def compare(
     for note in (*one.notes, *other.notes):
         listen(events.Notice("warning", note))
     pairs, unlike = _pairs(one, other)
-
-    def compiling() -> None:
-        listen(events.Notice("info", "Compiling kernels for this machine; later runs find them in the cache."))
-
-    warm_up([kernel.trial], compiling)
+    warm_up([kernel.trial], lambda text: listen(events.Notice("info", text)))
     tasks = _tasks(pairs)
     budget = _budget(pairs, tasks, run)
     budget = replace(budget, shared_bytes=pool_bytes((info.source for pair in pairs for info in pair), budget))

@@ -117,7 +117,7 @@ def _contests(plan: Plan, merged: list[PlannedTensor]) -> Iterator[PlannedTensor
 def _measured(plan: Plan, run: RunOptions, listen: events.Listener, started: float, left_out: int) -> Conflicts:
     problems = [tensor.problem for tensor in plan.tensors if tensor.problem is not None]
     needed = [partial(try_contest, *each) for each in trials(plan.method.name, problems) if isinstance(each, tuple)]
-    warm_up(needed, lambda: listen(events.Notice("info", "Compiling kernels for this machine.")))
+    warm_up(needed, lambda text: listen(events.Notice("info", text)))
     count, models = len(plan.tensors), len(plan.models)
     found = Conflicts(  # all of it in memory at once, so that the budget counts it
         tuple(tensor.name for tensor in plan.tensors),

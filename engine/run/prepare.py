@@ -104,10 +104,6 @@ def prepare(
 
     """
     table = RecordTable(plan)
-
-    def compiling() -> None:
-        listen(events.Notice("info", "Compiling kernels for this machine; later runs find them in the cache."))
-
     needed: list[Trial] = [*trials(plan.method.name, problems(plan)), *trials(CONVERT.name, conversions(plan))]
     if any(checkpoint.adapter is not None for checkpoint in plan.checkpoints):
         from dovetail.io.adapters.kernels import compile_all
@@ -117,7 +113,7 @@ def prepare(
         from dovetail.engine.methods.selection import try_sampling
 
         needed.append(try_sampling)
-    warm_up(needed, compiling)
+    warm_up(needed, lambda text: listen(events.Notice("info", text)))
     # The table's pages become resident only as chunks finish.
     held = resident_bytes() + TENSOR_BYTES * len(plan.tensors) + table.rows.nbytes + plan.read_ahead_bytes
     workers = run.workers if run.workers is not None else usable_cores()

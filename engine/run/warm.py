@@ -6,6 +6,7 @@ compiler takes no memory of this process, which then loads the kernel from the c
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import subprocess
@@ -13,7 +14,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from math import prod
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numba.core import event
@@ -24,7 +26,11 @@ from dovetail.engine.methods.decoding import STRETCH
 from dovetail.engine.methods.outputs import apply_to
 from dovetail.engine.methods.program import Bytes, Chunk, Problem, reduce_whole
 from dovetail.engine.methods.registry import find_any
+from dovetail.engine.run.compiling import one_compiler
 from dovetail.io.dtypes import DTYPES
+
+COMPILING: Final = "Compiling kernels for this machine; later runs find them in the cache."
+WAITING: Final = "Another process is compiling kernels for this machine; waiting for it."
 
 LARGEST_TRIAL_ELEMENTS = 1 << 18
 """Most elements of a tensor on which kernels are tried."""
@@ -82,24 +88,42 @@ def _parts(value: Any) -> Any:
     return value if isinstance(value, bool) else type(value)
 
 
-def warm_up(needed: Sequence[Trial], compiling: Callable[[], None]) -> None:
+def warm_up(needed: Sequence[Trial], tell: Callable[[str], None]) -> None:
     """Load every kernel that the trials need, and compile those that are not in the cache.
+
+    Of several processes that need the same ones at the same time, one compiles them.
 
     Parameters
     ----------
     needed
         The trials, as `trials` makes them.
-    compiling
-        Called once, before kernels are compiled, which takes seconds.
+    tell
+        Called before kernels are compiled, or another process is waited for, which takes seconds, with what to say.
 
     """
+    if _are_cached(needed):
+        return
+    with one_compiler(_lock_path(needed), lambda: _are_cached(needed), lambda: tell(WAITING)) as alone:
+        if alone:
+            tell(COMPILING)
+            _compile_in_child(needed)
+            _try_all(needed)
+
+
+def _are_cached(needed: Sequence[Trial]) -> bool:
+    """Load every kernel, and give whether all are in the cache."""
     try:
         with event.install_listener("numba:compile", _Refuse()):
             _try_all(needed)
     except _CompilationNeeded:
-        compiling()
-        _compile_in_child(needed)
-        _try_all(needed)
+        return False
+    return True
+
+
+def _lock_path(needed: Sequence[Trial]) -> Path:
+    """Give the file whose lock says that a process compiles these kernels, or others whose digest begins alike."""
+    digest = hashlib.sha256(pickle.dumps(list(needed))).hexdigest()
+    return Path(FOLDER) / f"compiling-{digest[:2]}.lock"
 
 
 def _compile_in_child(needed: Sequence[Trial]) -> None:

@@ -17,19 +17,20 @@ from unittest.mock import patch
 import pytest
 
 from dovetail.engine.cli.main import main
+from dovetail.engine.run.warm import COMPILING, WAITING
 from tests.pace import HANGS_S
 
 COMMAND = (sys.executable, "-m", "dovetail.engine")
 """What starts the command in a process of its own."""
 
 
-COMPILING = "Compiling kernels for this machine; later runs find them in the cache."
-"""Said by whichever test is the first to need a kernel on a machine, and therefore left out of what is compared."""
+ABOUT_KERNELS = (COMPILING, WAITING)
+"""Said by whichever tests are the first to need a kernel on a machine, and therefore left out of what is compared."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The exit code and output of a command, without the notice `COMPILING`."""
+    """The exit code and output of a command, without the notices `ABOUT_KERNELS`."""
 
     code: int
     """Exit code."""
@@ -90,7 +91,8 @@ def dovetail_process(
 
 def _outcome(code: int, out: str, err: str) -> Outcome:
     def cleaned(text: str) -> str:
-        return "".join(line for line in text.splitlines(keepends=True) if COMPILING not in line)
+        lines = text.splitlines(keepends=True)
+        return "".join(line for line in lines if not any(notice in line for notice in ABOUT_KERNELS))
 
     return Outcome(code, cleaned(out), cleaned(err))
 

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from dovetail.engine.methods.decoding import STRETCH
 from dovetail.engine.methods.program import Problem
 from dovetail.engine.run import warm
+from dovetail.engine.run.lock import Hold, hold_lock
 from dovetail.engine.run.warm import LARGEST_TRIAL_ELEMENTS, Trial, trials, warm_up
 from tests.pace import HANGS_S
 
@@ -82,9 +84,9 @@ def test_kernels_that_only_some_tensors_need_are_tried() -> None:
 def test_cached_kernels_are_only_loaded() -> None:
     """If all kernels are cached, warming up gives no notice and starts no process."""
     needed = trials("cabs", [PROBLEM])
-    warm_up(needed, lambda: None)
+    warm_up(needed, str)
     said: list[str] = []
-    warm_up(needed, lambda: said.append("compiling"))
+    warm_up(needed, said.append)
     assert [] == said
 
 
@@ -97,19 +99,21 @@ def test_missing_kernels_are_compiled_in_a_child(monkeypatch: pytest.MonkeyPatch
 
     def try_all(given: list[Trial]) -> None:
         tried.append(given)
-        if len(tried) == 1:
+        if not children:
             raise warm._CompilationNeeded
 
     def run(command: list[str], **options: Any) -> None:
         assert [sys.executable, "-P", "-m", "dovetail.engine.run.warm"] == command
-        assert ["compiling"] == said
+        assert [warm.COMPILING] == said
+        with hold_lock(warm._lock_path(needed)) as hold:
+            assert Hold.OTHERS is hold
         children.append(options)
 
     monkeypatch.setattr(warm, "_compile_in_child", COMPILE_IN_CHILD)
     monkeypatch.setattr(warm, "_try_all", try_all)
     monkeypatch.setattr(subprocess, "run", run)
-    warm_up(needed, lambda: said.append("compiling"))
-    assert [needed, needed] == tried
+    warm_up(needed, said.append)
+    assert [needed] * 3 == tried  # once more under the lock, as another process may have compiled them meanwhile
     (options,) = children
     assert needed == pickle.loads(options["input"])
     assert os.environ.items() <= options["env"].items()
@@ -126,3 +130,30 @@ def test_the_child_does_its_work() -> None:
         timeout=HANGS_S,
     )
     assert (0, b"", b"") == (done.returncode, done.stdout, done.stderr)
+
+
+COMPILES = """
+import os, resource, sys, time
+from dovetail.engine.run import warm
+from dovetail.engine.run.lock import Hold, hold_lock
+from tests.engine.run.compiled import mean_of_squares
+
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+said = []
+warm.warm_up([mean_of_squares], said.append)
+print(*said)
+"""
+
+
+def test_of_several_processes_one_compiles(tmp_path: Path) -> None:
+    """Four processes that begin cold at the same time: one compiles, and the others wait and load what it has made."""
+    begin = tmp_path / "begin"
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", COMPILES, str(begin)]
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    begin.touch()
+    said = [process.communicate(timeout=HANGS_S)[0].strip() for process in started]
+    assert [0] * 4 == [process.returncode for process in started]
+    assert 1 == sum(warm.COMPILING in text for text in said)
+    assert {"", warm.COMPILING, warm.WAITING} >= {*said}
