@@ -63,10 +63,8 @@ def started_event(plan: Plan, budget: Budget, staging: Path) -> events.Started:
     )
 
 
-def data_bytes(plan: Plan, written_bytes: int, share_made: float) -> int:
-    """Give the bytes of an output's data: what a run has written that has made all, else what the plan says."""
-    if share_made == 1:
-        return written_bytes  # plans of factors and of what is kept know only a limit
+def data_bytes(plan: Plan) -> int:
+    """Give the bytes of an output's data before any compression; at most that, where it depends on the values."""
     return sum(tensor.length * tensor.dtype.itemsize for tensor in plan.tensors)
 
 
@@ -82,6 +80,6 @@ def done_event(output: Path, execution: Execution, totals: dict[str, Any], secon
         allowed_bytes=execution.budget.allowed_bytes,
         workers=execution.budget.workers,
         summary=totals,
-        output_bytes=data_bytes(execution.plan, execution.written_bytes, execution.share_made),
+        output_bytes=execution.written_bytes if execution.share_made == 1 else data_bytes(execution.plan),
         share_made=execution.share_made,
     )

@@ -199,21 +199,20 @@ class _Client:
         """Remove what only the work needed, and tell what was done."""
         settle(self.output)
         tell_findings(self.plan, self.table, manifest, self.listen)
-        written_bytes = sum(report.written_bytes for report in self.reports)
         self.listen(
             events.Done(
                 output=str(self.output),
                 seconds=time.monotonic() - self.started,
                 merge_seconds=self.merge_seconds,
                 read_bytes=sum(report.read_bytes for report in self.reports),
-                written_bytes=written_bytes,
+                written_bytes=sum(report.written_bytes for report in self.reports),
                 peak_resident_bytes=max(
                     [report.peak_resident_bytes for report in self.reports], default=peak_resident_bytes()
                 ),
                 allowed_bytes=max([report.allowed_bytes for report in self.reports], default=0),
                 workers=sum({report.worker: report.workers for report in self.reports}.values()),
                 summary=manifest["totals"],
-                output_bytes=data_bytes(self.plan, written_bytes, self.share_made),
+                output_bytes=data_bytes(self.plan),
                 share_made=self.share_made,
             )
         )

@@ -164,6 +164,17 @@ def test_killed_workers(family: Family, client: Any, all_of_them: bool) -> None:
     assert in_one_piece(family) == contents(family.out)
 
 
+def test_a_worker_that_ends_when_its_part_is_done(family: Family, client: Any) -> None:
+    """A part of which nothing is left is given to nobody again, and nobody is warned; the summary counts it too."""
+    client.run(dask_workers.end_after_a_part, workers=sorted(client.nthreads())[:1])
+    seen = make(family, client)
+    assert 1 == len([text for text in notices(seen) if "is gone; its part " in text])
+    assert [] == [event for event in seen if isinstance(event, events.Notice) and event.level == "warning"]
+    (done,) = (event for event in seen if isinstance(event, events.Done))
+    assert (74_880, 1.0) == (done.output_bytes, done.share_made)
+    assert in_one_piece(family) == contents(family.out)
+
+
 def test_interrupted(family: Family, client: Any) -> None:
     """Whoever stops a merge finds that no worker does anything any more, and that the same call continues."""
     slowly(client, family)
