@@ -10,7 +10,9 @@ one can then never move the new output away in its stead: a folder cannot be mov
 Another process may publish at any instant, and a third begin another merge in a new folder of that name. So each step
 makes sure that the folder is still the same one; and since that may change an instant later, whatever is moved or
 removed within it is named from the open folder, whatever name that has by then. Only the last step, which gives the
-folder its name, has to go by names; it looks afterwards what it has renamed.
+folder its name, has to go by names: no system renames an open folder. It looks afterwards what it has renamed. That can
+be another folder only if the output was published and taken away, and another merge begun, within that step; it gets
+its name back, unless it is complete.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path
 from typing import Final
 
 from dovetail.engine.errors import OutputError
+from dovetail.engine.output.manifest import MANIFEST_NAME
 from dovetail.engine.output.staging import FORMER_NAME, place_of, tidy
 from dovetail.engine.run.parts.folder import PARTS_NAME, parts_path
 from dovetail.io.files.durable import sync_folder
@@ -210,10 +213,19 @@ def _give_name(staging: WorkFolder, place: Path) -> None:
     """Rename the staging folder to the output; raises a FileNotFoundError if another process has done so."""
     staging.check()
     staging.path.rename(place)
-    if is_named(place) and not staging.is_called(place):  # one of the same name, which was made a moment ago
-        with contextlib.suppress(OSError):
-            place.rename(staging.path)
+    if is_named(place) and not staging.is_called(place):
+        _give_back(place, staging.path)
         raise staging.published()
+
+
+def _give_back(place: Path, path: Path) -> None:
+    """Give the folder of another merge its name again, which was renamed in place of ours, as it had just been begun.
+
+    A complete output stays: this process was held up after it had published its own, and that was replaced meanwhile.
+    """
+    with contextlib.suppress(OSError):
+        if not is_named(place / MANIFEST_NAME):
+            place.rename(path)
 
 
 def _replace(place: Path, staging: WorkFolder) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from dovetail.engine import merge
 from dovetail.engine.actions import carry_out_part, publish_parts
+from dovetail.engine.errors import OutputError
 from dovetail.engine.output import publishing
 from tests.engine.actions.ready_parts import OPTIONS, STEPS, Ready, make, published, renames
 from tests.engine.conftest import Family
@@ -147,6 +148,53 @@ def test_another_merge_begins_just_after_a_look(family: Family, monkeypatch: pyt
         shutil.rmtree(out)
         shutil.rmtree(staging)
     assert step > 6
+
+
+def test_an_output_that_replaces_the_one_just_published(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is held up after its last renaming takes nothing away that has come in place of its output."""
+    ready = Ready(family, former=False)
+    out, called, exchanged = ready.copy(), publishing.WorkFolder.is_called, []
+
+    def look(self: Any, path: Path) -> bool:
+        if path == out and out.exists() and not exchanged:
+            exchanged.append(out.rename(out.with_name("taken-away")))
+            shutil.copytree(family.home / "former", out)
+        return called(self, path)
+
+    monkeypatch.setattr(publishing.WorkFolder, "is_called", look)
+    with pytest.raises((FileNotFoundError, OutputError)):
+        ready.publish(out)
+    assert exchanged
+    assert ready.before == contents(out)
+    assert not out.with_name(f".{out.name}.dovetail-partial").exists()
+
+
+def test_another_merge_begins_within_the_last_step(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the output was taken away, and another merge begun, just before the last renaming, that merge goes on."""
+    ready = Ready(family, former=False)
+    out, recipe, rename = ready.copy(), family.recipe_path.read_text(), os.rename
+    staging = out.with_name(f".{out.name}.dovetail-partial")
+    begun: list[dict[str, bytes | None]] = []
+
+    def renamed(source: Any, target: Any, **within: int) -> None:
+        if Path(source) == staging and Path(target) == out and not begun:
+            begun.append({})
+            assert [True] == published(ready.publish(out, "2/2"))
+            rename(out, out.with_name("taken-away"))
+            family.recipe(dtype="float32")
+            make(family, "1/2", out)
+            begun.append(contents(staging))
+            family.recipe_path.write_text(recipe)
+        rename(source, target, **within)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "rename", renamed)
+        with pytest.raises((FileNotFoundError, OutputError)):
+            ready.publish(out)
+    assert not out.exists()
+    assert begun[1] == contents(staging)
+    family.recipe(dtype="float32")
+    assert [True] == published(make(family, "2/2", out))
 
 
 @pytest.mark.parametrize("error", [errno.ENOTEMPTY, errno.EBUSY])
