@@ -3,6 +3,7 @@
     python bench/scaling.py                                  # measures for a minute, then computes for two storages
     python bench/scaling.py --node-rate 2 --aggregate 100    # for one with these GB/s, of each machine and of all
     python bench/scaling.py --split                          # what it would bring to divide single tensors
+    python bench/scaling.py --headers                        # and if one process opened the inputs for all others
 
 Measured on this machine: starting, planning, publishing and journals (`many_tensors.measure_many`), and the division of
 three models by the code that real parts use. Assumed: rates of the storage, and how many requests a second its metadata
@@ -21,7 +22,7 @@ import workplace
 import xxhash
 from many_tensors import FEW, PARTS, measure_many
 from report import print_table, write_results
-from scaling_model import MODELS, ROW_BYTES, Constants, Storage, times
+from scaling_model import HEADER_BYTES, MODELS, ROW_BYTES, Constants, Storage, opening_seconds, times
 
 from dovetail.engine.run.journal import sound_entries
 
@@ -79,7 +80,19 @@ def splitting(constants: Constants, storage: Storage, inputs: int, passes: int) 
             yield model.name, f"{nodes:,}", f"{found.total:.1f}", f"{split:.1f}", f"{saved:.2f}"
 
 
-def report(constants: Constants, storage: Storage, inputs: int, passes: int, *, split: bool) -> list[tuple[str, ...]]:
+def storing_headers(constants: Constants, storage: Storage, inputs: int, passes: int) -> Iterable[tuple[str, ...]]:
+    """Give, for each model and number of machines, the time now, and if one process stored headers for the others."""
+    for model in MODELS:
+        files, header_bytes = inputs * model.files, inputs * len(model.sizes) * HEADER_BYTES
+        for nodes in NODES[1:]:
+            found = times(model, nodes, constants, storage, inputs, passes).total
+            now, then = (opening_seconds(files, header_bytes, nodes, storage, stored=each) for each in (False, True))
+            yield model.name, f"{nodes:,}", f"{found:.1f}", f"{found - now + then:.1f}", f"{now - then:.1f}"
+
+
+def report(
+    constants: Constants, storage: Storage, inputs: int, passes: int, *, split: bool, headers: bool
+) -> list[tuple[str, ...]]:
     """Print the tables for one storage, and give the rows of the first."""
     columns = [text for model in MODELS for text in (f"{model.name} (efficiency)", "most of it")]
     found = list(rows(constants, storage, inputs, passes))
@@ -91,6 +104,9 @@ def report(constants: Constants, storage: Storage, inputs: int, passes: int, *, 
         columns = ["machines", "whole tensors, s", "divided, s", "machine hours saved"]
         divided = splitting(constants, storage, inputs, passes)
         print_table("Dividing single tensors, if that cost nothing", ("", *columns), divided)
+    if headers:
+        columns = ["machines", "each opens all, s", "one for all, s", "saved, s"]
+        print_table("Opening the inputs", ("", *columns), storing_headers(constants, storage, inputs, passes))
     return found
 
 
@@ -103,6 +119,7 @@ def main() -> None:
     parser.add_argument("--inputs", type=int, default=3, help="models that are read, the base model included [3]")
     parser.add_argument("--passes", type=int, default=1, help="how often they are read [1]")
     parser.add_argument("--split", action="store_true", help="what it would bring to divide single tensors too")
+    parser.add_argument("--headers", action="store_true", help="what if one process opened the inputs for all")
     args = parser.parse_args()
     if len(args.node_rate) != len(args.aggregate):
         parser.error(f"--node-rate has {len(args.node_rate)} values and --aggregate {len(args.aggregate)}")
@@ -112,7 +129,9 @@ def main() -> None:
     found = {}
     for node, together in zip(args.node_rate, args.aggregate, strict=True):
         storage = Storage(1e9 * node, 1e9 * together, args.operations, args.latency / 1000)
-        found[f"{node:g}, {together:g}"] = report(constants, storage, args.inputs, args.passes, split=args.split)
+        found[f"{node:g}, {together:g}"] = report(
+            constants, storage, args.inputs, args.passes, split=args.split, headers=args.headers
+        )
     write_results("scaling", {"constants": asdict(constants), "options": vars(args) | {"work": ""}, "rows": found})
 
 

@@ -32,6 +32,9 @@ FILE_OPERATIONS: Final = 3
 
 Further looks at its attributes, with each commit, are answered by the client's cache."""
 
+STORED_OPERATIONS: Final = 6
+"""What it is asked by a process that waits for headers which another one stores: two looks, and reading the file."""
+
 FOLDER_OPERATIONS: Final = 60
 """What it is asked for a part in the working folder, by a trace of one (`strace -e trace=%file`)."""
 
@@ -80,6 +83,10 @@ class Storage:
     """Requests a second that the metadata server answers."""
     latency_s: float
     """Time of one request when there are no others."""
+
+    def seconds(self, operations: int, processes: int) -> float:
+        """Give the time of so many requests, one after another, of each of so many processes."""
+        return max(operations * self.latency_s, operations * processes / self.operations_rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +169,28 @@ def moving_seconds(parts: Sequence[int], storage: Storage) -> float:
     return now
 
 
+def opening_seconds(files: int, header_bytes: int, nodes: int, storage: Storage, *, stored: bool = False) -> float:
+    """Compute how long so many processes take that open all inputs at the same time.
+
+    Parameters
+    ----------
+    files, header_bytes
+        Files of all inputs, and bytes of their headers.
+    nodes, storage
+        As for `times`.
+    stored
+        Whether one process opened the files and stored their headers, while the others waited. Each of these would ask
+        about each file nevertheless, since no header of a file may be believed that has changed.
+
+    """
+    rate = min(storage.node_rate, storage.aggregate_rate / nodes)
+    reading = header_bytes / rate
+    if not stored or nodes == 1:
+        return storage.seconds(files * FILE_OPERATIONS + FOLDER_OPERATIONS, nodes) + reading
+    first = storage.seconds(files * FILE_OPERATIONS, 1) + 2 * header_bytes / storage.node_rate  # reads and writes
+    return first + storage.seconds(files + FOLDER_OPERATIONS + STORED_OPERATIONS, nodes) + reading
+
+
 def times(model: Model, nodes: int, constants: Constants, storage: Storage, inputs: int = 3, passes: int = 1) -> Times:
     """Compute where the time of a merge on so many machines goes.
 
@@ -183,18 +212,13 @@ def times(model: Model, nodes: int, constants: Constants, storage: Storage, inpu
     moved = int(model.sizes.sum()) * (inputs * passes + 1)
     rate = min(storage.node_rate, storage.aggregate_rate / nodes)
     fair, even = moved / nodes / storage.node_rate, moved / nodes / rate
-
-    def asked(operations: int, processes: int) -> float:
-        return max(operations * storage.latency_s, operations * processes / storage.operations_rate)
-
-    headers = inputs * tensors * HEADER_BYTES
     rows = moved // CHUNK_BYTES + tensors
-    journals = asked(2 * nodes, min(nodes, LAST_PARTS)) + rows * (ROW_BYTES / rate + constants.row_s)
+    journals = storage.seconds(2 * nodes, min(nodes, LAST_PARTS)) + rows * (ROW_BYTES / rate + constants.row_s)
     return Times(
         start=constants.start_s + tensors * constants.tensor_s,
-        opening=asked(files * FILE_OPERATIONS + FOLDER_OPERATIONS, nodes) + headers / rate,
+        opening=opening_seconds(files, inputs * tensors * HEADER_BYTES, nodes, storage),
         moving=fair,
         shared=even - fair,
         uneven=moving_seconds(part_bytes(model, nodes, inputs, passes), storage) - even,
-        publishing=journals + tensors * constants.publish_tensor_s + asked(4 * nodes, 1),
+        publishing=journals + tensors * constants.publish_tensor_s + storage.seconds(4 * nodes, 1),
     )

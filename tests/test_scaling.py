@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.scaling_model import MODELS, Constants, Model, Storage, moving_seconds, part_bytes, times
+from bench.scaling_model import (
+    MODELS,
+    Constants,
+    Model,
+    Storage,
+    moving_seconds,
+    opening_seconds,
+    part_bytes,
+    times,
+)
 
 CONSTANTS = Constants(start_s=1.0, tensor_s=1e-4, publish_tensor_s=1e-4, row_s=1e-6)
 STORAGE = Storage(node_rate=1e9, aggregate_rate=64e9, operations_rate=50_000, latency_s=0.0005)
@@ -51,3 +60,14 @@ def test_the_largest_tensor_is_a_bound() -> None:
     found = times(model, 500, CONSTANTS, STORAGE)
     assert found.moving + found.shared + found.uneven >= 4e11 / 1e9
     assert "the largest tensor" == found.limit
+
+
+def test_headers_that_one_process_stores() -> None:
+    """Storing them costs few machines, which wait for it, and saves many machines two of three requests for a file."""
+    few, many = (
+        [opening_seconds(489, 0, nodes, STORAGE, stored=stored) for stored in (False, True)] for nodes in (4, 1000)
+    )
+    assert few[0] < few[1]
+    assert (489 * 3 + 60) * 1000 / 50_000 == pytest.approx(many[0])
+    assert 489 * 3 * 0.0005 + (489 + 66) * 1000 / 50_000 == pytest.approx(many[1])
+    assert opening_seconds(489, 10, 1, STORAGE) == opening_seconds(489, 10, 1, STORAGE, stored=True)
