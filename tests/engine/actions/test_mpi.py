@@ -82,6 +82,23 @@ def test_a_rank_hands_parts_out(family: Family) -> None:
     assert "no.yml" in wrong.stderr
 
 
+def test_stages(family: Family) -> None:
+    """Ranks that would each make a part are told what to do, and it works: one of them hands out stage after stage."""
+    text = family.recipe_path.read_text()
+    final = f"merge_method: linear\nmodels:\n- model: first\n- model: {family.math}\nparameters: {{weight: 0.5}}\n"
+    family.recipe_path.write_text(f"{text}name: first\n---\n{final}")
+    command = ("dovetail.engine", "merge", family.recipe_path, family.out)
+    refused = mpiexec(2, *command)
+    assert 2 == refused.returncode
+    assert "MPI has started 2 processes, each of which is to make a part of a recipe of 2 stages; " in refused.stderr
+    assert " or by mpiexec -n 2 python -m mpi4py.futures -m dovetail merge ...\n" in refused.stderr
+    made = mpiexec(2, "mpi4py.futures", "-m", *command)
+    assert 0 == made.returncode, made.stderr
+    merge(family.recipe_path, family.home / "threads")
+    found, expected = contents(family.out), contents(family.home / "threads")
+    assert [] == [name for name in expected if name.endswith(".safetensors") and expected[name] != found[name]]
+
+
 MAKERS = """
 import sys
 from dovetail.engine.actions import hand_out
