@@ -34,8 +34,8 @@ def data_of(context: Any, builder: Any, kind: Any, array: Any) -> Any:
     return make_array(kind)(context, builder, array).data
 
 
-def lines_of(context: Any, builder: Any, kind: Any, array: Any, count: int) -> list[Any]:
-    """Generate the addresses of the first `count` lines of an array of two dimensions."""
+def line_of(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+    """Generate the address of a line of an array of two dimensions."""
     from numba.np import arrayobj  # imports much, and is needed only to compile
 
     make_array: Any = arrayobj.make_array
@@ -43,10 +43,20 @@ def lines_of(context: Any, builder: Any, kind: Any, array: Any, count: int) -> l
     made = make_array(kind)(context, builder, array)
     step, _ = unpack_tuple(builder, made.strides, 2)
     start = builder.ptrtoint(made.data, I64)
-    return [
-        builder.inttoptr(builder.add(start, builder.mul(step, integer(I64, line))), made.data.type)
-        for line in range(count)
-    ]
+    return builder.inttoptr(builder.add(start, builder.mul(step, index)), made.data.type)
+
+
+def line_count(context: Any, builder: Any, kind: Any, array: Any) -> Any:
+    """Generate the number of lines of an array of two dimensions."""
+    from numba.np import arrayobj  # imports much, and is needed only to compile
+
+    make_array: Any = arrayobj.make_array
+    return builder.extract_value(make_array(kind)(context, builder, array).shape, 0)
+
+
+def lines_of(context: Any, builder: Any, kind: Any, array: Any, count: int) -> list[Any]:
+    """Generate the addresses of the first `count` lines of an array of two dimensions."""
+    return [line_of(context, builder, kind, array, integer(I64, line)) for line in range(count)]
 
 
 def declare(builder: Any, name: str, kind: Any) -> Any:

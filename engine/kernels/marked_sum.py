@@ -11,10 +11,9 @@ from numba import njit
 
 from dovetail.engine.kernels.convert import encode
 from dovetail.engine.kernels.marks import take_bits
-from dovetail.engine.kernels.merging import close_run, merge_tile
+from dovetail.engine.kernels.merging import begin_sums, close_run, merge_tile
 from dovetail.engine.kernels.reading import STEP, count_stored, read_tile
 from dovetail.engine.kernels.statistics import count_common, count_nonfinite
-from dovetail.engine.kernels.sums import LANES, ROW
 
 TILE = 4096
 """Elements after which sums are rounded, where they are rounded tile by tile."""
@@ -45,7 +44,7 @@ def marked_sum(sources, codes, marks, place, factors, options, out, totals):  # 
     nonfinite, pairs, squares = totals
     models, out_code, overflowed = factors.shape[1], codes[len(codes) - 1], 0
     lines, bits = np.empty((models + 1, STEP), np.float32), np.empty((models, TILE // 8), np.uint8)
-    sums, merged = (np.zeros((2, 2 * models + 1, LANES)), np.empty(ROW, np.float32)), np.empty(STEP, np.float32)
+    sums, merged = begin_sums(models), np.empty(STEP, np.float32)
     block_begin = begin
     while block_begin < end:
         line, at = (offset + block_begin - begin) // block, (offset + block_begin - begin) % block
@@ -60,7 +59,7 @@ def marked_sum(sources, codes, marks, place, factors, options, out, totals):  # 
                 stop = min(start + STEP, last)
                 part, count = bits[:, (start - first) // 8 :], stop - start
                 read_tile(sources, codes, start, stop, end, lines)
-                merge_tile(sources[1:], lines, part, factors, options, count, sums, merged)
+                merge_tile(lines, part, factors, options, count, sums, merged)
                 if stop == block_end or (by_tile and stop == last):
                     finite &= close_run(lines, part, count, sums, squares)
                 overflowed += count_nonfinite(merged[:count])

@@ -13,11 +13,11 @@ from numba import njit
 from dovetail.engine.kernels.convert import ITEMSIZES, encode
 from dovetail.engine.kernels.kept_magnitudes import add_magnitudes
 from dovetail.engine.kernels.marks import mark_above
-from dovetail.engine.kernels.merging import close_run, merge_tile
+from dovetail.engine.kernels.merging import begin_sums, close_run, merge_tile
 from dovetail.engine.kernels.philox import random_marks
 from dovetail.engine.kernels.reading import STEP, count_stored, read_tile
 from dovetail.engine.kernels.statistics import count_common, count_nonfinite
-from dovetail.engine.kernels.sums import LANES, ROW
+from dovetail.engine.kernels.sums import LANES
 
 TILE = 4096
 """Elements of a tile, after which sums are rounded."""
@@ -116,7 +116,7 @@ def sparsified_sum(sources, codes, keeps, index, factors, options, out, totals):
     nonfinite, pairs, squares = totals
     models, out_code = factors.shape[1], codes[len(codes) - 1]
     lines, bits = np.empty((models + 1, STEP), np.float32), np.zeros((models, TILE // 8), np.uint8)
-    sums, merged = (np.zeros((2, 2 * models + 1, LANES)), np.empty(ROW, np.float32)), np.empty(STEP, np.float32)
+    sums, merged = begin_sums(models), np.empty(STEP, np.float32)
     other, length, overflowed = np.empty(STEP // 8, np.uint8), len(out) // ITEMSIZES[out_code], 0
     for first in range(0, length, TILE):
         last, finite = min(first + TILE, length), True
@@ -126,7 +126,7 @@ def sparsified_sum(sources, codes, keeps, index, factors, options, out, totals):
             read_tile(sources, codes, start, stop, length, lines)
             for j in range(models):
                 _mark(lines, j, keeps, (index + start, count), part[j], other)
-            merge_tile(sources[1:], lines, part, factors, options, count, sums, merged)
+            merge_tile(lines, part, factors, options, count, sums, merged)
             if stop == last:
                 finite = close_run(lines, part, count, sums, squares)
             overflowed += count_nonfinite(merged[:count])
