@@ -132,7 +132,9 @@ def draw(count: int, seed: int = 0) -> dict[str, Any]:
         if random.random() < 0.5:  # as of fine-tunes in 16 bits: many equal changes, and many zeros
             values = np.round(values * 8) / 8
         magnitudes = np.abs(values).reshape(-1).view(np.uint32)
-        taken = Sample(np.concatenate([magnitudes[start:stop] for start, stop in runs(magnitudes.size)]))
+        taken = Sample(
+            np.concatenate([magnitudes[start:stop] for start, stop in runs(magnitudes.size)]), magnitudes.size
+        )
         for share in random.uniform(0.001, 0.999, 8):
             low, high = taken.bracket(share)
             rank = int(share * magnitudes.size)

@@ -22,7 +22,7 @@ from dovetail.engine.methods.cabs_sum import AddsMasked
 from dovetail.engine.methods.decoding import STRETCH, ElementRange, Floats, Marks, TaskVectors, stretches
 from dovetail.engine.methods.masked import BeginSum, StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
-from dovetail.engine.methods.selection import PASSES, SAMPLE, Search
+from dovetail.engine.methods.selection import PASSES, SAMPLE, Search, is_fine
 from dovetail.engine.methods.threshold import (
     DIGITS,
     KEEP_NONE,
@@ -74,7 +74,8 @@ class MagnitudeCabs(AddsMasked):
 
     @property
     def _search(self) -> Search:
-        return Search(self.length, len(self.n) if self.mode == IGNORE else 1, self.sampled and self.mode != MINIMIZE)
+        rules = len(self.n) if self.mode == IGNORE else 1
+        return Search(self.length, rules, self.sampled and self.mode != MINIMIZE, fine=is_fine(self.codes))
 
     def reads(self, step: int, state: Rules | None) -> Sequence[ElementRange] | None:
         """What the search reads that is at work."""

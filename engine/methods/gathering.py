@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine.kernels.bracket import ABOVE, HIGH, LOW, count_bracket, count_changes
 from dovetail.engine.methods.decoding import STRETCH, stored, stretches
+from dovetail.engine.methods.packed import NOTHING, Packed, pack, packed_bytes
 from dovetail.engine.methods.program import Chunk
 from dovetail.engine.methods.sample import Bracket
 from dovetail.engine.methods.threshold import Rules
@@ -18,14 +19,24 @@ from dovetail.engine.methods.threshold import Rules
 GATHERED_BYTES: Final = 8 << 20
 """Most memory for the magnitudes inside one bracket; in a tensor of few elements, no more than a byte for each."""
 
-MOST_OF_CHUNK: Final = 1 << 16
+GATHERED_SHARE: Final = 48
+"""Elements for each byte of that memory in the largest tensors of float32, where it is more."""
+
+MOST_OF_CHUNK: Final = 1 << 17
 """Most different magnitudes that are gathered in one chunk."""
 
+LISTED_BYTES: Final = 1 << 19
+"""Most memory for those of a chunk, when they are listed."""
+
+_USUAL_CHUNK: Final = 1 << 20
+"""Elements of a chunk of three inputs, roughly."""
+
 COUNTED_BYTES: Final = 8
+HEADER_BYTES: Final = 512
 SORTED_BYTES: Final = 24
 JOINED_BYTES: Final = 40
-"""Memory for each magnitude that is gathered, with its count; while equal ones are found by sorting; and while those
-that are found are joined with those found before."""
+"""Most memory for each magnitude that is gathered, with its count; for what a chunk has besides; for each magnitude
+while equal ones are found by sorting; and while those that are found are joined with those found before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +45,10 @@ class Gathered:
 
     counts: NDArray[np.int64]
     """Counts by `ABOVE`, `HIGH`, `LOW` and `NONZERO`."""
-    magnitudes: NDArray[np.uint32]
-    """Different magnitude bits strictly inside, ascending; empty if there are too many."""
+    magnitudes: Packed
+    """Magnitude bits strictly inside; none if there are too many."""
     reaching: NDArray[np.uint32] | None
-    """How many elements inside have at least each of them, and 0; None if no two elements inside are equal."""
+    """How many elements inside have at least each of them, and 0; None if equal ones are listed one by one."""
     whole: bool
     """Whether all that lies inside is there."""
 
@@ -46,18 +57,37 @@ class Gathered:
         """Memory for the magnitudes inside."""
         return self.magnitudes.nbytes + (0 if self.reaching is None else self.reaching.nbytes)
 
+    def dropped(self) -> Gathered:
+        """Give the counts alone, without the magnitudes inside."""
+        return replace(self, magnitudes=NOTHING, reaching=None, whole=False)
+
 
 def at_least(chunk: Gathered, bracket: Bracket, magnitude: int) -> int:
     """Count a chunk's elements of at least a magnitude, which is inside the bracket, at its edges, or just above."""
     low, high = bracket
     found = int(chunk.counts[ABOVE])
     if magnitude <= high:
-        place = int(np.searchsorted(chunk.magnitudes, np.uint32(magnitude)))
+        place = chunk.magnitudes.below(magnitude)
         inside = chunk.magnitudes.size - place if chunk.reaching is None else int(chunk.reaching[place])
         found += int(chunk.counts[HIGH]) + inside
     if magnitude <= low < high:
         found += int(chunk.counts[LOW])
     return found
+
+
+def gathered_bytes(share: float, bracket: Bracket, length: int) -> float:
+    """Foresee the memory for what lies inside a bracket, in chunks of a usual size.
+
+    Parameters
+    ----------
+    share
+        The share of elements with magnitudes strictly inside that differ among each other.
+    bracket, length
+        The bracket, and the elements of the tensor.
+
+    """
+    elements = min(length, _USUAL_CHUNK)
+    return packed_bytes(int(share * elements), bracket[1] - bracket[0]) * length / elements
 
 
 class BracketCounter:
@@ -116,9 +146,10 @@ class BracketCounter:
         for place in range(len(self._brackets)):
             self._join(place)
         found = zip(self._counts, self._found, self._whole, strict=True)
-        return tuple(
-            Gathered(counts, magnitudes, _reaching(numbers), whole) for counts, (magnitudes, numbers), whole in found
+        chunks = (
+            Gathered(counts, *_listed(magnitudes, numbers), whole) for counts, (magnitudes, numbers), whole in found
         )
+        return tuple(chunk if chunk.nbytes <= LISTED_BYTES else chunk.dropped() for chunk in chunks)
 
 
 def count_in_brackets(
@@ -152,10 +183,15 @@ _Counted = tuple[NDArray[Any], NDArray[Any]]
 _NOTHING: Final[_Counted] = (np.empty(0, np.uint32), np.empty(0, np.int64))
 
 
-def _reaching(numbers: NDArray[Any]) -> NDArray[np.uint32] | None:
-    if numbers.size and numbers.max() == 1:
-        return None
-    return np.append(np.cumsum(numbers[::-1])[::-1], 0).astype(np.uint32)
+def _listed(magnitudes: NDArray[Any], numbers: NDArray[Any]) -> tuple[Packed, NDArray[np.uint32] | None]:
+    """List magnitudes with the numbers of elements that reach them, or equal ones one by one: what takes less."""
+    if not magnitudes.size:
+        return NOTHING, None
+    span = int(magnitudes[-1] - magnitudes[0])
+    counted_bytes = packed_bytes(magnitudes.size, span) + 4 * (magnitudes.size + 1)
+    if packed_bytes(int(numbers.sum()), span) <= counted_bytes:
+        return pack(np.repeat(magnitudes, numbers)), None
+    return pack(magnitudes), np.append(np.cumsum(numbers[::-1])[::-1], 0).astype(np.uint32)
 
 
 def _joined(parts: Sequence[_Counted]) -> _Counted:
@@ -200,5 +236,4 @@ class Gathering:
     def _drop(self, place: int) -> None:
         self._held[place] = 0
         for index, chunk in enumerate(self.chunks):
-            dropped = replace(chunk[place], magnitudes=_NOTHING[0], reaching=None, whole=False)
-            self.chunks[index] = (*chunk[:place], dropped, *chunk[place + 1 :])
+            self.chunks[index] = (*chunk[:place], chunk[place].dropped(), *chunk[place + 1 :])

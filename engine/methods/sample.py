@@ -28,10 +28,13 @@ ALL_MAGNITUDES: Final = 0x7FFFFFFF
 """A bracket's upper edge where there is none."""
 
 RUN: Final = 256
-"""Elements of a run. More of them would tell little more, being alike, and more runs cost more pages."""
+"""Most elements of a run. More of them would tell little more, being alike, and more runs cost more pages."""
+
+MOST_ELEMENTS: Final = 1 << 20
+"""Most elements of a sample: runs are shorter where there are many."""
 
 _LEAST_RUNS: Final = 256
-_MOST_RUNS: Final = 4096
+_MOST_RUNS: Final = 1 << 14
 _ELEMENTS_PER_RUN: Final = 1 << 15
 """Elements of a tensor for each run of its sample: one page in sixteen of a tensor of bfloat16, or fewer."""
 
@@ -48,6 +51,11 @@ def _count(length: int) -> int:
     return min(_MOST_RUNS, max(_LEAST_RUNS, length // _ELEMENTS_PER_RUN))
 
 
+def run_elements(length: int) -> int:
+    """Give the number of elements of a run of a tensor's sample."""
+    return min(RUN, MOST_ELEMENTS // _count(length))
+
+
 @lru_cache(maxsize=64)
 def runs(length: int) -> list[tuple[int, int]]:
     """Give the runs of elements, first and one past the last, that make up the sample of a tensor.
@@ -58,17 +66,17 @@ def runs(length: int) -> list[tuple[int, int]]:
         Elements of the tensor, at least `LEAST_LENGTH`.
 
     """
-    count, found = _count(length), []
+    count, size, found = _count(length), run_elements(length), []
     for index in range(count):
         begin, end = index * length // count, (index + 1) * length // count
-        start = begin + int((end - begin - RUN) * (index * _GOLDEN % 1.0))
-        found.append((start, start + RUN))
+        start = begin + int((end - begin - size) * (index * _GOLDEN % 1.0))
+        found.append((start, start + size))
     return found
 
 
 def sample_elements(length: int) -> int:
     """Give the number of elements of a tensor's sample."""
-    return _count(length) * RUN if length >= LEAST_LENGTH else 0
+    return _count(length) * run_elements(length) if length >= LEAST_LENGTH else 0
 
 
 class Sample:
@@ -78,11 +86,13 @@ class Sample:
     ----------
     magnitudes
         Magnitude bits, run after run.
+    length
+        Elements of the tensor.
 
     """
 
-    def __init__(self, magnitudes: Magnitudes) -> None:
-        self._runs = magnitudes.reshape(-1, RUN)
+    def __init__(self, magnitudes: Magnitudes, length: int) -> None:
+        self._runs = magnitudes.reshape(-1, run_elements(length))
         self._ascending = np.sort(self._runs, axis=None)
 
     @property

@@ -21,18 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.bracket import NONZERO, count_bracket, count_changes
-from dovetail.engine.kernels.convert import F32
+from dovetail.engine.kernels.convert import F32, ITEMSIZES
 from dovetail.engine.methods.decoding import ElementRange, read_only
 from dovetail.engine.methods.gathering import (
     COUNTED_BYTES,
     GATHERED_BYTES,
+    GATHERED_SHARE,
+    HEADER_BYTES,
     JOINED_BYTES,
+    LISTED_BYTES,
     MOST_OF_CHUNK,
     SORTED_BYTES,
     BracketCounter,
     Gathered,
     Gathering,
     at_least,
+    gathered_bytes,
 )
 from dovetail.engine.methods.sample import Bracket, Sample, runs, sample_elements
 from dovetail.engine.methods.threshold import (
@@ -90,6 +94,11 @@ def try_sampling() -> None:
     count_changes((raw, raw), np.array([F32, F32]), 0, 2, (1, 2), room, counts)
 
 
+def is_fine(codes: Sequence[int]) -> bool:
+    """Say of a base model and models, by their dtype codes, whether changes have all bits of float32."""
+    return any(ITEMSIZES[code] > 2 for code in codes)
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """Finds ranks of one or several task vectors of a tensor at once."""
@@ -102,6 +111,8 @@ class Search:
     """Whether a sample may be taken."""
     exactly: bool = False
     """Whether a rank beyond the elements that are not zero has the magnitude zero; else all elements are kept."""
+    fine: bool = True
+    """Whether values have all bits of float32: of changes between values of 16 bits, most are equal to others."""
 
     @property
     def samples(self) -> bool:
@@ -110,7 +121,7 @@ class Search:
 
     @property
     def _most_bytes(self) -> int:
-        return min(GATHERED_BYTES, self.length)
+        return min(max(GATHERED_BYTES, self.length // GATHERED_SHARE if self.fine else 0), self.length)
 
     def reads(self, step: int, rules: Sequence[Rules]) -> list[ElementRange] | None:
         """Say what a pass reads: runs of elements, or nothing, or None for all.
@@ -140,7 +151,7 @@ class Search:
         digits = count_partial_bytes(self.rules)
         if not self.samples:
             return digits
-        gathered = self.rules * (64 + COUNTED_BYTES * min(elements, MOST_OF_CHUNK))
+        gathered = self.rules * (HEADER_BYTES + min(COUNTED_BYTES * elements, LISTED_BYTES))
         return max(digits, gathered)
 
     def accumulator_bytes(self, chunks: int) -> int:
@@ -148,7 +159,7 @@ class Search:
         digits = tally_bytes(self.rules, chunks)
         if not self.samples:
             return digits
-        gathered = self.rules * (self._most_bytes + COUNTED_BYTES * MOST_OF_CHUNK + 320 * chunks)
+        gathered = self.rules * (self._most_bytes + LISTED_BYTES + HEADER_BYTES * chunks)
         sampled = 4 * sample_elements(self.length) * (2 * self.rules + 3)
         return digits + max(gathered, sampled)  # rules that are found one way hold what they know of ties meanwhile
 
@@ -204,7 +215,7 @@ class Search:
 
         """
         if step == SAMPLE:
-            return self._bracketed(Sample(accumulator[0]), ranks)
+            return self._bracketed(Sample(accumulator[0], self.length), ranks)
         if step == BRACKET:
             return self._counted(accumulator, ranks, rules)
         digit = step - FIRST_DIGIT
@@ -215,8 +226,7 @@ class Search:
         found, known = [], not callable(ranks)  # else a sample of zeros alone would make a rank 0
         for rank in _wanted(ranks, round(self.length * sample.nonzero)):
             bracket = sample.bracket(min(1.0, rank / self.length))
-            # Where there are many, hardly any two are equal, and each takes half of `COUNTED_BYTES`.
-            fits = sample.inside(bracket) * self.length * COUNTED_BYTES / 2 < 0.9 * self._most_bytes
+            fits = gathered_bytes(sample.inside(bracket), bracket, self.length) < 0.9 * self._most_bytes
             found.append(KEEP_NONE if known and rank == 0 else Rule(0, 0, 0, bracket=bracket if fits else None))
         return tuple(found)
 

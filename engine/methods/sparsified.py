@@ -49,7 +49,7 @@ from dovetail.engine.methods.masked import BeginSum, StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
 from dovetail.engine.methods.row_marks import HeldMarks, RowMarks
 from dovetail.engine.methods.scaled_sum import ScaledSum, rescaling_factor
-from dovetail.engine.methods.selection import BRACKET, PASSES, Search
+from dovetail.engine.methods.selection import BRACKET, PASSES, Search, is_fine
 from dovetail.engine.methods.threshold import Rules
 
 
@@ -143,7 +143,7 @@ class SparsifiedSum:
     def _search(self) -> Search:
         """The search for ranks; without any rules where no model keeps a band of ranks."""
         rules = sum(len(keep.ranks) for keep in self.keeps if isinstance(keep, KeepBand))
-        return Search(self.length, rules, self.sampled and rules > 0)
+        return Search(self.length, rules, self.sampled and rules > 0, fine=is_fine(self.codes))
 
     def reads(self, step: int, state: Found | None) -> Sequence[ElementRange] | None:
         """What a search reads in its passes; everything where magnitudes are summed."""

@@ -18,7 +18,7 @@ from dovetail.engine.methods import gathering, sample, selection
 from dovetail.engine.methods.decoding import read_only
 from dovetail.engine.methods.program import Chunk
 from dovetail.engine.methods.registry import METHODS
-from dovetail.engine.methods.sample import LEAST_LENGTH, RUN, Sample, runs, sample_elements
+from dovetail.engine.methods.sample import LEAST_LENGTH, MOST_ELEMENTS, Sample, run_elements, runs, sample_elements
 from dovetail.engine.methods.selection import BRACKET, FIRST_DIGIT, PASSES, SAMPLE, Search
 from dovetail.engine.methods.threshold import KEEP_ALL, KEEP_NONE, Rules
 from tests.engine.kernels.cases import JITTED, examples, make_values, sources
@@ -249,11 +249,11 @@ def test_samples_are_spread_and_small(monkeypatch: pytest.MonkeyPatch, length: i
     """Runs lie inside, one in each part, do not overlap, and hold at most an eighth of the elements."""
     monkeypatch.undo()
     runs.cache_clear()
-    found = runs(length)
-    assert all(0 <= start and stop == start + RUN and stop <= length for start, stop in found)
+    found, size = runs(length), run_elements(length)
+    assert all(0 <= start and stop == start + size and stop <= length for start, stop in found)
     assert all(one[1] <= two[0] for one, two in pairwise(found))
     assert list(range(len(found))) == [start * len(found) // length for start, _ in found]
-    assert sample_elements(length) == RUN * len(found) <= length // 8
+    assert sample_elements(length) == size * len(found) <= min(length // 8, MOST_ELEMENTS)
     assert 0 == sample_elements(LEAST_LENGTH - 1)
 
 
@@ -265,7 +265,9 @@ def test_brackets_seldom_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(20):
         rows = np.exp(0.2 * random.standard_normal((1024, 1), np.float32))
         magnitudes = np.abs(random.standard_normal((1024, 1024), np.float32) * rows).reshape(-1).view(np.uint32)
-        taken = Sample(np.concatenate([magnitudes[start:stop] for start, stop in runs(magnitudes.size)]))
+        taken = Sample(
+            np.concatenate([magnitudes[start:stop] for start, stop in runs(magnitudes.size)]), magnitudes.size
+        )
         ordered = np.sort(magnitudes)
         for share in (0.02, 0.3, 0.8):
             low, high = taken.bracket(share)
@@ -273,6 +275,24 @@ def test_brackets_seldom_miss(monkeypatch: pytest.MonkeyPatch) -> None:
             shares.append(float(np.mean((magnitudes >= low) & (magnitudes <= high))))
     assert 0 == missed
     assert max(shares) < 0.12
+
+
+@pytest.mark.parametrize("length", [300_000_000, 10**9, 4 * 10**9])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.5, 0.9])
+def test_huge_tensors_of_float32_have_brackets(monkeypatch: pytest.MonkeyPatch, length: int, share: float) -> None:
+    """What lies inside the bracket of a tensor of any size fits, where rows differ as in fine-tunes, and is bounded."""
+    monkeypatch.undo()
+    random, size = np.random.default_rng(11), run_elements(length)
+    rows = np.exp(0.15 * random.standard_normal((sample_elements(length) // size, 1), np.float32))
+    values = (random.standard_normal((len(rows), size), np.float32) * rows * np.float32(1e-3)).reshape(-1)
+    how, chunks = Search(length, 1, sampled=True), length >> 20
+    counter = how.counter(SAMPLE, (), np.empty(0, np.uint32))
+    counter.add(values)
+    accumulator = how.fold(SAMPLE, how.begin(SAMPLE), counter.counts)
+    (rule,) = how.finish(SAMPLE, accumulator, (int(share * length),), ())
+    assert rule.bracket is not None
+    coarse = Search(length, 1, sampled=True, fine=False)
+    assert how.accumulator_bytes(chunks) <= coarse.accumulator_bytes(chunks) + length // gathering.GATHERED_SHARE
 
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
