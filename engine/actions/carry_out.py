@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from dovetail.engine import events
-from dovetail.engine.actions.carry_out_part import carry_out_part
 from dovetail.engine.actions.completion import Complete, complete_model, done_event, started_event, tell_findings
 from dovetail.engine.actions.finished import is_finished
 from dovetail.engine.actions.parts import laid_out
@@ -98,6 +97,8 @@ def carry_out(
         return _as_agreed(plan, lambda: laid_out(plan, output, run), hand_it_out)
 
     def carry_out_parts(*, warned: bool) -> dict[str, Any]:
+        from dovetail.engine.actions.carry_out_part import carry_out_part
+
         # A part is laid out already; whoever comes without one keeps to what the parts have agreed on meanwhile.
         first = laid_out(plan, output, run) if run.part is None else plan
 

@@ -1,22 +1,25 @@
-"""Completing an output whose tensors are all there: its small files and its manifest, and what a person is told."""
+"""Completing an output whose tensors are all there: its small files and its manifest, and what a person is told.
+
+What writes the card is imported then, and not before the first task.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dovetail.engine import events
-from dovetail.engine.output.card import conversion_card, model_card
-from dovetail.engine.output.findings import findings
 from dovetail.engine.output.manifest import build_manifest, total_statistics, write_manifest
-from dovetail.engine.output.pictures import NO_PICTURES, PICTURE_NAMES, Picture, card_pictures
 from dovetail.engine.output.side_files import write_side_files
 from dovetail.engine.planning.plan import Plan
 from dovetail.engine.run.budget import Budget
 from dovetail.engine.run.execution import Execution
 from dovetail.engine.run.records import RecordTable
 from dovetail.io.files.machine import peak_resident_bytes
+
+if TYPE_CHECKING:
+    from dovetail.engine.output.pictures import Picture
 
 Complete = Callable[[Plan, RecordTable, Path], dict[str, Any]]
 """Writes the small files of an output and its manifest into the staging folder, and gives the manifest."""
@@ -26,6 +29,8 @@ def complete_model(
     plan: Plan, table: RecordTable, staging: Path, earlier: Sequence[Mapping[str, Any]], known_by: str
 ) -> dict[str, Any]:
     """Write the side files and the manifest into the staging folder, and return the manifest without its tensors."""
+    from dovetail.engine.output.pictures import card_pictures
+
     pictures = card_pictures(plan, table) if plan.options.card_pictures and not plan.is_conversion else []
     side_files = write_side_files(plan, staging, _card(plan, table, earlier, pictures), pictures=pictures)
     manifest = build_manifest(plan, table, side_files, earlier)
@@ -34,6 +39,8 @@ def complete_model(
 
 
 def _card(plan: Plan, table: RecordTable, earlier: Sequence[Mapping[str, Any]], pictures: Sequence[Picture]) -> str:
+    from dovetail.engine.output.card import conversion_card, model_card
+
     if plan.is_conversion:
         return conversion_card(plan)
     return model_card(plan, total_statistics(plan, table), earlier, pictures)
@@ -41,6 +48,9 @@ def _card(plan: Plan, table: RecordTable, earlier: Sequence[Mapping[str, Any]], 
 
 def tell_findings(plan: Plan, table: RecordTable, manifest: Mapping[str, Any], listen: events.Listener) -> None:
     """Warn of what a person should look at in a finished output."""
+    from dovetail.engine.output.findings import findings
+    from dovetail.engine.output.pictures import NO_PICTURES, PICTURE_NAMES
+
     if plan.options.card_pictures and not set(PICTURE_NAMES) & set(manifest["side_files"]):
         listen(events.Notice("warning", NO_PICTURES))
     for warning in findings(plan, table, manifest["totals"]):

@@ -86,12 +86,12 @@ def merge(
     ['math', 'code']
 
     """
-    from dovetail.engine.actions.merge_stages import merge_stages  # which merges each stage by the function below
-
     started = time.monotonic()
     options, run, output = options or PlanOptions(), run or RunOptions(), expand_home(output)
     found = load_stages(recipe, strict=options.strict)
     if len(found) > 1:
+        from dovetail.engine.actions.merge_stages import merge_stages
+
         refuse_stages(run, f"a recipe of {len(found)} stages")
         return merge_stages(found, output, options, run, listen, None if stages is None else expand_home(stages))
     plan = laid_out(make_plan(found[0].recipe, options, download=listen), output, run)

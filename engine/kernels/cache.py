@@ -28,6 +28,8 @@ from numba.core import caching, dispatcher, environment
 from numba.core import config as numba_config
 from numba.core.runtime import nrt
 
+from dovetail.engine.kernels.machine_code import load
+
 settings: Any = numba_config  # made at run time, so unknown to type checkers
 _numba: Any = caching
 _dispatcher: Any = dispatcher
@@ -83,12 +85,23 @@ FOLDER: str = settings.CACHE_DIR or _cache_folder()
 """Where compiled kernels are kept: the folder that ``NUMBA_CACHE_DIR`` names, else one of ours."""
 
 
+@functools.cache
+def _can_keep(folder: str) -> bool:
+    """Whether compiled code can be kept in a folder, which is made; numba tries that anew for every function."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
 class _OurLocator(_numba._SourceFileBackedLocatorMixin, _numba._CacheLocator):  # type: ignore[misc]
     """Tells numba where functions of this distribution are kept, and nothing of any others."""
 
     def __init__(self, function: Callable[..., Any], file: str) -> None:
         self._py_file, self._lineno = file, function.__code__.co_firstlineno
-        self._cache_path = str(Path(FOLDER) / function.__module__.rpartition(".")[0])
+        self._cache_path = os.path.join(FOLDER, function.__module__.rpartition(".")[0])  # noqa: PTH118  of each kernel
 
     def get_cache_path(self) -> str:
         """Give the folder of the function's compiled code."""
@@ -101,7 +114,10 @@ class _OurLocator(_numba._SourceFileBackedLocatorMixin, _numba._CacheLocator):  
     @classmethod
     def from_function(cls, py_func: Callable[..., Any], py_file: str) -> Any:
         """Give the place of a function; None if it is not ours, so that numba looks for one itself."""
-        return super().from_function(py_func, py_file) if str(py_func.__module__).startswith(_OURS) else None
+        if not str(py_func.__module__).startswith(_OURS) or not Path(py_file).exists():
+            return None
+        found = cls(py_func, py_file)
+        return found if _can_keep(found.get_cache_path()) else None
 
 
 if _OurLocator not in _numba.CacheImpl._locator_classes:
@@ -185,7 +201,8 @@ class _LightCache(_numba.FunctionCache):  # type: ignore[misc]
         if not isinstance(self._impl.locator, _OurLocator):
             return super().load_overload(sig, target_context)
         _name_symbols()
-        return self._load_overload(sig, target_context)
+        kept = self._cache_file.load(self._index_key(sig, target_context.codegen())) if self._enabled else None
+        return None if kept is None else load(target_context, kept)
 
 
 _dispatcher.FunctionCache = _LightCache

@@ -9,13 +9,15 @@ import difflib
 import functools
 from collections.abc import Iterator, MutableMapping
 from importlib import import_module
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
-from dovetail.engine.methods.plugins import UPDATE, PlugIns, load_plug_ins
 from dovetail.engine.methods.vectors import making, method_behind, using
 from dovetail.io.files.interrupts import held
+
+if TYPE_CHECKING:
+    from dovetail.engine.methods.plugins import PlugIns
 
 _HOMES: Final = {
     "cabs": "cabs",
@@ -98,6 +100,8 @@ _LONGEST_SLIP = 60
 @functools.cache
 def plug_ins() -> PlugIns:
     """Load the methods of other installed distributions, once a process: built-in methods never wait for this."""
+    from dovetail.engine.methods.plugins import load_plug_ins
+
     return load_plug_ins(taken={*METHODS, "convert"})
 
 
@@ -123,6 +127,8 @@ def find(name: str) -> Method:
         return found.methods[name]
     for fault in found.faults:
         if name in fault.methods:
+            from dovetail.engine.methods.plugins import UPDATE
+
             raise RecipeError(f"merge_method is {name!r}, but {fault}", "a plug-in that can be used", UPDATE)
     known, quoted = all_methods(), repr(name) if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]!r}..."
     # Similarity takes quadratic time: a name this long is no slip of the finger.

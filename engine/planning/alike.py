@@ -14,10 +14,10 @@ from dovetail.engine.planning.expert_layouts import (
     align_routers,
     block_prefixes,
     first_difference,
-    model_types,
     restyled,
     style_of,
 )
+from dovetail.engine.planning.likeness import model_types, same_tensors
 from dovetail.engine.planning.renaming import find_renaming
 from dovetail.io.checkpoint import Checkpoint
 from dovetail.io.errors import TensorMismatchError
@@ -60,7 +60,7 @@ def make_alike(
     for checkpoint, config, label in zip(checkpoints[1:], configs[1:], labels[1:], strict=True):
         alike = _renamed(checkpoint, first, label, labels[0], notes)
         types = model_types(config) or ours, ours or model_types(config)
-        if types[0] == types[1] and _same_tensors(alike, first):
+        if types[0] == types[1] and same_tensors(alike, first):
             made.append(alike)
             continue
         alike = _with_experts(alike, first, types, (label, labels[0]), notes, allow_partial)
@@ -93,17 +93,6 @@ def _renamed(checkpoint: Checkpoint, first: Checkpoint, label: str, first_label:
         "matched by what follows"
     )
     return replace(checkpoint, tensors={found.names.get(name, name): info for name, info in tensors.items()})
-
-
-def _same_tensors(one: Checkpoint, other: Checkpoint) -> bool:
-    """Whether two checkpoints have the same tensors in the same shapes, and so, of one architecture, the same experts.
-
-    Most have, and names of experts, of which there may be 50,000, need not be taken apart.
-    """
-    theirs = other.tensors
-    return one.tensors.keys() == theirs.keys() and all(
-        info.shape == theirs[name].shape for name, info in one.tensors.items()
-    )
 
 
 def _with_experts(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from dovetail.engine.planning.expert_packings import FUSED_WORDS, ROWS, Packing, cut, find_packing, fits, stack
 from dovetail.io.checkpoint import TensorInfo
@@ -105,15 +105,6 @@ def first_difference(one: Tensors, other: Tensors) -> str:
     if max(len(set(found.values())) for found in styles) < 2:
         return ""
     return next((place for place, style in styles[0].items() if styles[1].get(place, style) != style), "")
-
-
-def model_types(config: Mapping[str, Any] | None) -> frozenset[str]:
-    """Give the architectures that a configuration names, those of its parts included."""
-    found = {str((config or {}).get("model_type", ""))}
-    for key, value in (config or {}).items():
-        if key.endswith("_config") and isinstance(value, dict):
-            found |= model_types(value)
-    return frozenset(found - {""})
 
 
 def restyled(tensors: Tensors, own: Style, style: Style, model: str, reference: str) -> dict[str, TensorInfo]:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.registry import find
-from dovetail.engine.planning.alike import make_alike
 from dovetail.engine.planning.assembly import assemble
 from dovetail.engine.planning.config_differences import config_differences
 from dovetail.engine.planning.islands import find_islands, spec_sources
 from dovetail.engine.planning.layer_config import restack
+from dovetail.engine.planning.likeness import stored_alike
 from dovetail.engine.planning.model_config import depth_of, is_untied, says_tied
 from dovetail.engine.planning.plan import Plan, PlanOptions
 from dovetail.engine.planning.tensors import TensorPlanner
@@ -70,7 +70,13 @@ def plan_opened(
     """
     method, references = method or find(recipe.merge_method), recipe.named()
     labels = [str(ref) for ref in references]
-    checkpoints, views = make_alike(checkpoints, configs, labels, allow_partial=options.allow_partial)
+    views: list[str] = []
+    if stored_alike(checkpoints, configs):
+        checkpoints = tuple(checkpoints)
+    else:
+        from dovetail.engine.planning.alike import make_alike
+
+        checkpoints, views = make_alike(checkpoints, configs, labels, allow_partial=options.allow_partial)
     # A chat template alone is written into the tokenizer's files, and without these there is no place for it.
     bare = not options.copy_tokenizer and recipe.tokenizer is None and recipe.tokenizer_source is None
     vocabulary = None if bare else _plan_vocabulary(recipe, references, checkpoints)

@@ -24,7 +24,7 @@ class ModelRef(BaseModel):
     """A checkpoint as a recipe names it: ``PATH[@REVISION][+ADAPTER[@REVISION]]``, or a mapping of the
     parts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True)
 
     path: str = Field(min_length=1)
     """Folder, file, hub name or address."""

@@ -71,7 +71,8 @@ def _where(loc: tuple[str | int, ...], data: Any, *, keep_last: bool) -> Where:
 class Strict(BaseModel):
     """A mapping of which every key is known."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Parts are described with the whole that has them, and not each for itself besides.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
