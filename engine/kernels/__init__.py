@@ -2,4 +2,5 @@
 
 from __future__ import annotations
 
+from dovetail.engine.kernels import array_types as array_types
 from dovetail.engine.kernels.cache import settings as settings  # before any kernel is compiled

@@ -32,6 +32,7 @@ METHODS = {
 UNUSED = {
     "numba.np.arrayobj",  # only compiling needs it
     "numba.np.arraymath",
+    "numpy.ma",
     "scipy.linalg",
     "torch",
     "zarr",
