@@ -24,7 +24,8 @@ from dovetail.engine.kernels.kept_magnitudes import add_magnitudes
 from dovetail.engine.kernels.marks import mark_above, take_bits
 from dovetail.engine.kernels.packing import pack_bits
 from dovetail.engine.kernels.philox import random_marks, random_words
-from dovetail.engine.kernels.ranks import BINS, mark_by_rank
+from dovetail.engine.kernels.rank_scratch import BINS
+from dovetail.engine.kernels.ranks import mark_by_rank
 from dovetail.engine.kernels.sums import LANES
 from dovetail.engine.methods.program import Chunk, Problem
 from dovetail.engine.methods.registry import find

@@ -19,19 +19,12 @@ from dovetail.engine.kernels.binned_ranks import mark_binned
 from dovetail.engine.kernels.keyed_ranks import FINEST, mark_keyed
 
 _ABS, _LOWEST, _INFINITE = np.uint32(0x7FFFFFFF), np.uint32((1 << FINEST) - 1), np.uint32(0x7F800000)
-BINS = 1 << 16
-"""Bins of the histogram of a row: one for each key, and some that are no keys."""
 _FEW = 48
 """Rows of up to so many elements are compared pair by pair."""
 _MOST_ODD = 16
 """Magnitudes with more bits than a key are at most one of so many where ranks are exact at once."""
 _SPREAD = 4
 """The histogram's range is at most so many bins an element where ranks are exact at once."""
-
-
-def rank_scratch_bytes(row_length: int) -> int:
-    """Give the most memory that marking a row takes: bins, keys, sort keys, and undecided elements."""
-    return 4 * BINS + (2 + 8 + 1) * row_length + 8 * 64
 
 
 @njit(nogil=True, cache=True)

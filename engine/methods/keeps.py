@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.philox import mark_random, random_words
-from dovetail.engine.kernels.ranks import BINS, mark_by_rank, rank_scratch_bytes
+from dovetail.engine.kernels.rank_scratch import BINS, rank_scratch_bytes
 from dovetail.engine.kernels.sparsified import BAND, RANDOM
 from dovetail.engine.kernels.statistics import mark_nonzero
 from dovetail.engine.kernels.strongest import mark_strongest
@@ -216,6 +216,9 @@ class _RandomMarker:
 
 class _RankMarker:
     def __init__(self, keep: KeepByRank, scratch: _Scratch) -> None:
+        from dovetail.engine.kernels.ranks import mark_by_rank  # of DELLA alone
+
+        self._mark_by_rank = mark_by_rank
         self._keep, self._key, self._scratch = keep, _words_of(keep.key), scratch
 
     def mark(self, tau: Floats, low: int, start: int, stop: int) -> Marks:
@@ -224,7 +227,7 @@ class _RankMarker:
         words, mask = scratch.words[: last - first], scratch.mask[: last - first]
         random_words(self._key, keep.stream, first, words)
         rows = tau[first - low : last - low]
-        mark_by_rank(rows, row, (keep.density, keep.epsilon), words, mask, scratch.counts)
+        self._mark_by_rank(rows, row, (keep.density, keep.epsilon), words, mask, scratch.counts)
         return mask[start - first : stop - first]
 
 

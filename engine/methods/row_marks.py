@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.kernels.marked_sum import TILE, marked_sum
-from dovetail.engine.kernels.ranks import BINS, rank_scratch_bytes
+from dovetail.engine.kernels.rank_scratch import BINS, rank_scratch_bytes
 from dovetail.engine.kernels.reading import STEP
 from dovetail.engine.kernels.row_marks import EVERYTHING, RANDOM, RANKED, mark_rows
 from dovetail.engine.kernels.sums import LANES, ROW

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import fsum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +47,12 @@ from dovetail.engine.methods.keeps import (
 from dovetail.engine.methods.marking import Addition
 from dovetail.engine.methods.masked import BeginSum, StretchSum
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics
-from dovetail.engine.methods.row_marks import HeldMarks, RowMarks
 from dovetail.engine.methods.scaled_sum import ScaledSum, rescaling_factor
 from dovetail.engine.methods.selection import BRACKET, PASSES, Search, is_fine
 from dovetail.engine.methods.threshold import Rules
+
+if TYPE_CHECKING:
+    from dovetail.engine.methods.row_marks import HeldMarks, RowMarks
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,6 +365,8 @@ class SparsifiedSum:
 
     @property
     def _at_random(self) -> RowMarks:
+        from dovetail.engine.methods.row_marks import RowMarks  # of random parts alone
+
         return RowMarks(self.keeps, self.codes, self.length, self._row, self._block, by_tile=self._fused)
 
     @property

@@ -87,6 +87,18 @@ def test_a_merge_imports_its_method_alone(family: Family) -> None:
     assert set() == found & (UNUSED | METHODS - {"dovetail.engine.methods.linear"} | {"rich"})
 
 
+def test_a_plan_imports_no_kernels_of_other_methods(family: Family) -> None:
+    """TIES ranks whole tensors: it imports no kernels that mark at random or rank rows, as those of DARE and DELLA."""
+    models = [{"model": str(each)} for each in (family.math, family.code)]
+    parameters = {"density": 0.5, "weight": 1.0}
+    recipe = write_recipe(
+        family.recipe_path, merge_method="ties", base_model=str(family.base), models=models, parameters=parameters
+    )
+    found = imported("plan", recipe)
+    assert "dovetail.engine.methods.ties" in found
+    assert set() == found & {f"dovetail.engine.kernels.{name}" for name in ("marked_sum", "ranks", "row_marks")}
+
+
 @pytest.mark.parametrize("command", [("--help",), ("help", "merge"), ("modules", "train", "--help"), ("--version",)])
 def test_help_imports_no_engine(command: tuple[str, ...]) -> None:
     """Help, of whatever command, waits neither for arrays nor for tables."""

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dovetail.engine.kernels.ranks import BINS, mark_by_rank
+from dovetail.engine.kernels.rank_scratch import BINS
+from dovetail.engine.kernels.ranks import mark_by_rank
 from tests.engine.kernels.cases import JITTED, examples, make_values
 
 
