@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -36,10 +36,15 @@ def held(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         made.kill()
 
 
-def compiles(path: Path, found: bool = False) -> tuple[bool, int]:
-    """Give whether this process is to compile, and how often it said that it waits."""
+def compiles(path: Path, found: bool = False, meanwhile: Callable[[], None] = lambda: None) -> tuple[bool, int]:
+    """Give whether this process is to compile, and how often it said that it waits, when `meanwhile` is called."""
     waits: list[int] = []
-    with one_compiler(path, lambda: found, lambda: waits.append(1)) as alone:
+
+    def waiting() -> None:
+        waits.append(1)
+        meanwhile()
+
+    with one_compiler(path, lambda: found, waiting) as alone:
         return alone, len(waits)
 
 
@@ -52,10 +57,8 @@ def test_who_is_alone(tmp_path: Path, found: bool) -> None:
 @pytest.mark.parametrize("found", [False, True])
 def test_who_comes_later(tmp_path: Path, held: subprocess.Popen[str], found: bool) -> None:
     """Who comes later waits until the other process has ended, in whatever way, and compiles only what it has not."""
-    threading.Timer(0.5, held.kill).start()
-    began = time.monotonic()
-    assert (not found, 1) == compiles(tmp_path / "lock", found)
-    assert time.monotonic() - began > 0.4
+    assert (not found, 1) == compiles(tmp_path / "lock", found, held.kill)
+    assert held.wait(HANGS_S) != 0
 
 
 def test_a_process_that_stands_still(
@@ -63,7 +66,8 @@ def test_a_process_that_stands_still(
 ) -> None:
     """It is not waited for without an end."""
     monkeypatch.setattr(compiling, "WAIT_S", 0.3)
-    assert (True, 1) == compiles(tmp_path / "lock")
+    alone, _ = compiles(tmp_path / "lock")
+    assert alone
     assert held.poll() is None
 
 
