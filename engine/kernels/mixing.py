@@ -10,10 +10,11 @@ import numpy as np
 from numba import njit
 
 from dovetail.engine.kernels.combining import combine, combine_and_add, rounded
-from dovetail.engine.kernels.convert import ITEMSIZES, decode, encode
-from dovetail.engine.kernels.products import add_rows, add_totals, gram, lane_bytes, mirror
+from dovetail.engine.kernels.convert import BF16, F32, ITEMSIZES, decode, encode
+from dovetail.engine.kernels.products import add_rows, add_stored, add_totals, gram, lane_bytes, mirror
 from dovetail.engine.kernels.statistics import count_nonfinite
-from dovetail.engine.kernels.sums import LANES, TILE
+from dovetail.engine.kernels.stored_mix import mix_stored
+from dovetail.engine.kernels.sums import LANES, ROW, TILE
 from dovetail.engine.kernels.task_vectors import subtract
 
 PART = 1024
@@ -159,71 +160,76 @@ def _decode_all(sources, codes, relative, start, stop, lines):  # type: ignore[n
 
 
 @njit(nogil=True, cache=True)
-def source_gram(sources, codes, relative, start, stop, out):  # type: ignore[no-untyped-def]
+def source_gram(base, vectors, codes, start, stop, out):  # type: ignore[no-untyped-def]
     """Compute the dot products of all pairs of stored vectors over a run of elements, tile by tile.
 
     Parameters
     ----------
-    sources : tuple of uint8[:]
-        Stored bytes of the models, and before them those of the base model if `relative`; of one numba type.
+    base : tuple of uint8[:]
+        Stored bytes of the base model if the products are those of task vectors; else empty.
+    vectors : tuple of uint8[:]
+        Stored bytes of the models, V of them; all arrays are of one numba type.
     codes : int64[:]
-        Dtype codes of the sources.
-    relative : bool
-        Whether the vectors are task vectors, which are one fewer than the sources.
+        Dtype codes of the base model, if it is there, and of the models.
     start, stop : int
         First element of the run in the sources, and one past its last.
-    out : float64[:, :]
+    out : float64[V, V]
         Receives the symmetric matrix of dot products.
 
     """
+    sources, skipped = base + vectors, len(base)
     lines = np.empty((len(sources), PART), np.float32)
     lanes = np.zeros((len(out) * (len(out) + 1) // 2, LANES))
-    skipped = 1 if relative else 0
     out[:] = 0.0
+    code = codes[0]
+    as_stored = code in (BF16, F32) and np.all(codes == code)
     for first in range(start, stop, TILE):
         end = min(first + TILE, stop)
-        for low in range(first, end, PART):
-            high = min(low + PART, end)
-            _decode_all(sources, codes, relative, low, high, lines)
-            vectors = lines[skipped:, : high - low]
-            add_rows(vectors, lanes)
-            if high == end:
-                add_totals(vectors, lanes, out)
+        low, high = first, first
+        if as_stored:
+            rows = (end - first) // ROW
+            add_stored(base, vectors, code, first, rows, lanes)
+            low = high = first + rows * ROW
+        while high < end:
+            low, high = high, min(high + PART, end)
+            _decode_all(sources, codes, skipped > 0, low, high, lines)
+            add_rows(lines[skipped:, : high - low], lanes)
+        add_totals(lines[skipped:, : high - low], lanes, out)
     mirror(out)
 
 
 @njit(nogil=True, cache=True)
-def block_grams(sources, codes, relative, bounds, out):  # type: ignore[no-untyped-def]
+def block_grams(base, vectors, codes, bounds, out):  # type: ignore[no-untyped-def]
     """Compute the dot products of several runs of elements in one call.
 
     Parameters
     ----------
-    sources, codes, relative
+    base, vectors, codes
         As for `source_gram`.
     bounds : int64[:, 2]
         First element of every run in the sources, and one past its last.
-    out : float64[:, :, :]
+    out : float64[:, V, V]
         Receives the symmetric matrix of dot products of every run.
 
     """
     for run in range(len(bounds)):
-        source_gram(sources, codes, relative, bounds[run, 0], bounds[run, 1], out[run])
+        source_gram(base, vectors, codes, bounds[run, 0], bounds[run, 1], out[run])
 
 
 @njit(nogil=True, cache=True)
-def mix_sources(sources, codes, coefficients, adds, out, out_code, nonfinite):  # type: ignore[no-untyped-def]
+def mix_sources(base, vectors, codes, coefficients, out, out_code, nonfinite):  # type: ignore[no-untyped-def]
     """Combine stored tensors linearly, with one set of coefficients, for all elements of `out`.
 
     Parameters
     ----------
-    sources : tuple of uint8[:]
-        Stored bytes of the models, and before them those of the base model if `adds`; of one numba type.
+    base : tuple of uint8[:]
+        Stored bytes of the base model if task vectors are combined and added to it; else empty.
+    vectors : tuple of uint8[:]
+        Stored bytes of the models; all arrays are of one numba type.
     codes : int64[:]
-        Dtype codes of the sources.
+        Dtype codes of the base model, if it is there, and of the models.
     coefficients : float64[:]
-        The coefficient of every source or, if `adds`, of every task vector.
-    adds : bool
-        Whether to combine task vectors and to add the combination to the base model.
+        The coefficient of every model.
     out : uint8[:]
         Receives the stored bytes of the result.
     out_code : int
@@ -237,12 +243,16 @@ def mix_sources(sources, codes, coefficients, adds, out, out_code, nonfinite):  
         The number of elements of the output that are not finite.
 
     """
+    sources, adds = base + vectors, len(base) > 0
     lines, result = np.empty((len(sources), PART), np.float32), np.empty(PART, np.float32)
+    as_stored = out_code in (BF16, F32) and np.all(codes == out_code)
     overflowed = 0
     length = len(out) // ITEMSIZES[out_code]
     for start in range(0, length, PART):
         stop = min(start + PART, length)
         count = stop - start
+        if as_stored and count == PART and mix_stored(base, vectors, out_code, coefficients, start, stop, out):
+            continue
         _decode_all(sources, codes, False, start, stop, lines)
         if adds:
             combine_and_add(sources, lines, coefficients, count, result)

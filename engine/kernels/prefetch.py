@@ -11,7 +11,15 @@ from numba.extending import intrinsic
 from dovetail.engine.kernels import settings
 from dovetail.engine.kernels.emit import I32, data_of, declare, integer
 
-_LINE_BYTES = 64
+LINE_BYTES = 64
+"""Bytes that the processor fetches at a time."""
+
+
+def ask_for(builder: Any, address: Any) -> None:
+    """Generate a request for the line of memory at an address, which may lie behind the end of what is mapped."""
+    read, all_caches, data = (integer(I32, value) for value in (0, 3, 1))
+    kind = ir.FunctionType(ir.VoidType(), [address.type, I32, I32, I32])
+    builder.call(declare(builder, "llvm.prefetch.p0", kind), [address, read, all_caches, data])
 
 
 @intrinsic
@@ -55,5 +63,5 @@ def fetch_ahead(ahead, fetched, done, count):  # type: ignore[no-untyped-def]
     until = len(ahead) * done // count
     while fetched < until:
         _ask(ahead, fetched)
-        fetched += _LINE_BYTES
+        fetched += LINE_BYTES
     return fetched

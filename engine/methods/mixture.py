@@ -120,7 +120,8 @@ class Mixture(EveryChunk):
         parts = self.sources.stored(chunk, first, self.window(chunk.start, chunk.stop)[1])
         bounds = np.array(list(blocks(chunk, self.length, STRETCH)), np.int64).reshape(-1, 2) - first
         found = np.empty((len(bounds), count, count))
-        block_grams(parts, np.array(self.sources.codes, np.int64), self.sources.relative, bounds, found)
+        base, vectors = parted(parts, self.sources.relative)
+        block_grams(base, vectors, np.array(self.sources.codes, np.int64), bounds, found)
         return found
 
     def begin(self, step: int, state: Any) -> list[NDArray[np.float64]]:
@@ -159,16 +160,22 @@ class Mixture(EveryChunk):
     def apply(self, chunk: Chunk, state: tuple[float, ...], out: Bytes) -> ChunkStatistics:
         """Merge a chunk."""
         nonfinite = np.zeros(len(self.sources.codes), np.int64)
+        base, vectors = parted(self.sources.stored(chunk, chunk.start, chunk.stop), self.sources.adds)
         overflowed = mix_sources(
-            self.sources.stored(chunk, chunk.start, chunk.stop),
+            base,
+            vectors,
             np.array(self.sources.codes, np.int64),
             np.array(state),
-            self.sources.adds,
             out,
             self.sources.out_code,
             nonfinite,
         )
         return plain_statistics(self.sources.models, overflowed, nonfinite)
+
+
+def parted(stored: tuple[Bytes, ...], has_base: bool) -> tuple[tuple[Bytes, ...], tuple[Bytes, ...]]:
+    """Part the base model's bytes, as a tuple, from those of the models."""
+    return (stored[:1], stored[1:]) if has_base else ((), stored)
 
 
 def _sum(values: NDArray[np.float64]) -> float:

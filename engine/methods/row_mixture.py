@@ -28,7 +28,7 @@ from dovetail.engine.methods.decoding import (
     plain_statistics,
     stretches,
 )
-from dovetail.engine.methods.mixture import Combination
+from dovetail.engine.methods.mixture import Combination, parted
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, EveryChunk, OnePass
 
 _LEAST_BLOCK, _MOST_BLOCK, _BLOCKS = 1 << 18, 1 << 22, 64
@@ -96,12 +96,12 @@ class RowMixture(OnePass):
         nonfinite = np.zeros(len(codes), np.int64)
         for start, stop in stretches(chunk.start, chunk.stop, row):
             first, grams = start // row * row, np.empty((1, sources.vectors, sources.vectors))
-            source_gram(sources.stored(chunk, first, first + row), codes, sources.relative, 0, row, grams[0])
+            source_gram(*parted(sources.stored(chunk, first, first + row), sources.relative), codes, 0, row, grams[0])
             with np.errstate(all="ignore"):
                 coefficients = np.ascontiguousarray(sources.geometry.coefficients(grams)[0])
             part = out[(start - chunk.start) * size : (stop - chunk.start) * size]
-            stored = sources.stored(chunk, start, stop)
-            overflowed += mix_sources(stored, codes, coefficients, sources.adds, part, sources.out_code, nonfinite)
+            base, vectors = parted(sources.stored(chunk, start, stop), sources.adds)
+            overflowed += mix_sources(base, vectors, codes, coefficients, part, sources.out_code, nonfinite)
         return plain_statistics(sources.models, overflowed, nonfinite)
 
 

@@ -20,38 +20,33 @@ from tests.engine.kernels.drive import DTYPES, bits
 LENGTHS = [0, 1, 7, 8, 9, PART - 1, PART, PART + 1, 2 * PART + 100] if JITTED else [0, 1, 9]
 
 
-def combined(stored: Sequence[NDArray[Any]], coefficients: Sequence[float], adds: bool) -> list[np.float32]:
-    """Combine tensors element by element: sums in float64, in order, rounded to float32 once."""
-    values = [each.astype(np.float32) for each in stored]
-    found = []
-    for element in range(len(stored[0])):
-        column = [each[element] for each in values]
-        base = column[0]
-        terms = [each - base for each in column[1:]] if adds else column
-        change = np.float64(0)
-        for factor, term in zip(coefficients, terms, strict=True):
-            change = change + np.float64(factor) * np.float64(term)
-        if not adds:
-            found.append(np.float32(change))
-        else:
-            found.append(base if change == 0 else np.float32(np.float64(base) + change))
-    return found
+def combined(stored: Sequence[NDArray[Any]], coefficients: Sequence[float], adds: bool) -> NDArray[np.float32]:
+    """Combine tensors: each element's sum in float64, in order, rounded to float32 once."""
+    base, *others = values = [each.astype(np.float32) for each in stored]
+    terms = [each - base for each in others] if adds else values
+    change = np.zeros(len(base))
+    for factor, term in zip(coefficients, terms, strict=True):
+        change = change + np.float64(factor) * term.astype(np.float64)
+    if not adds:
+        return change.astype(np.float32)
+    return np.where(change == 0, base, (base.astype(np.float64) + change).astype(np.float32))
 
 
 def check(stored: list[NDArray[Any]], coefficients: list[float], code: int, adds: bool) -> None:
     """Combine stored tensors by the kernel, and compare it with the definition."""
     out, nonfinite = np.full(len(stored[0]), 1, DTYPES[code]), np.zeros(len(stored), np.int64)
     with np.errstate(all="ignore"):
+        sources = tuple(each.view(np.uint8) for each in stored)
         overflowed = mix_sources(
-            tuple(each.view(np.uint8) for each in stored),
+            sources[:adds],
+            sources[adds:],
             np.full(len(stored), code, np.int64),
             np.array(coefficients),
-            adds,
             out.view(np.uint8),
             code,
             nonfinite,
         )
-        expected = np.array(combined(stored, coefficients, adds), np.float32).astype(DTYPES[code])
+        expected = combined(stored, coefficients, adds).astype(DTYPES[code])
         wrong = [np.sum(~np.isfinite(each.astype(np.float32))) for each in (*stored, out)]
     np.testing.assert_array_equal(bits(expected), bits(out))
     assert wrong == [*nonfinite.tolist(), overflowed]
@@ -90,7 +85,7 @@ def test_a_change_of_zero_leaves_the_base_alone() -> None:
     stored = np.array([[-0.0, 0.0, 1.0], [-0.0, 0.0, 1.0]], np.float32)
     out, nonfinite = np.full(3, 9, np.float32), np.zeros(2, np.int64)
     sources = tuple(each.view(np.uint8) for each in stored)
-    mix_sources(sources, np.zeros(2, np.int64), np.array([0.3]), True, out.view(np.uint8), 0, nonfinite)
+    mix_sources(sources[:1], sources[1:], np.zeros(2, np.int64), np.array([0.3]), out.view(np.uint8), 0, nonfinite)
     np.testing.assert_array_equal(bits(stored[0]), bits(out))
 
 
@@ -100,7 +95,7 @@ def test_combinations_are_packed_and_never_fused() -> None:
     code = numba.types.Array(numba.uint8, 1, "C", readonly=True)
     integers = numba.int64[::1]
     fresh = numba.njit(nogil=True)(mix_sources.py_func)
-    arguments = (numba.types.UniTuple(code, 3), integers, numba.float64[::1], numba.boolean)
+    arguments = (numba.types.Tuple(()), numba.types.UniTuple(code, 3), integers, numba.float64[::1])
     fresh.compile((*arguments, numba.uint8[::1], numba.int64, integers))
     (assembly,) = fresh.inspect_asm().values()
     assert "mulpd" in assembly

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dovetail.engine.kernels.convert import BF16, F32
 from dovetail.engine.kernels.mixing import PART, block_grams, source_gram
 from dovetail.engine.kernels.products import add_rows, gram
 from dovetail.engine.kernels.sums import LANES, TILE
@@ -68,7 +69,37 @@ def test_stored_vectors_have_the_products_of_decoded_ones(code: int, relative: b
     vectors = values[1:] - values[0] if relative else values
     out = np.full((len(vectors),) * 2, 9.0)
     sources = tuple(each.view(np.uint8) for each in stored)
-    source_gram(sources, np.full(3, code, np.int64), relative, start, start + length, out)
+    source_gram(sources[:relative], sources[relative:], np.full(3, code, np.int64), start, start + length, out)
+    np.testing.assert_array_equal(products_in_order(vectors), out)
+
+
+@pytest.mark.parametrize("code", [F32, BF16])
+@pytest.mark.parametrize(("count", "relative"), [(1, True), (3, True), (4, False), (5, False)])
+def test_any_number_of_stored_vectors(count: int, relative: bool, code: int) -> None:
+    """Vectors that are multiplied as they are stored, at any place in memory, have the products of decoded ones."""
+    random = np.random.default_rng((count, code))
+    start, length = 3, TILE + 2 * 128 + 50 if JITTED else 150
+    values = random.standard_normal((count + relative, start + length)).astype(DTYPES[code])
+    sources = tuple(np.concatenate([np.zeros(6, np.uint8), each.view(np.uint8)])[6:] for each in values)
+    wide = values[:, start:].astype(np.float32)
+    vectors = wide[1:] - wide[0] if relative else wide
+    out = np.full((count, count), 9.0)
+    codes = np.full(len(sources), code, np.int64)
+    source_gram(sources[:relative], sources[relative:], codes, start, start + length, out)
+    np.testing.assert_array_equal(products_in_order(vectors), out)
+
+
+@settings(derandomize=True, deadline=None, max_examples=examples(40))
+@given(seed=st.integers(0, 2**32 - 1), code=st.sampled_from([F32, BF16]), relative=st.booleans())
+def test_special_values_count_as_they_are_stored(seed: int, code: int, relative: bool) -> None:
+    """NaN, infinity, denormal numbers and zeros act as in decoded vectors."""
+    random = np.random.default_rng(seed)
+    with np.errstate(all="ignore"):
+        values = make_values(random, (2 + relative, 300), None, "special").astype(DTYPES[code])
+        wide = values.astype(np.float32)
+        vectors = wide[1:] - wide[0] if relative else wide
+        sources, out = tuple(each.view(np.uint8) for each in values), np.empty((2, 2))
+        source_gram(sources[:relative], sources[relative:], np.full(2 + relative, code, np.int64), 0, 300, out)
     np.testing.assert_array_equal(products_in_order(vectors), out)
 
 
@@ -78,12 +109,12 @@ def test_several_runs_are_as_each_by_itself() -> None:
     sources = tuple(random.standard_normal(900).astype(np.float32).view(np.uint8) for _ in range(3))
     bounds, codes = np.array([[0, 300], [300, 301], [301, 900]]), np.zeros(3, np.int64)
     out = np.full((3, 2, 2), 9.0)
-    block_grams(sources, codes, True, bounds, out)
+    block_grams(sources[:1], sources[1:], codes, bounds, out)
     for (start, stop), found in zip(bounds, out, strict=True):
         alone = np.empty((2, 2))
-        source_gram(sources, codes, True, start, stop, alone)
+        source_gram(sources[:1], sources[1:], codes, start, stop, alone)
         np.testing.assert_array_equal(bits(alone), bits(found))
-    block_grams(sources, codes, True, bounds[:0], out[:0])
+    block_grams(sources[:1], sources[1:], codes, bounds[:0], out[:0])
 
 
 @pytest.mark.skipif(not JITTED or platform.machine() != "x86_64", reason="reads x86-64 machine code")
