@@ -18,16 +18,21 @@ GROUP: Final = 8
 _FLOATS, _DOUBLES = ir.VectorType(F32, GROUP), ir.VectorType(F64, GROUP)
 _NOTHING = ir.Constant(_DOUBLES, [0.0] * GROUP)
 
+NAN: Final = np.float32(np.nan)
+"""What every result that is no number becomes: which of two NaN an operation gives, with its sign, depends on the order
+of operands in the machine code."""
+_NANS = ir.Constant(_FLOATS, [float("nan")] * GROUP)
+
 
 @njit(nogil=True, cache=True, inline="always")
 def rounded(change: float, base: np.float32, adds: bool) -> np.float32:
     """Round a combination to float32 or, if `adds`, the sum of it and the base model's value.
 
-    A sum with a combination of zero is the base model's value, so that a -0.0 keeps its sign.
+    A sum with a combination of zero is the base model's value, so that a -0.0 keeps its sign. Every NaN becomes `NAN`.
     """
-    if not adds:
-        return np.float32(change)
-    return base if change == 0.0 else np.float32(np.float64(base) + change)
+    total = np.float64(base) + change if adds else change
+    found = base if adds and change == 0.0 else np.float32(total)
+    return NAN if np.isnan(found) else found
 
 
 def _emit(context: Any, builder: Any, signature: Any, arguments: Any, adds: bool) -> Any:
@@ -52,7 +57,8 @@ def _emit(context: Any, builder: Any, signature: Any, arguments: Any, adds: bool
             result = builder.select(builder.fcmp_ordered("==", change, _NOTHING), first, merged)
         else:
             result = builder.fptrunc(change, _FLOATS)
-        store(builder, result, out, place, 4)
+        is_nan = builder.fcmp_unordered("uno", result, result)
+        store(builder, builder.select(is_nan, _NANS, result), out, place, 4)
         return nothing
 
     groups = builder.lshr(builder.add(arguments[3], integer(I64, GROUP - 1)), integer(I64, 3))
@@ -80,14 +86,15 @@ def _combine_plainly(sources, lines, coefficients, count, out):  # type: ignore[
     change = np.zeros(count)
     for factor, line in zip(coefficients, lines, strict=True):
         change += factor * line[:count].astype(np.float64)
-    out[:count] = change
+    out[:count] = np.where(np.isnan(change), NAN, change)
 
 
 def _combine_and_add_plainly(sources, lines, coefficients, count, out):  # type: ignore[no-untyped-def]
     base, change = lines[0, :count], np.zeros(count)
     for factor, line in zip(coefficients, lines[1:], strict=True):
         change += factor * (line[:count] - base).astype(np.float64)
-    out[:count] = np.where(change == 0.0, base, (base + change).astype(np.float32))
+    merged = np.where(change == 0.0, base, (base + change).astype(np.float32))
+    out[:count] = np.where(np.isnan(merged), NAN, merged)
 
 
 combine: Final[Any] = _combine_plainly if settings.DISABLE_JIT else _combine
@@ -108,6 +115,7 @@ count : int
     How many elements of each line take part.
 out : float32[:]
     Receives the combination: the sum in float64, in the order of the vectors from zero on, rounded to float32 once.
+    Every NaN becomes `NAN`.
 """
 
 combine_and_add: Final[Any] = _combine_and_add_plainly if settings.DISABLE_JIT else _combine_and_add

@@ -118,7 +118,7 @@ def test_memory_is_within_the_projection(method: str, parameters: dict[str, Any]
     [
         ("model_stock", {"filter_wise": True}, 2),
         ("nuslerp", {"nuslerp_flatten": False}, 2),
-        ("arcee_fusion", {}, 12),
+        ("arcee_fusion", {}, 20),
     ],
 )
 def test_long_rows_take_no_more_than_a_stretch(method: str, parameters: dict[str, Any], most_mib: int) -> None:
