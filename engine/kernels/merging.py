@@ -275,7 +275,7 @@ def _merge_plainly(lines, bits, factors, options, first, rows, lanes, changes, a
         add_scaled(taus[j], marks[j], scale, weight, change)
         each = np.where(np.isnan(taus[j]), taus[j], weight * (scale * taus[j]))
         stays = total if voting else np.where(marks[j] != 0, each, np.float32(0))
-        change = np.where(np.isnan(stays), stays, change)  # as in `_add_up`
+        change = np.where(np.isnan(stays), stays, change)  # as in `_Sweep._settled`
         add_voting(taus[j], marks[j], scale, weight, weight, sums)
     if voting:
         sums[TOTAL] = change
