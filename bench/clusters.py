@@ -11,11 +11,10 @@ measured; the processor time of Dask's workers, which are no children of the com
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -27,6 +26,8 @@ import xxhash
 from measure import Run, alternate, median, ratios, run, warm
 from report import print_table, spread, write_results
 from shard_check import tensors_of
+
+from tests.mpi_launch import Launcher, has_mpi4py, mpich
 
 POOL = ("-m", "mpi4py.futures")
 """Options by which one of several ranks hands parts out, and makes some itself."""
@@ -46,18 +47,6 @@ def dask_workers(processes: int, threads: int) -> Iterator[str]:
         yield cluster.scheduler_address.replace("tcp://", "dask://")
 
 
-def mpich() -> tuple[Path, dict[str, str]] | None:
-    """Give the program that starts ranks, and the variables that it needs; None where MPICH or mpi4py is missing."""
-    try:
-        files = [Path(str(file.locate())).resolve() for file in importlib.metadata.files("mpich") or []]
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = {file.name: file for file in files}
-    if not {"mpiexec.hydra", "libmpi.so.12"} <= found.keys() or importlib.util.find_spec("mpi4py") is None:
-        return None
-    return found["mpiexec.hydra"], {"LD_LIBRARY_PATH": str(found["libmpi.so.12"].parent)}
-
-
 def threads(count: int, args: argparse.Namespace) -> Way:
     """Merge by threads of one process."""
     return lambda recipe, out: run(workplace.dovetail(recipe, out, memory=args.memory, workers=count))
@@ -68,12 +57,12 @@ def by_dask(address: str, args: argparse.Namespace) -> Way:
     return lambda recipe, out: run([*workplace.dovetail(recipe, out, memory=args.memory), "--executor", address])
 
 
-def by_ranks(launcher: Sequence[str | Path], variables: Mapping[str, str], args: argparse.Namespace) -> Way:
+def by_ranks(start: Sequence[str], launcher: Launcher, args: argparse.Namespace) -> Way:
     """Merge by processes of MPI, one thread each; the output is removed before, since parts refuse ``--restart``."""
 
     def merged(recipe: Path, out: Path) -> Run:
         command = ["-m", "dovetail", "merge", recipe, out, "--memory", args.memory, "--workers", "1", "--json"]
-        return run([*launcher, *command], environment=variables)
+        return run([*start, *command], environment=launcher.variables)
 
     return merged
 
@@ -88,15 +77,14 @@ def ways(stack: ExitStack, args: argparse.Namespace) -> dict[str, tuple[int, Way
         for processes, each in sorted({(1, 1), (1, cores), (cores, 1)}):
             address = stack.enter_context(dask_workers(processes, each))
             found[f"Dask, {processes} x {each}"] = processes * each, by_dask(address, args)
-    if (launcher := mpich()) is None:
+    if (launcher := mpich()) is None or not has_mpi4py():
         print("MPI is left out: mpich or mpi4py is not installed (pip install 'dovetail[mpi]' mpich)")
     else:
-        mpiexec, variables = launcher
         for ranks in sorted({1, cores}):
-            start = [mpiexec, "-n", str(ranks), sys.executable]
+            start = launcher.command(ranks)
             if ranks > 1:
-                found[f"MPI, {ranks} shares"] = ranks, by_ranks(start, variables, args)
-                found[f"MPI, handed out to {ranks}"] = ranks, by_ranks([*start, *POOL], variables, args)
+                found[f"MPI, {ranks} shares"] = ranks, by_ranks(start, launcher, args)
+                found[f"MPI, handed out to {ranks}"] = ranks, by_ranks([*start, *POOL], launcher, args)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,10 +72,19 @@ def find_launch(part: str | None, executor: str | None) -> Launch:
         from dovetail.engine.run.clusters.mpi_pool import wake_pool
 
         wake_pool(_OF_WORKERS)
+        _draw_nothing()
         return Launch(by_pool=True)
     from dovetail.engine.run.parts.launch import rank_of_launch
 
-    return Launch(rank_of_launch())
+    if (rank := rank_of_launch()) is not None:
+        _draw_nothing()
+    return Launch(rank)
+
+
+def _draw_nothing() -> None:
+    """Write lines alone: the standard output of a rank of Open MPI is a terminal, whoever reads that of mpiexec."""
+    if not {"FORCE_COLOR", "TTY_COMPATIBLE"} & os.environ.keys():
+        os.environ["TTY_COMPATIBLE"] = "0"
 
 
 class _Few:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 
@@ -16,36 +10,20 @@ from dovetail.engine import merge
 from tests.engine.actions.making_parts import in_one_piece
 from tests.engine.conftest import Family
 from tests.engine.outputs import contents
-from tests.pace import HANGS_S
+from tests.mpi_launch import Launcher, has_mpi4py, mpich, open_mpi
 
 
-def _installed(name: str) -> Path | None:
-    """Give a file that the distribution of MPICH has installed; None if there is none."""
-    try:
-        files = importlib.metadata.files("mpich") or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return next((Path(str(file.locate())).resolve() for file in files if file.name == name), None)
+@pytest.fixture(params=[mpich, open_mpi], ids=["mpich", "openmpi"])
+def launcher(request: pytest.FixtureRequest) -> Launcher:
+    """Give each launcher that is installed."""
+    find: Callable[[], Launcher | None] = request.param
+    found = find()
+    if found is None:
+        pytest.skip("MPICH or Open MPI is not installed; pip install mpich, or apt-get install openmpi-bin")
+    return found
 
 
-MPIEXEC, LIBRARY = _installed("mpiexec.hydra"), _installed("libmpi.so.12")
-
-pytestmark = pytest.mark.skipif(
-    MPIEXEC is None or importlib.util.find_spec("mpi4py") is None, reason="mpich and mpi4py are not installed"
-)
-
-
-def mpiexec(ranks: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Start a command as several processes of MPI; give what they have said together."""
-    assert LIBRARY is not None
-    return subprocess.run(
-        [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", *map(str, arguments)],
-        env={**os.environ, "LD_LIBRARY_PATH": str(LIBRARY.parent)},
-        capture_output=True,
-        text=True,
-        timeout=HANGS_S,
-        check=False,
-    )
+needs_mpi4py = pytest.mark.skipif(not has_mpi4py(), reason="mpi4py is not installed")
 
 
 def check_tensors(family: Family) -> None:
@@ -55,29 +33,31 @@ def check_tensors(family: Family) -> None:
     assert [] == [name for name in expected if name.endswith(".safetensors") and expected[name] != made[name]]
 
 
-def test_every_rank_makes_its_share(family: Family) -> None:
+def test_every_rank_makes_its_share(family: Family, launcher: Launcher) -> None:
     """Started by mpiexec without a word more, all ranks make the output, which is there when mpiexec returns."""
-    found = mpiexec(4, "dovetail.engine", "merge", family.recipe_path, family.out)
+    found = launcher.run(4, "-m", "dovetail.engine", "merge", family.recipe_path, family.out)
     assert 0 == found.returncode, found.stderr
     assert 1 == found.stderr.count("MPI has started 4 processes, each of which makes a part of the output.\n")
+    assert "\x1b" not in found.stdout  # ranks of Open MPI have a terminal each, which nobody sees
     assert 1 == found.stdout.count("Statistics and checksums of every tensor")
     assert 0 < found.stdout.count("allowed") <= 2  # the first rank's beginning, and the end
     assert in_one_piece(family) == contents(family.out)
     assert not family.staging.exists()
 
 
-def test_a_rank_hands_parts_out(family: Family) -> None:
+@needs_mpi4py
+def test_a_rank_hands_parts_out(family: Family, launcher: Launcher) -> None:
     """By mpi4py.futures the first rank hands parts out, to itself too, and an error ends all of them."""
-    pool = ("mpi4py.futures", "-m", "dovetail.engine", "merge")
-    found = mpiexec(3, *pool, family.recipe_path, family.out)
+    pool = ("-m", "mpi4py.futures", "-m", "dovetail.engine", "merge")
+    found = launcher.run(3, *pool, family.recipe_path, family.out)
     assert 0 == found.returncode, found.stderr
     assert "3 workers of MPI: 1 part of the merge to make.\n" in found.stderr
     merge(family.recipe_path, family.home / "threads")
     assert contents(family.home / "threads") == contents(family.out)
-    alone = mpiexec(1, *pool, family.recipe_path, family.home / "alone")
+    alone = launcher.run(1, *pool, family.recipe_path, family.home / "alone")
     assert 0 == alone.returncode, alone.stderr
     assert "1 worker of MPI: 1 part of the merge to make.\n" in alone.stderr
-    wrong = mpiexec(2, *pool, family.home / "no.yml", family.out, "--executor", "mpi")
+    wrong = launcher.run(2, *pool, family.home / "no.yml", family.out, "--executor", "mpi")
     assert 0 != wrong.returncode
     assert "no.yml" in wrong.stderr
 
@@ -119,11 +99,12 @@ if __name__ == "__main__":
 """The command, which makes of a small merge many parts, and says who has made each."""
 
 
-def test_the_rank_that_hands_out_works_too(family: Family) -> None:
+@needs_mpi4py
+def test_the_rank_that_hands_out_works_too(family: Family, launcher: Launcher) -> None:
     """No rank is idle: the first one makes parts as the others do."""
     script = family.home / "script.py"
     script.write_text(MAKERS)
-    found = mpiexec(2, "mpi4py.futures", script, "merge", family.recipe_path, family.out)
+    found = launcher.run(2, "-m", "mpi4py.futures", script, "merge", family.recipe_path, family.out)
     assert 0 == found.returncode, found.stderr
     makers = [line.split(" on ")[0] for line in found.stderr.splitlines() if line.startswith("made by")]
     assert {"made by rank 0", "made by rank 1"} == {*makers}
@@ -157,19 +138,12 @@ if __name__ == "__main__":
 """
 
 
-def test_a_pool_of_a_program(family: Family) -> None:
+@needs_mpi4py
+def test_a_pool_of_a_program(family: Family, launcher: Launcher) -> None:
     """A pool that a program has opened makes parts, stops when it is told to, and goes on."""
     script = family.home / "script.py"
     script.write_text(POOL)
-    assert LIBRARY is not None
-    found: Any = subprocess.run(
-        [str(MPIEXEC), "-n", "3", sys.executable, str(script), str(family.recipe_path), str(family.out)],
-        env={**os.environ, "LD_LIBRARY_PATH": str(LIBRARY.parent)},
-        capture_output=True,
-        text=True,
-        timeout=HANGS_S,
-        check=False,
-    )
+    found = launcher.run(3, script, family.recipe_path, family.out)
     assert 0 == found.returncode, found.stderr
     assert found.stdout.startswith("merge interrupted; ")
     assert found.stdout.endswith("run the same command again to continue\n")
