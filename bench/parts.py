@@ -16,16 +16,22 @@ from pathlib import Path
 
 import numpy as np
 
+from dovetail.engine.actions import hand_out
 from dovetail.engine.planning import grid
 from dovetail.engine.planning.shares import Unit, divide, heaviest, limit_for
 from dovetail.io.output import SafetensorsFormat
+from tests.cluster_makers import dask_workers, mpi_ranks
 from tests.crash import CrashCase, cases
+from tests.mpi_launch import mpich, open_mpi
 from tests.nfs import machines, why_not
 from tests.part_kills import Tally, kill_parts
-from tests.part_methods import FORMATS, VARIANTS, Trial
+from tests.part_methods import FORMATS, VARIANTS, Maker, Trial, by_parts
 
 COLUMNS = ("started", "killed", "publishing", "crashed", "refused", "twice", "mixed", "replaced")
 """Fields of a tally, in the order of the table."""
+
+BY = ("parts", "dask", "mpi", "openmpi")
+"""What makes an output: processes with a part each, four workers of Dask, four ranks of MPICH, or of Open MPI."""
 
 
 def _run(case: CrashCase, options: argparse.Namespace) -> Tally:
@@ -64,23 +70,40 @@ def _print_row(name: str, tally: Tally, seconds: float) -> None:
 
 
 def methods(options: argparse.Namespace) -> None:
-    """Make every method in parts and in one piece, and print whether all bytes are the same."""
+    """Make every method in parts or by clusters, and in one piece; print whether all bytes are the same."""
     memory, faults = Path("/dev/shm"), 0
-    print(f"{'method':58} {'output':12} {'files':>6} {'seconds':>8}")
-    with tempfile.TemporaryDirectory(prefix="dovetail-parts-", dir=memory if memory.is_dir() else None) as name:
-        grid.CHUNK_STEP = 1024  # several chunks of each matrix
-        trial = Trial(Path(name), layers=5)
+    grid.CHUNK_STEP, grid.TASK_BYTES, hand_out.LEAST_PART_BYTES = 1024, 1, 1  # many chunks, several parts of each merge
+    with contextlib.ExitStack() as stack:
+        makers = _makers(options, stack)
+        place = tempfile.TemporaryDirectory(prefix="dovetail-parts-", dir=memory if memory.is_dir() else None)
+        trial = Trial(Path(stack.enter_context(place)), layers=5)
+        print(f"{'method':58} {'output':12} {'files':>6} {'seconds':>8}")
         for variant in VARIANTS:
             if options.cases and variant.method not in options.cases:
                 continue
             for form in ("store",) if variant.store == "make" else FORMATS:
                 began = time.monotonic()
-                found = trial.differing(variant, form, options.counts or (1, 3, 8, 16), (1, 4))
+                found = trial.differing(variant, form, makers, (1, 4))
                 faults += len(found)
-                verdict = f"{len(found)} differ: {found}" if found else "same"
+                verdict = f"{len(found)} differ, such as {found[0]}" if found else "same"
                 print(f"{variant.name:58} {form:12} {verdict:>6} {time.monotonic() - began:8.1f}", flush=True)
-    print(f"{faults} files differ from those of one process with 1 and with 4 workers")
+    print(f"by {', '.join(makers)}: {faults} files differ from those of one process with 1 and with 4 workers")
     sys.exit(1 if faults else 0)
+
+
+def _makers(options: argparse.Namespace, stack: contextlib.ExitStack) -> dict[str, Maker]:
+    """Give what makes the variants, by name; a Dask cluster lives until the stack is closed."""
+    found: dict[str, Maker] = {}
+    if "parts" in options.by:
+        found |= {f"{count} parts": by_parts(count, 4) for count in options.counts or (1, 3, 8, 16)}
+    if "dask" in options.by:
+        found["4 workers of Dask"] = stack.enter_context(dask_workers(4))
+    for name, launcher in (("mpi", mpich()), ("openmpi", open_mpi())):
+        if name in options.by and launcher is None:
+            sys.exit(f"{name} is not installed; expected it; pip install mpich, or apt-get install openmpi-bin")
+        if name in options.by and launcher is not None:
+            found[f"4 ranks of {launcher.name}"] = mpi_ranks(launcher, 4)
+    return found
 
 
 def plans() -> None:
@@ -107,7 +130,8 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", default=[], help="names of cases, or of methods; all by default")
     parser.add_argument("--no-locks", action="store_true", help="do as on a file system without locks")
     parser.add_argument("--machines", type=int, default=0, metavar="N", help="on N machines that see it as over NFS")
-    parser.add_argument("--methods", action="store_true", help="make every method in parts instead, and kill nothing")
+    parser.add_argument("--methods", action="store_true", help="make every method instead, and kill nothing")
+    parser.add_argument("--by", nargs="+", choices=BY, default=["parts"], help="what makes it [parts]")
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of parts that are tried")
     parser.add_argument("--plans", action="store_true", help="divide large plans instead")
     options = parser.parse_args()

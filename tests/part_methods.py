@@ -1,8 +1,8 @@
-"""Every method, and every way in which one takes another program: made in parts, it has the bytes of one process."""
+"""Every method, and every way in which one takes another program: whoever makes it, it has the bytes of one process."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,28 @@ VARIANTS: Sequence[Variant] = (
 """All of them."""
 
 
+Maker = Callable[[Variant, Path, PlanOptions, Path], None]
+"""Makes a variant by its recipe, with options, into a folder."""
+
+
+def by_runs(*runs: RunOptions) -> Maker:
+    """Make a variant by one call after another."""
+
+    def make(variant: Variant, recipe: Path, options: PlanOptions, output: Path) -> None:
+        for run in runs:
+            if variant.store == "make":
+                make_vectors(recipe, output, options, run)
+            else:
+                merge(recipe, output, options, run)
+
+    return make
+
+
+def by_parts(count: int, workers: int) -> Maker:
+    """Make a variant in parts, one after another."""
+    return by_runs(*(RunOptions(workers=workers, part=f"{number}/{count}") for number in range(1, count + 1)))
+
+
 class Trial:
     """Models in a folder, merged by one variant after another.
 
@@ -132,18 +154,14 @@ class Trial:
         self._made += 1
         return self.folder / f"made-{self._made}"
 
-    def make(self, variant: Variant, recipe: Path, options: PlanOptions, *runs: RunOptions) -> Path:
-        """Make a variant by one command after another; give the output."""
+    def make(self, variant: Variant, recipe: Path, options: PlanOptions, make: Maker) -> Path:
+        """Make a variant; give the output."""
         output = self._place()
-        for run in runs:
-            if variant.store == "make":
-                make_vectors(recipe, output, options, run)
-            else:
-                merge(recipe, output, options, run)
+        make(variant, recipe, options, output)
         return output
 
-    def differing(self, variant: Variant, form: str, counts: Sequence[int], workers: Sequence[int]) -> list[str]:
-        """Make a variant in parts, and in one piece with each number of workers; give the files that differ.
+    def differing(self, variant: Variant, form: str, makers: Mapping[str, Maker], workers: Sequence[int]) -> list[str]:
+        """Make a variant by each of some makers, and by one process with each number of workers.
 
         Parameters
         ----------
@@ -151,26 +169,30 @@ class Trial:
             What is made.
         form
             The kind of output, one of `FORMATS`; anything else for stores, which have a kind of their own.
-        counts
-            Numbers of parts.
+        makers
+            What makes it, by name.
         workers
-            Numbers of workers of one process; parts have the last.
+            Numbers of workers of one process.
+
+        Returns
+        -------
+        list of str
+            The files that differ, each after the name of its maker.
 
         """
         recipe, options, found = self.recipe(variant), FORMATS.get(form, PlanOptions()), []
         pieces: dict[int | None, list[dict[str, bytes]]] = {}
-        for count in counts:
-            runs = [RunOptions(workers=workers[-1], part=f"{number}/{count}") for number in range(1, count + 1)]
-            parts = self.make(variant, recipe, options, *runs)
+        for name, make in makers.items():
+            made = self.make(variant, recipe, options, make)
             limit, alike = None, options
             if form == "safetensors" and variant.store != "make":
-                limit = read_manifest(parts)["options"]["shard_size_bytes"]
+                limit = read_manifest(made)["options"]["shard_size_bytes"]
                 alike = PlanOptions(SafetensorsFormat(limit))
             if limit not in pieces:
-                alone = [self.make(variant, recipe, alike, RunOptions(workers=number)) for number in workers]
+                alone = [self.make(variant, recipe, alike, by_runs(RunOptions(workers=number))) for number in workers]
                 pieces[limit] = [tree_bytes(output) for output in alone]
-            theirs = tree_bytes(parts)
+            theirs = tree_bytes(made)
             for ours in pieces[limit]:
-                names = sorted(ours.keys() | theirs.keys())
-                found += [f"{count}: {name}" for name in names if ours.get(name) != theirs.get(name)]
+                files = sorted(ours.keys() | theirs.keys())
+                found += [f"{name}: {file}" for file in files if ours.get(file) != theirs.get(file)]
         return found

@@ -59,10 +59,12 @@ def open_dask(executor: Any) -> DaskCluster:
         client = distributed.Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         name = executor if isinstance(executor, str) else type(executor).__name__
+        secured = name.startswith("tls://")
         raise WorkerLostError(
             f"the Dask scheduler {name} does not answer ({_line(error)})",
-            "a scheduler that runs, and can be reached from here",
-            "start one by 'dask scheduler', or correct the address",
+            "a scheduler that runs, and can be reached from here" + (" by these certificates" if secured else ""),
+            "start one by 'dask scheduler', or correct the address"
+            + (", or the certificates in Dask's configuration (distributed.comm.tls)" if secured else ""),
         ) from error
     return DaskCluster(client, ours=True)
 

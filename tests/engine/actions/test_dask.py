@@ -16,6 +16,7 @@ import pytest
 from dovetail.engine import PlanOptions, RunOptions, events, make_vectors, merge
 from dovetail.engine.actions import hand_out
 from dovetail.engine.errors import InterruptedMergeError, WorkerVersionError
+from tests.cluster_makers import in_parts
 from tests.engine.actions import dask_workers
 from tests.engine.actions.making_parts import ZARR, in_one_piece
 from tests.engine.command import dovetail
@@ -23,6 +24,7 @@ from tests.engine.conftest import Family
 from tests.engine.interrupt import commit_often
 from tests.engine.outputs import contents
 from tests.pace import HANGS_S
+from tests.part_methods import FORMATS, VARIANTS, Trial, by_runs
 
 distributed = pytest.importorskip("distributed")
 
@@ -114,6 +116,14 @@ def test_the_bytes_are_those_of_threads(
     assert [f"{family.out} is this merge already, verified by its plan; nothing to do."] == notices(again)
 
 
+def test_a_sample_of_methods(tmp_path: Path, client: Any) -> None:
+    """Every fifth variant of a method has the bytes of one process; ``python -m bench.parts --methods`` tries all."""
+    trial, makers = Trial(tmp_path, layers=2), {"dask": by_runs(RunOptions(executor=client))}
+    forms = sorted(FORMATS)
+    for number, variant in enumerate(VARIANTS[::5]):
+        assert [] == trial.differing(variant, forms[number % 2], makers, workers=(2,))
+
+
 def test_cluster_and_executor_of_dask(family: Family, cluster: Any, client: Any) -> None:
     """Whatever a program holds of a cluster will do: the cluster itself, an executor, and the scheduler's address."""
     for number, executor in enumerate((cluster, client.get_executor(), cluster.scheduler_address)):
@@ -194,17 +204,6 @@ def test_interrupted(family: Family, client: Any) -> None:
     assert in_one_piece(family) == contents(family.out)
 
 
-IN_PARTS = """
-import sys
-from dovetail.engine.actions import hand_out
-from dovetail.engine.cli import main
-from dovetail.engine.planning import grid
-grid.CHUNK_STEP, grid.TASK_BYTES, hand_out.LEAST_PART_BYTES = 1000, 1, 1
-main.main(sys.argv[1:])
-"""
-"""The command, which makes of small merges many parts of many chunks."""
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_command_ends(family: Family, client: Any, number: signal.Signals) -> None:
     """After Ctrl-C the command ends with 130; workers stop then, and also when the command is killed."""
@@ -212,7 +211,7 @@ def test_the_command_ends(family: Family, client: Any, number: signal.Signals) -
     address = client.scheduler.address.replace("tcp://", "dask://")
     arguments = ["merge", str(family.recipe_path), str(family.out), "--executor", address, "--format", "zarr"]
     process = subprocess.Popen(
-        [sys.executable, "-c", IN_PARTS, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", in_parts(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     until(lambda: [*told.iterdir()])
     process.send_signal(number)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from dovetail.engine import merge
+from tests.cluster_makers import mpi_ranks
 from tests.engine.actions.making_parts import in_one_piece
 from tests.engine.conftest import Family
 from tests.engine.outputs import contents
 from tests.mpi_launch import Launcher, has_mpi4py, mpich, open_mpi
+from tests.part_methods import VARIANTS, Trial
 
 
 @pytest.fixture(params=[mpich, open_mpi], ids=["mpich", "openmpi"])
@@ -43,6 +46,12 @@ def test_every_rank_makes_its_share(family: Family, launcher: Launcher) -> None:
     assert 0 < found.stdout.count("allowed") <= 2  # the first rank's beginning, and the end
     assert in_one_piece(family) == contents(family.out)
     assert not family.staging.exists()
+
+
+def test_a_method_of_several_passes(tmp_path: Path, launcher: Launcher) -> None:
+    """A method that looks at whole tensors has the bytes of one process; ``bench.parts --methods`` tries all."""
+    (variant, *_) = (variant for variant in VARIANTS if variant.method == "ties")
+    assert [] == Trial(tmp_path, layers=2).differing(variant, "zarr", {"mpi": mpi_ranks(launcher, 4)}, workers=(2,))
 
 
 @needs_mpi4py

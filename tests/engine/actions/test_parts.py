@@ -17,7 +17,7 @@ from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 from tests.engine.interrupt import commit_often
 from tests.engine.outputs import contents, unreadable
-from tests.part_methods import FORMATS, VARIANTS, Trial
+from tests.part_methods import FORMATS, VARIANTS, Trial, by_parts
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,9 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
 def test_every_method(trial: Trial, place: int) -> None:
     """Whatever a method looks at, parts give the bytes of one piece: safetensors by one method, Zarr by the next."""
     form = sorted(FORMATS)[place % 2]
-    assert [] == trial.differing(SAMPLE[list(METHODS)[place]], form, counts=(2 + place % 2,), workers=(2,))
+    assert [] == trial.differing(
+        SAMPLE[list(METHODS)[place]], form, {"parts": by_parts(2 + place % 2, 2)}, workers=(2,)
+    )
 
 
 def test_no_file_is_written_by_two_parts(family: Family) -> None:
