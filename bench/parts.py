@@ -12,6 +12,7 @@ import multiprocessing
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from dovetail.engine.actions import hand_out
 from dovetail.engine.planning import grid
 from dovetail.engine.planning.shares import Unit, divide, heaviest, limit_for
 from dovetail.io.output import SafetensorsFormat
+from tests.cluster_kills import kill_ranks, kill_workers
 from tests.cluster_makers import dask_workers, mpi_ranks
 from tests.crash import CrashCase, cases
-from tests.mpi_launch import mpich, open_mpi
+from tests.mpi_launch import Launcher, mpich, open_mpi
 from tests.nfs import machines, why_not
 from tests.part_kills import Tally, kill_parts
 from tests.part_methods import FORMATS, VARIANTS, Maker, Trial, by_parts
@@ -30,13 +32,20 @@ from tests.part_methods import FORMATS, VARIANTS, Maker, Trial, by_parts
 COLUMNS = ("started", "killed", "publishing", "crashed", "refused", "twice", "mixed", "replaced")
 """Fields of a tally, in the order of the table."""
 
+OF_CLUSTERS = ("started", "killed", "workers", "publishing", "gave_up", "replaced")
+"""Those that count where a cluster makes the output."""
+
 BY = ("parts", "dask", "mpi", "openmpi")
 """What makes an output: processes with a part each, four workers of Dask, four ranks of MPICH, or of Open MPI."""
 
 
-def _run(case: CrashCase, options: argparse.Namespace) -> Tally:
+def _run(case: CrashCase, options: argparse.Namespace, by: str) -> Tally:
     with tempfile.TemporaryDirectory(prefix="dovetail-parts-") as name, contextlib.ExitStack() as stack:
         folder = Path(name)
+        if by == "dask":
+            return kill_workers(folder, case, options.kills, options.seed)
+        if by != "parts":
+            return kill_ranks(folder, case, options.kills, options.seed, _launcher(by))
         shared = stack.enter_context(machines(folder, options.machines, 0.5)) if options.machines else None
         counts = tuple(options.counts or (3, 3, 3, 2, 5))
         return kill_parts(
@@ -44,13 +53,21 @@ def _run(case: CrashCase, options: argparse.Namespace) -> Tally:
         )
 
 
-def kill(options: argparse.Namespace) -> None:
-    """Kill parts of every case, and print what happened to their processes."""
+def _launcher(name: str) -> Launcher:
+    """Give what starts ranks."""
+    found = mpich() if name == "mpi" else open_mpi()
+    if found is None:
+        sys.exit(f"{name} is not installed; expected it; pip install mpich, or apt-get install openmpi-bin")
+    return found
+
+
+def kill(options: argparse.Namespace, by: str) -> None:
+    """Kill processes that make parts of every case, and print what happened to them."""
     if options.machines and why_not():
         print(f"skipped: {why_not()}")
         return
-    total = Tally()
-    print(f"{'case':20}", *(f"{name:>10}" for name in COLUMNS), f"{'seconds':>8}")
+    total, columns = Tally(), COLUMNS if by == "parts" else OF_CLUSTERS
+    print(f"{f'case, by {by}':20}", *(f"{name:>10}" for name in columns), f"{'seconds':>8}")
     for case in cases():
         if case.vectors != "make" and not case.content:
             continue  # conversions have no parts
@@ -58,15 +75,15 @@ def kill(options: argparse.Namespace) -> None:
             continue
         began = time.monotonic()
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # kernels are loaded anew for each case
-            found = pool.apply(_run, (case, options))
-        _print_row(case.name, found, time.monotonic() - began)
+            found = pool.apply(_run, (case, options, by))
+        _print_row(case.name, columns, found, time.monotonic() - began)
         total.add(found)
-    _print_row("all", total, 0.0)
+    _print_row("all", columns, total, 0.0)
     print("every output was byte-identical to that of one process, and no former output was lost")
 
 
-def _print_row(name: str, tally: Tally, seconds: float) -> None:
-    print(f"{name:20}", *(f"{getattr(tally, column):10}" for column in COLUMNS), f"{seconds:8.1f}", flush=True)
+def _print_row(name: str, columns: Sequence[str], tally: Tally, seconds: float) -> None:
+    print(f"{name:20}", *(f"{getattr(tally, column):10}" for column in columns), f"{seconds:8.1f}", flush=True)
 
 
 def methods(options: argparse.Namespace) -> None:
@@ -92,17 +109,14 @@ def methods(options: argparse.Namespace) -> None:
 
 
 def _makers(options: argparse.Namespace, stack: contextlib.ExitStack) -> dict[str, Maker]:
-    """Give what makes the variants, by name; a Dask cluster lives until the stack is closed."""
+    """Give what makes the variants, by name; clusters live until the stack is closed."""
     found: dict[str, Maker] = {}
     if "parts" in options.by:
         found |= {f"{count} parts": by_parts(count, 4) for count in options.counts or (1, 3, 8, 16)}
     if "dask" in options.by:
         found["4 workers of Dask"] = stack.enter_context(dask_workers(4))
-    for name, launcher in (("mpi", mpich()), ("openmpi", open_mpi())):
-        if name in options.by and launcher is None:
-            sys.exit(f"{name} is not installed; expected it; pip install mpich, or apt-get install openmpi-bin")
-        if name in options.by and launcher is not None:
-            found[f"4 ranks of {launcher.name}"] = mpi_ranks(launcher, 4)
+    for launcher in (_launcher(name) for name in options.by if "mpi" in name):
+        found[f"4 ranks of {launcher.name}"] = stack.enter_context(mpi_ranks(launcher, 4))
     return found
 
 
@@ -140,7 +154,8 @@ def main() -> None:
     elif options.methods:
         methods(options)
     else:
-        kill(options)
+        for by in options.by:
+            kill(options, by)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import pickle
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from dovetail.engine.planning import grid
 from dovetail.engine.planning.plan import PlanOptions
 from dovetail.engine.run.prepare import RunOptions
+from tests.dask_commands import running
 from tests.mpi_launch import Launcher
+from tests.pace import HANGS_S
 from tests.part_methods import Maker, Variant, by_runs
 
 
@@ -40,13 +46,29 @@ def dask_workers(count: int) -> Iterator[Maker]:
         yield by_runs(RunOptions(executor=client))
 
 
-def mpi_ranks(launcher: Launcher, count: int) -> Maker:
-    """Make each variant by one command with so many ranks, each of which makes its share."""
+@contextlib.contextmanager
+def mpi_ranks(launcher: Launcher, count: int) -> Iterator[Maker]:
+    """Start so many ranks, each of which makes its share of whatever is asked for during the block."""
+    with tempfile.TemporaryDirectory(prefix="dovetail-ranks-") as name:
+        folder, numbers = Path(name), itertools.count()
+        log = folder / "log"
+        command = launcher.command(count, "-m", "tests.mpi_loop", folder, grid.CHUNK_STEP, grid.TASK_BYTES)
+        with running(command, log, launcher.environment()) as process:
 
-    def make(variant: Variant, recipe: Path, options: PlanOptions, output: Path) -> None:
-        what = ["vectors"] if variant.store == "make" else ["merge", "--format", options.format.name]
-        done = launcher.run(count, "-c", in_parts(), *what, recipe, output)
-        if done.returncode:
-            raise RuntimeError(f"{variant.name} by {launcher.name} ended with {done.returncode}: {done.stderr}")
+            def make(variant: Variant, recipe: Path, options: PlanOptions, output: Path) -> None:
+                number = next(numbers)
+                asked = folder / "asked"
+                asked.write_bytes(pickle.dumps((variant, recipe, options, output)))
+                asked.rename(folder / f"job-{number}")
+                for rank in range(1, count + 1):
+                    answer = folder / f"done-{number}-{rank}"
+                    while not answer.exists():
+                        if process.poll() is not None:
+                            raise RuntimeError(f"{launcher.name} has ended: {log.read_text()}")
+                        time.sleep(0.01)
+                    if said := answer.read_text():
+                        raise RuntimeError(f"rank {rank} of {launcher.name} has failed at {variant.name}: {said}")
 
-    return make
+            yield make
+            (folder / "end").touch()
+            process.wait(HANGS_S)

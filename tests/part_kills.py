@@ -57,6 +57,10 @@ class Tally:
     """Outputs that have replaced a former one."""
     crashed: int = 0
     """Machines that have failed, with what was not synced."""
+    workers: int = 0
+    """Kills of a worker of a cluster, or of a rank."""
+    gave_up: int = 0
+    """Commands that ended because a part had lost too many workers, or all were gone."""
 
     def add(self, other: Tally) -> None:
         """Count what has happened to another case too."""
@@ -105,7 +109,7 @@ class Killer:
         self.before = tree_bytes(self.former)
         self.replaces, self.made = False, 0
         began = time.monotonic()
-        self._together([f"{number}/1" for number in (1,)], folder / "timed")
+        self._complete(folder / "timed", 1)
         self.longest = time.monotonic() - began
         self.publishing = 0.2 * self.longest
         self._begin()
@@ -126,7 +130,7 @@ class Killer:
             if self.machines is not None:
                 self.machines.enter(machine)
             if tell is not None:
-                _tell_at_publishing(tell)
+                tell_at_publishing(tell)
             make_part(self.case, self.subject, output, part, overwrite=self.replaces)
 
         return Child(start(work), part, machine)
@@ -135,6 +139,10 @@ class Killer:
         """Make parts, each of which must succeed, one after another."""
         for part in parts:
             assert 0 == end(self._start(part, output).number), f"part {part} failed by itself"
+
+    def _complete(self, output: Path, count: int) -> None:
+        """Make all that is left of an output, which must succeed."""
+        self._together([f"{number}/{count}" for number in range(1, count + 1)], output)
 
     def round(self) -> None:
         """Start a few processes at once, kill each after a while, and look at what is left."""
@@ -210,7 +218,7 @@ class Killer:
         elif not self.replaces or self.before != tree_bytes(self.output):
             if self.machines is not None:
                 self.machines.settle()
-            self._together([f"1/{self.count}"], self.output)  # it is perhaps not tidied up
+            self._complete(self.output, 1)  # it is perhaps not tidied up
             self._take_away()
 
     def _take_away(self) -> None:
@@ -224,11 +232,11 @@ class Killer:
 
     def finish(self) -> None:
         """Make all parts of what is left, and compare it."""
-        self._together([f"{number}/{self.count}" for number in range(1, self.count + 1)], self.output)
+        self._complete(self.output, self.count)
         check(self.case, self.subject, self.output, self.expected)
 
 
-def _tell_at_publishing(pipe: int) -> None:
+def tell_at_publishing(pipe: int) -> None:
     """Let this process write its number into a pipe when it has found all chunks done, and begins to publish."""
     own_folder = publish_parts.own_folder
 

@@ -203,15 +203,19 @@ def discard(folder: Path) -> None:
 
 def discard_unused(folder: Path) -> None:
     """Remove a working folder if there is one, and no other process works in it; raises as `discard` does."""
-    if is_named(folder) and not folder.is_symlink():
-        with held(), if_unlocked(folder) as ours:
-            if ours:
-                discard(folder)
+    if not is_named(folder) or folder.is_symlink():
+        return
+    with contextlib.suppress(FileNotFoundError), held(), if_unlocked(folder) as ours:  # another process may be first
+        if ours:
+            discard(folder)
 
 
 def is_bare(folder: Path) -> bool:
     """Whether a working folder holds nothing but perhaps a lock, as one does that was only just made."""
-    return folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK_NAME}
+    try:
+        return folder.is_dir() and {path.name for path in folder.iterdir()} <= {LOCK_NAME}
+    except FileNotFoundError:  # another process has removed it meanwhile
+        return False
 
 
 def _finish_removal(folder: Path) -> None:

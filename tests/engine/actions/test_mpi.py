@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from dovetail.engine import merge
+from tests.cluster_kills import kill_ranks
 from tests.cluster_makers import mpi_ranks
+from tests.crash import cases
 from tests.engine.actions.making_parts import in_one_piece
 from tests.engine.conftest import Family
 from tests.engine.outputs import contents
 from tests.mpi_launch import Launcher, has_mpi4py, mpich, open_mpi
-from tests.part_methods import VARIANTS, Trial
+from tests.part_methods import FORMATS, VARIANTS, Trial
+from tests.parts import end, start
 
 
 @pytest.fixture(params=[mpich, open_mpi], ids=["mpich", "openmpi"])
@@ -48,10 +51,12 @@ def test_every_rank_makes_its_share(family: Family, launcher: Launcher) -> None:
     assert not family.staging.exists()
 
 
-def test_a_method_of_several_passes(tmp_path: Path, launcher: Launcher) -> None:
-    """A method that looks at whole tensors has the bytes of one process; ``bench.parts --methods`` tries all."""
-    (variant, *_) = (variant for variant in VARIANTS if variant.method == "ties")
-    assert [] == Trial(tmp_path, layers=2).differing(variant, "zarr", {"mpi": mpi_ranks(launcher, 4)}, workers=(2,))
+def test_a_sample_of_methods(tmp_path: Path, launcher: Launcher) -> None:
+    """Every ninth variant of a method has the bytes of one process; ``bench.parts --methods --by mpi`` tries all."""
+    trial, forms = Trial(tmp_path, layers=2), sorted(FORMATS)
+    with mpi_ranks(launcher, 4) as make:
+        for number, variant in enumerate(VARIANTS[::9]):
+            assert [] == trial.differing(variant, forms[number % 2], {"mpi": make}, workers=(2,))
 
 
 @needs_mpi4py
@@ -71,17 +76,18 @@ def test_a_rank_hands_parts_out(family: Family, launcher: Launcher) -> None:
     assert "no.yml" in wrong.stderr
 
 
-def test_stages(family: Family) -> None:
+@needs_mpi4py
+def test_stages(family: Family, launcher: Launcher) -> None:
     """Ranks that would each make a part are told what to do, and it works: one of them hands out stage after stage."""
     text = family.recipe_path.read_text()
     final = f"merge_method: linear\nmodels:\n- model: first\n- model: {family.math}\nparameters: {{weight: 0.5}}\n"
     family.recipe_path.write_text(f"{text}name: first\n---\n{final}")
-    command = ("dovetail.engine", "merge", family.recipe_path, family.out)
-    refused = mpiexec(2, *command)
+    command = ("-m", "dovetail.engine", "merge", family.recipe_path, family.out)
+    refused = launcher.run(2, *command)
     assert 2 == refused.returncode
     assert "MPI has started 2 processes, each of which is to make a part of a recipe of 2 stages; " in refused.stderr
     assert " or by mpiexec -n 2 python -m mpi4py.futures -m dovetail merge ...\n" in refused.stderr
-    made = mpiexec(2, "mpi4py.futures", "-m", *command)
+    made = launcher.run(2, "-m", "mpi4py.futures", *command)
     assert 0 == made.returncode, made.stderr
     merge(family.recipe_path, family.home / "threads")
     found, expected = contents(family.out), contents(family.home / "threads")
@@ -157,3 +163,9 @@ def test_a_pool_of_a_program(family: Family, launcher: Launcher) -> None:
     assert found.stdout.startswith("merge interrupted; ")
     assert found.stdout.endswith("run the same command again to continue\n")
     check_tensors(family)
+
+
+def test_killed_ranks(tmp_path: Path, launcher: Launcher) -> None:
+    """After the death of a rank MPI ends all, and the same command continues; ``bench.parts --by mpi`` kills more."""
+    (case,) = (case for case in cases() if case.name == "cabs-magnitude-3")
+    assert 0 == end(start(lambda: kill_ranks(tmp_path, case, 1, 3, launcher)))

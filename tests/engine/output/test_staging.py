@@ -13,6 +13,7 @@ from dovetail import engine
 from dovetail.engine import events
 from dovetail.engine.actions.merge import merge
 from dovetail.engine.errors import DiskSpaceError
+from dovetail.engine.output import staging
 from dovetail.engine.output.side_files import copied_files
 from dovetail.engine.output.staging import staging_path
 from dovetail.engine.output.target import check_disk_space
@@ -134,3 +135,22 @@ def test_the_public_names(family: Family) -> None:
     assert {path.name for path in family.out.iterdir()} == set(folder_bytes(family.out))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = engine.nothing
+
+
+def test_a_working_folder_that_another_process_removes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several processes that remove an unused working folder at the same time, none fails."""
+    unlocked = staging.if_unlocked
+
+    def be_late(folder: Path) -> Any:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
+        return unlocked(folder)
+
+    monkeypatch.setattr(staging, "if_unlocked", be_late)
+    folder = staging_path(tmp_path / "out")
+    folder.mkdir()
+    assert staging.is_bare(folder)
+    staging.discard_unused(folder)
+    assert [] == [*tmp_path.iterdir()]
+    assert not staging.is_bare(folder)
