@@ -96,11 +96,14 @@ def network(*names: str) -> Iterator[Network]:
         raise NoNetworkError("the user is not root; expected root, who makes network namespaces")
     found = Network(names)
     with contextlib.ExitStack() as stack:
-        found.make(stack)
-        yield found
+        try:
+            found.make(stack)
+        except RuntimeError as error:
+            raise NoNetworkError(str(error)) from error
+        yield found  # what fails from now on is no reason to skip anything
 
 
 def _ip(*words: str) -> None:
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise NoNetworkError(f"ip {' '.join(words)} is refused: {done.stderr.strip()}")
+        raise RuntimeError(f"ip {' '.join(words)} is refused: {done.stderr.strip()}")

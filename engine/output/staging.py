@@ -198,7 +198,7 @@ def discard(folder: Path) -> None:
     _finish_removal(folder)
     removed = _removed_path(folder)
     folder.rename(removed)
-    remove_folder(removed)
+    _remove(removed)
 
 
 def discard_unused(folder: Path) -> None:
@@ -220,6 +220,11 @@ def is_bare(folder: Path) -> bool:
 
 def _finish_removal(folder: Path) -> None:
     """Remove what an earlier run that was stopped has left of a working folder."""
-    removed = _removed_path(folder)
-    if is_named(removed):
-        remove_folder(removed)
+    _remove(_removed_path(folder))
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder if it is there; another process may be removing it too, and take what this one comes to."""
+    while is_named(folder):
+        with contextlib.suppress(FileNotFoundError):
+            remove_folder(folder)

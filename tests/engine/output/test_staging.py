@@ -154,3 +154,21 @@ def test_a_working_folder_that_another_process_removes_first(tmp_path: Path, mon
     staging.discard_unused(folder)
     assert [] == [*tmp_path.iterdir()]
     assert not staging.is_bare(folder)
+
+
+def test_a_removal_that_another_process_shares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that comes to a file which another one has removed goes on, so that nothing is left."""
+    remove, found = staging.remove_folder, []
+
+    def be_disturbed(folder: Path) -> None:
+        found.append(folder)
+        if len(found) < 3:
+            raise FileNotFoundError(folder / "a file")
+        remove(folder)
+
+    monkeypatch.setattr(staging, "remove_folder", be_disturbed)
+    folder = staging_path(tmp_path / "out")
+    (folder / "parts").mkdir(parents=True)
+    staging.discard_unused(folder)
+    assert [] == [*tmp_path.iterdir()]
+    assert 3 == len(found)
