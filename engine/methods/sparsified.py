@@ -330,17 +330,10 @@ class SparsifiedSum:
         self, chunk: Chunk, state: Found, factors: Floats, options: tuple[Any, ...], out: Bytes
     ) -> ChunkStatistics:
         """Merge a chunk in one call."""
-        totals = no_totals(len(self.weights))
-        overflowed = sparsified_sum(
-            stored(chunk, self.codes, chunk.start, chunk.stop),
-            np.array((*self.codes, self.out_code), np.int64),
-            describe_keeps(self.keeps, bounds_of(state.rules, chunk.index)),
-            chunk.start,
-            factors,
-            options,
-            out,
-            totals,
-        )
+        codes = np.array((*self.codes, self.out_code), np.int64)
+        raw = stored(chunk, self.codes, chunk.start, chunk.stop)
+        keeps, totals = describe_keeps(self.keeps, bounds_of(state.rules, chunk.index)), no_totals(len(self.weights))
+        overflowed = sparsified_sum(raw, codes, keeps, chunk.start, factors, options, out, totals)
         return statistics_of(totals, overflowed)
 
     def _sum_fused(self, chunk: Chunk, state: Found) -> NDArray[np.float64]:
