@@ -149,6 +149,8 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", help="numbers of parts that are tried")
     parser.add_argument("--plans", action="store_true", help="divide large plans instead")
     options = parser.parse_args()
+    if (options.machines or options.no_locks) and (options.methods or options.plans or options.by != ["parts"]):
+        parser.error("--machines and --no-locks are for kills of parts; expected neither --methods, --plans nor --by")
     if options.plans:
         plans()
     elif options.methods:

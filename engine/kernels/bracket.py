@@ -131,19 +131,23 @@ def count_changes(sources, codes, start, stop, edges, inside, counts):  # type: 
         Their dtype codes.
     start, stop : int
         The elements.
-    edges, inside, counts
+    edges, counts
         As for `count_bracket`.
+    inside : uint32[:]
+        Receives the magnitude bits of the changes strictly inside, in order; there is room for `STEP` or all of them.
 
     Returns
     -------
-    int
-        How many changes are strictly inside.
+    (int, int)
+        The first element that is not counted, for which there may be no room; and how many changes are strictly inside.
 
     """
     lines, bits, place = np.empty((2, STEP), np.float32), np.empty(STEP // 8, np.uint8), 0
     for first in range(start, stop, STEP):
         last = min(first + STEP, stop)
+        if len(inside) - place < last - first:
+            return first, place
         read_tile(sources, codes, first, last, stop, lines)
         subtract(lines[1], lines[0])
         place = _count_and_gather(lines[1], last - first, edges, bits, inside, place, counts)
-    return place
+    return stop, place

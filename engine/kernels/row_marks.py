@@ -88,3 +88,28 @@ def mark_rows(sources, codes, keeps, place, run, counts, bits, sums):  # type: i
             whole, part = add_magnitudes(base, values, marks, count, lanes[j], is_last)
             sums[j, 0] += whole
             sums[j, 1] += part
+
+
+@njit(nogil=True, cache=True)
+def mark_blocks(sources, codes, keeps, places, run, counts, bits, sums):  # type: ignore[no-untyped-def]
+    """Mark what each model keeps of some blocks of whole rows.
+
+    Parameters
+    ----------
+    sources, codes, keeps, run, counts
+        As for `mark_rows`.
+    places : int64[B, 4]
+        The place of each block, as for `mark_rows`.
+    bits : uint8[B, K, :] or uint8[1, K, :]
+        Marks of one bit, the lowest bit of a byte first, in a line for each block and model: zeros before. If there is
+        one line for all blocks, it holds the marks of the last one afterwards.
+    sums : float64[B, K, 2]
+        Of each block, the sums of magnitudes, which the kernel adds to.
+
+    """
+    for block in range(len(places)):
+        line = bits[block % len(bits)]
+        if len(bits) == 1:
+            line[:] = 0
+        place = places[block, 0], places[block, 1], places[block, 2], places[block, 3]
+        mark_rows(sources, codes, keeps, place, run, counts, line, sums[block])

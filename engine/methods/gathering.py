@@ -31,6 +31,10 @@ LISTED_BYTES: Final = 1 << 19
 _USUAL_CHUNK: Final = 1 << 20
 """Elements of a chunk of three inputs, roughly."""
 
+_COUNTED_AT_ONCE: Final = 4 * STRETCH
+"""Elements of a model that one call counts: each call takes as long as it takes to count thousands of elements, and
+keeps other threads from calling meanwhile."""
+
 COUNTED_BYTES: Final = 8
 HEADER_BYTES: Final = 512
 SORTED_BYTES: Final = 24
@@ -121,8 +125,9 @@ class BracketCounter:
     ) -> None:
         """Count the changes of elements ``start:stop`` from a stored base model to a stored model."""
         for place, bracket in enumerate(self._brackets):
-            if bracket is not None:
-                inside = count_changes(sources, codes, start, stop, bracket, self._room, self._counts[place])
+            first = stop if bracket is None else start
+            while first < stop:
+                first, inside = count_changes(sources, codes, first, stop, bracket, self._room, self._counts[place])
                 self._keep(place, inside)
 
     def _keep(self, place: int, inside: int) -> None:
@@ -170,8 +175,8 @@ def count_in_brackets(
     room, pairs = np.empty(STRETCH, np.uint32), np.array(codes, np.int64)
     base, *models = stored(chunk, codes, chunk.start, chunk.stop)
     counters = {model: BracketCounter(each, room) for model, each in rules.items()}
-    for start, stop in stretches(chunk.start, chunk.stop, STRETCH):
-        for model, counter in counters.items():  # all while the base model's elements are in the cache
+    for start, stop in stretches(chunk.start, chunk.stop, _COUNTED_AT_ONCE):
+        for model, counter in counters.items():  # all while the base model's elements are in the second cache
             first, last = start - chunk.start, stop - chunk.start
             counter.add_changes((base, models[model]), pairs[[0, model + 1]], first, last)
     return {model: counter.counts for model, counter in counters.items()}

@@ -16,7 +16,7 @@ from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.kernels.marked_sum import TILE, marked_sum
 from dovetail.engine.kernels.rank_scratch import BINS, rank_scratch_bytes
 from dovetail.engine.kernels.reading import STEP
-from dovetail.engine.kernels.row_marks import EVERYTHING, RANDOM, RANKED, mark_rows
+from dovetail.engine.kernels.row_marks import EVERYTHING, RANDOM, RANKED, mark_blocks
 from dovetail.engine.kernels.sums import LANES, ROW
 from dovetail.engine.methods.decoding import block_count, blocks, no_totals, statistics_of, stored, stretches
 from dovetail.engine.methods.keeps import Keep, KeepAtRandom, KeepByRank
@@ -89,12 +89,7 @@ class RowMarks:
         found = list(blocks(chunk, self.length, self.block))
         sums = np.zeros((len(found), len(self.keeps), 2))
         bits = np.zeros((len(found) if hold else 1, len(self.keeps), self._line_bytes), np.uint8)
-        mark = _Marker(self, chunk)
-        for place, (start, stop) in enumerate(found):
-            line = bits[place if hold else 0]
-            if not hold:
-                line[:] = 0
-            mark(start, stop, 0, line, sums[place])
+        _Marker(self, chunk)([(start, stop, 0) for start, stop in found], bits, sums)
         return sums, (HeldMarks(found[0][0] // self.block, bits),) if hold and found else ()
 
     def apply(
@@ -150,13 +145,12 @@ class RowMarks:
 
     def _anew(self, chunk: Chunk) -> Iterator[tuple[int, int, int, Bits]]:
         """Mark the parts of a chunk that lie in one block each, one after another."""
-        mark, unneeded = _Marker(self, chunk), np.empty((len(self.keeps), 2))
+        mark, unneeded = _Marker(self, chunk), np.empty((1, len(self.keeps), 2))
         bits = np.empty((1, len(self.keeps), self._line_bytes), np.uint8)
         for start, stop in stretches(chunk.start, chunk.stop, self.block):
             low, high = start // self.row * self.row, min(self.length, -(-stop // self.row) * self.row)
             first = start // self.block
-            bits[:] = 0
-            mark(low, high, low - first * self.block, bits[0], unneeded)
+            mark([(low, high, low - first * self.block)], bits, unneeded)
             yield start, stop, first, bits
 
 
@@ -180,7 +174,12 @@ class _Marker:
         high = self._low + len(chunk.models[0]) // ITEMSIZES[of.codes[1]]
         self._stored = stored(chunk, of.codes, self._low, high)
 
-    def __call__(self, start: int, stop: int, first: int, line: Bits, sums: NDArray[np.float64]) -> None:
-        """Mark whole rows ``start:stop``, of which the first element has bit `first` of the lines of its block."""
-        place = start - self._low, stop - self._low, start, first
-        mark_rows(self._stored, self._codes, self._keeps, place, self._run, self._counts, line, sums)
+    def __call__(self, ranges: Sequence[tuple[int, int, int]], bits: Bits, sums: NDArray[np.float64]) -> None:
+        """Mark whole rows: the first element of each range, one past its last, and the bit of its block for the first.
+
+        `bits` and `sums` are as for `dovetail.engine.kernels.row_marks.mark_blocks`.
+        """
+        low, places = self._low, np.empty((len(ranges), 4), np.int64)
+        for place, (start, stop, first) in zip(places, ranges, strict=True):
+            place[:] = start - low, stop - low, start, first
+        mark_blocks(self._stored, self._codes, self._keeps, places, self._run, self._counts, bits, sums)

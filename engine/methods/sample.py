@@ -56,7 +56,7 @@ def run_elements(length: int) -> int:
     return min(RUN, MOST_ELEMENTS // _count(length))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # the runs of a tensor of 2^29 elements or more take 2 MiB
 def runs(length: int) -> list[tuple[int, int]]:
     """Give the runs of elements, first and one past the last, that make up the sample of a tensor.
 

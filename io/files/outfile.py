@@ -15,13 +15,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dovetail.io.files.system import reserve
 from dovetail.io.source import checked_slot, out_of_range
 
 _MAX_OPEN_FILES: Final = 128  # a process often may have only 1,024 open files
-_PIECE_BYTES: Final = 2**19
-"""Calls that end at multiples of this take half to three quarters of the processor time of one call for a chunk
-(``bench/writing.py``): Linux keeps what a call writes in units of a power of two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,6 @@ class OutFile:
 
         """
         with borrow(self) as descriptor:
-            reserve(descriptor, offset_bytes, data.nbytes)
             write_all(descriptor, data, offset_bytes)
 
 
@@ -116,10 +111,9 @@ def find_file(path: Path, size_bytes: int) -> OutFile:
 
 
 def write_all(descriptor: int, view: memoryview, offset_bytes: int) -> None:
-    """Write a whole buffer, in calls that end at multiples of `_PIECE_BYTES`, or before if the system takes less."""
+    """Write a whole buffer, in several calls if the system takes less at once; it never takes 2 GiB in one call."""
     while view.nbytes:
-        end = _PIECE_BYTES - offset_bytes % _PIECE_BYTES
-        written = os.pwrite(descriptor, view[:end], offset_bytes)
+        written = os.pwrite(descriptor, view, offset_bytes)
         if written == 0:
             raise OSError(errno.EIO, "the disk takes no more data")
         view = view[written:]

@@ -17,9 +17,6 @@ MADV_DONTNEED: Final = 4
 MADV_POPULATE_READ: Final = 22
 
 _SYNC_FILE_RANGE_WRITE: Final = 2
-_KEEP_SIZE: Final = 1
-_EXT4: Final = 0xEF53
-_LEAST_RESERVED_BYTES: Final = 2**20  # for less, the call costs more than it saves
 _EHWPOISON: Final = 133  # only Linux has it, so that type checkers may not know errno.EHWPOISON
 _UNREADABLE: Final = (errno.EFAULT, errno.EIO, _EHWPOISON)
 _UNAVAILABLE: Final = (errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.ESPIPE, errno.EOPNOTSUPP)
@@ -87,32 +84,6 @@ def start_writeback(descriptor: int, offset_bytes: int, size_bytes: int) -> bool
     if code in _UNAVAILABLE:
         return False
     raise OSError(code, os.strerror(code))
-
-
-def reserve(descriptor: int, offset_bytes: int, size_bytes: int) -> bool:
-    """Let the file system choose the blocks of a range that is about to be written, where that saves time.
-
-    ext4 otherwise looks for each page by itself whether it has a block, and sets space aside for it, which takes a
-    third of the time of writing. Other file systems write no faster, or allocate by a request to a server or by writing
-    zeros, so that they are not asked. A failure means nothing: writing reports that a disk is full.
-
-    Returns
-    -------
-    bool
-        Whether the range has its blocks now.
-
-    """
-    if size_bytes < _LEAST_RESERVED_BYTES or not _is_ext4(descriptor):
-        return False
-    fallocate = _function("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
-    return fallocate is not None and fallocate(descriptor, _KEEP_SIZE, offset_bytes, size_bytes) == 0
-
-
-def _is_ext4(descriptor: int) -> bool:
-    """Say whether a file lies on ext4; on ext2 and ext3, which have the same number, allocation only fails."""
-    fstatfs = _function("fstatfs", ctypes.c_int, ctypes.c_void_p)
-    found = (ctypes.c_long * 64)()  # struct statfs begins with the number of the file system, and is shorter
-    return fstatfs is not None and fstatfs(descriptor, found) == 0 and found[0] == _EXT4
 
 
 def drop_cached(descriptor: int, offset_bytes: int, size_bytes: int) -> None:

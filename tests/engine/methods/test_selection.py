@@ -239,9 +239,27 @@ def test_the_kernel_counts_and_gathers(data: st.DataObject) -> None:
     stored = np.concatenate([np.zeros(1, np.float32), values]), np.zeros(len(values) + 1, np.float32)
     sources, codes = tuple(read_only(each.view(np.uint8)) for each in stored), np.array([F32, F32])
     twice = np.empty(len(magnitudes), np.uint32)
-    assert found == count_changes(sources, codes, 1, len(values) + 1, (low, high), twice, counts)
+    assert (len(values) + 1, found) == count_changes(sources, codes, 1, len(values) + 1, (low, high), twice, counts)
     assert inside[:found].tolist() == twice[:found].tolist()
     assert [7 + 2 * len(expected[kind]) for kind in range(4)] == counts.tolist()
+
+
+def test_changes_are_counted_as_far_as_there_is_room() -> None:
+    """With room for few magnitudes a call stops early, and the calls together give what one would give."""
+    values = np.arange(1, 5001, dtype=np.float32) % 7
+    stored = tuple(read_only(each.view(np.uint8)) for each in (np.zeros_like(values), values))
+    codes, bracket = np.array([F32, F32]), (1, 0x7FFFFFFF)
+    counts, room = np.zeros((2, 4), np.int64), np.empty(1500, np.uint32)
+    whole = np.empty(values.size, np.uint32)
+    stop, size = count_changes(stored, codes, 0, values.size, bracket, whole, counts[0])
+    first, parts, calls = 0, [], 0
+    while first < stop:
+        first, inside = count_changes(stored, codes, first, values.size, bracket, room, counts[1])
+        parts.append(room[:inside].copy())
+        calls += 1
+    assert 1 < calls
+    assert whole[:size].tolist() == np.concatenate(parts).tolist()
+    assert counts[0].tolist() == counts[1].tolist()
 
 
 @pytest.mark.parametrize("length", [LEAST_LENGTH, LEAST_LENGTH + 1, 10**6, 58_720_256, 235_929_600, 10**9 + 7])

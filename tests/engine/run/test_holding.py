@@ -66,13 +66,13 @@ def test_nothing_is_decided_twice_and_the_bytes_are_the_same(
 ) -> None:
     """With room, every element is marked once; without, outputs and manifests have the same bytes."""
     marked: list[int] = []
-    mark_rows = row_marks.mark_rows
+    mark_blocks = row_marks.mark_blocks
 
-    def counting(sources: Any, codes: Any, keeps: Any, place: Any, *others: Any) -> None:
-        marked.append(place[1] - place[0])
-        mark_rows(sources, codes, keeps, place, *others)
+    def counting(sources: Any, codes: Any, keeps: Any, places: Any, *others: Any) -> None:
+        marked.extend(places[:, 1] - places[:, 0])
+        mark_blocks(sources, codes, keeps, places, *others)
 
-    monkeypatch.setattr(row_marks, "mark_rows", counting)
+    monkeypatch.setattr(row_marks, "mark_blocks", counting)
     monkeypatch.setattr(prepare, "warm_up", lambda *_: None)  # which marks elements of its own
     merge(recipe(method), tmp_path / "roomy", run=RunOptions(memory="2GiB", workers=2))
     short = {name for name in SHAPES if method == "dare_linear" or name != "vector"}
