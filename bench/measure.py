@@ -124,6 +124,7 @@ def run(
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
+            process.wait()  # until then it holds files, and perhaps a file system that is about to be unmounted
             raise
         wall_s = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
