@@ -34,6 +34,10 @@ _ANSWER_S: Final = 10.0
 _ENDING: Final = frozenset({"closing_gracefully", "closing", "closed", "failed", "stopping", "stopped"})
 """States of a worker that is about to end."""
 
+_WORKERLESS: Final = frozenset({"KilledWorker", "NoValidWorkerError"})
+"""Names of errors of Dask's scheduler, of which versions do not have all: workers have ended while they did a job, or
+the one for it is gone (``distributed.scheduler.no-workers-timeout``)."""
+
 _CANCELLED: Final = "FutureCancelledError"
 """Name of an error of Dask, which has not had the same place and base in all of its versions."""
 
@@ -171,8 +175,7 @@ class _Started:
 
         A job can raise any error of the same types, such as a TimeoutError of a file system.
         """
-        scheduler = importlib.import_module("distributed.scheduler")
-        if isinstance(error, scheduler.KilledWorker):
+        if type(error).__name__ in _WORKERLESS and type(error).__module__ == "distributed.scheduler":
             return True
         if self._future.status == "error":
             return False

@@ -85,6 +85,22 @@ def test_a_job_that_times_out(number: int) -> None:
             gone.result()
 
 
+def test_a_worker_that_has_gone_before_its_job() -> None:
+    """A job for a worker that is not there any more has lost its worker, if the scheduler gives up waiting for it."""
+    distributed = pytest.importorskip("distributed")
+    config = pytest.importorskip("dask").config
+    with (
+        config.set({"distributed.scheduler.no-workers-timeout": "100 ms"}),
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as made,
+        distributed.Client(made) as client,
+    ):
+        ended = threading.Event()
+        job = DaskCluster(client, ours=False).start("inproc://gone/1/2", times_out, 0, ended.set)
+        assert ended.wait(HANGS_S)
+        with pytest.raises(WorkerGoneError, match="inproc://gone/1/2"):
+            job.result()
+
+
 def test_a_command_says_itself_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the command names a scheduler, Dask prints no errors of its own; importing it would let it do so again."""
     pytest.importorskip("distributed")
