@@ -164,11 +164,13 @@ class MpiKiller(ClusterKiller):
         As for `Killer`.
     launcher
         What starts ranks.
+    ranks
+        How many.
 
     """
 
-    def __init__(self, folder: Path, case: CrashCase, seed: int, launcher: Launcher) -> None:
-        self.launcher, self.pipe = launcher, folder / "pipe"
+    def __init__(self, folder: Path, case: CrashCase, seed: int, launcher: Launcher, ranks: int) -> None:
+        self.launcher, self.ranks, self.pipe = launcher, ranks, folder / "pipe"
         os.mkfifo(self.pipe)
         self.reader = os.open(self.pipe, os.O_RDWR | os.O_NONBLOCK)
         super().__init__(folder, case, seed)
@@ -177,7 +179,7 @@ class MpiKiller(ClusterKiller):
         """Start ranks; give the process that has started them."""
         replaces = "yes" if self.replaces else "no"
         what = ("-m", "tests.mpi_rank", self.case.name, self.subject, output, self.pipe, replaces)
-        command = self.launcher.command(WORKERS, *what)
+        command = self.launcher.command(self.ranks, *what)
 
         def work() -> None:
             nowhere, log = (
@@ -269,7 +271,7 @@ def kill_workers(folder: Path, case: CrashCase, kills: int, seed: int) -> Tally:
         return kill_until(DaskKiller(folder, case, seed, address, parent), kills)
 
 
-def kill_ranks(folder: Path, case: CrashCase, kills: int, seed: int, launcher: Launcher) -> Tally:
+def kill_ranks(folder: Path, case: CrashCase, kills: int, seed: int, launcher: Launcher, ranks: int = WORKERS) -> Tally:
     """Do so by MPI."""
     small_tasks()
-    return kill_until(MpiKiller(folder, case, seed, launcher), kills)
+    return kill_until(MpiKiller(folder, case, seed, launcher, ranks), kills)
