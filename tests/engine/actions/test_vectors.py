@@ -27,6 +27,7 @@ from tests.crash import tree_bytes
 from tests.engine.awkward import DTYPES, base_tensors, tuned_tensors, write_family
 from tests.engine.conftest import Family
 from tests.engine.interrupt import Interrupter, commit_often
+from tests.engine.kernels.cases import examples
 from tests.engine.vectors import PRUNINGS, Pruning, assert_same_model, merged, store, written
 
 _FLOATS = st.sampled_from(["float32", "bfloat16", "float16", "float64", "float8_e4m3fn"])
@@ -60,7 +61,7 @@ def test_the_bits_are_those_of_the_models(tmp_path: Path, name: str) -> None:
         assert_same_model(expected, merged(vectors, tmp_path / f"vectors{number}"))
 
 
-@settings(max_examples=8)
+@settings(max_examples=examples(3))
 @given(
     name=st.sampled_from(sorted(PRUNINGS)),
     dtypes=st.tuples(_FLOATS, _FLOATS, _FLOATS, _FLOATS),
