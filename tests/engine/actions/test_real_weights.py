@@ -65,7 +65,7 @@ def fine_tune(folder: Path, pairs: list[tuple[str, str]], out: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
     left, right = (list(side) for side in zip(*pairs, strict=True))
-    for _ in range(3):
+    for _ in range(2):
         scores = encode(model, tokenizer, left) @ encode(model, tokenizer, right).T * 20
         loss = torch.nn.functional.cross_entropy(scores, torch.arange(len(pairs)))
         optimizer.zero_grad()
@@ -95,6 +95,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def weights(home: Path) -> dict[str, dict[str, NDArray[Any]]]:
     """Read all three models with the official library."""
     return {name: load_file(home / name / "model.safetensors") for name in ("base", *PAIRS)}
+
+
+@pytest.fixture(scope="module")
+def before(home: Path) -> torch.Tensor:
+    """Embed sentences with the base model."""
+    return embeddings(home / "base")
 
 
 def plain_cabs(
@@ -127,7 +133,7 @@ def same_bits(expected: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray
 
 @pytest.mark.parametrize(("n", "m"), [(3, 32), (64, 256)])
 def test_merging_real_fine_tunes(
-    home: Path, weights: dict[str, dict[str, NDArray[Any]]], tmp_path: Path, n: int, m: int
+    home: Path, weights: dict[str, dict[str, NDArray[Any]]], before: torch.Tensor, tmp_path: Path, n: int, m: int
 ) -> None:
     """Weights, density and overlap are those of plain numpy, and the result loads and embeds in transformers."""
     recipe = cabs_recipe(
@@ -164,23 +170,26 @@ def test_merging_real_fine_tunes(
     totals = manifest["totals"]
     assert (kept / MERGED).tolist() == totals["density"]
     assert [[1.0, 0.0], [0.0, 1.0]] == totals["overlap"]
-    check_embeddings(home / "base", tmp_path / "out")
+    check_embeddings(before, embeddings(tmp_path / "out"))
     shutil.rmtree(tmp_path / "out")
 
 
-def check_embeddings(base: Path, merged: Path) -> None:
-    """Load two models as a user does, and compare what they make of sentences."""
+def embeddings(folder: Path) -> torch.Tensor:
+    """Load a model as a user does, and embed sentences with it."""
     import torch
     import transformers
 
-    embeddings = []
-    for folder in (base, merged):
-        model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
-        assert not info["missing_keys"]
-        assert torch.float32 == model.dtype
-        with torch.no_grad():
-            embeddings.append(encode(model, transformers.AutoTokenizer.from_pretrained(folder), SENTENCES))
-    before, after = embeddings
+    model, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert torch.float32 == model.dtype
+    with torch.no_grad():
+        return encode(model, transformers.AutoTokenizer.from_pretrained(folder), SENTENCES)
+
+
+def check_embeddings(before: torch.Tensor, after: torch.Tensor) -> None:
+    """Compare what the base model and a merge of its fine-tunes make of sentences."""
+    import torch
+
     assert torch.isfinite(after).all()
     assert not torch.equal(before, after)
     # A merge of small fine-tunes turns embeddings by some degrees; nonsense would turn them by ninety.
