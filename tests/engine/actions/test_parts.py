@@ -49,7 +49,7 @@ SAMPLE = {variant.method: variant for variant in VARIANTS}
 @pytest.fixture(scope="module")
 def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
     """Make the models that all methods merge."""
-    return Trial(tmp_path_factory.mktemp("methods"), layers=2)
+    return Trial(tmp_path_factory.mktemp("methods"), layers=1)
 
 
 @pytest.mark.parametrize("place", range(len(METHODS)), ids=METHODS)
