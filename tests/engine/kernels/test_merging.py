@@ -44,7 +44,7 @@ def change_of(
     return np.asarray((elected if voting else total) / divisor * factor, np.float32)
 
 
-@settings(derandomize=True, deadline=None, max_examples=examples(150))
+@settings(derandomize=True, deadline=None, max_examples=examples(60))
 @given(
     seed=st.integers(0, 2**32 - 1),
     count=st.sampled_from([1, 2, 3, 12]),

@@ -74,7 +74,7 @@ def test_stored_vectors_have_the_products_of_decoded_ones(code: int, relative: b
 
 
 @pytest.mark.parametrize("code", [F32, BF16])
-@pytest.mark.parametrize(("count", "relative"), [(1, True), (3, True), (4, False), (5, False)])
+@pytest.mark.parametrize(("count", "relative"), [(1, True), (5, False)])
 def test_any_number_of_stored_vectors(count: int, relative: bool, code: int) -> None:
     """Vectors that are multiplied as they are stored, at any place in memory, have the products of decoded ones."""
     random = np.random.default_rng((count, code))

@@ -91,7 +91,7 @@ def compare(expected: Result, merged: Array, out_dtype: np.dtype[Any]) -> None:
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name in ORACLES])
-@settings(derandomize=True, deadline=None, max_examples=examples(60))
+@settings(derandomize=True, deadline=None, max_examples=examples(30))
 @given(data=st.data())
 def test_equals_the_oracle_whatever_the_chunks(method: str, data: st.DataObject) -> None:
     """Programs give what the definition gives, bit for bit where that is defined."""

@@ -30,6 +30,13 @@ OPTIONS = [
     for aware in (True, False)
     for balanced in (True, False)
 ]
+HALF_OF_OPTIONS = [
+    each
+    for each in OPTIONS
+    if ((each["overlap"] == "forbid") + (each["consensus"] == "sum") + each["conflict_aware"] + each["balanced"]) % 2
+    == 0
+]
+"""Half of the options, among which any three of the four take all values together."""
 
 
 def check_case(
@@ -74,7 +81,7 @@ def check_statistics(case: Sources, expected: naive.Merged, statistics: ChunkSta
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda each: "-".join(str(v) for v in each.values()))
-@settings(derandomize=True, deadline=None, max_examples=examples(100))
+@settings(derandomize=True, deadline=None, max_examples=examples(40))
 @given(data=st.data())
 def test_equals_the_oracle_whatever_the_chunks(options: dict[str, Any], data: st.DataObject) -> None:
     """Output and statistics equal the definition for any sources, n:m, chunk grid, window and stretch length.
@@ -93,11 +100,11 @@ def test_equals_the_oracle_whatever_the_chunks(options: dict[str, Any], data: st
         check_case(case, parameters, options, cuts, widen=data.draw(st.integers(0, 3)))
 
 
-@pytest.mark.parametrize("options", OPTIONS, ids=lambda each: "-".join(str(v) for v in each.values()))
+@pytest.mark.parametrize("options", HALF_OF_OPTIONS, ids=lambda each: "-".join(str(v) for v in each.values()))
 def test_long_tensors_and_blocks(options: dict[str, Any]) -> None:
     """Tensors longer than a stretch, and blocks up to the longest allowed, are no different."""
     random = np.random.default_rng(7)
-    length, blocks = (150_001, (65_536, 48)) if JITTED else (2_001, (1_000, 48))
+    length, blocks = (70_001, (65_536, 48)) if JITTED else (2_001, (1_000, 48))
     base = random.standard_normal(length).astype(np.float16)
     models = tuple((base + random.standard_normal(length) * 0.01).astype(np.float16) for _ in blocks)
     parameters = [{"weight": 0.5, "n": m // 3, "m": m} for m in blocks]

@@ -61,7 +61,7 @@ def merge_by_rows(case: Sources, each: list[dict[str, Any]], options: dict[str, 
     return naive.Merged(output, tuple(masks), tuple(tau.ravel() for tau in taus), change)
 
 
-@settings(derandomize=True, deadline=None, max_examples=examples(150))
+@settings(derandomize=True, deadline=None, max_examples=examples(80))
 @given(data=st.data())
 def test_equals_the_oracle_whatever_the_chunks(data: st.DataObject) -> None:
     """n of every m rows, under every option, however long rows are, wherever chunks and parts of rows are cut."""

@@ -15,7 +15,7 @@ from tests.engine.kernels.drive import add_up, bits, make_problem, run_program
 from tests.engine.methods.test_cabs import check_statistics
 
 
-@settings(derandomize=True, deadline=None, max_examples=examples(200))
+@settings(derandomize=True, deadline=None, max_examples=examples(80))
 @given(data=st.data(), normalize=st.booleans(), factor=st.sampled_from([1.0, 0.0, -1.7, 0.3]))
 def test_equals_the_oracle_whatever_the_chunks(data: st.DataObject, normalize: bool, factor: float) -> None:
     """Any dtypes, shapes and chunks give the definition's bits and statistics; every change counts as kept."""
