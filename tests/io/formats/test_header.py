@@ -147,7 +147,7 @@ _VALID = file_of(
     st.lists(st.tuples(st.integers(0, len(_VALID) - 1), st.integers(0, 255)), min_size=1, max_size=4),
     st.integers(-8, 8),
 )
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_damaged_headers_never_escape(changes: list[tuple[int, int]], size_change: int) -> None:
     """However bytes change, a header is refused with one of our errors, or the official library accepts it too."""
     raw = bytearray(_VALID)
@@ -180,7 +180,7 @@ JSON_VALUES = st.recursive(
         JSON_VALUES | st.fixed_dictionaries({"dtype": JSON_VALUES, "shape": JSON_VALUES, "data_offsets": JSON_VALUES}),
     )
 )
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_other_json_never_escapes(document: dict[str, object]) -> None:
     """Whatever JSON is in a header, it is refused with one of our errors, or the official library accepts it too."""
     raw = file_of(document)

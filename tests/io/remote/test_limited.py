@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from dovetail.io.errors import RemoteError
-from dovetail.io.remote import hub, limited, retrying
+from dovetail.io.remote import http_connection, hub, limited, retrying
 from dovetail.io.remote.hub_models import MAX_ANSWER_BYTES, parse_model
 from dovetail.io.remote.limited import answer, download
 from dovetail.io.remote.stores import ask
-from tests.io.remote.test_paced import DRIPPED, _dripped, site  # noqa: F401  a fixture
+from tests.io.remote.test_paced import DRIPPED, PATIENCE_S, _dripped, site  # noqa: F401  a fixture
 from tests.server import COMMIT, Handler, Request, Site
 
 
@@ -77,8 +77,9 @@ def test_downloads(never: threading.Event, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("case", DRIPPED)
-def test_hubs_that_drip(on_hub: Site, case: str) -> None:
+def test_hubs_that_drip(on_hub: Site, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub that spreads its description of a model over hours is given up in the time of a slow answer."""
+    monkeypatch.setattr(http_connection, "READ_TIMEOUT_S", PATIENCE_S)
     on_hub.fault = DRIPPED[case]
     with pytest.raises(RemoteError, match=r"'org/model' of http://127\.0\.0\.1:\d+ cannot be read \(no answer in ti"):
         hub.look_up("org/model", None)

@@ -20,7 +20,9 @@ from dovetail.io.remote.http_transport import read_small
 from tests.server import Fault, Handler, Request, Site, serve
 
 DRIPS = 60
-PAUSE_S = 0.1
+PATIENCE_S = 0.4
+"""How long a client waits for a server that drips; one that answers has longer."""
+PAUSE_S = 0.04
 """All drips together take six times as long as the client waits."""
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood"
@@ -33,6 +35,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(retrying, "ATTEMPTS", 1)
     with serve(tmp_path) as found:
         yield found
+
+
+@pytest.fixture
+def impatient(site: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """Let the client wait for less than a second, where no answer is to come in time."""
+    monkeypatch.setattr(http_connection, "READ_TIMEOUT_S", PATIENCE_S)
+    return site
 
 
 def _dripped(before: bytes, drip: bytes, after: bytes) -> Fault:
@@ -65,27 +74,27 @@ DRIPPED: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("case", DRIPPED)
-def test_drips(site: Site, case: str) -> None:
+def test_drips(impatient: Site, case: str) -> None:
     """Wherever in an answer a server begins to drip, all waits together count."""
-    site.fault = DRIPPED[case]
+    impatient.fault = DRIPPED[case]
     with pytest.raises(RemoteError, match=r"no answer in time, or less than 16 KiB/s\) after 1 attempt"):
-        read_small(f"{site.address}/file", 1000)
+        read_small(f"{impatient.address}/file", 1000)
 
 
-def test_slow_redirects(site: Site) -> None:
+def test_slow_redirects(impatient: Site) -> None:
     """Redirects that are each in time count together."""
 
     def fault(handler: Handler, request: Request) -> bool:
-        time.sleep(0.6)
+        time.sleep(0.6 * PATIENCE_S)
         if request.number < http_connection.MAX_REDIRECTS:
             handler.reply(302, b"", {"Location": f"/{request.number}"})
         else:
             handler.reply(200, b"good")
         return True
 
-    site.fault = fault
+    impatient.fault = fault
     with pytest.raises(RemoteError, match="no answer in time"):
-        read_small(f"{site.address}/file", 1000)
+        read_small(f"{impatient.address}/file", 1000)
 
 
 def test_redirects_with_endless_bodies(site: Site) -> None:

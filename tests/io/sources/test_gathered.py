@@ -111,7 +111,7 @@ def gathered(donors: list[NDArray[Any]], found: RowMap) -> GatheredSource:
 
 
 @given(gathers(), st.data())
-@settings(max_examples=300)
+@settings(max_examples=100)
 def test_any_range_is_what_indexing_gives(
     case: tuple[list[NDArray[Any]], RowMap, list[int], list[int]], data: st.DataObject
 ) -> None:
