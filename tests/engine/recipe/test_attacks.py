@@ -79,7 +79,7 @@ LEAVES = (
 VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS | st.text(max_size=4), inner, max_size=4)
 )
-QUICK = settings(max_examples=150, derandomize=True)
+QUICK = settings(max_examples=60, derandomize=True)
 
 
 def use(recipe: Recipe) -> None:
@@ -141,7 +141,7 @@ def test_any_structure(value: Any) -> None:
     try_text(yaml.safe_dump(value))
 
 
-@settings(QUICK, max_examples=300)
+@settings(QUICK, max_examples=120)
 @given(st.sampled_from([GOOD, SLICED]), st.data())
 def test_any_value_in_a_good_recipe(good: dict[str, Any], data: st.DataObject) -> None:
     """A good recipe with any value at any place."""
@@ -201,11 +201,11 @@ def test_hostile_texts(text: str, message: str, tmp_path: Path, monkeypatch: pyt
 
 def test_many_keys() -> None:
     """Thousands of unknown keys, models and filters cost no more than reading them."""
-    keys = "\n".join(f"key{i}: {i}" for i in range(10_000))
+    keys = "\n".join(f"key{i}: {i}" for i in range(4_000))
     recipe = load_recipe(f"merge_method: average\nmodels: [{{model: a}}]\nparameters: {{weight: 1}}\n{keys}", TABLE)
     said = notes(recipe.unused, recipe.origin)
-    assert (10_000, "line 4: key0 is unknown; ignored, as mergekit ignores it") == (len(recipe.unused), said[0])
-    assert (MOST_SHOWN + 1, "9,950 more keys have no effect") == (len(said), said[-1])
-    models = [{"model": f"m{i}"} for i in range(5_000)]
+    assert (4_000, "line 4: key0 is unknown; ignored, as mergekit ignores it") == (len(recipe.unused), said[0])
+    assert (MOST_SHOWN + 1, "3,950 more keys have no effect") == (len(said), said[-1])
+    models = [{"model": f"m{i}"} for i in range(2_000)]
     many = {"merge_method": "average", "models": models, "parameters": {"weight": 1}}
-    assert 5_000 == len(load_recipe(json.dumps(many), TABLE).models)
+    assert 2_000 == len(load_recipe(json.dumps(many), TABLE).models)
