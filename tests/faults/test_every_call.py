@@ -16,7 +16,7 @@ from tests.faults.preload import compiler
 from tests.pace import HANGS_S
 
 SCENARIOS = ("overwrite", "stages", "to-zarr", "extract-lora")
-SAMPLE = 7
+SAMPLE = 4
 
 
 def test_a_sample_of_all_calls(tmp_path: Path) -> None:

@@ -59,8 +59,13 @@ def _lose(path: Path) -> None:
     path.unlink()
 
 
-@pytest.mark.parametrize("place", ["commit:1", "commit:20"])
-@pytest.mark.parametrize("damage", [_halve, _cut_a_little, _overwrite, _replace, _lose])
+@pytest.mark.parametrize(
+    ("damage", "place"),
+    [
+        *((_halve, "commit:1"), (_halve, "commit:20"), (_cut_a_little, "commit:1"), (_cut_a_little, "commit:20")),
+        *((_overwrite, "commit:1"), (_replace, "commit:20"), (_lose, "commit:1")),
+    ],
+)
 def test_an_input_damaged_under_the_map(
     family: Family, math: Input, damage: Callable[[Path], None], place: str
 ) -> None:

@@ -120,8 +120,11 @@ def test_streams_that_are_closed_from_the_start(family: Family) -> None:
     assert 0 == dovetail("verify", family.out).code
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
-@pytest.mark.parametrize("arguments", [("plan", "recipe.yml"), ("compare", "math", "code"), ("--help",)], ids=str)
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [(("plan", "recipe.yml"), ""), (("compare", "math", "code"), "1"), (("--help",), ""), (("--help",), "1")],
+    ids=str,
+)
 def test_what_only_prints_ends_as_unix_tools_do(family: Family, arguments: tuple[str, ...], unbuffered: str) -> None:
     """A closed pipe ends a command that only prints by SIGPIPE, without a word, however Python buffers its output."""
     with closed_pipe() as pipe:

@@ -14,7 +14,7 @@ from tests.checkpoints import folder_bytes
 from tests.engine.command import Outcome, snapshot
 from tests.engine.conftest import Family
 from tests.engine.interrupt import expected_files
-from tests.faults.machine import AS_ORDINARY_USER, Paused, finish, small_disk
+from tests.faults.machine import AS_ORDINARY_USER, Paused, again, finish, small_disk
 
 
 def ordinary(family: Family) -> Outcome:
@@ -79,7 +79,7 @@ def test_what_may_not_be_used_is_named(family: Family, closed: Closed) -> None:
     assert outcome.err.startswith("error: " + closed.text.format(path=path, home=family.home)), outcome.err
     assert (closed.code, "") == (outcome.code, outcome.out)
     assert before == snapshot(family.home)
-    assert 0 == ordinary(family).code
+    assert 0 == again(family).code
 
 
 def test_a_side_file_that_may_not_be_read(family: Family) -> None:
