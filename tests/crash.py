@@ -189,6 +189,12 @@ def _scribble_tensor(file: Any, plan: Plan, index: int, table: RecordTable) -> N
             file.write(b"\xaa" * ((stop - start) * tensor.dtype.itemsize))
 
 
+def spread(chance: random.Random, count: int) -> Iterator[float]:
+    """Draw numbers from 0 to 1 without end, of which every `count` lie one in each of as many equal parts."""
+    while True:
+        yield from chance.sample([(part + chance.random()) / count for part in range(count)], count)
+
+
 def kill_until_done(folder: Path, case: CrashCase, kills: int, seed: int) -> tuple[int, int]:
     """Merge again and again, killing most attempts, until so many kills have happened; check every result.
 
@@ -203,7 +209,7 @@ def kill_until_done(folder: Path, case: CrashCase, kills: int, seed: int) -> tup
     small_tasks()
     subject, expected = prepare(folder, case)
     plan = case.plan(subject)
-    random_delay = random.Random(seed)
+    shares = spread(random.Random(seed), kills)
     output, killed, continued = folder / "out", 0, 0
     began = time.monotonic()
     assert not attempt(case, subject, output, math.inf)
@@ -211,7 +217,7 @@ def kill_until_done(folder: Path, case: CrashCase, kills: int, seed: int) -> tup
     shutil.rmtree(output)
     while killed < kills:
         began = time.monotonic()
-        if attempt(case, subject, output, random_delay.uniform(0, 1.1 * duration)):
+        if attempt(case, subject, output, next(shares) * 1.1 * duration):
             killed += 1
             if not output.exists():
                 if scribble(plan, output):
