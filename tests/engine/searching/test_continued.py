@@ -28,7 +28,7 @@ class Stop(Exception):
 def test_continues_where_it_was_stopped(family: Family, evaluations: int) -> None:
     """A search that is stopped after every few candidates evaluates none twice, and ends like one that is not."""
     expected = Weights(family)
-    search(marked(family), expected.losses, family.home / "whole", in_memory())
+    search(marked(family), expected.losses, family.home / "whole", in_memory(budget=12))
     weights, rounds = Weights(family), 0
     while not family.out.exists():
         rounds += 1
@@ -37,11 +37,11 @@ def test_continues_where_it_was_stopped(family: Family, evaluations: int) -> Non
         def hear(event: events.Event) -> None:
             nonlocal told
             told += isinstance(event, events.Candidate)
-            if told == 7:
+            if told == 4:
                 raise Stop
 
         try:
-            search(marked(family), weights.losses, family.out, in_memory(evaluations=evaluations), listen=hear)
+            search(marked(family), weights.losses, family.out, in_memory(budget=12, evaluations=evaluations), listen=hear)
         except Stop:
             for thread in threading.enumerate():  # let evaluations that were begun come to their end
                 if thread.daemon and thread is not threading.current_thread():
