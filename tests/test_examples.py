@@ -49,7 +49,7 @@ def test_every_method_has_an_example() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_but_the_recipe_decides_a_bit(method: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole tensors or chunks of 320 elements, one worker or three, little memory or much: the same weights."""
+    """Whole tensors or chunks of 1,600 elements, one worker or three, little memory or much: the same weights."""
     monkeypatch.chdir(home)
     monkeypatch.setattr(prepare, "resident_bytes", lambda: 200 * 2**20)
     recipe = EXAMPLES / f"{method}.yml"
@@ -57,7 +57,7 @@ def test_nothing_but_the_recipe_decides_a_bit(method: str, home: Path, monkeypat
     merge(recipe, home / method, run=RunOptions(2**31, 1))
     expected = read_output(home / method)
     assert read_manifest(home / method)["totals"]["overflowed"] == 0
-    monkeypatch.setattr(grid, "CHUNK_STEP", 320)
+    monkeypatch.setattr(grid, "CHUNK_STEP", 1600)
     monkeypatch.setattr(grid, "TASK_BYTES", 1)
     for number, (memory_bytes, workers) in enumerate([(300 * 2**20, 1), (2**31, 3)]):
         out = home / f"{method}-{number}"
