@@ -41,7 +41,8 @@ def test_continues_where_it_was_stopped(family: Family, evaluations: int) -> Non
                 raise Stop
 
         try:
-            search(marked(family), weights.losses, family.out, in_memory(budget=12, evaluations=evaluations), listen=hear)
+            how = in_memory(budget=12, evaluations=evaluations)
+            search(marked(family), weights.losses, family.out, how, listen=hear)
         except Stop:
             for thread in threading.enumerate():  # let evaluations that were begun come to their end
                 if thread.daemon and thread is not threading.current_thread():
