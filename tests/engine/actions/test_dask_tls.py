@@ -40,12 +40,12 @@ def certificate(folder: Path, name: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def secured(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """Start a scheduler and two workers; give the address, and the variables of who may use them."""
+    """Start a scheduler and a worker; give the address, and the variables of who may use them."""
     folder.mkdir()
     variables = certificate(folder, "site")
     with (
         scheduler(folder, "--protocol", "tls", "--host", "127.0.0.1", variables=variables) as address,
-        workers(folder, address, 2, variables=variables),
+        workers(folder, address, 1, variables=variables),
     ):
         yield address, variables
 
@@ -55,7 +55,7 @@ def test_certificates_from_the_configuration_of_dask(family: Family) -> None:
     with secured(family.home / "site") as (address, variables):
         assert address.startswith("tls://127.0.0.1:")
         asked = ["merge", family.recipe_path, family.out, "--executor", address]
-        soon = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s"}
+        soon = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}
 
         without = dovetail_process(*asked, environment={**os.environ, **soon})
         assert 5 == without.code, without.err
