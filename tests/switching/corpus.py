@@ -14,6 +14,8 @@ import yaml
 RECIPES = Path(__file__).parent / "recipes"
 RANDOM = frozenset({"dare_linear", "dare_ties", "della", "della_linear"})
 """Methods that draw random masks: two programs cannot give the same values."""
+FEW = 3
+"""Models of one merge for which masks are drawn: kernels of masks are compiled for each number of models, for 10 s."""
 LAYERS = 6
 """Layers of the models of a recipe that names no layer."""
 TOKENS = 32
@@ -83,21 +85,45 @@ class Entry:
         """Count the rows of a model's embedding."""
         return TOKENS + (len(EXTRA) if self.has_tokenizer and model == "model-b" else 0)
 
+    @property
+    def most_models(self) -> int:
+        """The models beside the base model in the merge that has most of them; 0 where all have slices."""
+        return max((len(_beside_base(document)) for document in self.documents), default=0)
+
     def in_float32(self, *, dense: bool = True) -> str:
         """Give the recipe with everything computed and stored in float32.
 
         Parameters
         ----------
         dense
-            Let random masks keep everything, so that two programs can give the same values.
+            Let random masks keep everything, so that two programs can give the same values; else the merge has the
+            first `FEW` of its models.
 
         """
         changed = []
         for document in self.documents:
             kept = {key: value for key, value in document.items() if key not in ("dtype", "out_dtype")}
-            kept = _dense(kept) if dense and document.get("merge_method") in RANDOM else kept
+            if document.get("merge_method") in RANDOM:
+                kept = _dense(kept) if dense else _with_few_models(kept)
             changed.append(kept | {"dtype": "float32"})
         return yaml.safe_dump_all(changed, sort_keys=False)
+
+    def keeping_everything(self) -> str:
+        """Give the recipe with random masks that keep everything, and nothing else changed."""
+        changed = [_dense(each) if each.get("merge_method") in RANDOM else each for each in self.documents]
+        return yaml.safe_dump_all(changed, sort_keys=False)
+
+
+def _beside_base(document: dict[str, Any]) -> list[Any]:
+    """List the models of a merge but for the base model, which may be listed too."""
+    return [each for each in document.get("models") or [] if each["model"] != document.get("base_model")]
+
+
+def _with_few_models(document: dict[str, Any]) -> dict[str, Any]:
+    """Take the first `FEW` models of a merge, and the base model where it is listed."""
+    left_out = _beside_base(document)[FEW:]
+    models = [each for each in document.get("models") or [] if each not in left_out]
+    return document | ({"models": models} if left_out else {})
 
 
 def _dense(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Public recipes with random masks: how much is kept, and what is to be expected of it.
+"""Public recipes with random masks: how much is kept, and what is to be expected of it, by three models at most.
 
 Their values with masks that keep everything are compared with mergekit's in `test_switching`.
 """
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine import merge
 from tests.checkpoints import read_output
-from tests.switching.corpus import CORPUS, RANDOM, Entry
+from tests.switching.corpus import CORPUS, FEW, RANDOM, Entry
 from tests.switching.expected import read_expected
 from tests.switching.making import make_models
 
@@ -24,7 +24,7 @@ EXPECTED, _ = read_expected()
 
 
 def densities(entry: Entry) -> dict[str, float]:
-    """Give the density of every model but the base, for recipes of whole models with a number for each.
+    """Give the density of the first `FEW` models but the base, for recipes of whole models with a number for each.
 
     Returns
     -------
@@ -42,7 +42,7 @@ def densities(entry: Entry) -> dict[str, float]:
         if not isinstance(values["density"], (int, float)) or 0 in numbers(values["weight"]) or each["model"] in found:
             return {}
         found[each["model"]] = float(values["density"])
-    return found
+    return dict(list(found.items())[:FEW])
 
 
 def numbers(value: Any) -> list[float]:
