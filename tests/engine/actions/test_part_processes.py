@@ -59,8 +59,8 @@ def test_one_part_started_twice(family: Family) -> None:
 def test_killed_at_random_instants(tmp_path: Path, name: str) -> None:
     """Killed at any instant, several at once, two of one part, divided anew: the result is always the same.
 
-    ``python -m bench.parts --kills 50`` kills more. With this seed some begin a part that another one has, parts of
-    several numbers of parts meet, and one is killed that publishes.
+    ``python -m bench.parts --kills 50`` kills more. With this seed, in the first case some begin a part that another
+    one has, parts of several numbers of parts meet, and one is killed that publishes.
     """
     (case,) = (case for case in cases() if case.name == name)
     tally = end(start(lambda: kill_parts(tmp_path, case, 3, seed=716)))

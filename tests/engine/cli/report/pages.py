@@ -8,8 +8,16 @@ import hashlib
 import json
 import random
 from dataclasses import dataclass, field
+from functools import lru_cache
 from html.parser import HTMLParser
 from typing import Any
+
+
+@lru_cache(maxsize=1)
+def _parts(script: str) -> list[dict[str, Any]]:
+    """Parse what a script draws, once for all that a test asks of it."""
+    parts: list[dict[str, Any]] = json.loads(expand(script))
+    return parts
 
 
 @dataclass
@@ -25,8 +33,7 @@ class Parsed:
 
     def drawn(self) -> list[dict[str, Any]]:
         """Give what the page's script draws."""
-        parts: list[dict[str, Any]] = json.loads(expand(self.scripts[0]))
-        return parts
+        return _parts(self.scripts[0])
 
     def part(self, title: str) -> dict[str, Any]:
         """Give the one drawn part of a title."""
