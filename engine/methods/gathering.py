@@ -176,7 +176,7 @@ def count_in_brackets(
     base, *models = stored(chunk, codes, chunk.start, chunk.stop)
     counters = {model: BracketCounter(each, room) for model, each in rules.items()}
     for start, stop in stretches(chunk.start, chunk.stop, _COUNTED_AT_ONCE):
-        for model, counter in counters.items():  # all while the base model's elements are in the second cache
+        for model, counter in counters.items():  # all while the base model's elements are in the L2 cache
             first, last = start - chunk.start, stop - chunk.start
             counter.add_changes((base, models[model]), pairs[[0, model + 1]], first, last)
     return {model: counter.counts for model, counter in counters.items()}

@@ -16,6 +16,7 @@ from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe import Recipe, expand, load_recipe
 from dovetail.engine.recipe.unused import MOST_SHOWN, notes
 from dovetail.io.errors import TensorMismatchError
+from tests.engine.kernels.cases import examples
 from tests.engine.recipe.rows import TABLE, llama
 
 GOOD = {
@@ -79,7 +80,7 @@ LEAVES = (
 VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS | st.text(max_size=4), inner, max_size=4)
 )
-QUICK = settings(max_examples=60, derandomize=True)
+QUICK = settings(max_examples=examples(60), derandomize=True)
 
 
 def use(recipe: Recipe) -> None:
@@ -141,7 +142,7 @@ def test_any_structure(value: Any) -> None:
     try_text(yaml.safe_dump(value))
 
 
-@settings(QUICK, max_examples=120)
+@settings(QUICK, max_examples=examples(120))
 @given(st.sampled_from([GOOD, SLICED]), st.data())
 def test_any_value_in_a_good_recipe(good: dict[str, Any], data: st.DataObject) -> None:
     """A good recipe with any value at any place."""

@@ -21,6 +21,7 @@ from dovetail.io.source import Decoding, Source
 from dovetail.io.sources import gathered as module
 from dovetail.io.sources.gathered import WINDOW_BYTES, GatheredSource, gathered_dtype
 from dovetail.io.sources.row_map import AVERAGE, MEAN, ZERO, RowMap, row_map
+from tests.engine.kernels.cases import examples
 from tests.io.contracts.sources import SourceTests, Stored
 from tests.io.held import HeldSource
 from tests.io.stored import store_mapped, store_transposed, store_zarr, touch
@@ -111,7 +112,7 @@ def gathered(donors: list[NDArray[Any]], found: RowMap) -> GatheredSource:
 
 
 @given(gathers(), st.data())
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 def test_any_range_is_what_indexing_gives(
     case: tuple[list[NDArray[Any]], RowMap, list[int], list[int]], data: st.DataObject
 ) -> None:
