@@ -89,7 +89,8 @@ def _print_row(name: str, columns: Sequence[str], tally: Tally, seconds: float) 
 def methods(options: argparse.Namespace) -> None:
     """Make every method in parts or by clusters, and in one piece; print whether all bytes are the same."""
     memory, faults = Path("/dev/shm"), 0
-    grid.CHUNK_STEP, grid.TASK_BYTES, hand_out.LEAST_PART_BYTES = 1024, 1, 1  # many chunks, several parts of each merge
+    grid.CHUNK_STEP, grid.TASK_BYTES = 1024, 1  # many chunks
+    hand_out.parts_for = lambda moved_bytes, workers: 4 * workers  # several of each merge, however small
     with contextlib.ExitStack() as stack:
         makers = _makers(options, stack)
         place = tempfile.TemporaryDirectory(prefix="dovetail-parts-", dir=memory if memory.is_dir() else None)

@@ -114,7 +114,7 @@ class DaskKiller(ClusterKiller):
         """Start a process that hands parts out, in a process of its own."""
 
         def work() -> None:
-            hand_out.LEAST_PART_BYTES = 1
+            hand_out.parts_for = lambda moved_bytes, workers: 4 * workers
             if tell is not None:
                 tell_at_publishing(tell)
             run = RunOptions(executor=self.address, overwrite=self.replaces)

@@ -26,7 +26,8 @@ import sys
 from dovetail.engine.actions import hand_out
 from dovetail.engine.cli import main
 from dovetail.engine.planning import grid
-grid.CHUNK_STEP, grid.TASK_BYTES, hand_out.LEAST_PART_BYTES = {grid.CHUNK_STEP}, {grid.TASK_BYTES}, 1
+grid.CHUNK_STEP, grid.TASK_BYTES = {grid.CHUNK_STEP}, {grid.TASK_BYTES}
+hand_out.parts_for = lambda moved_bytes, workers: 4 * workers
 main.main(sys.argv[1:])
 """
 

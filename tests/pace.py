@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 HANGS_S = 3_600.0
 """Seconds after which whatever is waited for is taken to hang: no machine is so slow."""
@@ -19,6 +19,14 @@ USUAL_S = 0.01
 
 SLACK = 10
 """How much longer than on that machine everything may take, relative to `_reference`: caches and such are shared."""
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < HANGS_S
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

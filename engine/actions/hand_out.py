@@ -50,11 +50,20 @@ from dovetail.io.files.interrupts import held
 from dovetail.io.files.machine import available_bytes, peak_resident_bytes
 from dovetail.io.files.smallfile import is_named
 
-_PARTS_PER_WORKER: Final = 4
-"""Parts for each worker: one that is lost costs little, and those that end early find more to do."""
+_PER_WORKER: Final = 4
+"""Parts for each worker, if they are long: workers that end early find more to do."""
 
-LEAST_PART_BYTES = 64 * 2**20
+_LEAST_BYTES: Final = 2**26
 """Bytes that a part moves at least, as far as that is ours to say: to begin one takes a while."""
+
+_LONG_BYTES: Final = 2**32
+"""Bytes that each part moves at least, where a worker has several: each ends when its last bytes are on the disk."""
+
+_MOST_BYTES: Final = 2**34
+"""Bytes that each part moves about, where that makes more parts, so that workers that come later find some."""
+
+_MOST_PARTS: Final = 1024
+"""Most parts that are made for workers that may come."""
 
 
 def hand_out(
@@ -172,7 +181,7 @@ class _Client:
     def run(self, cluster: Cluster, folder: WorkFolder, *, balance: bool) -> dict[str, Any]:
         """Have all made that is left, publish the output, and give its manifest."""
         patience = Patience(cluster, self.listen)
-        count = parts_for(self.plan, patience.count())
+        count = parts_for(int(tensor_costs(self.plan).sum()), patience.count())
         if balance and not is_divided(self.staging) and not is_named(self.staging / JOURNAL_NAME):
             self.plan = balanced(self.plan, count)
         self.table = RecordTable(self.plan)
@@ -317,10 +326,11 @@ class _Client:
         )
 
 
-def parts_for(plan: Plan, workers: int) -> int:
-    """Give the number of parts into which a plan is divided for so many workers."""
-    moved = int(tensor_costs(plan).sum())
-    return max(1, min(_PARTS_PER_WORKER * workers, -(-moved // LEAST_PART_BYTES)))
+def parts_for(moved_bytes: int, workers: int) -> int:
+    """Give the number of parts for so many workers of a merge that reads and writes so much: as many for each."""
+    several = min(_PER_WORKER, moved_bytes // (_LONG_BYTES * workers))
+    many = min(_MOST_PARTS, moved_bytes // _MOST_BYTES) // workers
+    return max(1, min(max(several, many, 1) * workers, -(-moved_bytes // _LEAST_BYTES)))
 
 
 def _fair_here() -> int:

@@ -83,6 +83,10 @@ class Cluster(Protocol):
         """Give a worker a job; `wake` is called, on any thread, when it has ended."""
         ...
 
+    def want(self, workers: int) -> None:
+        """Say for how many more workers there is work: some clusters start workers by demand, and none without it."""
+        ...
+
     def stop(self, run: str) -> None:
         """Ask all workers to stop the jobs of a run soon."""
         ...

@@ -41,6 +41,12 @@ the one for it is gone (``distributed.scheduler.no-workers-timeout``)."""
 _CANCELLED: Final = "FutureCancelledError"
 """Name of an error of Dask, which has not had the same place and base in all of its versions."""
 
+_MOST_WANTED: Final = 1000
+"""Most workers that an adaptive cluster is asked for beyond those that are there."""
+
+_MORE: Final = {"another-worker-of-dovetail": 1.0}
+"""A resource that no worker has, so that what needs it waits."""
+
 _stopped: set[str] = set()
 """Runs whose jobs are to stop, in a worker."""
 
@@ -89,6 +95,7 @@ class DaskCluster:
 
     def __init__(self, client: Any, *, ours: bool) -> None:
         self._client, self._ours = client, ours
+        self._wanted: list[Any] = []
         self.name = str(client.scheduler.address) if client.scheduler else "Dask"
 
     def workers(self) -> list[str]:
@@ -118,12 +125,22 @@ class DaskCluster:
 
     def start(self, worker: str, job: Job, request: Any, wake: Callable[[], None]) -> _Started:
         """Give a worker a job, and no other worker."""
-        key = f"dovetail-{job.__name__}-{uuid.uuid4().hex}"
+        key = _key()
         future = self._client.submit(
             _do, job, request, key, key=key, workers=[worker], allow_other_workers=False, pure=False, retries=0
         )
         future.add_done_callback(lambda _: wake())
         return _Started(future)
+
+    def want(self, workers: int) -> None:
+        """Let so many tasks wait that no worker can do: an adaptive cluster counts them, and starts workers."""
+        workers = min(workers, _MOST_WANTED)
+        while len(self._wanted) < workers:
+            future = self._client.submit(_nothing, key=_key(), resources=_MORE, pure=False)
+            self._wanted.append(future)
+        for future in self._wanted[workers:]:
+            future.cancel()
+        del self._wanted[workers:]
 
     def stop(self, run: str) -> None:
         """Tell the workers, beside the jobs that they are doing."""
@@ -131,6 +148,8 @@ class DaskCluster:
 
     def close(self) -> None:
         """Let workers forget plans, and close the client if it was made for this run."""
+        with contextlib.suppress(Exception):
+            self.want(0)
         self._tell(forget)
         if self._ours:
             with contextlib.suppress(OSError, RuntimeError, TimeoutError):
@@ -185,6 +204,15 @@ class _Started:
     def forsake(self) -> None:
         """Cancel it, which the worker's job notices."""
         self._future.cancel()
+
+
+def _key() -> str:
+    """Name a task; Dask takes tasks whose names begin in the same way to last as long as each other."""
+    return f"dovetail-{uuid.uuid4().hex}"
+
+
+def _nothing() -> None:
+    """Be a task that waits for a worker."""
 
 
 def _tell_here(name: str, *arguments: Any) -> None:

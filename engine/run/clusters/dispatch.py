@@ -137,6 +137,7 @@ class Dispatch:
         try:
             while self._waiting or self._making or self._left_whole:
                 self._hand_out()
+                self.cluster.want(len(self._waiting))
                 self._turn()
                 yield from self._take()
                 yield None

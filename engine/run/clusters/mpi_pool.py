@@ -106,6 +106,9 @@ class MpiPool:
         future.add_done_callback(lambda _: wake())
         return _Started(future)
 
+    def want(self, workers: int) -> None:
+        """Do nothing: a pool keeps the ranks that it was started with."""
+
     def stop(self, run: str) -> None:
         """Write the file that the ranks look for."""
         for path in self._stop:

@@ -44,6 +44,7 @@ class Patience:
             self._told = True
             text = f"{self._cluster.name} has no workers; waiting up to {WAIT_S:,.0f} s for some."
             self._listen(events.Notice("warning", text))
+            self._cluster.want(1)
         return found
 
     def count(self) -> int:

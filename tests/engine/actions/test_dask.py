@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests.engine.command import dovetail
 from tests.engine.conftest import Family
 from tests.engine.interrupt import commit_often
 from tests.engine.outputs import contents
-from tests.pace import HANGS_S
+from tests.pace import HANGS_S, until
 from tests.part_methods import FORMATS, VARIANTS, Trial, by_runs
 
 distributed = pytest.importorskip("distributed")
@@ -61,7 +61,7 @@ def wait_for_all(cluster: Any, client: Any) -> None:
 def client(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Give a client of the cluster, with four workers as they should be; small merges are many parts of many chunks."""
     commit_often(monkeypatch)
-    monkeypatch.setattr(hand_out, "LEAST_PART_BYTES", 1)
+    monkeypatch.setattr(hand_out, "parts_for", lambda moved_bytes, workers: 4 * workers)
     with distributed.Client(cluster) as found:
         wait_for_all(cluster, found)
         yield found
@@ -94,14 +94,6 @@ def slowly(client: Any, family: Family) -> Path:
     told.mkdir()
     client.run(dask_workers.go_slowly, 0.2, str(told))
     return told
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until something is so."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < HANGS_S
-        time.sleep(0.05)
 
 
 TIES: dict[str, Any] = {"merge_method": "ties", "parameters": {"density": 0.4, "weight": 0.7}}

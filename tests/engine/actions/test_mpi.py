@@ -123,7 +123,7 @@ def tell(client, number, report, *rest):
     take(client, number, report, *rest)
 
 if __name__ == "__main__":
-    grid.CHUNK_STEP, grid.TASK_BYTES, hand_out.LEAST_PART_BYTES = 1000, 1, 1
+    grid.CHUNK_STEP, grid.TASK_BYTES, hand_out.parts_for = 1000, 1, lambda moved_bytes, workers: 4 * workers
     hand_out._Client._take = tell
     main(sys.argv[1:])
 """
@@ -158,7 +158,7 @@ def stop(event):
         raise KeyboardInterrupt
 
 if __name__ == "__main__":
-    grid.CHUNK_STEP, grid.TASK_BYTES, hand_out.LEAST_PART_BYTES = 1000, 1, 1
+    grid.CHUNK_STEP, grid.TASK_BYTES, hand_out.parts_for = 1000, 1, lambda moved_bytes, workers: 4 * workers
     with MPICommExecutor(MPI.COMM_WORLD, root=0) as pool:
         if pool is not None:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -20,7 +21,7 @@ from dovetail.engine.run.clusters import dask_cluster
 from dovetail.engine.run.clusters.cluster import Seat, WorkerGoneError
 from dovetail.engine.run.clusters.dask_cluster import DaskCluster, open_dask
 from dovetail.io.files.interrupts import held
-from tests.pace import HANGS_S
+from tests.pace import HANGS_S, until
 
 
 @pytest.fixture
@@ -58,6 +59,19 @@ def test_ctrl_c_while_the_scheduler_hangs(hanging: Any) -> None:
     threading.Timer(0.5, signal.raise_signal, (signal.SIGINT,)).start()
     with pytest.raises(KeyboardInterrupt), held():
         DaskCluster(hanging, ours=False).workers()
+
+
+def test_an_adaptive_cluster() -> None:
+    """A cluster that starts workers by demand has none at first, and comes to as many as there is work for."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=0, threads_per_worker=1, processes=False, dashboard_address=":0", silence_logs=50
+    ) as made:
+        made.adapt(minimum=0, maximum=5, interval="50ms", target_duration="100ms", wait_count=3)
+        with contextlib.closing(open_dask(made)) as cluster:
+            for wanted in (1, 3, 0):
+                cluster.want(wanted)
+                until(lambda wanted=wanted: len(cluster.workers()) == wanted)  # type: ignore[misc]
 
 
 def times_out(request: int, seat: Seat) -> None:

@@ -58,6 +58,7 @@ class Workers:
         self.there, self.make = names, make
         self.given: list[tuple[str, int]] = []
         self.stopped: list[str] = []
+        self.wanted: list[int] = []
 
     def workers(self) -> list[str]:
         return [*self.there]
@@ -67,6 +68,9 @@ class Workers:
             return Given(lambda: Answer("host", 1, None, 2**30), wake)
         self.given.append((worker, request))
         return Given(lambda: self.make(worker, request), wake)
+
+    def want(self, workers: int) -> None:
+        self.wanted.append(workers)
 
     def stop(self, run: str) -> None:
         self.stopped.append(run)
@@ -119,6 +123,15 @@ def test_one_part_at_a_time() -> None:
     assert [1, 2, 3, 4, 5, 6] == sorted(part for part, _ in found)
     assert ["quick"] * 5 + ["slow"] == sorted(worker for _, worker in found)
     assert [] == workers.stopped
+
+
+def test_workers_are_wanted() -> None:
+    """A cluster that starts workers by demand is told of one worker while it has none, then of all parts that wait."""
+    workers = Workers([], lambda worker, part: workers.there.append("b") or worker)
+    workers.want = lambda count: workers.wanted.append(count) or workers.there or workers.there.append("a")  # type: ignore[method-assign,func-returns-value]
+    hand_out(workers, [1, 2, 3, 4])
+    assert [1, 3] == workers.wanted[:2]
+    assert 0 == workers.wanted[-1]
 
 
 def test_a_lost_worker() -> None:
