@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.packing import pack
@@ -23,6 +22,7 @@ from dovetail.engine.methods.method import Method
 from dovetail.engine.methods.outputs import Output
 from dovetail.engine.methods.program import Accumulator, Bytes, Chunk, ChunkStatistics, Problem, State
 from dovetail.io.dtypes import DTYPES
+from dovetail.io.files.checksum import array_checksum
 from dovetail.io.zarr.packed import HEADER
 from dovetail.io.zarr.vectors import array_names, mark_bytes
 
@@ -136,7 +136,7 @@ class Kept:
 
         packed = self.of.mark(chunk, state, begin, np.empty(0, np.uint8))
         assert isinstance(packed, _Packing)
-        digest = xxhash.xxh3_64_intdigest(elements(chunk, chunk.base, self.codes[0], chunk.start, chunk.stop).data)
+        digest = array_checksum(elements(chunk, chunk.base, self.codes[0], chunk.start, chunk.stop).data)
         for count, scale, row in zip(packed.counts, self.of.scales(state), outs[::2], strict=True):
             header = row[: HEADER.itemsize].view(HEADER)[0]
             header["count"], header["base"], header["scale"] = count, digest, scale

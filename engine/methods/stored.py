@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.convert import ITEMSIZES
@@ -16,6 +15,7 @@ from dovetail.engine.methods.decoding import elements, read_only
 from dovetail.engine.methods.marking import Marking
 from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, OnePass, State
 from dovetail.io.errors import StoreError
+from dovetail.io.files.checksum import array_checksum
 from dovetail.io.zarr.packed import HEADER
 from dovetail.io.zarr.vectors import mark_bytes
 
@@ -106,7 +106,7 @@ class StoredSum(OnePass):
         """Give the base model's elements ``low:high``, which must be those of the store."""
         assert chunk.base is not None
         base = elements(chunk, chunk.base, self.codes[0], low, high)
-        digest = xxhash.xxh3_64_intdigest(base.data)
+        digest = array_checksum(base.data)
         if any(part.base != digest for part in parts):
             raise StoreError(
                 f"{self.where} has other values, between elements {low} and {high}, than when the store was made",

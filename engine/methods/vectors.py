@@ -11,13 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import xxhash
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.kernels.convert import ITEMSIZES
 from dovetail.engine.methods.method import Masks, Method
 from dovetail.engine.methods.outputs import Output
 from dovetail.engine.methods.program import Bytes, Chunk, Problem
+from dovetail.io.files.checksum import array_checksum
 
 if TYPE_CHECKING:
     from dovetail.engine.methods.keeping import Kept
@@ -111,6 +111,6 @@ def _made_up(base: Bytes, elements: int, size: int) -> Bytes:
 
     row = np.zeros(mark_bytes(elements), np.uint8)
     header = row[: HEADER.itemsize].view(HEADER)[0]
-    header["count"], header["base"], header["scale"] = 1, xxhash.xxh3_64_intdigest(base.data), 1
+    header["count"], header["base"], header["scale"] = 1, array_checksum(base.data), 1
     row[HEADER.itemsize] = 1
     return np.concatenate([row, np.zeros(8, np.uint8)])

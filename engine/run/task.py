@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from dovetail.engine.kernels.convert import ITEMSIZES, decode
 from dovetail.engine.methods.decoding import plain_statistics
@@ -22,6 +21,7 @@ from dovetail.engine.methods.program import Bytes, Chunk, ChunkStatistics, reduc
 from dovetail.engine.planning.grid import PAGE_SLACK_BYTES
 from dovetail.engine.planning.work import PieceWork, Work
 from dovetail.io.errors import NonFiniteError
+from dovetail.io.files.checksum import array_checksum
 from dovetail.io.files.extents import JoinedWriter, SourceRange, join_mapped, part_mapped
 from dovetail.io.source import MappedBytes
 
@@ -223,7 +223,7 @@ def _apply(piece: PieceWork, outs: Sequence[Bytes], *, keep_nonfinite: bool) -> 
     for output, out in zip(piece.outputs, outs, strict=True):
         if records:
             statistics = plain_statistics(0, 0, np.zeros(0, np.int64))
-        checksum = xxhash.xxh3_64_intdigest(out.data)
+        checksum = array_checksum(out.data)
         records.append(PieceRecord(output.tensor, piece.chunk, checksum, statistics))
     return records, _chunk_bytes(piece)
 

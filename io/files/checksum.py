@@ -18,6 +18,13 @@ CHANGED: Final = "has changed"
 """The result of `check_start` for a file with another size or checksum."""
 
 
+def array_checksum(data: memoryview) -> int:
+    """Compute the XXH3-64 of much memory, while other threads run: a call for all at once would let none run."""
+    digest = xxhash.xxh3_64()
+    digest.update(data)
+    return digest.intdigest()
+
+
 def hex_checksum(data: bytes) -> str:
     """Compute the XXH3-64 of some bytes, in the manifest's hexadecimal."""
     return f"{xxhash.xxh3_64_intdigest(data):016x}"

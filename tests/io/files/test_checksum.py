@@ -8,13 +8,14 @@ import pytest
 import xxhash
 
 from dovetail.io.files import checksum
-from dovetail.io.files.checksum import CHANGED, check_start, hex_checksum
+from dovetail.io.files.checksum import CHANGED, array_checksum, check_start, hex_checksum
 
 CONTENT = bytes(range(250)) * 40
 
 
 def test_checksums_are_xxh3_of_64_bits() -> None:
     """The checksum is XXH3-64, sixteen hexadecimal digits with leading zeros."""
+    assert array_checksum(memoryview(CONTENT)) == int(hex_checksum(CONTENT), 16)
     numbered = {number: hex_checksum(str(number).encode()) for number in range(1000)}
     assert {16} == {len(text) for text in numbered.values()}
     assert numbered == {number: xxhash.xxh3_64(str(number).encode()).hexdigest() for number in range(1000)}
