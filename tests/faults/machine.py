@@ -17,11 +17,7 @@ from tests.checkpoints import folder_bytes
 from tests.engine.command import Outcome, dovetail
 from tests.engine.conftest import Family
 from tests.engine.interrupt import expected_files
-from tests.faults.paused import COMMAND, HOME
-from tests.pace import HANGS_S
-
-AS_ORDINARY_USER = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--")
-"""Takes from the administrator what lets him read and write every file, but not his files."""
+from tests.faults.forked import ForkedCommand
 
 
 def options(family: Family, out: Path | None = None, *more: str) -> list[str]:
@@ -31,7 +27,7 @@ def options(family: Family, out: Path | None = None, *more: str) -> list[str]:
 
 @dataclass
 class Paused:
-    """A merge in another process that waits while the test makes a fault."""
+    """A merge in a forked process that waits while the test makes a fault."""
 
     family: Family
     """What is merged."""
@@ -41,30 +37,25 @@ class Paused:
     """Output folder, if not the family's."""
     more: tuple[str, ...] = ()
     """Further options of the command."""
-    prefix: tuple[str, ...] = ()
-    """What starts the process."""
-    process: subprocess.Popen[str] = field(init=False)
+    as_ordinary_user: bool = False
+    """Whether the process may do no more to files than their owner."""
+    process: ForkedCommand = field(init=False)
     """The process."""
 
     def __enter__(self) -> Paused:
-        arguments = [*self.prefix, *COMMAND, self.place, *options(self.family, self.out, *self.more)]
-        self.process = subprocess.Popen(
-            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=HOME
-        )
-        if self.place:
-            assert self.process.stdout is not None
-            if not any(line == "paused\n" for line in self.process.stdout):
-                raise AssertionError(f"the merge ended by itself: {self.process.communicate()[1]}")
+        arguments = options(self.family, self.out, *self.more)
+        self.process = ForkedCommand(self.place, arguments, as_ordinary_user=self.as_ordinary_user)
+        if self.place and not any(line == "paused\n" for line in self.process.stdout):
+            raise AssertionError(f"the merge ended by itself: {self.go_on()}")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.end()
 
     def go_on(self) -> Outcome:
         """Let the process go on, and wait for its end."""
-        out, err = self.process.communicate("\n", timeout=HANGS_S)
-        return Outcome(self.process.returncode, out, err)
+        return self.process.end("\n")
 
 
 def again(family: Family, out: Path | None = None) -> Outcome:

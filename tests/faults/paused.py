@@ -12,8 +12,9 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dovetail.engine.cli import main, options
 from dovetail.engine.planning import grid
@@ -66,12 +67,17 @@ def _pause_before(module: str, names: str, count: int) -> None:
     setattr(owner, name, pause_and_call)
 
 
-if __name__ == "__main__":
+def run(place: str, arguments: Sequence[str]) -> NoReturn:
+    """Run the command in this process, with a pause at a place, and exit."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored where the tests run under nohup
     small_tasks()
-    place, *what = sys.argv[1].split(":")
-    if place == "commit":
+    name, *what = place.split(":")
+    if name == "commit":
         _pause_after_commits(int(what[0]))
-    elif place:
-        _pause_before(place, what[0], int(what[1]) if len(what) > 1 else 1)
-    main.main(sys.argv[2:])
+    elif name:
+        _pause_before(name, what[0], int(what[1]) if len(what) > 1 else 1)
+    main.main(arguments)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1], sys.argv[2:])

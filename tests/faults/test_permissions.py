@@ -14,14 +14,12 @@ from tests.checkpoints import folder_bytes
 from tests.engine.command import Outcome, snapshot
 from tests.engine.conftest import Family
 from tests.engine.interrupt import expected_files
-from tests.faults.machine import AS_ORDINARY_USER, Paused, again, finish, small_disk
+from tests.faults.machine import Paused, again, finish, small_disk
 
 
 def ordinary(family: Family) -> Outcome:
     """Run the merge in another process, as a user without the rights of root."""
-    if os.geteuid() == 0 and not shutil.which(AS_ORDINARY_USER[0]):
-        pytest.skip("the administrator may read and write everything, and setpriv is not there to take that away")
-    with Paused(family, "", prefix=AS_ORDINARY_USER if os.geteuid() == 0 else ()) as merge:
+    with Paused(family, "", as_ordinary_user=os.geteuid() == 0) as merge:
         return merge.go_on()
 
 

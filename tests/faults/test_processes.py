@@ -60,11 +60,8 @@ def test_a_listener_that_goes_away(family: Family) -> None:
     """When the reader of the events goes away in the middle, as ``head`` does, the merge goes on to its end."""
     expected = expected_files(family)
     with Paused(family, more=("--json",)) as merge:
-        assert merge.process.stdin is not None
-        assert merge.process.stdout is not None
         merge.process.stdout.close()
         merge.process.stdin.close()
-        merge.process.stdin = merge.process.stdout = None
         outcome = merge.go_on()
     assert (0, "note: standard output could not ") == (outcome.code, outcome.err[:32])
     assert expected == folder_bytes(family.out)
