@@ -22,9 +22,16 @@ LONGEST = 300 if JITTED else 40
 """Most elements of a drawn tensor."""
 
 
+LONG = max(1, settings.default.max_examples // 40)
+"""How many times as many examples are tried with ``--hypothesis-profile long``."""
+
+MOST_MODELS = 3 if JITTED and LONG == 1 else 5
+"""Most models of a drawn merge: each number of them is compiled anew, for seconds, and no code tells 3 from 5."""
+
+
 def examples(count: int) -> int:
     """Give the number of examples of a test: `count`, or fewer unjitted, or more with ``--hypothesis-profile long``."""
-    return (count if JITTED else max(10, count // 3)) * max(1, settings.default.max_examples // 40)
+    return (count if JITTED else max(10, count // 3)) * LONG
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def make_values(
 
 
 @st.composite
-def sources(draw: st.DrawFn, most_models: int = 5) -> Sources:
+def sources(draw: st.DrawFn, most_models: int = MOST_MODELS) -> Sources:
     """Draw a base tensor and 1 to `most_models` fine-tunes, with a dtype drawn for each."""
     shape = draw(shapes())
     count = draw(st.integers(1, most_models))

@@ -145,6 +145,14 @@ def add_up(statistics: Sequence[ChunkStatistics]) -> ChunkStatistics:
     )
 
 
+def as_sources(stored: Sequence[Array]) -> tuple[NDArray[np.uint8], ...]:
+    """View stored tensors as what methods give to kernels: bytes that cannot be written, like those of mapped files."""
+    views = tuple(each.view(np.uint8) for each in stored)
+    for view in views:
+        view.flags.writeable = False
+    return views
+
+
 def bits(array: Array) -> Array:
     """Give an array's stored bits as integers, with every NaN the same."""
     flat = np.ascontiguousarray(array).reshape(-1)

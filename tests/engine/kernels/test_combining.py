@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dovetail.engine.kernels.mixing import PART, mix_sources
 from tests.engine.kernels.cases import JITTED, examples, make_values
-from tests.engine.kernels.drive import DTYPES, bits
+from tests.engine.kernels.drive import DTYPES, as_sources, bits
 
 LENGTHS = [0, 1, 7, 8, 9, PART - 1, PART, PART + 1, 2 * PART + 100] if JITTED else [0, 1, 9]
 
@@ -36,7 +36,7 @@ def check(stored: list[NDArray[Any]], coefficients: list[float], code: int, adds
     """Combine stored tensors by the kernel, and compare it with the definition."""
     out, nonfinite = np.full(len(stored[0]), 1, DTYPES[code]), np.zeros(len(stored), np.int64)
     with np.errstate(all="ignore"):
-        sources = tuple(each.view(np.uint8) for each in stored)
+        sources = as_sources(stored)
         overflowed = mix_sources(
             sources[:adds],
             sources[adds:],
@@ -66,14 +66,14 @@ def test_every_length_and_dtype(length: int, code: int, adds: bool) -> None:
 @settings(derandomize=True, deadline=None, max_examples=examples(60))
 @given(
     seed=st.integers(0, 2**32 - 1),
-    kind=st.sampled_from([(2, False), (2, True), (3, False), (3, True), (5, True)]),
+    kind=st.sampled_from([(2, False), (2, True), (3, False), (3, True), (4, True)]),
     length=st.integers(0, 60),
     style=st.sampled_from(["ties", "plain", "special"]),
 )
 def test_any_number_of_vectors(seed: int, kind: tuple[int, bool], length: int, style: str) -> None:
     """Sums go through the vectors in order; zero coefficients, and those that are not finite, act by the rules.
 
-    Each number of vectors is compiled anew, for which one takes seconds.
+    Each number of vectors is compiled anew; these are the numbers that merges of two or three models need.
     """
     count, adds = kind
     random = np.random.default_rng(seed)
@@ -87,7 +87,7 @@ def test_a_change_of_zero_leaves_the_base_alone() -> None:
     """The sign of a zero in the base is kept where nothing is added to it."""
     stored = np.array([[-0.0, 0.0, 1.0], [-0.0, 0.0, 1.0]], np.float32)
     out, nonfinite = np.full(3, 9, np.float32), np.zeros(2, np.int64)
-    sources = tuple(each.view(np.uint8) for each in stored)
+    sources = as_sources(list(stored))
     mix_sources(sources[:1], sources[1:], np.zeros(2, np.int64), np.array([0.3]), out.view(np.uint8), 0, nonfinite)
     np.testing.assert_array_equal(bits(stored[0]), bits(out))
 

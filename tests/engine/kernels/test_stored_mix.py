@@ -17,7 +17,7 @@ from dovetail.engine.kernels.convert import BF16, F32
 from dovetail.engine.kernels.mixing import PART, mix_sources
 from dovetail.engine.kernels.stored_mix import mix_stored
 from tests.engine.kernels.cases import JITTED, examples
-from tests.engine.kernels.drive import DTYPES
+from tests.engine.kernels.drive import DTYPES, as_sources
 from tests.engine.kernels.test_combining import check
 
 PARTS = 3 if JITTED else 1
@@ -77,7 +77,9 @@ def test_bytes_may_begin_anywhere(code: int, distance: int) -> None:
     stored = finite((code, distance), 3, code)
     results = []
     for offset in (0, distance):
-        moved = tuple(np.concatenate([np.zeros(offset, np.uint8), each.view(np.uint8)])[offset:] for each in stored)
+        moved = as_sources(
+            [np.concatenate([np.zeros(offset, np.uint8), each.view(np.uint8)])[offset:] for each in stored]
+        )
         out, nonfinite = np.zeros(moved[0].size, np.uint8), np.zeros(3, np.int64)
         mix_sources((), moved, np.full(3, code, np.int64), np.array([0.3, 0.4, 0.2]), out, code, nonfinite)
         results.append(out)
@@ -89,7 +91,7 @@ def test_bytes_may_begin_anywhere(code: int, distance: int) -> None:
 def test_the_kernel_says_whether_all_is_finite(value: float, expected: bool) -> None:
     """Its results may be used where they are finite; bfloat16 has a smaller largest number than float32."""
     for code in (F32, BF16):
-        vectors = tuple(np.full(64, each, np.float32).astype(DTYPES[code]).view(np.uint8) for each in (1.0, value))
+        vectors = as_sources([np.full(64, each, np.float32).astype(DTYPES[code]) for each in (1.0, value)])
         found = mix_stored((), vectors, code, np.array([0.5, 0.5]), 32, 64, np.zeros(vectors[0].size, np.uint8))
         assert expected == found
 
@@ -99,9 +101,9 @@ def test_the_kernel_says_whether_all_is_finite(value: float, expected: bool) -> 
 def test_the_largest_number_of_the_dtype_is_finite(code: int, largest: int) -> None:
     """The largest float32 value that does not round to infinity in the dtype is finite, and the next one is not."""
     value = np.uint32(largest).view(np.float32)
-    vector = np.ones(32, DTYPES[code]).view(np.uint8)
+    vectors = as_sources([np.ones(32, DTYPES[code]), np.zeros(32, DTYPES[code])])
     for factor, expected in ((float(value), True), (float(value) * (1 + 2**-23), False)):
-        found = mix_stored((), (vector,), code, np.array([factor]), 0, 32, np.zeros(vector.size, np.uint8))
+        found = mix_stored((), vectors, code, np.array([factor, 0.0]), 0, 32, np.zeros(vectors[0].size, np.uint8))
         assert expected == found
 
 

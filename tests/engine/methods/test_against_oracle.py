@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dovetail.engine.methods.registry import METHODS
-from tests.engine.kernels.cases import examples, make_values, shapes
+from tests.engine.kernels.cases import MOST_MODELS, examples, make_values, shapes
 from tests.engine.kernels.drive import DTYPES
 from tests.engine.methods.probing import describe, found_masks, run
 from tests.oracles import ORACLES, RANDOM, Result, explain
@@ -38,7 +38,8 @@ class Drawn:
 def problems(draw: st.DrawFn, method: str) -> Drawn:
     """Draw a tensor of finite values, the method's parameters, and chunks."""
     shape = draw(shapes())
-    count = draw(st.integers(*COUNTS.get(method, (1, 4))))
+    least, most = COUNTS.get(method, (1, MOST_MODELS))
+    count = draw(st.integers(least, min(most, MOST_MODELS)))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     style = draw(st.sampled_from(["ties", "plain"]))
     dtypes = draw(st.lists(st.sampled_from(DTYPES[:4]), min_size=count + 1, max_size=count + 1))
@@ -91,7 +92,7 @@ def compare(expected: Result, merged: Array, out_dtype: np.dtype[Any]) -> None:
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name in ORACLES])
-@settings(derandomize=True, deadline=None, max_examples=examples(30))
+@settings(derandomize=True, deadline=None, max_examples=examples(20))
 @given(data=st.data())
 def test_equals_the_oracle_whatever_the_chunks(method: str, data: st.DataObject) -> None:
     """Programs give what the definition gives, bit for bit where that is defined."""

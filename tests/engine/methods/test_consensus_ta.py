@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.methods.registry import METHODS
-from tests.engine.kernels.cases import examples, make_values
+from tests.engine.kernels.cases import MOST_MODELS, examples, make_values
 from tests.engine.kernels.drive import DTYPES, add_up, run_program
 from tests.engine.methods.probing import describe, run
 
@@ -48,7 +48,7 @@ def test_the_comparison_is_strict_and_each_model_has_its_scale() -> None:
 def test_with_k_0_it_is_task_arithmetic(data: st.DataObject) -> None:
     """Nothing is dropped: every bit, and every statistic, is that of the plain sum."""
     random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    size, count = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 4))
+    size, count = data.draw(st.integers(1, 300)), data.draw(st.integers(1, MOST_MODELS))
     dtypes = data.draw(st.lists(st.sampled_from(DTYPES[:4]), min_size=count + 1, max_size=count + 1))
     base = make_values(random, (size,), None, "plain").astype(dtypes[0])
     models = [make_values(random, (size,), base, "plain").astype(dtype) for dtype in dtypes[1:]]
@@ -64,7 +64,7 @@ def test_with_k_0_it_is_task_arithmetic(data: st.DataObject) -> None:
 
 
 @settings(derandomize=True, deadline=None, max_examples=examples(30))
-@given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 5))
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, MOST_MODELS))
 def test_asking_for_more_keeps_less(seed: int, count: int) -> None:
     """What is kept with a greater k, or where changes must stand out farther, is kept with a smaller one too."""
     random = np.random.default_rng(seed)

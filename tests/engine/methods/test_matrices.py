@@ -16,7 +16,7 @@ from dovetail.engine.methods.iso_c import Isotropic
 from dovetail.engine.methods.registry import METHODS
 from dovetail.engine.methods.task_arithmetic import TaskArithmetic
 from dovetail.engine.methods.tsv_m import TaskSingularVectors
-from tests.engine.kernels.cases import JITTED, examples
+from tests.engine.kernels.cases import JITTED, MOST_MODELS, examples
 from tests.engine.kernels.drive import DTYPES, add_up, bits, run_program
 from tests.engine.methods.probing import describe, run
 from tests.engine.methods.test_against_oracle import compare
@@ -66,7 +66,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equals_the_decomposition_of_whole_matrices(method: str, data: st.DataObject) -> None:
     """Tall or wide, of whatever dtypes and weights, cut anywhere: what numpy's decomposition of the whole gives."""
     shape = data.draw(st.sampled_from(SHAPES) | st.tuples(st.integers(1, 40), st.integers(1, 20)))
-    count = data.draw(st.integers(1, 4))
+    count = data.draw(st.integers(1, MOST_MODELS))
     _, models = family(data.draw(st.integers(0, 2**32 - 1)), shape, count + 1)
     dtypes = data.draw(st.lists(st.sampled_from(DTYPES[:4]), min_size=count + 1, max_size=count + 1))
     base, *models = [(each * 0.1).astype(dtype) for each, dtype in zip(models, dtypes, strict=True)]
@@ -125,7 +125,7 @@ def test_neither_order_nor_turning_matters(method: str, seed: int, shape: tuple[
 
 
 @settings(derandomize=True, deadline=None, max_examples=examples(40))
-@given(seed=st.integers(0, 2**32 - 1), shape=st.sampled_from(SHAPES), count=st.integers(1, 4))
+@given(seed=st.integers(0, 2**32 - 1), shape=st.sampled_from(SHAPES), count=st.integers(1, MOST_MODELS))
 def test_the_spectrum_of_iso_c_is_flat(seed: int, shape: tuple[int, int], count: int) -> None:
     """All singular values of the change are the mean of those of the sum, so that the sum of all stays what it was."""
     base, models = family(seed, shape, count)
