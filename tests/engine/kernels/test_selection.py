@@ -58,7 +58,8 @@ def assert_selects(bits: NDArray[np.uint32], free: NDArray[np.bool_], n: int, m:
 def test_every_block_length_selects_the_strongest(m: int, values: str) -> None:
     """The marks are those of a sort, whatever the values: random, much repeated, tiny, all equal, mostly zero."""
     random = np.random.default_rng(m)
-    size = min(35 * m + m // 2 + 1, 400 if config.DISABLE_JIT else 30_000)
+    # Short blocks are selected by 32 at a time, long ones one by one.
+    size = min(35 * m + m // 2 + 1, 400 if config.DISABLE_JIT else 12_000)
     magnitudes = {
         "wide": random.integers(0, 2**31, size),
         "few": random.integers(0, 4, size) << random.integers(14, 18, size),
@@ -135,9 +136,8 @@ def test_tiles_hold_whole_blocks(m: list[int]) -> None:
 
 
 @pytest.mark.skipif(bool(config.DISABLE_JIT), reason="there is no machine code without the compiler")
-@pytest.mark.parametrize("features", ["", "+avx2"], ids=["128-bit", "256-bit"])
-def test_narrower_vectors_give_the_same_marks(features: str) -> None:
-    """The code compiled for machines with narrower vectors selects the same elements."""
+def test_narrower_vectors_give_the_same_marks() -> None:
+    """The code compiled for the machines with the narrowest vectors, of 128 bits, selects the same elements."""
     script = """
 import numpy as np
 from tests.engine.kernels.test_selection import assert_selects
@@ -146,6 +146,6 @@ for n, m in ((2, 4), (3, 7), (4, 16), (3, 32), (5, 24), (25, 100), (64, 256), (9
     bits = (random.integers(0, 4, 9000) << random.integers(10, 28, 9000)).astype(np.uint32)
     assert_selects(bits, random.random(9000) < 0.9, n, m)
 """
-    environment = {**os.environ, "NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": features}
+    environment = {**os.environ, "NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
     assert (0, "") == (done.returncode, done.stderr)
