@@ -12,8 +12,11 @@ import pytest
 from tests.crash import CrashCase, cases, kill_until_done
 from tests.pace import HANGS_S
 
-KILLS = 6
-"""For each case, spread over the time that it takes; together 84. ``bench/crash.py`` makes thousands."""
+KILLS = 5
+"""For each case, spread over the time that it takes; together 50. ``bench/crash.py`` makes thousands, of every case."""
+
+ONCE = ("cabs-3", "cabs-minimize-1", "cabs-magnitude-1", "task_arithmetic-3")
+"""Cases that are left to the bench: each method is killed here with one worker or with several, not with both."""
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +27,7 @@ def killer() -> Iterator[ProcessPoolExecutor]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [each for each in cases() if each.name not in ONCE], ids=lambda case: case.name)
 def test_killed_merges_give_the_same_bytes(tmp_path: Path, case: CrashCase, killer: ProcessPoolExecutor) -> None:
     """However often it is killed, whatever was not journalled is lost, and the files are those expected."""
     begun = killer.submit(kill_until_done, tmp_path, case, KILLS, seed=len(case.name))
