@@ -6,16 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 CASES = 1_500
+"""Chunks that are damaged; ``python -m tests.chunk_fuzz`` damages as many as one likes, by other seeds."""
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_damaged_chunks(tmp_path: Path, seed: int) -> None:
+def test_damaged_chunks(tmp_path: Path) -> None:
     """Of each comes an error of our tree, or a chunk of the right shape; the case that kills the driver is shown."""
     case = tmp_path / "case.json"
-    command = [sys.executable, "-X", "faulthandler", "-m", "tests.chunk_fuzz", str(seed), str(CASES), str(case)]
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.chunk_fuzz", "1", str(CASES), str(case)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     told = ended.stderr[-2_000:] + (case.read_text()[:2_000] if case.exists() else "")
     assert 0 == ended.returncode, told
