@@ -108,11 +108,6 @@ class Entry:
             changed.append(kept | {"dtype": "float32"})
         return yaml.safe_dump_all(changed, sort_keys=False)
 
-    def keeping_everything(self) -> str:
-        """Give the recipe with random masks that keep everything, and nothing else changed."""
-        changed = [_dense(each) if each.get("merge_method") in RANDOM else each for each in self.documents]
-        return yaml.safe_dump_all(changed, sort_keys=False)
-
 
 def _beside_base(document: dict[str, Any]) -> list[Any]:
     """List the models of a merge but for the base model, which may be listed too."""

@@ -1,8 +1,8 @@
 """Public recipes merged by Dovetail alone, against what mergekit 0.1.5 makes of them.
 
 ``bench/switching.py`` has written what is expected. Each recipe is merged as it is written, for names, shapes, dtypes,
-configuration and tokenizer, and in float32, for the values. Where random masks would be drawn for many models, the
-recipe is planned as it is written, and merged by masks that keep everything.
+configuration and tokenizer, and in float32, for the values. Recipes of many models are planned alone, for names, shapes
+and dtypes: the bench merges them too.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ from tests.switching.comparing import described, projections, tolerances
 from tests.switching.corpus import CORPUS, FEW, RANDOM, Entry
 from tests.switching.exceptions import MERGED
 from tests.switching.expected import UNITS, but_for_documented, differences, read_expected, values_differ
+from tests.switching.families import shapes_of
 from tests.switching.making import make_models
 
 EXPECTED, VALUES = read_expected()
 ACCEPTED = [name for name in CORPUS if "error" not in EXPECTED[name]]
 OTHERS = [name for name in CORPUS if "error" in EXPECTED[name]]
 
-MOST = 10
-"""Models up to which a recipe that mergekit refuses is merged."""
+MOST = 5
+"""Models up to which a recipe is merged, if it draws no random masks; else they are `FEW`. For each number of models,
+kernels are compiled anew, for up to 20 s; few recipes have more, and each of their methods others with fewer.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +50,22 @@ def merged(entry: Entry, root: Path, out: Path, text: str | None = None) -> dict
     return read_output(out)
 
 
-def is_planned(entry: Entry, root: Path) -> bool:
-    """Plan a recipe as it is written, among its models; give whether there is a plan of tensors.
+def has_many(entry: Entry) -> bool:
+    """Whether a merge of a recipe has so many models that it is planned alone."""
+    return entry.most_models > (MOST if entry.methods.isdisjoint(RANDOM) else FEW)
 
-    A stage that needs the result of another may have none before that is merged.
+
+def planned(entry: Entry, root: Path) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+    """Plan a recipe as it is written, among its models; give the output's shapes, and its dtypes, sorted.
+
+    A stage that needs the result of another has no plan before that is merged: those of the last stage with one are
+    given.
     """
     recipe = make_models(entry, root) / f"{entry.name}.yml"
     recipe.write_text(entry.text)
-    found = [each.plan for each in plan_stages(recipe)]
-    return found[0] is not None and all(each is None or len(each.tensors) > 0 for each in found)
+    *_, last = (each.plan for each in plan_stages(recipe) if each.plan is not None)
+    shapes = {each.name: each.shape for each in last.tensors}
+    return shapes, sorted({each.dtype.torch_name for each in last.tensors})
 
 
 def test_the_corpus_is_large_and_of_many_kinds() -> None:
@@ -81,15 +91,16 @@ def test_the_page_for_switching_users_counts_right() -> None:
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_what_mergekit_accepts_gives_what_mergekit_gives(name: str, root: Path, tmp_path: Path) -> None:
     """The output has mergekit's names, shapes, dtype, configuration, tokens and chat template, and in float32 its
-    values."""
-    entry = CORPUS[name]
-    many = entry.most_models > FEW and not entry.methods.isdisjoint(RANDOM)
-    if many:
-        assert is_planned(entry, root)
-    merged(entry, root, tmp_path / "out", entry.keeping_everything() if many else None)
+    values; of a plan alone, names, shapes and dtype are compared."""
+    entry, expected = CORPUS[name], EXPECTED[name]
+    if has_many(entry):
+        shapes = shapes_of(entry.family, expected["layers"], expected["rows"])
+        assert (shapes, expected["dtypes"]) == planned(entry, root)
+        return
+    merged(entry, root, tmp_path / "out")
     made = described(entry, tmp_path / "out", root / entry.place / "model-a")
     assert "generation_config.json" in made["files"]
-    assert [] == differences(but_for_documented(entry, EXPECTED[name], made), made)
+    assert [] == differences(but_for_documented(entry, expected, made), made)
     values = merged(entry, root, tmp_path / "values", entry.in_float32())
     assert [] == values_differ(values, tmp_path / "values", VALUES[name])
 
@@ -98,11 +109,11 @@ def test_what_mergekit_accepts_gives_what_mergekit_gives(name: str, root: Path, 
 def test_what_mergekit_refuses_is_refused_or_merged_on_purpose(name: str, root: Path, tmp_path: Path) -> None:
     """A recipe that mergekit refuses is refused in one line, or merged if `exceptions.MERGED` says why.
 
-    Where it has very many models it is planned alone, because kernels for as many would be compiled for it.
+    Where it has many models it is planned alone, because kernels for as many would be compiled for it.
     """
     entry = CORPUS[name]
-    if name in MERGED and entry.most_models > MOST:
-        assert is_planned(entry, root)
+    if name in MERGED and has_many(entry):
+        assert planned(entry, root)[0]
     elif name in MERGED:
         assert merged(entry, root, tmp_path / "out")
     else:
