@@ -40,7 +40,6 @@ RECIPE_ATTACKS = (
     RecipeAttack("list that holds itself", b"models: &m [*m]", "aliases expand too far"),
     RecipeAttack("too large", b" " * (MEBIBYTE + 1), "the recipe is too large; expected at most 1,048,576 bytes"),
     RecipeAttack("half a million values", b"[" + b"[]," * (MEBIBYTE // 3 - 2) + b"]\n", "too many values"),
-    RecipeAttack("half a million keys", b"a: [1,2]\n" * (MEBIBYTE // 9), "too many values"),
     RecipeAttack("deep brackets", b"[" * 100_000 + b"\n", "nested too deeply"),
     RecipeAttack("deep dashes", b"- " * 100_000 + b"\n", "nested too deeply"),
     RecipeAttack("key twice", b"merge_method: cabs\nmerge_method: cabs\n", "merge_method is given twice"),

@@ -22,7 +22,7 @@ class Kind:
     make: Make
     """Makes the target in an empty folder."""
     cases: int
-    """Inputs that the short campaign tries, in tests/test_fuzz.py."""
+    """Twice the inputs that the short campaign tries, in tests/test_fuzz.py."""
     outcomes: int
     """Least number of different outcomes that these must have, so that the campaign reaches many rules."""
 
@@ -43,12 +43,12 @@ KINDS = {
     "adapter header": Kind(adapters.header_target, 500, 10),
     "zarr": Kind(zarr_files.document_target, 700, 25),
     "zarr group": Kind(zarr_files.group_target, 300, 10),
-    "zarr zip": Kind(zarr_files.zip_target, 300, 5),
+    "zarr zip": Kind(zarr_files.zip_target, 300, 4),
     "zarr chunk": Kind(zarr_files.chunk_target, 300, 3),
     "torch archive": Kind(torch_files.archive_target, 500, 3),
     "torch pickle": Kind(torch_files.pickle_target, 100, 2),
     "manifest": Kind(outputs.manifest_target, 250, 4),
-    "journal": Kind(outputs.journal_target, 400, 5),
+    "journal": Kind(outputs.journal_target, 400, 4),
     "factors": Kind(outputs.factors_target, 200, 1),
 }
 """The kinds of inputs, by name."""

@@ -118,7 +118,7 @@ SPECS = st.dictionaries(
 
 
 @given(SPECS, st.dictionaries(NAMES, st.text(st.characters(exclude_categories=("Cs",)), max_size=9), max_size=2))
-@settings(max_examples=examples(150), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_built_headers_are_read_back(specs: dict[str, tuple], metadata: dict[str, str]) -> None:
     """Any header that we build is aligned, accepted by the official library, and read back to the same tensors."""
     raw = build_header([(name, *spec) for name, spec in specs.items()], metadata)
@@ -148,7 +148,7 @@ _VALID = file_of(
     st.lists(st.tuples(st.integers(0, len(_VALID) - 1), st.integers(0, 255)), min_size=1, max_size=4),
     st.integers(-8, 8),
 )
-@settings(max_examples=examples(500), deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 def test_damaged_headers_never_escape(changes: list[tuple[int, int]], size_change: int) -> None:
     """However bytes change, a header is refused with one of our errors, or the official library accepts it too."""
     raw = bytearray(_VALID)
@@ -181,7 +181,7 @@ JSON_VALUES = st.recursive(
         JSON_VALUES | st.fixed_dictionaries({"dtype": JSON_VALUES, "shape": JSON_VALUES, "data_offsets": JSON_VALUES}),
     )
 )
-@settings(max_examples=examples(250), deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 def test_other_json_never_escapes(document: dict[str, object]) -> None:
     """Whatever JSON is in a header, it is refused with one of our errors, or the official library accepts it too."""
     raw = file_of(document)
