@@ -144,8 +144,8 @@ REMEMBERED = """
 def test_a_wrapper_that_forgets_a_member_is_found(tmp_path: Path) -> None:
     """mypy refuses a source that has all members but one, and takes it when the member is there."""
     (tmp_path / "dovetail").mkdir()
-    for path in (ROOT / "api" / "__init__.py", ROOT / "engine", ROOT / "io"):
-        (tmp_path / "dovetail" / path.name).symlink_to(path)
+    (tmp_path / "dovetail" / "__init__.py").touch()  # that of the package would have mypy read the engine
+    (tmp_path / "dovetail" / "io").symlink_to(ROOT / "io")
     (tmp_path / "forgetful.py").write_text(WRAPPER)
     (tmp_path / "mindful.py").write_text(WRAPPER + REMEMBERED)
     outcome = subprocess.run(
