@@ -134,6 +134,8 @@ class DaskCluster:
 
     def want(self, workers: int) -> None:
         """Let so many tasks wait that no worker can do: an adaptive cluster counts them, and starts workers."""
+        if self._client.status != "running":
+            return
         workers = min(workers, _MOST_WANTED)
         while len(self._wanted) < workers:
             future = self._client.submit(_nothing, key=_key(), resources=_MORE, pure=False)
@@ -148,7 +150,7 @@ class DaskCluster:
 
     def close(self) -> None:
         """Let workers forget plans, and close the client if it was made for this run."""
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # whatever a client that is closed meanwhile makes of it
             self.want(0)
         self._tell(forget)
         if self._ours:
