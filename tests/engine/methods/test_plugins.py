@@ -28,7 +28,7 @@ from dovetail.engine.methods.registry import METHODS, find, plug_ins
 from dovetail.engine.planning.builder import make_plan
 from dovetail.engine.run.prepare import RunOptions
 from tests.checkpoints import folder_bytes, llama_tensors, read_output, write_checkpoint, write_recipe
-from tests.engine.command import Outcome, dovetail_process
+from tests.engine.command import Outcome, dovetail, dovetail_process
 from tests.engine.interrupt import OPTIONS, Interrupter, commit_often
 
 SOURCE = Path(__file__).parents[2] / "plug_in"
@@ -91,7 +91,7 @@ def expected_tensors(recipe: Path) -> dict[str, Any]:
     }
 
 
-def test_the_command_merges_by_it(site: Path, recipe: Path) -> None:
+def test_the_command_merges_by_it(site: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The output has the bits of the oracle, and verifies, and computing it again gives the same."""
     out = recipe.parent / "out"
     outcome = command(site, "merge", recipe, out, "--quiet")
@@ -99,13 +99,18 @@ def test_the_command_merges_by_it(site: Path, recipe: Path) -> None:
     found, expected = read_output(out), expected_tensors(recipe)
     assert set(expected) == set(found)
     assert all(expected[name].tobytes() == found[name].tobytes() for name in expected)
-    assert 0 == command(site, "verify", out, "--recompute", "1").code
+    monkeypatch.syspath_prepend(site)
+    plug_ins.cache_clear()
+    try:
+        assert 0 == dovetail("verify", out, "--recompute", "1").code
+    finally:
+        plug_ins.cache_clear()
 
 
-def test_the_manifest_records_it(site: Path, recipe: Path) -> None:
+def test_the_manifest_records_it(installed: None, recipe: Path) -> None:
     """Distribution and version of a plug-in are in the manifest and the card; our methods have no such key."""
     out = recipe.parent / "out"
-    assert 0 == command(site, "merge", recipe, out, "--quiet").code
+    merge(recipe, out)
     assert {"distribution": "dovetail-median", "version": "1.0"} == read_manifest(out)["plug_in"]
     assert "by `median` of dovetail-median 1.0." in (out / "README.md").read_text()
     models = [{"model": str(recipe.parent / f"m{seed}"), "parameters": {"weight": 1}} for seed in (1, 2)]
@@ -121,14 +126,14 @@ def test_processes_run_it(installed: None, recipe: Path, monkeypatch: pytest.Mon
     assert folder_bytes(recipe.parent / "threads") == folder_bytes(recipe.parent / "processes")
 
 
-def test_methods_are_listed_with_their_distribution(site: Path) -> None:
+def test_methods_are_listed_with_their_distribution(installed: None) -> None:
     """The table has the usable ones last, and warnings name every entry that is not usable, with the reason."""
-    outcome = command(site, "methods")
+    outcome = dovetail("methods")
     assert 0 == outcome.code
     assert (
         "median: Take the median of the models, element by element.\n  plug-in     dovetail-median 1.0" in outcome.out
     )
-    listed = json.loads(command(site, "methods", "--json").out)
+    listed = json.loads(dovetail("methods", "--json").out)
     assert [*METHODS, "median", "median_again"] == [row["name"] for row in listed]
     assert [None] * len(METHODS) == [row["plug_in"] for row in listed[:-2]]
     assert {"distribution": "dovetail-median", "version": "1.0"} == listed[-1]["plug_in"]
@@ -172,12 +177,12 @@ def test_our_methods_never_look_for_plug_ins(recipe: Path, monkeypatch: pytest.M
         find("median")
 
 
-def test_a_broken_plug_in_does_not_stop_others(site: Path, recipe: Path) -> None:
+def test_a_broken_plug_in_does_not_stop_others(installed: None, recipe: Path) -> None:
     """A merge by a method of Dovetail, or by another entry of the same distribution, says nothing of broken ones."""
     models = [{"model": str(recipe.parent / f"m{seed}")} for seed in (1, 2, 3)]
     for method in ("median_again", "karcher"):
         write_recipe(recipe, merge_method=method, models=models)
-        outcome = command(site, "merge", recipe, recipe.parent / method, "--quiet")
+        outcome = dovetail("merge", recipe, recipe.parent / method, "--quiet")
         assert (0, "", "") == (outcome.code, outcome.out, outcome.err)
 
 

@@ -52,7 +52,7 @@ def test_chunks_that_comparisons_share_are_foreseen(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(comparing, "resident_bytes", lambda: 100 * MIB)
     names = [str(tmp_path / name) for name in ("one", "other")]
     for name in names:
-        write_t5x(Path(name), {"w": np.zeros((1024, 8192), np.float32)}, rows=1024, columns=256, codec="zstd")
+        write_t5x(Path(name), {"w": np.zeros((1024, 4096), np.float32)}, rows=1024, columns=256, codec="zstd")
     found = compare(*names, RunOptions(workers=1)).budget
     assert found.shared_bytes > 0
     least = found.reserved_bytes + found.task_bytes + WORKER_OVERHEAD_BYTES + MARGIN_BYTES

@@ -147,13 +147,13 @@ print(*said)
 
 
 def test_of_several_processes_one_compiles(tmp_path: Path) -> None:
-    """Four processes that begin cold at the same time: one compiles, and the others wait and load what it has made."""
+    """Three processes that begin cold at the same time: one compiles, and the others wait and load what it has made."""
     begin = tmp_path / "begin"
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-c", COMPILES, str(begin)]
-    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     begin.touch()
     said = [process.communicate(timeout=HANGS_S)[0].strip() for process in started]
-    assert [0] * 4 == [process.returncode for process in started]
+    assert [0] * 3 == [process.returncode for process in started]
     assert 1 == sum(warm.COMPILING in text for text in said)
     assert {"", warm.COMPILING, warm.WAITING} >= {*said}

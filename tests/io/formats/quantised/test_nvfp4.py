@@ -48,8 +48,16 @@ def read(folder: Path, style: str, whole: float, shape: tuple[int, ...] = (1,)) 
     return np.concatenate(parts).view(np.float32).reshape(info.shape)
 
 
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("whole", [0.37, 1344.0, 3e-41, 3e38, 0.0])
+WHOLE = (0.37, 1344.0, 3e-41, 3e38, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("style", "whole"),
+    [
+        ("no configuration", 0.37),
+        *((style, whole) for style in ("compressed-tensors", "Model Optimizer") for whole in WHOLE),
+    ],
+)
 def test_every_code_with_every_scale(style: str, whole: float, tmp_path: Path) -> None:
     """A weight is its code times a scale of its group that was divided or multiplied by that of the tensor."""
     with np.errstate(all="ignore"):
