@@ -171,7 +171,7 @@ JSON_VALUES = st.recursive(
     | st.text(max_size=3)
     | st.sampled_from(["F32", "BF16"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=8,
+    max_leaves=4,
 )
 
 
@@ -181,7 +181,7 @@ JSON_VALUES = st.recursive(
         JSON_VALUES | st.fixed_dictionaries({"dtype": JSON_VALUES, "shape": JSON_VALUES, "data_offsets": JSON_VALUES}),
     )
 )
-@settings(max_examples=examples(120), deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_other_json_never_escapes(document: dict[str, object]) -> None:
     """Whatever JSON is in a header, it is refused with one of our errors, or the official library accepts it too."""
     raw = file_of(document)
