@@ -19,15 +19,8 @@ from dovetail.engine.errors import OutputError
 from dovetail.engine.output import publishing
 from tests.engine.actions.ready_parts import OPTIONS, STEPS, Ready, make, published, renames
 from tests.engine.conftest import Family
-from tests.engine.interrupt import commit_often
 from tests.engine.outputs import Killed, contents
 from tests.parts import end, start
-
-
-@pytest.fixture(autouse=True)
-def _many_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut merges into many tasks and commit them in small groups."""
-    commit_often(monkeypatch)
 
 
 @STEPS
