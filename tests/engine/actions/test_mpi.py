@@ -57,9 +57,9 @@ def check_tensors(family: Family) -> None:
 
 def test_every_rank_makes_its_share(family: Family, launcher: Launcher) -> None:
     """Started by mpiexec without a word more, all ranks make the output, which is there when mpiexec returns."""
-    found = launcher.run(3, "-m", "dovetail.engine", "merge", family.recipe_path, family.out)
+    found = launcher.run(2, "-m", "dovetail.engine", "merge", family.recipe_path, family.out)
     assert 0 == found.returncode, found.stderr
-    assert 1 == found.stderr.count("MPI has started 3 processes, each of which makes a part of the output.\n")
+    assert 1 == found.stderr.count("MPI has started 2 processes, each of which makes a part of the output.\n")
     assert "\x1b" not in found.stdout  # ranks of Open MPI have a terminal each, which nobody sees
     assert 1 == found.stdout.count("Statistics and checksums of every tensor")
     assert 0 < found.stdout.count("allowed") <= 2  # the first rank's beginning, and the end
@@ -70,7 +70,7 @@ def test_every_rank_makes_its_share(family: Family, launcher: Launcher) -> None:
 def test_a_sample_of_methods(tmp_path: Path, mpich_first: Launcher) -> None:
     """Every ninth variant of a method has the bytes of one process; ``bench.parts --methods --by mpi`` tries all."""
     trial, forms = Trial(tmp_path, layers=1), sorted(FORMATS)
-    with mpi_ranks(mpich_first, 3) as make:
+    with mpi_ranks(mpich_first, 2) as make:
         for number, variant in enumerate(VARIANTS[::9]):
             assert [] == trial.differing(variant, forms[number % 2], {"mpi": make}, workers=(2,))
 
@@ -84,12 +84,19 @@ def test_a_rank_hands_parts_out(family: Family, launcher: Launcher) -> None:
     assert "2 workers of MPI: 1 part of the merge to make.\n" in found.stderr
     merge(family.recipe_path, family.home / "threads")
     assert contents(family.home / "threads") == contents(family.out)
-    alone = launcher.run(1, *pool, family.recipe_path, family.home / "alone")
-    assert 0 == alone.returncode, alone.stderr
-    assert "1 worker of MPI: 1 part of the merge to make.\n" in alone.stderr
     wrong = launcher.run(2, *pool, family.home / "no.yml", family.out, "--executor", "mpi")
     assert 0 != wrong.returncode
     assert "no.yml" in wrong.stderr
+
+
+@needs_mpi4py
+def test_a_rank_alone_makes_everything(family: Family, open_mpi_first: Launcher) -> None:
+    """By mpi4py.futures one rank hands parts out to itself."""
+    found = open_mpi_first.run(
+        1, "-m", "mpi4py.futures", "-m", "dovetail.engine", "merge", family.recipe_path, family.out
+    )
+    assert 0 == found.returncode, found.stderr
+    assert "1 worker of MPI: 1 part of the merge to make.\n" in found.stderr
 
 
 @needs_mpi4py
@@ -174,14 +181,17 @@ def test_a_pool_of_a_program(family: Family, open_mpi_first: Launcher) -> None:
     """A pool that a program has opened makes parts, stops when it is told to, and goes on."""
     script = family.home / "script.py"
     script.write_text(POOL)
-    found = open_mpi_first.run(3, script, family.recipe_path, family.out)
+    found = open_mpi_first.run(2, script, family.recipe_path, family.out)
     assert 0 == found.returncode, found.stderr
     assert found.stdout.startswith("merge interrupted; ")
     assert found.stdout.endswith("run the same command again to continue\n")
     check_tensors(family)
 
 
-def test_killed_ranks(tmp_path: Path, launcher: Launcher) -> None:
-    """After the death of a rank MPI ends all, and the same command continues; ``bench.parts --by mpi`` kills more."""
+def test_killed_ranks(tmp_path: Path, open_mpi_first: Launcher) -> None:
+    """After the death of a rank MPI ends all, and the same command continues.
+
+    ``bench.parts --by mpi --kills N`` kills more, and ranks of MPICH too.
+    """
     (case,) = (case for case in cases() if case.name == "cabs-magnitude-3")
-    assert 0 == end(start(lambda: kill_ranks(tmp_path, case, 1, 3, launcher, ranks=2)))
+    assert 0 == end(start(lambda: kill_ranks(tmp_path, case, 1, 3, open_mpi_first, ranks=2)))
