@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -135,11 +134,10 @@ def test_chunks_and_workers_do_not_matter(home: Path, monkeypatch: pytest.Monkey
     assert (home / "one" / "model.safetensors").read_bytes() == (home / "many" / "model.safetensors").read_bytes()
 
 
-def test_processes_do_not_matter(home: Path) -> None:
+def test_processes_do_not_matter(home: Path, processes: Executor) -> None:
     """Tasks with adapters can be sent to other processes, which open the adapter's files by themselves."""
     merge(linear(home), home / "one")
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        merge(linear(home), home / "many", run=RunOptions(executor=pool))
+    merge(linear(home), home / "many", run=RunOptions(executor=processes))
     assert folder_bytes(home / "one") == folder_bytes(home / "many")
 
 

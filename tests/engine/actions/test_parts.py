@@ -11,6 +11,7 @@ import pytest
 from dovetail.engine import events
 from dovetail.engine.actions import carry_out_part, parts
 from dovetail.engine.methods.registry import METHODS
+from dovetail.engine.planning import grid
 from dovetail.engine.planning.plan import PlanOptions
 from tests.engine.actions.making_parts import ZARR, in_one_piece, make, make_all, told
 from tests.engine.command import dovetail
@@ -53,8 +54,9 @@ def trial(tmp_path_factory: pytest.TempPathFactory) -> Trial:
 
 
 @pytest.mark.parametrize("place", range(len(METHODS)), ids=METHODS)
-def test_every_method(trial: Trial, place: int) -> None:
+def test_every_method(trial: Trial, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
     """Whatever a method looks at, parts give the bytes of one piece: safetensors by one method, Zarr by the next."""
+    monkeypatch.setattr(grid, "CHUNK_STEP", 3000)
     form = sorted(FORMATS)[place % 2]
     assert [] == trial.differing(
         SAMPLE[list(METHODS)[place]], form, {"parts": by_parts(2 + place % 2, 2)}, workers=(2,)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +73,9 @@ def assert_expected(case: Case, folder: Path) -> None:
         assert same_bits(tensor, actual[name]), name
 
 
-@pytest.mark.parametrize("elements", [None, 1000, 101, 37])
+@pytest.mark.parametrize("elements", [None, 1000, 101])
 def test_chunks_do_not_matter(case: Case, monkeypatch: pytest.MonkeyPatch, elements: int | None) -> None:
-    """Names, shapes, dtypes and bits are those of whole tensors, in one chunk or in hundreds; every byte verifies."""
+    """Names, shapes, dtypes and bits are those of whole tensors, in one chunk or in many; every byte verifies."""
     if elements:
         cut(monkeypatch, elements)
     merge(case.recipe, case.home / "out", OPTIONS)
@@ -86,7 +85,7 @@ def test_chunks_do_not_matter(case: Case, monkeypatch: pytest.MonkeyPatch, eleme
     assert verdict.checked_bytes >= sum(tensor.nbytes for tensor in case.expected.values())
 
 
-def test_workers_and_executor_do_not_matter(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_and_executor_do_not_matter(case: Case, monkeypatch: pytest.MonkeyPatch, processes: Executor) -> None:
     """One worker, four, a thread that runs the newest first, and processes write the same files, manifest included."""
     cut(monkeypatch, 1000)
     merge(case.recipe, case.home / "one", OPTIONS, RunOptions(workers=1))
@@ -94,8 +93,7 @@ def test_workers_and_executor_do_not_matter(case: Case, monkeypatch: pytest.Monk
     merge(case.recipe, case.home / "four", OPTIONS, RunOptions(workers=4))
     with Backwards() as backwards:
         merge(case.recipe, case.home / "backwards", OPTIONS, RunOptions(workers=3, executor=backwards))
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        merge(case.recipe, case.home / "processes", OPTIONS, RunOptions(workers=2, executor=processes))
+    merge(case.recipe, case.home / "processes", OPTIONS, RunOptions(workers=2, executor=processes))
     for name in ("four", "backwards", "processes"):
         assert expected == folder_bytes(case.home / name), name
 
@@ -211,14 +209,16 @@ def test_other_plans_are_as_before(tmp_path: Path) -> None:
         assert np.prod(entry["shape"]) == base[name].size
 
 
-@pytest.mark.parametrize("edges", [[], [0], [0, 5, 3], [1, 9], [0, 9.0], "05", {}, [0, 10**30]])
-def test_forged_edges(case: Case, monkeypatch: pytest.MonkeyPatch, edges: Any) -> None:
+def test_forged_edges(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """A manifest with chunk edges that do not cover the tensor exactly once is reported as damaged."""
     manifest = merge(case.recipe, case.home / "out")
     name = next(iter(read_manifest(case.home / "out")["tensors"]))
     forged = read_manifest(case.home / "out")
-    forged["tensors"][name]["chunk_edges"] = edges
     monkeypatch.setattr("dovetail.engine.actions.verify.read_manifest", lambda output: forged)
     assert manifest["totals"] == forged["totals"]
-    with pytest.raises(VerificationError, match="is damaged"):
-        verify(case.home / "out")
+    assert () == verify(case.home / "out").damage
+    edges: Any
+    for edges in ([], [0], [0, 5, 3], [1, 9], [0, 9.0], "05", {}, [0, 10**30]):
+        forged["tensors"][name]["chunk_edges"] = edges
+        with pytest.raises(VerificationError, match="is damaged"):
+            verify(case.home / "out")

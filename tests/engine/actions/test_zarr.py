@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
@@ -177,15 +176,14 @@ class _Interrupting:
 
 
 @pytest.mark.usefixtures("small_tasks")
-def test_processes_read_and_write_it(family: Family) -> None:
+def test_processes_read_and_write_it(family: Family, processes: Executor) -> None:
     """Tasks in other processes open the arrays themselves, and give the same bytes."""
     math = llama_tensors(1, llama_tensors(0))
     write_arrays(family.home / "math3", math, chunks=lambda shape: tuple(max(1, size // 3) for size in shape))
     recipe = cabs_recipe(family.home / "r.yml", family.base, [family.home / "math3", family.code])
     options = PlanOptions(ZarrFormat("blosc"))
     merge(recipe, family.home / "threads", options)
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as executor:
-        merge(recipe, family.out, options, RunOptions(executor=executor, workers=2))
+    merge(recipe, family.out, options, RunOptions(executor=processes, workers=2))
     assert content(family.home / "threads") == content(family.out)
 
 
