@@ -15,7 +15,7 @@ from tests.faults.paused import HOME
 from tests.faults.preload import compiler
 from tests.pace import HANGS_S
 
-SCENARIOS = ("overwrite", "stages", "to-zarr", "extract-lora")
+SCENARIOS = ("overwrite", "stages", "to-zarr")
 SAMPLE = 4
 
 

@@ -67,8 +67,12 @@ def test_a_new_process(tmp_path: Path, cold_events: int, share: float) -> None:
     _is_one_line(done.returncode, done.stderr, family.out)
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGINT)], ids=["one", "two"])
-def test_a_command_at_any_call(family: Family, numbers: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "shares"),
+    [((signal.SIGINT,), SHARES[::2]), ((signal.SIGTERM, signal.SIGINT), SHARES[1::2])],
+    ids=["one", "two"],
+)
+def test_a_command_at_any_call(family: Family, numbers: tuple[int, ...], shares: tuple[float, ...]) -> None:
     """Whatever it does, one request or two at once have it say one line, and the same command continues."""
     expected = expected_files(family)
 
@@ -85,7 +89,7 @@ def test_a_command_at_any_call(family: Family, numbers: tuple[int, ...]) -> None
     assert (0, "") == (whole.code, whole.err)
     calls = whole.calls
     shutil.rmtree(family.out)
-    for share in SHARES:
+    for share in shares:
         ended = forked(command, numbers, max(1, round(share * calls)))
         _is_one_line(ended.code, ended.err, family.out)
     assert 0 == dovetail(*options(family)).code

@@ -63,7 +63,7 @@ def as_merged(spec: TensorSpec, expansion: Expansion, expected: Merged) -> Merge
     )
 
 
-@settings(max_examples=examples(100), deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(recipes(TAKERS))
 def test_sources_and_parameters(recipe: RandomRecipe) -> None:
     """Every output tensor has the sources, the order and the values that the rules give it, and there are no others."""
@@ -76,7 +76,7 @@ def test_sources_and_parameters(recipe: RandomRecipe) -> None:
         assert expected[spec.name] == as_merged(spec, expansion, expected[spec.name])
 
 
-@settings(max_examples=examples(30), deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(recipes(TAKERS))
 def test_defaults_where_no_value_is_given(recipe: RandomRecipe) -> None:
     """What no place gives has the method's default."""
@@ -90,7 +90,7 @@ def test_defaults_where_no_value_is_given(recipe: RandomRecipe) -> None:
                 assert defaults[key] == values[key]
 
 
-@settings(max_examples=examples(30), deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(recipes(TAKERS))
 def test_layers_are_numbered_through(recipe: RandomRecipe) -> None:
     """Every stack of the output has the layers 0, 1, 2 ... without a gap, and slices say where each came from."""
@@ -111,7 +111,7 @@ def test_layers_are_numbered_through(recipe: RandomRecipe) -> None:
             assert recipe.layers["base"][stack.prefix] == len(found)
 
 
-@settings(max_examples=examples(30), deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(recipes(TAKERS))
 def test_canonical_form_means_the_same(recipe: RandomRecipe) -> None:
     """A recipe written from its canonical JSON is the same recipe."""
@@ -119,7 +119,7 @@ def test_canonical_form_means_the_same(recipe: RandomRecipe) -> None:
     assert loaded.canonical_json() == read(yaml.safe_dump(loaded.to_json())).canonical_json()
 
 
-@settings(max_examples=examples(60), deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(recipes(TAKERS), st.data())
 def test_tensors_that_do_not_stand_alike(recipe: RandomRecipe, data: st.DataObject) -> None:
     """Whatever models lack or have in another shape, each tensor is merged from those that have it as the reference.

@@ -45,7 +45,7 @@ def make_family(home: Path) -> Family:
     return made
 
 
-def kill_until_done(family: Family, folder: Path, *, kills: int, seed: int, given: str) -> Outcome:
+def kill_until_done(family: Family, folder: Path, *, kills: int, seed: int, given: str, budget: int = 20) -> Outcome:
     """Search again and again, killing most attempts, until so many kills have happened and a search is done."""
     folder.mkdir()
     weights = Weights(family)
@@ -59,7 +59,7 @@ def kill_until_done(family: Family, folder: Path, *, kills: int, seed: int, give
         return losses
 
     def run(output: Path) -> None:
-        how = SearchOptions(budget=20, given=given, evaluations=2)
+        how = SearchOptions(budget=budget, given=given, evaluations=2)
         search(marked(family), evaluate, output, how)
 
     began = time.monotonic()
@@ -76,7 +76,10 @@ def kill_until_done(family: Family, folder: Path, *, kills: int, seed: int, give
             done += killed_after(delays.uniform(0.0, 0.6 * duration), lambda: run(folder / "out"))
             lines = log.read_text().splitlines() if log.exists() else []
             repeated += [line for line in lines[before:] if line in journalled]
-            journalled |= outcomes(folder / ".out.dovetail-partial" / "dovetail_journal")
+            safe = outcomes(folder / ".out.dovetail-partial" / "dovetail_journal")
+            if safe <= journalled:  # on a busy machine it may take long until anything is safe
+                duration *= 1.25
+            journalled |= safe
         # A kill after the renaming may have left something to tidy up.
         assert not killed_after(1e9, lambda: run(folder / "out"))
         found = files_of(folder / "out")

@@ -59,7 +59,7 @@ def test_kills(family: Family, given: str) -> None:
     """Killed at any instant, again and again, a search repeats nothing that was scored and ends like any other."""
     from tests.engine.searching.kills import kill_until_done
 
-    outcome = kill_until_done(family, family.home / "kills", kills=3, seed=1, given=given)
+    outcome = kill_until_done(family, family.home / "kills", kills=3, seed=1, given=given, budget=8)
     assert outcome.kills >= 3
     assert outcome.expected == outcome.found
     assert [] == outcome.repeated
