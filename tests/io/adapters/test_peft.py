@@ -128,8 +128,8 @@ CASES = [
     Case("lora", minilm, QUERY, changed=12),
     Case("every linear module", bert, {"r": 3, "target_modules": "all-linear"}),
     Case("rslora and patterns", bert, {**QUERY, **PATTERNS, "use_rslora": True}, changed=8),
-    Case("dora", minilm, {**QUERY, "use_dora": True}, changed=12),
-    Case("embedding", minilm, {**QUERY, "target_modules": ["query", "word_embeddings"]}, changed=7),
+    Case("dora", bert, {**QUERY, "use_dora": True}, changed=8),
+    Case("embedding", bert, {**QUERY, "target_modules": ["query", "word_embeddings"]}, changed=5),
     # peft adds 30,522 squares in float32, which is off by more than the roundings of the sum itself.
     Case("dora embedding", minilm, {"r": 8, "use_dora": True, "target_modules": ["word_embeddings"]}, close=2e-5),
     Case("bias", bert, {**QUERY, "bias": "all", "modules_to_save": ["pooler"]}),

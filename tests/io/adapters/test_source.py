@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -32,6 +32,7 @@ from dovetail.io.adapters.source import ChangedSource, DoraSource
 from dovetail.io.dtypes import DTYPES, DType, to_numpy
 from dovetail.io.source import Decoding, Source
 from tests.adapters import plain_sum
+from tests.engine.kernels.cases import examples
 from tests.io.contracts.sources import SourceTests, Stored
 from tests.io.held import HeldSource
 from tests.io.stored import store_mapped, store_zarr, touch
@@ -235,6 +236,7 @@ def test_values(kind: str, shape: tuple[int, int, int]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=examples(15))
 @given(
     shape=st.tuples(st.integers(1, 9), st.integers(1, 40), st.integers(1, 6)),
     cuts=st.lists(st.floats(0, 1), max_size=6),
