@@ -14,12 +14,13 @@ import yaml
 from dovetail.engine import merge
 from dovetail.engine.methods.registry import METHODS
 from tests.checkpoints import read_output
+from tests.engine.kernels.cases import MOST_MODELS
 from tests.oracles import ORACLES, RANDOM
 from tests.oracles.random_recipes import FAMILIES, random_recipes
 from tests.oracles.recipes import merge_recipe
 
 RECIPES = 5
-"""Recipes of each method; ``bench/parity.py`` draws as many as one likes."""
+"""Recipes of each method; ``bench/parity.py`` draws as many as one likes, of four models too."""
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("method", [name for name in ORACLES if name in METHODS and name not in RANDOM])
 def test_random_recipes_equal_the_oracle(method: str, families: Path) -> None:
     """Any recipe gives, tensor by tensor, what the method's definition gives with mergekit's rules for parameters."""
-    for number, recipe in enumerate(random_recipes(method, RECIPES, seed=1)):
+    for number, recipe in enumerate(random_recipes(method, RECIPES, seed=1, most=MOST_MODELS)):
         path = families / f"{method}{number}.yml"
         path.write_text(yaml.safe_dump(recipe))
         expected = merge_recipe(path)

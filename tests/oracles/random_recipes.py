@@ -19,6 +19,8 @@ SELECTING = ("ties", "breadcrumbs", "breadcrumbs_ties", "sce", "arcee_fusion")
 """Methods that select by magnitude. In 16 bits many magnitudes are equal, and mergekit takes any of them."""
 REQUIRED = ("weight", "t")
 """Parameters without a default."""
+MOST = 4
+"""Models of a family, beside its base."""
 WHOLE = ("max_iter",)
 """Parameters that cannot be gradients, because mergekit requires whole numbers at every layer."""
 
@@ -83,13 +85,14 @@ def parameter(draw: st.DrawFn, name: str, values: st.SearchStrategy[Any], family
 
 
 @st.composite
-def recipes(draw: st.DrawFn, method: str) -> dict[str, Any]:
-    """Draw a recipe of a method, in which models are given by relative paths."""
+def recipes(draw: st.DrawFn, method: str, most: int) -> dict[str, Any]:
+    """Draw a recipe of a method with at most so many models, beside the base, which are given by relative paths."""
     family = draw(st.sampled_from([each for each in FAMILIES if each.dtype == "float32" or method not in SELECTING]))
-    models = draw(st.permutations(family.tunes))[: draw(st.integers(*COUNTS.get(method, (1, 4))))]
+    least, greatest = COUNTS.get(method, (1, 4))
+    models = draw(st.permutations(family.tunes))[: draw(st.integers(least, min(greatest, most)))]
     based = method not in BASELESS and (method not in EITHER or draw(st.booleans()))
     if method in ("linear", "karcher") and draw(st.booleans()):
-        models = [family.base, *models]
+        models = [family.base, *models][: most if most < MOST else None]
     values = dict(VALUES[method])
     if "scale" in values:
         values["scale"] = between(-1, 2)
@@ -130,15 +133,15 @@ def recipes(draw: st.DrawFn, method: str) -> dict[str, Any]:
     return recipe
 
 
-def random_recipes(method: str, count: int, seed: int) -> list[dict[str, Any]]:
-    """Draw recipes of a method; the same seed gives the same recipes."""
+def random_recipes(method: str, count: int, seed: int, most: int = MOST) -> list[dict[str, Any]]:
+    """Draw recipes of a method, of at most so many models; the same seed gives the same recipes."""
     found: dict[str, dict[str, Any]] = {}
 
     @hypothesis.seed(seed)
     @settings(
         max_examples=2 * count, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=HealthCheck
     )
-    @given(recipes(method))
+    @given(recipes(method, most))
     def collect(recipe: dict[str, Any]) -> None:
         found[yaml.safe_dump(recipe)] = recipe
 
