@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tomllib
 import zipfile
@@ -71,6 +72,7 @@ def test_installed_command_runs_the_demonstration(python: Path, tmp_path: Path) 
     done = subprocess.run(
         [command, "demo"],
         cwd=tmp_path,
+        env=dict(os.environ),  # or it would have the COLUMNS that readline sets behind Python's back
         capture_output=True,
         text=True,
         check=False,
