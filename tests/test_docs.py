@@ -171,18 +171,6 @@ def test_sound_blocks(place: Path, templates: Path, monkeypatch: pytest.MonkeyPa
     assert {"mean.py", "recipe.yml", "out", "models", "org"} <= {path.name for path in place.iterdir()}
 
 
-def test_projects_are_installed(place: Path, templates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page can show a whole plug-in, file by file, and then merge by it."""
-    source = ROOT / "tests" / "plug_in"
-    files = [("toml", "pyproject.toml"), ("python", "dovetail_median/__init__.py")]
-    shown = [f"```{language}\n# {name}\n{(source / name).read_text()}```\n" for language, name in files]
-    recipe = "merge_method: median\nmodels: [{model: one}, {model: two}]\n"
-    used = f"```yaml\n{recipe}```\n<!-- run -->\n```sh\ndovetail merge recipe.yml out --quiet\n```\n"
-    (place / "plug-in.md").write_text("\n".join([*shown, used]))
-    try_all(list(blocks(place / "plug-in.md")), templates, monkeypatch)
-    assert (place / "out" / "model.safetensors").is_file()
-
-
 @pytest.mark.parametrize(
     "text",
     [
