@@ -31,6 +31,7 @@ from dovetail.io import open_checkpoint, read_checkpoint
 from dovetail.io.errors import ChangedFileError, MissingFileError, UnsupportedError, ZarrError
 from dovetail.io.zarr.chunk_pool import ChunkPool, sharing_chunks
 from dovetail.io.zarr.chunk_pool import pool as chunk_pool
+from tests.engine.kernels.cases import examples
 from tests.io.samples import every_kind, random_array, some_tensors, write_file
 from tests.io.zarr_files import read_bytes, write_arrays, write_group, write_t5x
 
@@ -57,7 +58,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@settings(max_examples=12)
+@settings(max_examples=examples(8))
 @given(
     shape=st.tuples(*[st.integers(1, 9)] * 3), chunks=st.tuples(*[st.integers(1, 10)] * 3), seed=st.integers(0, 2**32)
 )

@@ -37,8 +37,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("sharded", [False, True], ids=["chunks", "shards"])
-@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(
+    ("codec", "sharded"), [*((codec, False) for codec in CODECS), ("zstd", True)], ids=[*CODECS, "zstd in shards"]
+)
 def test_round_trip_of_every_dtype(tmp_path: Path, codec: str, sharded: bool) -> None:
     """Safetensors to Zarr and back is the same bits, by the official zarr and safetensors packages as by ours."""
     original = read_checkpoint(write_file(tmp_path / "a.safetensors", every_kind(), {"format": "pt", "note": "kept"}))
