@@ -9,6 +9,7 @@ from numba.core import config
 from numpy.typing import NDArray
 
 from dovetail.engine.kernels.convert import BF16, F8_E4M3, F8_E5M2, F16, F32, F64, decode, encode
+from tests.engine.kernels.drive import as_sources
 
 NARROW = {F16: np.float16, BF16: ml_dtypes.bfloat16, F8_E4M3: ml_dtypes.float8_e4m3fn, F8_E5M2: ml_dtypes.float8_e5m2}
 STEP = 97 if config.DISABLE_JIT else 1
@@ -31,7 +32,7 @@ def test_every_pattern_is_decoded_exactly(code: int) -> None:
     """Decoding gives the value that the pattern stands for, subnormals and specials included."""
     raw = _all_patterns(NARROW[code])
     out = np.empty(raw.size, np.float32)
-    decode(raw.view(np.uint8), code, 0, raw.size, out)
+    decode(*as_sources([raw]), code, 0, raw.size, out)
     assert _same(raw.view(NARROW[code]).astype(np.float32), out)
 
 
@@ -60,7 +61,7 @@ def test_wide_dtypes_pass_through(code: int) -> None:
     dtype = np.float32 if code == F32 else np.float64
     values = np.random.default_rng(1).standard_normal(999).astype(dtype)
     out = np.empty(999, np.float32)
-    decode(values.view(np.uint8), code, 0, 999, out)
+    decode(*as_sources([values]), code, 0, 999, out)
     assert _same(values.astype(np.float32), out)
     raw = np.empty(999 * np.dtype(dtype).itemsize, np.uint8)
     assert 0 == encode(out, code, 0, 999, raw)
@@ -73,7 +74,7 @@ def test_ranges_are_respected(code: int) -> None:
     dtype = np.dtype({**NARROW, F32: np.float32, F64: np.float64}[code])
     size = dtype.itemsize
     # Values that every dtype holds exactly, so that they come back bit for bit.
-    raw = np.random.default_rng(2).integers(-8, 8, 50).astype(dtype).view(np.uint8)
+    (raw,) = as_sources([np.random.default_rng(2).integers(-8, 8, 50).astype(dtype)])
     whole, part = np.empty(50, np.float32), np.full(20, np.nan, np.float32)
     decode(raw, code, 0, 50, whole)
     decode(raw, code, 11, 21, part)
