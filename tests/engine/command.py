@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import signal
@@ -15,10 +16,14 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
+import typer.main
 
 from dovetail.engine.cli.main import main
 from dovetail.engine.run.warm import COMPILING, WAITING
 from tests.pace import HANGS_S
+
+# Typer evaluates all annotations of a command each time that it is called, which takes as long as a small merge.
+typer.main.get_params_from_function = functools.cache(typer.main.get_params_from_function)
 
 COMMAND = (sys.executable, "-m", "dovetail.engine")
 """What starts the command in a process of its own."""
