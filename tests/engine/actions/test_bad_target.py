@@ -161,11 +161,12 @@ def test_a_target_that_would_destroy_something_is_refused(family: Family, bad: B
     assert before == snapshot(family.home)
 
 
-def test_the_current_folder_is_refused(family: Family) -> None:
+def test_the_current_folder_is_refused(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """An output that is the current folder is refused, because it would be replaced."""
     folder = family.home / "here"
     folder.mkdir()
-    outcome = dovetail_process("merge", family.recipe_path, ".", folder=folder)
+    monkeypatch.chdir(folder)
+    outcome = dovetail("merge", family.recipe_path, ".")
     assert (
         5,
         "error: output folder . is or contains the current or home folder; expected a folder apart from both; choose "
