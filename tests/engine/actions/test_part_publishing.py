@@ -214,7 +214,7 @@ def test_parts_that_another_process_still_uses(family: Family, monkeypatch: pyte
 def test_two_publish_at_the_same_time(family: Family) -> None:
     """Of processes that publish at the same time one does, and the others see that it is done."""
     ready = Ready(family, former=True)
-    for number in range(4):
+    for number in range(2):
         out = ready.copy()
         told = family.home / f"told-{number}"
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dovetail.engine.errors import RecipeError
 from dovetail.engine.recipe.stages import MOST_STAGES, Stage, load_stages
+from tests.engine.kernels.cases import examples
 from tests.engine.recipe.rows import TABLE
 
 
@@ -110,7 +111,7 @@ def test_aliases_of_all_documents_are_counted() -> None:
         load(bomb, bomb)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(15))
 @given(st.data(), st.integers(2, 7))
 def test_any_graph(data: st.DataObject, count: int) -> None:
     """However documents without cycles are ordered, each comes after what it needs, and all are there."""

@@ -21,6 +21,7 @@ from dovetail.engine.modular.training.losses import (
     pair_terms,
 )
 from tests import naive_modular
+from tests.engine.kernels.cases import examples
 
 Batch = tuple[list[NDArray[np.float64]], list[int]]
 
@@ -40,7 +41,7 @@ def tensors(masks: Sequence[NDArray[np.float64]], dtype: torch.dtype = torch.flo
     return [torch.tensor(mask, dtype=dtype, requires_grad=True) for mask in masks]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(15))
 @given(batches())
 def test_pairs_as_in_a_double_loop(batch: Batch) -> None:
     """Cohesion and coupling are the means over pairs that a double loop gives, whatever the batch."""
@@ -51,7 +52,7 @@ def test_pairs_as_in_a_double_loop(batch: Batch) -> None:
     assert pytest.approx(expected, abs=1e-12) == [cohesion(layers, classes).item(), coupling(layers, classes).item()]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(15))
 @given(batches(), st.sampled_from([0.1, 0.2, 1.0]))
 def test_contrastive_as_in_a_double_loop(batch: Batch, temperature: float) -> None:
     """The contrastive loss is what a double loop gives, whatever the batch."""
@@ -61,7 +62,7 @@ def test_contrastive_as_in_a_double_loop(batch: Batch, temperature: float) -> No
     assert pytest.approx(expected, abs=1e-9) == actual
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(15))
 @given(batches())
 def test_gradients_are_finite(batch: Batch) -> None:
     """No batch gives a gradient that is not finite: not one without pairs, nor one with masks of zeros alone."""
