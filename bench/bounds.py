@@ -185,14 +185,15 @@ def in_group(
     projected = max((int(each) for line in seen for each in re.findall(r'"projected_bytes": (\d+)', line)), default=0)
     projected *= projects
     faults = []
-    peak_bytes = result.peak_own_bytes if extra_mib else result.peak_rss_bytes  # workers are not in the projection
+    # An executor may have threads or processes, so that the projection counts tasks here, wherever they run.
+    peak_bytes = result.peak_own_bytes if extra_mib else result.peak_rss_bytes
     if killed:
         faults.append(f"{killed} killed")
     if result.returncode:
         faults.append(f"exit code {result.returncode}: {result.errors[-300:]}")
     elif peak_bytes > (bound := projected or limit_mib * MIB):
         faults.append(f"{mebibytes(peak_bytes - bound)} MiB beyond the projection")
-    elif limit_mib > asked_mib and peak_bytes < NEEDED_SHARE * limit_mib * MIB:
+    elif limit_mib > asked_mib and not extra_mib and peak_bytes < NEEDED_SHARE * limit_mib * MIB:
         faults.append("not needed")
     return Outcome(limit_mib, result, projected, tuple(faults))
 
