@@ -49,6 +49,8 @@ class Outcome:
     """What it took."""
     projected_bytes: int
     """What the plan foresaw; 0 if it was refused."""
+    peak_bytes: int
+    """What is held against that."""
     faults: tuple[str, ...]
     """What must not be."""
 
@@ -140,7 +142,9 @@ def measure(case: Case, place: Path, models: Sequence[str], reference: Reference
     # Of models on a server, the server's process reads, outside of the group.
     sources = [] if case.kind == "http" else [path for path in (place / "family").rglob("*") if path.is_file()]
     extra = WORKERS_MIB if case.run == "processes" else 0
-    found = in_group(lambda limit: command(case, recipe, out, limit), case.limit_mib, sources, extra)
+    # The workers of an executor, and the process that lists the tensors of PyTorch files, are not in the projection.
+    alone = case.run == "processes" or case.kind == "torch"
+    found = in_group(lambda limit: command(case, recipe, out, limit), case.limit_mib, sources, extra, alone=alone)
     if not found.faults and workplace.digest(out) != expected:
         found = replace(found, faults=("other bytes",))
     shutil.rmtree(out, ignore_errors=True)
@@ -154,6 +158,7 @@ def in_group(
     extra_mib: int = 0,
     *,
     projects: bool = True,
+    alone: bool = False,
 ) -> Outcome:
     """Run a command in a group of its memory limit, which is raised to the one that an error of it names.
 
@@ -169,6 +174,8 @@ def in_group(
         What the group has beyond the limit.
     projects
         Whether the command says what all of it is projected to take; else its limit alone is held against it.
+    alone
+        Whether the memory of the command's own process alone is held against that, and not that of its children.
 
     """
     limit_mib = asked_mib
@@ -185,23 +192,23 @@ def in_group(
     projected = max((int(each) for line in seen for each in re.findall(r'"projected_bytes": (\d+)', line)), default=0)
     projected *= projects
     faults = []
-    # An executor may have threads or processes, so that the projection counts tasks here, wherever they run.
-    peak_bytes = result.peak_own_bytes if extra_mib else result.peak_rss_bytes
+    peak_bytes = result.peak_own_bytes if alone else result.peak_rss_bytes
     if killed:
         faults.append(f"{killed} killed")
     if result.returncode:
         faults.append(f"exit code {result.returncode}: {result.errors[-300:]}")
     elif peak_bytes > (bound := projected or limit_mib * MIB):
         faults.append(f"{mebibytes(peak_bytes - bound)} MiB beyond the projection")
+    # The projection counts tasks here, wherever an executor runs them: it may have threads or processes.
     elif limit_mib > asked_mib and not extra_mib and peak_bytes < NEEDED_SHARE * limit_mib * MIB:
         faults.append("not needed")
-    return Outcome(limit_mib, result, projected, tuple(faults))
+    return Outcome(limit_mib, result, projected, peak_bytes, tuple(faults))
 
 
 def row(case: Case, outcome: Outcome) -> tuple[str, ...]:
     taken = outcome.run
     limit = f"{case.limit_mib}" if case.limit_mib == outcome.limit_mib else f"{case.limit_mib} -> {outcome.limit_mib}"
-    sizes = (outcome.projected_bytes, taken.peak_rss_bytes, taken.peak_anonymous_bytes, taken.group_peak_bytes)
+    sizes = (outcome.projected_bytes, outcome.peak_bytes, taken.peak_anonymous_bytes, taken.group_peak_bytes)
     return (
         case.label,
         f"{case.kind} {case.shape}",
